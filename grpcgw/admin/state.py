@@ -1,0 +1,60 @@
+"""What the admin server is shown: one immutable picture of the running gateway, and who can take it.
+
+The admin package never reaches into the gateway; it asks a `StateProvider` and renders the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.objects import Problem
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.discovery.store import SourceStatus
+from grpcgw.telemetry.report import WorkerReport
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerState:
+    """A data port: `address` is `host:port`, `protocol` is `h2c` or `tls`."""
+
+    address: str
+    protocol: str
+    detail: str = ""
+    """For TLS: the certificates' names, or `self-signed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """All times are seconds since the epoch; 0.0 means never."""
+
+    now_s: float
+    started_at_s: float
+    hostname: str
+    ambassador_id: str
+    namespace: str
+    """Namespace scope; empty: all namespaces."""
+    ready: bool
+    """The first complete configuration is served and the gateway is not draining."""
+    draining: bool
+    snapshot: Snapshot = EMPTY_SNAPSHOT
+    configured_at_s: float = 0.0
+    """When `snapshot` went live."""
+    compile_ms: float = 0.0
+    problems: tuple[Problem, ...] = ()
+    endpoints: Mapping[str, EndpointSet] = field(default_factory=dict)
+    """By cluster name; a cluster without an entry is not resolved yet."""
+    sources: tuple[SourceStatus, ...] = ()
+    workers: tuple[WorkerReport, ...] = ()
+    listeners: tuple[ListenerState, ...] = ()
+    configuration_errors_total: int = 0
+    """Compilations that found at least one error, since the start."""
+    worker_restarts_total: int = 0
+
+
+class StateProvider(Protocol):
+    async def state(self) -> GatewayState:
+        """A fresh picture; asks the workers for their counters and waits for them at most half a second."""
+        ...

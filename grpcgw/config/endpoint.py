@@ -1,0 +1,32 @@
+"""Pods as the balancer sees them: addresses behind a service, in whole immutable sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """One pod address. Identity is address and port; the rest is for people and for zone preference."""
+
+    address: str
+    """IPv4 or IPv6 address without brackets."""
+    port: int
+    name: str = field(default="", compare=False)
+    """Name of the pod, where discovery knows it."""
+    zone: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSet:
+    """All ready pods of one cluster at one time: sorted, without duplicates. An empty set is a set, not an error.
+
+    `error` says why nothing better is known (Service missing, port unknown, DNS failure); an error from a resolver
+    that had answered before keeps the endpoints it had.
+    """
+
+    endpoints: tuple[Endpoint, ...] = ()
+    error: str = ""

@@ -1,0 +1,81 @@
+"""Kubernetes objects as they were read, before any meaning is given to them, and what can be said against them.
+
+An object is the same value whether it came from an API server or a YAML file; only its `Source` differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+FieldPath = tuple[str | int, ...]
+"""Where a value sits in an object: ("spec", "load_balancer", "policy"); list positions are integers."""
+
+_NO_LINES: Mapping[FieldPath, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """Identity of an object. `kind` alone identifies the API here: no two kinds read share a name across API groups."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}.{self.namespace}"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an object was read.
+
+    `origin` is a file path as the user gave it (`examples/greet/greet.yaml`) or `kubernetes`. `lines` maps a field
+    path to its 1-based line for files and is empty for the API server; `()` is the object's first line.
+    """
+
+    origin: str
+    lines: Mapping[FieldPath, int] = field(default=_NO_LINES, repr=False, compare=False)
+
+    def locate(self, path: FieldPath = ()) -> str:
+        """`file:line` of the field, or of its nearest parent with a known line; just the origin where none is known."""
+        for length in range(len(path), -1, -1):
+            line = self.lines.get(path[:length])
+            if line is not None:
+                return f"{self.origin}:{line}"
+        return self.origin
+
+
+@dataclass(frozen=True, slots=True)
+class KubeObject:
+    """One object: `body` is the whole decoded document (metadata, spec, …) and must not be changed by anyone."""
+
+    api_version: str
+    key: ObjectKey
+    body: Mapping[str, object] = field(repr=False)
+    source: Source = field(compare=False)
+
+
+class Severity(StrEnum):
+    ERROR = "error"
+    """The object (or file) is left out, or its last good version keeps serving."""
+    NOTICE = "notice"
+    """The object serves; something in it has no effect or another meaning than its author may expect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing the operator should know: which object, where (`file:line` or origin), which field, what, what to do."""
+
+    severity: Severity
+    message: str
+    where: str
+    object: ObjectKey | None = None
+    path: str = ""
+    """Dotted field path, `spec.load_balancer.policy`; empty when the whole object is meant."""
+
+    def __str__(self) -> str:
+        subject = " ".join(part for part in (str(self.object) if self.object else "", self.path) if part)
+        return f"{self.where}: {self.severity}: {subject + ': ' if subject else ''}{self.message}"

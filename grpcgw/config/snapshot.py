@@ -1,0 +1,122 @@
+"""The compiled configuration: what is decided, for any data plane (embedded now, Envoy and proxyless clients later).
+
+Everything here is immutable, comparable, and picklable: it is sent whole to the workers. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from grpcgw.config.objects import ObjectKey
+
+
+class ResolverKind(StrEnum):
+    """How a cluster's pods are found; each names one resolver in `grpcgw.discovery`."""
+
+    KUBERNETES_ENDPOINT = "KubernetesEndpointResolver"
+    KUBERNETES_SERVICE = "KubernetesServiceResolver"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceRef:
+    """`[scheme://]name[.namespace][:port]` of a Mapping, resolved: the Service, and the Service port (not the pod's)."""
+
+    name: str
+    namespace: str
+    port: int
+    hostname: str = ""
+    """The host exactly as written, for DNS resolution (`grpcserver.grpcserver`, `10.0.0.1`, `api.example.com`)."""
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.namespace}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A set of pods: one service through one resolver. Mappings share clusters (pods, channels), never settings."""
+
+    name: str
+    """Unique and stable over reloads: the key of balancers, channels and counters."""
+    resolver: ResolverKind
+    resolver_name: str
+    """Name of the resolver object that the first Mapping of the cluster asked for."""
+    service: ServiceRef
+
+
+class MatchKind(StrEnum):
+    PREFIX = "prefix"
+    EXACT = "exact"
+    REGEX = "regex"
+
+
+@dataclass(frozen=True, slots=True)
+class PathMatch:
+    kind: MatchKind
+    value: str
+    """The prefix, the whole path, or an RE2 pattern that must match the whole path."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancer:
+    """Policy name of the balancer catalogue (`round_robin`) with its parameters."""
+
+    policy: str = "round_robin"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What one Mapping of a group contributes: its share of the traffic and its own settings."""
+
+    mapping: ObjectKey
+    label: str
+    """Mapping as metrics and messages name it: `name.namespace`."""
+    cluster: str
+    weight_percent: int = 100
+    load_balancer: LoadBalancer = LoadBalancer()
+    rewrite: str | None = None
+    """Replaces the matched prefix; None leaves the path alone (prefix and exact matches only)."""
+    timeout_ms: int | None = None
+    """Bound on the whole RPC; None: the client's deadline alone rules."""
+    idle_timeout_ms: int | None = 300_000
+    """Ends an RPC with no bytes in either direction for so long; None: never."""
+    where: str = field(default="", compare=False)
+    """`file:line` or origin of the Mapping, for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A group of Mappings that match alike, with its place in the evaluation order decided by the compiler."""
+
+    match: PathMatch
+    precedence: int
+    destinations: tuple[Destination, ...]
+    """At least one; weights add up to at most 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """A certificate for the TLS port, as PEM. The key is never shown, logged or hashed in the clear."""
+
+    name: str
+    """The TLSContext or Host it was configured by, for the operator."""
+    hosts: tuple[str, ...]
+    certificate_chain: bytes
+    private_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One whole configuration, taken once per RPC and swapped by one reference assignment."""
+
+    version: str
+    """Content hash (12 hex digits): equal configuration, equal version, on every worker, page and log line."""
+    routes: tuple[Route, ...] = ()
+    """In evaluation order: the first match wins."""
+    clusters: Mapping[str, Cluster] = field(default_factory=dict)
+    certificates: tuple[ServerCertificate, ...] = ()
+    """Empty: the TLS port serves a self-signed certificate."""
+
+
+EMPTY_SNAPSHOT = Snapshot(version="none")

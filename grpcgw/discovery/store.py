@@ -1,0 +1,119 @@
+"""The one store of objects. Sources write into partitions of it, everyone else reads it and is told what changed.
+
+Lives in the control process's event loop and is not thread-safe. It gives objects no meaning and never blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from grpcgw.config.objects import KubeObject, ObjectKey, Problem
+
+ChangeListener = Callable[[frozenset[ObjectKey]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How well a source is doing: shown on the page, in metrics, and asked by readiness."""
+
+    name: str
+    """`directory examples/greet` or `kubernetes Mapping`."""
+    synced: bool
+    """A first complete set has been read (a kind that is not installed counts as read: it is empty)."""
+    last_contact_s: float
+    """Wall-clock seconds since the epoch at which the source last proved to be alive; 0.0: never."""
+    watching: bool = True
+    """False while it is not connected, not installed, or switched off."""
+    error: str = ""
+
+
+class ObjectStore:
+    """Objects by key, kept per partition (a file, a kind of the API server), so that each source replaces only its own.
+
+    Two partitions with the same key: the one written first serves, the later is ignored until the first drops it.
+    """
+
+    def __init__(self) -> None:
+        self._partitions: dict[str, dict[ObjectKey, KubeObject]] = {}
+        self._problems: dict[str, tuple[Problem, ...]] = {}
+        self._statuses: dict[str, SourceStatus] = {}
+        self._objects: dict[ObjectKey, KubeObject] = {}
+        self._by_kind: dict[str, dict[ObjectKey, KubeObject]] = {}
+        self._listeners: list[ChangeListener] = []
+
+    def replace(self, partition: str, objects: Iterable[KubeObject]) -> None:
+        """Make `objects` the whole content of `partition`; no objects removes it."""
+        before = self._partitions.get(partition, {})
+        after = {obj.key: obj for obj in objects}
+        self._partitions[partition] = after
+        if not after:
+            del self._partitions[partition]
+        self._settle(before.keys() | after.keys())
+
+    def apply(self, partition: str, obj: KubeObject) -> None:
+        """Add one object to `partition`, or put it in the place of its former version."""
+        self._partitions.setdefault(partition, {})[obj.key] = obj
+        self._settle((obj.key,))
+
+    def remove(self, partition: str, key: ObjectKey) -> None:
+        if self._partitions.get(partition, {}).pop(key, None) is not None:
+            self._settle((key,))
+
+    def report(self, partition: str, problems: Iterable[Problem]) -> None:
+        """Say what was wrong with `partition` as a whole (a file that is no YAML); replaces what was said before."""
+        found = tuple(problems)
+        if found == self._problems.get(partition, ()):
+            return
+        self._problems[partition] = found
+        self._notify(frozenset())
+
+    def set_status(self, status: SourceStatus) -> None:
+        self._statuses[status.name] = status
+
+    def subscribe(self, listener: ChangeListener) -> Callable[[], None]:
+        """Call `listener` with the changed keys after each change (an empty set: only problems changed).
+
+        Returns what ends the subscription.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def get(self, key: ObjectKey) -> KubeObject | None:
+        return self._objects.get(key)
+
+    def of_kind(self, kind: str) -> Iterator[KubeObject]:
+        return iter(self._by_kind.get(kind, {}).values())
+
+    def objects(self) -> Iterator[KubeObject]:
+        return iter(self._objects.values())
+
+    def problems(self) -> tuple[Problem, ...]:
+        return tuple(problem for name in sorted(self._problems) for problem in self._problems[name])
+
+    def statuses(self) -> tuple[SourceStatus, ...]:
+        return tuple(self._statuses[name] for name in sorted(self._statuses))
+
+    def synced(self) -> bool:
+        """Every source has been read completely once; False while there is no source at all."""
+        return bool(self._statuses) and all(status.synced for status in self._statuses.values())
+
+    def _settle(self, keys: Iterable[ObjectKey]) -> None:
+        changed = frozenset(key for key in keys if self._settle_one(key))
+        if changed:
+            self._notify(changed)
+
+    def _settle_one(self, key: ObjectKey) -> bool:
+        before = self._objects.get(key)
+        after = next((objects[key] for objects in self._partitions.values() if key in objects), None)
+        if after is None:
+            self._objects.pop(key, None)
+            self._by_kind.get(key.kind, {}).pop(key, None)
+        else:
+            self._objects[key] = after
+            self._by_kind.setdefault(key.kind, {})[key] = after
+        return before != after
+
+    def _notify(self, changed: frozenset[ObjectKey]) -> None:
+        for listener in tuple(self._listeners):
+            listener(changed)

@@ -1,0 +1,1 @@
+"""What a Mapping adds to its RPCs, one file a policy."""

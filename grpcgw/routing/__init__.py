@@ -1,0 +1,1 @@
+"""From an RPC to its destination: the match table and the weighted split. Pure; built once per snapshot."""

@@ -1,0 +1,69 @@
+"""What a worker tells the control process about its traffic: plain immutable values, cumulative since it started.
+
+Latency buckets are shared by every histogram, in seconds; the last bucket (+Inf) is implied by one more count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class PodState(StrEnum):
+    """Connection state of one pod in one worker (gRPC's connectivity states, plus draining)."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    READY = "ready"
+    FAILING = "failing"
+    DRAINING = "draining"
+    """Gone from the endpoint set; its running RPCs are finishing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodReport:
+    """RPCs of one method through one Mapping; `service` and `method` are `other` where no Mapping matched."""
+
+    mapping: str
+    service: str
+    method: str
+    codes: dict[int, int]
+    """gRPC status code → RPCs that ended with it."""
+    latency_counts: tuple[int, ...]
+    """RPCs per bucket (not cumulative), one more than LATENCY_BUCKETS_S."""
+    latency_sum_s: float
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodReport:
+    cluster: str
+    address: str
+    """`10.0.0.1:50051`, as `str(Endpoint)` gives it."""
+    state: PodState
+    in_flight: int
+    total: int
+    """RPCs sent to this pod (tries, not client calls)."""
+    failures: int
+    """RPCs the pod or its connection ended with UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED or DATA_LOSS."""
+    latency_mean_ms: float
+    """Mean over all finished RPCs; 0.0 before the first."""
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    worker: int
+    pid: int
+    engine: str
+    snapshot_version: str
+    started_at_s: float
+    """Seconds since the epoch."""
+    methods: tuple[MethodReport, ...] = ()
+    pods: tuple[PodReport, ...] = ()
+    retries: int = 0
+    """Safe retries on another pod."""
+    restarts: int = 0
+    """How often this worker's predecessor died (filled in by the supervisor)."""

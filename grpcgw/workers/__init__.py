@@ -1,0 +1,1 @@
+"""Data-plane processes: their supervisor, their main loop, and the messages between them."""
