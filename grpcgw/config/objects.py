@@ -67,7 +67,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing the operator should know: which object, where (`file:line` or origin), which field, what, what to do."""
+    """One thing the operator should know: which object, where (`file:line` or origin), which field, what to do."""
 
     severity: Severity
     message: str

@@ -21,7 +21,7 @@ class ResolverKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class ServiceRef:
-    """`[scheme://]name[.namespace][:port]` of a Mapping, resolved: the Service, and the Service port (not the pod's)."""
+    """`[scheme://]name[.namespace][:port]` of a Mapping, resolved. The port is the Service port, not the pod's."""
 
     name: str
     namespace: str
