@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-export GRPCGW_DEMO_DIR := examples/greet
 
 .PHONY: help demo test run lint types imports check bench soak proto clean
 

@@ -1,0 +1,56 @@
+"""Settings of the gateway process: what the command line and environment decide, as one immutable value.
+
+What belongs to the traffic (timeouts, certificates, …) is configuration, read from Mappings and Modules, not here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class EngineName(StrEnum):
+    COMPLETION_QUEUE = "completion-queue"
+    GENERIC_HANDLER = "generic-handler"
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesSettings:
+    """Which API server to read. All None: the service account of the pod, else the default kubeconfig."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    in_cluster: bool = False
+    """Only the pod's service account will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Exactly one of `config_dir` and `kubernetes` is set. Port 0 asks the system for a free one; None closes the port."""
+
+    config_dir: Path | None = None
+    kubernetes: KubernetesSettings | None = None
+    ambassador_id: str = "default"
+    namespace: str = ""
+    """Read only this namespace; empty: all (AMBASSADOR_SINGLE_NAMESPACE)."""
+    address: str = "0.0.0.0"
+    port: int | None = 8080
+    tls_port: int | None = 8443
+    admin_address: str = "127.0.0.1"
+    admin_port: int = 8877
+    workers: int = 0
+    """Data-plane processes; 0 runs the data plane inside the control process."""
+    engine: EngineName = EngineName.COMPLETION_QUEUE
+    drain_time_s: float = 30.0
+    """How long running RPCs may go on after SIGTERM, and streams to a pod that left."""
+    max_concurrent_streams: int = 1000
+    """Open RPCs a client connection may have; more are held back by HTTP/2 (SETTINGS_MAX_CONCURRENT_STREAMS)."""
+    max_metadata_bytes: int = 65_536
+    log_level: str = "info"
+
+
+def cores() -> list[int]:
+    """Processor numbers this process may run on: `--workers auto` starts one worker for each."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
