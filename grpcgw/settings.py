@@ -28,7 +28,7 @@ class KubernetesSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Exactly one of `config_dir` and `kubernetes` is set. Port 0 asks the system for a free one; None closes the port."""
+    """Exactly one of `config_dir` and `kubernetes` is set. Port 0: the system picks a free one; None: no such port."""
 
     config_dir: Path | None = None
     kubernetes: KubernetesSettings | None = None
