@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 FieldPath = tuple[str | int, ...]
 """Where a value sits in an object: ("spec", "load_balancer", "policy"); list positions are integers."""
-
-_NO_LINES: Mapping[FieldPath, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,7 +34,7 @@ class Source:
     """
 
     origin: str
-    lines: Mapping[FieldPath, int] = field(default=_NO_LINES, repr=False, compare=False)
+    lines: Mapping[FieldPath, int] = field(default_factory=dict, repr=False, compare=False)
 
     def locate(self, path: FieldPath = ()) -> str:
         """`file:line` of the field, or of its nearest parent with a known line; just the origin where none is known."""
