@@ -1,0 +1,304 @@
+"""Objects from an API server: one list/watch loop per kind, each writing its own partition of the store.
+
+Owns the order of requests, their pace, and the status of each kind. What a line of a watch means is decided in
+`watch.py`; what an object means is not known here. Runs in the control process's event loop, without threads.
+
+While the API server is away nothing is removed: the last state keeps serving, and the status says how old it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+from grpcgw.config.objects import KubeObject, Problem, Severity
+from grpcgw.discovery.kubernetes_api import ApiAway, ApiRefused, ClusterAccess, KubernetesApi
+from grpcgw.discovery.store import ObjectStore, SourceStatus
+from grpcgw.discovery.watch import (
+    WATCHED_KINDS,
+    Backoff,
+    Cursor,
+    LineSplitter,
+    Put,
+    Relist,
+    Removed,
+    Resource,
+    WatchedKind,
+    decode_event,
+    read_kinds,
+    read_page,
+)
+from grpcgw.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often and how patiently the API server is asked; tests make it brisk."""
+
+    page_size: int = 500
+    watch_s: tuple[float, float] = (300.0, 600.0)
+    """A watch ends after a random time in between, told to the server, so that gateways do not return all at once."""
+    silence_s: float = 90.0
+    """A watch that says nothing for so long is dead: bookmarks come once a minute. So a kind whose status says
+    `watching` may have had its last contact up to `silence_s` ago; an older one is never `watching`."""
+    request_s: float = 60.0
+    """For a page of a list."""
+    recheck_s: float = 10.0
+    """How soon a kind that is not installed is looked for again."""
+    settled_s: float = 5.0
+    """A watch that lived so long was a good one: the back-off starts anew."""
+    retry_base_s: float = 0.1
+    retry_cap_s: float = 30.0
+    """Back-off after failures."""
+    rewatch_cap_s: float = 1.0
+    """Back-off after a server closed young watches properly. Shorter, as such a server does deliver."""
+
+
+class KubernetesSource:
+    """Keeps the store equal to the cluster, for the kinds of `WATCHED_KINDS`.
+
+    `namespace` empty: all namespaces. `clock` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        access: ClusterAccess,
+        namespace: str = "",
+        *,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.time,
+        random: Random | None = None,
+    ) -> None:
+        pace = pace or Pace()
+        self._api = KubernetesApi(access)
+        discovery = _Discovery(self._api, pace)
+        self._loops = [
+            _KindLoop(kind, self._api, discovery, store, namespace, pace, clock, random or Random())
+            for kind in WATCHED_KINDS
+        ]
+
+    async def run(self) -> None:
+        """Run until cancelled. Raises UserError at once where address or credentials cannot be loaded; an API server
+        that is away is no error, here or later: it is waited for."""
+        for loop in self._loops:
+            loop.announce()
+        await self._api.connect()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for loop in self._loops:
+                    group.create_task(loop.run(), name=loop.partition)
+        finally:
+            await self._api.aclose()
+
+
+class _NotInstalled(Exception):
+    """The cluster does not serve the kind."""
+
+
+class _Discovery:
+    """Which kinds an API version has, remembered for half the time between rechecks, as several loops ask the same."""
+
+    def __init__(self, api: KubernetesApi, pace: Pace) -> None:
+        self._api = api
+        self._timeout_s = pace.request_s
+        self._lifetime_s = pace.recheck_s / 2
+        self._known: dict[str, tuple[float, frozenset[str]]] = {}
+
+    async def choose(self, kind: WatchedKind) -> Resource:
+        """Raises _NotInstalled, ApiAway, ApiRefused."""
+        served = {each.api_version: await self._kinds(each.group_path) for each in kind.candidates}
+        resource = kind.choose(served)
+        if resource is None:
+            raise _NotInstalled
+        return resource
+
+    async def _kinds(self, group_path: str) -> frozenset[str]:
+        now = asyncio.get_running_loop().time()
+        asked_at, kinds = self._known.get(group_path, (now - self._lifetime_s, frozenset()))
+        if now - asked_at < self._lifetime_s:
+            return kinds
+        try:
+            kinds = read_kinds(await self._api.get(group_path, {}, self._timeout_s))
+        except ApiRefused as refusal:
+            if refusal.status != 404:
+                raise
+            kinds = frozenset()
+        self._known[group_path] = (now, kinds)
+        return kinds
+
+
+class _KindLoop:
+    """List, watch, and what comes after the end of a watch, for one kind."""
+
+    def __init__(
+        self,
+        kind: WatchedKind,
+        api: KubernetesApi,
+        discovery: _Discovery,
+        store: ObjectStore,
+        namespace: str,
+        pace: Pace,
+        clock: Callable[[], float],
+        random: Random,
+    ) -> None:
+        self.partition = f"kubernetes {kind.name}"
+        self._kind = kind
+        self._api = api
+        self._discovery = discovery
+        self._store = store
+        self._namespace = namespace
+        self._pace = pace
+        self._clock = clock
+        self._random = random
+        self._retry = Backoff(pace.retry_base_s, pace.retry_cap_s, random)
+        self._rewatch = Backoff(pace.retry_base_s, pace.rewatch_cap_s, random)
+        self._status = SourceStatus(self.partition, synced=False, last_contact_s=0.0, watching=False)
+        self._resource = kind.candidates[0]
+        self._cursor: Cursor | None = None
+        """None: a list is due."""
+        self._watching_since: float | None = None
+        self._absences = 0
+        self._verb = "list"
+
+    def announce(self) -> None:
+        """Say that this kind is not read yet, so that nobody takes the store for complete."""
+        self._store.set_status(self._status)
+
+    async def run(self) -> None:
+        while True:
+            delay_s = await self._follow_once()
+            await asyncio.sleep(delay_s)
+
+    async def _follow_once(self) -> float:
+        """A list where one is due, and a watch until it ends. Returns the seconds to wait before the next round."""
+        self._watching_since = None
+        try:
+            cursor = self._cursor or await self._list()
+            await self._watch(cursor)
+        except _NotInstalled:
+            return self._note_absence()
+        except ApiRefused as refusal:
+            return self._note_refusal(refusal)
+        except Relist as reason:
+            self._cursor = None
+            return self._note_failure(f"listing again: {reason}")
+        except (ApiAway, UserError) as failure:
+            return self._note_failure(str(failure))
+        return self._next_delay(self._rewatch)
+
+    async def _list(self) -> Cursor:
+        self._verb = "list"
+        self._resource = await self._discovery.choose(self._kind)
+        try:
+            objects, version = await self._read_pages(self._pace.page_size)
+        except ApiRefused as refusal:
+            if refusal.status != 410:
+                raise
+            # The list changed too much between two pages to be continued: take it in one piece.
+            objects, version = await self._read_pages(0)
+        self._store.replace(self.partition, objects)
+        self._store.report(self.partition, self._notices())
+        self._absences = 0
+        self._set_status(replace(self._status, synced=True, last_contact_s=self._clock()))
+        self._cursor = Cursor(version, {obj.key for obj in objects})
+        return self._cursor
+
+    async def _read_pages(self, page_size: int) -> tuple[list[KubeObject], str]:
+        objects: list[KubeObject] = []
+        query = self._query(limit=str(page_size)) if page_size else self._query()
+        while True:
+            page = await self._api.get(self._resource.path(self._namespace), query, self._pace.request_s)
+            found, version, token = read_page(page, self._resource)
+            objects += found
+            if not token:
+                return objects, version
+            query["continue"] = token
+
+    async def _watch(self, cursor: Cursor) -> None:
+        self._verb = "watch"
+        lines = LineSplitter()
+        query = self._query(
+            watch="1",
+            allowWatchBookmarks="true",
+            resourceVersion=cursor.version,
+            timeoutSeconds=str(max(1, round(self._random.uniform(*self._pace.watch_s)))),
+        )
+        path = self._resource.path(self._namespace)
+        async with self._api.stream(path, query, self._pace.silence_s) as chunks:
+            self._watching_since = asyncio.get_running_loop().time()
+            self._set_status(replace(self._status, watching=True, error="", last_contact_s=self._clock()))
+            async for chunk in chunks:
+                for line in lines.feed(chunk):
+                    self._apply(line, cursor)
+
+    def _apply(self, line: bytes, cursor: Cursor) -> None:
+        event = decode_event(line, self._resource)
+        cursor.advance(event)
+        self._set_status(replace(self._status, last_contact_s=self._clock()))
+        if isinstance(event, Put):
+            self._store.apply(self.partition, event.obj)
+        elif isinstance(event, Removed):
+            self._store.remove(self.partition, event.key)
+
+    def _query(self, **parameters: str) -> dict[str, str]:
+        selector = {"fieldSelector": self._resource.field_selector} if self._resource.field_selector else {}
+        return {**selector, **parameters}
+
+    def _note_absence(self) -> float:
+        """Not installed counts as read, and is looked for again. An API server that is starting can deny a kind for a
+        moment, so a kind that was there is believed gone only when it is missing twice."""
+        self._cursor = None
+        self._absences += 1
+        status = replace(self._status, watching=False, last_contact_s=self._clock())
+        if self._absences > 1 or not status.synced:
+            self._store.replace(self.partition, ())
+            self._store.report(self.partition, [self._absence_notice()])
+            self._set_status(replace(status, synced=True, error=""))
+        else:
+            self._set_status(replace(status, error=f"{self._kind.name} is no longer served; checking once more"))
+        return self._random.uniform(0.9, 1.1) * self._pace.recheck_s
+
+    def _note_refusal(self, refusal: ApiRefused) -> float:
+        keeps_place = refusal.status == 429 or refusal.status >= 500
+        if not keeps_place:
+            self._cursor = None
+        if refusal.status == 404 and self._resource.group:
+            return self._note_absence()
+        error = str(refusal)
+        if refusal.status == 403:
+            right = self._resource.describe_right(self._verb, self._namespace)
+            error = f"not allowed: grpcgw needs the right {right} (deploy/rbac.yaml grants it): {refusal.message}"
+        return max(self._note_failure(error), min(refusal.retry_after_s, self._pace.retry_cap_s))
+
+    def _note_failure(self, error: str) -> float:
+        self._set_status(replace(self._status, watching=False, error=error))
+        return self._next_delay(self._retry)
+
+    def _next_delay(self, backoff: Backoff) -> float:
+        since = self._watching_since
+        if since is not None and asyncio.get_running_loop().time() - since >= self._pace.settled_s:
+            self._retry.reset()
+            self._rewatch.reset()
+        return backoff.next_s()
+
+    def _notices(self) -> list[Problem]:
+        preferred = self._kind.candidates[0]
+        if self._resource.kind == preferred.kind:
+            return []
+        text = f"the cluster does not serve {preferred.kind} {preferred.api_version}; {self._resource.kind} is read"
+        return [Problem(Severity.NOTICE, text, "kubernetes")]
+
+    def _absence_notice(self) -> Problem:
+        text = (
+            f"{self._kind.name} ({self._resource.group}) is not installed in this cluster, so none is read; "
+            f"deploy/crds.yaml installs it, and it is picked up within {self._pace.recheck_s * 1.1:.0f} s"
+        )
+        return Problem(Severity.NOTICE, text, "kubernetes")
+
+    def _set_status(self, status: SourceStatus) -> None:
+        self._status = status
+        self._store.set_status(status)

@@ -1,0 +1,180 @@
+"""Requests to an API server: where it is, who asks, JSON in, lines out. The only module that knows the HTTP client.
+
+Foreign exceptions end here: `ApiAway` (no usable answer), `ApiRefused` (an HTTP status), `UserError` (credentials that
+cannot even be loaded). Knows no kinds and keeps no state but the connection pool. Runs in the control process's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import yaml
+from kubernetes.aio import client, config
+
+from grpcgw import __version__
+from grpcgw.errors import GrpcgwError, UserError
+
+_MAX_REFUSAL_BYTES = 64 * 1024
+
+# The package's own signatures for these carry no types.
+_load_kubeconfig: Callable[..., Awaitable[object]] = config.load_kube_config
+_load_service_account: Callable[..., None] = config.load_incluster_config
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAccess:
+    """How to find the API server. All unset: the pod's service account where there is one, else the default kubeconfig
+    (`KUBECONFIG`, `~/.kube/config`)."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    in_cluster: bool = False
+    """Only the pod's service account will do."""
+
+
+class ApiAway(GrpcgwError):
+    """The API server gave no usable answer: not reached, silent, cut off, or not speaking its protocol."""
+
+
+class ApiRefused(GrpcgwError):
+    """The API server answered with an HTTP status other than 200."""
+
+    def __init__(self, status: int, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(f"{status} {message}")
+        self.status = status
+        self.message = message
+        self.retry_after_s = retry_after_s
+        """How long the server asks to be left alone; 0.0: it does not say."""
+
+
+class KubernetesApi:
+    """One API server. `connect` first; requests may then run concurrently."""
+
+    def __init__(self, access: ClusterAccess, connect_timeout_s: float = 10.0) -> None:
+        self._access = access
+        self._connect_timeout_s = connect_timeout_s
+        self._configuration = client.Configuration()
+        self._client: client.ApiClient | None = None
+        self._renewal = asyncio.Lock()
+
+    async def connect(self) -> None:
+        """Load address and credentials; reaches no server. Raises UserError where they are missing or broken."""
+        await self._load()
+        try:
+            self._client = client.ApiClient(self._configuration)
+        except OSError as error:  # ssl.SSLError is one: a CA or client certificate that is none
+            raise UserError(f"{self._describe()}: a certificate in it cannot be used: {error}") from error
+        self._client.user_agent = f"grpcgw/{__version__}"
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            close: Callable[[], Awaitable[None]] = self._client.close
+            await close()
+
+    async def get(self, path: str, query: Mapping[str, str], timeout_s: float) -> dict[str, object]:
+        """The JSON object at `path`, read completely within `timeout_s`. Raises ApiAway, ApiRefused."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._connect_timeout_s)
+        async with self._request(path, query, timeout) as response:
+            text = await response.read()
+        try:
+            document: object = json.loads(text)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise ApiAway(f"{self._configuration.host}{path} did not answer with a JSON object: is it an API server?")
+        return document
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], silence_s: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The body at `path` in chunks as they arrive, for as long as the server sends.
+
+        Entering waits for the answer's status. ApiAway, also from within the block, when nothing at all arrives for
+        `silence_s` or the connection is lost; a body that ends properly ends the iteration.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s, sock_read=silence_s)
+        async with self._request(path, query, timeout) as response:
+            yield response.content.iter_any()
+
+    @asynccontextmanager
+    async def _request(
+        self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            response = await self._send(path, query, timeout)
+            try:
+                if response.status != 200:
+                    raise await _read_refusal(response)
+                yield response
+            finally:
+                # A watch is never read to its end: closed, its connection does not return to the pool.
+                response.close()
+        except TimeoutError as error:
+            raise ApiAway(f"{self._configuration.host} was silent for too long") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ApiAway(f"{self._configuration.host}: {error or type(error).__name__}") from error
+
+    async def _send(
+        self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        if self._client is None:
+            raise RuntimeError("connect() comes before the first request")
+        token = self._configuration.api_key.get("BearerToken")
+        method, url, headers, _, _ = await self._client.param_serialize(
+            "GET", path, query_params=list(query.items()), auth_settings=["BearerToken"]
+        )
+        answer = await self._client.call_api(method, url, headers, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        if response.status == 401:
+            await self._renew(token)
+        return response
+
+    async def _renew(self, rejected: str | None) -> None:
+        """Read the credentials again, as a kubeconfig or an exec plugin may have newer ones; once for all requests
+        that were rejected. The caller's next try uses them. A new client certificate needs a restart."""
+        async with self._renewal:
+            if self._configuration.api_key.get("BearerToken") == rejected:
+                await self._load()
+
+    async def _load(self) -> None:
+        try:
+            if self._uses_service_account():
+                _load_service_account(client_configuration=self._configuration)
+                return
+            path = str(self._access.kubeconfig) if self._access.kubeconfig else None
+            # persist_config would write to the user's file.
+            await _load_kubeconfig(path, self._access.context, self._configuration, persist_config=False)
+        except (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self._describe()} cannot be used: {error}") from error
+
+    def _uses_service_account(self) -> bool:
+        if self._access.in_cluster:
+            return True
+        explicit = self._access.kubeconfig or self._access.context
+        return not explicit and "KUBERNETES_SERVICE_HOST" in os.environ
+
+    def _describe(self) -> str:
+        if self._uses_service_account():
+            return "the pod's service account"
+        name = f"kubeconfig {self._access.kubeconfig or config.KUBE_CONFIG_DEFAULT_LOCATION}"
+        return f"{name}, context {self._access.context}" if self._access.context else name
+
+
+async def _read_refusal(response: aiohttp.ClientResponse) -> ApiRefused:
+    """The error in an answer: the message of its Status object, else what HTTP says."""
+    text = await response.content.read(_MAX_REFUSAL_BYTES)
+    try:
+        document: object = json.loads(text)
+    except ValueError:
+        document = None
+    message = document.get("message") if isinstance(document, dict) else None
+    after = response.headers.get("Retry-After", "")
+    return ApiRefused(response.status, str(message or response.reason), float(after) if after.isdecimal() else 0.0)
