@@ -16,6 +16,13 @@ class EngineName(StrEnum):
     GENERIC_HANDLER = "generic-handler"
 
 
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, slots=True)
 class KubernetesSettings:
     """Which API server to read. All None: the service account of the pod, else the default kubeconfig."""
@@ -48,7 +55,7 @@ class Settings:
     max_concurrent_streams: int = 1000
     """Open RPCs a client connection may have; more are held back by HTTP/2 (SETTINGS_MAX_CONCURRENT_STREAMS)."""
     max_metadata_bytes: int = 65_536
-    log_level: str = "info"
+    log_level: LogLevel = LogLevel.INFO
 
 
 def cores() -> list[int]:

@@ -1,4 +1,4 @@
-"""The greet example: a pod (`server`), a long-lived client (`client_long`), one that connects per call (`client_short`).
+"""The greet example: a pod (`server`), a long-lived client (`client_long`), one connecting per call (`client_short`).
 
 This is the one place that puts the generated code in `protos/` on the import path, so that `from greet import …` works
 in a checkout with nothing installed but the libraries.

@@ -1,0 +1,252 @@
+"""The commands of `grpcgw`: arguments and environment in, a call into the gateway, exit code out.
+
+Decides nothing about the traffic. What a user can cause ends as one line on stderr, never as a traceback. The gateway
+is imported inside the commands, so that `--help` and `version` answer at once.
+
+Exit codes: 0 well, 1 failed (for `check`: errors found), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.exceptions import TyperException
+
+from grpcgw import __version__, options
+from grpcgw.errors import UserError
+from grpcgw.settings import KubernetesSettings, Settings
+
+if TYPE_CHECKING:
+    from grpcgw.config.objects import Problem
+    from grpcgw.config.snapshot import Cluster, Destination, Route, Snapshot
+
+DEFAULTS = Settings()
+PIPE_WIDTH = 200
+"""Columns of a table that goes to a file or pipe, where there is no terminal to ask."""
+
+commands = typer.Typer(
+    name="grpcgw",
+    help="A gRPC-native API gateway for Kubernetes: reads Ambassador's resources, balances every single RPC.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def main() -> None:
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Errors a user can cause are printed, defects are raised."""
+    try:
+        return int(commands(list(arguments), prog_name="grpcgw", standalone_mode=False) or 0)
+    except TyperException as error:
+        complain(error.format_message())
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except (UserError, OSError) as error:
+        complain(str(error))
+        return 1
+
+
+def complain(message: str) -> None:
+    line = " ".join(message.split())
+    Console(stderr=True).print(Text.assemble(("grpcgw: ", "bold red"), line), soft_wrap=True)
+
+
+def output() -> Console:
+    """Standard output: colours and the width of the window on a terminal only (NO_COLOR is respected by rich)."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+@commands.callback(invoke_without_command=True)
+def explain(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+# ---- run ----
+
+
+@commands.command()
+def run(
+    config: options.Config = None,
+    kubernetes: options.Kubernetes = False,
+    kubeconfig: options.Kubeconfig = None,
+    context: options.Context = None,
+    in_cluster: options.InCluster = False,
+    ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
+    namespace: options.Namespace = DEFAULTS.namespace,
+    address: options.Address = DEFAULTS.address,
+    port: options.Port = DEFAULTS.port,
+    tls_port: options.TlsPort = DEFAULTS.tls_port,
+    admin_address: options.AdminAddress = DEFAULTS.admin_address,
+    admin_port: options.AdminPort = DEFAULTS.admin_port,
+    workers: options.Workers = options.AUTO_WORKERS,
+    engine: options.Engine = DEFAULTS.engine,
+    drain_time: options.DrainTime = DEFAULTS.drain_time_s,
+    max_concurrent_streams: options.MaxConcurrentStreams = DEFAULTS.max_concurrent_streams,
+    log_level: options.Log = DEFAULTS.log_level,
+) -> int:
+    """Run the gateway until SIGTERM or Ctrl-C."""
+    settings = Settings(
+        config_dir=config,
+        kubernetes=choose_api_server(config, kubernetes, KubernetesSettings(kubeconfig, context, in_cluster)),
+        ambassador_id=ambassador_id,
+        namespace=namespace or ambassador_namespace(),
+        address=address,
+        port=port,
+        tls_port=tls_port,
+        admin_address=admin_address,
+        admin_port=admin_port,
+        workers=workers,
+        engine=engine,
+        drain_time_s=drain_time,
+        max_concurrent_streams=max_concurrent_streams,
+        log_level=log_level,
+    )
+    from grpcgw import app
+
+    return app.run(settings)
+
+
+def ambassador_namespace() -> str:
+    """Ambassador's way to say it: AMBASSADOR_NAMESPACE counts only where AMBASSADOR_SINGLE_NAMESPACE is set."""
+    if not os.environ.get("AMBASSADOR_SINGLE_NAMESPACE"):
+        return ""
+    return os.environ.get("AMBASSADOR_NAMESPACE", "default")
+
+
+def choose_api_server(config: Path | None, wanted: bool, settings: KubernetesSettings) -> KubernetesSettings | None:
+    """The API server to read, or None for a directory. Raises a usage error for what cannot be meant."""
+    if (config is not None) == wanted:
+        raise typer.BadParameter("say where configuration comes from: either --config DIR or --kubernetes")
+    if not wanted and settings != KubernetesSettings():
+        raise typer.BadParameter("--kubeconfig, --context and --in-cluster need --kubernetes")
+    if settings.in_cluster and (settings.kubeconfig or settings.context):
+        raise typer.BadParameter("--in-cluster uses the pod's service account: leave out --kubeconfig and --context")
+    return settings if wanted else None
+
+
+# ---- check and routes ----
+
+
+def compile_directory(directory: Path, ambassador_id: str) -> tuple[Snapshot, list[Problem]]:
+    """What the gateway would serve from `directory`, and everything there is to say against its files."""
+    from grpcgw.config.compile import CompileOptions, compile_snapshot
+    from grpcgw.discovery.directory import read_directory
+
+    objects, problems = read_directory(directory)
+    compiled = compile_snapshot(objects, {}, CompileOptions(ambassador_id=ambassador_id))
+    return compiled.snapshot, [*problems, *compiled.problems]
+
+
+@commands.command()
+def check(directory: options.Directory, ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id) -> int:
+    """Say what is wrong with the YAML files of a directory, with file and line.
+
+    Exit code 1 when there are errors, 0 when there are none (notices do not count).
+    """
+    from grpcgw.config.objects import Severity
+
+    _, problems = compile_directory(directory, ambassador_id)
+    errors = sum(problem.severity is Severity.ERROR for problem in problems)
+    console = output()
+    for problem in problems:
+        style = "red" if problem.severity is Severity.ERROR else "yellow"
+        console.print(Text(str(problem), style=style), soft_wrap=True)
+    console.print(f"{directory}: {count(errors, 'error')}, {count(len(problems) - errors, 'notice')}")
+    return 1 if errors else 0
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+@commands.command()
+def routes(
+    directory: options.Directory,
+    ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> int:
+    """Show the route table compiled from a directory, in the order it is tried."""
+    snapshot, problems = compile_directory(directory, ambassador_id)
+    rows = [
+        describe_destination(order, route, destination, snapshot.clusters[destination.cluster])
+        for order, route in enumerate(snapshot.routes, 1)
+        for destination in route.destinations
+    ]
+    if as_json:
+        typer.echo(json.dumps({"version": snapshot.version, "routes": rows}, indent=2))
+    else:
+        output().print(draw_table(rows), f"version {snapshot.version}")
+    if problems:
+        complain(f"{count(len(problems), 'problem')} found: see `grpcgw check {directory}`")
+    return 0
+
+
+Row = dict[str, str | int | None]
+
+
+def describe_destination(order: int, route: Route, destination: Destination, cluster: Cluster) -> Row:
+    return {
+        "order": order,
+        "kind": route.match.kind.value,
+        "path": route.match.value,
+        "precedence": route.precedence,
+        "mapping": destination.label,
+        "weight_percent": destination.weight_percent,
+        "service": str(cluster.service),
+        "resolver": cluster.resolver_name,
+        "load_balancer": destination.load_balancer.policy,
+        "rewrite": destination.rewrite,
+        "timeout_ms": destination.timeout_ms,
+        "idle_timeout_ms": destination.idle_timeout_ms,
+        "where": destination.where,
+    }
+
+
+def draw_table(rows: Sequence[Row]) -> Table:
+    """One line per Mapping; what is the same everywhere or rarely set is left to --json."""
+    columns = ("order", "kind", "path", "mapping", "weight_percent", "service", "resolver", "load_balancer", "where")
+    table = Table(*(column.replace("_percent", " %").replace("_", " ") for column in columns), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(str(row[column])) for column in columns))
+    return table
+
+
+# ---- demo and version ----
+
+
+@commands.command()
+def demo(
+    calls: Annotated[int, typer.Option(min=4, help="Calls per client.")] = 6,
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up for a look at the diagnostics page.")] = False,
+) -> int:
+    """Run the main job here, without Kubernetes: two pods, the gateway, both clients in clear and over TLS.
+
+    Exit code 0 only if the pods took strict turns. Needs a checkout of the project.
+    """
+    from grpcgw.demo import run_demo
+
+    return run_demo(output(), calls, keep)
+
+
+@commands.command()
+def version() -> int:
+    """Print the versions of grpcgw and of what it stands on."""
+    typer.echo(f"grpcgw {__version__} (grpcio {version_of('grpcio')}, Python {platform.python_version()})")
+    return 0

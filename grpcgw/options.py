@@ -1,0 +1,189 @@
+"""The flags of the commands: their environment variables, checks and help texts. Defaults are those of `Settings`.
+
+Every flag of `grpcgw run` has a variable GRPCGW_…; where Ambassador has one of its own, that is read as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grpcgw.settings import EngineName, LogLevel, cores
+
+SOURCE = "Where configuration and pods come from: one of --config and --kubernetes"
+LISTEN = "Where to listen"
+TRAFFIC = "Data plane"
+AUTO_WORKERS = len(cores())
+
+
+def parse_port(text: str | int) -> int | None:
+    """A port number, or None for `off`."""
+    if text == "off":
+        return None
+    if not str(text).isdecimal() or int(text) > 65_535:
+        raise typer.BadParameter(f"{text} is no port: say 0 to 65535 (0 takes a free one) or off")
+    return int(text)
+
+
+def parse_workers(text: str | int) -> int:
+    if text == "auto":
+        return AUTO_WORKERS
+    if not str(text).isdecimal():
+        raise typer.BadParameter(f"{text} is no number of workers: say auto, or 0, 1, 2, …")
+    return int(text)
+
+
+Directory = Annotated[
+    Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Directory of YAML files, read recursively.")
+]
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="GRPCGW_CONFIG",
+        exists=True,
+        file_okay=False,
+        metavar="DIR",
+        help="Read the YAML files of this directory, and again when they change.",
+        rich_help_panel=SOURCE,
+    ),
+]
+Kubernetes = Annotated[
+    bool,
+    typer.Option(
+        "--kubernetes", envvar="GRPCGW_KUBERNETES", help="Read a Kubernetes API server.", rich_help_panel=SOURCE
+    ),
+]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="GRPCGW_KUBECONFIG",
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
+        help="Which kubeconfig to use; without it the pod's service account, else the default kubeconfig.",
+        rich_help_panel=SOURCE,
+    ),
+]
+Context = Annotated[
+    str | None,
+    typer.Option(
+        envvar="GRPCGW_CONTEXT",
+        metavar="NAME",
+        help="Which context of the kubeconfig; without it the current one.",
+        rich_help_panel=SOURCE,
+    ),
+]
+InCluster = Annotated[
+    bool,
+    typer.Option(
+        "--in-cluster",
+        envvar="GRPCGW_IN_CLUSTER",
+        help="Use the pod's service account and nothing else.",
+        rich_help_panel=SOURCE,
+    ),
+]
+AmbassadorId = Annotated[
+    str,
+    typer.Option(
+        envvar=["GRPCGW_AMBASSADOR_ID", "AMBASSADOR_ID"],
+        help="Read only objects that carry this ambassador_id.",
+        rich_help_panel=SOURCE,
+    ),
+]
+Namespace = Annotated[
+    str,
+    typer.Option(
+        envvar="GRPCGW_NAMESPACE",
+        help="Read only this namespace; AMBASSADOR_NAMESPACE counts where AMBASSADOR_SINGLE_NAMESPACE is set.",
+        show_default="all",
+        rich_help_panel=SOURCE,
+    ),
+]
+
+Address = Annotated[
+    str, typer.Option(envvar="GRPCGW_ADDRESS", help="Address of both data ports.", rich_help_panel=LISTEN)
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        envvar="GRPCGW_PORT",
+        parser=parse_port,
+        metavar="PORT|off",
+        help="Port for clear text (h2c); 0 takes a free one.",
+        rich_help_panel=LISTEN,
+    ),
+]
+TlsPort = Annotated[
+    int | None,
+    typer.Option(
+        envvar="GRPCGW_TLS_PORT",
+        parser=parse_port,
+        metavar="PORT|off",
+        help="Port for TLS; 0 takes a free one.",
+        rich_help_panel=LISTEN,
+    ),
+]
+AdminAddress = Annotated[
+    str,
+    typer.Option(
+        envvar="GRPCGW_ADMIN_ADDRESS",
+        help="Address of the admin port. Its pages have no login: mind who can reach it.",
+        rich_help_panel=LISTEN,
+    ),
+]
+AdminPort = Annotated[
+    int,
+    typer.Option(
+        envvar="GRPCGW_ADMIN_PORT",
+        min=0,
+        max=65_535,
+        metavar="PORT",
+        help="Port of the diagnostics page, the probes and the metrics; 0 takes a free one.",
+        rich_help_panel=LISTEN,
+    ),
+]
+
+Workers = Annotated[
+    int,
+    typer.Option(
+        envvar="GRPCGW_WORKERS",
+        parser=parse_workers,
+        metavar="N|auto",
+        help="Worker processes: auto is one per core, 0 serves inside the control process.",
+        show_default="auto",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        envvar="GRPCGW_ENGINE",
+        metavar="NAME",
+        help="What carries the RPCs: completion-queue (fast) or generic-handler (grpcio's public API only).",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+DrainTime = Annotated[
+    float,
+    typer.Option(
+        envvar=["GRPCGW_DRAIN_TIME", "AMBASSADOR_DRAIN_TIME"],
+        min=0,
+        metavar="SECONDS",
+        help="How long running RPCs may go on after SIGTERM, and on a pod that left.",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+MaxConcurrentStreams = Annotated[
+    int,
+    typer.Option(
+        envvar="GRPCGW_MAX_CONCURRENT_STREAMS",
+        min=1,
+        metavar="N",
+        help="Open RPCs a client connection may have; more are held back.",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+Log = Annotated[LogLevel, typer.Option("--log-level", envvar="GRPCGW_LOG_LEVEL", help="How much to log.")]
