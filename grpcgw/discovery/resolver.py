@@ -18,6 +18,10 @@ class Resolver(Protocol):
     last one published for the same watch is not published again.
     """
 
+    async def run(self) -> None:
+        """Do the resolver's I/O until cancelled; afterwards no watch publishes any more. Watches may come before."""
+        ...
+
     def watch(self, service: ServiceRef, publish: Publish) -> Callable[[], None]:
         """Publish the pods of `service` now (or as soon as they are known) and on every change.
 

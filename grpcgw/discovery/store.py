@@ -112,8 +112,15 @@ class ObjectStore:
         else:
             self._objects[key] = after
             self._by_kind.setdefault(key.kind, {})[key] = after
-        return before != after
+        return before != after or _has_moved(before, after)
 
     def _notify(self, changed: frozenset[ObjectKey]) -> None:
         for listener in tuple(self._listeners):
             listener(changed)
+
+
+def _has_moved(before: KubeObject | None, after: KubeObject | None) -> bool:
+    """Same object at other lines or in another file: told as a change, since problems name those lines."""
+    if before is None or after is None or before is after:
+        return False
+    return before.source.origin != after.source.origin or before.source.lines != after.source.lines

@@ -1,0 +1,17 @@
+"""The list of resolvers: the one place to add a line for a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from grpcgw.config.snapshot import ResolverKind
+from grpcgw.discovery.dns import DnsResolver
+from grpcgw.discovery.endpoints import EndpointsResolver
+from grpcgw.discovery.resolver import Resolver
+from grpcgw.discovery.store import ObjectStore
+
+RESOLVERS: Mapping[ResolverKind, Callable[[ObjectStore], Resolver]] = {
+    ResolverKind.KUBERNETES_ENDPOINT: EndpointsResolver,
+    ResolverKind.KUBERNETES_SERVICE: lambda _: DnsResolver(),
+}
+"""Resolver kind → makes the resolver; one instance serves all clusters of its kind."""

@@ -1,0 +1,298 @@
+"""A directory of YAML files as a source of objects, read once (`read_directory`) or followed (`DirectorySource`).
+
+Owns which files count, when a file's new content is believed, and what keeps serving while one is broken. Knows no
+kind of object. Files are read and parsed in a thread as values; the store is written in the control loop only, all
+files in one step, so that what moves from one file to another, or a whole ConfigMap, changes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from watchfiles import awatch
+
+from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.discovery.store import ObjectStore, SourceStatus
+from grpcgw.discovery.yaml_documents import parse_objects
+from grpcgw.errors import UserError
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAX_FILE_BYTES = 16 * 1024 * 1024
+
+SETTLE_S = 0.1
+"""How long a file must stay gone, or stay without a newline at its end, before that is believed."""
+RESCAN_MS = 5_000
+"""Everything is read anew this often without any event, too: no file system reports every change."""
+POLL_S = 0.1
+"""Pause between readings while the directory cannot be watched."""
+
+Watch = Callable[[Path], AsyncGenerator[object, None]]
+"""Yields whenever something below a directory may have changed; raises OSError or RuntimeError if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """One file: `objects` of its last good content, `problems` of the content it has now (None: unreadable)."""
+
+    content: bytes | None
+    objects: tuple[KubeObject, ...]
+    problems: tuple[Problem, ...]
+    awaited: bytes | None = None
+    """New content that looks half written; believed if it is still there at the next reading."""
+    gone: bool = False
+    """The file was missing at the last reading, as it is for a moment while some editors save it."""
+
+    @property
+    def settled(self) -> bool:
+        return self.awaited is None and not self.gone
+
+
+Files = Mapping[Path, FileState]
+
+
+def read_directory(directory: Path) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """All objects below `directory`, and what is wrong with its files. UserError: it is no readable directory."""
+    _require_directory(directory)
+    files, problems = scan(directory, {})
+    objects, conflicts = merge(files)
+    return objects, (*problems, *_problems_of(files), *conflicts)
+
+
+class DirectorySource:
+    """Keeps the store equal to the files of a directory. Call `load`, then `run`, from the control loop.
+
+    `watch` and `clock` (seconds since the epoch) are replaced in tests only.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        directory: Path,
+        *,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._watch = watch or watch_directory
+        self._clock = clock
+        self._name = f"directory {directory}"
+        self._files: Files = {}
+        self._changed = asyncio.Event()
+        self._synced = False
+        self._watch_error = ""
+        self._last_contact_s = 0.0
+
+    async def load(self) -> None:
+        """Read the directory for the first time. UserError: it is no readable directory."""
+        _require_directory(self._directory)
+        await self._refresh()
+
+    async def run(self) -> None:
+        """Follow the directory until cancelled. What changes while the watch is being set up is not missed."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(), name=f"watch {self._directory}")
+            await asyncio.sleep(0)  # the watch is set up in the first step of its task: everything after is an event
+            while True:
+                await self._refresh()
+                await self._wait_for_change()
+
+    async def _wait_for_change(self) -> None:
+        unsettled = not all(state.settled for state in self._files.values())
+        if unsettled:
+            await asyncio.sleep(SETTLE_S)
+        else:
+            await self._changed.wait()
+
+    async def _follow(self) -> None:
+        """Turn whatever the watch reports into `_changed`; poll while there is nothing to watch or no way to."""
+        while True:
+            try:
+                self._watch_error = ""
+                await self._follow_one_directory()
+            except (OSError, RuntimeError) as error:  # watchfiles raises both, for instance at an inotify limit
+                self._watch_error = str(error)
+            self._changed.set()
+            await asyncio.sleep(POLL_S)
+
+    async def _follow_one_directory(self) -> None:
+        """Follow what has the directory's name now; ends when another directory, or nothing, has taken its place."""
+        identity = _identity(self._directory)
+        async with aclosing(self._watch(self._directory)) as changes:
+            async for _ in changes:
+                self._changed.set()
+                if _identity(self._directory) != identity:
+                    return
+
+    async def _refresh(self) -> None:
+        self._changed.clear()
+        self._files, unlisted = await asyncio.to_thread(scan, self._directory, self._files)
+        objects, conflicts = merge(self._files)
+        problems = (*unlisted, *self._watch_problems(), *_problems_of(self._files), *conflicts)
+        self._set_status(unlisted)
+        self._store.replace(self._name, objects)
+        self._store.report(self._name, problems)
+
+    def _set_status(self, unlisted: tuple[Problem, ...]) -> None:
+        if not unlisted:
+            self._synced = True
+            self._last_contact_s = self._clock()
+        error = unlisted[0].message if unlisted else ""
+        self._store.set_status(SourceStatus(self._name, self._synced, self._last_contact_s, not unlisted, error))
+
+    def _watch_problems(self) -> Iterable[Problem]:
+        if self._watch_error and self._directory.is_dir():
+            message = (
+                f"changes are not reported by the system ({self._watch_error}), so the files are read every "
+                f"{POLL_S * 1000:.0f} ms; raise fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+            )
+            yield Problem(Severity.NOTICE, message, str(self._directory))
+
+
+def watch_directory(directory: Path) -> AsyncGenerator[object, None]:
+    """Report changes after 10 ms of quiet, at the latest 50 ms after the first, and every RESCAN_MS without any."""
+    return awatch(
+        directory,
+        watch_filter=None,
+        debounce=50,
+        step=10,
+        rust_timeout=RESCAN_MS,
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+    )
+
+
+def scan(directory: Path, former: Files) -> tuple[Files, tuple[Problem, ...]]:
+    """Read all files anew: their states in order of path, and what could not be listed, which keeps its files."""
+    paths, errors = list_files(directory)
+    unlisted = [Path(error.filename or directory) for error in errors]
+    kept = {path: state for path, state in former.items() if any(path.is_relative_to(place) for place in unlisted)}
+    states = kept | {path: read_file(path, former.get(path)) for path in paths}
+    for path, state in former.items():
+        if path not in states and not state.gone:
+            states[path] = replace(state, awaited=None, gone=True)
+    problems = tuple(_unlisted_problem(error, directory) for error in errors)
+    return dict(sorted(states.items())), problems
+
+
+def list_files(directory: Path) -> tuple[list[Path], list[OSError]]:
+    """The YAML and JSON files below `directory`, and the directories that could not be listed.
+
+    Hidden names are left out: editors' files, and the `..data` directory of a mounted ConfigMap, whose visible names
+    are links into it. Links are followed, each directory is entered once.
+    """
+    paths: list[Path] = []
+    errors: list[OSError] = []
+    entered: set[str] = set()
+    for folder, subfolders, names in os.walk(directory, onerror=errors.append, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            subfolders.clear()
+            continue
+        entered.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        paths += (Path(folder, name) for name in names if name.endswith(SUFFIXES) and not name.startswith("."))
+    return sorted(paths), errors
+
+
+def read_file(path: Path, former: FileState | None) -> FileState:
+    """The state of a file after `former`: broken content changes nothing but the problems."""
+    try:
+        content = _read_bytes(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _broken(None, former, (Problem(Severity.ERROR, f"cannot read this file: {reason}", str(path)),))
+    if former is not None and content == former.content:
+        return replace(former, awaited=None, gone=False)
+    if former is not None and not content.endswith(b"\n") and content and content != former.awaited:
+        return replace(former, awaited=content, gone=False)
+    objects, problems = parse_content(content, str(path))
+    if not objects and not problems and former is not None and former.objects:
+        problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{path}:1"),)
+    if any(problem.severity is Severity.ERROR for problem in problems):
+        return _broken(content, former, problems, objects)
+    return FileState(content, objects, problems)
+
+
+def parse_content(content: bytes, origin: str) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8 text"
+        return (), (Problem(Severity.ERROR, message, f"{origin}:{line}"),)
+    return parse_objects(text, origin)
+
+
+def merge(files: Files) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """One object per key: the first serves, in order of path and then of line; each other one is an error."""
+    objects: dict[ObjectKey, KubeObject] = {}
+    conflicts: list[Problem] = []
+    for obj in (obj for state in files.values() for obj in state.objects):
+        first = objects.setdefault(obj.key, obj)
+        if first is not obj:
+            message = f"this object is already given at {first.source.locate()}, which serves; remove one of the two"
+            conflicts.append(Problem(Severity.ERROR, message, obj.source.locate(), obj.key))
+    return tuple(objects.values()), tuple(conflicts)
+
+
+def _broken(
+    content: bytes | None,
+    former: FileState | None,
+    problems: tuple[Problem, ...],
+    objects: tuple[KubeObject, ...] = (),
+) -> FileState:
+    """The last good objects stay; a file that never was good serves the documents in it that are objects."""
+    if former is None or not former.objects:
+        return FileState(content, objects, problems)
+    kept = "the objects last read from this file keep serving: correct it, or delete it to remove them"
+    told = tuple(replace(problem, message=f"{problem.message}; {kept}") for problem in problems)
+    return FileState(content, former.objects, told)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """OSError where it cannot be read, is no regular file (reading a pipe would wait), or is too large."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(f"it is larger than {MAX_FILE_BYTES // 1024**2} MB; split it")
+    return content
+
+
+def _problems_of(files: Files) -> Iterable[Problem]:
+    return (problem for state in files.values() for problem in state.problems)
+
+
+def _unlisted_problem(error: OSError, directory: Path) -> Problem:
+    place = error.filename or directory
+    message = (
+        f"cannot list directory {place}: {error.strerror or error}; the objects last read from it keep serving: "
+        "make it readable, or restart the gateway without it"
+    )
+    return Problem(Severity.ERROR, message, str(place))
+
+
+def _require_directory(directory: Path) -> None:
+    try:
+        with os.scandir(directory):
+            pass
+    except OSError as error:
+        message = f"cannot read the configuration directory {directory}: {error.strerror or error}"
+        raise UserError(f"{message}; name a directory that holds YAML files") from error
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        status = directory.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,387 @@
+"""YAML (and JSON) text into objects, with the line of every field. Pure: knows neither files nor the store.
+
+Reads the parser's events instead of loading documents: lines are known where values are made, no tag can create
+anything but JSON types, and nesting and aliases are bounded before they cost memory. What is wrong with a text
+becomes a `Problem`; nothing here raises because of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import yaml
+
+from grpcgw.config.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
+
+DEFAULT_NAMESPACE = "default"
+ANNOTATION = "getambassador.io/config"
+"""Ambassador also reads resources from this annotation of a Service: YAML documents in one string."""
+
+MAX_DEPTH = 100
+MAX_ALIASED_VALUES = 100_000
+"""Values aliases may stand for in one document: a small file must not grow to gigabytes (billion laughs)."""
+
+_LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+_TAG = "tag:yaml.org,2002:"
+_RESOLVED_TAGS = frozenset(f"{_TAG}{name}" for name in ("null", "bool", "int", "float"))
+_TEXT_TAGS = frozenset({"!", f"{_TAG}str"})
+_COLLECTION_TAGS = frozenset({None, "!", f"{_TAG}map", f"{_TAG}seq"})
+
+# YAML 1.1 words as Kubernetes reads them; base-60 numbers and timestamps stay text.
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOL = {
+    spelling: value
+    for word, value in {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.items()
+    for spelling in (word, word.capitalize(), word.upper())
+}
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
+_OCTAL = re.compile(r"[-+]?0o?[0-7]{1,99}")
+_HEXADECIMAL = re.compile(r"[-+]?0x[0-9a-fA-F]{1,99}")
+_FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One decoded YAML document: JSON types only; `lines` as in `Source.lines`."""
+
+    value: object
+    lines: Mapping[FieldPath, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a document, or (`whole_text`) the text from here on, could not be read."""
+
+    line: int
+    message: str
+    whole_text: bool = False
+
+
+def parse_objects(
+    text: str, origin: str, namespace: str = DEFAULT_NAMESPACE
+) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """All objects of the YAML documents in `text`, in order, and what is wrong with the text.
+
+    `origin` is what `Source` and problems call it, `namespace` is for objects that name none. Lists are unfolded,
+    empty documents skipped, Ambassador's flat form is brought into the usual one, and a Service's annotated objects
+    follow it. A document that is no object is left out with an error; a text that is no YAML gives no objects.
+    """
+    objects: list[KubeObject] = []
+    problems: list[Problem] = []
+    for document in read_documents(text):
+        if isinstance(document, Fault):
+            problems.append(Problem(Severity.ERROR, document.message, f"{origin}:{document.line}"))
+            if document.whole_text:
+                return (), tuple(problems)
+            continue
+        for found in _objects_of(document, origin, namespace):
+            if isinstance(found, KubeObject):
+                annotated, faults = annotated_objects(found)
+                objects += (found, *annotated)
+                problems += faults
+            else:
+                problems.append(found)
+    return tuple(objects), tuple(problems)
+
+
+def annotated_objects(carrier: KubeObject) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """The objects in the `getambassador.io/config` annotation of a Service: in its namespace, located at its line."""
+    metadata = carrier.body.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    text = annotations.get(ANNOTATION) if isinstance(annotations, Mapping) else None
+    if carrier.key.kind != "Service" or not isinstance(text, str):
+        return (), ()
+    path: FieldPath = ("metadata", "annotations", ANNOTATION)
+    objects, problems = parse_objects(text, "line", carrier.key.namespace)
+    source = carrier.source
+    if path in source.lines:
+        source = Source(source.origin, {(): source.lines[path]})
+    where = carrier.source.locate(path)
+    return (
+        tuple(replace(found, source=source) for found in objects),
+        tuple(
+            replace(problem, message=f"annotation {ANNOTATION}, {problem.where}: {problem.message}", where=where)
+            for problem in problems
+        ),
+    )
+
+
+def read_documents(text: str) -> Iterator[Document | Fault]:
+    """Decode every YAML document of `text`; empty ones are skipped. Ends after a fault of the whole text."""
+    events: Iterator[yaml.Event] = yaml.parse(text, Loader=_LOADER)
+    try:
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                document = _read_document(events)
+                if isinstance(document, Fault) or document.value is not None:
+                    yield document
+    except yaml.MarkedYAMLError as error:
+        yield Fault(_line_of(error.problem_mark), f"this is not YAML: {_describe(error)}", whole_text=True)
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        yield Fault(line, "this is not YAML: half of a UTF-16 surrogate pair stands alone", whole_text=True)
+    except yaml.reader.ReaderError as error:
+        line = text.encode().count(b"\n", 0, error.position) + 1
+        yield Fault(line, f"this is not YAML: character U+{_code_point(error):04X} is not allowed", whole_text=True)
+
+
+class _Mark(Protocol):
+    """A parser mark; PyYAML's two parsers have a class each."""
+
+    @property
+    def line(self) -> int: ...
+
+
+class _DocumentError(Exception):
+    """A document that cannot be used, with the 1-based line of the reason."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def _read_document(events: Iterator[yaml.Event]) -> Document | Fault:
+    reader = _DocumentReader(events)
+    try:
+        value, _ = reader.read(next(events), ())
+        return Document(value, reader.lines)
+    except _DocumentError as error:
+        for event in events:
+            if isinstance(event, yaml.DocumentEndEvent):
+                break
+        return Fault(error.line, str(error))
+
+
+@dataclass(slots=True)
+class _DocumentReader:
+    """Turns the events of one document into values. `anchors` holds each value with the number of values in it."""
+
+    events: Iterator[yaml.Event]
+    lines: dict[FieldPath, int] = field(default_factory=dict)
+    anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
+    aliased: int = 0
+
+    def read(self, event: yaml.Event, path: FieldPath, depth: int = 0) -> tuple[object, int]:
+        """The value that begins with `event`, and how many values it holds, itself included."""
+        line = _line_of(event.start_mark)
+        self.lines.setdefault(path, line)
+        if isinstance(event, yaml.AliasEvent):
+            return self._resolve_alias(event.anchor, line)
+        if depth > MAX_DEPTH:
+            raise _DocumentError(line, f"values are nested more than {MAX_DEPTH} deep")
+        match event:
+            case yaml.ScalarEvent():
+                sized: tuple[object, int] = (_decode_scalar(event, line), 1)
+            case yaml.MappingStartEvent() | yaml.SequenceStartEvent() if event.tag not in _COLLECTION_TAGS:
+                raise _unknown_tag(line, event.tag)
+            case yaml.MappingStartEvent():
+                sized = self._read_mapping(path, depth)
+            case _:
+                sized = self._read_list(path, depth)
+        anchor: str | None = getattr(event, "anchor", None)
+        if anchor is not None:
+            self.anchors[anchor] = sized
+        return sized
+
+    def _read_list(self, path: FieldPath, depth: int) -> tuple[list[object], int]:
+        values: list[object] = []
+        size = 1
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            value, count = self.read(event, (*path, len(values)), depth + 1)
+            values.append(value)
+            size += count
+        return values, size
+
+    def _read_mapping(self, path: FieldPath, depth: int) -> tuple[dict[str, object], int]:
+        values: dict[str, object] = {}
+        merged: dict[str, object] = {}
+        first_lines: dict[str, int] = {}
+        size = 1
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            line = _line_of(event.start_mark)
+            key = self._read_key(event, line)
+            if key in first_lines:
+                raise _DocumentError(line, f"duplicate key {key!r}: it was given in line {first_lines[key]} before")
+            first_lines[key] = self.lines[(*path, key)] = line
+            value, count = self.read(next(self.events), (*path, key), depth + 1)
+            size += count
+            if key == "<<" and _is_plain(event):
+                merged = _merge(value, line)
+            else:
+                values[key] = value
+        return {**merged, **values}, size
+
+    def _read_key(self, event: yaml.Event, line: int) -> str:
+        """The key as text, which is what JSON would have: `8080:` is "8080"."""
+        if isinstance(event, yaml.ScalarEvent):
+            if event.anchor is not None:
+                self.anchors[event.anchor] = (event.value, 1)
+            return str(event.value)
+        key = self._resolve_alias(event.anchor, line)[0] if isinstance(event, yaml.AliasEvent) else None
+        if isinstance(key, str):
+            return key
+        raise _DocumentError(line, "a key must be plain text, not a list or mapping")
+
+    def _resolve_alias(self, name: str | None, line: int) -> tuple[object, int]:
+        if name is None or name not in self.anchors:
+            raise _DocumentError(line, f"alias *{name} stands for nothing read so far, or for itself")
+        value, size = self.anchors[name]
+        self.aliased += size
+        if self.aliased > MAX_ALIASED_VALUES:
+            raise _DocumentError(line, f"aliases stand for more than {MAX_ALIASED_VALUES} values in this document")
+        return value, size
+
+
+def _merge(value: object, line: int) -> dict[str, object]:
+    """What `<<: *anchor` or `<<: [*first, *second]` brings in; earlier mappings win, the mapping's own keys most."""
+    sources = value if isinstance(value, list) else [value]
+    merged: dict[str, object] = {}
+    for source in reversed(sources):
+        if not isinstance(source, dict):
+            raise _DocumentError(line, "<< takes a mapping or a list of mappings")
+        merged.update(source)
+    return merged
+
+
+def _is_plain(event: yaml.Event) -> bool:
+    return isinstance(event, yaml.ScalarEvent) and event.tag is None and bool(event.implicit[0])
+
+
+def _decode_scalar(event: yaml.ScalarEvent, line: int) -> object:
+    text: str = event.value
+    if event.tag in _TEXT_TAGS or (event.tag is None and not event.implicit[0]):
+        return text
+    if event.tag is not None and event.tag not in _RESOLVED_TAGS:
+        raise _unknown_tag(line, event.tag)
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    return _decode_number(text, line)
+
+
+def _decode_number(text: str, line: int) -> int | float | str:
+    if _DECIMAL.fullmatch(text):
+        return int(text)
+    if _OCTAL.fullmatch(text):
+        return int(text.replace("o", ""), 8)
+    if _HEXADECIMAL.fullmatch(text):
+        return int(text, 16)
+    if not _FLOAT.fullmatch(text):
+        return text
+    number = float(text)
+    if not math.isfinite(number):
+        raise _DocumentError(line, f"the number {text[:40]} is too large; quote it if it is meant as text")
+    return number
+
+
+def _unknown_tag(line: int, tag: str | None) -> _DocumentError:
+    return _DocumentError(line, f"tag {tag} is not supported: only plain YAML (what JSON can hold) is read")
+
+
+def _objects_of(document: Document, origin: str, namespace: str) -> Iterator[KubeObject | Problem]:
+    body = document.value
+    if isinstance(body, dict) and body.get("kind") == "List" and isinstance(body.get("items"), list):
+        for item in _items_of(document, body["items"]):
+            yield from _objects_of(item, origin, namespace)
+        return
+    source = Source(origin, document.lines)
+    if _is_flat(body):
+        assert isinstance(body, dict)
+        body = _unflatten(body)
+        source = Source(origin, _unflatten_lines(document.lines))
+    yield _object_of(body, source, namespace)
+
+
+def _items_of(document: Document, items: list[object]) -> Iterator[Document]:
+    """The items of a List as documents of their own, each with its own lines."""
+    lines: dict[int, dict[FieldPath, int]] = defaultdict(dict)
+    for path, line in document.lines.items():
+        if len(path) > 1 and path[0] == "items" and isinstance(path[1], int):
+            lines[path[1]][path[2:]] = line
+    fallback: dict[FieldPath, int] = {(): document.lines.get(("items",), 1)}
+    for position, item in enumerate(items):
+        yield Document(item, lines.get(position, fallback))
+
+
+def _object_of(body: object, source: Source, namespace: str) -> KubeObject | Problem:
+    if not isinstance(body, dict):
+        return _no_object(source, (), "this document is no object: it needs apiVersion, kind and metadata")
+    for name in ("apiVersion", "kind"):
+        if not _is_name(body.get(name)):
+            return _no_object(source, (name,), f"this document is no object: {_lack(body.get(name), name)}")
+    metadata = body.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    if not _is_name(metadata.get("name")):
+        lack = _lack(metadata.get("name"), "metadata.name")
+        return _no_object(source, ("metadata", "name"), f"this {body['kind']} has no name: {lack}")
+    named = metadata.get("namespace") or namespace
+    if not isinstance(named, str):
+        message = f"{body['kind']} {metadata['name']}: {_lack(named, 'metadata.namespace')}"
+        return _no_object(source, ("metadata", "namespace"), message)
+    return KubeObject(body["apiVersion"], ObjectKey(body["kind"], named, metadata["name"]), body, source)
+
+
+def _no_object(source: Source, path: FieldPath, message: str) -> Problem:
+    return Problem(Severity.ERROR, message, source.locate(path), path=".".join(str(step) for step in path))
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _lack(value: object, name: str) -> str:
+    return f"{name} is missing" if value is None or value == "" else f"{name} must be text (put it in quotes)"
+
+
+_FLAT_METADATA = {
+    ("name",): ("metadata", "name"),
+    ("namespace",): ("metadata", "namespace"),
+    ("generation",): ("metadata", "generation"),
+    ("metadata_labels",): ("metadata", "labels"),
+    ("apiVersion",): ("apiVersion",),
+    ("kind",): ("kind",),
+}
+"""Where the top-level fields of Ambassador's flat form belong; every other field belongs into `spec`."""
+
+
+def _is_flat(body: object) -> bool:
+    """Ambassador's own file form, older than its CRDs: `name` and the fields at the top, without metadata and spec."""
+    if not isinstance(body, dict) or "metadata" in body or "name" not in body:
+        return False
+    return str(body.get("apiVersion")).startswith(("getambassador.io/", "ambassador/"))
+
+
+def _unflatten(body: dict[str, object]) -> dict[str, object]:
+    usual: dict[str, object] = {}
+    metadata: dict[str, object] = {}
+    spec: dict[str, object] = {}
+    for name, value in body.items():
+        place = _FLAT_METADATA.get((name,), ("spec", name))
+        {"metadata": metadata, "spec": spec}.get(place[0], usual)[place[-1]] = value
+    return {**usual, "metadata": metadata, "spec": spec}
+
+
+def _unflatten_lines(lines: Mapping[FieldPath, int]) -> dict[FieldPath, int]:
+    return {
+        (*_FLAT_METADATA.get((str(path[0]),), ("spec", path[0])), *path[1:]) if path else (): line
+        for path, line in lines.items()
+    }
+
+
+def _line_of(mark: _Mark | None) -> int:
+    return mark.line + 1 if mark is not None else 1
+
+
+def _describe(error: yaml.MarkedYAMLError) -> str:
+    context = f"{error.context}: " if error.context else ""
+    return f"{context}{error.problem}"
+
+
+def _code_point(error: yaml.reader.ReaderError) -> int:
+    return error.character if isinstance(error.character, int) else ord(error.character)
