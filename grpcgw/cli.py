@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,10 +47,19 @@ def main() -> None:
     sys.exit(execute(sys.argv[1:]))
 
 
-def execute(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code. Errors a user can cause are printed, defects are raised."""
+def start_gateway(settings: Settings) -> int:
+    from grpcgw import app
+
+    return app.run(settings)
+
+
+def execute(arguments: Sequence[str], start: Callable[[Settings], int] = start_gateway) -> int:
+    """Run one command line and return its exit code. Errors a user can cause are printed, defects are raised.
+
+    `start` is what `run` hands its settings to.
+    """
     try:
-        return int(commands(list(arguments), prog_name="grpcgw", standalone_mode=False) or 0)
+        return int(commands(list(arguments), prog_name="grpcgw", standalone_mode=False, obj=start) or 0)
     except TyperException as error:
         complain(error.format_message())
         return error.exit_code
@@ -83,6 +92,7 @@ def explain(context: typer.Context) -> None:
 
 @commands.command()
 def run(
+    caller: typer.Context,
     config: options.Config = None,
     kubernetes: options.Kubernetes = False,
     kubeconfig: options.Kubeconfig = None,
@@ -118,9 +128,7 @@ def run(
         max_concurrent_streams=max_concurrent_streams,
         log_level=log_level,
     )
-    from grpcgw import app
-
-    return app.run(settings)
+    return int(caller.obj(settings))
 
 
 def ambassador_namespace() -> str:

@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Answers:
 
 def run_demo(console: Console, calls: int, keep: bool) -> int:
     """Run everything and return 0 only if all went as it should. Raises UserError where it cannot start."""
-    require_checkout()
+    require_checkout(ROOT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are ended then, too
     with ExitStack() as stack:
         pods = tuple(Pod(pod.name, free_port(pod.port)) for pod in PODS)
@@ -90,7 +90,6 @@ def run_demo(console: Console, calls: int, keep: bool) -> int:
         config = stack.enter_context(configuration(pods))
         for pod in pods:
             stack.enter_context(running_pod(pod))
-            console.print(f"Pod {pod.name} serves on {HOST}:{pod.port}")
         gateway = stack.enter_context(running_gateway(config, ports))
         console.print(f"Gateway serves on {HOST}:{ports.clear} (clear text) and {HOST}:{ports.tls} (TLS)")
 
@@ -102,7 +101,8 @@ def run_demo(console: Console, calls: int, keep: bool) -> int:
         console.print(f"Diagnostics: http://{HOST}:{ports.admin}/ambassador/v0/diag/")
         if keep:
             console.print("Staying up; Ctrl-C ends it.")
-            gateway.wait()
+            with suppress(KeyboardInterrupt):
+                gateway.wait()
     return 1 if faults else 0
 
 

@@ -1,0 +1,299 @@
+"""The command line: what flags and environment become, exit codes, and that errors are one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grpcgw import __version__, options
+from grpcgw.cli import execute
+from grpcgw.errors import UserError
+from grpcgw.settings import EngineName, KubernetesSettings, LogLevel, Settings, cores
+
+ROOT = Path(__file__).parents[1]
+GREET = str(ROOT / "examples/greet")
+DEADLINE_S = 30
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("GRPCGW_", "AMBASSADOR_")):
+            monkeypatch.delenv(name)
+
+
+def settings_of(*arguments: str) -> Settings:
+    """The settings `grpcgw run` would start the gateway with."""
+    started: list[Settings] = []
+
+    def start(settings: Settings) -> int:
+        started.append(settings)
+        return 0
+
+    assert execute(["run", *arguments], start) == 0
+    (settings,) = started
+    return settings
+
+
+def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a wrong command line is answered with."""
+    assert execute(arguments, lambda _: pytest.fail("started")) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"grpcgw: .*\n", printed.err), printed.err
+    return printed.err
+
+
+# ---- run ----
+
+
+def test_run_without_flags_has_the_defaults_and_a_worker_per_core() -> None:
+    assert settings_of("--config", GREET) == Settings(config_dir=Path(GREET), workers=len(cores()))
+
+
+def test_every_flag_of_run_reaches_the_settings(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.touch()
+    flags = f"""--kubernetes --kubeconfig {kubeconfig} --context prod --ambassador-id edge --namespace web
+        --address 127.0.0.1 --port 0 --tls-port off --admin-address 0.0.0.0 --admin-port 1 --workers 3
+        --engine generic-handler --drain-time 2.5 --max-concurrent-streams 7 --log-level debug"""
+    assert settings_of(*flags.split()) == Settings(
+        kubernetes=KubernetesSettings(kubeconfig, "prod"),
+        ambassador_id="edge",
+        namespace="web",
+        address="127.0.0.1",
+        port=0,
+        tls_port=None,
+        admin_address="0.0.0.0",
+        admin_port=1,
+        workers=3,
+        engine=EngineName.GENERIC_HANDLER,
+        drain_time_s=2.5,
+        max_concurrent_streams=7,
+        log_level=LogLevel.DEBUG,
+    )
+
+
+def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "KUBERNETES": "true",
+        "IN_CLUSTER": "1",
+        "AMBASSADOR_ID": "edge",
+        "NAMESPACE": "web",
+        "ADDRESS": "::1",
+        "PORT": "off",
+        "TLS_PORT": "0",
+        "ADMIN_ADDRESS": "0.0.0.0",
+        "ADMIN_PORT": "2",
+        "WORKERS": "auto",
+        "ENGINE": "generic-handler",
+        "DRAIN_TIME": "9",
+        "MAX_CONCURRENT_STREAMS": "8",
+        "LOG_LEVEL": "error",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(f"GRPCGW_{name}", value)
+    assert settings_of() == Settings(
+        kubernetes=KubernetesSettings(in_cluster=True),
+        ambassador_id="edge",
+        namespace="web",
+        address="::1",
+        port=None,
+        tls_port=0,
+        admin_address="0.0.0.0",
+        admin_port=2,
+        workers=len(cores()),
+        engine=EngineName.GENERIC_HANDLER,
+        drain_time_s=9.0,
+        max_concurrent_streams=8,
+        log_level=LogLevel.ERROR,
+    )
+
+
+def test_config_directory_is_an_environment_variable_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPCGW_CONFIG", GREET)
+    assert settings_of().config_dir == Path(GREET)
+
+
+def test_no_flag_of_run_lacks_its_environment_variable() -> None:
+    flags = [getattr(options, name) for name in vars(options) if hasattr(getattr(options, name), "__metadata__")]
+    variables = [flag.__metadata__[0].envvar for flag in flags if flag is not options.Directory]
+    assert all(variable and "GRPCGW_" in str(variable) for variable in variables)
+
+
+def test_ambassadors_own_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMBASSADOR_ID", "edge")
+    monkeypatch.setenv("AMBASSADOR_NAMESPACE", "web")
+    monkeypatch.setenv("AMBASSADOR_DRAIN_TIME", "600")
+    settings = settings_of("--kubernetes")
+    assert (settings.ambassador_id, settings.drain_time_s) == ("edge", 600.0)
+    assert settings.namespace == "", "the namespace is a scope only with AMBASSADOR_SINGLE_NAMESPACE"
+    monkeypatch.setenv("AMBASSADOR_SINGLE_NAMESPACE", "true")
+    assert settings_of("--kubernetes").namespace == "web"
+
+
+def test_a_flag_wins_over_grpcgws_variable_and_that_over_ambassadors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMBASSADOR_ID", "third")
+    monkeypatch.setenv("GRPCGW_AMBASSADOR_ID", "second")
+    assert settings_of("--kubernetes").ambassador_id == "second"
+    assert settings_of("--kubernetes", "--ambassador-id", "first").ambassador_id == "first"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "either --config DIR or --kubernetes"),
+        (("--config", GREET, "--kubernetes"), "either --config DIR or --kubernetes"),
+        (("--config", GREET, "--in-cluster"), "need --kubernetes"),
+        (("--kubernetes", "--in-cluster", "--context", "x"), "leave out --kubeconfig and --context"),
+        (("--config", "missing"), "'missing' does not exist"),
+        (("--config", GREET, "--port", "http"), "http is no port: say 0 to 65535"),
+        (("--config", GREET, "--tls-port", "65536"), "65536 is no port"),
+        (("--config", GREET, "--workers", "many"), "many is no number of workers"),
+        (("--config", GREET, "--workers", "-1"), "-1 is no number of workers"),
+        (("--config", GREET, "--engine", "warp"), "completion-queue"),
+        (("--config", GREET, "--drain-time", "-1"), "--drain-time"),
+        (("--config", GREET, "--sped", "1"), "--sped"),
+    ],
+)
+def test_run_answers_what_cannot_be_meant_in_one_line(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in usage_error(capsys, "run", *arguments)
+
+
+@pytest.mark.parametrize("error", [UserError("port 8080 is taken:\nend what listens there"), OSError("no such thing")])
+def test_what_a_user_can_cause_is_one_line_and_exit_code_1(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(_: Settings) -> int:
+        raise error
+
+    assert execute(["run", "--config", GREET], start) == 1
+    assert capsys.readouterr().err == f"grpcgw: {' '.join(str(error).split())}\n"
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    def start(_: Settings) -> int:
+        raise KeyError("defect")
+
+    with pytest.raises(KeyError):
+        execute(["run", "--config", GREET], start)
+
+
+def test_interrupt_ends_with_130() -> None:
+    def start(_: Settings) -> int:
+        raise KeyboardInterrupt
+
+    assert execute(["run", "--config", GREET], start) == 130
+
+
+# ---- help and version ----
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["routes"], ["demo"], ["version"]])
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute([*command, "--help"]) == 0
+    assert "Usage: grpcgw" in capsys.readouterr().out
+
+
+def test_without_a_command_help_is_shown_as_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute([]) == 2
+    assert "Commands" in capsys.readouterr().out
+
+
+def test_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'rum'" in usage_error(capsys, "rum")
+
+
+def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["version"]) == 0
+    assert re.match(rf"grpcgw {re.escape(__version__)} \(grpcio \d.*, Python 3\.\d+", capsys.readouterr().out)
+
+
+def test_command_runs_as_a_module_and_writes_no_colours_into_a_pipe() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "grpcgw", "run", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    assert "--max-concurrent-streams" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+# ---- check and routes ----
+
+MAPPING = """\
+apiVersion: getambassador.io/v2
+kind: Mapping
+metadata: {name: NAME}
+spec:
+  prefix: /NAME.Service/
+  service: NAME
+  KEY: VALUE
+"""
+
+
+def write_mapping(directory: Path, name: str, key: str, value: str) -> None:
+    text = MAPPING.replace("NAME", name).replace("KEY", key).replace("VALUE", value)
+    (directory / f"{name}.yaml").write_text(text)
+
+
+def test_check_of_the_example_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["check", GREET]) == 0
+    assert capsys.readouterr().out == f"{GREET}: no errors, no notices\n"
+
+
+def test_check_names_file_and_line_of_an_error_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "broken", "timeout_ms", "soon")
+    assert execute(["check", str(tmp_path)]) == 1
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path}/broken.yaml:7: error: Mapping broken.default")
+    assert last == f"{tmp_path}: 1 error, no notices"
+
+
+def test_check_passes_with_notices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "slow", "rewrite", "/")
+    assert execute(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}: no errors, 1 notice"
+
+
+def test_check_keeps_to_the_ambassador_id(tmp_path: Path) -> None:
+    write_mapping(tmp_path, "other", "ambassador_id", "other")
+    assert execute(["routes", str(tmp_path), "--ambassador-id", "other"]) == 0
+
+
+def test_check_of_a_missing_directory_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'missing' does not exist" in usage_error(capsys, "check", "missing")
+
+
+def test_routes_shows_one_line_per_mapping(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["routes", GREET]) == 0
+    heading, row, _ = capsys.readouterr().out.splitlines()
+    assert heading.split()[:4] == ["order", "kind", "path", "mapping"]
+    assert row.split()[:4] == ["1", "prefix", "/greet.GrpcService/", "grpcserver.default"]
+    assert "grpcserver.grpcserver:50051" in row
+    assert "round_robin" in row
+
+
+def test_routes_as_json_follow_the_evaluation_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "late", "precedence", "-1")
+    write_mapping(tmp_path, "early", "precedence", "1")
+    assert execute(["routes", "--json", str(tmp_path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [(row["order"], row["mapping"]) for row in printed["routes"]] == [(1, "early.default"), (2, "late.default")]
+    assert re.fullmatch("[0-9a-f]{12}", printed["version"])
+
+
+def test_routes_point_to_check_where_something_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "broken", "timeout_ms", "soon")
+    assert execute(["routes", str(tmp_path)]) == 0
+    assert f"1 problem found: see `grpcgw check {tmp_path}`" in capsys.readouterr().err
