@@ -1,0 +1,350 @@
+"""The diagnostics as JSON: Ambassador's keys with Ambassador's types where they are known, and grpcgw's own beside.
+
+Ambassador's: route_info, cluster_info, cluster_stats, ambassador_resolvers, ambassador_services, errors, notices,
+groups, tlscontexts, envoy_status, system. Own: pods, workers, sources, listeners, problems. Everything is built from
+named fields, so nothing secret can slip in with a value that grows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from grpcgw import __version__
+from grpcgw.admin.humanize import format_age, format_duration
+from grpcgw.admin.views import ClusterView, DestinationView, GatewayView, PodView, RouteView
+from grpcgw.config.objects import Problem
+from grpcgw.config.snapshot import ResolverKind
+from grpcgw.telemetry.metrics import status_name
+
+Json = dict[str, object]
+
+
+def render_diagnostics(view: GatewayView) -> Json:
+    """Every key of `DIAGNOSTICS_KEYS`, in that order."""
+    return {key: render(view) for key, render in _RENDERERS.items()}
+
+
+def render_part(view: GatewayView, key: str) -> object:
+    """One top-level key. KeyError for a key that does not exist."""
+    return _RENDERERS[key](view)
+
+
+def _system(view: GatewayView) -> Json:
+    state = view.state
+    return {
+        "version": __version__,
+        "hostname": state.hostname,
+        "ambassador_id": state.ambassador_id,
+        "ambassador_namespace": state.namespace or "default",
+        "single_namespace": bool(state.namespace),
+        "endpoints_enabled": True,
+        "boot_time": _iso(state.started_at_s),
+        "uptime": max(0.0, state.now_s - state.started_at_s),
+        "hr_uptime": format_duration(state.now_s - state.started_at_s),
+        "env_good": state.ready and not view.errors,
+        "configuration_version": state.snapshot.version,
+        "configuration_since": _iso(state.configured_at_s),
+        "configuration_age_s": _age_s(state.now_s, state.configured_at_s),
+        "configuration_errors_total": state.configuration_errors_total,
+        "compile_ms": state.compile_ms,
+        "draining": state.draining,
+    }
+
+
+def _envoy_status(view: GatewayView) -> Json:
+    """There is no Envoy; the data plane that stands in its place is described in its words."""
+    state = view.state
+    newest_s = max((source.last_contact_s for source in state.sources), default=0.0)
+    return {
+        "alive": True,
+        "ready": state.ready,
+        "uptime": format_duration(state.now_s - state.started_at_s),
+        "since_update": format_age(state.now_s, newest_s) if newest_s else "Never updated",
+    }
+
+
+def _errors(view: GatewayView) -> list[list[str]]:
+    """Pairs of what the error is about and its text, as Ambassador has them; an empty list when nothing is wrong."""
+    return [[_subject(problem), _sentence(problem)] for problem in view.errors]
+
+
+def _notices(view: GatewayView) -> list[Json]:
+    return [{"level": "NOTICE", "message": f"{_subject(problem)}: {_sentence(problem)}"} for problem in view.notices]
+
+
+def _problems(view: GatewayView) -> list[Json]:
+    return [
+        {
+            "severity": str(problem.severity),
+            "object": str(problem.object) if problem.object else "",
+            "where": problem.where,
+            "path": problem.path,
+            "message": problem.message,
+        }
+        for problem in (*view.errors, *view.notices)
+    ]
+
+
+def _route_info(view: GatewayView) -> list[Json]:
+    return [_route(route) for route in view.routes]
+
+
+def _route(view: RouteView) -> Json:
+    first = view.destinations[0].destination
+    return {
+        "key": f"http://*{view.route.match.value}",
+        "prefix": view.route.match.value,
+        "match": str(view.route.match.kind),
+        "rewrite": first.rewrite or "",
+        "method": "*",
+        "headers": [],
+        "host": "*",
+        "precedence": view.route.precedence,
+        "clusters": [_route_cluster(destination) for destination in view.destinations],
+        "_group_id": view.key,
+        "_source": first.where,
+    }
+
+
+def _route_cluster(view: DestinationView) -> Json:
+    destination, cluster = view.destination, view.cluster.cluster
+    return {
+        "name": cluster.name,
+        "service": str(cluster.service),
+        "weight": destination.weight_percent,
+        "type_label": resolution_label(cluster.resolver),
+        "_hcolor": str(view.cluster.health),
+        "_health": _health_text(view.cluster),
+        "_hmetric": _health_metric(view.cluster),
+        "_source": destination.where,
+        "mapping": destination.label,
+        "rewrite": destination.rewrite,
+        "timeout_ms": destination.timeout_ms,
+        "idle_timeout_ms": destination.idle_timeout_ms,
+        "load_balancer": {"policy": destination.load_balancer.policy},
+        "rpcs": view.traffic.finished,
+        "rpcs_in_flight": view.traffic.in_flight,
+        "rpcs_by_status": {status_name(code): count for code, count in sorted(view.traffic.codes.items())},
+        "latency_mean_ms": view.traffic.latency_mean_ms,
+        "latency_p99_ms": view.traffic.latency_below_ms(0.99),
+        "pods": [pod.address for pod in view.cluster.pods],
+    }
+
+
+def _cluster_info(view: GatewayView) -> Json:
+    return {cluster.cluster.name: _cluster(cluster) for cluster in view.clusters}
+
+
+def _cluster(view: ClusterView) -> Json:
+    cluster = view.cluster
+    return {
+        "name": cluster.name,
+        "service": str(cluster.service),
+        "_hostname": cluster.service.hostname or cluster.service.name,
+        "_namespace": cluster.service.namespace,
+        "_port": cluster.service.port,
+        "_resolver": cluster.resolver_name,
+        "_hcolor": str(view.health),
+        "_health": _health_text(view),
+        "_hmetric": _health_metric(view),
+        "type": str(cluster.resolver),
+        "resolved": view.resolved,
+        "error": view.error,
+        "targets": [{"ip": ip, "port": port, "target_kind": "IPaddr"} for ip, port in map(_split, view.pods)],
+    }
+
+
+def _cluster_stats(view: GatewayView) -> Json:
+    return {
+        cluster.cluster.name: {
+            "valid": cluster.success_share is not None,
+            "health": _health_text(cluster),
+            "hmetric": _health_metric(cluster),
+            "hcolor": str(cluster.health),
+            "reason": cluster.error,
+        }
+        for cluster in view.clusters
+    }
+
+
+def _resolvers(view: GatewayView) -> list[Json]:
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for route in view.routes:
+        for destination in route.destinations:
+            cluster = destination.cluster.cluster
+            groups[cluster.resolver_name, cluster.resolver].append(route.key)
+    return [
+        {"name": name, "kind": str(kind), "_source": name, "groups": sorted(set(keys))}
+        for (name, kind), keys in sorted(groups.items())
+    ]
+
+
+def _services(view: GatewayView) -> list[Json]:
+    return [
+        {
+            "name": str(destination.cluster.cluster.service),
+            "type": "Mapping",
+            "cluster": destination.cluster.cluster.name,
+            "_source": destination.destination.where,
+            "_service_weight": float(destination.destination.weight_percent),
+            "mapping": destination.destination.label,
+        }
+        for route in view.routes
+        for destination in route.destinations
+    ]
+
+
+def _groups(view: GatewayView) -> Json:
+    return {
+        route.key: {
+            "group_id": route.key,
+            "kind": "MappingGroup",
+            "prefix": route.route.match.value,
+            "precedence": route.route.precedence,
+            "grpc": True,
+            "headers": [],
+            "host": "*",
+            "location": route.destinations[0].destination.where,
+            "mappings": [
+                {
+                    "name": destination.destination.mapping.name,
+                    "namespace": destination.destination.mapping.namespace,
+                    "cluster_name": destination.cluster.cluster.name,
+                    "cluster_service": str(destination.cluster.cluster.service),
+                    "location": destination.destination.where,
+                    "prefix": route.route.match.value,
+                    "rewrite": destination.destination.rewrite or "",
+                    "_weight": destination.destination.weight_percent,
+                }
+                for destination in route.destinations
+            ],
+        }
+        for route in view.routes
+    }
+
+
+def _tlscontexts(view: GatewayView) -> list[Json]:
+    """Names only: neither chains nor keys."""
+    return [
+        {"name": certificate.name, "hosts": list(certificate.hosts)} for certificate in view.state.snapshot.certificates
+    ]
+
+
+def _pods(view: GatewayView) -> Json:
+    return {cluster.cluster.name: [_pod(pod) for pod in cluster.pods] for cluster in view.clusters}
+
+
+def _pod(pod: PodView) -> Json:
+    return {
+        "address": pod.address,
+        "name": pod.name,
+        "state": pod.state,
+        "states": {str(state): workers for state, workers in sorted(pod.states.items())},
+        "in_flight": pod.in_flight,
+        "total": pod.total,
+        "failures": pod.failures,
+        "latency_mean_ms": pod.latency_mean_ms,
+        "last_error": pod.last_error,
+    }
+
+
+def _workers(view: GatewayView) -> list[Json]:
+    return [
+        {
+            "worker": worker.worker,
+            "pid": worker.pid,
+            "engine": worker.engine,
+            "configuration_version": worker.snapshot_version,
+            "uptime_s": _age_s(view.state.now_s, worker.started_at_s),
+            "restarts": worker.restarts,
+            "retries": worker.retries,
+            "in_flight": sum(method.in_flight for method in worker.methods),
+        }
+        for worker in view.state.workers
+    ]
+
+
+def _sources(view: GatewayView) -> list[Json]:
+    return [
+        {
+            "name": source.name,
+            "synced": source.synced,
+            "watching": source.watching,
+            "age_s": _age_s(view.state.now_s, source.last_contact_s),
+            "error": source.error,
+        }
+        for source in view.state.sources
+    ]
+
+
+def _listeners(view: GatewayView) -> list[Json]:
+    return [
+        {"address": listener.address, "protocol": listener.protocol, "detail": listener.detail}
+        for listener in view.state.listeners
+    ]
+
+
+_RENDERERS: Mapping[str, Callable[[GatewayView], object]] = {
+    "system": _system,
+    "envoy_status": _envoy_status,
+    "errors": _errors,
+    "notices": _notices,
+    "problems": _problems,
+    "route_info": _route_info,
+    "cluster_info": _cluster_info,
+    "cluster_stats": _cluster_stats,
+    "ambassador_resolvers": _resolvers,
+    "ambassador_services": _services,
+    "groups": _groups,
+    "tlscontexts": _tlscontexts,
+    "pods": _pods,
+    "workers": _workers,
+    "sources": _sources,
+    "listeners": _listeners,
+}
+
+DIAGNOSTICS_KEYS = tuple(_RENDERERS)
+
+
+def resolution_label(resolver: ResolverKind) -> str:
+    """`endpoint`: each RPC goes to a pod of the Service. `service`: to an address of its DNS name."""
+    match resolver:
+        case ResolverKind.KUBERNETES_ENDPOINT:
+            return "endpoint"
+        case ResolverKind.KUBERNETES_SERVICE:
+            return "service"
+
+
+def _subject(problem: Problem) -> str:
+    return str(problem.object) if problem.object else problem.where
+
+
+def _sentence(problem: Problem) -> str:
+    path = f"{problem.path}: " if problem.path else ""
+    return f"{path}{problem.message} ({problem.where})"
+
+
+def _health_text(view: ClusterView) -> str:
+    share = view.success_share
+    return "no requests yet" if share is None else f"{share:.0%} healthy"
+
+
+def _health_metric(view: ClusterView) -> str:
+    share = view.success_share
+    return "unknown" if share is None else f"{share:.0%}"
+
+
+def _split(pod: PodView) -> tuple[str, int]:
+    ip, _, port = pod.address.rpartition(":")
+    return ip.strip("[]"), int(port)
+
+
+def _iso(time_s: float) -> str | None:
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds") if time_s else None
+
+
+def _age_s(now_s: float, then_s: float) -> float | None:
+    """None: never."""
+    return max(0.0, now_s - then_s) if then_s else None

@@ -1,0 +1,218 @@
+"""The admin port over HTTP: probes, diagnostics as page and JSON, metrics. Only reads, GET and HEAD.
+
+Runs on uvicorn inside the control process's event loop. Knows the gateway only as a `StateProvider`; signals belong to
+the application, so none are handled here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, render_part
+from grpcgw.admin.humanize import format_age, format_duration
+from grpcgw.admin.page import render_live_part, render_page
+from grpcgw.admin.state import GatewayState, StateProvider
+from grpcgw.admin.views import not_ready_reason, view_gateway
+from grpcgw.errors import UserError
+from grpcgw.telemetry.metrics import METRICS_CONTENT_TYPE, MetricsInput, SourceAge, render_metrics
+
+_BASE = "/ambassador/v0"
+_STATIC = Path(__file__).parent / "static"
+
+# How long open requests may go on when the port closes.
+_STOP_TIMEOUT_S = 1
+
+_SECURITY_HEADERS = {
+    # Everything the page needs comes from this port, and nothing of it is inline.
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+class AdminServer:
+    """Serves the admin port from `start` to `stop`, each called once, in one event loop."""
+
+    def __init__(self, provider: StateProvider, address: str, port: int) -> None:
+        self._provider = provider
+        self._address = address
+        self._port = port
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Returns the bound port (the one the system picked, for port 0). UserError when it cannot be bound."""
+        listener = _listen(self._address, self._port)
+        config = uvicorn.Config(
+            create_app(self._provider),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_STOP_TIMEOUT_S,
+        )
+        self._server = _Server(config)
+        # Clients that come before the task has started wait in the socket's backlog.
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="admin server")
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Close the port and wait for open requests, at most a second. Harmless when nothing was started."""
+        if self._server is None or self._serving is None:
+            return
+        self._server.should_exit = True
+        await self._serving
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def create_app(provider: StateProvider) -> Starlette:
+    """The admin port as an ASGI application."""
+    handlers = _Handlers(provider)
+    return Starlette(
+        routes=[
+            Route("/", handlers.redirect_to_page),
+            Route("/metrics", handlers.metrics),
+            Route(f"{_BASE}/check_alive", handlers.check_alive),
+            Route(f"{_BASE}/check_ready", handlers.check_ready),
+            Route(f"{_BASE}/diag", handlers.redirect_to_page),
+            Route(f"{_BASE}/diag/", handlers.diagnostics),
+            Route(f"{_BASE}/diag/live", handlers.live_part),
+            Route(f"{_BASE}/favicon.ico", handlers.redirect_to_icon),
+            Route("/favicon.ico", handlers.redirect_to_icon),
+            Mount(f"{_BASE}/static", StaticFiles(directory=_STATIC)),
+        ],
+        middleware=[Middleware(_SecurityHeaders)],
+    )
+
+
+class _Handlers:
+    def __init__(self, provider: StateProvider) -> None:
+        self._provider = provider
+
+    async def redirect_to_page(self, request: Request) -> Response:
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"{_BASE}/diag/{query}")
+
+    async def redirect_to_icon(self, request: Request) -> Response:
+        return RedirectResponse(f"{_BASE}/static/icon.svg")
+
+    async def check_alive(self, request: Request) -> Response:
+        """Asks nobody: an answer at all is what the probe wants to know."""
+        return PlainTextResponse("grpcgw is alive\n")
+
+    async def check_ready(self, request: Request) -> Response:
+        state = await self._provider.state()
+        reason = not_ready_reason(state)
+        return PlainTextResponse(_describe_readiness(state, reason), status_code=503 if reason else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        state = await self._provider.state()
+        return Response(render_metrics(_metrics_input(state)), headers={"content-type": METRICS_CONTENT_TYPE})
+
+    async def diagnostics(self, request: Request) -> Response:
+        part = request.query_params.get("filter")
+        if part is None and request.query_params.get("json", "").lower() != "true":
+            return _html(render_page(view_gateway(await self._provider.state())))
+        if part is not None and part not in DIAGNOSTICS_KEYS:
+            return PlainTextResponse(_describe_unknown_filter(part), status_code=400)
+        view = view_gateway(await self._provider.state())
+        return JSONResponse(render_diagnostics(view) if part is None else render_part(view, part))
+
+    async def live_part(self, request: Request) -> Response:
+        open_routes = frozenset(request.query_params.getlist("open"))
+        return _html(render_live_part(view_gateway(await self._provider.state()), open_routes))
+
+
+class _SecurityHeaders:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_SECURITY_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def _html(text: str) -> Response:
+    return Response(text, media_type="text/html")
+
+
+def _describe_readiness(state: GatewayState, reason: str) -> str:
+    """The state, then how old the data of each source is: a stale source does not end readiness, but must be seen."""
+    lines = [f"not ready: {reason}" if reason else "ready"]
+    if state.configured_at_s:
+        served = format_duration(state.now_s - state.configured_at_s)
+        lines.append(f"configuration {state.snapshot.version}: served for {served}")
+    for source in state.sources:
+        error = f" ({source.error})" if source.error else ""
+        lines.append(f"source {source.name}: last heard {format_age(state.now_s, source.last_contact_s)}{error}")
+    return "\n".join(lines) + "\n"
+
+
+def _describe_unknown_filter(part: str) -> str:
+    return f"unknown filter {part!r}; known are: {', '.join(DIAGNOSTICS_KEYS)}\n"
+
+
+def _metrics_input(state: GatewayState) -> MetricsInput:
+    return MetricsInput(
+        now_s=state.now_s,
+        started_at_s=state.started_at_s,
+        ready=state.ready,
+        snapshot=state.snapshot,
+        configured_at_s=state.configured_at_s,
+        problems=state.problems,
+        configuration_errors_total=state.configuration_errors_total,
+        endpoints=state.endpoints,
+        sources=tuple(SourceAge(source.name, source.synced, source.last_contact_s) for source in state.sources),
+        workers=state.workers,
+        worker_restarts_total=state.worker_restarts_total,
+    )
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    both = address == "::" and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server((address, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise UserError(_describe_bind_error(address, port, error)) from error
+    except OverflowError as error:
+        raise UserError(f"admin port {port} is not a port; choose one from 0 to 65535") from error
+
+
+def _describe_bind_error(address: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        cause = f"admin port {port} is already in use on {address}"
+    elif isinstance(error, PermissionError):
+        cause = f"admin port {port} must not be opened by this user"
+    else:
+        cause = f"the admin port cannot listen on {address} port {port} ({error.strerror or error})"
+    return f"{cause}: choose another with --admin-port or --admin-address"

@@ -1,0 +1,257 @@
+"""What is shown, before anyone decides how: the state of the gateway joined per route, cluster and pod.
+
+Counters of the workers are added up here, and configuration, pods and traffic meet. No HTML, no JSON, no clock: the
+JSON (`diagnostics`) and the page (`page`) both render these values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from grpcgw.admin.state import GatewayState
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.objects import Problem, Severity
+from grpcgw.config.snapshot import Cluster, Destination, Route
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, WorkerReport
+
+NO_MAPPING = "other"
+"""Service name in reports of RPCs that matched no Mapping."""
+
+_WORST_FIRST = (PodState.FAILING, PodState.DRAINING, PodState.CONNECTING, PodState.IDLE, PodState.READY)
+
+
+class Health(StrEnum):
+    """Colour of a destination by its share of successful RPCs; the borders are Ambassador's."""
+
+    RED = "red"
+    YELLOW = "yellow"
+    GREEN = "green"
+    GRAY = "gray"
+    """Unknown: no RPC has finished yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One pod over all workers."""
+
+    cluster: str
+    address: str
+    name: str
+    states: Mapping[PodState, int]
+    """Workers that see the pod in each state; empty while no worker has reported it."""
+    in_flight: int = 0
+    total: int = 0
+    failures: int = 0
+    latency_mean_ms: float = 0.0
+    last_error: str = ""
+
+    @property
+    def state(self) -> str:
+        """The worst state any worker sees, or `unknown`."""
+        return next((str(state) for state in _WORST_FIRST if state in self.states), "unknown")
+
+    @property
+    def finished(self) -> int:
+        return max(self.total - self.in_flight, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    cluster: Cluster
+    pods: tuple[PodView, ...]
+    resolved: bool
+    """The resolver has answered at least once."""
+    error: str
+
+    @property
+    def success_share(self) -> float | None:
+        """Between 0 and 1; None before the first finished RPC."""
+        finished = sum(pod.finished for pod in self.pods)
+        failures = sum(pod.failures for pod in self.pods)
+        return max(0.0, 1 - failures / finished) if finished else None
+
+    @property
+    def health(self) -> Health:
+        return health_of(self.success_share)
+
+    def pods_by_state(self) -> dict[str, int]:
+        counts = Counter(pod.state for pod in self.pods)
+        return {state: counts[state] for state in (*map(str, reversed(_WORST_FIRST)), "unknown") if counts[state]}
+
+
+@dataclass(frozen=True, slots=True)
+class MethodView:
+    """RPCs of one method (or of a whole Mapping, then without names) over all workers."""
+
+    service: str
+    method: str
+    codes: Mapping[int, int]
+    latency_counts: tuple[int, ...]
+    latency_sum_s: float
+    in_flight: int
+
+    @property
+    def finished(self) -> int:
+        return sum(self.codes.values())
+
+    @property
+    def not_ok(self) -> int:
+        return self.finished - self.codes.get(0, 0)
+
+    @property
+    def latency_mean_ms(self) -> float:
+        return 1000 * self.latency_sum_s / self.finished if self.finished else 0.0
+
+    def latency_below_ms(self, share: float) -> float | None:
+        """Upper border of the bucket below which `share` of the RPCs ended; None: unknown, or above the last border."""
+        wanted = share * sum(self.latency_counts)
+        seen = 0
+        for count, border_s in zip(self.latency_counts, LATENCY_BUCKETS_S, strict=False):
+            seen += count
+            if seen and seen >= wanted:
+                return 1000 * border_s
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationView:
+    destination: Destination
+    cluster: ClusterView
+    traffic: MethodView
+    methods: tuple[MethodView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    key: str
+    """Stable over reloads while the match and its Mappings stay the same."""
+    route: Route
+    destinations: tuple[DestinationView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayView:
+    state: GatewayState
+    errors: tuple[Problem, ...]
+    notices: tuple[Problem, ...]
+    routes: tuple[RouteView, ...]
+    clusters: tuple[ClusterView, ...]
+    traffic: MethodView
+    unmatched: MethodView
+
+
+def view_gateway(state: GatewayState) -> GatewayView:
+    clusters = {view.cluster.name: view for view in _view_clusters(state)}
+    methods = _merge_methods(state.workers)
+    by_mapping: dict[str, list[MethodView]] = defaultdict(list)
+    for (mapping, _, _), method in methods.items():
+        by_mapping[mapping].append(method)
+    return GatewayView(
+        state=state,
+        errors=tuple(problem for problem in state.problems if problem.severity is Severity.ERROR),
+        notices=tuple(problem for problem in state.problems if problem.severity is Severity.NOTICE),
+        routes=tuple(_view_route(route, clusters, by_mapping) for route in state.snapshot.routes),
+        clusters=tuple(clusters.values()),
+        traffic=_add_up(methods.values()),
+        unmatched=_add_up(method for method in methods.values() if method.service == NO_MAPPING),
+    )
+
+
+def health_of(success_share: float | None) -> Health:
+    if success_share is None:
+        return Health.GRAY
+    if success_share < 0.7:
+        return Health.RED
+    return Health.YELLOW if success_share < 0.9 else Health.GREEN
+
+
+def not_ready_reason(state: GatewayState) -> str:
+    """Why the gateway must get no new clients, in words; empty when it is ready."""
+    if state.ready:
+        return ""
+    if state.draining:
+        return "draining: running RPCs are finishing, new ones go elsewhere"
+    waiting = [source.name for source in state.sources if not source.synced]
+    if waiting:
+        return "waiting for a first complete read of " + ", ".join(waiting)
+    return "no complete configuration is served yet"
+
+
+def _view_route(
+    route: Route, clusters: Mapping[str, ClusterView], by_mapping: Mapping[str, list[MethodView]]
+) -> RouteView:
+    names = "\n".join(str(destination.mapping) for destination in route.destinations)
+    identity = f"{route.match.kind}\n{route.match.value}\n{route.precedence}\n{names}"
+    return RouteView(
+        key=hashlib.sha256(identity.encode()).hexdigest()[:12],
+        route=route,
+        destinations=tuple(
+            _view_destination(destination, clusters[destination.cluster], by_mapping.get(destination.label, []))
+            for destination in route.destinations
+        ),
+    )
+
+
+def _view_destination(destination: Destination, cluster: ClusterView, methods: list[MethodView]) -> DestinationView:
+    ordered = sorted(methods, key=lambda method: (method.service, method.method))
+    return DestinationView(destination, cluster, _add_up(ordered), tuple(ordered))
+
+
+def _view_clusters(state: GatewayState) -> Iterable[ClusterView]:
+    reports: dict[str, dict[str, list[PodReport]]] = defaultdict(lambda: defaultdict(list))
+    for worker in state.workers:
+        for pod in worker.pods:
+            reports[pod.cluster][pod.address].append(pod)
+    for name, cluster in sorted(state.snapshot.clusters.items()):
+        found = state.endpoints.get(name)
+        pods = _view_pods(name, found or EndpointSet(), reports.get(name, {}))
+        yield ClusterView(cluster, tuple(pods), found is not None, found.error if found else "")
+
+
+def _view_pods(cluster: str, found: EndpointSet, reports: Mapping[str, list[PodReport]]) -> Iterable[PodView]:
+    """The pods of the service in their order, then those that left it and still finish RPCs."""
+    names = {str(endpoint): endpoint.name for endpoint in found.endpoints}
+    for address in (*names, *sorted(reports.keys() - names.keys())):
+        yield _merge_pod(cluster, address, names.get(address, ""), reports.get(address, []))
+
+
+def _merge_pod(cluster: str, address: str, name: str, reports: list[PodReport]) -> PodView:
+    finished = sum(report.total - report.in_flight for report in reports)
+    latency_ms = sum(report.latency_mean_ms * (report.total - report.in_flight) for report in reports)
+    worst = sorted(reports, key=lambda report: _WORST_FIRST.index(report.state))
+    return PodView(
+        cluster=cluster,
+        address=address,
+        name=name,
+        states=Counter(report.state for report in reports),
+        in_flight=sum(report.in_flight for report in reports),
+        total=sum(report.total for report in reports),
+        failures=sum(report.failures for report in reports),
+        latency_mean_ms=latency_ms / finished if finished else 0.0,
+        last_error=next((report.last_error for report in worst if report.last_error), ""),
+    )
+
+
+def _merge_methods(workers: Iterable[WorkerReport]) -> dict[tuple[str, str, str], MethodView]:
+    reports: dict[tuple[str, str, str], list[MethodReport]] = defaultdict(list)
+    for worker in workers:
+        for report in worker.methods:
+            reports[report.mapping, report.service, report.method].append(report)
+    return {key: _add_up(group, key[1], key[2]) for key, group in reports.items()}
+
+
+def _add_up(parts: Iterable[MethodReport | MethodView], service: str = "", method: str = "") -> MethodView:
+    codes: Counter[int] = Counter()
+    latency_counts = [0] * (len(LATENCY_BUCKETS_S) + 1)
+    latency_sum_s = 0.0
+    in_flight = 0
+    for part in parts:
+        codes.update(part.codes)
+        latency_counts = [sum(pair) for pair in zip(latency_counts, part.latency_counts, strict=True)]
+        latency_sum_s += part.latency_sum_s
+        in_flight += part.in_flight
+    return MethodView(service, method, codes, tuple(latency_counts), latency_sum_s, in_flight)

@@ -1,0 +1,227 @@
+"""Prometheus text from plain values: one set of numbers, added up over all workers.
+
+A collector on a registry of its own, built for each scrape: nothing is counted here, and prometheus_client's global
+registry is never touched. What each metric means is told to users in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from grpcgw import __version__
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.objects import Problem, Severity
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, WorkerReport
+
+METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# gRPC's status codes in the order of their numbers (grpc/grpc doc/statuscodes.md).
+_STATUS_NAMES = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+
+
+def status_name(code: int) -> str:
+    """`OK` for 0, …; a number gRPC does not define is shown as it is (a pod may send any)."""
+    return _STATUS_NAMES[code] if 0 <= code < len(_STATUS_NAMES) else str(code)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAge:
+    name: str
+    synced: bool
+    last_contact_s: float
+    """Seconds since the epoch; 0.0: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsInput:
+    """All times are seconds since the epoch; 0.0 means never."""
+
+    now_s: float
+    started_at_s: float
+    ready: bool
+    snapshot: Snapshot = EMPTY_SNAPSHOT
+    configured_at_s: float = 0.0
+    problems: tuple[Problem, ...] = ()
+    configuration_errors_total: int = 0
+    endpoints: Mapping[str, EndpointSet] = field(default_factory=dict)
+    sources: tuple[SourceAge, ...] = ()
+    workers: tuple[WorkerReport, ...] = ()
+    worker_restarts_total: int = 0
+
+
+def render_metrics(values: MetricsInput) -> bytes:
+    """The text of one scrape, to be sent as `METRICS_CONTENT_TYPE`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_GatewayCollector(values))
+    return generate_latest(registry)
+
+
+class _GatewayCollector(Collector):
+    def __init__(self, values: MetricsInput) -> None:
+        self._values = values
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _collect_process(self._values)
+        yield from _collect_configuration(self._values)
+        yield from _collect_sources(self._values)
+        yield from _collect_workers(self._values)
+        yield from _collect_rpcs(self._values.workers)
+        yield from _collect_pods(self._values.workers)
+
+
+def _collect_process(values: MetricsInput) -> Iterator[Metric]:
+    yield _gauge("build_info", "Always 1; the version of grpcgw is a label.", ["version"], [((__version__,), 1)])
+    yield _gauge("start_time_seconds", "When the gateway started, since the epoch.", [], [((), values.started_at_s)])
+    yield _gauge("ready", "1 while the readiness probe succeeds, else 0.", [], [((), values.ready)])
+
+
+def _collect_configuration(values: MetricsInput) -> Iterator[Metric]:
+    version = values.snapshot.version
+    yield _gauge("configuration_info", "Always 1; the version served is a label.", ["version"], [((version,), 1)])
+    yield _gauge(
+        "configuration_age_seconds",
+        "Time since the served configuration went live; absent before the first.",
+        [],
+        [((), max(0.0, values.now_s - values.configured_at_s))] if values.configured_at_s else [],
+    )
+    found = Counter(problem.severity for problem in values.problems)
+    yield _gauge(
+        "configuration_errors",
+        "Problems in the configuration now, by severity: error or notice.",
+        ["severity"],
+        [((str(severity),), found[severity]) for severity in Severity],
+    )
+    yield _counter(
+        "configuration_errors_total",
+        "Compilations of the configuration that found at least one error.",
+        [],
+        {(): values.configuration_errors_total},
+    )
+    yield _gauge(
+        "cluster_endpoints",
+        "Ready pods known behind each cluster (a service through a resolver).",
+        ["cluster"],
+        [((name,), len(found.endpoints)) for name, found in sorted(values.endpoints.items())],
+    )
+
+
+def _collect_sources(values: MetricsInput) -> Iterator[Metric]:
+    yield _gauge(
+        "source_age_seconds",
+        "Time since a source of configuration or pods last proved to be alive; absent while it never did.",
+        ["source"],
+        [((s.name,), max(0.0, values.now_s - s.last_contact_s)) for s in values.sources if s.last_contact_s],
+    )
+    yield _gauge(
+        "source_synced",
+        "1 once a source has been read completely, else 0.",
+        ["source"],
+        [((source.name,), source.synced) for source in values.sources],
+    )
+
+
+def _collect_workers(values: MetricsInput) -> Iterator[Metric]:
+    yield _gauge("workers", "Data-plane workers that report.", [], [((), len(values.workers))])
+    yield _counter(
+        "worker_restarts_total", "Workers replaced because they died.", [], {(): values.worker_restarts_total}
+    )
+    retries = sum(worker.retries for worker in values.workers)
+    yield _counter("retries_total", "Safe retries of an RPC on another pod.", [], {(): retries})
+
+
+def _collect_rpcs(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
+    by_status: Counter[tuple[str, ...]] = Counter()
+    in_flight: Counter[tuple[str, ...]] = Counter()
+    buckets: dict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
+    latency_s: dict[tuple[str, ...], float] = defaultdict(float)
+    for report in (method for worker in workers for method in worker.methods):
+        labels = (report.mapping, report.service, report.method)
+        for code, count in report.codes.items():
+            by_status[*labels, status_name(code)] += count
+        in_flight[(report.mapping,)] += report.in_flight
+        buckets[labels].update(dict(enumerate(report.latency_counts)))
+        latency_s[labels] += report.latency_sum_s
+    names = ["mapping", "service", "method"]
+    yield _counter("rpcs_total", "RPCs ended, by gRPC status.", [*names, "grpc_status"], by_status)
+    yield _histogram("rpc_duration_seconds", "Time from an RPC's arrival to its status.", names, buckets, latency_s)
+    yield _gauge("rpcs_in_flight", "RPCs running now.", ["mapping"], sorted(in_flight.items()))
+
+
+def _collect_pods(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
+    total: Counter[tuple[str, ...]] = Counter()
+    failures: Counter[tuple[str, ...]] = Counter()
+    in_flight: Counter[tuple[str, ...]] = Counter()
+    states: Counter[tuple[str, ...]] = Counter()
+    for pod in (pod for worker in workers for pod in worker.pods):
+        labels = (pod.cluster, pod.address)
+        total[labels] += pod.total
+        failures[labels] += pod.failures
+        in_flight[labels] += pod.in_flight
+        states[*labels, str(pod.state)] += 1
+    names = ["cluster", "pod"]
+    yield _counter("pod_rpcs_total", "RPCs sent to a pod (tries, not client calls).", names, total)
+    yield _counter("pod_failures_total", "RPCs a pod or its connection failed.", names, failures)
+    yield _gauge("pod_rpcs_in_flight", "RPCs running on a pod now.", names, sorted(in_flight.items()))
+    yield _gauge("pod_state", "Workers that see the pod in this state.", [*names, "state"], sorted(states.items()))
+
+
+def _gauge(
+    name: str, text: str, labels: list[str], samples: Iterable[tuple[tuple[str, ...], float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"grpcgw_{name}", text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, float(number))
+    return family
+
+
+def _counter(name: str, text: str, labels: list[str], samples: Mapping[tuple[str, ...], int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"grpcgw_{name}", text, labels=labels)
+    for values, number in sorted(samples.items()):
+        family.add_metric(values, number)
+    return family
+
+
+def _histogram(
+    name: str,
+    text: str,
+    labels: list[str],
+    buckets: Mapping[tuple[str, ...], Counter[int]],
+    sums_s: Mapping[tuple[str, ...], float],
+) -> HistogramMetricFamily:
+    """`buckets` holds counts per bucket; Prometheus wants them cumulative."""
+    family = HistogramMetricFamily(f"grpcgw_{name}", text, labels=labels)
+    borders = [*map(floatToGoString, LATENCY_BUCKETS_S), "+Inf"]
+    for values, counts in sorted(buckets.items()):
+        so_far = 0
+        cumulative = []
+        for index, border in enumerate(borders):
+            so_far += counts[index]
+            cumulative.append((border, float(so_far)))
+        family.add_metric(values, cumulative, sums_s[values])
+    return family
