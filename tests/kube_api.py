@@ -1,0 +1,463 @@
+"""An API server for tests: the list, watch and discovery of the kinds grpcgw reads, over real HTTP, with bad days.
+
+    with KubeApi() as api:
+        api.put({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "greet", "name": "greet"}, ...})
+        access = ClusterAccess(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))
+        ...                                   # start what reads the cluster
+        api.delete("Service", "greet", "greet")
+
+It runs in a thread with its own event loop; every method may be called from any other thread, takes effect before it
+returns, and may be used while the server is down (`stop`), as if others had reached another API server meanwhile.
+
+Emulated, as a real server does it: resourceVersions, pages (`limit`, `continue`), watches from a resourceVersion,
+bookmarks, `timeoutSeconds`, the field selector `type=`, namespaced and cluster-wide paths, discovery, 410 for forgotten
+versions, built-in kinds without `kind` in lists, the same custom object under every served version (no conversion).
+Not emulated: writing over HTTP, TLS, label selectors; authentication is one bearer `token`, where set.
+
+Bad days: `refuse`, `compact`, `stop`/`start`, `uninstall`/`install`, `send_raw`, `drop_connections`, and the
+attributes `hang_lists`, `silent_watches`, `close_watches_after_s`, `bookmark_interval_s`, `compact_between_pages`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
+
+import yaml
+from aiohttp import web
+
+Body = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    plural: str
+    group: str
+    versions: tuple[str, ...]
+    namespaced: bool = True
+
+    @property
+    def paths(self) -> list[str]:
+        return [f"/apis/{self.group}/{version}" if self.group else f"/api/{version}" for version in self.versions]
+
+
+CUSTOM_VERSIONS = ("v3alpha1", "v2", "v1")
+CUSTOM_KINDS = (
+    Kind("Mapping", "mappings", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("Module", "modules", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("KubernetesEndpointResolver", "kubernetesendpointresolvers", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("KubernetesServiceResolver", "kubernetesserviceresolvers", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("TLSContext", "tlscontexts", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("Host", "hosts", "getambassador.io", CUSTOM_VERSIONS),
+)
+BUILT_IN_KINDS = (
+    Kind("Service", "services", "", ("v1",)),
+    Kind("Secret", "secrets", "", ("v1",)),
+    Kind("Endpoints", "endpoints", "", ("v1",)),
+    Kind("EndpointSlice", "endpointslices", "discovery.k8s.io", ("v1",)),
+)
+
+
+class Request(NamedTuple):
+    """One request as it came in: `verb` is list, watch or discover; `kind` is empty for discovery."""
+
+    verb: str
+    kind: str
+    namespace: str
+    path: str
+    query: dict[str, str]
+    at_s: float
+    """Of `time.monotonic`."""
+
+
+class _Change(NamedTuple):
+    version: int
+    type: str
+    kind: str
+    body: Body
+
+
+class _Watcher:
+    """An open watch: raw bytes to send besides its events, and its connection."""
+
+    def __init__(self, kind: str, request: web.Request) -> None:
+        self.kind = kind
+        self.request = request
+        self.raw: list[bytes] = []
+
+    def abort(self) -> None:
+        if self.request.transport is not None:
+            self.request.transport.abort()
+
+
+class KubeApi:
+    """See the module's docstring. `port` 0 lets the system choose; it stays the same over `stop` and `start`."""
+
+    def __init__(self, port: int = 0, kinds: Sequence[Kind] = CUSTOM_KINDS + BUILT_IN_KINDS) -> None:
+        self.port = port
+        self.requests: list[Request] = []
+        """Every request ever received, oldest first."""
+        self.hang_lists = False
+        """Accept lists and never answer."""
+        self.silent_watches = False
+        """Accept watches, and send nothing any more, not even on those already open."""
+        self.close_watches_after_s: float | None = None
+        """End each watch properly after this time, whatever the client asked for."""
+        self.bookmark_interval_s = 60.0
+        self.compact_between_pages = False
+        """Forget the version of a list as soon as its first page is out."""
+        self.token: str | None = None
+        """The only token that is let in; None: anybody is."""
+        self._kinds = {kind.name: kind for kind in kinds}
+        self._objects: dict[tuple[str, str, str], Body] = {}
+        self._changes: list[_Change] = []
+        self._version = 100
+        self._oldest = 100
+        self._refusals: dict[tuple[str, str], tuple[int, int | None]] = {}
+        self._watchers: set[_Watcher] = set()
+        self._lists: dict[str, tuple[int, list[Body]]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._changed = asyncio.Condition()
+        self._runner: web.AppRunner | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, name="kube-api", daemon=True)
+
+    # ---- life
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kubeconfig(self, path: Path, token: str = "secret") -> Path:
+        """Write a kubeconfig for this server to `path` (context `emulator`) and return it."""
+        context = {"name": "emulator", "context": {"cluster": "emulator", "user": "tester"}}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "emulator",
+            "contexts": [context],
+            "clusters": [{"name": "emulator", "cluster": {"server": self.url}}],
+            "users": [{"name": "tester", "user": {"token": token}}],
+        }
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    def start(self) -> None:
+        """Listen (again), with all objects as they are by now."""
+        self._wait(self._start())
+
+    def stop(self) -> None:
+        """Go down at once: the port refuses, open connections are reset. Objects stay, and may change meanwhile."""
+        self._wait(self._stop())
+
+    # ---- objects
+
+    def put(self, obj: Body) -> str:
+        """Create or replace an object; returns its resourceVersion. The caller's dict is not changed."""
+        return self._do(lambda: self._put(copy.deepcopy(obj)))
+
+    def put_all(self, text: str) -> None:
+        """Every document of a YAML text (`Path("deploy/….yaml").read_text()`)."""
+        for document in yaml.safe_load_all(text):
+            if document:
+                self.put(document)
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Raises KeyError if there is no such object."""
+        self._do(lambda: self._delete(kind, namespace, name))
+
+    # ---- bad days
+
+    def refuse(self, status: int, kind: str = "*", verb: str = "*", retry_after_s: int | None = None) -> None:
+        """Answer `status` to list, watch and discover (or the one in `verb`) of `kind`, until `accept`."""
+        self._do(lambda: self._refusals.__setitem__((kind, verb), (status, retry_after_s)))
+
+    def accept(self) -> None:
+        """Take back every `refuse`."""
+        self._do(self._refusals.clear)
+
+    def compact(self) -> None:
+        """Forget history: a watch or page from any version before now is answered with 410."""
+        self._do(self._compact)
+
+    def uninstall(self, kind: str) -> None:
+        """Remove a kind and its objects, as deleting its CRD does."""
+        self._do(lambda: self._uninstall(kind))
+
+    def install(self, kind: str) -> None:
+        """Serve a custom or built-in kind (again)."""
+        found = next(each for each in CUSTOM_KINDS + BUILT_IN_KINDS if each.name == kind)
+        self._do(lambda: self._kinds.__setitem__(kind, found))
+
+    def send_raw(self, data: bytes, kind: str) -> None:
+        """Send `data` as it is on every open watch of `kind` (an ERROR event, garbage, half a line)."""
+        self._do(lambda: [watcher.raw.append(data) for watcher in self._watchers if watcher.kind == kind])
+
+    def send_error(self, code: int, kind: str) -> None:
+        """Send an ERROR event with a Status of `code` on every open watch of `kind`."""
+        event = {"type": "ERROR", "object": _status(code, "made to fail")}
+        self.send_raw(json.dumps(event).encode() + b"\n", kind)
+
+    def drop_connections(self, kind: str = "*") -> None:
+        """Reset the connection of every open watch, without a proper end."""
+        self._do(lambda: [watcher.abort() for watcher in self._watchers if kind in ("*", watcher.kind)])
+
+    def watches(self, kind: str) -> int:
+        """How many watches of `kind` are open."""
+        return self._do(lambda: sum(watcher.kind == kind for watcher in self._watchers))
+
+    # ---- on the server's loop
+
+    def _wait(self, coroutine: Any) -> None:
+        future: Future[None] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future.result(10)
+
+    def _do(self, action: Callable[[], T]) -> T:
+        async def run() -> T:
+            async with self._changed:
+                result = action()
+                self._changed.notify_all()
+                return result
+
+        future: Future[T] = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        return future.result(10)
+
+    async def _start(self) -> None:
+        application = web.Application()
+        application.router.add_get("/{path:.*}", self._serve)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.0, access_log=None, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _put(self, obj: Body) -> str:
+        kind = self._kinds[obj["kind"]]
+        metadata = obj.setdefault("metadata", {})
+        metadata.setdefault("namespace", "default")
+        key = (kind.name, metadata["namespace"], metadata["name"])
+        known = key in self._objects
+        self._objects[key] = obj
+        self._record("MODIFIED" if known else "ADDED", obj)
+        return str(metadata["resourceVersion"])
+
+    def _delete(self, kind: str, namespace: str, name: str) -> None:
+        self._record("DELETED", copy.deepcopy(self._objects.pop((kind, namespace, name))))
+
+    def _record(self, change: str, obj: Body) -> None:
+        self._version += 1
+        obj["metadata"]["resourceVersion"] = str(self._version)
+        self._changes.append(_Change(self._version, change, obj["kind"], copy.deepcopy(obj)))
+
+    def _compact(self) -> None:
+        # A version of its own, so that a watcher who is up to date with its kind must relist as well.
+        self._version += 1
+        self._oldest = self._version
+        self._lists.clear()
+
+    def _uninstall(self, kind: str) -> None:
+        for _, namespace, name in [key for key in self._objects if key[0] == kind]:
+            self._delete(kind, namespace, name)
+        del self._kinds[kind]
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        path, query = request.path.rstrip("/"), dict(request.query)
+        kind, version, namespace = self._resource_at(path)
+        verb = "discover" if kind is None else "watch" if query.get("watch") in ("1", "true") else "list"
+        name = kind.name if kind else ""
+        self.requests.append(Request(verb, name, namespace, path, query, time.monotonic()))
+        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return _refusal(401, "Unauthorized")
+        for key in ((name, verb), (name, "*"), ("*", verb), ("*", "*")):
+            if key in self._refusals:
+                status, retry_after_s = self._refusals[key]
+                return _refusal(status, "made to fail", retry_after_s)
+        if kind is None:
+            return self._discover(path)
+        if verb == "list":
+            return await self._list(kind, version, namespace, query)
+        return await self._watch(kind, version, namespace, query, request)
+
+    def _resource_at(self, path: str) -> tuple[Kind | None, str, str]:
+        """Kind, version and namespace (empty: all) of `…/<version>[/namespaces/<namespace>]/<plural>`."""
+        for kind in self._kinds.values():
+            for base in kind.paths:
+                rest = path.removeprefix(base + "/").split("/")
+                if path.startswith(base + "/") and rest[-1] == kind.plural and len(rest) in (1, 3):
+                    return kind, base.rpartition("/")[2], rest[1] if len(rest) == 3 else ""
+        return None, "", ""
+
+    def _discover(self, path: str) -> web.Response:
+        groups: dict[str, set[str]] = {}
+        for kind in self._kinds.values():
+            groups.setdefault(kind.group, set()).update(kind.versions)
+        if path == "/api":
+            return web.json_response({"kind": "APIVersions", "versions": ["v1"]})
+        if path == "/apis":
+            found = [_group(name, versions) for name, versions in groups.items() if name]
+            return web.json_response({"kind": "APIGroupList", "apiVersion": "v1", "groups": found})
+        if path.removeprefix("/apis/") in groups:
+            name = path.removeprefix("/apis/")
+            return web.json_response({"kind": "APIGroup", "apiVersion": "v1", **_group(name, groups[name])})
+        kinds = [kind for kind in self._kinds.values() if path in kind.paths]
+        if not kinds and path != "/api/v1":
+            return _refusal(404, "the server could not find the requested resource")
+        api_version = path.removeprefix("/apis/").removeprefix("/api/")
+        return web.json_response({"kind": "APIResourceList", "groupVersion": api_version, "resources": _entries(kinds)})
+
+    async def _list(self, kind: Kind, version: str, namespace: str, query: dict[str, str]) -> web.Response:
+        if self.hang_lists:
+            await asyncio.Event().wait()
+        if token := query.get("continue"):
+            if token not in self._lists:
+                return _refusal(410, "The provided continue parameter is too old")
+            at, rest = self._lists.pop(token)
+        else:
+            at = self._version
+            wanted = _selector(kind.name, namespace, query)
+            rest = [copy.deepcopy(self._objects[key]) for key in sorted(self._objects) if wanted(self._objects[key])]
+        limit = int(query.get("limit", "0")) or len(rest)
+        page, rest = rest[:limit], rest[limit:]
+        metadata = {"resourceVersion": str(at)}
+        if rest:
+            metadata["continue"] = f"{at}-{len(rest)}-{len(self.requests)}"
+            self._lists[metadata["continue"]] = (at, rest)
+        if self.compact_between_pages:
+            self._compact()
+        items = [_as_listed(obj, kind, version) for obj in page]
+        head = {"kind": f"{kind.name}List", "apiVersion": _api_version(kind, version)}
+        return web.json_response({**head, "metadata": metadata, "items": items})
+
+    async def _watch(
+        self, kind: Kind, version: str, namespace: str, query: dict[str, str], request: web.Request
+    ) -> web.StreamResponse:
+        since = int(query.get("resourceVersion") or self._version)
+        if since < self._oldest:
+            return _refusal(410, f"too old resource version: {since} ({self._oldest})")
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        watcher = _Watcher(kind.name, request)
+        self._watchers.add(watcher)
+        try:
+            async with asyncio.timeout(self._lifetime_s(query)):
+                await self._send_changes(response, watcher, (kind, version, namespace), query, since)
+        except TimeoutError:
+            await response.write_eof()
+        except ConnectionError:
+            pass  # the client left, or the test dropped the connection
+        finally:
+            self._watchers.discard(watcher)
+        return response
+
+    def _lifetime_s(self, query: dict[str, str]) -> float:
+        asked_s = float(query.get("timeoutSeconds", "1800"))
+        return asked_s if self.close_watches_after_s is None else min(asked_s, self.close_watches_after_s)
+
+    async def _send_changes(
+        self,
+        response: web.StreamResponse,
+        watcher: _Watcher,
+        resource: tuple[Kind, str, str],
+        query: dict[str, str],
+        since: int,
+    ) -> None:
+        kind, version, namespace = resource
+        wanted = _selector(kind.name, namespace, query)
+        while True:
+            async with self._changed:
+                due = [change for change in self._changes if change.version > since and wanted(change.body)]
+                since = self._version
+                lines = [_line(change.type, _as_watched(change.body, kind, version)) for change in due]
+                lines += watcher.raw
+                watcher.raw = []
+                if not lines:
+                    try:
+                        await asyncio.wait_for(self._changed.wait(), self.bookmark_interval_s)
+                        continue
+                    except TimeoutError:
+                        lines = self._bookmark(kind, version, query)
+            for line in lines:
+                if not self.silent_watches:
+                    await response.write(line)
+
+    def _bookmark(self, kind: Kind, version: str, query: dict[str, str]) -> list[bytes]:
+        if query.get("allowWatchBookmarks") != "true":
+            return []
+        head = {"kind": kind.name, "apiVersion": _api_version(kind, version)}
+        return [_line("BOOKMARK", {**head, "metadata": {"resourceVersion": str(self._version)}})]
+
+
+def _selector(kind: str, namespace: str, query: dict[str, str]) -> Callable[[Body], bool]:
+    field, _, value = query.get("fieldSelector", "").partition("=")
+    return lambda body: (
+        body["kind"] == kind
+        and namespace in ("", body["metadata"]["namespace"])
+        and (not field or body.get(field) == value)
+    )
+
+
+def _api_version(kind: Kind, version: str) -> str:
+    return f"{kind.group}/{version}" if kind.group else version
+
+
+def _as_watched(obj: Body, kind: Kind, version: str) -> Body:
+    return {**obj, "kind": kind.name, "apiVersion": _api_version(kind, version)}
+
+
+def _as_listed(obj: Body, kind: Kind, version: str) -> Body:
+    if kind.group == "getambassador.io":
+        return _as_watched(obj, kind, version)
+    return {name: value for name, value in obj.items() if name not in ("kind", "apiVersion")}
+
+
+def _line(change: str, body: Body) -> bytes:
+    return json.dumps({"type": change, "object": body}).encode() + b"\n"
+
+
+def _status(code: int, message: str) -> Body:
+    return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code}
+
+
+def _refusal(code: int, message: str, retry_after_s: int | None = None) -> web.Response:
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return web.json_response(_status(code, message), status=code, headers=headers)
+
+
+def _group(name: str, versions: set[str]) -> Body:
+    entries = [{"groupVersion": f"{name}/{version}", "version": version} for version in sorted(versions)]
+    return {"name": name, "versions": entries, "preferredVersion": entries[0]}
+
+
+def _entries(kinds: Sequence[Kind]) -> list[Body]:
+    def entries() -> Iterator[Body]:
+        for kind in kinds:
+            yield {"name": kind.plural, "kind": kind.name, "namespaced": kind.namespaced, "verbs": ["list", "watch"]}
+            yield {"name": f"{kind.plural}/status", "kind": kind.name, "namespaced": kind.namespaced, "verbs": ["get"]}
+
+    return list(entries())
