@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,6 +100,7 @@ def run(
     context: options.Context = None,
     in_cluster: options.InCluster = False,
     ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
+    ambassador_namespace: options.AmbassadorNamespace = DEFAULTS.ambassador_namespace,
     namespace: options.Namespace = DEFAULTS.namespace,
     address: options.Address = DEFAULTS.address,
     port: options.Port = DEFAULTS.port,
@@ -116,7 +118,8 @@ def run(
         config_dir=config,
         kubernetes=choose_api_server(config, kubernetes, KubernetesSettings(kubeconfig, context, in_cluster)),
         ambassador_id=ambassador_id,
-        namespace=namespace or ambassador_namespace(),
+        ambassador_namespace=ambassador_namespace,
+        namespace=namespace or (ambassador_namespace if os.environ.get("AMBASSADOR_SINGLE_NAMESPACE") else ""),
         address=address,
         port=port,
         tls_port=tls_port,
@@ -129,13 +132,6 @@ def run(
         log_level=log_level,
     )
     return int(caller.obj(settings))
-
-
-def ambassador_namespace() -> str:
-    """Ambassador's way to say it: AMBASSADOR_NAMESPACE counts only where AMBASSADOR_SINGLE_NAMESPACE is set."""
-    if not os.environ.get("AMBASSADOR_SINGLE_NAMESPACE"):
-        return ""
-    return os.environ.get("AMBASSADOR_NAMESPACE", "default")
 
 
 def choose_api_server(config: Path | None, wanted: bool, settings: KubernetesSettings) -> KubernetesSettings | None:
@@ -158,7 +154,8 @@ def compile_directory(directory: Path, ambassador_id: str) -> tuple[Snapshot, li
     from grpcgw.discovery.directory import read_directory
 
     objects, problems = read_directory(directory)
-    compiled = compile_snapshot(objects, {}, CompileOptions(ambassador_id=ambassador_id))
+    compile_options = CompileOptions(ambassador_id=ambassador_id, now=datetime.now(UTC))
+    compiled = compile_snapshot(objects, {}, compile_options)
     return compiled.snapshot, [*problems, *compiled.problems]
 
 

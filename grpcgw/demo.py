@@ -106,10 +106,10 @@ def run_demo(console: Console, calls: int, keep: bool) -> int:
     return 1 if faults else 0
 
 
-def require_checkout() -> None:
-    if not (ROOT / CONFIG / "greet.yaml").is_file() or not (ROOT / "protos/greet").is_dir():
+def require_checkout(root: Path) -> None:
+    if not (root / CONFIG / "greet.yaml").is_file() or not (root / "protos/greet").is_dir():
         raise UserError(
-            f"demo needs the project's examples, and {ROOT} is no checkout of it: clone it, then `make demo`"
+            f"demo needs the project's examples, and {root} is no checkout of it: clone it, then `make demo`"
         )
 
 

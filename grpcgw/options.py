@@ -93,11 +93,19 @@ AmbassadorId = Annotated[
         rich_help_panel=SOURCE,
     ),
 ]
+AmbassadorNamespace = Annotated[
+    str,
+    typer.Option(
+        envvar=["GRPCGW_AMBASSADOR_NAMESPACE", "AMBASSADOR_NAMESPACE"],
+        help="The gateway's own namespace.",
+        rich_help_panel=SOURCE,
+    ),
+]
 Namespace = Annotated[
     str,
     typer.Option(
         envvar="GRPCGW_NAMESPACE",
-        help="Read only this namespace; AMBASSADOR_NAMESPACE counts where AMBASSADOR_SINGLE_NAMESPACE is set.",
+        help="Read only this namespace (the gateway's own where AMBASSADOR_SINGLE_NAMESPACE is set).",
         show_default="all",
         rich_help_panel=SOURCE,
     ),

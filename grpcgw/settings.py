@@ -40,6 +40,8 @@ class Settings:
     config_dir: Path | None = None
     kubernetes: KubernetesSettings | None = None
     ambassador_id: str = "default"
+    ambassador_namespace: str = "default"
+    """Namespace of the gateway itself; what a Module may ask short service names to be looked up in."""
     namespace: str = ""
     """Read only this namespace; empty: all (AMBASSADOR_SINGLE_NAMESPACE)."""
     address: str = "0.0.0.0"

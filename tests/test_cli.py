@@ -60,12 +60,13 @@ def test_run_without_flags_has_the_defaults_and_a_worker_per_core() -> None:
 def test_every_flag_of_run_reaches_the_settings(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "config"
     kubeconfig.touch()
-    flags = f"""--kubernetes --kubeconfig {kubeconfig} --context prod --ambassador-id edge --namespace web
-        --address 127.0.0.1 --port 0 --tls-port off --admin-address 0.0.0.0 --admin-port 1 --workers 3
+    flags = f"""--kubernetes --kubeconfig {kubeconfig} --context prod --ambassador-id edge --ambassador-namespace own
+        --namespace web        --address 127.0.0.1 --port 0 --tls-port off --admin-address 0.0.0.0 --admin-port 1 --workers 3
         --engine generic-handler --drain-time 2.5 --max-concurrent-streams 7 --log-level debug"""
     assert settings_of(*flags.split()) == Settings(
         kubernetes=KubernetesSettings(kubeconfig, "prod"),
         ambassador_id="edge",
+        ambassador_namespace="own",
         namespace="web",
         address="127.0.0.1",
         port=0,
@@ -85,6 +86,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         "KUBERNETES": "true",
         "IN_CLUSTER": "1",
         "AMBASSADOR_ID": "edge",
+        "AMBASSADOR_NAMESPACE": "own",
         "NAMESPACE": "web",
         "ADDRESS": "::1",
         "PORT": "off",
@@ -102,6 +104,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
     assert settings_of() == Settings(
         kubernetes=KubernetesSettings(in_cluster=True),
         ambassador_id="edge",
+        ambassador_namespace="own",
         namespace="web",
         address="::1",
         port=None,
@@ -133,6 +136,7 @@ def test_ambassadors_own_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AMBASSADOR_DRAIN_TIME", "600")
     settings = settings_of("--kubernetes")
     assert (settings.ambassador_id, settings.drain_time_s) == ("edge", 600.0)
+    assert settings.ambassador_namespace == "web"
     assert settings.namespace == "", "the namespace is a scope only with AMBASSADOR_SINGLE_NAMESPACE"
     monkeypatch.setenv("AMBASSADOR_SINGLE_NAMESPACE", "true")
     assert settings_of("--kubernetes").namespace == "web"
