@@ -61,7 +61,7 @@ def test_every_flag_of_run_reaches_the_settings(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "config"
     kubeconfig.touch()
     flags = f"""--kubernetes --kubeconfig {kubeconfig} --context prod --ambassador-id edge --ambassador-namespace own
-        --namespace web        --address 127.0.0.1 --port 0 --tls-port off --admin-address 0.0.0.0 --admin-port 1 --workers 3
+        --namespace web --address 127.0.0.1 --port 0 --tls-port off --admin-address 0.0.0.0 --admin-port 1 --workers 3
         --engine generic-handler --drain-time 2.5 --max-concurrent-streams 7 --log-level debug"""
     assert settings_of(*flags.split()) == Settings(
         kubernetes=KubernetesSettings(kubeconfig, "prod"),
