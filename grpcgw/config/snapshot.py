@@ -27,9 +27,15 @@ class ServiceRef:
     namespace: str
     port: int
     hostname: str = ""
-    """The host exactly as written, for DNS resolution (`grpcserver.grpcserver`, `10.0.0.1`, `api.example.com`)."""
+    """The host as written, for DNS resolution (`grpcserver.grpcserver`, `10.0.0.1`, `api.example.com`).
+
+    A name written without a namespace has the namespace here too. Of an IP address it is the whole, as is `name`;
+    `namespace` is then empty. IPv6 stands without brackets.
+    """
 
     def __str__(self) -> str:
+        if not self.namespace:
+            return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
         return f"{self.name}.{self.namespace}:{self.port}"
 
 

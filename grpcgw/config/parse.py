@@ -1,0 +1,135 @@
+"""From a raw object to a typed spec, and the gathering of what is wrong with one object.
+
+The edge of the typed world: pydantic's errors are translated to findings here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeGuard, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from grpcgw.config.objects import FieldPath, KubeObject, Problem, Severity
+from grpcgw.config.resources import API_VERSIONS, FieldNote, State
+
+_METADATA = frozenset(
+    {"apiVersion", "kind", "metadata", "status", "name", "namespace", "generation", "metadata_labels"}
+)
+"""What may stand beside the fields of an object that has no `spec` (Ambassador's file form)."""
+
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+class Findings:
+    """The problems of one object, in the order they were found. Paths are relative to the spec."""
+
+    def __init__(self, obj: KubeObject) -> None:
+        self._object = obj
+        self._prefix: FieldPath = ("spec",) if "spec" in obj.body else ()
+        self.problems: list[Problem] = []
+        self.rejected = False
+        """This version of the object cannot serve."""
+
+    def error(self, message: str, *path: str | int) -> None:
+        """The object cannot serve as it is."""
+        self.rejected = True
+        self._add(Severity.ERROR, message, path)
+
+    def fault(self, message: str, *path: str | int) -> None:
+        """Something the object depends on is wrong; the object serves all the same, the message says how."""
+        self._add(Severity.ERROR, message, path)
+
+    def notice(self, message: str, *path: str | int) -> None:
+        self._add(Severity.NOTICE, message, path)
+
+    def _add(self, severity: Severity, message: str, path: FieldPath) -> None:
+        full = (*self._prefix, *path) if path else ()
+        where = self._object.source.locate(full)
+        self.problems.append(Problem(severity, message, where, self._object.key, ".".join(map(str, full))))
+
+
+def raw_spec(obj: KubeObject) -> object:
+    """The `spec` of the object; for one without, the fields beside `kind` (the form of Ambassador's own files)."""
+    if "spec" in obj.body:
+        return obj.body["spec"]
+    return {name: value for name, value in obj.body.items() if name not in _METADATA}
+
+
+def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT | None:
+    """The typed spec, or None with an error for each thing that is wrong. Fields without effect become notices."""
+    version = obj.api_version.rpartition("/")[2]
+    if version not in API_VERSIONS:
+        findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(API_VERSIONS)}")
+        return None
+    raw = raw_spec(obj)
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, Mapping):
+        findings.error(f"spec should be a mapping of fields, not {_show(raw)}")
+        return None
+    _note_fields(raw, model, findings)
+    try:
+        return model.model_validate(dict(raw))
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            findings.error(_describe(detail, model), *detail["loc"])
+        return None
+
+
+def _note_fields(raw: Mapping[object, object], model: type[BaseModel], findings: Findings, *path: str) -> None:
+    """Report the fields that are set but not served as their author may expect, as their `FieldNote` says."""
+    for name, value in raw.items():
+        field = model.model_fields.get(name) if isinstance(name, str) else None
+        if field is None or not isinstance(name, str):
+            continue
+        nested = next((part for part in get_args(field.annotation) if _is_model(part)), None)
+        if nested is not None and isinstance(value, Mapping):
+            _note_fields(value, nested, findings, *path, name)
+        for note in field.metadata:
+            if isinstance(note, FieldNote) and not note.is_neutral(value):
+                _report(note, findings, *path, name)
+
+
+def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _report(note: FieldNote, findings: Findings, *path: str) -> None:
+    match note.state:
+        case State.SUPPORTED:
+            pass
+        case State.PLANNED:
+            findings.notice(f"has no effect yet: {note.meaning}", *path)
+        case State.REFUSED:
+            findings.error(f"is not supported yet: {note.meaning}", *path)
+        case State.HTTP_ONLY:
+            findings.notice(f"has no effect on gRPC: {note.meaning}", *path)
+        case State.NO_MEANING:
+            findings.notice(f"has no effect: {note.meaning}", *path)
+
+
+def _describe(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    match detail["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return f"is an unknown field{_suggest(detail['loc'], model)}"
+        case "value_error":
+            return detail["msg"].removeprefix("Value error, ")
+        case _:
+            return f"{detail['msg'].removeprefix('Input ').removeprefix('String ')}, not {_show(detail['input'])}"
+
+
+def _suggest(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    if len(loc) > 1:
+        return ""
+    near = difflib.get_close_matches(str(loc[0]), model.model_fields, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _show(value: object) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,56 @@
+"""Which Mapping of a Route takes an RPC: exact shares by weight, evenly spread. Deterministic, no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from math import gcd
+
+from grpcgw.config.snapshot import Destination
+
+_FULL = 100
+
+
+class Split:
+    """The turn of one Route's destinations; lives as long as the route is served.
+
+    Safe to share between threads without a lock: the turns are a fixed cycle, and the only thing that changes is an
+    `itertools.count`, whose `next` is one uninterruptible step. Two threads never take the same turn.
+    """
+
+    __slots__ = ("_count", "_cycle")
+
+    def __init__(self, destinations: Sequence[Destination]) -> None:
+        """The weights of `destinations` add up to at most 100; what is missing goes nowhere."""
+        self._cycle = _make_cycle(destinations)
+        self._count = count()
+
+    def pick(self) -> Destination | None:
+        """The destination of the next RPC; None: this one is in the share that no Mapping wants."""
+        cycle = self._cycle
+        if len(cycle) == 1:
+            return cycle[0]
+        return cycle[next(self._count) % len(cycle)]
+
+
+def _make_cycle(destinations: Sequence[Destination]) -> tuple[Destination | None, ...]:
+    """The shortest sequence in which each destination has its exact share, as evenly spread as can be.
+
+    Smooth weighted round robin (nginx's rule): in each step everyone gains its weight, the richest is taken and pays
+    the total; the first of equals wins.
+    """
+    entries: list[Destination | None] = list(destinations)
+    weights = [destination.weight_percent for destination in destinations]
+    if sum(weights) > _FULL:
+        raise ValueError(f"weights add up to {sum(weights)}, more than {_FULL}")
+    if sum(weights) < _FULL:
+        entries.append(None)
+        weights.append(_FULL - sum(weights))
+    credits = [0] * len(entries)
+    cycle: list[Destination | None] = []
+    for _ in range(_FULL // gcd(*weights)):
+        credits = [credit + weight for credit, weight in zip(credits, weights, strict=True)]
+        richest = credits.index(max(credits))
+        credits[richest] -= _FULL
+        cycle.append(entries[richest])
+    return tuple(cycle)
