@@ -1,0 +1,53 @@
+"""The contract of balancing policies, after gRPC's balancer/picker split (grpc-go `balancer`).
+
+A `Balancer` lives as long as its cluster and owns counters; a `Picker` is its immutable view of one set of pods,
+replaced as a whole whenever that set changes. Policies never see connections, clocks or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from grpcgw.config.endpoint import Endpoint
+
+
+class Candidate(Protocol):
+    """What a policy may know of a pod. Compared by identity: a pod that left and came back is another candidate."""
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+    @property
+    def in_flight(self) -> int:
+        """RPCs running on the pod now, over all Mappings of this worker."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one pick ended: gRPC status code, and whether it counts against the pod."""
+
+    code: int
+    failed: bool
+    duration_s: float
+
+
+class Picker(Protocol):
+    def pick(self, avoid: Candidate | None = None) -> Candidate | None:
+        """The pod for one RPC, or None when there is none (the RPC then fails at once).
+
+        `avoid` is a pod that just failed this RPC: it is not picked again while there is another. Called from any
+        thread, for every RPC: never blocks, never raises.
+        """
+        ...
+
+
+class Balancer(Protocol):
+    def update(self, pods: Sequence[Candidate]) -> Picker:
+        """A picker over `pods` (the usable ones, in endpoint order). Called by one thread at a time."""
+        ...
+
+    def done(self, pod: Candidate, outcome: Outcome) -> None:
+        """A pick ended; called exactly once per pick, from any thread."""
+        ...

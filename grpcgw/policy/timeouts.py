@@ -1,0 +1,34 @@
+"""How long an RPC may take: the client's deadline, the Mapping's timeout, and what of it travels on to the pod. Pure.
+
+Deadlines are seconds since the epoch, as grpc gives and takes them; None is no deadline.
+"""
+
+from __future__ import annotations
+
+import math
+
+# grpc core sends a timeout with two to three significant digits, rounded up: 2,000 ms may arrive as 2,009. Cut to the
+# step core will use before it does, the value that arrives is never larger than what was left.
+_STEPS_MS = (
+    (1_000, 1),
+    (10_000, 10),
+    (100_000, 100),
+    (1_000_000, 1_000),
+    (10_000_000, 10_000),
+    (math.inf, 100_000),
+)
+
+
+def bound_deadline(client_deadline_s: float | None, timeout_ms: int | None, now_s: float) -> float | None:
+    """The earlier of the client's deadline and the Mapping's `timeout_ms` from now."""
+    if timeout_ms is None:
+        return client_deadline_s
+    limit_s = now_s + timeout_ms / 1000
+    return limit_s if client_deadline_s is None else min(client_deadline_s, limit_s)
+
+
+def upstream_deadline(deadline_s: float, now_s: float) -> float:
+    """The deadline to give to grpc core so that the pod never sees more than is left. In the past: it has passed."""
+    left_ms = (deadline_s - now_s) * 1000
+    step_ms = next(step for limit, step in _STEPS_MS if left_ms < limit)
+    return now_s + math.floor(left_ms / step_ms) * step_ms / 1000

@@ -1,0 +1,496 @@
+"""The default engine: sessions driven directly by grpcio's completion queues, without a thread per RPC.
+
+The only module that imports `grpc._cython`. One thread takes the server's events, one per pod that pod's events, and
+one keeps house (join windows, connection states, idle RPCs). An RPC's events may come from two of them: its lock
+makes them one at a time. `check_fit` says whether the installed grpcio has the shape used here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+# Must be set before grpc is imported. With the event engine off, the thread that waits on a queue does its socket I/O
+# as well: about a third less CPU per RPC (docs/performance.md). The backup poller notices what happens to a
+# connection while no RPC is on it; its default of 5 s would leave a dead pod in the picker for as long.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")
+os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "200")
+
+import grpc
+from grpc._cython import cygrpc
+
+from grpcgw import __version__
+from grpcgw.config.snapshot import ServerCertificate
+from grpcgw.errors import EngineUnfit, UserError
+from grpcgw.policy.timeouts import upstream_deadline
+from grpcgw.proxy.engine import (
+    JOIN_WINDOW_S,
+    ServerOptions,
+    channel_arguments,
+    pod_target,
+    server_arguments,
+    sweep_interval_s,
+)
+from grpcgw.proxy.exchange import Exchange, begin_exchange
+from grpcgw.proxy.metadata import Peer, parse_peer
+from grpcgw.proxy.serving import Serving
+from grpcgw.proxy.session import Attempt, Opening, Request
+from grpcgw.proxy.status import Metadata, Status
+from grpcgw.telemetry.report import PodState
+from grpcgw.upstream.pod import Pod
+
+if TYPE_CHECKING:
+    from grpcgw.upstream.pod import Connection
+
+log = logging.getLogger(__name__)
+
+NO_FLAGS = 0
+NO_DEADLINE_S = 4e9
+"""cygrpc gives "no deadline" as a huge epoch value; taken for a deadline it would end every RPC at once."""
+WAITING_REQUESTS = 128
+"""RPCs grpc core may hand over before the server thread asks for more."""
+REFRESH_S = 0.05
+"""How often connections are looked at; faster (JOIN_WINDOW_S) while some are still connecting."""
+KNOWN_PEERS = 4096
+CANCELLED, UNAVAILABLE = 1, 14
+
+Event = Any
+"""cygrpc's BatchOperationEvent or RequestCallEvent: no type information is published for them."""
+
+_STATES = {0: PodState.IDLE, 1: PodState.CONNECTING, 2: PodState.READY, 3: PodState.FAILING, 4: PodState.FAILING}
+
+_RECEIVE_CLOSE = cygrpc.ReceiveCloseOnServerOperation
+_RECEIVE_MESSAGE = cygrpc.ReceiveMessageOperation
+_RECEIVE_HEADERS = cygrpc.ReceiveInitialMetadataOperation
+_RECEIVE_STATUS = cygrpc.ReceiveStatusOnClientOperation
+_SEND_HEADERS = cygrpc.SendInitialMetadataOperation
+_SEND_MESSAGE = cygrpc.SendMessageOperation
+_SEND_STATUS = cygrpc.SendStatusFromServerOperation
+_HALF_CLOSE = cygrpc.SendCloseFromClientOperation(NO_FLAGS)
+
+
+def check_fit() -> None:
+    """Raise EngineUnfit where the installed grpcio lacks what this engine calls."""
+    used = {
+        "Channel": ("integrated_call", "check_connectivity_state", "next_call_event", "close"),
+        "Server": (
+            "request_call",
+            "register_completion_queue",
+            "add_http2_port",
+            "start",
+            "shutdown",
+            "cancel_all_calls",
+            "destroy",
+        ),
+        "CompletionQueue": ("poll", "shutdown"),
+        "IntegratedCall": ("operate", "cancel"),
+        "Call": ("start_server_batch", "peer", "cancel"),
+        "BatchOperationEvent": ("batch_operations", "success", "tag"),
+        "RequestCallEvent": ("call", "call_details", "invocation_metadata"),
+    }
+    missing = [
+        f"{name}.{attribute}"
+        for name, attributes in used.items()
+        for attribute in attributes
+        if not hasattr(getattr(cygrpc, name, None), attribute)
+    ]
+    if missing:
+        raise EngineUnfit(f"grpcio {grpc.__version__} does not have {', '.join(missing)}")
+
+
+class _PodConnection:
+    """A channel to one pod and the thread that takes its events."""
+
+    def __init__(self, address: str, arguments: tuple[tuple[str, int | str], ...]) -> None:
+        self._channel = cygrpc.Channel(pod_target(address).encode(), arguments, None)
+        self.integrated_call = self._channel.integrated_call
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name=f"grpcgw pod {address}", daemon=True)
+        self._thread.start()
+
+    def state(self) -> PodState:
+        return _STATES[self._channel.check_connectivity_state(True)]
+
+    def close(self) -> None:
+        self._closing = True
+        # A call whose deadline has passed ends at once: its event wakes the thread, which then closes the channel.
+        batches = (((_RECEIVE_STATUS(NO_FLAGS),), _ignore),)
+        self.integrated_call(NO_FLAGS, b"/", None, time.time() - 1, (), None, batches, None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        next_event = self._channel.next_call_event
+        while not self._closing:
+            event = next_event()
+            try:
+                event.tag(event)
+            except Exception:  # the thread serves every RPC on this pod: nothing one of them does may end it
+                log.exception("defect: an event of a pod could not be handled")
+        # Despite its name this is the close that cancels running calls and takes their events in this thread.
+        self._channel.close_on_fork(UNAVAILABLE, "Stream removed (Socket closed: the pod left, its drain time is over)")
+
+
+def _ignore(event: Event) -> None:
+    """For batches whose end tells nothing."""
+
+
+class _Attempt:
+    """One try on one pod. Its events reach the session only while it is the RPC's current try."""
+
+    __slots__ = ("_call", "_rpc", "_whole")
+
+    def __init__(self, rpc: _Rpc) -> None:
+        self._rpc = rpc
+        self._call: Any = None
+        self._whole = False
+
+    def open(
+        self,
+        connection: _PodConnection,
+        path: bytes,
+        authority: bytes,
+        metadata: Metadata,
+        deadline_s: float | None,
+        first: Opening,
+    ) -> None:
+        opening: tuple[Any, ...] = (_SEND_HEADERS(metadata, NO_FLAGS),)
+        if first.message is not None:
+            opening += (_SEND_MESSAGE(first.message, NO_FLAGS),)
+        batches: tuple[Any, ...] = (
+            ((_RECEIVE_MESSAGE(NO_FLAGS),), self._on_message),
+            ((_RECEIVE_STATUS(NO_FLAGS),), self._on_status),
+        )
+        if first.half_close:
+            # Nothing more will be sent: the end of writing and the pod's headers may be one event.
+            batches = (((*opening, _HALF_CLOSE, _RECEIVE_HEADERS(NO_FLAGS)), self._on_whole), *batches)
+        else:
+            batches = ((opening, self._on_sent), ((_RECEIVE_HEADERS(NO_FLAGS),), self._on_headers), *batches)
+        try:
+            self._call = connection.integrated_call(
+                NO_FLAGS, path, authority, deadline_s, metadata, None, batches, None
+            )
+        except ValueError as closed:  # the channel was closed after the pod was picked
+            raise ConnectionError(str(closed)) from closed
+
+    def read(self) -> None:
+        # False once the call is over: its status tells, and nothing is left to be read then.
+        if not self._call.operate((_RECEIVE_MESSAGE(NO_FLAGS),), self._on_message):
+            self._rpc.session.on_no_more_replies()
+
+    def send(self, message: bytes | None, half_close: bool) -> None:
+        operations = () if message is None else (_SEND_MESSAGE(message, NO_FLAGS),)
+        self._call.operate((*operations, _HALF_CLOSE) if half_close else operations, self._on_sent)
+
+    def cancel(self) -> None:
+        self._call.cancel(CANCELLED, "the RPC ended on the client's side")
+
+    def _on_whole(self, event: Event) -> None:
+        rpc = self._rpc
+        headers = event.batch_operations[-1].initial_metadata() if event.success else None
+        with rpc.lock:
+            if rpc.attempt is self:
+                now_s = time.monotonic()
+                rpc.session.on_pod_sent(event.success, now_s)
+                rpc.session.on_pod_headers(headers, now_s)
+
+    def _on_sent(self, event: Event) -> None:
+        rpc = self._rpc
+        with rpc.lock:
+            if rpc.attempt is self:
+                rpc.session.on_pod_sent(event.success, time.monotonic())
+
+    def _on_headers(self, event: Event) -> None:
+        rpc = self._rpc
+        headers = event.batch_operations[0].initial_metadata() if event.success else None
+        with rpc.lock:
+            if rpc.attempt is self:
+                rpc.session.on_pod_headers(headers, time.monotonic())
+
+    def _on_message(self, event: Event) -> None:
+        rpc = self._rpc
+        with rpc.lock:
+            if rpc.attempt is self:
+                rpc.session.on_pod_message(event.batch_operations[0].message(), time.monotonic())
+
+    def _on_status(self, event: Event) -> None:
+        rpc = self._rpc
+        received = event.batch_operations[0]
+        status = Status(received.code(), received.details(), received.trailing_metadata())
+        with rpc.lock:
+            if rpc.attempt is self:
+                rpc.session.on_pod_status(status, time.monotonic())
+
+
+class _Rpc:
+    """One RPC on the client's side: the session's `Call`."""
+
+    __slots__ = ("_call", "_engine", "attempt", "lock", "session")
+
+    def __init__(self, engine: CompletionQueueEngine, event: Event, now_s: float) -> None:
+        self._engine, self._call = engine, event.call
+        self.lock = threading.Lock()
+        self.attempt: _Attempt | None = None
+        details = event.call_details
+        deadline_s = details.deadline
+        request = Request(
+            details.method.decode("utf-8", "replace"),
+            details.host.decode("utf-8", "replace"),
+            event.invocation_metadata,
+            now_s + deadline_s - time.time() if deadline_s < NO_DEADLINE_S else None,
+            engine.peer(event.call),
+        )
+        self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
+
+    def start(self, now_s: float) -> None:
+        with self.lock:
+            self._call.start_server_batch((_RECEIVE_CLOSE(NO_FLAGS),), self._on_closed)
+            self.session.start(now_s)
+
+    # --- what the session asks for
+
+    def read(self) -> None:
+        self._call.start_server_batch((_RECEIVE_MESSAGE(NO_FLAGS),), self._on_message)
+
+    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+        operations: tuple[Any, ...] = () if headers is None else (_SEND_HEADERS(headers, NO_FLAGS),)
+        if message is not None:
+            operations += (_SEND_MESSAGE(message, NO_FLAGS),)
+        self._call.start_server_batch(operations, self._on_sent)
+
+    def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
+        operations: tuple[Any, ...] = () if headers_sent else (_SEND_HEADERS(headers or (), NO_FLAGS),)
+        if message is not None:
+            operations += (_SEND_MESSAGE(message, NO_FLAGS),)
+        operations += (_SEND_STATUS(status.trailers, status.code, status.details, NO_FLAGS),)
+        self._call.start_server_batch(operations, _ignore)
+
+    def abort(self, status: Status) -> None:
+        self._call.cancel(status.code, status.details)
+
+    def join(self) -> None:
+        self._engine.join(self)
+
+    def leave(self) -> None:
+        self._engine.joining.pop(self, None)
+
+    def open(
+        self, pod: Pod, path: str, authority: str, metadata: Metadata, deadline_s: float | None, first: Opening
+    ) -> Attempt:
+        connection = pod.connection
+        assert isinstance(connection, _PodConnection)
+        if deadline_s is not None:
+            now_s = time.time()
+            deadline_s = upstream_deadline(now_s + deadline_s - time.monotonic(), now_s)
+        self.attempt = attempt = _Attempt(self)
+        attempt.open(connection, path.encode(), authority.encode(), metadata, deadline_s, first)
+        return attempt
+
+    # --- what grpc core reports
+
+    def _on_message(self, event: Event) -> None:
+        with self.lock:
+            self.session.on_request_message(event.batch_operations[0].message(), time.monotonic())
+
+    def _on_sent(self, event: Event) -> None:
+        with self.lock:
+            self.session.on_client_sent(event.success, time.monotonic())
+
+    def _on_closed(self, event: Event) -> None:
+        self._engine.forget(self)
+        with self.lock:
+            if event.batch_operations[0].cancelled():
+                self.session.on_client_closed(time.monotonic())
+
+    # --- what housekeeping asks
+
+    def on_join_expired(self, now_s: float) -> None:
+        with self.lock:
+            self.session.on_join_expired(now_s)
+
+    def sweep(self, now_s: float) -> None:
+        with self.lock:
+            self.session.on_sweep(now_s)
+
+    def end_for_drain(self, now_s: float) -> None:
+        with self.lock:
+            self.session.on_drained(now_s)
+
+    def end_for_defect(self, now_s: float) -> None:
+        with self.lock:
+            self.session.on_defect(now_s)
+
+
+class CompletionQueueEngine:
+    name = "completion-queue"
+
+    def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
+        check_fit()
+        self._options = options
+        self._channel_arguments = tuple(channel_arguments(options.max_metadata_bytes, f"grpcgw/{__version__}"))
+        self.serving = Serving(self._connect, seed, drain_time_s)
+        self.joining: dict[_Rpc, float] = {}
+        self._active: set[_Rpc] = set()
+        self._peers: dict[bytes, Peer] = {}
+        self._server: Any = None
+        self._queue: Any = None
+        self._ports: list[int] = []
+        self._certificate: Any = None
+        self._fresh_certificate: Any = None
+        self._stopping = threading.Event()
+        self._housekeeping_wanted = threading.Event()
+        self._shut_down = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    # --- life
+
+    def start(self) -> None:
+        arguments = tuple((key.encode(), value) for key, value in server_arguments(self._options))
+        self._server = cygrpc.Server(arguments, False)
+        self._queue = cygrpc.CompletionQueue()
+        self._server.register_completion_queue(self._queue)
+        self._open_ports()
+        self._server.start()
+        for _ in range(WAITING_REQUESTS):
+            self._server.request_call(self._queue, self._queue, self._on_request)
+        for name, run in (("server", self._run_server), ("housekeeping", self._run_housekeeping)):
+            thread = threading.Thread(target=run, name=f"grpcgw {name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def ports(self) -> tuple[int, ...]:
+        return tuple(self._ports)
+
+    def set_certificate(self, certificate: ServerCertificate) -> None:
+        pairs = [(certificate.private_key, certificate.certificate_chain)]
+        self._fresh_certificate = grpc.ssl_server_certificate_configuration(pairs)
+
+    def drain(self, limit_s: float) -> None:
+        self.serving.draining = True
+        limit = time.monotonic() + limit_s
+        self._server.shutdown(self._queue, self._on_shut_down)
+        for rpc in tuple(self._active):
+            rpc.sweep(time.monotonic())
+        if not self._shut_down.wait(limit_s):
+            for rpc in tuple(self._active):
+                rpc.end_for_drain(limit)
+            self._shut_down.wait(1.0)
+
+    def stop(self) -> None:
+        if not self.serving.draining:
+            self.drain(0.0)
+        if not self._shut_down.is_set():
+            self._server.cancel_all_calls()
+            self._shut_down.wait()
+        self._stopping.set()
+        self._housekeeping_wanted.set()
+        self._queue.shutdown()
+        for thread in self._threads:
+            thread.join()
+        self._server.destroy()
+        for pod in self.serving.pods():
+            pod.connection.close()
+
+    def _open_ports(self) -> None:
+        for address, secure in self._options.endpoints():
+            credentials = self._server_credentials() if secure else None
+            port = self._server.add_http2_port(address.encode(), *((credentials,) if secure else ()))
+            if not port:
+                raise UserError(f"cannot listen on {address}: the address is in use or not this machine's")
+            self._ports.append(port)
+
+    def _server_credentials(self) -> Any:
+        if self._fresh_certificate is None:
+            raise UserError("the TLS port needs a certificate before it opens")
+        first, self._fresh_certificate = self._fresh_certificate, None
+        return grpc.dynamic_ssl_server_credentials(first, self._next_certificate)._credentials
+
+    def _next_certificate(self) -> Any:
+        """Asked by grpc core at each handshake: a new certificate, or None to keep the last."""
+        fresh, self._fresh_certificate = self._fresh_certificate, None
+        return fresh
+
+    def _connect(self, address: str) -> Connection:
+        return _PodConnection(address, self._channel_arguments)
+
+    # --- RPCs
+
+    def peer(self, call: Any) -> Peer:
+        text = call.peer()
+        peer = self._peers.get(text)
+        if peer is None:
+            if len(self._peers) >= KNOWN_PEERS:
+                self._peers.clear()
+            peer = self._peers[text] = parse_peer(text.decode() if isinstance(text, bytes) else text)
+        return peer
+
+    def join(self, rpc: _Rpc) -> None:
+        self.joining[rpc] = time.monotonic() + JOIN_WINDOW_S
+        if not self._housekeeping_wanted.is_set():
+            self._housekeeping_wanted.set()
+
+    def forget(self, rpc: _Rpc) -> None:
+        self._active.discard(rpc)
+
+    def _on_request(self, event: Event) -> None:
+        if not event.success:  # the server is shutting down
+            return
+        if not self.serving.draining:
+            self._server.request_call(self._queue, self._queue, self._on_request)
+        now_s = time.monotonic()
+        rpc = _Rpc(self, event, now_s)
+        self._active.add(rpc)
+        rpc.start(now_s)
+
+    def _on_shut_down(self, event: Event) -> None:
+        self._shut_down.set()
+
+    def _run_server(self) -> None:
+        poll = self._queue.poll
+        while True:
+            event = poll()
+            if event.completion_type == cygrpc.CompletionType.queue_shutdown:
+                return
+            if event.completion_type == cygrpc.CompletionType.queue_timeout:
+                continue
+            try:
+                event.tag(event)
+            except Exception:  # the thread serves every RPC: nothing one of them does may end it
+                log.exception("defect: an event of a client could not be handled")
+
+    # --- housekeeping
+
+    def _run_housekeeping(self) -> None:
+        next_refresh_s = next_sweep_s = 0.0
+        while not self._stopping.is_set():
+            now_s = time.monotonic()
+            self._expire_joins(now_s)
+            if now_s >= next_refresh_s:
+                next_refresh_s = now_s + (REFRESH_S if self._refresh(now_s) else JOIN_WINDOW_S)
+            if now_s >= next_sweep_s:
+                next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
+                for rpc in tuple(self._active):
+                    rpc.sweep(now_s)
+            self._rest(min(next_refresh_s, next_sweep_s) - now_s)
+
+    def _rest(self, at_most_s: float) -> None:
+        if self.joining:
+            self._stopping.wait(min(JOIN_WINDOW_S, at_most_s))
+        else:
+            self._housekeeping_wanted.clear()
+            if not self.joining:
+                self._housekeeping_wanted.wait(at_most_s)
+
+    def _expire_joins(self, now_s: float) -> None:
+        for rpc, due_s in tuple(self.joining.items()):
+            if due_s <= now_s:
+                self.joining.pop(rpc, None)
+                rpc.on_join_expired(now_s)
+
+    def _refresh(self, now_s: float) -> bool:
+        """Whether every connection has come to rest."""
+        for pod in self.serving.refresh(now_s):
+            pod.connection.close()
+        return self.serving.settled()

@@ -1,0 +1,108 @@
+"""What both engines share: their contract, their parameters, and the housekeeping of running RPCs.
+
+An engine owns sockets and drives sessions; what RPCs mean is in `session`, what is served in `serving`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from grpcgw.config.snapshot import ServerCertificate, Snapshot
+from grpcgw.proxy.serving import Serving
+
+JOIN_WINDOW_S = 0.005
+"""How long a session waits for what usually comes along (see `session`)."""
+
+CONNECT_TIMEOUT_MS = 3_000
+"""As Ambassador's `connect_timeout_ms` default."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where a worker listens and what one client connection may do. A port of None is not opened."""
+
+    address: str
+    port: int | None
+    tls_port: int | None
+    max_concurrent_streams: int
+    max_metadata_bytes: int
+
+    def endpoints(self) -> Iterable[tuple[str, bool]]:
+        """`host:port` and whether it is TLS, of each port to open."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        if self.port is not None:
+            yield f"{host}:{self.port}", False
+        if self.tls_port is not None:
+            yield f"{host}:{self.tls_port}", True
+
+
+class Engine(Protocol):
+    """One worker's data plane. `start`, then changes through `serving`, then `drain` and `stop`, each once."""
+
+    name: str
+    serving: Serving
+
+    def start(self) -> None:
+        """Open the ports. Raises UserError where one cannot be opened."""
+        ...
+
+    def ports(self) -> tuple[int, ...]:
+        """The ports in fact open, in the order of `ServerOptions.endpoints`."""
+        ...
+
+    def set_certificate(self, certificate: ServerCertificate) -> None:
+        """Serve new TLS handshakes with `certificate`; connections that stand are not touched."""
+        ...
+
+    def drain(self, limit_s: float) -> None:
+        """Refuse new RPCs and say goodbye to clients; returns when the last RPC ended, at the latest after `limit_s`
+        when the rest was ended with UNAVAILABLE."""
+        ...
+
+    def stop(self) -> None:
+        """Close everything. Blocks until no thread and no socket is left."""
+        ...
+
+
+def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
+    """grpc core's arguments for the listening side; the reasons of each limit are in docs/data-plane.md."""
+    return [
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", options.max_concurrent_streams),
+        ("grpc.max_metadata_size", options.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", options.max_metadata_bytes),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def channel_arguments(max_metadata_bytes: int, user_agent: str) -> list[tuple[str, int | str]]:
+    """grpc core's arguments for a connection to a pod."""
+    return [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", max_metadata_bytes),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.primary_user_agent", user_agent),
+    ]
+
+
+def sweep_interval_s(snapshot: Snapshot) -> float:
+    """How often running RPCs are looked at: a tenth of the shortest idle timeout, between 20 ms and 1 s."""
+    idle_ms = [d.idle_timeout_ms for route in snapshot.routes for d in route.destinations if d.idle_timeout_ms]
+    return min(1.0, max(0.02, min(idle_ms, default=10_000) / 10_000))
+
+
+def pod_target(address: str) -> str:
+    """grpc's name for `host:port`, such that nothing is resolved: `ipv4:10.0.0.1:50051`."""
+    return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"

@@ -1,0 +1,94 @@
+"""Metadata as it crosses the gateway: what stays behind at each hop, and the two headers Envoy would add. Pure.
+
+Keys arrive in lower case, without pseudo-headers (grpc core keeps those); order and duplicates are kept.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from urllib.parse import unquote
+
+from grpcgw.proxy.status import Metadata
+
+# user-agent is listed because grpc core always sends its own; the others describe this hop alone.
+HOP_BY_HOP = frozenset(
+    {
+        "te",
+        "user-agent",
+        "connection",
+        "grpc-encoding",
+        "grpc-accept-encoding",
+        "grpc-internal-encoding-request",
+        "grpc-timeout",
+        "content-type",
+        "accept-encoding",
+        "content-length",
+        "host",
+    }
+)
+FORWARDED_FOR = "x-forwarded-for"
+REQUEST_ID = "x-request-id"
+
+
+def forward_request(metadata: Metadata, peer: Peer) -> Metadata:
+    """The client's metadata as the pod gets it, with `x-forwarded-for` and `x-request-id` as Envoy sets them.
+
+    The client's address is appended to `x-forwarded-for`. A request id is made where there is none; one that comes
+    from an external client is replaced (Envoy, `preserve_external_request_id: false`).
+    """
+    kept = []
+    forwarded_for = ""
+    has_id = False
+    for item in metadata:
+        key = item[0]
+        if key in HOP_BY_HOP:
+            continue
+        if key == FORWARDED_FOR:
+            forwarded_for = f"{forwarded_for},{item[1]!s}" if forwarded_for else str(item[1])
+            continue
+        if key == REQUEST_ID:
+            if not peer.internal or has_id:
+                continue
+            has_id = True
+        kept.append(item)
+    if peer.address:
+        kept.append((FORWARDED_FOR, f"{forwarded_for},{peer.address}" if forwarded_for else peer.address))
+    elif forwarded_for:
+        kept.append((FORWARDED_FOR, forwarded_for))
+    if not has_id:
+        kept.append((REQUEST_ID, make_request_id()))
+    return tuple(kept)
+
+
+def make_request_id() -> str:
+    """A random UUID (version 4) as text. It is an identifier, not a secret: the fast generator does."""
+    bits = f"{random.getrandbits(128):032x}"
+    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"
+
+
+class Peer:
+    """The client at the other end of a connection."""
+
+    __slots__ = ("address", "internal")
+
+    def __init__(self, address: str) -> None:
+        """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
+        self.address = address
+        self.internal = _is_internal(address)
+
+
+def parse_peer(peer: str) -> Peer:
+    """From grpc's peer string: `ipv4:10.0.0.1:5123`, `ipv6:%5B::1%5D:5123`, `unix:/path`."""
+    scheme, _, rest = peer.partition(":")
+    if scheme not in ("ipv4", "ipv6"):
+        return Peer("")
+    host = unquote(rest).rpartition(":")[0]
+    return Peer(host.strip("[]").partition("%")[0])
+
+
+def _is_internal(address: str) -> bool:
+    try:
+        return not address or ipaddress.ip_address(address).is_private
+    except ValueError:
+        return False

@@ -1,0 +1,263 @@
+"""What this worker serves right now: the routing snapshot, the pods of each cluster, and their pickers.
+
+Two things are hot-swapped, each by one reference assignment: `_table` (any configuration change) and a `Balanced`'s
+picker (pods came, went, or changed their state). The RPC path only reads references; everything that changes them
+holds one lock. No I/O: connections are opened through `Connect`, the time is an argument.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grpcgw.balancer.base import Balancer, Outcome, Picker
+from grpcgw.balancer.catalogue import make_balancer
+from grpcgw.config.endpoint import Endpoint, EndpointSet
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, LoadBalancer, MatchKind, Route, Snapshot
+from grpcgw.proxy.status import Reason
+from grpcgw.routing.split import Split
+from grpcgw.routing.table import RouteTable
+from grpcgw.telemetry.counters import Counters
+from grpcgw.telemetry.report import PodReport, PodState
+from grpcgw.upstream.pod import Connection, Pod
+from grpcgw.upstream.pool import Pool, usable
+
+Connect = Callable[[str], Connection]
+"""Makes a connection to `host:port`; it connects by itself, nothing is waited for."""
+
+
+class Balanced:
+    """One balancing policy over one cluster, with the picker in force."""
+
+    __slots__ = ("balancer", "candidates", "picker")
+
+    def __init__(self, balancer: Balancer) -> None:
+        self.balancer = balancer
+        self.candidates: tuple[Pod, ...] = ()
+        self.picker: Picker = balancer.update(())
+
+    def update(self, pods: tuple[Pod, ...]) -> None:
+        if pods != self.candidates:
+            self.candidates = pods
+            self.picker = self.balancer.update(pods)
+
+
+class ClusterState:
+    """A cluster while some Mapping uses it: its pods and the balancers over them."""
+
+    __slots__ = ("balanced", "cluster", "endpoints", "pool")
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.pool = Pool()
+        self.endpoints: EndpointSet | None = None
+        self.balanced: dict[LoadBalancer, Balanced] = {}
+
+    def publish(self) -> None:
+        pods = usable(self.pool.serving.values())
+        for balanced in self.balanced.values():
+            balanced.update(pods)
+
+
+class Target:
+    """A Destination bound to its pods: all that an RPC needs of its Mapping, worked out once per snapshot."""
+
+    __slots__ = ("_balanced", "_cluster", "_path", "_rewrite", "idle_timeout_s", "label", "timeout_ms")
+
+    def __init__(self, route: Route, destination: Destination, cluster: ClusterState, balanced: Balanced) -> None:
+        self.label = destination.label
+        self.timeout_ms = destination.timeout_ms
+        idle_ms = destination.idle_timeout_ms
+        self.idle_timeout_s = None if idle_ms is None else idle_ms / 1000
+        self._rewrite = None if route.match.kind is MatchKind.REGEX else destination.rewrite
+        self._path = route.match.value
+        self._cluster, self._balanced = cluster, balanced
+
+    def pick(self, avoid: Pod | None) -> Pod | None:
+        """The pod for one RPC; `done` must follow, once."""
+        return self._balanced.picker.pick(avoid)  # type: ignore[return-value]  # pickers return what update() was given
+
+    def done(self, pod: Pod, outcome: Outcome) -> None:
+        self._balanced.balancer.done(pod, outcome)
+
+    def has_other(self, pod: Pod) -> bool:
+        return any(other is not pod for other in self._balanced.candidates)
+
+    def rewrite(self, path: str) -> str:
+        """`path` with the matched prefix replaced (Ambassador `rewrite`)."""
+        return path if self._rewrite is None else self._rewrite + path[len(self._path) :]
+
+    def why_no_endpoint(self) -> str:
+        service, endpoints = self._cluster.cluster.service, self._cluster.endpoints
+        if endpoints is None:
+            return f"Mapping {self.label}: the pods of {service} are not known yet"
+        return f"Mapping {self.label}: no ready pod of {service}" + (f" ({endpoints.error})" if endpoints.error else "")
+
+
+class RouteTargets:
+    """A Route with its destinations bound: splits its RPCs over them."""
+
+    __slots__ = ("_only", "_split", "_targets")
+
+    def __init__(self, route: Route, targets: tuple[Target, ...]) -> None:
+        self._targets = {
+            id(destination): target for destination, target in zip(route.destinations, targets, strict=True)
+        }
+        self._split = Split(route.destinations)
+        whole = len(targets) == 1 and route.destinations[0].weight_percent == 100
+        self._only = targets[0] if whole else None
+
+    def choose(self) -> Target | None:
+        """The Mapping for one RPC by weight; None for the share that the weights leave unrouted."""
+        if self._only is not None:
+            return self._only
+        destination = self._split.pick()
+        return None if destination is None else self._targets[id(destination)]
+
+
+class Table:
+    """One snapshot, ready to be looked up."""
+
+    __slots__ = ("_by_route", "_routes", "snapshot")
+
+    def __init__(self, snapshot: Snapshot, by_route: dict[int, RouteTargets]) -> None:
+        self.snapshot = snapshot
+        self._routes = RouteTable(snapshot.routes)
+        self._by_route = by_route  # by id(): the snapshot keeps the routes alive, and hashing one costs microseconds
+
+    def find(self, path: str) -> RouteTargets | None:
+        route = self._routes.match(path)
+        return None if route is None else self._by_route[id(route)]
+
+
+class Serving:
+    def __init__(self, connect: Connect, seed: int = 0, drain_time_s: float = 30.0) -> None:
+        """`seed`: the worker's number, see RoundRobin. `drain_time_s`: how long RPCs on a pod that left may go on."""
+        self._connect, self._seed, self._drain_time_s = connect, seed, drain_time_s
+        self._lock = threading.Lock()
+        self._clusters: dict[str, ClusterState] = {}
+        self._endpoints: dict[str, EndpointSet] = {}
+        self._orphans: dict[Pod, float] = {}
+        self._table = Table(EMPTY_SNAPSHOT, {})
+        self.counters = Counters()
+        self.draining = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._table.snapshot
+
+    # --- for every RPC
+
+    def route(self, path: str) -> Target | Refusal:
+        """Where an RPC goes, or why it goes nowhere."""
+        if self.draining:
+            return Refusal(Reason.DRAINING, "the gateway is shutting down")
+        found = self._table.find(path)
+        if found is None:
+            return Refusal(Reason.NO_MAPPING, f"no Mapping matches {path}")
+        return found.choose() or Refusal(
+            Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
+        )
+
+    def has_route(self, path: str) -> bool:
+        return self._table.find(path) is not None
+
+    # --- when something changed
+
+    def apply(self, snapshot: Snapshot, now_s: float) -> None:
+        """Serve `snapshot` from the next RPC on. Clusters it keeps keep their pods, connections and counters."""
+        with self._lock:
+            self._drop_clusters(snapshot, now_s)
+            for name, cluster in snapshot.clusters.items():
+                self._clusters.setdefault(name, ClusterState(cluster)).cluster = cluster
+            by_route = {id(route): self._bind(route) for route in snapshot.routes}
+            for name in self._clusters:
+                self._fill(name, now_s)
+            self._table = Table(snapshot, by_route)
+
+    def set_endpoints(self, cluster: str, endpoints: EndpointSet, now_s: float) -> None:
+        """These are the ready pods of `cluster` from the next RPC on. May come before the snapshot that names it."""
+        with self._lock:
+            self._endpoints[cluster] = endpoints
+            if cluster in self._clusters:
+                self._fill(cluster, now_s)
+
+    def note_failure(self, pod: Pod) -> None:
+        """An RPC could not connect to `pod`: leave it out until its connection says otherwise."""
+        with self._lock:
+            pod.state = PodState.FAILING
+            if pod.cluster in self._clusters:
+                self._clusters[pod.cluster].publish()
+
+    def refresh(self, now_s: float) -> tuple[Pod, ...]:
+        """Look at every connection's state and publish what changed; returns the pods whose connections to close."""
+        with self._lock:
+            for state in self._clusters.values():
+                for pod in state.pool.serving.values():
+                    pod.state = pod.connection.state()
+                state.publish()
+            return (
+                *self._over_orphans(now_s),
+                *(pod for s in self._clusters.values() for pod in s.pool.finished(now_s)),
+            )
+
+    def settled(self) -> bool:
+        """Every pod is connected or has failed to once: RPCs will find the turns they expect."""
+        with self._lock:
+            pods = [pod for state in self._clusters.values() for pod in state.pool.serving.values()]
+        return all(pod.state in (PodState.READY, PodState.FAILING) for pod in pods)
+
+    def pods(self) -> tuple[Pod, ...]:
+        with self._lock:
+            return (*(pod for state in self._clusters.values() for pod in state.pool.pods()), *self._orphans)
+
+    def pod_reports(self) -> tuple[PodReport, ...]:
+        return tuple(pod.report() for pod in self.pods())
+
+    def _bind(self, route: Route) -> RouteTargets:
+        return RouteTargets(route, tuple(self._target(route, destination) for destination in route.destinations))
+
+    def _target(self, route: Route, destination: Destination) -> Target:
+        state = self._clusters[destination.cluster]
+        balanced = state.balanced.get(destination.load_balancer)
+        if balanced is None:
+            balanced = Balanced(make_balancer(destination.load_balancer, self._seed))
+            state.balanced[destination.load_balancer] = balanced
+        return Target(route, destination, state, balanced)
+
+    def _fill(self, name: str, now_s: float) -> None:
+        state, endpoints = self._clusters[name], self._endpoints.get(name)
+        if endpoints is not None and endpoints != state.endpoints:
+            state.endpoints = endpoints
+            state.pool.replace(
+                endpoints.endpoints,
+                lambda endpoint: Pod(name, endpoint, self._connect(str(endpoint))),
+                now_s + self._drain_time_s,
+            )
+        state.publish()
+
+    def _drop_clusters(self, snapshot: Snapshot, now_s: float) -> None:
+        for name in [name for name in self._clusters if name not in snapshot.clusters]:
+            pool = self._clusters.pop(name).pool
+            self._endpoints.pop(name, None)
+            pool.replace((), _open_nothing, now_s + self._drain_time_s)
+            self._orphans.update(pool.leaving)
+
+    def _over_orphans(self, now_s: float) -> tuple[Pod, ...]:
+        over = tuple(pod for pod, limit_s in self._orphans.items() if not pod.in_flight or now_s >= limit_s)
+        for pod in over:
+            del self._orphans[pod]
+        return over
+
+
+def _open_nothing(endpoint: Endpoint) -> Pod:
+    raise AssertionError(f"no pod is opened for an empty set: {endpoint}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An RPC that goes nowhere: the reason of its status, and its message."""
+
+    reason: Reason
+    message: str

@@ -1,0 +1,520 @@
+"""One RPC through the gateway: a state machine without I/O. Every rule of how RPCs are forwarded is here and only here.
+
+An engine tells a session what happened (`on_…`), the session answers through two small ports: `Call`, the client's
+side, and `Attempt`, one try on one pod. It knows no sockets, threads, clocks or grpc: the time is an argument.
+The engine calls one method at a time and never from inside a port call.
+
+How a session reads:
+
+* One message is in flight per direction: the next is read only when the one before was written on. A slow reader so
+  slows the writer, and memory stays flat.
+* What arrives together goes out together. A unary request comes as message and half-close, a unary reply as headers,
+  message and status, within microseconds; sent on in one batch each, they cost half as much. So for a method whose
+  RPCs look unary a session waits one short moment (`Call.join`, some milliseconds, then `on_join_expired`) for what
+  usually follows, and learns from each RPC whether the method still looks so. A stream waits at most once.
+* The status goes out last. grpc core reports a pod's status only when every message before it was read or is being
+  read (chttp2 holds trailing metadata back), so with no read under way there is none left.
+* Until a pod has answered, the opening (metadata, first message, half-close) is kept, so that a try that provably
+  never reached its pod can be repeated once on another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from grpcgw.balancer.base import Outcome
+from grpcgw.policy.timeouts import bound_deadline
+from grpcgw.proxy.metadata import Peer, forward_request
+from grpcgw.proxy.serving import Refusal, Serving, Target
+from grpcgw.proxy.status import (
+    Code,
+    Metadata,
+    Reason,
+    Status,
+    core_reason,
+    counts_against_pod,
+    make_status,
+    safe_to_retry,
+)
+from grpcgw.telemetry.counters import MethodCounters
+from grpcgw.upstream.pod import Pod
+
+
+@dataclass(slots=True)
+class Request:
+    """What a client's HEADERS said. `deadline_s` is on the clock of the `now_s` arguments; None: no deadline."""
+
+    path: str
+    authority: str
+    metadata: Metadata
+    deadline_s: float | None
+    peer: Peer
+
+
+class Call(Protocol):
+    """The client's side of one RPC. Nothing here calls back into the session before it returns."""
+
+    def read(self) -> None:
+        """Read the next message; answered by `on_request_message`."""
+        ...
+
+    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+        """Send headers, a message, or both; answered by `on_client_sent`. One at a time."""
+        ...
+
+    def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
+        """Send what is still to be sent, and the status. Not answered.
+
+        Without `headers_sent`, headers and message the answer is trailers-only.
+        """
+        ...
+
+    def abort(self, status: Status) -> None:
+        """Drop what is still being sent and end the RPC with `status`. Not answered."""
+        ...
+
+    def join(self) -> None:
+        """Call `on_join_expired` in a short moment, unless `leave` is called first."""
+        ...
+
+    def leave(self) -> None: ...
+
+    def open(
+        self, pod: Pod, path: str, authority: str, metadata: Metadata, deadline_s: float | None, first: Opening
+    ) -> Attempt:
+        """Send the RPC to a pod. Headers, the first reply message and the status are read without being asked for.
+
+        Answered by `on_pod_sent` for the opening, `on_pod_headers`, `on_pod_message` and `on_pod_status`, each in any
+        case, the status perhaps first. Raises ConnectionError where the pod's connection was closed meanwhile.
+        """
+        ...
+
+
+class Attempt(Protocol):
+    """One try of an RPC on one pod."""
+
+    def read(self) -> None:
+        """Read the next reply; answered by `on_pod_message`."""
+        ...
+
+    def send(self, message: bytes | None, half_close: bool) -> None:
+        """Send a message, the half-close, or both; answered by `on_pod_sent`. One at a time."""
+        ...
+
+    def cancel(self) -> None:
+        """End the try; its status still arrives."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What goes out together with the request headers."""
+
+    message: bytes | None
+    half_close: bool
+
+
+class Session:
+    __slots__ = (
+        "_attempt",
+        "_call",
+        "_counters",
+        "_deadline_s",
+        "_first",
+        "_half_close_sent",
+        "_half_closed",
+        "_headers",
+        "_headers_sent",
+        "_held",
+        "_last_active_s",
+        "_looked_unary",
+        "_metadata",
+        "_pending",
+        "_pod",
+        "_pod_headers_seen",
+        "_pod_since_s",
+        "_reached",
+        "_reading_client",
+        "_reading_pod",
+        "_replayable",
+        "_replies",
+        "_request",
+        "_requests",
+        "_sending_client",
+        "_sending_pod",
+        "_serving",
+        "_since_s",
+        "_status",
+        "_target",
+        "_tries",
+        "finished",
+    )
+
+    def __init__(self, serving: Serving, call: Call, request: Request, now_s: float) -> None:
+        self._serving, self._call, self._request = serving, call, request
+        self._since_s = self._last_active_s = now_s
+        self.finished = False
+        """The client has its status, or is gone."""
+        self._counters: MethodCounters = serving.counters.unmatched
+        self._target: Target | None = None
+        self._metadata: Metadata = ()
+        self._deadline_s: float | None = None
+        # towards the pod
+        self._pod: Pod | None = None
+        self._attempt: Attempt | None = None
+        self._pod_since_s = now_s
+        self._tries = 0
+        self._requests = 0
+        self._first: bytes | None = None
+        self._replayable = True
+        self._pending: bytes | None = None
+        self._half_closed = self._half_close_sent = self._looked_unary = False
+        self._reading_client = self._sending_pod = False
+        # towards the client
+        self._headers: Metadata = ()
+        self._pod_headers_seen = self._headers_sent = False
+        self._replies = 0
+        self._held: bytes | None = None
+        self._reading_pod = self._sending_client = False
+        self._status: Status | None = None
+        self._reached = True
+
+    # --- the RPC begins
+
+    def start(self, now_s: float) -> None:
+        """Route the RPC and begin to read it. Called once, first."""
+        serving, request = self._serving, self._request
+        target = serving.route(request.path)
+        if isinstance(target, Refusal):
+            self._counters.begin()
+            self._finish_with(target.reason, target.message, now_s)
+            return
+        self._target = target
+        self._counters = counters = serving.counters.of(target.label, request.path)
+        counters.begin()
+        self._deadline_s = bound_deadline(request.deadline_s, target.timeout_ms, now_s)
+        self._read_client()
+        if counters.one_request:
+            self._call.join()
+        else:
+            self._open(now_s)
+
+    def _open(self, now_s: float, avoid: Pod | None = None) -> None:
+        """Send the RPC, as far as it has been read, to the next pod."""
+        target = self._target
+        assert target is not None
+        pod = target.pick(avoid)
+        if pod is None:
+            self._finish_with(Reason.NO_ENDPOINTS, target.why_no_endpoint(), now_s)
+            return
+        if not self._metadata:
+            self._metadata = forward_request(self._request.metadata, self._request.peer)
+        self._pod, self._pod_since_s = pod, now_s
+        pod.begin()
+        self._half_close_sent = self._half_closed
+        self._sending_pod = self._reading_pod = True
+        opening = Opening(self._first, self._half_closed)
+        request = self._request
+        try:
+            self._attempt = self._call.open(
+                pod, target.rewrite(request.path), request.authority, self._metadata, self._deadline_s, opening
+            )
+        except ConnectionError as error:
+            self._open_failed(pod, str(error), now_s)
+
+    def _open_failed(self, pod: Pod, cause: str, now_s: float) -> None:
+        """The pod left, and its connection was closed, after it was picked."""
+        self._end_try(pod, Status(Code.UNAVAILABLE, cause), now_s)
+        if self._tries or not self._has_other_pod(pod):
+            self._finish_with(Reason.CONNECT_FAILED, self._explain(cause), now_s)
+        else:
+            self._tries += 1
+            self._open(now_s, avoid=pod)
+
+    # --- client → pod
+
+    def on_request_message(self, message: bytes | None, now_s: float) -> None:
+        """The client sent a message, or None: it half-closed (or is gone; `on_client_closed` tells)."""
+        self._reading_client = False
+        if self.finished:
+            return
+        self._last_active_s = now_s
+        if message is None:
+            self._half_closed = True
+        else:
+            self._requests += 1
+            if self._requests == 1:
+                self._take_first(message, now_s)
+                return
+            self._pending = message
+            self._counters.one_request = False
+        if self._attempt is None:
+            self._open(now_s)
+        else:
+            self._pump()
+
+    def _take_first(self, message: bytes, now_s: float) -> None:
+        self._first = message
+        if self._attempt is not None:
+            self._pending = message
+            self._pump()
+        else:
+            self._read_client()  # the half-close usually came along
+
+    def _pump(self) -> None:
+        """Start what is next towards the pod: a message, the half-close, or reading on."""
+        attempt = self._attempt
+        if self._sending_pod or attempt is None or self._status is not None:
+            return
+        if self._pending is not None:
+            message, self._pending = self._pending, None
+            if message is not self._first:
+                self._forget_opening()
+            self._half_close_sent = self._half_closed
+            self._sending_pod = True
+            attempt.send(message, self._half_closed)
+        elif self._half_closed and not self._half_close_sent:
+            self._half_close_sent = self._sending_pod = True
+            attempt.send(None, True)
+        elif not self._half_closed:
+            self._read_client()
+
+    def _read_client(self) -> None:
+        if not self._reading_client and not self._half_closed:
+            self._reading_client = True
+            self._call.read()
+
+    def on_pod_sent(self, ok: bool, now_s: float) -> None:
+        """What was sent to the pod is written (or, not ok, never will be: the status follows)."""
+        self._sending_pod = False
+        if ok and not self.finished:
+            self._last_active_s = now_s
+            self._pump()
+
+    def _forget_opening(self) -> None:
+        self._first, self._replayable = None, False
+
+    # --- pod → client
+
+    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None:
+        """The pod's initial metadata: empty also where it sent trailers only; None: nothing ever came from the pod."""
+        if self.finished:
+            return
+        self._last_active_s = now_s
+        self._pod_headers_seen, self._reached, self._headers = True, headers is not None, headers or ()
+        self._looked_unary = self._half_closed and self._requests == 1
+        if self._status is not None:
+            self._settle(now_s)
+        elif self._counters.one_reply or not headers:
+            self._call.join()
+        else:
+            self._send_held(now_s)
+
+    def _send_headers(self) -> None:
+        self._forget_opening()
+        held, self._held = self._held, None
+        self._headers_sent = self._sending_client = True
+        self._call.send(self._headers, held)
+
+    def on_pod_message(self, message: bytes | None, now_s: float) -> None:
+        """A reply, or None: there are no more, the status follows or is here."""
+        self._reading_pod = False
+        if self.finished:
+            return
+        self._last_active_s = now_s
+        if message is None:
+            self._settle(now_s)
+            return
+        self._replies += 1
+        self._held = message
+        if self._replies > 1:
+            self._counters.one_reply = False
+        elif self._counters.one_reply:
+            self._settle(now_s)  # the status usually comes along; the join window is open since the headers
+            return
+        self._send_held(now_s)
+
+    def on_no_more_replies(self) -> None:
+        """Instead of `on_pod_message`, from inside `Attempt.read`: the try was over already."""
+        self._reading_pod = False
+
+    def _send_held(self, now_s: float) -> None:
+        if self._sending_client or not self._pod_headers_seen:
+            return
+        if not self._headers_sent:
+            self._send_headers()
+        elif self._held is not None:
+            held, self._held = self._held, None
+            self._sending_client = True
+            self._call.send(None, held)
+        elif self._status is not None:
+            self._settle(now_s)
+        elif not self._reading_pod and self._attempt is not None:
+            self._reading_pod = True
+            self._attempt.read()
+
+    def on_client_sent(self, ok: bool, now_s: float) -> None:
+        """What was sent to the client is written (or, not ok, the client is gone: `on_client_closed` tells)."""
+        self._sending_client = False
+        if ok and not self.finished:
+            self._last_active_s = now_s
+            self._send_held(now_s)
+
+    def on_pod_status(self, status: Status, now_s: float) -> None:
+        """The try is over; what else is still to be reported of it (headers, a message) may come after."""
+        pod = self._pod
+        assert pod is not None
+        self._end_try(pod, status, now_s)
+        self._status = status
+        self._sending_pod = False
+        if not self.finished:
+            self._settle(now_s)
+
+    def _end_try(self, pod: Pod, status: Status, now_s: float) -> None:
+        target = self._target
+        assert target is not None
+        failed = counts_against_pod(status.code)
+        duration_s = now_s - self._pod_since_s
+        pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
+        target.done(pod, Outcome(status.code, failed, duration_s))
+
+    def on_join_expired(self, now_s: float) -> None:
+        """What was waited for did not come along: this is a stream (or slow), go on with what is there."""
+        if self.finished:
+            return
+        if self._attempt is None:
+            self._counters.one_request = False
+            self._open(now_s)
+        elif self._pod_headers_seen and not self._headers_sent and self._status is None:
+            if self._held is not None:
+                self._counters.one_reply = False
+            self._send_headers()
+
+    # --- the end
+
+    def _settle(self, now_s: float) -> None:
+        """Finish if the pod's status is here and nothing comes before it."""
+        status = self._status
+        if status is None or self._reading_pod or self._sending_client or not self._pod_headers_seen:
+            return
+        reason = core_reason(status.code, status.details, status.trailers)
+        if reason is Reason.CONNECT_FAILED and self._reached:
+            reason = None  # the pod's own words about a connection of its own
+        if self._expired(status):
+            self._finish_with(*self._why_expired(), now_s)
+        elif reason is None:
+            self._finish(status, now_s)
+        elif self._replies or self._headers_sent:
+            self._finish(make_status(reason, self._explain(status.details)), now_s)
+        else:
+            self._retry_or_finish(reason, status, now_s)
+
+    def _retry_or_finish(self, reason: Reason, status: Status, now_s: float) -> None:
+        pod = self._pod
+        assert pod is not None
+        if reason is Reason.CONNECT_FAILED:
+            self._serving.note_failure(pod)
+        if safe_to_retry(reason) and self._replayable and not self._tries and self._has_other_pod(pod):
+            self._tries += 1
+            self._serving.counters.count_retry()
+            self._status, self._pod_headers_seen = None, False
+            if self._pending is self._first:
+                self._pending = None
+            self._open(now_s, avoid=pod)
+        else:
+            self._finish_with(reason, self._explain(status.details), now_s)
+
+    def _has_other_pod(self, pod: Pod) -> bool:
+        return self._target is not None and self._target.has_other(pod)
+
+    def _explain(self, cause: str) -> str:
+        label = self._target.label if self._target else ""
+        return f"Mapping {label}: pod {self._pod.endpoint if self._pod else '-'}: {cause}"
+
+    def _expired(self, status: Status) -> bool:
+        """Whether it was this side's deadline, not a DEADLINE_EXCEEDED of the pod's own."""
+        return (
+            status.code == Code.DEADLINE_EXCEEDED
+            and self._deadline_s is not None
+            and not status.trailers
+            and status.details in ("Deadline Exceeded", "")
+        )
+
+    def _why_expired(self) -> tuple[Reason, str]:
+        target, client_s = self._target, self._request.deadline_s
+        label = target.label if target else ""
+        if target is not None and target.timeout_ms is not None and self._deadline_s != client_s:
+            return Reason.TIMEOUT, f"Mapping {label}: timeout_ms {target.timeout_ms} passed{self._waited_for()}"
+        return Reason.CLIENT_DEADLINE, f"Mapping {label}: the client's deadline passed{self._waited_for()}"
+
+    def _waited_for(self) -> str:
+        return f" while waiting for pod {self._pod.endpoint}" if self._pod is not None else ""
+
+    def on_client_closed(self, now_s: float) -> None:
+        """The client cancelled, its deadline passed, or its connection is gone: nothing more can be sent to it."""
+        if self.finished:
+            return
+        expired = self._request.deadline_s is not None and now_s >= self._request.deadline_s
+        self._record(Code.DEADLINE_EXCEEDED if expired else Code.CANCELLED, now_s)
+        self._abandon_attempt()
+
+    def on_sweep(self, now_s: float) -> None:
+        """Called from time to time: ends an RPC that was quiet for too long or is past its deadline."""
+        target = self._target
+        if self.finished or target is None:
+            return
+        if self._deadline_s is not None and now_s >= self._deadline_s and self._attempt is None:
+            self._end_early(*self._why_expired(), now_s)
+        elif target.idle_timeout_s is not None and now_s - self._last_active_s >= target.idle_timeout_s:
+            quiet_ms = round(target.idle_timeout_s * 1000)
+            self._end_early(
+                Reason.IDLE_TIMEOUT, f"Mapping {target.label}: no message for idle_timeout_ms {quiet_ms}", now_s
+            )
+
+    def on_drained(self, now_s: float) -> None:
+        """The drain time is over: the RPC ends now."""
+        self._end_early(Reason.DRAINING, "the gateway's drain time is over", now_s)
+
+    def on_defect(self, now_s: float) -> None:
+        """The engine caught an exception in one of the calls above."""
+        self._end_early(Reason.DEFECT, "a defect in the gateway, see its log", now_s)
+
+    def _end_early(self, reason: Reason, message: str, now_s: float) -> None:
+        if self.finished:
+            return
+        if self._sending_client:
+            status = make_status(reason, message)
+            self._record(status.code, now_s)
+            self._call.abort(status)
+        else:
+            self._finish_with(reason, message, now_s)
+        self._abandon_attempt()
+
+    def _abandon_attempt(self) -> None:
+        if self._attempt is not None and self._status is None:
+            self._attempt.cancel()
+
+    def _finish_with(self, reason: Reason, message: str, now_s: float) -> None:
+        self._headers, self._held = (), None  # a status of the gateway's own is trailers-only where it still can be
+        self._finish(make_status(reason, message), now_s)
+
+    def _finish(self, status: Status, now_s: float) -> None:
+        headers = None if self._headers_sent else self._headers
+        held, self._held = self._held, None
+        self._learn()
+        self._record(status.code, now_s)
+        self._call.finish(headers, held, status, self._headers_sent)
+
+    def _learn(self) -> None:
+        """A method that looked unary in this RPC is taken for unary in the next."""
+        if self._looked_unary:
+            self._counters.one_request = True
+        if self._replies == 1:
+            self._counters.one_reply = True
+
+    def _record(self, code: int, now_s: float) -> None:
+        self.finished = True
+        self._call.leave()
+        self._first = self._pending = self._held = None
+        self._counters.end(code, now_s - self._since_s)

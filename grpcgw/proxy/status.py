@@ -1,0 +1,127 @@
+"""Statuses the gateway makes itself, and telling a status made by grpc core on this side from one a pod sent.
+
+The one place that turns causes into gRPC codes (design: section 4). Pure; the texts of grpc core it knows are checked
+against the real core by the engine tests.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class Code(IntEnum):
+    """gRPC status codes (grpc `doc/statuscodes.md`), so that the core needs no grpc import."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Reason(StrEnum):
+    """Value of the `x-grpcgw-reason` trailer of every status the gateway makes."""
+
+    NO_MAPPING = "no-mapping"
+    NO_ENDPOINTS = "no-endpoints"
+    UNROUTED_SHARE = "unrouted-share"
+    CONNECT_FAILED = "connect-failed"
+    STREAM_REFUSED = "stream-refused"
+    CONNECTION_LOST = "connection-lost"
+    STREAM_RESET = "stream-reset"
+    BAD_RESPONSE = "bad-response"
+    TIMEOUT = "timeout"
+    IDLE_TIMEOUT = "idle-timeout"
+    CLIENT_DEADLINE = "client-deadline"
+    DRAINING = "draining"
+    DEFECT = "defect"
+
+
+REASON_KEY = "x-grpcgw-reason"
+
+_CODES = {
+    Reason.NO_MAPPING: Code.UNIMPLEMENTED,
+    Reason.TIMEOUT: Code.DEADLINE_EXCEEDED,
+    Reason.IDLE_TIMEOUT: Code.DEADLINE_EXCEEDED,
+    Reason.CLIENT_DEADLINE: Code.DEADLINE_EXCEEDED,
+    Reason.STREAM_RESET: Code.INTERNAL,
+    Reason.BAD_RESPONSE: Code.INTERNAL,
+    Reason.DEFECT: Code.INTERNAL,
+}
+_SAFE_TO_RETRY = frozenset({Reason.CONNECT_FAILED, Reason.STREAM_REFUSED})
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How an RPC ended, as the client is told."""
+
+    code: int
+    details: str
+    trailers: Metadata = ()
+
+
+def make_status(reason: Reason, message: str) -> Status:
+    """The gateway's own status for `reason`; `message` names the Mapping and the cause."""
+    return Status(_CODES.get(reason, Code.UNAVAILABLE), message, ((REASON_KEY, reason.value),))
+
+
+# What grpc core says when it, not the pod, ends a call. The order matters: the first that matches decides.
+_CORE_TEXTS: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
+    (re.compile(pattern), reason)
+    for pattern, reason in (
+        (r"failed to connect to all addresses|[Cc]onnections to all backends failing", Reason.CONNECT_FAILED),
+        (r"Stream removed \(RST_STREAM \(Received RST_STREAM with error code 7\)\)", Reason.STREAM_REFUSED),
+        (r"Stream removed \(GOAWAY received", Reason.STREAM_REFUSED),
+        (r"Stream removed \(RST_STREAM ", Reason.STREAM_RESET),
+        (
+            r"Stream removed \((Socket closed|recvmsg|sendmsg|.*[Cc]onnection reset|.*[Bb]roken pipe)",
+            Reason.CONNECTION_LOST,
+        ),
+        (r"Socket closed|recvmsg:|sendmsg:|[Kk]eepalive|ping timeout|[Tt]ransport closed", Reason.CONNECTION_LOST),
+        (
+            r"Stream removed \(|No status received|Received http2 header with status|[Ff]ailed parsing HTTP/2",
+            Reason.BAD_RESPONSE,
+        ),
+        (r"Received message larger than max|[Uu]nexpected compress|[Ii]nvalid compression", Reason.BAD_RESPONSE),
+    )
+)
+_CORE_CODES = frozenset({Code.UNAVAILABLE, Code.UNKNOWN, Code.INTERNAL})
+
+
+def core_reason(code: int, details: str, trailers: Metadata) -> Reason | None:
+    """Why grpc core ended a call that the pod gave no status for; None for a status that the pod sent.
+
+    Core marks neither, so its texts are recognised. A pod's status with trailing metadata is always the pod's.
+    """
+    if code not in _CORE_CODES or trailers:
+        return None
+    return next((reason for pattern, reason in _CORE_TEXTS if pattern.match(details)), None)
+
+
+def safe_to_retry(reason: Reason) -> bool:
+    """The pod provably did not process the RPC: no connection, or the stream was refused (RFC 9113, 8.7)."""
+    return reason in _SAFE_TO_RETRY
+
+
+def counts_against_pod(code: int) -> bool:
+    """Codes that speak of the pod's health rather than of the request."""
+    return code in _FAILURES
+
+
+_FAILURES = frozenset({Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})

@@ -1,0 +1,60 @@
+"""The pods of one cluster: which to open, which to drain, which to close, and which may be picked.
+
+Every decision is one synchronous step that returns what to do; the engine opens and closes channels. The time is an
+argument. Not thread-safe: the data plane's lock guards it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from grpcgw.config.endpoint import Endpoint
+from grpcgw.telemetry.report import PodState
+from grpcgw.upstream.pod import Pod
+
+
+@dataclass(slots=True)
+class Pool:
+    """`serving` are the pods of the last endpoint set, in its order; `leaving` those that left and still have RPCs."""
+
+    serving: dict[Endpoint, Pod] = field(default_factory=dict)
+    leaving: dict[Pod, float] = field(default_factory=dict)
+    """Pod → monotonic time at which its remaining RPCs are cancelled."""
+
+    def replace(
+        self, endpoints: Sequence[Endpoint], open_pod: Callable[[Endpoint], Pod], drain_until_s: float
+    ) -> tuple[Pod, ...]:
+        """Make `endpoints` the pods that get new RPCs. A pod that stays keeps its connection and counters.
+
+        Returns the pods that left just now; they finish their RPCs until `drain_until_s`.
+        """
+        before = self.serving
+        self.serving = {endpoint: before.get(endpoint) or open_pod(endpoint) for endpoint in endpoints}
+        left = tuple(pod for endpoint, pod in before.items() if endpoint not in self.serving)
+        for pod in left:
+            pod.draining = True
+            self.leaving[pod] = drain_until_s
+        return left
+
+    def finished(self, now_s: float) -> tuple[Pod, ...]:
+        """Take out the leaving pods that are to be closed now: without RPCs, or at their drain limit."""
+        over = tuple(pod for pod, limit_s in self.leaving.items() if not pod.in_flight or now_s >= limit_s)
+        for pod in over:
+            del self.leaving[pod]
+        return over
+
+    def pods(self) -> Iterable[Pod]:
+        return (*self.serving.values(), *self.leaving)
+
+
+def usable(pods: Iterable[Pod]) -> tuple[Pod, ...]:
+    """Which pods may be picked: the connected ones; while there are none, those that may yet connect; else all.
+
+    A pod that is still connecting (or a black hole) so never delays an RPC that a connected pod can take, and with
+    every pod failing an RPC learns the connection's own error. As grpc-go's round_robin (gRFC A61).
+    """
+    known = tuple(pods)
+    ready = tuple(pod for pod in known if pod.state is PodState.READY)
+    hopeful = tuple(pod for pod in known if pod.state is not PodState.FAILING)
+    return ready or hopeful or known
