@@ -245,7 +245,7 @@ class KubeApi:
     async def _start(self) -> None:
         application = web.Application()
         application.router.add_get("/{path:.*}", self._serve)
-        self._runner = web.AppRunner(application, shutdown_timeout=0.0, access_log=None, handler_cancellation=True)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.01, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()

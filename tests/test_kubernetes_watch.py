@@ -68,11 +68,10 @@ def test_a_version_without_the_kind_is_passed_over() -> None:
 
 
 def test_endpoint_slices_are_preferred_to_endpoints() -> None:
-    core = {"v1": {"Endpoints", "Service"}}
-    both = watched("EndpointSlice").choose(core | {"discovery.k8s.io/v1": {"EndpointSlice"}})
+    both = watched("EndpointSlice").choose({"discovery.k8s.io/v1": {"EndpointSlice"}})
     assert both is not None
     assert both.kind == "EndpointSlice"
-    old = watched("EndpointSlice").choose(core)
+    old = watched("EndpointSlice").choose({"discovery.k8s.io/v1": ()})
     assert old is not None
     assert old.kind == "Endpoints"
 

@@ -60,7 +60,7 @@ class Pace:
 class KubernetesSource:
     """Keeps the store equal to the cluster, for the kinds of `WATCHED_KINDS`.
 
-    `namespace` empty: all namespaces. `clock` gives seconds since the epoch.
+    From its creation on the store is not `synced` until every kind has been read once. `namespace` empty: all namespaces. `clock` gives seconds since the epoch.
     """
 
     def __init__(
@@ -84,8 +84,6 @@ class KubernetesSource:
     async def run(self) -> None:
         """Run until cancelled. Raises UserError at once where address or credentials cannot be loaded; an API server
         that is away is no error, here or later: it is waited for."""
-        for loop in self._loops:
-            loop.announce()
         await self._api.connect()
         try:
             async with asyncio.TaskGroup() as group:
@@ -110,7 +108,7 @@ class _Discovery:
 
     async def choose(self, kind: WatchedKind) -> Resource:
         """Raises _NotInstalled, ApiAway, ApiRefused."""
-        served = {each.api_version: await self._kinds(each.group_path) for each in kind.candidates}
+        served = {each.api_version: await self._kinds(each.group_path) for each in kind.candidates if each.group}
         resource = kind.choose(served)
         if resource is None:
             raise _NotInstalled
@@ -118,8 +116,8 @@ class _Discovery:
 
     async def _kinds(self, group_path: str) -> frozenset[str]:
         now = asyncio.get_running_loop().time()
-        asked_at, kinds = self._known.get(group_path, (now - self._lifetime_s, frozenset()))
-        if now - asked_at < self._lifetime_s:
+        until, kinds = self._known.get(group_path, (now, frozenset()))
+        if now < until:
             return kinds
         try:
             kinds = read_kinds(await self._api.get(group_path, {}, self._timeout_s))
@@ -127,7 +125,7 @@ class _Discovery:
             if refusal.status != 404:
                 raise
             kinds = frozenset()
-        self._known[group_path] = (now, kinds)
+        self._known[group_path] = (now + self._lifetime_s, kinds)
         return kinds
 
 
@@ -156,17 +154,13 @@ class _KindLoop:
         self._random = random
         self._retry = Backoff(pace.retry_base_s, pace.retry_cap_s, random)
         self._rewatch = Backoff(pace.retry_base_s, pace.rewatch_cap_s, random)
-        self._status = SourceStatus(self.partition, synced=False, last_contact_s=0.0, watching=False)
+        self._set_status(SourceStatus(self.partition, synced=False, last_contact_s=0.0, watching=False))
         self._resource = kind.candidates[0]
         self._cursor: Cursor | None = None
         """None: a list is due."""
         self._watching_since: float | None = None
         self._absences = 0
         self._verb = "list"
-
-    def announce(self) -> None:
-        """Say that this kind is not read yet, so that nobody takes the store for complete."""
-        self._store.set_status(self._status)
 
     async def run(self) -> None:
         while True:

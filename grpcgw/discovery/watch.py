@@ -70,8 +70,11 @@ class WatchedKind:
         return self.candidates[0].kind
 
     def choose(self, served: Mapping[str, Collection[str]]) -> Resource | None:
-        """The candidate to read, given the kinds served by API version; None: not installed."""
-        return next((each for each in self.candidates if each.kind in served.get(each.api_version, ())), None)
+        """The candidate to read, given the kinds served by API version (the core group is always served)."""
+        for candidate in self.candidates:
+            if not candidate.group or candidate.kind in served.get(candidate.api_version, ()):
+                return candidate
+        return None
 
 
 def _ambassador(kind: str, plural: str) -> WatchedKind:
