@@ -41,7 +41,9 @@ class ServicePort:
         return None
 
     def __str__(self) -> str:
-        return f"port named {self.name!r}" if self.name else f"port {self.number}"
+        if self.name is None:
+            return f"port {self.number}"
+        return f"port named {self.name!r}" if self.name else "port without a name"
 
 
 def endpoints_of(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -113,13 +113,15 @@ def annotated_objects(carrier: KubeObject) -> tuple[tuple[KubeObject, ...], tupl
 
 def read_documents(text: str) -> Iterator[Document | Fault]:
     """Decode every YAML document of `text`; empty ones are skipped. Ends after a fault of the whole text."""
-    events: Iterator[yaml.Event] = yaml.parse(text, Loader=_LOADER)
+    events = _shallow(yaml.parse(text, Loader=_LOADER))
     try:
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
                 document = _read_document(events)
                 if isinstance(document, Fault) or document.value is not None:
                     yield document
+    except _TooDeep as error:
+        yield Fault(error.line, f"values are nested more than {MAX_DEPTH} deep", whole_text=True)
     except yaml.MarkedYAMLError as error:
         yield Fault(_line_of(error.problem_mark), f"this is not YAML: {_describe(error)}", whole_text=True)
     except UnicodeEncodeError as error:
@@ -145,6 +147,26 @@ class _DocumentError(Exception):
         self.line = line
 
 
+class _TooDeep(Exception):
+    """Nesting beyond MAX_DEPTH: ends the whole text, as the parser's own work grows with the square of the depth."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+def _shallow(events: Iterable[yaml.Event]) -> Iterator[yaml.Event]:
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise _TooDeep(_line_of(event.start_mark))
+        yield event
+
+
 def _read_document(events: Iterator[yaml.Event]) -> Document | Fault:
     reader = _DocumentReader(events)
     try:
@@ -166,38 +188,36 @@ class _DocumentReader:
     anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
     aliased: int = 0
 
-    def read(self, event: yaml.Event, path: FieldPath, depth: int = 0) -> tuple[object, int]:
+    def read(self, event: yaml.Event, path: FieldPath) -> tuple[object, int]:
         """The value that begins with `event`, and how many values it holds, itself included."""
         line = _line_of(event.start_mark)
         self.lines.setdefault(path, line)
         if isinstance(event, yaml.AliasEvent):
             return self._resolve_alias(event.anchor, line)
-        if depth > MAX_DEPTH:
-            raise _DocumentError(line, f"values are nested more than {MAX_DEPTH} deep")
         match event:
             case yaml.ScalarEvent():
                 sized: tuple[object, int] = (_decode_scalar(event, line), 1)
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent() if event.tag not in _COLLECTION_TAGS:
                 raise _unknown_tag(line, event.tag)
             case yaml.MappingStartEvent():
-                sized = self._read_mapping(path, depth)
+                sized = self._read_mapping(path)
             case _:
-                sized = self._read_list(path, depth)
+                sized = self._read_list(path)
         anchor: str | None = getattr(event, "anchor", None)
         if anchor is not None:
             self.anchors[anchor] = sized
         return sized
 
-    def _read_list(self, path: FieldPath, depth: int) -> tuple[list[object], int]:
+    def _read_list(self, path: FieldPath) -> tuple[list[object], int]:
         values: list[object] = []
         size = 1
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
-            value, count = self.read(event, (*path, len(values)), depth + 1)
+            value, count = self.read(event, (*path, len(values)))
             values.append(value)
             size += count
         return values, size
 
-    def _read_mapping(self, path: FieldPath, depth: int) -> tuple[dict[str, object], int]:
+    def _read_mapping(self, path: FieldPath) -> tuple[dict[str, object], int]:
         values: dict[str, object] = {}
         merged: dict[str, object] = {}
         first_lines: dict[str, int] = {}
@@ -208,7 +228,7 @@ class _DocumentReader:
             if key in first_lines:
                 raise _DocumentError(line, f"duplicate key {key!r}: it was given in line {first_lines[key]} before")
             first_lines[key] = self.lines[(*path, key)] = line
-            value, count = self.read(next(self.events), (*path, key), depth + 1)
+            value, count = self.read(next(self.events), (*path, key))
             size += count
             if key == "<<" and _is_plain(event):
                 merged = _merge(value, line)
