@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -262,6 +263,26 @@ def test_check_names_file_and_line_of_an_error_and_fails(tmp_path: Path, capsys:
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{tmp_path}/broken.yaml:7: error: Mapping broken.default")
     assert last == f"{tmp_path}: 1 error, no notices"
+
+
+def printed_on_a_terminal(command: list[str], **environment: str) -> str:
+    controller, terminal = pty.openpty()
+    with open(controller, "rb", buffering=0) as reader, open(terminal, "wb", buffering=0) as writer:
+        variables = {**os.environ, "TERM": "xterm", **environment}
+        subprocess.run(command, stdout=writer, env=variables, timeout=DEADLINE_S, check=False)
+        # While this side holds the terminal open, what was written can be read, and reading cannot fail.
+        return reader.read(65_536).decode()
+
+
+def test_colours_are_for_terminals_and_no_color_turns_them_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    write_mapping(tmp_path, "broken", "timeout_ms", "soon")
+    command = [sys.executable, "-m", "grpcgw", "check", str(tmp_path)]
+    piped = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False).stdout
+    assert "\x1b" not in piped
+    assert "\x1b[" in printed_on_a_terminal(command)
+    assert "\x1b" not in printed_on_a_terminal(command, NO_COLOR="1")
 
 
 def test_check_passes_with_notices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
