@@ -60,7 +60,8 @@ class Pace:
 class KubernetesSource:
     """Keeps the store equal to the cluster, for the kinds of `WATCHED_KINDS`.
 
-    From its creation on the store is not `synced` until every kind has been read once. `namespace` empty: all namespaces. `clock` gives seconds since the epoch.
+    From its creation on the store is not `synced` until every kind has been read once. `namespace` empty: all
+    namespaces. `clock` gives seconds since the epoch.
     """
 
     def __init__(
