@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from hypothesis import given
@@ -132,6 +134,19 @@ def test_demo_runs_end_to_end() -> None:
     assert "The pods took strict turns in every run." in done.stdout
     assert re.search(r"^Diagnostics: http://127.0.0.1:\d+/ambassador/v0/diag/$", done.stdout, re.MULTILINE)
     assert "\x1b" not in done.stdout
+
+
+def test_demo_that_is_told_to_end_ends_its_children() -> None:
+    command = [sys.executable, "-m", "grpcgw", "demo", "--keep"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert any("Staying up" in line for line in demo.stdout), demo.communicate()[1]
+        children = psutil.Process(demo.pid).children(recursive=True)
+        assert len(children) >= 3
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(DEADLINE_S) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(children, DEADLINE_S)
+    assert alive == []
 
 
 def test_demo_outside_a_checkout_says_what_it_needs(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType
 
@@ -166,16 +168,16 @@ def test_short_connection_client_uses_a_port_per_call(pod: Pod, capsys: pytest.C
     assert len(set(ports_of(output))) == 4
 
 
-def self_signed(name: str) -> tuple[bytes, bytes]:
+def self_signed(alternative: x509.GeneralName) -> tuple[bytes, bytes]:
     """Key and certificate as PEM, made the way a gateway without a configured certificate makes its own."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gateway")])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
         .sign(key, hashes.SHA256())
     )
     private = key.private_bytes(
@@ -184,11 +186,11 @@ def self_signed(name: str) -> tuple[bytes, bytes]:
     return private, certificate.public_bytes(serialization.Encoding.PEM)
 
 
-@pytest.fixture
-def tls_port() -> Iterator[int]:
+@contextmanager
+def tls_server(alternative: x509.GeneralName) -> Iterator[int]:
     server = grpc.server(ThreadPoolExecutor(4))
     greet_pb2_grpc.add_GrpcServiceServicer_to_server(Greeter("greet-1"), server)
-    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([self_signed("gateway.example")]))
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([self_signed(alternative)]))
     server.start()
     yield port
     server.stop(0).wait()
@@ -196,10 +198,17 @@ def tls_port() -> Iterator[int]:
 
 @pytest.mark.parametrize("client", [client_long, client_short])
 def test_clients_trust_the_self_signed_certificate_they_are_shown(
-    client: ModuleType, tls_port: int, capsys: pytest.CaptureFixture[str]
+    client: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert client.main(["--target", f"127.0.0.1:{tls_port}", "--tls", "--calls", "2"]) == 0
+    with tls_server(x509.DNSName("gateway.example")) as port:
+        assert client.main(["--target", f"127.0.0.1:{port}", "--tls", "--calls", "2"]) == 0
     assert capsys.readouterr().out.count("Got input test server host: greet-1") == 2
+
+
+def test_clients_say_in_one_line_that_a_certificate_names_no_host(capsys: pytest.CaptureFixture[str]) -> None:
+    with tls_server(x509.IPAddress(ip_address("127.0.0.1"))) as port:
+        assert client_long.main(["--target", f"127.0.0.1:{port}", "--tls"]) == 1
+    assert re.fullmatch(r"no connection: the certificate .* is for no host name\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("flags", [[], ["--tls"]])

@@ -47,8 +47,14 @@ class Trust:
 def fetch_trust(host: str, port: int) -> Trust:
     """The certificate the gateway shows, whoever signed it: fit for a demonstration, not for the open network."""
     pem = ssl.get_server_certificate((host.strip("[]"), port), timeout=DEADLINE_S).encode()
-    names = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return Trust(pem, names.get_values_for_type(x509.DNSName)[0].replace("*", "any"))
+    try:
+        extensions = x509.load_pem_x509_certificate(pem).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        names = []
+    if not names:
+        raise ConnectionError(f"the certificate that {host}:{port} shows is for no host name")
+    return Trust(pem, names[0].replace("*", "any"))
 
 
 def open_channel(arguments: Arguments, trust: Trust | None) -> grpc.Channel:
