@@ -28,7 +28,7 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 
 SETTLE_S = 0.1
 """How long a file must stay gone, or stay without a newline at its end, before that is believed."""
-RESCAN_MS = 5_000
+RESCAN_MS = 2_000
 """Everything is read anew this often without any event, too: no file system reports every change."""
 POLL_S = 0.1
 """Pause between readings while the directory cannot be watched."""
@@ -156,14 +156,14 @@ class DirectorySource:
             yield Problem(Severity.NOTICE, message, str(self._directory))
 
 
-def watch_directory(directory: Path) -> AsyncGenerator[object, None]:
-    """Report changes after 10 ms of quiet, at the latest 50 ms after the first, and every RESCAN_MS without any."""
+def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerator[object, None]:
+    """Report changes after 10 ms of quiet, at the latest 50 ms after the first, and after `rescan_ms` without any."""
     return awatch(
         directory,
         watch_filter=None,
         debounce=50,
         step=10,
-        rust_timeout=RESCAN_MS,
+        rust_timeout=rescan_ms,
         yield_on_timeout=True,
         ignore_permission_denied=True,
     )
