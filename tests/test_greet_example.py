@@ -30,6 +30,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_tools import protoc
 
 from examples.greet import client_long, client_short
+from examples.greet.connection import local_ports, open_channel, parse_arguments
 from examples.greet.server import SERVICE, Greeter, Pod
 from greet import greet_pb2, greet_pb2_grpc
 
@@ -184,6 +185,14 @@ def self_signed(alternative: x509.GeneralName) -> tuple[bytes, bytes]:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return private, certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def test_channels_to_one_gateway_have_connections_of_their_own(pod: Pod) -> None:
+    arguments = parse_arguments("test", ["--target", f"127.0.0.1:{pod.port}"])
+    with open_channel(arguments, None) as first, open_channel(arguments, None) as second:
+        for channel in (first, second):
+            greet_pb2_grpc.GrpcServiceStub(channel).Greet(request("x"), timeout=DEADLINE_S)
+        assert len(local_ports(pod.port)) == 2
 
 
 @contextmanager
