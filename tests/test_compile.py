@@ -1,0 +1,736 @@
+"""From objects to a snapshot: what serves, what is left out and why, and what keeps serving."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import textwrap
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
+from grpcgw.config.grouping import share_weights
+from grpcgw.config.objects import KubeObject, ObjectKey, Severity, Source
+from grpcgw.config.snapshot import Cluster, Destination, MatchKind, PathMatch, ResolverKind, Route, ServiceRef
+from grpcgw.discovery.yaml_documents import parse_objects
+
+GREET_YAML = Path(__file__).parent.parent / "examples/greet/greet.yaml"
+
+
+def obj(
+    kind: str, name: str, spec: object = None, namespace: str = "shop", api: str = "getambassador.io/v2"
+) -> KubeObject:
+    body = {"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": namespace}}
+    if spec is not None:
+        body["spec"] = spec
+    return KubeObject(api, ObjectKey(kind, namespace, name), body, Source(f"{name}.yaml"))
+
+
+def mapping(name: str = "greet", namespace: str = "shop", **fields: object) -> KubeObject:
+    spec = {"prefix": "/greet.GrpcService/", "service": "greet:50051", "resolver": "endpoint", **fields}
+    return obj("Mapping", name, {key: value for key, value in spec.items() if value is not None}, namespace)
+
+
+def module(namespace: str = "shop", **config: object) -> KubeObject:
+    return obj("Module", "ambassador", {"config": config}, namespace)
+
+
+def compile_objects(
+    *objects: KubeObject, last: Compiled | None = None, options: CompileOptions | None = None
+) -> Compiled:
+    return compile_snapshot(objects, last.last_good if last else {}, options or CompileOptions())
+
+
+def said(compiled: Compiled, severity: Severity | None = None) -> list[str]:
+    return [str(problem) for problem in compiled.problems if severity in (None, problem.severity)]
+
+
+def destinations(compiled: Compiled) -> dict[str, Destination]:
+    return {one.label: one for route in compiled.snapshot.routes for one in route.destinations}
+
+
+def only(compiled: Compiled) -> Destination:
+    (destination,) = destinations(compiled).values()
+    return destination
+
+
+def order(compiled: Compiled) -> list[str]:
+    return [f"{route.match.kind} {route.match.value}" for route in compiled.snapshot.routes]
+
+
+# The scenario
+
+
+SCENARIO = """\
+    apiVersion: getambassador.io/v2
+    kind: KubernetesEndpointResolver
+    metadata:
+      name: grpcserver-endpoint-resolver
+    ---
+    apiVersion: getambassador.io/v2
+    kind: Mapping
+    metadata:
+      name: grpcserver
+    spec:
+      grpc: true
+      prefix: /greet.GrpcService/
+      rewrite: /greet.GrpcService/
+      service: grpcserver.grpcserver:50051
+      resolver: grpcserver-endpoint-resolver
+      load_balancer:
+        policy: round_robin
+    """
+
+
+def test_the_greet_scenario_compiles_unchanged_without_a_word() -> None:
+    objects, _ = parse_objects(textwrap.dedent(SCENARIO), "greet.yaml")
+    compiled = compile_objects(*objects)
+    assert compiled.problems == ()
+    name = "grpcserver.grpcserver:50051/KubernetesEndpointResolver"
+    assert compiled.snapshot.clusters == {
+        name: Cluster(
+            name,
+            ResolverKind.KUBERNETES_ENDPOINT,
+            "grpcserver-endpoint-resolver",
+            ServiceRef("grpcserver", "grpcserver", 50051, "grpcserver.grpcserver"),
+        )
+    }
+    assert compiled.snapshot.routes == (
+        Route(
+            PathMatch(MatchKind.PREFIX, "/greet.GrpcService/"),
+            0,
+            (
+                Destination(
+                    ObjectKey("Mapping", "default", "grpcserver"),
+                    "grpcserver.default",
+                    name,
+                    rewrite="/greet.GrpcService/",
+                    timeout_ms=None,
+                    idle_timeout_ms=300_000,
+                ),
+            ),
+        ),
+    )
+    assert only(compiled).where == "greet.yaml:6"
+
+
+def test_the_example_of_the_repository_compiles_without_a_word() -> None:
+    objects, _ = parse_objects(GREET_YAML.read_text(), "greet.yaml")
+    assert compile_objects(*objects).problems == ()
+
+
+def test_a_snapshot_can_be_sent_to_another_process() -> None:
+    snapshot = compile_objects(mapping()).snapshot
+    assert pickle.loads(pickle.dumps(snapshot)) == snapshot
+
+
+# Whose objects, which kinds
+
+
+@pytest.mark.parametrize(
+    ("given_id", "own_id", "serves"),
+    [
+        (None, "default", True),
+        (None, "blue", False),
+        ("blue", "blue", True),
+        ("blue", "default", False),
+        (["green", "blue"], "blue", True),
+        (["green"], "blue", False),
+        ("_automatic_", "blue", True),
+        ([], "default", False),
+    ],
+)
+def test_objects_of_another_ambassador_id_are_passed_over_in_silence(
+    given_id: object, own_id: str, serves: bool
+) -> None:
+    broken = mapping("broken", ambassador_id=given_id, grpc="yes")
+    compiled = compile_objects(mapping(ambassador_id=given_id), broken, options=CompileOptions(own_id))
+    assert bool(compiled.snapshot.routes) is serves
+    assert bool(compiled.problems) is serves
+
+
+def test_an_ambassador_id_of_the_wrong_type_is_reported() -> None:
+    compiled = compile_objects(mapping(ambassador_id=3))
+    assert said(compiled) == [
+        "greet.yaml: error: Mapping greet.shop spec.ambassador_id: should be a valid list, not 3; left out"
+    ]
+
+
+def test_kinds_that_are_no_configuration_are_passed_over() -> None:
+    objects = [obj("Service", "greet", api="v1"), obj("Mapping", "other", {"x": 1}, api="example.com/v1")]
+    assert compile_objects(*objects).problems == ()
+
+
+def test_kinds_for_later_are_notices_and_unknown_ones_errors() -> None:
+    compiled = compile_objects(obj("AuthService", "auth", {"auth_service": "auth"}), obj("Maping", "greet", {}))
+    assert said(compiled) == [
+        "auth.yaml: notice: AuthService auth.shop: AuthService is not supported yet: calls are not authenticated",
+        "greet.yaml: error: Maping greet.shop: kind Maping is unknown in getambassador.io/v2; left out",
+    ]
+
+
+# One Mapping
+
+
+def test_a_bad_mapping_leaves_out_only_itself() -> None:
+    compiled = compile_objects(mapping("bad", service="greet..shop"), mapping("good"))
+    assert list(destinations(compiled)) == ["good.shop"]
+    assert len(said(compiled, Severity.ERROR)) == 1
+
+
+def test_defaults_leave_the_path_alone_and_bound_only_quiet_calls() -> None:
+    destination = only(compile_objects(mapping()))
+    assert (destination.rewrite, destination.timeout_ms, destination.idle_timeout_ms) == (None, None, 300_000)
+
+
+@pytest.mark.parametrize(
+    ("fields", "config", "expected"),
+    [
+        ({}, {}, None),
+        ({"timeout_ms": 0}, {}, None),
+        ({"timeout_ms": 5}, {}, 5),
+        ({}, {"cluster_request_timeout_ms": 7}, 7),
+        ({"timeout_ms": 5}, {"cluster_request_timeout_ms": 7}, 5),
+        ({"timeout_ms": 0}, {"cluster_request_timeout_ms": 7}, None),
+        ({}, {"cluster_request_timeout_ms": 0}, None),
+    ],
+)
+def test_the_timeout_is_the_mappings_else_the_modules_and_0_is_none(
+    fields: dict[str, object], config: dict[str, object], expected: int | None
+) -> None:
+    assert only(compile_objects(mapping(**fields), module(**config))).timeout_ms == expected
+
+
+@pytest.mark.parametrize(("given_ms", "expected"), [(0, None), (1, 1)])
+def test_an_idle_timeout_of_0_is_none(given_ms: int, expected: int | None) -> None:
+    assert only(compile_objects(mapping(idle_timeout_ms=given_ms))).idle_timeout_ms == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "rewrite", "notice"),
+    [
+        ({"rewrite": ""}, None, ""),
+        ({"rewrite": "/other.Service/"}, "/other.Service/", ""),
+        ({"rewrite": "/"}, "/", "cuts the matched prefix"),
+        ({"rewrite": "/", "prefix": "/"}, "/", ""),
+        ({"rewrite": "/x/", "prefix_regex": True}, None, "no prefix to replace"),
+        ({"rewrite": "/a/B", "prefix_exact": True}, "/a/B", ""),
+    ],
+)
+def test_a_rewrite_is_honoured_where_there_is_a_prefix_to_replace(
+    fields: dict[str, object], rewrite: str | None, notice: str
+) -> None:
+    compiled = compile_objects(mapping(**fields))
+    assert only(compiled).rewrite == rewrite
+    assert (notice in "".join(said(compiled))) if notice else not compiled.problems
+
+
+def test_grpc_false_is_a_notice() -> None:
+    assert [problem.severity for problem in compile_objects(mapping(grpc=False)).problems] == [Severity.NOTICE]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({}, MatchKind.PREFIX),
+        ({"prefix_exact": True}, MatchKind.EXACT),
+        ({"prefix_regex": True}, MatchKind.REGEX),
+        ({"prefix_regex": True, "prefix_exact": True}, MatchKind.REGEX),
+        ({"prefix_regex": False, "prefix_exact": False}, MatchKind.PREFIX),
+    ],
+)
+def test_the_kind_of_match(fields: dict[str, object], kind: MatchKind) -> None:
+    assert compile_objects(mapping(**fields)).snapshot.routes[0].match.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"prefix": "greet.GrpcService/"}, "spec.prefix: 'greet.GrpcService/' matches no path"),
+        ({"prefix": "/(", "prefix_regex": True}, "spec.prefix: '/(' is no RE2 pattern"),
+        ({"prefix": "/(?=a)", "prefix_regex": True}, "no RE2 pattern"),
+        (
+            {"service": "https://greet"},
+            "spec.service: 'https://greet' asks for TLS to pods, which is not supported yet",
+        ),
+        ({"service": "10.0.0.1:80"}, "10.0.0.1 is an address, but resolver endpoint finds pods by the name"),
+        ({"resolver": "nobody"}, "spec.resolver: resolver nobody is unknown; declare it or use one of endpoint, "),
+        ({"resolver": "consul"}, "resolver consul is a ConsulResolver, which is not supported yet"),
+        ({"load_balancer": {"policy": "least_request"}}, "least_request is not supported yet; use round_robin"),
+        (
+            {"load_balancer": {"policy": "round_robin"}, "resolver": "kubernetes-service"},
+            "spec.load_balancer: resolver kubernetes-service is a KubernetesServiceResolver, which leaves balancing",
+        ),
+    ],
+)
+def test_a_mapping_that_cannot_be_served_as_written_is_left_out(fields: dict[str, object], reason: str) -> None:
+    compiled = compile_objects(mapping(**fields))
+    assert compiled.snapshot.routes == ()
+    (error,) = said(compiled)
+    assert reason in error
+    assert error.endswith("; left out")
+
+
+def test_all_errors_of_a_mapping_are_told_at_once() -> None:
+    compiled = compile_objects(mapping(prefix="greet", resolver="nobody", service="https://greet"))
+    assert [problem.path for problem in compiled.problems] == ["spec.prefix", "spec.resolver", "spec.service"]
+
+
+# Clusters and resolvers
+
+
+@pytest.mark.parametrize(
+    ("service", "cluster"),
+    [
+        ("greet", "greet.shop:80/KubernetesServiceResolver"),
+        ("greet.other:50051", "greet.other:50051/KubernetesServiceResolver"),
+        ("api.example.com:50051", "api.example.com:50051/KubernetesServiceResolver"),
+        ("10.0.0.1:50051", "10.0.0.1:50051/KubernetesServiceResolver"),
+        ("[::1]:50051", "[::1]:50051/KubernetesServiceResolver"),
+    ],
+)
+def test_without_a_resolver_the_service_is_resolved_by_dns(service: str, cluster: str) -> None:
+    compiled = compile_objects(mapping(resolver=None, service=service))
+    assert list(compiled.snapshot.clusters) == [cluster]
+    assert compiled.snapshot.clusters[cluster].resolver is ResolverKind.KUBERNETES_SERVICE
+    assert compiled.problems == ()
+
+
+def test_the_modules_resolver_is_the_default() -> None:
+    compiled = compile_objects(mapping(resolver=None), module(resolver="endpoint"))
+    assert only(compiled).cluster == "greet.shop:50051/KubernetesEndpointResolver"
+
+
+def test_resolver_names_are_global_across_namespaces() -> None:
+    resolver = obj("KubernetesEndpointResolver", "pods", namespace="far-away")
+    assert only(compile_objects(mapping(resolver="pods"), resolver)).cluster.endswith("/KubernetesEndpointResolver")
+
+
+def test_a_resolver_name_means_one_kind() -> None:
+    first = obj("KubernetesEndpointResolver", "pods", namespace="a")
+    second = obj("KubernetesServiceResolver", "pods", namespace="b")
+    compiled = compile_objects(mapping(resolver="pods"), second, first)
+    assert only(compiled).cluster.endswith("/KubernetesEndpointResolver")
+    assert "the name is taken by a KubernetesEndpointResolver" in said(compiled)[0]
+
+
+def test_mappings_to_one_service_share_the_cluster_and_not_the_settings() -> None:
+    compiled = compile_objects(
+        obj("KubernetesEndpointResolver", "pods"),
+        mapping("a", service="greet:50051", timeout_ms=1),
+        mapping("b", service="http://greet.shop.svc.cluster.local:50051", resolver="pods", prefix="/b/", timeout_ms=2),
+    )
+    (cluster,) = compiled.snapshot.clusters.values()
+    assert cluster.resolver_name == "endpoint"
+    assert {one.cluster for one in destinations(compiled).values()} == {cluster.name}
+    assert {label: one.timeout_ms for label, one in destinations(compiled).items()} == {"a.shop": 1, "b.shop": 2}
+
+
+def test_the_module_can_move_unqualified_services_to_the_gateways_namespace() -> None:
+    compiled = compile_objects(
+        mapping(),
+        module(use_ambassador_namespace_for_service_resolution=True),
+        options=CompileOptions(ambassador_namespace="gateways"),
+    )
+    assert only(compiled).cluster == "greet.gateways:50051/KubernetesEndpointResolver"
+
+
+def test_name_parts_without_meaning_to_the_endpoint_resolver_are_a_notice() -> None:
+    compiled = compile_objects(mapping(service="greet.other.example.com:50051"))
+    assert only(compiled).cluster == "greet.other:50051/KubernetesEndpointResolver"
+    assert "'.example.com' has no effect" in said(compiled, Severity.NOTICE)[0]
+
+
+# The Module
+
+
+def test_a_module_of_another_name_is_an_error() -> None:
+    assert "should be named ambassador" in said(compile_objects(obj("Module", "tls", {"config": {}})))[0]
+
+
+def test_of_several_modules_the_one_beside_the_gateway_is_read() -> None:
+    compiled = compile_objects(
+        mapping(),
+        module("aaa", cluster_request_timeout_ms=1),
+        module("gateways", cluster_request_timeout_ms=2),
+        options=CompileOptions(ambassador_namespace="gateways"),
+    )
+    assert only(compiled).timeout_ms == 2
+    assert said(compiled) == [
+        "ambassador.yaml: error: Module ambassador.aaa: another Module is in use, and only one is read; left out"
+    ]
+
+
+def test_a_module_that_breaks_keeps_its_last_good_version() -> None:
+    before = compile_objects(mapping(), module(cluster_request_timeout_ms=1))
+    after = compile_objects(mapping(), module(cluster_request_timeout_ms="x"), last=before)
+    assert only(after).timeout_ms == 1
+    assert said(after)[0].endswith("; the last good version keeps serving")
+
+
+# Groups, weights, order
+
+
+@pytest.mark.parametrize(
+    ("weights", "shares"),
+    [
+        ([None], [100]),
+        ([10], [100]),
+        ([0], [100]),
+        ([None, None], [50, 50]),
+        ([None, None, None], [33, 33, 34]),
+        ([10, None], [10, 90]),
+        ([10, None, None, None], [10, 30, 30, 30]),
+        ([25, None, None], [25, 37, 38]),
+        ([100, None], [100, 0]),
+        ([30, 20], [30, 20]),
+        ([0, 0], [0, 0]),
+        ([60, 40], [60, 40]),
+        ([60, 41], None),
+        ([60, 41, None], None),
+    ],
+)
+def test_shares_of_a_group(weights: list[int | None], shares: list[int] | None) -> None:
+    assert share_weights(weights) == shares
+
+
+@given(st.lists(st.none() | st.integers(0, 100), min_size=1, max_size=8))
+def test_shares_never_exceed_100_and_weightless_members_fill_it_up(weights: list[int | None]) -> None:
+    shares = share_weights(weights)
+    if shares is None:
+        assert sum(weight or 0 for weight in weights) > 100
+    elif None in weights or len(weights) == 1:
+        assert sum(shares) == 100
+    else:
+        assert shares == weights
+
+
+def test_mappings_that_match_alike_are_one_route() -> None:
+    compiled = compile_objects(mapping("canary", weight=10), mapping("main"), mapping("main", namespace="other"))
+    (route,) = compiled.snapshot.routes
+    assert [(one.label, one.weight_percent) for one in route.destinations] == [
+        ("main.other", 45),
+        ("canary.shop", 10),
+        ("main.shop", 45),
+    ]
+
+
+def test_precedence_and_the_kind_of_match_make_separate_routes() -> None:
+    compiled = compile_objects(
+        mapping("prefix"), mapping("exact", prefix_exact=True), mapping("regex", prefix_regex=True),
+        mapping("first", precedence=1),
+    )  # fmt: skip
+    assert [route.destinations[0].label for route in compiled.snapshot.routes] == [
+        "first.shop", "exact.shop", "regex.shop", "prefix.shop",
+    ]  # fmt: skip
+
+
+def test_routes_are_evaluated_by_precedence_then_length_then_text_descending() -> None:
+    prefixes = {"/a/": 0, "/b/": 0, "/": 1, "/longest/of/all/": -1, "/long/": 0}
+    objects = [
+        mapping(f"m{index}", prefix=prefix, precedence=precedence)
+        for index, (prefix, precedence) in enumerate(prefixes.items())
+    ]
+    assert order(compile_objects(*objects)) == [
+        "prefix /", "prefix /long/", "prefix /b/", "prefix /a/", "prefix /longest/of/all/",
+    ]  # fmt: skip
+
+
+def test_a_group_with_too_much_weight_gets_nothing_and_all_members_say_so() -> None:
+    compiled = compile_objects(mapping("a", weight=60), mapping("b", weight=50), mapping("other", prefix="/o/"))
+    assert list(destinations(compiled)) == ["other.shop"]
+    assert said(compiled) == [
+        f"{name}.yaml: error: Mapping {name}.shop spec.weight: the weights over /greet.GrpcService/ add up to 110"
+        " (a.shop 60, b.shop 50); at most 100 are allowed; left out"
+        for name in ("a", "b")
+    ]
+
+
+def test_a_change_that_overloads_a_group_leaves_the_former_shares() -> None:
+    before = compile_objects(mapping("a", weight=60), mapping("b", weight=40))
+    changed = (mapping("a", weight=60), mapping("b", weight=50), mapping("c", weight=1))
+    after = compile_objects(*changed, last=before)
+    assert after.snapshot == before.snapshot
+    assert [problem.message.rpartition("; ")[2] for problem in after.problems] == [
+        "the last good version keeps serving", "the last good version keeps serving", "left out",
+    ]  # fmt: skip
+    assert compile_objects(*changed, last=after).snapshot == before.snapshot
+
+
+# Last good versions
+
+
+def test_the_last_good_version_of_a_broken_object_keeps_serving() -> None:
+    before = compile_objects(mapping(timeout_ms=1))
+    after = compile_objects(mapping(timeout_ms="x"), last=before)
+    assert after.snapshot == before.snapshot
+    assert said(after) == [
+        "greet.yaml: error: Mapping greet.shop spec.timeout_ms: should be a valid integer, not 'x';"
+        " the last good version keeps serving"
+    ]
+    still = compile_objects(mapping(timeout_ms="y"), last=after)
+    assert still.snapshot == before.snapshot
+    mended = compile_objects(mapping(timeout_ms=2), last=still)
+    assert only(mended).timeout_ms == 2
+    assert mended.problems == ()
+
+
+def test_the_last_good_version_must_fit_todays_context_and_comes_back_with_it() -> None:
+    resolver = obj("KubernetesEndpointResolver", "pods")
+    good, bad = mapping(resolver="pods"), mapping(resolver="pods", grpc=3)
+    first = compile_objects(resolver, good)
+    broken = compile_objects(resolver, bad, last=first)
+    alone = compile_objects(bad, last=broken)
+    assert alone.snapshot.routes == ()
+    assert said(alone)[0].endswith("; left out")
+    again = compile_objects(resolver, bad, last=alone)
+    assert again.snapshot == first.snapshot
+
+
+def test_an_object_that_is_gone_is_gone() -> None:
+    before = compile_objects(mapping())
+    gone = compile_objects(last=before)
+    assert gone.snapshot.routes == ()
+    assert compile_objects(mapping(grpc=3), last=gone).snapshot.routes == ()
+
+
+def test_an_object_that_goes_to_another_gateway_is_gone() -> None:
+    before = compile_objects(mapping())
+    after = compile_objects(mapping(ambassador_id="other"), last=before)
+    assert after.snapshot.routes == ()
+    assert not after.last_good
+
+
+# Versions
+
+
+def test_the_version_is_12_hex_digits_of_the_content() -> None:
+    version = compile_objects(mapping()).snapshot.version
+    assert len(version) == 12
+    assert int(version, 16) >= 0
+    elsewhere = KubeObject("getambassador.io/v2", mapping().key, mapping().body, Source("elsewhere.yaml"))
+    assert compile_objects(elsewhere).snapshot.version == version
+
+
+@given(st.randoms(use_true_random=False))
+def test_neither_snapshot_nor_problems_depend_on_the_order_of_the_objects(random: object) -> None:
+    objects = list(POPULATION)
+    random.shuffle(objects)  # type: ignore[attr-defined]
+    expected, found = compile_objects(*POPULATION), compile_objects(*objects)
+    assert found.snapshot == expected.snapshot
+    assert found.snapshot.version == expected.snapshot.version
+    assert found.problems == expected.problems
+
+
+CHANGES: Mapping[str, dict[str, object]] = {
+    "prefix": {"prefix": "/other/"},
+    "kind of match": {"prefix_exact": True},
+    "precedence": {"precedence": 1},
+    "service": {"service": "other:50051"},
+    "port": {"service": "greet:1"},
+    "resolver": {"resolver": None},
+    "rewrite": {"rewrite": "/x/"},
+    "timeout": {"timeout_ms": 1},
+    "idle timeout": {"idle_timeout_ms": 1},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_of_what_is_served_changes_the_version(change: str) -> None:
+    changed = compile_objects(mapping(**CHANGES[change])).snapshot
+    assert changed.routes
+    assert changed.version != compile_objects(mapping()).snapshot.version
+
+
+# Certificates
+
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@cache
+def key_pair(name: str, expires: datetime = NOW + timedelta(days=1)) -> tuple[bytes, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, expires - timedelta(days=9), expires)
+    certificate = builder.sign(key, SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return certificate.public_bytes(Encoding.PEM), private
+
+
+def secret(chain: bytes, private: bytes, name: str = "cert", namespace: str = "shop") -> KubeObject:
+    data = {"tls.crt": base64.b64encode(chain).decode(), "tls.key": base64.b64encode(private).decode()}
+    return raw_secret({"type": "kubernetes.io/tls", "data": data}, name, namespace)
+
+
+def raw_secret(body: dict[str, object], name: str = "cert", namespace: str = "shop") -> KubeObject:
+    return KubeObject("v1", ObjectKey("Secret", namespace, name), body, Source("secret.yaml"))
+
+
+def tls_context(**fields: object) -> KubeObject:
+    return obj("TLSContext", "tls", {"hosts": ["*"], "secret": "cert", **fields})
+
+
+def host(**fields: object) -> KubeObject:
+    return obj("Host", "host", {"hostname": "example.com", "tlsSecret": {"name": "cert"}, **fields})
+
+
+def test_a_tls_context_and_a_host_serve_the_certificate_of_their_secret() -> None:
+    chain, private = key_pair("a")
+    compiled = compile_objects(tls_context(), host(), secret(chain, private))
+    assert [
+        (one.name, one.hosts, one.certificate_chain, one.private_key) for one in compiled.snapshot.certificates
+    ] == [
+        ("Host host.shop", ("example.com",), chain, private),
+        ("TLSContext tls.shop", ("*",), chain, private),
+    ]
+    assert compiled.problems == ()
+
+
+def test_string_data_is_read_as_well() -> None:
+    chain, private = key_pair("a")
+    entries = {"tls.crt": chain.decode(), "tls.key": private.decode()}
+    assert compile_objects(host(), raw_secret({"stringData": entries})).snapshot.certificates[0].private_key == private
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "namespace"),
+    [
+        ({"secret": "cert"}, "cert", "shop"),
+        ({"secret": "cert.vault"}, "cert", "vault"),
+        ({"secret": "my.cert", "secret_namespacing": False}, "my.cert", "shop"),
+    ],
+)
+def test_the_secret_of_a_tls_context(fields: dict[str, object], name: str, namespace: str) -> None:
+    found = secret(*key_pair("a"), name=name, namespace=namespace)
+    compiled = compile_objects(tls_context(**fields), found)
+    assert compiled.problems == ()
+    assert len(compiled.snapshot.certificates) == 1
+
+
+def test_a_host_can_have_its_secret_elsewhere_or_from_a_tls_context() -> None:
+    elsewhere = secret(*key_pair("a"), namespace="vault")
+    there = compile_objects(host(tlsSecret={"name": "cert", "namespace": "vault"}), elsewhere)
+    assert len(there.snapshot.certificates) == 1
+    context = tls_context(secret="cert.vault", hosts=[])
+    compiled = compile_objects(host(tlsSecret=None, tlsContext={"name": "tls"}), context, elsewhere)
+    assert [one.name for one in compiled.snapshot.certificates] == ["Host host.shop"]
+
+
+def test_a_tls_context_without_hosts_serves_nothing_by_itself() -> None:
+    assert compile_objects(tls_context(hosts=None), secret(*key_pair("a"))).snapshot.certificates == ()
+
+
+CHAIN, PRIVATE = key_pair("a")
+BROKEN_SECRETS = {
+    "does not exist": None,
+    "it has no tls.crt": raw_secret({"data": {}}),
+    "it has no tls.key": raw_secret({"stringData": {"tls.crt": CHAIN.decode()}}),
+    "data of tls.crt is no base64": raw_secret({"data": {"tls.crt": "%", "tls.key": ""}}),
+    "tls.crt is no PEM certificate": secret(b"text", PRIVATE),
+    "tls.key is no PEM private key": secret(CHAIN, b"text"),
+    "tls.key does not belong to the certificate in tls.crt": secret(CHAIN, key_pair("b")[1]),
+    "tls.key is encrypted": secret(
+        CHAIN,
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN_SECRETS)
+def test_a_secret_that_cannot_be_used_is_an_error_of_who_names_it(reason: str) -> None:
+    broken = BROKEN_SECRETS[reason]
+    compiled = compile_objects(host(), *([broken] if broken else []))
+    (error,) = said(compiled)
+    assert compiled.snapshot.certificates == ()
+    assert error.startswith("host.yaml: error: Host host.shop spec.tlsSecret.name: Secret cert.shop ")
+    assert reason in error
+    assert ("secret.yaml" in error) == (broken is not None)
+
+
+@pytest.mark.parametrize("reason", BROKEN_SECRETS)
+def test_the_last_good_secret_keeps_serving(reason: str) -> None:
+    broken = BROKEN_SECRETS[reason]
+    compiled = compile_objects(host(), secret(CHAIN, PRIVATE))
+    expected = compiled.snapshot
+    for _ in range(2):
+        compiled = compile_objects(host(), *([broken] if broken else []), last=compiled)
+        assert compiled.snapshot == expected
+        (error,) = said(compiled, Severity.ERROR)
+        assert error.endswith("; the last good version keeps serving")
+
+
+def test_a_new_certificate_is_a_new_version() -> None:
+    first = compile_objects(host(), secret(*key_pair("a")))
+    second = compile_objects(host(), secret(*key_pair("b")), last=first)
+    assert second.snapshot.certificates[0].certificate_chain == key_pair("b")[0]
+    assert second.snapshot.version != first.snapshot.version
+
+
+def test_an_expired_certificate_serves_with_a_notice() -> None:
+    expired = secret(*key_pair("old", NOW))
+    compiled = compile_objects(host(), expired, options=CompileOptions(now=NOW))
+    assert len(compiled.snapshot.certificates) == 1
+    assert "the certificate in Secret cert.shop expired on 2030-01-01; renew it" in said(compiled, Severity.NOTICE)[0]
+    assert compile_objects(host(), expired, options=CompileOptions(now=NOW - timedelta(1))).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"alpn_protocols": "http/1.1"}, "should contain h2"),
+        ({"secret": None}, "spec.secret: is required with hosts"),
+        ({"secret": None, "cert_chain_file": "/a", "private_key_file": "/b"}, "certificates come from a Secret"),
+        ({"cert_required": True}, "client certificates are not checked"),
+    ],
+)
+def test_a_tls_context_that_cannot_be_kept_is_left_out(fields: dict[str, object], reason: str) -> None:
+    compiled = compile_objects(tls_context(**fields), secret(*key_pair("a")))
+    assert compiled.snapshot.certificates == ()
+    assert any(reason in error for error in said(compiled, Severity.ERROR))
+
+
+def test_a_host_that_names_an_unknown_tls_context_is_left_out() -> None:
+    compiled = compile_objects(host(tlsContext={"name": "nobody"}), secret(*key_pair("a")))
+    assert compiled.snapshot.certificates == ()
+    assert "TLSContext nobody is unknown or left out" in said(compiled)[0]
+
+
+def test_no_private_key_is_in_anything_printed() -> None:
+    compiled = compile_objects(host(), secret(CHAIN, b"-----BEGIN PRIVATE KEY-----\nhidden"))
+    good = compile_objects(host(), secret(CHAIN, PRIVATE))
+    assert "hidden" not in repr(compiled)
+    assert PRIVATE.decode().splitlines()[1] not in repr(good)
+
+
+POPULATION = (
+    module(),
+    obj("KubernetesEndpointResolver", "pods"),
+    obj("KubernetesServiceResolver", "pods", namespace="z"),
+    mapping("a", weight=10),
+    mapping("b", resolver="pods"),
+    mapping("b", namespace="other"),
+    mapping("bad", grpc=3, timeout_ms="x"),
+    mapping("c", prefix="/c/", connect_timeout_ms=1),
+    host(),
+    tls_context(),
+    secret(CHAIN, PRIVATE),
+)
