@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -282,3 +285,11 @@ def test_planned_and_refused_fields_are_not_taken_for_served_ones() -> None:
         "ambassador_id", "prefix", "prefix_exact", "prefix_regex", "precedence", "service", "grpc", "resolver",
         "load_balancer", "weight", "rewrite", "timeout_ms", "idle_timeout_ms",
     }  # fmt: skip
+
+
+def test_the_documentation_says_of_each_field_what_the_resources_say() -> None:
+    root = Path(__file__).parent.parent
+    checked = subprocess.run(
+        [sys.executable, root / "scripts/ambassador_docs.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
