@@ -42,7 +42,9 @@ def make_destination(name: str, cluster: str, **settings: object) -> Destination
     return Destination(key, f"{name}.default", cluster, where=f"examples/greet/{name}.yaml:7", **settings)  # type: ignore[arg-type]
 
 
-def make_route(prefix: str, *destinations: Destination, kind: MatchKind = MatchKind.PREFIX, precedence: int = 0) -> Route:
+def make_route(
+    prefix: str, *destinations: Destination, kind: MatchKind = MatchKind.PREFIX, precedence: int = 0
+) -> Route:
     return Route(PathMatch(kind, prefix), precedence, destinations)
 
 
@@ -77,9 +79,7 @@ def greet_state() -> GatewayState:
         snapshot=Snapshot(
             version="3fa91c07be52",
             routes=(
-                make_route(
-                    "/greet.GrpcService/", make_destination("grpcserver", GREET, rewrite="/greet.GrpcService/")
-                ),
+                make_route("/greet.GrpcService/", make_destination("grpcserver", GREET, rewrite="/greet.GrpcService/")),
             ),
             clusters={GREET: make_cluster(GREET)},
         ),
@@ -166,7 +166,7 @@ def problem_state() -> GatewayState:
             ),
             Problem(
                 Severity.ERROR,
-                "no resolver is named greet-endpint; known are grpcserver-endpoint-resolver, endpoint, kubernetes-service",
+                "no resolver is named greet-endpint; known are grpcserver-endpoint-resolver, endpoint",
                 "examples/greet/typo.yaml:9",
                 ObjectKey("Mapping", "default", "typo"),
                 "spec.resolver",
@@ -253,6 +253,7 @@ def run_admin(state: GatewayState, port: int = 0) -> Iterator[RunningAdmin]:
         yield RunningAdmin(shown, f"http://127.0.0.1:{bound}")
     finally:
         asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

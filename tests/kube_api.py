@@ -127,7 +127,7 @@ class KubeApi:
         self._watchers: set[_Watcher] = set()
         self._lists: dict[str, tuple[int, list[Body]]] = {}
         self._loop = asyncio.new_event_loop()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="kube-api", daemon=True)
 
@@ -234,10 +234,10 @@ class KubeApi:
 
     def _do(self, action: Callable[[], T]) -> T:
         async def run() -> T:
-            async with self._changed:
-                result = action()
-                self._changed.notify_all()
-                return result
+            result = action()
+            self._changed.set()
+            self._changed = asyncio.Event()
+            return result
 
         future: Future[T] = asyncio.run_coroutine_threadsafe(run(), self._loop)
         return future.result(10)
@@ -390,27 +390,28 @@ class KubeApi:
         kind, version, namespace = resource
         wanted = _selector(kind.name, namespace, query)
         while True:
-            async with self._changed:
-                due = [change for change in self._changes if change.version > since and wanted(change.body)]
-                since = self._version
-                lines = [_line(change.type, _as_watched(change.body, kind, version)) for change in due]
-                lines += watcher.raw
-                watcher.raw = []
-                if not lines:
-                    try:
-                        await asyncio.wait_for(self._changed.wait(), self.bookmark_interval_s)
-                        continue
-                    except TimeoutError:
-                        lines = self._bookmark(kind, version, query)
+            changed = self._changed
+            due = [change for change in self._changes if change.version > since and wanted(change.body)]
+            since = self._version
+            lines = [_line(change.type, _as_watched(change.body, kind, version)) for change in due]
+            lines += watcher.raw
+            watcher.raw = []
             for line in lines:
-                if not self.silent_watches:
-                    await response.write(line)
+                await self._send(response, line)
+            try:
+                async with asyncio.timeout(self.bookmark_interval_s):
+                    await changed.wait()
+            except TimeoutError:
+                if query.get("allowWatchBookmarks") == "true":
+                    await self._send(response, self._bookmark(kind, version, since))
 
-    def _bookmark(self, kind: Kind, version: str, query: dict[str, str]) -> list[bytes]:
-        if query.get("allowWatchBookmarks") != "true":
-            return []
+    async def _send(self, response: web.StreamResponse, line: bytes) -> None:
+        if not self.silent_watches:
+            await response.write(line)
+
+    def _bookmark(self, kind: Kind, version: str, since: int) -> bytes:
         head = {"kind": kind.name, "apiVersion": _api_version(kind, version)}
-        return [_line("BOOKMARK", {**head, "metadata": {"resourceVersion": str(self._version)}})]
+        return _line("BOOKMARK", {**head, "metadata": {"resourceVersion": str(since)}})
 
 
 def _selector(kind: str, namespace: str, query: dict[str, str]) -> Callable[[Body], bool]:

@@ -390,6 +390,7 @@ def test_an_odd_event_leads_to_a_new_list(api: KubeApi, access: ClusterAccess, o
             api.put(mapping("greet"))
             await until(lambda: names(store, "Mapping") == {"greet"}, "alive")
             assert status(store, "Mapping").error == ""
+            await until(lambda: api.watches("Mapping") == 1, "the former watch is closed")
 
     run(scenario())
 
@@ -549,6 +550,8 @@ def test_a_server_that_fails_is_asked_again(api: KubeApi, access: ClusterAccess,
             assert status(store, "Mapping").error == ""
 
     run(scenario())
+    if verb == "watch":
+        assert len(requests_for(api, "list", "Mapping")) == 1, "a watch that failed is resumed"
 
 
 @pytest.mark.parametrize("verb", ["list", "watch"])

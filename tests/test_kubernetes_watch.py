@@ -6,7 +6,7 @@ import json
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpcgw.discovery.watch import (
@@ -84,6 +84,7 @@ def test_paths_and_rights_name_group_and_namespace() -> None:
     assert SERVICE.describe_right("watch", "shop") == '"watch" on services in namespace shop'
 
 
+@settings(deadline=None)
 @given(lines=st.lists(st.binary(min_size=1).filter(lambda text: b"\n" not in text and text.strip())), cuts=st.data())
 def test_lines_are_the_same_however_the_bytes_arrive(lines: list[bytes], cuts: st.DataObject) -> None:
     rest = b"".join(text + b"\n" for text in lines)
@@ -143,6 +144,7 @@ def test_whatever_is_no_plain_event_asks_for_a_new_list(text: bytes) -> None:
         decode_event(text, MAPPING)
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_no_line_of_bytes_does_more_than_ask_for_a_new_list(text: bytes) -> None:
     with pytest.raises(Relist):
@@ -228,6 +230,7 @@ def test_backoff_doubles_to_its_cap_and_starts_anew_after_a_reset() -> None:
     assert backoff.next_s() == 0.1
 
 
+@settings(deadline=None)
 @given(st.integers())
 def test_backoff_has_full_jitter_below_its_ceiling(seed: int) -> None:
     backoff = Backoff(0.1, 30.0, Random(seed))

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -27,12 +29,14 @@ from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, rende
 from grpcgw.admin.humanize import format_age, format_duration
 from grpcgw.admin.page import render_live_part, render_page
 from grpcgw.admin.state import GatewayState, StateProvider
-from grpcgw.admin.views import not_ready_reason, view_gateway
+from grpcgw.admin.views import GatewayView, not_ready_reason, view_gateway
 from grpcgw.errors import UserError
 from grpcgw.telemetry.metrics import METRICS_CONTENT_TYPE, MetricsInput, SourceAge, render_metrics
 
 _BASE = "/ambassador/v0"
 _STATIC = Path(__file__).parent / "static"
+
+_Rendered = TypeVar("_Rendered")
 
 # How long open requests may go on when the port closes.
 _STOP_TIMEOUT_S = 1
@@ -132,20 +136,21 @@ class _Handlers:
 
     async def metrics(self, request: Request) -> Response:
         state = await self._provider.state()
-        return Response(render_metrics(_metrics_input(state)), headers={"content-type": METRICS_CONTENT_TYPE})
+        text = await asyncio.to_thread(render_metrics, _metrics_input(state))
+        return Response(text, headers={"content-type": METRICS_CONTENT_TYPE})
 
     async def diagnostics(self, request: Request) -> Response:
         part = request.query_params.get("filter")
         if part is None and request.query_params.get("json", "").lower() != "true":
-            return _html(render_page(view_gateway(await self._provider.state())))
+            return _html(await _render(render_page, await self._provider.state()))
         if part is not None and part not in DIAGNOSTICS_KEYS:
             return PlainTextResponse(_describe_unknown_filter(part), status_code=400)
-        view = view_gateway(await self._provider.state())
-        return JSONResponse(render_diagnostics(view) if part is None else render_part(view, part))
+        render = render_diagnostics if part is None else partial(render_part, key=part)
+        return JSONResponse(await _render(render, await self._provider.state()))
 
     async def live_part(self, request: Request) -> Response:
         open_routes = frozenset(request.query_params.getlist("open"))
-        return _html(render_live_part(view_gateway(await self._provider.state()), open_routes))
+        return _html(await _render(partial(render_live_part, open_routes=open_routes), await self._provider.state()))
 
 
 class _SecurityHeaders:
@@ -159,6 +164,11 @@ class _SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+async def _render(render: Callable[[GatewayView], _Rendered], state: GatewayState) -> _Rendered:
+    """In a thread: hundreds of routes take tens of milliseconds, and the event loop has pods to follow meanwhile."""
+    return await asyncio.to_thread(lambda: render(view_gateway(state)))
 
 
 def _html(text: str) -> Response:

@@ -26,7 +26,7 @@ from grpcgw.errors import UserError
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
-SETTLE_S = 0.1
+SETTLE_S = 0.05
 """How long a file must stay gone, or stay without a newline at its end, before that is believed."""
 RESCAN_MS = 2_000
 """Everything is read anew this often without any event, too: no file system reports every change."""
@@ -101,15 +101,12 @@ class DirectorySource:
             tasks.create_task(self._follow(), name=f"watch {self._directory}")
             await asyncio.sleep(0)  # the watch is set up in the first step of its task: everything after is an event
             while True:
+                before = self._files
                 await self._refresh()
-                await self._wait_for_change()
-
-    async def _wait_for_change(self) -> None:
-        unsettled = not all(state.settled for state in self._files.values())
-        if unsettled:
-            await asyncio.sleep(SETTLE_S)
-        else:
-            await self._changed.wait()
+                if self._files == before and all(state.settled for state in self._files.values()):
+                    await self._changed.wait()
+                else:  # read once more when it is quiet: what looked half written, and what went on changing meanwhile
+                    await asyncio.sleep(SETTLE_S)
 
     async def _follow(self) -> None:
         """Turn whatever the watch reports into `_changed`; poll while there is nothing to watch or no way to."""

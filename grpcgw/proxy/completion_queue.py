@@ -140,12 +140,12 @@ def _ignore(event: Event) -> None:
 class _Attempt:
     """One try on one pod. Its events reach the session only while it is the RPC's current try."""
 
-    __slots__ = ("_call", "_rpc", "_whole")
+    __slots__ = ("_call", "_rpc", "over")
 
     def __init__(self, rpc: _Rpc) -> None:
         self._rpc = rpc
         self._call: Any = None
-        self._whole = False
+        self.over = False
 
     def open(
         self,
@@ -220,18 +220,21 @@ class _Attempt:
         received = event.batch_operations[0]
         status = Status(received.code(), received.details(), received.trailing_metadata())
         with rpc.lock:
+            self.over = True
             if rpc.attempt is self:
                 rpc.session.on_pod_status(status, time.monotonic())
+                rpc.release()
 
 
 class _Rpc:
     """One RPC on the client's side: the session's `Call`."""
 
-    __slots__ = ("_call", "_engine", "attempt", "lock", "session")
+    __slots__ = ("_call", "_closed", "_engine", "attempt", "lock", "session")
 
     def __init__(self, engine: CompletionQueueEngine, event: Event, now_s: float) -> None:
         self._engine, self._call = engine, event.call
         self.lock = threading.Lock()
+        self._closed = False
         self.attempt: _Attempt | None = None
         details = event.call_details
         deadline_s = details.deadline
@@ -303,6 +306,16 @@ class _Rpc:
         with self.lock:
             if event.batch_operations[0].cancelled():
                 self.session.on_client_closed(time.monotonic())
+            self._closed = True
+            self.release()
+
+    def release(self) -> None:
+        """Let go of what is over. Without it the objects of an RPC hold each other until the garbage collector runs,
+        and grpc core counts a call as an open stream for as long."""
+        if self._closed:
+            self._call = None
+            if self.attempt is not None and self.attempt.over:
+                self.attempt = None
 
     # --- what housekeeping asks
 
@@ -371,10 +384,10 @@ class CompletionQueueEngine:
         self.serving.draining = True
         limit = time.monotonic() + limit_s
         self._server.shutdown(self._queue, self._on_shut_down)
-        for rpc in tuple(self._active):
+        for rpc in self._active.copy():
             rpc.sweep(time.monotonic())
         if not self._shut_down.wait(limit_s):
-            for rpc in tuple(self._active):
+            for rpc in self._active.copy():
                 rpc.end_for_drain(limit)
             self._shut_down.wait(1.0)
 
@@ -471,7 +484,7 @@ class CompletionQueueEngine:
                 next_refresh_s = now_s + (REFRESH_S if self._refresh(now_s) else JOIN_WINDOW_S)
             if now_s >= next_sweep_s:
                 next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
-                for rpc in tuple(self._active):
+                for rpc in self._active.copy():
                     rpc.sweep(now_s)
             self._rest(min(next_refresh_s, next_sweep_s) - now_s)
 
@@ -484,7 +497,7 @@ class CompletionQueueEngine:
                 self._housekeeping_wanted.wait(at_most_s)
 
     def _expire_joins(self, now_s: float) -> None:
-        for rpc, due_s in tuple(self.joining.items()):
+        for rpc, due_s in self.joining.copy().items():  # copy() is one step, iterating is not
             if due_s <= now_s:
                 self.joining.pop(rpc, None)
                 rpc.on_join_expired(now_s)

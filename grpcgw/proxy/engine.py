@@ -73,6 +73,8 @@ def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", options.max_concurrent_streams),
+        # On, core counts RPCs that are just ending against the limit and refuses new ones of a well-behaved client.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", options.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", options.max_metadata_bytes),
         ("grpc.server_handshake_timeout_ms", 10_000),

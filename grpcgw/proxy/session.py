@@ -21,7 +21,7 @@ How a session reads:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.policy.timeouts import bound_deadline
@@ -368,7 +368,9 @@ class Session:
         self._end_try(pod, status, now_s)
         self._status = status
         self._sending_pod = False
-        if not self.finished:
+        if self.finished:
+            self._attempt = None
+        else:
             self._settle(now_s)
 
     def _end_try(self, pod: Pod, status: Status, now_s: float) -> None:
@@ -418,7 +420,7 @@ class Session:
         if safe_to_retry(reason) and self._replayable and not self._tries and self._has_other_pod(pod):
             self._tries += 1
             self._serving.counters.count_retry()
-            self._status, self._pod_headers_seen = None, False
+            self._status, self._attempt, self._pod_headers_seen = None, None, False
             if self._pending is self._first:
                 self._pending = None
             self._open(now_s, avoid=pod)
@@ -484,9 +486,9 @@ class Session:
         if self.finished:
             return
         if self._sending_client:
-            status = make_status(reason, message)
+            call, status = self._call, make_status(reason, message)
             self._record(status.code, now_s)
-            self._call.abort(status)
+            call.abort(status)
         else:
             self._finish_with(reason, message, now_s)
         self._abandon_attempt()
@@ -502,9 +504,10 @@ class Session:
     def _finish(self, status: Status, now_s: float) -> None:
         headers = None if self._headers_sent else self._headers
         held, self._held = self._held, None
+        call = self._call
         self._learn()
         self._record(status.code, now_s)
-        self._call.finish(headers, held, status, self._headers_sent)
+        call.finish(headers, held, status, self._headers_sent)
 
     def _learn(self) -> None:
         """A method that looked unary in this RPC is taken for unary in the next."""
@@ -516,5 +519,20 @@ class Session:
     def _record(self, code: int, now_s: float) -> None:
         self.finished = True
         self._call.leave()
+        self._call = _NO_CALL
         self._first = self._pending = self._held = None
+        if self._status is not None:
+            self._attempt = None
         self._counters.end(code, now_s - self._since_s)
+
+
+class _NoCall:
+    """The client's side of an RPC that is over: the session lets go of the real one, and nothing may follow."""
+
+    def _over(self, *_: object) -> NoReturn:
+        raise AssertionError("an RPC that is over was acted on")
+
+    read = send = finish = abort = join = leave = open = _over
+
+
+_NO_CALL: Call = _NoCall()

@@ -13,14 +13,26 @@ let pause = null;
 let busy = false;
 let again = false;
 
-// Make the children and attributes of `from` those of `to`. Children with the same data-key or id stay the same element.
+// Make the children and attributes of `from` those of `to`. Children with the same data-key or id stay the same element,
+// and stay in their place while their order does: moving an element would cost it the focus.
 function morph(from, to) {
   morphAttributes(from, to);
+  const wantedKeys = new Set([...to.children].map(keyOf));
   const keyed = new Map();
-  for (const child of from.children) if (keyOf(child)) keyed.set(keyOf(child), child);
+  for (const child of [...from.children]) {
+    if (!keyOf(child)) continue;
+    if (wantedKeys.has(keyOf(child))) keyed.set(keyOf(child), child);
+    else child.remove();
+  }
   let next = from.firstChild;
+  const dropNext = () => {
+    const gone = next;
+    next = next.nextSibling;
+    gone.remove();
+  };
   for (const wanted of [...to.childNodes]) {
     const key = keyOf(wanted);
+    if (keyed.has(key)) while (next && !keyOf(next)) dropNext();
     const match = key ? keyed.get(key) : next && !keyOf(next) && next.nodeName === wanted.nodeName ? next : null;
     if (!match) {
       from.insertBefore(document.importNode(wanted, true), next);
@@ -30,11 +42,7 @@ function morph(from, to) {
     else from.insertBefore(match, next);
     morphNode(match, wanted);
   }
-  while (next) {
-    const gone = next;
-    next = next.nextSibling;
-    gone.remove();
-  }
+  while (next) dropNext();
 }
 
 function morphNode(node, wanted) {
