@@ -342,6 +342,11 @@ def test_mappings_to_one_service_share_the_cluster_and_not_the_settings() -> Non
     assert {label: one.timeout_ms for label, one in destinations(compiled).items()} == {"a.shop": 1, "b.shop": 2}
 
 
+def test_a_service_is_the_same_cluster_however_it_is_written() -> None:
+    short, long = (compile_objects(mapping(service=text)) for text in ("greet", "http://greet.shop.svc.cluster.local"))
+    assert short.snapshot == long.snapshot
+
+
 def test_the_module_can_move_unqualified_services_to_the_gateways_namespace() -> None:
     compiled = compile_objects(
         mapping(),
@@ -545,6 +550,7 @@ CHANGES: Mapping[str, dict[str, object]] = {
     "service": {"service": "other:50051"},
     "port": {"service": "greet:1"},
     "resolver": {"resolver": None},
+    "name of the resolver": {"resolver": "kubernetes-endpoint"},
     "rewrite": {"rewrite": "/x/"},
     "timeout": {"timeout_ms": 1},
     "idle timeout": {"idle_timeout_ms": 1},
