@@ -25,6 +25,7 @@ import copy
 import json
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -391,7 +392,8 @@ class KubeApi:
         wanted = _selector(kind.name, namespace, query)
         while True:
             changed = self._changed
-            due = [change for change in self._changes if change.version > since and wanted(change.body)]
+            news = self._changes[bisect_right(self._changes, since, key=lambda change: change.version) :]
+            due = [change for change in news if wanted(change.body)]
             since = self._version
             lines = [_line(change.type, _as_watched(change.body, kind, version)) for change in due]
             lines += watcher.raw
