@@ -1,0 +1,154 @@
+"""The Prometheus text: one set of numbers over all workers, and a documented one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import prometheus_client
+import pytest
+from admin_states import GREET, NOW_S, greet_state, make_method, make_worker, problem_state
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from grpcgw.telemetry.metrics import MetricsInput, SourceAge, render_metrics, status_name
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState
+
+DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
+
+
+def make_input(**changes) -> MetricsInput:
+    state = problem_state()
+    values = {
+        "now_s": NOW_S,
+        "started_at_s": NOW_S - 100,
+        "ready": True,
+        "snapshot": state.snapshot,
+        "configured_at_s": NOW_S - 30,
+        "problems": state.problems,
+        "configuration_errors_total": 5,
+        "endpoints": state.endpoints,
+        "sources": (SourceAge("kubernetes Mapping", True, NOW_S - 12), SourceAge("directory x", False, 0.0)),
+        "workers": state.workers,
+        "worker_restarts_total": 2,
+    }
+    return MetricsInput(**{**values, **changes})
+
+
+def parse(values: MetricsInput) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Value by sample name and sorted labels."""
+    families = text_string_to_metric_families(render_metrics(values).decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def value_of(samples, name: str, **labels: str) -> float:
+    return samples[f"grpcgw_{name}", tuple(sorted(labels.items()))]
+
+
+def test_rpcs_of_all_workers_are_one_number_per_mapping_method_and_status() -> None:
+    method = make_method("m.default", "Greet", {0: 3, 14: 1}, in_flight=2)
+    samples = parse(make_input(workers=(make_worker(0, (), (method,)), make_worker(1, (), (method,)))))
+    labels = {"mapping": "m.default", "service": "greet.GrpcService", "method": "Greet"}
+
+    assert value_of(samples, "rpcs_total", **labels, grpc_status="OK") == 6
+    assert value_of(samples, "rpcs_total", **labels, grpc_status="UNAVAILABLE") == 2
+    assert value_of(samples, "rpcs_in_flight", mapping="m.default") == 4
+
+
+def test_the_latency_histogram_is_cumulative_and_ends_at_infinity() -> None:
+    counts = tuple(range(len(LATENCY_BUCKETS_S) + 1))
+    method = MethodReport("m", "S", "M", {0: sum(counts)}, counts, 12.5, 0)
+    samples = parse(make_input(workers=(make_worker(0, (), (method,)),)))
+    labels = {"mapping": "m", "service": "S", "method": "M"}
+
+    assert value_of(samples, "rpc_duration_seconds_bucket", **labels, le="0.005") == 0 + 1 + 2
+    assert value_of(samples, "rpc_duration_seconds_bucket", **labels, le="+Inf") == sum(counts)
+    assert value_of(samples, "rpc_duration_seconds_count", **labels) == sum(counts)
+    assert value_of(samples, "rpc_duration_seconds_sum", **labels) == 12.5
+
+
+def test_pods_are_summed_and_their_states_count_workers() -> None:
+    pod = PodReport(GREET, "10.0.0.1:50051", PodState.READY, 1, 10, 3, 1.0)
+    failing = PodReport(GREET, "10.0.0.1:50051", PodState.FAILING, 0, 5, 5, 1.0)
+    samples = parse(make_input(workers=(make_worker(0, (pod,), ()), make_worker(1, (failing,), ()))))
+    labels = {"cluster": GREET, "pod": "10.0.0.1:50051"}
+
+    assert value_of(samples, "pod_rpcs_total", **labels) == 15
+    assert value_of(samples, "pod_failures_total", **labels) == 8
+    assert value_of(samples, "pod_rpcs_in_flight", **labels) == 1
+    assert value_of(samples, "pod_state", **labels, state="ready") == 1
+    assert value_of(samples, "pod_state", **labels, state="failing") == 1
+
+
+def test_configuration_is_told_by_version_age_and_problems() -> None:
+    samples = parse(make_input())
+
+    assert value_of(samples, "configuration_info", version="3fa91c07be52") == 1
+    assert value_of(samples, "configuration_age_seconds") == 30
+    assert value_of(samples, "configuration_errors", severity="error") == 2
+    assert value_of(samples, "configuration_errors", severity="notice") == 1
+    assert value_of(samples, "configuration_errors_total") == 5
+    assert value_of(samples, "cluster_endpoints", cluster=GREET) == 2
+    assert value_of(samples, "cluster_endpoints", cluster="gone") == 0
+
+
+def test_a_source_that_never_answered_has_no_age_but_is_not_synced() -> None:
+    samples = parse(make_input())
+
+    assert value_of(samples, "source_age_seconds", source="kubernetes Mapping") == 12
+    assert ("grpcgw_source_age_seconds", (("source", "directory x"),)) not in samples
+    assert value_of(samples, "source_synced", source="directory x") == 0
+
+
+def test_workers_and_retries_are_counted() -> None:
+    samples = parse(make_input())
+
+    assert value_of(samples, "workers") == 2
+    assert value_of(samples, "worker_restarts_total") == 2
+    assert value_of(samples, "retries_total") == 0
+    assert value_of(samples, "start_time_seconds") == NOW_S - 100
+
+
+def test_a_gateway_without_configuration_and_workers_renders() -> None:
+    samples = parse(MetricsInput(now_s=NOW_S, started_at_s=NOW_S, ready=False))
+
+    assert value_of(samples, "ready") == 0
+    assert ("grpcgw_configuration_age_seconds", ()) not in samples
+
+
+@pytest.mark.parametrize(("code", "name"), [(0, "OK"), (12, "UNIMPLEMENTED"), (16, "UNAUTHENTICATED"), (99, "99")])
+def test_status_codes_are_named(code: int, name: str) -> None:
+    assert status_name(code) == name
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_any_label_text_survives(text: str) -> None:
+    method = make_method(text, "M", {0: 7})
+    lines = render_metrics(make_input(workers=(make_worker(0, (), (method,)),))).decode().split("\n")
+    escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+    assert f'grpcgw_rpcs_in_flight{{mapping="{escaped}"}} 0.0' in lines
+
+
+def test_the_global_registry_stays_untouched() -> None:
+    render_metrics(make_input())
+
+    assert b"grpcgw_" not in prometheus_client.generate_latest()
+
+
+def test_documentation_names_every_metric_with_its_labels_and_no_other() -> None:
+    families = text_string_to_metric_families(render_metrics(make_input()).decode())
+    rendered = {}
+    for family in families:
+        name = family.name + ("_total" if family.type == "counter" else "")
+        rendered[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
+    rows = re.findall(r"^\| `(grpcgw_\w+)` \| \w+ \|([^|]*)\|", DOCUMENTATION.read_text(), re.MULTILINE)
+
+    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == rendered
+
+
+def test_a_greet_gateway_shows_no_failures() -> None:
+    samples = parse(make_input(workers=greet_state().workers))
+
+    assert all(value == 0 for (name, _), value in samples.items() if name == "grpcgw_pod_failures_total")
