@@ -62,10 +62,9 @@ function morphAttributes(from, to) {
   }
 }
 
-// What the reader decided: which details are open, which routes the filter hides.
+// Which details are open is the reader's choice; which routes the filter hides is set again after each update.
 function isOwnedByReader(element, attribute) {
-  return (attribute === "open" && element.nodeName === "DETAILS") ||
-    (attribute === "hidden" && element.classList.contains("route"));
+  return attribute === "open" && element.nodeName === "DETAILS";
 }
 
 function keyOf(node) {
