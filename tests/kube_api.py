@@ -164,7 +164,7 @@ class KubeApi:
         return path
 
     def start(self) -> None:
-        """Listen (again), with all objects as they are by now."""
+        """Listen (again), with all objects as they are by now; nothing if it does already."""
         self._wait(self._start())
 
     def stop(self) -> None:
@@ -186,6 +186,11 @@ class KubeApi:
     def delete(self, kind: str, namespace: str, name: str) -> None:
         """Raises KeyError if there is no such object."""
         self._do(lambda: self._delete(kind, namespace, name))
+
+    def versions(self, kind: str) -> dict[str, str]:
+        """The resourceVersion of each object of `kind`, by name."""
+        objects = self._do(lambda: dict(self._objects))
+        return {name: body["metadata"]["resourceVersion"] for (its, _, name), body in objects.items() if its == kind}
 
     # ---- bad days
 
@@ -244,6 +249,8 @@ class KubeApi:
         return future.result(10)
 
     async def _start(self) -> None:
+        if self._runner is not None:
+            return
         application = web.Application()
         application.router.add_get("/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, shutdown_timeout=0.01, access_log=None, handler_cancellation=True)

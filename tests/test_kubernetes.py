@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Severity
 from grpcgw.discovery.kubernetes import KubernetesSource, Pace
@@ -22,7 +24,7 @@ from grpcgw.discovery.kubernetes_api import ClusterAccess
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.discovery.watch import WATCHED_KINDS, Resource
 from grpcgw.errors import UserError
-from tests.kube_api import KubeApi, Request
+from tests.kube_api import BUILT_IN_KINDS, CUSTOM_KINDS, KubeApi, Request
 from tests.kube_cluster import Body, Cluster, kinds_of_cluster, open_cluster
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -80,6 +82,15 @@ def status(store: ObjectStore, kind: str) -> SourceStatus:
 
 def names(store: ObjectStore, kind: str, namespace: str | None = None) -> set[str]:
     return {obj.key.name for obj in store.of_kind(kind) if namespace in (None, obj.key.namespace)}
+
+
+def body_of(obj: KubeObject | None) -> dict[str, Any]:
+    assert obj is not None
+    return dict(obj.body)
+
+
+def versions(store: ObjectStore, kind: str) -> dict[str, str]:
+    return {obj.key.name: body_of(obj)["metadata"]["resourceVersion"] for obj in store.of_kind(kind)}
 
 
 def mapping(name: str, namespace: str = "greet", api_version: str = "getambassador.io/v2", **spec: object) -> Body:
@@ -142,11 +153,6 @@ def test_objects_that_exist_and_each_change_of_them_reach_the_store(cluster: Clu
             await until(lambda: names(store, "Mapping", space) == {"new"}, "deleted")
 
     run(scenario())
-
-
-def body_of(obj: KubeObject | None) -> dict[str, Any]:
-    assert obj is not None
-    return dict(obj.body)
 
 
 def test_fields_that_no_schema_knows_reach_the_store(cluster: Cluster) -> None:
@@ -286,8 +292,6 @@ def test_a_kind_that_is_missing_for_a_moment_keeps_its_objects(api: KubeApi, acc
 
 
 def test_the_kind_is_read_in_the_version_that_is_served(tmp_path: Path) -> None:
-    from tests.kube_api import BUILT_IN_KINDS, CUSTOM_KINDS
-
     only_v2 = [replace(kind, versions=("v2", "v1")) for kind in CUSTOM_KINDS]
     with KubeApi(kinds=[*only_v2, *BUILT_IN_KINDS]) as api:
         api.put(mapping("greet", api_version="getambassador.io/v1"))
@@ -489,7 +493,47 @@ def test_an_object_of_a_megabyte_passes_through_list_and_watch(api: KubeApi, acc
 # ---- a server that is away, slow or refuses
 
 
-def test_the_last_state_keeps_serving_while_the_server_is_away(api: KubeApi, access: ClusterAccess) -> None:
+def delete_if_there(api: KubeApi, name: str) -> None:
+    if name in api.versions("Mapping"):
+        api.delete("Mapping", "greet", name)
+
+
+STEPS: dict[str, Callable[[KubeApi, int], object]] = {
+    "put": lambda api, number: api.put(mapping(f"m{number}")),
+    "delete": lambda api, number: delete_if_there(api, f"m{number}"),
+    "compact": lambda api, _: api.compact(),
+    "drop": lambda api, _: api.drop_connections(),
+    "half a line": lambda api, _: api.send_raw(b'{"type":"DELETED","obj', "Mapping"),
+    "expire": lambda api, _: api.send_error(410, "Mapping"),
+    "refuse": lambda api, _: api.refuse(503),
+    "accept": lambda api, _: api.accept(),
+    "stop": lambda api, _: api.stop(),
+    "start": lambda api, _: api.start(),
+}
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 3)), max_size=20))
+def test_whatever_happens_the_store_ends_equal_to_the_cluster(tmp_path: Path, steps: list[tuple[str, int]]) -> None:
+    with KubeApi() as api:
+
+        async def scenario() -> None:
+            async with reading(ClusterAccess(api.kubeconfig(tmp_path / "kubeconfig"))) as store:
+                for name, number in steps:
+                    STEPS[name](api, number)
+                    await asyncio.sleep(0)
+                api.accept()
+                api.start()
+                api.put(mapping("last"))
+                await until(lambda: versions(store, "Mapping") == api.versions("Mapping"), "equal")
+
+        run(scenario())
+
+
+def test_the_last_state_keeps_serving_while_the_server_is_away(
+    api: KubeApi, access: ClusterAccess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "grpcgw")
     api.put(mapping("greet"))
 
     async def scenario() -> None:
@@ -508,6 +552,9 @@ def test_the_last_state_keeps_serving_while_the_server_is_away(api: KubeApi, acc
             await until(lambda: names(store, "Mapping") == {"greet", "meanwhile"}, "caught up")
             assert status(store, "Mapping").last_contact_s > contact
             assert status(store, "Mapping").error == ""
+            said = [record.getMessage() for record in caplog.records if "kubernetes Mapping" in record.getMessage()]
+            assert api.url in said[0]
+            assert said[-1] == "kubernetes Mapping: in order again"
 
     run(scenario())
 
@@ -562,7 +609,7 @@ def test_a_missing_right_is_named(api: KubeApi, access: ClusterAccess, verb: str
         async with reading(access, "greet") as store:
             right = f'"{verb}" on mappings.getambassador.io in namespace greet'
             await until(lambda: right in status(store, "Mapping").error, "named")
-            assert "deploy/rbac.yaml" in status(store, "Mapping").error
+            assert "deploy/rbac.yaml grants it" in status(store, "Mapping").error
             assert status(store, "Mapping").synced == (verb == "watch")
             api.accept()
             await until_synced(store)

@@ -9,6 +9,7 @@ While the API server is away nothing is removed: the last state keeps serving, a
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from grpcgw.discovery.watch import (
     read_page,
 )
 from grpcgw.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class _Discovery:
         self._known: dict[str, tuple[float, frozenset[str]]] = {}
 
     async def choose(self, kind: WatchedKind) -> Resource:
-        """Raises _NotInstalled, ApiAway, ApiRefused."""
+        """Raises _NotInstalled, ApiAway."""
         served = {each.api_version: await self._kinds(each.group_path) for each in kind.candidates if each.group}
         resource = kind.choose(served)
         if resource is None:
@@ -124,7 +127,7 @@ class _Discovery:
             kinds = read_kinds(await self._api.get(group_path, {}, self._timeout_s))
         except ApiRefused as refusal:
             if refusal.status != 404:
-                raise
+                raise ApiAway(f"asking {group_path} which kinds there are was refused: {refusal}") from refusal
             kinds = frozenset()
         self._known[group_path] = (now + self._lifetime_s, kinds)
         return kinds
@@ -155,7 +158,8 @@ class _KindLoop:
         self._random = random
         self._retry = Backoff(pace.retry_base_s, pace.retry_cap_s, random)
         self._rewatch = Backoff(pace.retry_base_s, pace.rewatch_cap_s, random)
-        self._set_status(SourceStatus(self.partition, synced=False, last_contact_s=0.0, watching=False))
+        self._status = SourceStatus(self.partition, synced=False, last_contact_s=0.0, watching=False)
+        store.set_status(self._status)
         self._resource = kind.candidates[0]
         self._cursor: Cursor | None = None
         """None: a list is due."""
@@ -258,7 +262,7 @@ class _KindLoop:
         return self._random.uniform(0.9, 1.1) * self._pace.recheck_s
 
     def _note_refusal(self, refusal: ApiRefused) -> float:
-        keeps_place = refusal.status == 429 or refusal.status >= 500
+        keeps_place = refusal.status in (401, 429) or refusal.status >= 500
         if not keeps_place:
             self._cursor = None
         if refusal.status == 404 and self._resource.group:
@@ -295,5 +299,9 @@ class _KindLoop:
         return Problem(Severity.NOTICE, text, "kubernetes")
 
     def _set_status(self, status: SourceStatus) -> None:
+        if status.error and status.error != self._status.error:
+            log.warning("%s: %s", status.name, status.error)
+        elif self._status.error and not status.error:
+            log.info("%s: in order again", status.name)
         self._status = status
         self._store.set_status(status)
