@@ -69,10 +69,13 @@ class ObjectStore:
         self._notify(frozenset())
 
     def set_status(self, status: SourceStatus) -> None:
+        synced = self.synced()
         self._statuses[status.name] = status
+        if self.synced() != synced:
+            self._notify(frozenset())
 
     def subscribe(self, listener: ChangeListener) -> Callable[[], None]:
-        """Call `listener` with the changed keys after each change (an empty set: only problems changed).
+        """Call `listener` with the changed keys after each change (an empty set: only problems or `synced` changed).
 
         Returns what ends the subscription.
         """

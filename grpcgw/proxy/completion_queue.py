@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 # Must be set before grpc is imported. With the event engine off, the thread that waits on a queue does its socket I/O
@@ -352,6 +353,7 @@ class CompletionQueueEngine:
         self._ports: list[int] = []
         self._certificate: Any = None
         self._fresh_certificate: Any = None
+        self._settled = threading.Event()
         self._stopping = threading.Event()
         self._housekeeping_wanted = threading.Event()
         self._shut_down = threading.Event()
@@ -359,7 +361,9 @@ class CompletionQueueEngine:
 
     # --- life
 
-    def start(self) -> None:
+    def start(self, settle_s: float) -> None:
+        self._spawn("housekeeping", self._run_housekeeping)
+        self._settled.wait(settle_s)
         arguments = tuple((key.encode(), value) for key, value in server_arguments(self._options))
         self._server = cygrpc.Server(arguments, False)
         self._queue = cygrpc.CompletionQueue()
@@ -368,10 +372,12 @@ class CompletionQueueEngine:
         self._server.start()
         for _ in range(WAITING_REQUESTS):
             self._server.request_call(self._queue, self._queue, self._on_request)
-        for name, run in (("server", self._run_server), ("housekeeping", self._run_housekeeping)):
-            thread = threading.Thread(target=run, name=f"grpcgw {name}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._spawn("server", self._run_server)
+
+    def _spawn(self, name: str, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, name=f"grpcgw {name}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def ports(self) -> tuple[int, ...]:
         return tuple(self._ports)
@@ -392,19 +398,23 @@ class CompletionQueueEngine:
             self._shut_down.wait(1.0)
 
     def stop(self) -> None:
+        if self._server is not None:
+            self._stop_server()
+        self._stopping.set()
+        self._housekeeping_wanted.set()
+        for thread in self._threads:
+            thread.join()
+        for pod in self.serving.pods():
+            pod.connection.close()
+
+    def _stop_server(self) -> None:
         if not self.serving.draining:
             self.drain(0.0)
         if not self._shut_down.is_set():
             self._server.cancel_all_calls()
             self._shut_down.wait()
-        self._stopping.set()
-        self._housekeeping_wanted.set()
-        self._queue.shutdown()
-        for thread in self._threads:
-            thread.join()
         self._server.destroy()
-        for pod in self.serving.pods():
-            pod.connection.close()
+        self._queue.shutdown()
 
     def _open_ports(self) -> None:
         for address, secure in self._options.endpoints():
@@ -476,6 +486,14 @@ class CompletionQueueEngine:
     # --- housekeeping
 
     def _run_housekeeping(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._keep_house()
+            except Exception:  # without this thread joins never expire and dead pods stay: it must go on
+                log.exception("defect: housekeeping stumbled")
+                self._stopping.wait(REFRESH_S)
+
+    def _keep_house(self) -> None:
         next_refresh_s = next_sweep_s = 0.0
         while not self._stopping.is_set():
             now_s = time.monotonic()
@@ -506,4 +524,7 @@ class CompletionQueueEngine:
         """Whether every connection has come to rest."""
         for pod in self.serving.refresh(now_s):
             pod.connection.close()
-        return self.serving.settled()
+        settled = self.serving.settled()
+        if settled:
+            self._settled.set()
+        return settled

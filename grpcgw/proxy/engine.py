@@ -41,11 +41,17 @@ class ServerOptions:
 class Engine(Protocol):
     """One worker's data plane. `start`, then changes through `serving`, then `drain` and `stop`, each once."""
 
-    name: str
-    serving: Serving
+    @property
+    def name(self) -> str: ...
+    @property
+    def serving(self) -> Serving: ...
 
-    def start(self) -> None:
-        """Open the ports. Raises UserError where one cannot be opened."""
+    def start(self, settle_s: float) -> None:
+        """Connect to the pods, for at most `settle_s`, then open the ports.
+
+        RPCs so find their turns from the first one on, instead of the pod that happened to connect first. Raises
+        UserError where a port cannot be opened.
+        """
         ...
 
     def ports(self) -> tuple[int, ...]:

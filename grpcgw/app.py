@@ -1,0 +1,325 @@
+"""The control process: the one place that wires sources, compiler, resolvers, workers and admin port together.
+
+Everything here runs in one event loop. It decides when to compile and whom to tell; what is decided is elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from grpcgw.admin.server import AdminServer
+from grpcgw.admin.state import GatewayState, ListenerState
+from grpcgw.certificates import make_self_signed
+from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, Snapshot
+from grpcgw.discovery.catalogue import RESOLVERS
+from grpcgw.discovery.directory import DirectorySource
+from grpcgw.discovery.kubernetes import KubernetesSource
+from grpcgw.discovery.kubernetes_api import ClusterAccess
+from grpcgw.discovery.resolver import Resolver
+from grpcgw.discovery.store import ObjectStore
+from grpcgw.errors import UserError
+from grpcgw.logs import set_up_logging
+from grpcgw.settings import Settings, cores
+from grpcgw.workers.messages import WorkerPlan
+from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
+
+log = logging.getLogger(__name__)
+
+QUIET_S, AT_MOST_S = 0.02, 0.1
+"""A change is compiled when nothing else changed for so long, or after at most so long."""
+NOT_COMPILED_KINDS = frozenset({"Service", "Endpoints", "EndpointSlice"})
+"""Pods come and go without a compilation; every other kind is the compiler's business."""
+
+
+class Source(Protocol):
+    async def run(self) -> None: ...
+
+
+def run(settings: Settings) -> int:
+    """Run the gateway until SIGTERM or SIGINT; returns the exit code. Raises UserError for what the user can mend."""
+    set_up_logging(settings.log_level, "control")
+    try:
+        asyncio.run(_run_until_signal(settings))
+    except* UserError as errors:
+        raise _first(errors) from None
+    return 0
+
+
+def _first(errors: BaseExceptionGroup[UserError]) -> UserError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, UserError)
+    return error
+
+
+async def _run_until_signal(settings: Settings) -> None:
+    control = Control(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, control.shut_down)
+    await control.run()
+
+
+class Control:
+    """One gateway. `run` returns after `shut_down` was called and everything has ended."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = ObjectStore()
+        self._source = make_source(settings, self._store)
+        self._resolvers = Resolvers(self._store, self._on_endpoints)
+        self._plan = make_plan(settings)
+        self._data_plane: DataPlane = make_data_plane(settings, self._plan)
+        self._admin = AdminServer(self, settings.admin_address, settings.admin_port)
+        self._stop_wanted = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._last_good: Mapping[ObjectKey, KubeObject] = {}
+        self._snapshot: Snapshot = EMPTY_SNAPSHOT
+        self._problems: tuple[Problem, ...] = ()
+        self._compile_ms = 0.0
+        self._started_at_s = time.time()
+        self._configured_at_s = 0.0
+        self._errors_total = 0
+        self._listeners: tuple[ListenerState, ...] = ()
+        self._draining = False
+        self.admin_port = 0
+        """The admin port in fact bound, once `listening` returned."""
+
+    async def run(self) -> None:
+        self.admin_port = await self._admin.start()
+        log.info("diagnostics: http://%s:%d/ambassador/v0/diag/", self._settings.admin_address, self.admin_port)
+        unsubscribe = self._store.subscribe(self._on_change)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(work, name=name)
+                    for name, work in (
+                        ("source", self._source.run()),
+                        ("resolvers", self._resolvers.run()),
+                        ("workers", self._data_plane.run()),
+                        ("compiler", self._compile_on_change()),
+                        ("listeners", self._note_listeners()),
+                    )
+                ]
+                await self._stop_wanted.wait()
+                await self._drain()
+                for task in background:
+                    task.cancel()
+        finally:
+            unsubscribe()
+            await self._admin.stop()
+
+    def shut_down(self) -> None:
+        """Drain, then end. A second call does not hurry it."""
+        self._stop_wanted.set()
+
+    async def listening(self) -> tuple[int, ...]:
+        """The open data ports (clear text, then TLS), once the first complete configuration is served."""
+        return await self._data_plane.listening()
+
+    async def state(self) -> GatewayState:
+        """What the admin port shows (`StateProvider`)."""
+        return GatewayState(
+            now_s=time.time(),
+            started_at_s=self._started_at_s,
+            hostname=socket.gethostname(),
+            ambassador_id=self._settings.ambassador_id,
+            namespace=self._settings.namespace,
+            ready=bool(self._listeners) and not self._draining,
+            draining=self._draining,
+            snapshot=self._snapshot,
+            configured_at_s=self._configured_at_s,
+            compile_ms=self._compile_ms,
+            problems=(*self._store.problems(), *self._problems),
+            endpoints=self._resolvers.endpoints,
+            sources=self._store.statuses(),
+            workers=() if self._draining else await self._data_plane.reports(),
+            listeners=self._listeners,
+            configuration_errors_total=self._errors_total,
+            worker_restarts_total=self._data_plane.restarts,
+        )
+
+    # --- configuration
+
+    def _on_change(self, changed: frozenset[ObjectKey]) -> None:
+        if not self._configured_at_s or any(key.kind not in NOT_COMPILED_KINDS for key in changed):
+            self._changed.set()
+
+    async def _compile_on_change(self) -> None:
+        """Compile when every source has been read once, then after each burst of changes."""
+        while not self._store.synced():
+            await self._changed.wait()
+            self._changed.clear()
+        while True:
+            self._compile()
+            await self._changed.wait()
+            await self._until_quiet()
+
+    async def _until_quiet(self) -> None:
+        limit_s = time.monotonic() + AT_MOST_S
+        while self._changed.is_set() and time.monotonic() < limit_s:
+            self._changed.clear()
+            await asyncio.sleep(QUIET_S)
+        self._changed.clear()
+
+    def _compile(self) -> None:
+        began_s = time.perf_counter()
+        options = CompileOptions(
+            ambassador_id=self._settings.ambassador_id,
+            ambassador_namespace=self._settings.ambassador_namespace,
+            now=datetime.datetime.now(datetime.UTC),
+        )
+        compiled = compile_snapshot(self._store.objects(), self._last_good, options)
+        self._compile_ms = 1000 * (time.perf_counter() - began_s)
+        self._take(compiled)
+
+    def _take(self, compiled: Compiled) -> None:
+        self._last_good = compiled.last_good
+        self._errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
+        for problem in compiled.problems:
+            if problem not in self._problems:
+                log.warning("%s", problem)
+        self._problems = compiled.problems
+        snapshot = compiled.snapshot
+        if snapshot.version == self._snapshot.version:
+            return
+        self._resolvers.want(snapshot.clusters)
+        self._data_plane.apply(snapshot)
+        self._resolvers.drop_unwanted()
+        self._snapshot, self._configured_at_s = snapshot, time.time()
+        log.info(
+            "configuration %s: %d routes, %d clusters", snapshot.version, len(snapshot.routes), len(snapshot.clusters)
+        )
+
+    def _on_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
+        self._data_plane.set_endpoints(cluster, endpoints)
+
+    # --- ports
+
+    async def _note_listeners(self) -> None:
+        ports = await self._data_plane.listening()
+        protocols = [
+            name for name, wanted in (("h2c", self._plan.port), ("tls", self._plan.tls_port)) if wanted is not None
+        ]
+        address = f"[{self._plan.address}]" if ":" in self._plan.address else self._plan.address
+        self._listeners = tuple(
+            ListenerState(f"{address}:{port}", protocol, self._certificate_names() if protocol == "tls" else "")
+            for port, protocol in zip(ports, protocols, strict=True)
+        )
+        for listener in self._listeners:
+            log.info("listening on %s (%s)", listener.address, listener.protocol)
+
+    def _certificate_names(self) -> str:
+        return ", ".join(certificate.name for certificate in self._snapshot.certificates) or "self-signed"
+
+    async def _drain(self) -> None:
+        self._draining = True
+        log.info("draining: running RPCs may take %.0f s", self._settings.drain_time_s)
+        await self._data_plane.drain(self._settings.drain_time_s)
+
+
+class Resolvers:
+    """One watch per cluster in use, and the pods it last published."""
+
+    def __init__(self, store: ObjectStore, publish: Callable[[str, EndpointSet], None]) -> None:
+        self._resolvers: dict[ResolverKind, Resolver] = {kind: make(store) for kind, make in RESOLVERS.items()}
+        self._publish = publish
+        self._wanted: Mapping[str, Cluster] = {}
+        self._watches: dict[str, Callable[[], None]] = {}
+        self.endpoints: dict[str, EndpointSet] = {}
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for kind, resolver in self._resolvers.items():
+                tasks.create_task(resolver.run(), name=f"resolver {kind}")
+
+    def want(self, clusters: Mapping[str, Cluster]) -> None:
+        """Watch what is new in `clusters`, before the routes to it are served: most pods are known at once."""
+        self._wanted = clusters
+        for name, cluster in clusters.items():
+            if name not in self._watches:
+                self._watches[name] = self._resolvers[cluster.resolver].watch(cluster.service, self._publisher(name))
+
+    def drop_unwanted(self) -> None:
+        """End the watches nobody wants any more, after the routes to them are gone."""
+        for name in [name for name in self._watches if name not in self._wanted]:
+            self._watches.pop(name)()
+            self.endpoints.pop(name, None)
+
+    def _publisher(self, cluster: str) -> Callable[[EndpointSet], None]:
+        def publish(endpoints: EndpointSet) -> None:
+            self.endpoints[cluster] = endpoints
+            self._publish(cluster, endpoints)
+
+        return publish
+
+
+def make_source(settings: Settings, store: ObjectStore) -> Source:
+    if settings.config_dir is not None:
+        return _Directory(DirectorySource(store, settings.config_dir))
+    if settings.kubernetes is None:
+        raise UserError("say where the configuration comes from: --config DIR or --kubernetes")
+    wanted = settings.kubernetes
+    access = ClusterAccess(wanted.kubeconfig, wanted.context, wanted.in_cluster)
+    return KubernetesSource(store, access, settings.namespace)
+
+
+class _Directory:
+    """A directory is first loaded, then followed."""
+
+    def __init__(self, source: DirectorySource) -> None:
+        self._source = source
+
+    async def run(self) -> None:
+        await self._source.load()
+        await self._source.run()
+
+
+def make_plan(settings: Settings) -> WorkerPlan:
+    """Settles the ports, so that all workers listen on the same. Raises UserError where one is taken."""
+    now = datetime.datetime.now(datetime.UTC)
+    many = settings.workers > 0
+    return WorkerPlan(
+        engine=settings.engine,
+        address=settings.address,
+        port=settle_port(settings.address, settings.port) if many else settings.port,
+        tls_port=settle_port(settings.address, settings.tls_port) if many else settings.tls_port,
+        drain_time_s=settings.drain_time_s,
+        max_concurrent_streams=settings.max_concurrent_streams,
+        max_metadata_bytes=settings.max_metadata_bytes,
+        log_level=settings.log_level,
+        self_signed=None if settings.tls_port is None else make_self_signed(socket.gethostname(), now),
+    )
+
+
+def settle_port(address: str, port: int | None) -> int | None:
+    """The port to listen on, 0 replaced by a free one. Raises UserError where it is taken.
+
+    Workers share a port by SO_REUSEPORT; without this look first, so would a second gateway, by mistake.
+    """
+    if port is None:
+        return None
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise UserError(f"cannot listen on {address}:{port}: {error.strerror}; choose another port") from error
+        return int(probe.getsockname()[1])
+
+
+def make_data_plane(settings: Settings, plan: WorkerPlan) -> DataPlane:
+    return WorkerProcesses(plan, settings.workers, cores()) if settings.workers else WorkerHere(plan)

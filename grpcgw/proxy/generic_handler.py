@@ -1,0 +1,400 @@
+"""The engine on grpcio's public API: sessions driven by a `grpc.GenericRpcHandler` of `grpc.aio`.
+
+Slower than the completion-queue engine, and for whoever cannot or will not use grpcio's private parts: it also is how
+grpcgw is embedded in another `grpc.aio` server (`handler`). Runs in an event loop and thread of its own. What the
+public API hides it cannot do: the client's `:authority` is not visible to a handler (docs/data-plane.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from grpcgw import __version__
+from grpcgw.config.snapshot import ServerCertificate
+from grpcgw.errors import UserError
+from grpcgw.policy.timeouts import upstream_deadline
+from grpcgw.proxy.engine import (
+    JOIN_WINDOW_S,
+    ServerOptions,
+    channel_arguments,
+    pod_target,
+    server_arguments,
+    sweep_interval_s,
+)
+from grpcgw.proxy.exchange import Exchange, begin_exchange
+from grpcgw.proxy.metadata import parse_peer
+from grpcgw.proxy.serving import Serving
+from grpcgw.proxy.session import Attempt, Opening, Request
+from grpcgw.proxy.status import Metadata, Reason, Status, core_reason
+from grpcgw.telemetry.report import PodState
+from grpcgw.upstream.pod import Connection, Pod
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 0.05
+NO_DEADLINE_S = 1e9
+"""A remaining time beyond this is grpcio's way to say that there is no deadline."""
+
+_STATES = {
+    grpc.ChannelConnectivity.IDLE: PodState.IDLE,
+    grpc.ChannelConnectivity.CONNECTING: PodState.CONNECTING,
+    grpc.ChannelConnectivity.READY: PodState.READY,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE: PodState.FAILING,
+    grpc.ChannelConnectivity.SHUTDOWN: PodState.FAILING,
+}
+_ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError)
+"""What grpc.aio raises for reading or writing on an RPC that is over; its status comes another way."""
+
+
+class _PodConnection:
+    """A channel to one pod, made in the engine's loop when it is first looked at."""
+
+    def __init__(self, engine: GenericHandlerEngine, address: str) -> None:
+        self._engine, self._address = engine, address
+        self._channel: grpc.aio.Channel | None = None
+
+    def channel(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(pod_target(self._address), self._engine.channel_arguments)
+        return self._channel
+
+    def state(self) -> PodState:
+        return _STATES[self.channel().get_state(try_to_connect=True)]
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._engine.spawn(self._channel.close(None))
+
+
+class _Attempt:
+    """One try on one pod."""
+
+    def __init__(self, rpc: _Rpc, call: Any) -> None:
+        self._rpc, self._call = rpc, call
+
+    def begin(self, first: Opening) -> None:
+        self._rpc.spawn(self._send(first.message, first.half_close))
+        self._rpc.spawn(self._receive_headers())
+        self._rpc.spawn(self._read())
+        self._rpc.spawn(self._receive_status())
+
+    def read(self) -> None:
+        self._rpc.spawn(self._read())
+
+    def send(self, message: bytes | None, half_close: bool) -> None:
+        self._rpc.spawn(self._send(message, half_close))
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    async def _send(self, message: bytes | None, half_close: bool) -> None:
+        ok = True
+        try:
+            if message is not None:
+                await self._call.write(message)
+            if half_close:
+                await self._call.done_writing()
+        except _ENDED:
+            ok = False
+        if self._current():
+            self._rpc.session.on_pod_sent(ok, time.monotonic())
+
+    async def _receive_headers(self) -> None:
+        headers: Metadata | None = ()
+        try:
+            headers = tuple(await self._call.initial_metadata() or ())
+        except _ENDED:
+            headers = None
+        if not headers and self._call.done() and _never_reached(await self._status()):
+            headers = None
+        if self._current():
+            self._rpc.session.on_pod_headers(headers, time.monotonic())
+
+    async def _read(self) -> None:
+        try:
+            message = await self._call.read()
+        except _ENDED:
+            message = grpc.aio.EOF
+        if self._current():
+            self._rpc.session.on_pod_message(None if message is grpc.aio.EOF else message, time.monotonic())
+
+    async def _receive_status(self) -> None:
+        status = await self._status()
+        if self._current():
+            self._rpc.session.on_pod_status(status, time.monotonic())
+
+    async def _status(self) -> Status:
+        code = await self._call.code()
+        return Status(
+            code.value[0], await self._call.details() or "", tuple(await self._call.trailing_metadata() or ())
+        )
+
+    def _current(self) -> bool:
+        return self._rpc.attempt is self
+
+
+def _never_reached(status: Status) -> bool:
+    return core_reason(status.code, status.details, status.trailers) is Reason.CONNECT_FAILED
+
+
+class _Rpc:
+    """One RPC on the client's side: the session's `Call`. Everything happens in the engine's loop."""
+
+    def __init__(self, engine: GenericHandlerEngine, path: str, metadata: Metadata, context: Any) -> None:
+        self._engine, self._context = engine, context
+        self._over: asyncio.Future[tuple[Metadata | None, bytes | None, Status]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._join: asyncio.TimerHandle | None = None
+        self.attempt: _Attempt | None = None
+        now_s = time.monotonic()
+        left_s = context.time_remaining()
+        deadline_s = now_s + left_s if left_s is not None and left_s < NO_DEADLINE_S else None
+        request = Request(path, "", metadata, deadline_s, parse_peer(context.peer()))
+        self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
+
+    async def serve(self) -> None:
+        """The RPC from start to end; cancelled by grpc.aio when the client is gone."""
+        self.session.start(time.monotonic())
+        try:
+            headers, message, status = await self._over
+        except asyncio.CancelledError:
+            self.session.on_client_closed(time.monotonic())
+            raise
+        with contextlib.suppress(*_ENDED):
+            if headers:
+                await self._context.send_initial_metadata(headers)
+            if message is not None:
+                await self._context.write(message)
+        self._context.set_code(status.code)
+        self._context.set_details(status.details)
+        self._context.set_trailing_metadata(status.trailers)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._engine.spawn(self._contain(work))
+
+    async def _contain(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # a defect in one RPC must not end the loop that serves all
+            log.exception("defect: an event of an RPC could not be handled")
+            self.session.on_defect(time.monotonic())
+
+    # --- what the session asks for
+
+    def read(self) -> None:
+        self.spawn(self._read())
+
+    async def _read(self) -> None:
+        try:
+            message = await self._context.read()
+        except _ENDED:
+            message = grpc.aio.EOF
+        self.session.on_request_message(None if message is grpc.aio.EOF else message, time.monotonic())
+
+    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+        self.spawn(self._send(headers, message))
+
+    async def _send(self, headers: Metadata | None, message: bytes | None) -> None:
+        ok = True
+        try:
+            if headers is not None:
+                await self._context.send_initial_metadata(headers)
+            if message is not None:
+                await self._context.write(message)
+        except _ENDED:
+            ok = False
+        self.session.on_client_sent(ok, time.monotonic())
+
+    def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
+        if not self._over.done():
+            self._over.set_result((None if headers_sent else headers, message, status))
+
+    def abort(self, status: Status) -> None:
+        self.finish(None, None, status, True)
+
+    def join(self) -> None:
+        self.leave()
+        loop = asyncio.get_running_loop()
+        self._join = loop.call_later(JOIN_WINDOW_S, lambda: self.session.on_join_expired(time.monotonic()))
+
+    def leave(self) -> None:
+        if self._join is not None:
+            self._join.cancel()
+            self._join = None
+
+    def open(
+        self, pod: Pod, path: str, authority: str, metadata: Metadata, deadline_s: float | None, first: Opening
+    ) -> Attempt:
+        connection = pod.connection
+        assert isinstance(connection, _PodConnection)
+        timeout_s = None
+        if deadline_s is not None:
+            now_s = time.monotonic()
+            timeout_s = max(0.0, upstream_deadline(deadline_s, now_s) - now_s)
+        try:
+            call = connection.channel().stream_stream(path)(metadata=metadata, timeout=timeout_s)
+        except grpc.aio.UsageError as closed:
+            raise ConnectionError(str(closed)) from closed
+        self.attempt = attempt = _Attempt(self, call)
+        attempt.begin(first)
+        return attempt
+
+
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio publishes no types
+    """Takes every method: what is served is the snapshot's business."""
+
+    def __init__(self, engine: GenericHandlerEngine) -> None:
+        self._engine = engine
+
+    def service(self, details: Any) -> Any:
+        async def behaviour(_: Any, context: Any) -> None:
+            await self._engine.serve(details.method, tuple(details.invocation_metadata), context)
+
+        return grpc.stream_stream_rpc_method_handler(behaviour)
+
+
+class GenericHandlerEngine:
+    name = "generic-handler"
+
+    def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
+        self._options = options
+        self.channel_arguments = channel_arguments(options.max_metadata_bytes, f"grpcgw/{__version__}")
+        self.serving = Serving(self._connect, seed, drain_time_s)
+        self._active: set[_Rpc] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="grpcgw loop", daemon=True)
+        self._server: grpc.aio.Server | None = None
+        self._ports: list[int] = []
+        self._certificate: Any = None
+        self._fresh_certificate: Any = None
+        self._house: asyncio.Task[None] | None = None
+
+    # --- life; called from outside the loop
+
+    def start(self, settle_s: float) -> None:
+        self._thread.start()
+        self._run(self._start(settle_s))
+
+    def ports(self) -> tuple[int, ...]:
+        return tuple(self._ports)
+
+    def set_certificate(self, certificate: ServerCertificate) -> None:
+        pairs = [(certificate.private_key, certificate.certificate_chain)]
+        self._fresh_certificate = grpc.ssl_server_certificate_configuration(pairs)
+
+    def drain(self, limit_s: float) -> None:
+        self._run(self._drain(limit_s))
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._run(self._stop())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    # --- in the loop
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For a `grpc.aio` server of somebody else's, running in this engine's loop."""
+        return _Handler(self)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run `work`, and keep it from being collected while it runs. It must contain its own exceptions."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def serve(self, path: str, metadata: Metadata, context: Any) -> None:
+        rpc = _Rpc(self, path, metadata, context)
+        self._active.add(rpc)
+        try:
+            await rpc.serve()
+        finally:
+            self._active.discard(rpc)
+
+    async def _start(self, settle_s: float) -> None:
+        self._house = self._loop.create_task(self._keep_house(), name="housekeeping")
+        await self._settle(settle_s)
+        self._server = grpc.aio.server(options=server_arguments(self._options))
+        self._server.add_generic_rpc_handlers((self.handler(),))
+        for address, secure in self._options.endpoints():
+            self._ports.append(self._open_port(self._server, address, secure))
+        await self._server.start()
+
+    async def _settle(self, settle_s: float) -> None:
+        limit_s = time.monotonic() + settle_s
+        while time.monotonic() < limit_s:
+            self.serving.refresh(time.monotonic())
+            if self.serving.settled():
+                return
+            await asyncio.sleep(JOIN_WINDOW_S)
+
+    def _open_port(self, server: grpc.aio.Server, address: str, secure: bool) -> int:
+        try:
+            if not secure:
+                return int(server.add_insecure_port(address))
+            first, self._fresh_certificate = self._fresh_certificate, None
+            credentials = grpc.dynamic_ssl_server_credentials(first, self._next_certificate)
+            return int(server.add_secure_port(address, credentials))
+        except RuntimeError as error:
+            raise UserError(f"cannot listen on {address}: the address is in use or not this machine's") from error
+
+    def _next_certificate(self) -> Any:
+        """Asked by grpc core at each handshake: a new certificate, or None to keep the last."""
+        fresh, self._fresh_certificate = self._fresh_certificate, None
+        return fresh
+
+    async def _drain(self, limit_s: float) -> None:
+        self.serving.draining = True
+        for rpc in self._active.copy():
+            rpc.session.on_sweep(time.monotonic())
+        if self._server is not None:
+            at_limit = self._loop.call_later(limit_s, self._end_all)
+            await self._server.stop(limit_s + 1.0)
+            at_limit.cancel()
+
+    def _end_all(self) -> None:
+        for rpc in self._active.copy():
+            rpc.session.on_drained(time.monotonic())
+
+    async def _stop(self) -> None:
+        if not self.serving.draining:
+            await self._drain(0.0)
+        if self._house is not None:
+            self._house.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._house
+        for pod in self.serving.pods():
+            pod.connection.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _connect(self, address: str) -> Connection:
+        return _PodConnection(self, address)
+
+    async def _keep_house(self) -> None:
+        next_sweep_s = 0.0
+        while True:
+            now_s = time.monotonic()
+            for pod in self.serving.refresh(now_s):
+                pod.connection.close()
+            if now_s >= next_sweep_s:
+                next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
+                for rpc in self._active.copy():
+                    rpc.session.on_sweep(now_s)
+            pause_s = REFRESH_S if self.serving.settled() else JOIN_WINDOW_S
+            await asyncio.sleep(min(pause_s, max(0.0, next_sweep_s - now_s)))

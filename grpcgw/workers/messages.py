@@ -1,0 +1,109 @@
+"""What the control process and a worker say to each other, and how it is framed: pickled values on a socket pair.
+
+Both ends are the same program of the same version, parent and child; nothing else ever reaches this socket.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import dataclass
+
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.snapshot import ServerCertificate, Snapshot
+from grpcgw.settings import EngineName
+from grpcgw.telemetry.report import WorkerReport
+
+FRAME = struct.Struct("!I")
+"""Length of the pickled message that follows, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """How a worker is to run; the same for all of them."""
+
+    engine: EngineName
+    address: str
+    port: int | None
+    tls_port: int | None
+    drain_time_s: float
+    max_concurrent_streams: int
+    max_metadata_bytes: int
+    log_level: str
+    self_signed: ServerCertificate | None
+    """Served on the TLS port while the configuration names no certificate; None: there is no TLS port."""
+
+
+# --- from the control process
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """The first message to a new worker process."""
+
+    worker: int
+    plan: WorkerPlan
+    core: int | None
+    """Processor to run on; None: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySnapshot:
+    """Serve this from the next RPC on. The first one opens the ports; answered by `Listening`, or `Unable`."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SetEndpoints:
+    cluster: str
+    endpoints: EndpointSet
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Answered by a `Report` with the same number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Finish what runs, for at most `limit_s`, then end; the end of the process is the answer."""
+
+    limit_s: float
+
+
+# --- from a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unable:
+    """The worker cannot serve, and no other worker could: `message` is for the operator."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    number: int
+    report: WorkerReport
+
+
+Command = Configure | ApplySnapshot | SetEndpoints | Collect | Drain
+Answer = Listening | Unable | Report
+
+
+def encode(message: Command | Answer) -> bytes:
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return FRAME.pack(len(body)) + body
+
+
+def decode(body: bytes) -> object:
+    """The message of a frame, without its length."""
+    return pickle.loads(body)

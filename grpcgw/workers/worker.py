@@ -1,0 +1,174 @@
+"""One data plane: an engine told by messages what to serve. Runs as a process of its own, or in the control process.
+
+`python -m grpcgw.workers.worker FD` is the process: it obeys the socket it inherited, and ends with it. Nothing of
+grpc exists before the process does: it is a fresh interpreter, not a fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from grpcgw.config.snapshot import ServerCertificate, Snapshot
+from grpcgw.errors import EngineUnfit, UserError
+from grpcgw.logs import set_up_logging
+from grpcgw.proxy.engine import Engine, ServerOptions
+from grpcgw.settings import EngineName
+from grpcgw.telemetry.report import WorkerReport
+from grpcgw.workers.messages import (
+    FRAME,
+    Answer,
+    ApplySnapshot,
+    Collect,
+    Configure,
+    Drain,
+    Listening,
+    Report,
+    SetEndpoints,
+    Unable,
+    WorkerPlan,
+    decode,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 1.0
+"""How long a new worker waits for its first connections to pods before it opens its ports."""
+
+
+def make_engine(plan: WorkerPlan, worker: int) -> Engine:
+    """The engine of `plan`, or the one on grpcio's public API where the installed grpcio does not fit the default."""
+    options = ServerOptions(
+        plan.address, plan.port, plan.tls_port, plan.max_concurrent_streams, plan.max_metadata_bytes
+    )
+    if plan.engine is EngineName.COMPLETION_QUEUE:
+        # Imported here: it prepares the environment before grpc is loaded.
+        from grpcgw.proxy.completion_queue import CompletionQueueEngine
+
+        try:
+            return CompletionQueueEngine(options, worker, plan.drain_time_s)
+        except EngineUnfit as unfit:
+            log.warning("the completion-queue engine does not fit: %s; the generic-handler engine takes over", unfit)
+    from grpcgw.proxy.generic_handler import GenericHandlerEngine
+
+    return GenericHandlerEngine(options, worker, plan.drain_time_s)
+
+
+class Worker:
+    """Obeys messages, one at a time, in whatever thread brings them; `drain` and `stop` block."""
+
+    def __init__(self, number: int, plan: WorkerPlan) -> None:
+        self._number, self._plan = number, plan
+        self._engine = make_engine(plan, number)
+        self._certificate: ServerCertificate | None = None
+        self._listening = False
+        self._started_at_s = time.time()
+
+    def apply(self, snapshot: Snapshot) -> tuple[int, ...]:
+        """Serve `snapshot`; the first time also open the ports. Returns the open ports. Raises UserError."""
+        self._use_certificate(snapshot)
+        self._engine.serving.apply(snapshot, time.monotonic())
+        if not self._listening:
+            self._engine.start(SETTLE_S)
+            self._listening = True
+        return self._engine.ports()
+
+    def set_endpoints(self, message: SetEndpoints) -> None:
+        self._engine.serving.set_endpoints(message.cluster, message.endpoints, time.monotonic())
+
+    def report(self) -> WorkerReport:
+        serving = self._engine.serving
+        return WorkerReport(
+            self._number,
+            os.getpid(),
+            self._engine.name,
+            serving.snapshot.version,
+            self._started_at_s,
+            serving.counters.reports(),
+            serving.pod_reports(),
+            serving.counters.retries,
+        )
+
+    def drain(self, limit_s: float) -> None:
+        """Refuse new RPCs, let the others finish for at most `limit_s`, then close everything."""
+        if self._listening:
+            self._engine.drain(limit_s)
+        self._engine.stop()
+
+    def _use_certificate(self, snapshot: Snapshot) -> None:
+        certificate = snapshot.certificates[0] if snapshot.certificates else self._plan.self_signed
+        if certificate is not None and certificate != self._certificate:
+            self._certificate = certificate
+            self._engine.set_certificate(certificate)
+
+
+# --- the process
+
+
+def read_messages(connection: socket.socket) -> Iterator[object]:
+    """Messages until the other end is gone."""
+    with connection.makefile("rb") as stream:
+        while header := stream.read(FRAME.size):
+            yield decode(stream.read(FRAME.unpack(header)[0]))
+
+
+def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> float:
+    """Do what is asked until told to drain; returns the drain limit. A control process that is gone means drain."""
+    for command in commands:
+        match command:
+            case ApplySnapshot(snapshot):
+                answer(Listening(worker.apply(snapshot)))
+            case SetEndpoints():
+                worker.set_endpoints(command)
+            case Collect(number):
+                answer(Report(number, worker.report()))
+            case Drain(limit_s):
+                return limit_s
+            case _:
+                raise TypeError(f"a worker is not told {command!r}")
+    return 0.0
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the control process drains us
+    commands = read_messages(connection)
+    configure = next(commands, None)
+    if not isinstance(configure, Configure):
+        return
+    set_up_logging(configure.plan.log_level, f"worker {configure.worker}")
+    if configure.core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {configure.core})
+    lock = threading.Lock()
+
+    def answer(message: Answer) -> None:
+        with lock:
+            connection.sendall(encode(message))
+
+    run_worker(configure, commands, answer)
+
+
+def run_worker(configure: Configure, commands: Iterator[object], answer: Callable[[Answer], None]) -> None:
+    try:
+        worker = Worker(configure.worker, configure.plan)
+        # What is loaded by now stays: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # not ours to decide: the control process replaces us
+        limit_s = obey(worker, commands, answer)
+    except UserError as error:
+        answer(Unable(str(error)))
+        return
+    worker.drain(limit_s)
+
+
+if __name__ == "__main__":
+    main()
