@@ -49,9 +49,9 @@ def main() -> None:
 
 
 def start_gateway(settings: Settings) -> int:
-    from grpcgw import app
+    import grpcgw.app
 
-    return app.run(settings)
+    return grpcgw.app.run(settings)
 
 
 def execute(arguments: Sequence[str], start: Callable[[Settings], int] = start_gateway) -> int:
