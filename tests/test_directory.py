@@ -11,7 +11,15 @@ import pytest
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Severity
 from grpcgw.discovery import directory as module
-from grpcgw.discovery.directory import DirectorySource, list_files, read_directory, read_file, scan, watch_directory
+from grpcgw.discovery.directory import (
+    DirectorySource,
+    Watch,
+    list_files,
+    read_directory,
+    read_file,
+    scan,
+    watch_directory,
+)
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 
@@ -29,16 +37,23 @@ def names(objects: tuple[KubeObject, ...]) -> list[str]:
 class Followed:
     """A directory source at work, and a way to wait until the store is as expected."""
 
-    def __init__(self, directory: Path, **arguments: object) -> None:
+    def __init__(self, directory: Path, watch: Watch = watch_directory) -> None:
         self.store = ObjectStore()
-        self.source = DirectorySource(self.store, directory, **arguments)  # type: ignore[arg-type]
+        self.source = DirectorySource(self.store, directory, watch=watch, clock=self._count_reading)
         self.told: list[set[str]] = []
+        self.readings = 0
         self._changed = asyncio.Event()
         self.store.subscribe(self._note)
 
     def _note(self, keys: frozenset[ObjectKey]) -> None:
         self.told.append({key.name for key in keys})
         self._changed.set()
+
+    def _count_reading(self) -> float:
+        """The clock of the source: it is asked once per complete reading."""
+        self.readings += 1
+        self._changed.set()
+        return 0.0
 
     def versions(self) -> dict[str, object]:
         return {obj.key.name: obj.body["spec"]["version"] for obj in self.store.objects()}  # type: ignore[index]
@@ -59,13 +74,14 @@ class Followed:
 def follow(
     directory: Path, scenario: Callable[[Followed], Awaitable[None]], source_of: Callable[[Path], Followed] = Followed
 ) -> None:
-    """Run `scenario` beside a loaded source; no task may be left afterwards."""
+    """Run `scenario` beside a source that has read everything and waits; no task may be left afterwards."""
 
     async def main() -> None:
         followed = source_of(directory)
         await followed.source.load()
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(followed.source.run())
+            await followed.until(lambda: followed.readings == 2)
             await scenario(followed)
             running.cancel()
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -174,11 +190,12 @@ def test_links_to_directories_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.yaml").write_text(document("a"))
     (tmp_path / "real" / "up").symlink_to(tmp_path)
-    (tmp_path / "again").symlink_to(tmp_path / "real")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "linked").symlink_to(tmp_path / "real")
 
-    paths, errors = list_files(tmp_path)
+    paths, errors = list_files(tmp_path / "conf")
 
-    assert len(paths) == 1
+    assert paths == [tmp_path / "conf" / "linked" / "a.yaml"]
     assert errors == []
 
 
@@ -274,6 +291,19 @@ def test_saved_added_and_deleted_files_reach_the_store(tmp_path: Path) -> None:
         await followed.until(lambda: followed.versions() == {"b": 1})
 
     follow(tmp_path, scenario)
+
+
+def test_a_saved_change_is_told_by_the_system_not_found_by_reading_again(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(document("a"))
+
+    def never_on_its_own(place: Path) -> AsyncGenerator[object, None]:
+        return watch_directory(place, rescan_ms=10 * DEADLINE_S * 1000)
+
+    async def scenario(followed: Followed) -> None:
+        (tmp_path / "a.yaml").write_text(document("a", 2))
+        await followed.until(lambda: followed.versions() == {"a": 2})
+
+    follow(tmp_path, scenario, lambda path: Followed(path, watch=never_on_its_own))
 
 
 def test_a_change_before_the_watch_is_set_up_is_not_missed(tmp_path: Path) -> None:
@@ -378,14 +408,19 @@ def test_a_directory_that_disappears_keeps_the_last_state_and_is_followed_again_
         assert "cannot list directory" in status.error
 
         directory.mkdir()
+        watched.clear()
         (directory / "a.yaml").write_text(document("a", 2))
         await followed.until(lambda: followed.versions() == {"a": 2})
         await followed.until(lambda: not followed.messages())
         (directory / "a.yaml").write_text(document("a", 3))
         await followed.until(lambda: followed.versions() == {"a": 3})
+        await asyncio.wait_for(watched.wait(), DEADLINE_S)
 
-    def often(watched: Path) -> AsyncGenerator[object, None]:
-        return watch_directory(watched, rescan_ms=100)
+    watched = asyncio.Event()
+
+    def often(place: Path) -> AsyncGenerator[object, None]:
+        watched.set()
+        return watch_directory(place, rescan_ms=100)
 
     follow(directory, scenario, lambda path: Followed(path, watch=often))
 
