@@ -199,13 +199,16 @@ class _Child:
 
 
 class WorkerProcesses:
-    """`count` workers, each a process, each on its own core where there are enough."""
+    """`count` workers, each a process. With one for each of the `cores`, each runs on its own.
+
+    A thread that stays on its core hands the interpreter lock over for less. Fewer workers than cores are left to the
+    system: other gateways on the node would choose the same cores.
+    """
 
     def __init__(self, plan: WorkerPlan, count: int, cores: list[int]) -> None:
         self._told = _Told()
         self._children = [
-            _Child(number, plan, cores[number % len(cores)] if count > 1 else None, self._told)
-            for number in range(count)
+            _Child(number, plan, cores[number] if count == len(cores) else None, self._told) for number in range(count)
         ]
 
     @property
