@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from grpcgw.balancer.base import Balancer
 from grpcgw.balancer.round_robin import RoundRobin
-from grpcgw.config.snapshot import LoadBalancer
+from grpcgw.config.policies import LoadBalancer
 
 BALANCERS: Mapping[str, Callable[[int], Balancer]] = MappingProxyType({"round_robin": RoundRobin})
 

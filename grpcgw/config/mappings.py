@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from grpcgw.config.grouping import Candidate, GroupKey
 from grpcgw.config.objects import KubeObject
 from grpcgw.config.parse import Findings, parse_spec
+from grpcgw.config.policies import LoadBalancer
 from grpcgw.config.regex import InvalidRegex, PathRegex
 from grpcgw.config.resources import LoadBalancerSpec, MappingSpec, ModuleConfig
 from grpcgw.config.service import ParsedService, parse_service
-from grpcgw.config.snapshot import Cluster, Destination, LoadBalancer, MatchKind, PathMatch, ResolverKind
+from grpcgw.config.snapshot import Cluster, Destination, MatchKind, PathMatch, ResolverKind
 
 DEFAULT_RESOLVER = "kubernetes-service"
 DEFAULT_IDLE_TIMEOUT_MS = 300_000

@@ -10,6 +10,22 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from grpcgw.config.objects import ObjectKey
+from grpcgw.config.policies import (
+    DEFAULT_CONNECTION,
+    NO_EDITS,
+    ROUND_ROBIN,
+    CircuitBreaker,
+    ConnectionSettings,
+    HeaderEdits,
+    HeaderMatch,
+    HealthCheck,
+    HostMatch,
+    LoadBalancer,
+    OutlierDetection,
+    Priority,
+    RegexRewrite,
+    RetryPolicy,
+)
 
 
 class ResolverKind(StrEnum):
@@ -49,6 +65,7 @@ class Cluster:
     resolver_name: str
     """Name of the resolver object that the first Mapping of the cluster asked for."""
     service: ServiceRef
+    connection: ConnectionSettings = DEFAULT_CONNECTION
 
 
 class MatchKind(StrEnum):
@@ -65,13 +82,6 @@ class PathMatch:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadBalancer:
-    """Policy name of the balancer catalogue (`round_robin`) with its parameters."""
-
-    policy: str = "round_robin"
-
-
-@dataclass(frozen=True, slots=True)
 class Destination:
     """What one Mapping of a group contributes: its share of the traffic and its own settings."""
 
@@ -80,13 +90,24 @@ class Destination:
     """Mapping as metrics and messages name it: `name.namespace`."""
     cluster: str
     weight_percent: int = 100
-    load_balancer: LoadBalancer = LoadBalancer()
+    load_balancer: LoadBalancer = ROUND_ROBIN
     rewrite: str | None = None
     """Replaces the matched prefix; None leaves the path alone (prefix and exact matches only)."""
     timeout_ms: int | None = None
     """Bound on the whole RPC; None: the client's deadline alone rules."""
     idle_timeout_ms: int | None = 300_000
     """Ends an RPC with no bytes in either direction for so long; None: never."""
+    regex_rewrite: RegexRewrite | None = None
+    """Wins over `rewrite`."""
+    authority: str = ""
+    """`:authority` towards the pod (`host_rewrite`, `auto_host_rewrite`); empty: the client's."""
+    request_headers: HeaderEdits = NO_EDITS
+    response_headers: HeaderEdits = NO_EDITS
+    retry: RetryPolicy | None = None
+    priority: Priority = Priority.DEFAULT
+    circuit_breakers: tuple[CircuitBreaker, ...] = ()
+    health_check: HealthCheck | None = None
+    outlier_detection: OutlierDetection | None = None
     where: str = field(default="", compare=False)
     """`file:line` or origin of the Mapping, for the operator."""
 
@@ -99,6 +120,14 @@ class Route:
     precedence: int
     destinations: tuple[Destination, ...]
     """At least one; weights add up to at most 100."""
+    host: HostMatch | None = None
+    headers: tuple[HeaderMatch, ...] = ()
+    """All must hold."""
+    case_sensitive: bool = True
+    shadow: Destination | None = None
+    """Gets a copy of RPCs (`weight_percent` of them); its answers are dropped."""
+    sticky_header: str = ""
+    """Metadata key whose hash decides the destination, so that a caller stays with one; empty: turns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from grpcgw.balancer.base import Balancer, Outcome, Picker
 from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, LoadBalancer, MatchKind, Route, Snapshot
+from grpcgw.config.policies import LoadBalancer
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, MatchKind, Route, Snapshot
 from grpcgw.proxy.status import Reason
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable

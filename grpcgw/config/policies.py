@@ -1,0 +1,167 @@
+"""Settings of a Mapping as values: how it matches, balances, rewrites, protects and connects. Immutable, no behaviour.
+
+All defaults mean "not configured". Names and meanings follow Ambassador's fields; `grpcgw.policy`, `balancer` and
+`upstream` give them effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class HostKind(StrEnum):
+    EXACT = "exact"
+    SUFFIX = "suffix"
+    """`*.example.com`: `value` is `.example.com`."""
+    PREFIX = "prefix"
+    """`example.*`: `value` is `example.`."""
+    REGEX = "regex"
+    """RE2 over the whole name."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostMatch:
+    """On `:authority`, in lower case and without its port. `*` is no HostMatch at all."""
+
+    kind: HostKind
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderMatch:
+    """One condition on a request's metadata. Neither `exact` nor `regex`: the key must be present."""
+
+    name: str
+    """Lower case."""
+    exact: str | None = None
+    regex: str | None = None
+    """RE2 over the whole value."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegexRewrite:
+    pattern: str
+    """RE2; every match in the path is replaced."""
+    substitution: str
+    """With `\\1` for groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderAdd:
+    name: str
+    value: str
+    """May hold Envoy's `%…%` operators, checked by the compiler."""
+    append: bool = True
+    """False replaces what is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderEdits:
+    """Removals happen first, then additions, as Envoy does."""
+
+    add: tuple[HeaderAdd, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancer:
+    """Policy name of the balancer catalogue with its parameters; ring_hash and maglev hash exactly one thing."""
+
+    policy: str = "round_robin"
+    header: str = ""
+    """Metadata key whose value is hashed; an RPC without it goes to any pod."""
+    source_ip: bool = False
+    slow_start_ms: int = 0
+    """A pod that joined gets its full share only after so long; 0: at once. (Not in Ambassador.)"""
+    prefer_same_zone: bool = False
+    """Follow EndpointSlice zone hints. (Not in Ambassador.)"""
+
+
+class Priority(StrEnum):
+    DEFAULT = "default"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBreaker:
+    """Limits of one priority class; None: no limit (there is no hidden default of 1024)."""
+
+    priority: Priority = Priority.DEFAULT
+    max_connections: int | None = None
+    max_pending_requests: int | None = None
+    max_requests: int | None = None
+    max_retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When an RPC is tried again, before anything of a response was passed on."""
+
+    codes: frozenset[int]
+    """gRPC status codes worth another try."""
+    num_retries: int = 1
+    per_try_timeout_ms: int | None = None
+    budget_percent: int = 20
+    """Retries never exceed this share of the RPCs in flight (and three at the least), as Envoy's retry budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """Active check of each pod by `grpc.health.v1.Health/Check`."""
+
+    service: str = ""
+    """`upstream_name`: the service name asked for."""
+    authority: str = ""
+    timeout_ms: int = 3_000
+    interval_ms: int = 5_000
+    unhealthy_threshold: int = 2
+    healthy_threshold: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierDetection:
+    """Passive: a pod that fails too often is left out for a while. Names and defaults are Envoy's (and gRFC A50's)."""
+
+    consecutive_failures: int | None = 5
+    interval_ms: int = 10_000
+    base_ejection_ms: int = 30_000
+    max_ejection_ms: int = 300_000
+    max_ejection_percent: int = 10
+    success_rate_stdev_factor: int | None = None
+    """In thousandths, Envoy's 1900; None: success rates are not compared."""
+    success_rate_minimum_pods: int = 5
+    success_rate_request_volume: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """TLS to pods. PEM values; empty: not used."""
+
+    name: str
+    """The TLSContext, or `system` for the system's roots."""
+    server_name: str = ""
+    """SNI and the name the pod's certificate must carry; empty: the service's host name."""
+    ca: bytes = b""
+    certificate_chain: bytes = b""
+    private_key: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What makes a connection to a pod another connection; clusters differ where these do."""
+
+    tls: UpstreamTls | None = None
+    connect_timeout_ms: int = 3_000
+    idle_timeout_ms: int | None = None
+    """`cluster_idle_timeout_ms`: close a connection without RPCs."""
+    max_lifetime_ms: int | None = None
+    """`cluster_max_connection_lifetime_ms`: drain and close at this age."""
+    keepalive_time_s: int | None = None
+    """HTTP/2 PING when nothing was heard for so long; None: no pings."""
+    keepalive_timeout_s: int | None = None
+
+
+NO_EDITS = HeaderEdits()
+ROUND_ROBIN = LoadBalancer()
+DEFAULT_CONNECTION = ConnectionSettings()
