@@ -250,7 +250,7 @@ class Resolvers:
         self._wanted = clusters
         for name, cluster in clusters.items():
             if name not in self._watches:
-                self._watches[name] = self._resolvers[cluster.resolver].watch(cluster.service, self._publisher(name))
+                self._watches[name] = self._resolvers[cluster.resolver].watch(cluster, self._publisher(name))
 
     def drop_unwanted(self) -> None:
         """End the watches nobody wants any more, after the routes to them are gone."""

@@ -11,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.snapshot import ResolverKind, ServiceRef
+from grpcgw.config.snapshot import Cluster, ResolverKind, ServiceRef
 from grpcgw.discovery.catalogue import RESOLVERS
 from grpcgw.discovery.dns import INTERVAL_S, MAX_BACKOFF_S, DnsResolver, hostname_of, pause_s
 from grpcgw.discovery.store import ObjectStore
 
-NAME = ServiceRef("api", "default", 443, "api.example.com")
+
+def cluster_of(service: ServiceRef) -> Cluster:
+    return Cluster(str(service), ResolverKind.KUBERNETES_SERVICE, "kubernetes-service", service)
+
+
+NAME = cluster_of(ServiceRef("api", "default", 443, "api.example.com"))
 FAILURE = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 Answer = Iterable[str] | Exception
@@ -138,7 +143,7 @@ def test_a_name_that_never_resolved_is_an_error_without_endpoints() -> None:
 def test_an_address_is_published_at_once_without_a_lookup(hostname: str) -> None:
     lookup = ScriptedLookup(FAILURE)
     published: list[EndpointSet] = []
-    DnsResolver(lookup=lookup).watch(ServiceRef("x", "default", 80, hostname), published.append)()
+    DnsResolver(lookup=lookup).watch(cluster_of(ServiceRef("x", "default", 80, hostname)), published.append)()
     assert published == [EndpointSet((Endpoint(hostname.strip("[]"), 80),))]
     assert lookup.asked == []
 
@@ -170,7 +175,7 @@ def test_an_ended_watch_leaves_no_task_and_publishes_nothing_while_others_go_on(
 
     async def scenario() -> None:
         published, slow = Published(), Published()
-        end = resolver.watch(ServiceRef("slow", "default", 1, "slow.example.com"), slow)
+        end = resolver.watch(cluster_of(ServiceRef("slow", "default", 1, "slow.example.com")), slow)
         await waiting.wait()
         (following,) = (task for task in asyncio.all_tasks() if task.get_name() == "resolve slow.example.com")
         end()
@@ -221,7 +226,7 @@ def test_localhost_is_found_by_the_systems_resolver() -> None:
 
     async def scenario() -> None:
         published = Published()
-        resolver.watch(ServiceRef("localhost", "default", 80, "localhost"), published)
+        resolver.watch(cluster_of(ServiceRef("localhost", "default", 80, "localhost")), published)
         (found,) = await published.wait_for(1)
         assert {endpoint.address for endpoint in found.endpoints} <= {"127.0.0.1", "::1"}
         assert found.endpoints

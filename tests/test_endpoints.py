@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
-from grpcgw.config.snapshot import ServiceRef
+from grpcgw.config.snapshot import Cluster, ResolverKind, ServiceRef
 from grpcgw.discovery.endpoints import EndpointsResolver, endpoints_of
 from grpcgw.discovery.store import ObjectStore
 
@@ -234,10 +234,14 @@ def test_exactly_the_ready_pods_of_all_slices_are_found(
     assert [str(endpoint) for endpoint in found.endpoints] == [f"10.0.0.{host}:1" for host in sorted(expected)]
 
 
+def cluster_of(service: ServiceRef) -> Cluster:
+    return Cluster(str(service), ResolverKind.KUBERNETES_ENDPOINT, "endpoint", service)
+
+
 def watched(store: ObjectStore, service: ServiceRef = SERVICE) -> tuple[EndpointsResolver, list[EndpointSet]]:
     resolver = EndpointsResolver(store)
     published: list[EndpointSet] = []
-    resolver.watch(service, published.append)
+    resolver.watch(cluster_of(service), published.append)
     return resolver, published
 
 
@@ -276,7 +280,7 @@ def test_a_slice_that_changes_its_label_leaves_one_service_and_joins_the_other()
     )
     resolver, published = watched(store)
     others: list[EndpointSet] = []
-    resolver.watch(ServiceRef("other", "there", 50051), others.append)
+    resolver.watch(cluster_of(ServiceRef("other", "there", 50051)), others.append)
 
     store.apply("p", a_slice(["10.0.0.1"], service="other"))
     assert published[-1] == EndpointSet()
@@ -308,7 +312,7 @@ def test_two_ports_of_one_service_are_watched_apart() -> None:
     store.replace("p", [a_service({"name": "a", "port": 50051}, {"name": "b", "port": 81})])
     resolver, published = watched(store)
     others: list[EndpointSet] = []
-    resolver.watch(ServiceRef("grpcserver", "there", 81), others.append)
+    resolver.watch(cluster_of(ServiceRef("grpcserver", "there", 81)), others.append)
 
     store.apply("p", a_slice(["10.0.0.1"], ports=ports))
     assert shown(published[-1]) == ["10.0.0.1:1"]
@@ -326,8 +330,8 @@ def test_an_ended_watch_hears_nothing_even_when_it_ends_inside_a_publication() -
         if len(heard) == 2:
             end_second()
 
-    end_first = resolver.watch(SERVICE, publish)
-    end_second = resolver.watch(SERVICE, second.append)
+    end_first = resolver.watch(cluster_of(SERVICE), publish)
+    end_second = resolver.watch(cluster_of(SERVICE), second.append)
     store.replace("p", [a_service(), a_slice(["10.0.0.1"])])
     end_first()
     end_first()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.snapshot import ServiceRef
+from grpcgw.config.snapshot import Cluster, ServiceRef
 from grpcgw.discovery.resolver import Publish
 
 Lookup = Callable[[str], Awaitable[Iterable[str]]]
@@ -64,11 +64,11 @@ class DnsResolver:
         finally:
             self._tasks = None
 
-    def watch(self, service: ServiceRef, publish: Publish) -> Callable[[], None]:
-        watch = _Watch(hostname_of(service), service.port, publish)
+    def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:
+        watch = _Watch(hostname_of(cluster.service), cluster.service.port, publish)
         address = _literal_address(watch.hostname)
         if address:
-            watch.offer(EndpointSet((Endpoint(address, service.port),)))
+            watch.offer(EndpointSet((Endpoint(address, watch.port),)))
             return lambda: None
         self._watches.add(watch)
         if self._tasks is not None:

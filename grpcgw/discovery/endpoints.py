@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey
-from grpcgw.config.snapshot import ServiceRef
+from grpcgw.config.snapshot import Cluster, ServiceRef
 from grpcgw.discovery.resolver import Publish
 from grpcgw.discovery.store import ObjectStore
 
@@ -219,7 +219,8 @@ class EndpointsResolver:
         finally:
             self._unsubscribe()
 
-    def watch(self, service: ServiceRef, publish: Publish) -> Callable[[], None]:
+    def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:
+        service = cluster.service
         name = (service.namespace, service.name)
         watch = _Watch(service, publish)
         self._watches.setdefault(name, []).append(watch)

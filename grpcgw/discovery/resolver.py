@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.snapshot import ServiceRef
+from grpcgw.config.snapshot import Cluster
 
 Publish = Callable[[EndpointSet], None]
 
@@ -22,8 +22,8 @@ class Resolver(Protocol):
         """Do the resolver's I/O until cancelled; afterwards no watch publishes any more. Watches may come before."""
         ...
 
-    def watch(self, service: ServiceRef, publish: Publish) -> Callable[[], None]:
-        """Publish the pods of `service` now (or as soon as they are known) and on every change.
+    def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:
+        """Publish the pods of `cluster` now (or as soon as they are known) and on every change.
 
         `publish` may be called before `watch` returns, never blocks and never raises. Returns what ends the watch;
         after that call `publish` is not called again.
