@@ -177,7 +177,7 @@ def test_an_ended_watch_leaves_no_task_and_publishes_nothing_while_others_go_on(
         published, slow = Published(), Published()
         end = resolver.watch(cluster_of(ServiceRef("slow", "default", 1, "slow.example.com")), slow)
         await waiting.wait()
-        (following,) = (task for task in asyncio.all_tasks() if task.get_name() == "resolve slow.example.com")
+        (following,) = (task for task in asyncio.all_tasks() if task.get_name() == "resolve slow.default:1")
         end()
         end()
         await asyncio.wait([following], timeout=20)

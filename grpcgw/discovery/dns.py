@@ -1,7 +1,6 @@
 """KubernetesServiceResolver: all addresses of a host name, looked up again and again while it is watched.
 
-Owns the lookups and their pace; knows nothing of the store. A failed lookup keeps the addresses known before. Each
-watch is followed by a task of its own inside `run`, so none outlives the resolver and no failure of one is lost.
+Owns the lookups and their pace; knows nothing of the store. A failed lookup keeps the addresses known before.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ import asyncio
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.snapshot import Cluster, ServiceRef
+from grpcgw.discovery.following import Followers, Watch
 from grpcgw.discovery.resolver import Publish
 
 Lookup = Callable[[str], Awaitable[Iterable[str]]]
@@ -28,21 +27,6 @@ MAX_LOOKUPS = 4
 """Lookups at a time: each holds a thread of the loop's pool, for long where name servers do not answer."""
 
 
-@dataclass(slots=True, eq=False)
-class _Watch:
-    hostname: str
-    port: int
-    publish: Publish
-    last: EndpointSet | None = None
-    ended: bool = False
-    task: asyncio.Task[None] | None = None
-
-    def offer(self, endpoints: EndpointSet) -> None:
-        if not self.ended and endpoints != self.last:
-            self.last = endpoints
-            self.publish(endpoints)
-
-
 class DnsResolver:
     """Resolver by name. Watches made before `run` wait for it. `lookup` is replaced in tests only."""
 
@@ -50,54 +34,32 @@ class DnsResolver:
         self._interval_s = interval_s
         self._lookup = lookup or look_up
         self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
-        self._watches: set[_Watch] = set()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._followers = Followers(self._follow)
 
     async def run(self) -> None:
         """Look names up until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
-                for watch in self._watches:
-                    self._start(watch, tasks)
-                await asyncio.Event().wait()
-        finally:
-            self._tasks = None
+        await self._followers.run()
 
     def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:
-        watch = _Watch(hostname_of(cluster.service), cluster.service.port, publish)
-        address = _literal_address(watch.hostname)
+        watch = Watch(cluster, publish)
+        address = _literal_address(hostname_of(cluster.service))
         if address:
-            watch.offer(EndpointSet((Endpoint(address, watch.port),)))
+            watch.offer(EndpointSet((Endpoint(address, cluster.service.port),)))
             return lambda: None
-        self._watches.add(watch)
-        if self._tasks is not None:
-            self._start(watch, self._tasks)
+        return self._followers.add(watch)
 
-        def end() -> None:
-            watch.ended = True
-            self._watches.discard(watch)
-            if watch.task is not None:
-                watch.task.cancel()
-
-        return end
-
-    def _start(self, watch: _Watch, tasks: asyncio.TaskGroup) -> None:
-        watch.task = tasks.create_task(self._follow(watch), name=f"resolve {watch.hostname}")
-
-    async def _follow(self, watch: _Watch) -> None:
+    async def _follow(self, watch: Watch) -> None:
+        hostname, port = hostname_of(watch.cluster.service), watch.cluster.service.port
         failures = 0
         while True:
             try:
                 async with self._lookups:
-                    addresses = set(await self._lookup(watch.hostname))
+                    addresses = set(await self._lookup(hostname))
                 failures = 0
-                found = tuple(sorted(Endpoint(address, watch.port) for address in addresses))
-                watch.offer(EndpointSet(found))
+                watch.offer(EndpointSet(tuple(sorted(Endpoint(address, port) for address in addresses))))
             except (OSError, UnicodeError) as error:
                 failures += 1
-                known = watch.last.endpoints if watch.last is not None else ()
-                watch.offer(EndpointSet(known, _explain(watch.hostname, error)))
+                watch.fail(_explain(hostname, error))
             await asyncio.sleep(pause_s(self._interval_s, failures, random.random()))
 
 
