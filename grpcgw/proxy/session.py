@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from grpcgw.balancer.base import Outcome
-from grpcgw.policy.timeouts import bound_deadline
+from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.metadata import Peer, forward_request
 from grpcgw.proxy.serving import Refusal, Serving, Target
 from grpcgw.proxy.status import (
@@ -138,6 +138,7 @@ class Session:
         "_reading_client",
         "_reading_pod",
         "_replayable",
+        "_repeated",
         "_replies",
         "_request",
         "_requests",
@@ -147,7 +148,6 @@ class Session:
         "_since_s",
         "_status",
         "_target",
-        "_tries",
         "finished",
     )
 
@@ -164,7 +164,7 @@ class Session:
         self._pod: Pod | None = None
         self._attempt: Attempt | None = None
         self._pod_since_s = now_s
-        self._tries = 0
+        self._repeated = False
         self._requests = 0
         self._first: bytes | None = None
         self._replayable = True
@@ -222,15 +222,17 @@ class Session:
             )
         except ConnectionError as error:
             self._open_failed(pod, str(error), now_s)
+        except Exception:  # a defect, which the engine contains: the pod must not count the RPC as running for ever
+            self._end_try(pod, Status(Code.CANCELLED, ""), now_s)
+            raise
 
     def _open_failed(self, pod: Pod, cause: str, now_s: float) -> None:
         """The pod left, and its connection was closed, after it was picked."""
         self._end_try(pod, Status(Code.UNAVAILABLE, cause), now_s)
-        if self._tries or not self._has_other_pod(pod):
-            self._finish_with(Reason.CONNECT_FAILED, self._explain(cause), now_s)
+        if self._may_repeat(pod):
+            self._repeat(pod, now_s)
         else:
-            self._tries += 1
-            self._open(now_s, avoid=pod)
+            self._finish_with(Reason.CONNECT_FAILED, self._explain(cause), now_s)
 
     # --- client → pod
 
@@ -269,7 +271,7 @@ class Session:
             return
         if self._pending is not None:
             message, self._pending = self._pending, None
-            if message is not self._first:
+            if self._requests > 1:
                 self._forget_opening()
             self._half_close_sent = self._half_closed
             self._sending_pod = True
@@ -306,6 +308,8 @@ class Session:
         self._looked_unary = self._half_closed and self._requests == 1
         if self._status is not None:
             self._settle(now_s)
+        elif headers is None:
+            pass  # the status follows, and may allow another try as long as no headers went out
         elif self._counters.one_reply or not headers:
             self._call.join()
         else:
@@ -330,7 +334,7 @@ class Session:
         self._held = message
         if self._replies > 1:
             self._counters.one_reply = False
-        elif self._counters.one_reply:
+        elif self._counters.one_reply and not self._headers_sent:
             self._settle(now_s)  # the status usually comes along; the join window is open since the headers
             return
         self._send_held(now_s)
@@ -388,7 +392,7 @@ class Session:
         if self._attempt is None:
             self._counters.one_request = False
             self._open(now_s)
-        elif self._pod_headers_seen and not self._headers_sent and self._status is None:
+        elif self._pod_headers_seen and self._reached and not self._headers_sent and self._status is None:
             if self._held is not None:
                 self._counters.one_reply = False
             self._send_headers()
@@ -403,7 +407,7 @@ class Session:
         reason = core_reason(status.code, status.details, status.trailers)
         if reason is Reason.CONNECT_FAILED and self._reached:
             reason = None  # the pod's own words about a connection of its own
-        if self._expired(status):
+        if self._expired(status, now_s):
             self._finish_with(*self._why_expired(), now_s)
         elif reason is None:
             self._finish(status, now_s)
@@ -417,30 +421,35 @@ class Session:
         assert pod is not None
         if reason is Reason.CONNECT_FAILED:
             self._serving.note_failure(pod)
-        if safe_to_retry(reason) and self._replayable and not self._tries and self._has_other_pod(pod):
-            self._tries += 1
-            self._serving.counters.count_retry()
+        if safe_to_retry(reason) and self._replayable and self._may_repeat(pod):
             self._status, self._attempt, self._pod_headers_seen = None, None, False
-            if self._pending is self._first:
-                self._pending = None
-            self._open(now_s, avoid=pod)
+            if self._requests == 1:
+                self._pending = None  # it goes out with the opening
+            self._repeat(pod, now_s)
         else:
             self._finish_with(reason, self._explain(status.details), now_s)
 
-    def _has_other_pod(self, pod: Pod) -> bool:
-        return self._target is not None and self._target.has_other(pod)
+    def _may_repeat(self, pod: Pod) -> bool:
+        return not self._repeated and self._target is not None and self._target.has_other(pod)
+
+    def _repeat(self, pod: Pod, now_s: float) -> None:
+        """Try once more, on another pod than the one that was not reached."""
+        self._repeated = True
+        self._serving.counters.count_retry()
+        self._open(now_s, avoid=pod)
 
     def _explain(self, cause: str) -> str:
         label = self._target.label if self._target else ""
         return f"Mapping {label}: pod {self._pod.endpoint if self._pod else '-'}: {cause}"
 
-    def _expired(self, status: Status) -> bool:
+    def _expired(self, status: Status, now_s: float) -> bool:
         """Whether it was this side's deadline, not a DEADLINE_EXCEEDED of the pod's own."""
         return (
             status.code == Code.DEADLINE_EXCEEDED
             and self._deadline_s is not None
             and not status.trailers
             and status.details in ("Deadline Exceeded", "")
+            and may_have_passed(self._deadline_s, self._pod_since_s, now_s)
         )
 
     def _why_expired(self) -> tuple[Reason, str]:
@@ -466,7 +475,8 @@ class Session:
         target = self._target
         if self.finished or target is None:
             return
-        if self._deadline_s is not None and now_s >= self._deadline_s and self._attempt is None:
+        on_pod = self._attempt is not None and self._status is None  # then grpc core watches the deadline
+        if self._deadline_s is not None and now_s >= self._deadline_s and not on_pod:
             self._end_early(*self._why_expired(), now_s)
         elif target.idle_timeout_s is not None and now_s - self._last_active_s >= target.idle_timeout_s:
             quiet_ms = round(target.idle_timeout_s * 1000)

@@ -1,0 +1,248 @@
+"""A gateway's data plane with its pods and clients around it, all in this process, and the check that nothing is left.
+
+`DIFFERENCES` is the one list of what an engine does otherwise than the design says, by the name of the test that shows
+it; each has its section in docs/data-plane.md. The listed tests must fail: an entry that no longer holds is an error.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+
+# First of all that loads grpc: it prepares the environment.
+from grpcgw.proxy.completion_queue import CompletionQueueEngine  # isort: split
+
+import grpc
+import grpc.aio
+
+from dataplane.pods import Behaviour, Pod
+from dataplane.raw_client import RawClient
+from dataplane.scripted_pod import Script, ScriptedPod, Stream
+from dataplane.waiting import eventually
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.objects import ObjectKey
+from grpcgw.config.snapshot import (
+    Cluster,
+    Destination,
+    MatchKind,
+    PathMatch,
+    ResolverKind,
+    Route,
+    ServerCertificate,
+    ServiceRef,
+    Snapshot,
+)
+from grpcgw.proxy.engine import Engine, ServerOptions
+from grpcgw.proxy.generic_handler import GenericHandlerEngine
+
+ENGINES = {"completion-queue": CompletionQueueEngine, "generic-handler": GenericHandlerEngine}
+
+DIFFERENCES: dict[str, dict[str, str]] = {
+    "completion-queue": {},
+    "generic-handler": {
+        "test_authority_is_the_clients": "grpcio's public API neither shows nor sets :authority",
+    },
+}
+
+# grpc.aio's poller thread, one for the whole process, ends only when the last of its objects was collected: keep it.
+grpc.aio.init_grpc_aio()
+
+CLIENT_ARGUMENTS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", 1 << 20),
+    ("grpc.absolute_max_metadata_size", 1 << 20),
+]
+
+
+def mapping(
+    prefix: str = "/test.Pod/",
+    name: str = "test",
+    cluster: str = "pods",
+    kind: MatchKind = MatchKind.PREFIX,
+    rewrite: str | None = None,
+    timeout_ms: int | None = None,
+    idle_timeout_ms: int | None = None,
+) -> Route:
+    """A Mapping of its own: a Route with one Destination."""
+    destination = Destination(
+        ObjectKey("Mapping", "default", name),
+        f"{name}.default",
+        cluster,
+        rewrite=rewrite,
+        timeout_ms=timeout_ms,
+        idle_timeout_ms=idle_timeout_ms,
+    )
+    return Route(PathMatch(kind, prefix), 0, (destination,))
+
+
+def snapshot(*routes: Route) -> Snapshot:
+    names = {destination.cluster for route in routes for destination in route.destinations}
+    clusters = {
+        name: Cluster(name, ResolverKind.KUBERNETES_ENDPOINT, "endpoint", ServiceRef(name, "test", 50051))
+        for name in sorted(names)
+    }
+    return Snapshot("test", routes, clusters)
+
+
+class Gateway:
+    """One engine, serving."""
+
+    def __init__(
+        self,
+        engine: str,
+        routes: Iterable[Route],
+        pods: Mapping[str, Iterable[Pod | ScriptedPod]],
+        drain_time_s: float,
+        certificate: ServerCertificate | None,
+        options: ServerOptions,
+    ) -> None:
+        self.engine: Engine = ENGINES[engine](options, 0, drain_time_s)
+        self.serving = self.engine.serving
+        self.stopped = False
+        if certificate is not None:
+            self.engine.set_certificate(certificate)
+        self.route(*routes)
+        for cluster, members in pods.items():
+            self.set_pods(*members, cluster=cluster)
+        self.engine.start(settle_s=1.0)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.engine.ports()[0]}"
+
+    @property
+    def tls_address(self) -> str:
+        return f"localhost:{self.engine.ports()[-1]}"
+
+    def route(self, *routes: Route) -> None:
+        """Swap the routing snapshot."""
+        self.serving.apply(snapshot(*routes), time.monotonic())
+
+    def set_pods(self, *pods: Pod | ScriptedPod, cluster: str = "pods") -> None:
+        """Swap the endpoint set."""
+        endpoints = EndpointSet(tuple(pod.endpoint for pod in pods))
+        self.serving.set_endpoints(cluster, endpoints, time.monotonic())
+
+    def wait_for_ready_pods(self, count: int) -> None:
+        eventually(lambda: [p.state for p in self.serving.pod_reports()].count("ready") == count, f"{count} pods ready")
+
+    def pod_in_flight(self) -> int:
+        return sum(report.in_flight for report in self.serving.pod_reports())
+
+    def in_flight(self) -> int:
+        return sum(report.in_flight for report in self.serving.counters.reports())
+
+    def codes(self, method: str) -> dict[int, int]:
+        """Statuses recorded for one method so far."""
+        return next((r.codes for r in self.serving.counters.reports() if r.method == method), {})
+
+    def stop(self) -> None:
+        if not self.stopped:
+            self.stopped = True
+            self.engine.stop()
+
+
+class Lab:
+    """Makes gateways, pods and clients, and takes them down again in an order in which each can end well."""
+
+    def __init__(self, engine: str) -> None:
+        self.engine = engine
+        self._sockets_before = _sockets()
+        self._threads_before = set(threading.enumerate())
+        self._clients, self._gateways, self._pods = ExitStack(), [], ExitStack()
+
+    def pod(self, name: str = "pod", methods: Mapping[str, Behaviour] | None = None, port: int = 0) -> Pod:
+        pod = Pod(name, methods, port)
+        self._pods.callback(pod.stop)
+        return pod
+
+    def scripted_pod(self, script: Script = Stream.wait_gone, port: int = 0, deaf: bool = False) -> ScriptedPod:
+        pod = ScriptedPod(script, port, deaf)
+        self._pods.callback(pod.stop)
+        return pod
+
+    def gateway(
+        self,
+        *pods: Pod | ScriptedPod,
+        routes: Iterable[Route] | None = None,
+        clusters: Mapping[str, Iterable[Pod | ScriptedPod]] | None = None,
+        drain_time_s: float = 30.0,
+        max_concurrent_streams: int = 1000,
+        max_metadata_bytes: int = 65_536,
+        certificate: ServerCertificate | None = None,
+    ) -> Gateway:
+        """`pods` are those of the cluster `pods`, which the default route goes to."""
+        tls_port = None if certificate is None else 0
+        options = ServerOptions("127.0.0.1", 0, tls_port, max_concurrent_streams, max_metadata_bytes)
+        members = {"pods": pods} if clusters is None else clusters
+        gateway = Gateway(
+            self.engine, [mapping()] if routes is None else routes, members, drain_time_s, certificate, options
+        )
+        self._gateways.append(gateway)
+        return gateway
+
+    def channel(self, gateway: Gateway, *arguments: tuple[str, int | str]) -> grpc.Channel:
+        channel = grpc.insecure_channel(gateway.address, [*CLIENT_ARGUMENTS, *arguments])
+        self._clients.callback(channel.close)
+        return channel
+
+    def tls_channel(self, gateway: Gateway, root_certificate: bytes) -> grpc.Channel:
+        credentials = grpc.ssl_channel_credentials(root_certificate)
+        channel = grpc.secure_channel(gateway.tls_address, credentials, CLIENT_ARGUMENTS)
+        self._clients.callback(channel.close)
+        return channel
+
+    def raw_client(self, gateway: Gateway, initial_window: int = 1 << 20) -> RawClient:
+        return self._clients.enter_context(RawClient(gateway.address, initial_window))
+
+    def defer(self, end: Callable[[], object]) -> None:
+        """Call `end` when the clients are closed."""
+        self._clients.callback(end)
+
+    def close(self) -> None:
+        """End everything; fail where an RPC, thread or socket is left."""
+        try:
+            self._clients.close()
+            for gateway in self._gateways:
+                self._check_idle(gateway)
+        finally:
+            for gateway in self._gateways:
+                gateway.stop()
+            self._pods.close()
+        self._check_nothing_left()
+
+    def _check_idle(self, gateway: Gateway) -> None:
+        active = gateway.engine._active  # type: ignore[attr-defined]  # what is still held shows nowhere else
+        eventually(lambda: not gateway.in_flight(), "every RPC recorded as ended")
+        eventually(lambda: not gateway.pod_in_flight(), "no RPC in flight to a pod")
+        eventually(lambda: not active, "the engine has let go of every RPC")
+
+    def _check_nothing_left(self) -> None:
+        self._gateways.clear()
+        gc.collect()
+        eventually(lambda: not self._threads_left(), self._threads_left, within_s=3)
+        eventually(lambda: not (_sockets() - self._sockets_before), "all sockets closed")
+
+    def _threads_left(self) -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread not in self._threads_before]
+
+
+def _sockets() -> set[str]:
+    """The sockets this process has open, by inode."""
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except FileNotFoundError:  # closed meanwhile, as the directory's own descriptor is
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
