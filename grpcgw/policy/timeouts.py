@@ -15,8 +15,13 @@ _STEPS_MS = (
     (100_000, 100),
     (1_000_000, 1_000),
     (10_000_000, 10_000),
-    (math.inf, 100_000),
+    (100_000_000, 100_000),
+    (600_000_000, 600_000),
+    (6_000_000_000, 6_000_000),
+    (math.inf, 3_600_000),
 )
+_LARGEST_CUT = 0.01
+_TIMER_SLACK_S = 0.01
 
 
 def bound_deadline(client_deadline_s: float | None, timeout_ms: int | None, now_s: float) -> float | None:
@@ -32,3 +37,8 @@ def upstream_deadline(deadline_s: float, now_s: float) -> float:
     left_ms = (deadline_s - now_s) * 1000
     step_ms = next(step for limit, step in _STEPS_MS if left_ms < limit)
     return now_s + math.floor(left_ms / step_ms) * step_ms / 1000
+
+
+def may_have_passed(deadline_s: float, since_s: float, now_s: float) -> bool:
+    """Whether grpc core, given `deadline_s` by `upstream_deadline` at `since_s`, may call it passed by now."""
+    return now_s >= deadline_s - (deadline_s - since_s) * _LARGEST_CUT - _TIMER_SLACK_S
