@@ -315,6 +315,8 @@ def resolution_label(resolver: ResolverKind) -> str:
             return "endpoint"
         case ResolverKind.KUBERNETES_SERVICE:
             return "service"
+        case ResolverKind.CONSUL:
+            return "consul"
 
 
 def _subject(problem: Problem) -> str:

@@ -25,7 +25,7 @@ BUILT_IN_RESOLVERS: Mapping[str, str] = {
 }
 """Resolvers that exist without being declared, by name, with their kind."""
 
-_SUPPORTED_RESOLVERS = frozenset(ResolverKind)
+_SUPPORTED_RESOLVERS = frozenset(ResolverKind) - {ResolverKind.CONSUL}
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,15 @@ class ConnectionSettings:
     keepalive_timeout_s: int | None = None
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ConsulAgent:
+    """Where a ConsulResolver asks; the name of the service is the cluster's."""
+
+    address: str
+    """`host:port` with environment variables filled in; the port is 8500 unless given."""
+    datacenter: str
+
+
 NO_EDITS = HeaderEdits()
 ROUND_ROBIN = LoadBalancer()
 DEFAULT_CONNECTION = ConnectionSettings()

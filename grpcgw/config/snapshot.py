@@ -16,6 +16,7 @@ from grpcgw.config.policies import (
     ROUND_ROBIN,
     CircuitBreaker,
     ConnectionSettings,
+    ConsulAgent,
     HeaderEdits,
     HeaderMatch,
     HealthCheck,
@@ -33,6 +34,7 @@ class ResolverKind(StrEnum):
 
     KUBERNETES_ENDPOINT = "KubernetesEndpointResolver"
     KUBERNETES_SERVICE = "KubernetesServiceResolver"
+    CONSUL = "ConsulResolver"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,6 +68,8 @@ class Cluster:
     """Name of the resolver object that the first Mapping of the cluster asked for."""
     service: ServiceRef
     connection: ConnectionSettings = DEFAULT_CONNECTION
+    consul: ConsulAgent | None = None
+    """Set where `resolver` is CONSUL, whose service has the name alone: no namespace, and a port that says nothing."""
 
 
 class MatchKind(StrEnum):
