@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from grpcgw.config.snapshot import ResolverKind
+from grpcgw.discovery.consul import ConsulResolver
 from grpcgw.discovery.dns import DnsResolver
 from grpcgw.discovery.endpoints import EndpointsResolver
 from grpcgw.discovery.resolver import Resolver
@@ -13,5 +14,6 @@ from grpcgw.discovery.store import ObjectStore
 RESOLVERS: Mapping[ResolverKind, Callable[[ObjectStore], Resolver]] = {
     ResolverKind.KUBERNETES_ENDPOINT: EndpointsResolver,
     ResolverKind.KUBERNETES_SERVICE: lambda _: DnsResolver(),
+    ResolverKind.CONSUL: lambda _: ConsulResolver(),
 }
 """Resolver kind → makes the resolver; one instance serves all clusters of its kind."""
