@@ -288,9 +288,11 @@ class Session:
             self._call.read()
 
     def on_pod_sent(self, ok: bool, now_s: float) -> None:
-        """What was sent to the pod is written (or, not ok, never will be: the status follows)."""
+        """What was sent to the pod is written. Or, not ok, never will be: nor will anything after it, the status follows."""
+        if not ok:
+            return
         self._sending_pod = False
-        if ok and not self.finished:
+        if not self.finished:
             self._last_active_s = now_s
             self._pump()
 

@@ -380,6 +380,18 @@ def test_a_send_that_fails_waits_for_the_status() -> None:
     assert rpc.pod_ends(NOT_FOUND) == [Finish(NOT_FOUND, None, None)]
 
 
+def test_nothing_is_sent_after_a_send_that_failed_and_another_pod_gets_it_all() -> None:
+    rpc = Rpc(Gateway(pods=2))
+    rpc.starts()
+    rpc.client_sends(b"one")
+    rpc.join_expires()
+    assert rpc.pod_takes(ok=False) == []
+    assert rpc.client_sends(b"two") == []
+    assert rpc.pod_never_answers() + rpc.pod_has_no_more() == []
+    assert rpc.pod_ends(STREAM_REFUSED) == [Open(2, b"one")]
+    assert rpc.pod_takes() == [SendPod(b"two")]
+
+
 # --- statuses of the gateway's own
 
 
