@@ -138,6 +138,7 @@ class EmulatedAgent(Agent):
 
     async def stop(self) -> None:
         self._instances.clear()
+        self.index = 100
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -177,7 +178,7 @@ class EmulatedAgent(Agent):
             wait_s = float(query.get("wait", "300000ms").removesuffix("ms")) / 1000
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    if query.get("index") == str(self.index) and not self.hasty and self.answer is None:
+                    if int(query.get("index", "-1")) >= self.index and not self.hasty and self.answer is None:
                         await self._changed.wait()
         finally:
             self.waiting -= 1
