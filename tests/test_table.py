@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.objects import ObjectKey
-from grpcgw.config.regex import InvalidRegex, PathRegex
+from grpcgw.config.regex import InvalidRegex, FullRegex
 from grpcgw.config.snapshot import Destination, MatchKind, PathMatch, Route
 from grpcgw.routing.table import RouteTable
 
@@ -44,7 +44,7 @@ def matches(match: PathMatch, path: str) -> bool:
         case MatchKind.EXACT:
             return path == match.value
         case MatchKind.REGEX:
-            return PathRegex(match.value).matches(path)
+            return FullRegex(match.value).matches(path)
 
 
 TEXT = st.text(alphabet="/ab", max_size=5).map("/".__add__)

@@ -9,7 +9,7 @@ from grpcgw.config.grouping import Candidate, GroupKey
 from grpcgw.config.objects import KubeObject
 from grpcgw.config.parse import Findings, parse_spec
 from grpcgw.config.policies import LoadBalancer
-from grpcgw.config.regex import InvalidRegex, PathRegex
+from grpcgw.config.regex import InvalidRegex, FullRegex
 from grpcgw.config.resources import LoadBalancerSpec, MappingSpec, ModuleConfig
 from grpcgw.config.service import ParsedService, parse_service
 from grpcgw.config.snapshot import Cluster, Destination, MatchKind, PathMatch, ResolverKind
@@ -86,7 +86,7 @@ def _compile_match(spec: MappingSpec, findings: Findings) -> PathMatch:
 
 def _check_regex(pattern: str, findings: Findings) -> None:
     try:
-        PathRegex(pattern)
+        FullRegex(pattern)
     except InvalidRegex as error:
         findings.error(f"{pattern!r} is no RE2 pattern: {error}", "prefix")
 

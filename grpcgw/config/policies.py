@@ -17,20 +17,29 @@ class HostKind(StrEnum):
     PREFIX = "prefix"
     """`example.*`: `value` is `example.`."""
     REGEX = "regex"
-    """RE2 over the whole name."""
+    """RE2 over the whole name, whatever its case."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostMatch:
-    """On `:authority`, in lower case and without its port. `*` is no HostMatch at all."""
+    """On `:authority` in lower case: holds where it does with the port or without. `*` is no HostMatch at all.
+
+    A name without a port (`greet.example.com`) so matches any port, one with (`greet.example.com:8443`) just that one.
+    A glob's `*` stands for at least one character.
+    """
 
     kind: HostKind
     value: str
+    """Lower case, except a regex."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderMatch:
-    """One condition on a request's metadata. Neither `exact` nor `regex`: the key must be present."""
+    """One condition on a request's metadata. Neither `exact` nor `regex`: the key must be present.
+
+    Several values of one key are joined by "," before they are compared; those of a `-bin` key are compared in base64
+    without padding, as they travel. `:method` is always POST, `content-type` application/grpc, `te` trailers.
+    """
 
     name: str
     """Lower case."""
@@ -66,7 +75,11 @@ class HeaderEdits:
 
 @dataclass(frozen=True, slots=True)
 class LoadBalancer:
-    """Policy name of the balancer catalogue with its parameters; ring_hash and maglev hash exactly one thing."""
+    """Policy name of the balancer catalogue with its parameters; ring_hash and maglev hash exactly one thing.
+
+    Policies: round_robin, least_request, ring_hash, maglev, and weighted_round_robin (not in Ambassador), which weighs
+    pods by the load they report with ORCA.
+    """
 
     policy: str = "round_robin"
     header: str = ""
@@ -96,10 +109,13 @@ class CircuitBreaker:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When an RPC is tried again, before anything of a response was passed on."""
+    """When an RPC is tried again, before anything of a response was passed on.
+
+    An attempt that provably never reached a pod is worth another try under every policy.
+    """
 
     codes: frozenset[int]
-    """gRPC status codes worth another try."""
+    """gRPC status codes worth another try; may be empty."""
     num_retries: int = 1
     per_try_timeout_ms: int | None = None
     budget_percent: int = 20
@@ -162,6 +178,27 @@ class ConnectionSettings:
     keepalive_timeout_s: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Addressing:
+    """Which addresses of a cluster are used, and how its name is resolved where that is done by DNS."""
+
+    ipv4: bool = True
+    ipv6: bool = True
+    logical_dns: bool = False
+    """`dns_type: logical_dns`: one address at a time, the first of each answer; False: all of them."""
+    respect_dns_ttl: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostPolicy:
+    """What a Host says of calls to its name, in evaluation order: the first whose `host` matches decides."""
+
+    host: HostMatch | None
+    """None: every name."""
+    clear_text: bool = True
+    """Whether calls that came in clear text are served (`requestPolicy.insecure.action`)."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ConsulAgent:
     """Where a ConsulResolver asks; the name of the service is the cluster's."""
@@ -174,3 +211,4 @@ class ConsulAgent:
 NO_EDITS = HeaderEdits()
 ROUND_ROBIN = LoadBalancer()
 DEFAULT_CONNECTION = ConnectionSettings()
+DEFAULT_ADDRESSING = Addressing()

@@ -11,9 +11,11 @@ from enum import StrEnum
 
 from grpcgw.config.objects import ObjectKey
 from grpcgw.config.policies import (
+    DEFAULT_ADDRESSING,
     DEFAULT_CONNECTION,
     NO_EDITS,
     ROUND_ROBIN,
+    Addressing,
     CircuitBreaker,
     ConnectionSettings,
     ConsulAgent,
@@ -21,6 +23,7 @@ from grpcgw.config.policies import (
     HeaderMatch,
     HealthCheck,
     HostMatch,
+    HostPolicy,
     LoadBalancer,
     OutlierDetection,
     Priority,
@@ -70,6 +73,7 @@ class Cluster:
     connection: ConnectionSettings = DEFAULT_CONNECTION
     consul: ConsulAgent | None = None
     """Set where `resolver` is CONSUL, whose service has the name alone: no namespace, and a port that says nothing."""
+    addressing: Addressing = DEFAULT_ADDRESSING
 
 
 class MatchKind(StrEnum):
@@ -112,6 +116,8 @@ class Destination:
     circuit_breakers: tuple[CircuitBreaker, ...] = ()
     health_check: HealthCheck | None = None
     outlier_detection: OutlierDetection | None = None
+    stats_name: str = ""
+    """What metrics call the upstream instead of its cluster's name; empty: that name."""
     where: str = field(default="", compare=False)
     """`file:line` or origin of the Mapping, for the operator."""
 
@@ -143,6 +149,42 @@ class ServerCertificate:
     hosts: tuple[str, ...]
     certificate_chain: bytes
     private_key: bytes = field(repr=False)
+    client_ca: bytes = b""
+    """PEM. Clients must show a certificate of one of these authorities; empty: none is asked for.
+
+    grpc core asks on a whole port or not at all, so all certificates of one port agree in it.
+    """
+
+
+class Transport(StrEnum):
+    CLEAR = "clear text"
+    TLS = "TLS"
+
+
+class SecurityModel(StrEnum):
+    """What a call over a Listener counts as (`securityModel`); HostPolicy.clear_text speaks of those not secure."""
+
+    XFP = "XFP"
+    """Secure if its `x-forwarded-proto` is https, or it came over TLS where it has none."""
+    SECURE = "SECURE"
+    INSECURE = "INSECURE"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A port of the gateway, as a Listener object asks for it."""
+
+    name: str
+    """The Listener, for the operator."""
+    port: int
+    transport: Transport
+    security_model: SecurityModel
+    max_concurrent_streams: int | None = None
+    """Per connection; None: grpc core's default."""
+    hosts: tuple[HostPolicy, ...] = ()
+    """The Hosts bound to it, as in Snapshot.hosts. Where there are any, calls to other names are not served."""
+    certificates: tuple[ServerCertificate, ...] = ()
+    """For TLS: those of its Hosts, and of the TLSContexts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +198,10 @@ class Snapshot:
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     certificates: tuple[ServerCertificate, ...] = ()
     """Empty: the TLS port serves a self-signed certificate."""
+    listeners: tuple[Listener, ...] = ()
+    """Empty: the ports of the command line are served."""
+    hosts: tuple[HostPolicy, ...] = ()
+    """Of all Hosts, in evaluation order; a name that none matches is served in clear text too."""
 
 
 EMPTY_SNAPSHOT = Snapshot(version="none")

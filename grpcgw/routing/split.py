@@ -1,9 +1,14 @@
-"""Which Mapping of a Route takes an RPC: exact shares by weight, evenly spread. Deterministic, no randomness."""
+"""Which Mapping of a Route takes an RPC: exact shares by weight, in turns or by the hash of a header.
+
+Deterministic, no randomness; the same on every worker and every gateway where it is by hash.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import count
+from hashlib import blake2b
+from itertools import accumulate, count
 from math import gcd
 
 from grpcgw.config.snapshot import Destination
@@ -18,12 +23,14 @@ class Split:
     `itertools.count`, whose `next` is one uninterruptible step. Two threads never take the same turn.
     """
 
-    __slots__ = ("_count", "_cycle")
+    __slots__ = ("_bounds", "_count", "_cycle", "_destinations")
 
     def __init__(self, destinations: Sequence[Destination]) -> None:
         """The weights of `destinations` add up to at most 100; what is missing goes nowhere."""
         self._cycle = _make_cycle(destinations)
         self._count = count()
+        self._destinations = tuple(destinations)
+        self._bounds = tuple(accumulate(destination.weight_percent for destination in destinations))
 
     def pick(self) -> Destination | None:
         """The destination of the next RPC; None: this one is in the share that no Mapping wants."""
@@ -31,6 +38,17 @@ class Split:
         if len(cycle) == 1:
             return cycle[0]
         return cycle[next(self._count) % len(cycle)]
+
+    def pick_for(self, value: str | bytes) -> Destination | None:
+        """The destination of all RPCs with this value of the sticky header.
+
+        Each destination owns a range of hashes as wide as its weight, in the order given: where a weight grows at the
+        first or last destination's cost, the callers who were with it stay with it.
+        """
+        data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+        hashed = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+        position = bisect_right(self._bounds, hashed * _FULL >> 64)
+        return self._destinations[position] if position < len(self._destinations) else None
 
 
 def _make_cycle(destinations: Sequence[Destination]) -> tuple[Destination | None, ...]:

@@ -1,74 +1,239 @@
-"""Which Route a path belongs to: the first match in evaluation order, found without walking the order.
+"""Which Route an RPC belongs to: the first match in evaluation order, found without walking the order.
 
-Built once per snapshot and read by any number of threads. Knows paths only; weights are `split`'s business.
+Built once per snapshot and read by any number of threads. Routes are indexed by path, then by host, then by the
+rarest exact header they ask for; what is left to try one by one are regexes and rare coincidences. Weights are
+`split`'s business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from string import ascii_lowercase, ascii_uppercase
 
-from grpcgw.config.regex import PathRegex
-from grpcgw.config.snapshot import MatchKind, Route
+from grpcgw.config.regex import FullRegex
+from grpcgw.config.snapshot import MatchKind, PathMatch, Route
+from grpcgw.routing.headers import Condition, Metadata, Values, bind
+from grpcgw.routing.hosts import HostIndex
 
 _CACHE_ENTRIES = 4096
 _CACHED_PATH_LENGTH = 256
 """Together with the entries this bounds the cache to about 2 MB."""
 
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+_NEVER = 2**62
+"""A rank behind all others. A rank is a place in the evaluation order: the lowest match wins."""
+
 
 class RouteTable:
-    """Routes in evaluation order, indexed. A rank is a place in that order: the lowest match wins.
+    """Routes in evaluation order, indexed.
 
     Raises InvalidRegex for a pattern the compiler would not have let pass.
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
-        self._exact: dict[str, int] = {}
-        self._regexes: list[tuple[int, PathRegex]] = []
-        by_length: dict[int, dict[str, int]] = {}
+        self._as_written, self._folded = _PathIndex(), _PathIndex()
         for rank, route in enumerate(self._routes):
-            text = route.match.value
-            match route.match.kind:
-                case MatchKind.EXACT:
-                    self._exact.setdefault(text, rank)
-                case MatchKind.PREFIX:
-                    by_length.setdefault(len(text), {}).setdefault(text, rank)
-                case MatchKind.REGEX:
-                    self._regexes.append((rank, PathRegex(text)))
-        # Lowest rank first, so that the search can end as soon as a better one is in hand. Without precedence that is
-        # longest first, and the first hit ends it.
-        self._prefixes = sorted((min(ranks.values()), length, ranks) for length, ranks in by_length.items())
-        self._cache: dict[str, Route] = {}
+            conditions = bind(route.headers)
+            if conditions is not None:
+                self._place(route).add(route, _Entry(rank, conditions))
+        self._folds = self._folded.seal()
+        self._as_written.seal()
+        self._cache: dict[str, Route | tuple[_Candidates, ...]] = {}
 
-    def match(self, path: str) -> Route | None:
-        """The first Route in evaluation order that matches `path` (`/package.Service/Method`), or None.
+    def _place(self, route: Route) -> _Candidates:
+        if route.case_sensitive:
+            return self._as_written.at(route.match, case_sensitive=True)
+        if route.match.kind is MatchKind.REGEX:
+            return self._as_written.at(route.match, case_sensitive=False)
+        return self._folded.at(PathMatch(route.match.kind, _fold(route.match.value)), case_sensitive=True)
 
-        Only hits are remembered. Threads share the cache without a lock: each operation on it is atomic, and a lost
-        entry costs one search.
+    def match(self, path: str, authority: str = "", metadata: Metadata = ()) -> Route | None:
+        """The first Route in evaluation order that matches, or None.
+
+        `path` is `/package.Service/Method`; keys of `metadata` are lower case and may come several times. Only paths
+        that some Route matches are remembered. Threads share the cache without a lock: each operation on it is
+        atomic, and a lost entry costs one search.
         """
-        route = self._cache.get(path)
-        if route is None:
-            route = self._search(path)
-            if route is not None and len(path) <= _CACHED_PATH_LENGTH:
-                self._remember(path, route)
-        return route
+        found = self._cache.get(path)
+        if found is None:
+            found = self._search(path)
+            if not found:
+                return None
+            if len(path) <= _CACHED_PATH_LENGTH:
+                self._remember(path, found)
+        return found if isinstance(found, Route) else self._decide(found, authority, metadata)
 
-    def _remember(self, path: str, route: Route) -> None:
+    def _remember(self, path: str, found: Route | tuple[_Candidates, ...]) -> None:
         # Paths are the client's choice, so whoever floods the cache must not freeze it: start anew.
         if len(self._cache) >= _CACHE_ENTRIES:
             self._cache.clear()
-        self._cache[path] = route
+        self._cache[path] = found
 
-    def _search(self, path: str) -> Route | None:
-        none = len(self._routes)
-        best = self._exact.get(path, none)
-        for lowest, length, ranks in self._prefixes:
-            if lowest >= best:
+    def _search(self, path: str) -> Route | tuple[_Candidates, ...]:
+        """All that may match `path`, best first, or the Route itself where nothing else of the RPC matters."""
+        found = list(self._as_written.matching(path))
+        if self._folds:
+            found += self._folded.matching(_fold(path))
+        found.sort(key=_lowest)
+        plain = min((candidates.plain for candidates in found), default=_NEVER)
+        if found and plain <= found[0].lowest:
+            return self._routes[plain]
+        return tuple(candidates for candidates in found if candidates.lowest <= plain)
+
+    def _decide(self, found: tuple[_Candidates, ...], authority: str, metadata: Metadata) -> Route | None:
+        values = Values(metadata)
+        best = _NEVER
+        for candidates in found:
+            if candidates.lowest >= best:
                 break
-            best = min(best, ranks.get(path[:length], none))
-        for rank, regex in self._regexes:
-            if rank >= best:
-                break
-            if regex.matches(path):
-                best = rank
-        return self._routes[best] if best < none else None
+            for leaf in candidates.hosts.matching(authority):
+                best = leaf.find(values, best)
+        return self._routes[best] if best < _NEVER else None
+
+
+def _fold(text: str) -> str:
+    return text.translate(_LOWER)
+
+
+class _Entry:
+    """One Route's rank and what it asks of metadata."""
+
+    __slots__ = ("conditions", "rank")
+
+    def __init__(self, rank: int, conditions: tuple[Condition, ...]) -> None:
+        self.rank = rank
+        self.conditions = conditions
+
+    def holds(self, values: Values) -> bool:
+        return all(condition.holds(values.get(condition.name)) for condition in self.conditions)
+
+
+class _Leaf:
+    """The Routes over one path match and one host, which differ in headers alone."""
+
+    __slots__ = ("_by_value", "_entries", "_others", "plain")
+
+    def __init__(self) -> None:
+        self.plain = _NEVER
+        """Rank of the first Route without conditions on metadata."""
+        self._entries: list[_Entry] = []
+        self._by_value: dict[str, dict[str, list[_Entry]]] = {}
+        self._others: list[_Entry] = []
+
+    def add(self, entry: _Entry) -> None:
+        """Entries come in the order of their ranks."""
+        if not entry.conditions:
+            self.plain = min(self.plain, entry.rank)
+        elif entry.rank < self.plain:  # else it is hidden
+            self._entries.append(entry)
+
+    def seal(self) -> None:
+        """File each entry under the value that the fewest others ask for."""
+        exact = [[one for one in entry.conditions if one.exact is not None] for entry in self._entries]
+        wanted = Counter((one.name, one.exact) for conditions in exact for one in conditions)
+        for entry, conditions in zip(self._entries, exact, strict=True):
+            if conditions:
+                rarest = min(conditions, key=lambda one: wanted[one.name, one.exact])
+                self._by_value.setdefault(rarest.name, {}).setdefault(rarest.exact or "", []).append(entry)
+            else:
+                self._others.append(entry)
+
+    def find(self, values: Values, best: int) -> int:
+        """The lowest rank that matches, if lower than `best`; else `best`."""
+        best = min(best, self.plain)
+        for name, by_value in self._by_value.items():
+            value = values.get(name)
+            if value is not None:
+                best = _first(by_value.get(value, ()), values, best)
+        return _first(self._others, values, best)
+
+
+def _first(entries: Iterable[_Entry], values: Values, best: int) -> int:
+    for entry in entries:
+        if entry.rank >= best:
+            break
+        if entry.holds(values):
+            return entry.rank
+    return best
+
+
+class _Candidates:
+    """The Routes over one path match."""
+
+    __slots__ = ("_leaves", "hosts", "lowest", "plain")
+
+    def __init__(self) -> None:
+        self.lowest = _NEVER
+        self.plain = _NEVER
+        """Rank of the first Route that every RPC with such a path matches."""
+        self._leaves: list[_Leaf] = []
+        self.hosts: HostIndex[_Leaf] = HostIndex(self._make_leaf)
+
+    def _make_leaf(self) -> _Leaf:
+        leaf = _Leaf()
+        self._leaves.append(leaf)
+        return leaf
+
+    def add(self, route: Route, entry: _Entry) -> None:
+        self.lowest = min(self.lowest, entry.rank)
+        if route.host is None and not entry.conditions:
+            self.plain = min(self.plain, entry.rank)
+        self.hosts.at(route.host).add(entry)
+
+    def seal(self) -> None:
+        for leaf in self._leaves:
+            leaf.seal()
+
+
+def _lowest(candidates: _Candidates) -> int:
+    return candidates.lowest
+
+
+class _PathIndex:
+    """Path matches by their text. A regex is filed like a prefix, under the text that all its matches begin with."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, _Candidates] = {}
+        self._prefixes: dict[int, dict[str, _Candidates]] = {}
+        self._regexes: dict[int, dict[str, list[tuple[FullRegex, _Candidates]]]] = {}
+        self._known: dict[tuple[PathMatch, bool], _Candidates] = {}
+
+    def at(self, match: PathMatch, case_sensitive: bool) -> _Candidates:
+        """`case_sensitive` says how a regex is compared; other texts are compared as they are."""
+        candidates = self._known.get((match, case_sensitive))
+        if candidates is None:
+            candidates = self._known[match, case_sensitive] = _Candidates()
+            self._file(match, case_sensitive, candidates)
+        return candidates
+
+    def _file(self, match: PathMatch, case_sensitive: bool, candidates: _Candidates) -> None:
+        text = match.value
+        match match.kind:
+            case MatchKind.EXACT:
+                self._exact[text] = candidates
+            case MatchKind.PREFIX:
+                self._prefixes.setdefault(len(text), {})[text] = candidates
+            case MatchKind.REGEX:
+                regex = FullRegex(text, case_sensitive)
+                literal = regex.literal_prefix()
+                self._regexes.setdefault(len(literal), {}).setdefault(literal, []).append((regex, candidates))
+
+    def seal(self) -> bool:
+        """Every Route is in. Whether there is any."""
+        for candidates in self._known.values():
+            candidates.seal()
+        return bool(self._known)
+
+    def matching(self, path: str) -> Iterator[_Candidates]:
+        if path in self._exact:
+            yield self._exact[path]
+        for length, prefixes in self._prefixes.items():
+            candidates = prefixes.get(path[:length])
+            if candidates is not None:
+                yield candidates
+        for length, regexes in self._regexes.items():
+            for regex, candidates in regexes.get(path[:length], ()):
+                if regex.matches(path):
+                    yield candidates

@@ -1,0 +1,68 @@
+"""Conditions on metadata: what a HeaderMatch means for one RPC. Pure; values are joined and compared here alone."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+
+from grpcgw.config.policies import HeaderMatch
+from grpcgw.config.regex import FullRegex
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+CONSTANT = {":method": "POST", "content-type": "application/grpc", "te": "trailers"}
+"""What every gRPC call carries and grpc core keeps to itself."""
+
+
+class Values:
+    """The metadata of one RPC by key, joined as Envoy does."""
+
+    __slots__ = ("_known", "_metadata")
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+        self._known: dict[str, str | None] = {}
+
+    def get(self, name: str) -> str | None:
+        if name in self._known:
+            return self._known[name]
+        values = [_as_text(value) for key, value in self._metadata if key == name]
+        joined = ",".join(values) if values else None
+        self._known[name] = joined
+        return joined
+
+
+def _as_text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else b64encode(value).decode("ascii").rstrip("=")
+
+
+class Condition:
+    """One HeaderMatch, ready to be tried."""
+
+    __slots__ = ("exact", "name", "regex")
+
+    def __init__(self, match: HeaderMatch) -> None:
+        self.name = match.name
+        self.exact = match.exact
+        if match.exact is not None and match.name.endswith("-bin"):
+            self.exact = match.exact.rstrip("=")
+        self.regex = None if match.regex is None else FullRegex(match.regex)
+
+    def holds(self, value: str | None) -> bool:
+        if value is None:
+            return False
+        if self.exact is not None:
+            return value == self.exact
+        return self.regex is None or self.regex.matches(value)
+
+
+def bind(headers: Sequence[HeaderMatch]) -> tuple[Condition, ...] | None:
+    """The conditions that depend on the RPC; None where one can hold for no gRPC call."""
+    conditions = []
+    for match in headers:
+        condition = Condition(match)
+        if match.name not in CONSTANT:
+            conditions.append(condition)
+        elif not condition.holds(CONSTANT[match.name]):
+            return None
+    return tuple(conditions)
