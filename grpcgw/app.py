@@ -6,7 +6,6 @@ Everything here runs in one event loop. It decides when to compile and whom to t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import logging
 import signal
@@ -30,6 +29,7 @@ from grpcgw.discovery.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.logs import set_up_logging
+from grpcgw.ports import HeldPorts
 from grpcgw.settings import Settings, cores
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
@@ -49,19 +49,8 @@ class Source(Protocol):
 def run(settings: Settings) -> int:
     """Run the gateway until SIGTERM or SIGINT; returns the exit code. Raises UserError for what the user can mend."""
     set_up_logging(settings.log_level, "control")
-    try:
-        asyncio.run(_run_until_signal(settings))
-    except* UserError as errors:
-        raise _first(errors) from None
+    asyncio.run(_run_until_signal(settings))
     return 0
-
-
-def _first(errors: BaseExceptionGroup[UserError]) -> UserError:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, UserError)
-    return error
 
 
 async def _run_until_signal(settings: Settings) -> None:
@@ -76,11 +65,13 @@ class Control:
     """One gateway. `run` returns after `shut_down` was called and everything has ended."""
 
     def __init__(self, settings: Settings) -> None:
+        """Takes the data ports. Raises UserError where one is taken, or `settings` name no source."""
         self._settings = settings
         self._store = ObjectStore()
         self._source = make_source(settings, self._store)
         self._resolvers = Resolvers(self._store, self._on_endpoints)
-        self._plan = make_plan(settings)
+        self._ports = HeldPorts(settings.address, settings.port, settings.tls_port)
+        self._plan = make_plan(settings, *self._ports.numbers)
         self._data_plane: DataPlane = make_data_plane(settings, self._plan)
         self._admin = AdminServer(self, settings.admin_address, settings.admin_port)
         self._stop_wanted = asyncio.Event()
@@ -92,14 +83,24 @@ class Control:
         self._started_at_s = time.time()
         self._configured_at_s = 0.0
         self._errors_total = 0
-        self._listeners: tuple[ListenerState, ...] = ()
+        self._open_ports: tuple[int, ...] = ()
         self._draining = False
         self.admin_port = 0
         """The admin port in fact bound, once `listening` returned."""
 
     async def run(self) -> None:
-        self.admin_port = await self._admin.start()
-        log.info("diagnostics: http://%s:%d/ambassador/v0/diag/", self._settings.admin_address, self.admin_port)
+        """Raises UserError for what the user can mend."""
+        try:
+            self.admin_port = await self._admin.start()
+            log.info("diagnostics: http://%s:%d/ambassador/v0/diag/", self._settings.admin_address, self.admin_port)
+            await self._run_until_stopped()
+        except ExceptionGroup as errors:
+            raise (_find_user_error(errors) or errors) from None
+        finally:
+            await self._admin.stop()
+            self._ports.release()
+
+    async def _run_until_stopped(self) -> None:
         unsubscribe = self._store.subscribe(self._on_change)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -119,7 +120,6 @@ class Control:
                     task.cancel()
         finally:
             unsubscribe()
-            await self._admin.stop()
 
     def shut_down(self) -> None:
         """Drain, then end. A second call does not hurry it."""
@@ -137,7 +137,7 @@ class Control:
             hostname=socket.gethostname(),
             ambassador_id=self._settings.ambassador_id,
             namespace=self._settings.namespace,
-            ready=bool(self._listeners) and not self._draining,
+            ready=bool(self._open_ports) and not self._draining,
             draining=self._draining,
             snapshot=self._snapshot,
             configured_at_s=self._configured_at_s,
@@ -145,8 +145,8 @@ class Control:
             problems=(*self._store.problems(), *self._problems),
             endpoints=self._resolvers.endpoints,
             sources=self._store.statuses(),
-            workers=() if self._draining else await self._data_plane.reports(),
-            listeners=self._listeners,
+            workers=await self._data_plane.reports(),
+            listeners=self._listeners(),
             configuration_errors_total=self._errors_total,
             worker_restarts_total=self._data_plane.restarts,
         )
@@ -163,7 +163,7 @@ class Control:
             await self._changed.wait()
             self._changed.clear()
         while True:
-            self._compile()
+            await self._compile()
             await self._changed.wait()
             await self._until_quiet()
 
@@ -174,18 +174,19 @@ class Control:
             await asyncio.sleep(QUIET_S)
         self._changed.clear()
 
-    def _compile(self) -> None:
+    async def _compile(self) -> None:
         began_s = time.perf_counter()
         options = CompileOptions(
             ambassador_id=self._settings.ambassador_id,
             ambassador_namespace=self._settings.ambassador_namespace,
             now=datetime.datetime.now(datetime.UTC),
         )
-        compiled = compile_snapshot(self._store.objects(), self._last_good, options)
+        # In a thread: thousands of Mappings take seconds, and pods come and go meanwhile.
+        compiled = await asyncio.to_thread(compile_snapshot, list(self._store.objects()), self._last_good, options)
         self._compile_ms = 1000 * (time.perf_counter() - began_s)
-        self._take(compiled)
+        await self._take(compiled)
 
-    def _take(self, compiled: Compiled) -> None:
+    async def _take(self, compiled: Compiled) -> None:
         self._last_good = compiled.last_good
         self._errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
         for problem in compiled.problems:
@@ -196,7 +197,7 @@ class Control:
         if snapshot.version == self._snapshot.version:
             return
         self._resolvers.want(snapshot.clusters)
-        self._data_plane.apply(snapshot)
+        await self._data_plane.apply(snapshot)
         self._resolvers.drop_unwanted()
         self._snapshot, self._configured_at_s = snapshot, time.time()
         log.info(
@@ -209,17 +210,19 @@ class Control:
     # --- ports
 
     async def _note_listeners(self) -> None:
-        ports = await self._data_plane.listening()
+        self._open_ports = await self._data_plane.listening()
+        for listener in self._listeners():
+            log.info("listening on %s (%s)", listener.address, listener.protocol)
+
+    def _listeners(self) -> tuple[ListenerState, ...]:
+        address = f"[{self._plan.address}]" if ":" in self._plan.address else self._plan.address
         protocols = [
             name for name, wanted in (("h2c", self._plan.port), ("tls", self._plan.tls_port)) if wanted is not None
         ]
-        address = f"[{self._plan.address}]" if ":" in self._plan.address else self._plan.address
-        self._listeners = tuple(
+        return tuple(
             ListenerState(f"{address}:{port}", protocol, self._certificate_names() if protocol == "tls" else "")
-            for port, protocol in zip(ports, protocols, strict=True)
+            for port, protocol in zip(self._open_ports, protocols, strict=False)  # none are open at first
         )
-        for listener in self._listeners:
-            log.info("listening on %s (%s)", listener.address, listener.protocol)
 
     def _certificate_names(self) -> str:
         return ", ".join(certificate.name for certificate in self._snapshot.certificates) or "self-signed"
@@ -228,6 +231,14 @@ class Control:
         self._draining = True
         log.info("draining: running RPCs may take %.0f s", self._settings.drain_time_s)
         await self._data_plane.drain(self._settings.drain_time_s)
+
+
+def _find_user_error(errors: ExceptionGroup[Exception]) -> UserError | None:
+    for error in errors.exceptions:
+        found = _find_user_error(error) if isinstance(error, ExceptionGroup) else error
+        if isinstance(found, UserError):
+            return found
+    return None
 
 
 class Resolvers:
@@ -287,38 +298,19 @@ class _Directory:
         await self._source.run()
 
 
-def make_plan(settings: Settings) -> WorkerPlan:
-    """Settles the ports, so that all workers listen on the same. Raises UserError where one is taken."""
+def make_plan(settings: Settings, port: int | None, tls_port: int | None) -> WorkerPlan:
     now = datetime.datetime.now(datetime.UTC)
-    many = settings.workers > 0
     return WorkerPlan(
         engine=settings.engine,
         address=settings.address,
-        port=settle_port(settings.address, settings.port) if many else settings.port,
-        tls_port=settle_port(settings.address, settings.tls_port) if many else settings.tls_port,
+        port=port,
+        tls_port=tls_port,
         drain_time_s=settings.drain_time_s,
         max_concurrent_streams=settings.max_concurrent_streams,
         max_metadata_bytes=settings.max_metadata_bytes,
         log_level=settings.log_level,
-        self_signed=None if settings.tls_port is None else make_self_signed(socket.gethostname(), now),
+        self_signed=None if tls_port is None else make_self_signed(socket.gethostname(), now),
     )
-
-
-def settle_port(address: str, port: int | None) -> int | None:
-    """The port to listen on, 0 replaced by a free one. Raises UserError where it is taken.
-
-    Workers share a port by SO_REUSEPORT; without this look first, so would a second gateway, by mistake.
-    """
-    if port is None:
-        return None
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            raise UserError(f"cannot listen on {address}:{port}: {error.strerror}; choose another port") from error
-        return int(probe.getsockname()[1])
 
 
 def make_data_plane(settings: Settings, plan: WorkerPlan) -> DataPlane:

@@ -368,7 +368,12 @@ class CompletionQueueEngine:
         self._server = cygrpc.Server(arguments, False)
         self._queue = cygrpc.CompletionQueue()
         self._server.register_completion_queue(self._queue)
-        self._open_ports()
+        try:
+            self._open_ports()
+        except UserError:
+            self._server.destroy()
+            self._server = None  # it never started, so that nothing of it is to be drained or stopped
+            raise
         self._server.start()
         for _ in range(WAITING_REQUESTS):
             self._server.request_call(self._queue, self._queue, self._on_request)

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from grpcgw.telemetry.report import MethodReport, PodReport, WorkerReport
+from grpcgw.telemetry.report import MethodReport, PodReport, PodState, WorkerReport
+
+
+def leave_behind(last: WorkerReport) -> WorkerReport:
+    """What remains of a worker that is gone: its counts, with nothing in flight or connected any more. Its pid is 0."""
+    return replace(
+        last,
+        pid=0,
+        methods=tuple(replace(method, in_flight=0) for method in last.methods),
+        pods=tuple(replace(pod, in_flight=0, state=PodState.IDLE) for pod in last.pods),
+    )
 
 
 def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
-    """`report` plus what `former` (the last report of the worker it replaced) had counted."""
+    """`report` plus `former`, what the worker it replaced left behind."""
     if former is None:
         return report
-    methods = {(m.mapping, m.service, m.method): replace(m, in_flight=0) for m in former.methods}
+    methods = {(m.mapping, m.service, m.method): m for m in former.methods}
     for method in report.methods:
         key = (method.mapping, method.service, method.method)
         methods[key] = add_methods(methods[key], method) if key in methods else method
     before = {(pod.cluster, pod.address): pod for pod in former.pods}
     pods = tuple(_add_pod(pod, before.get((pod.cluster, pod.address))) for pod in report.pods)
-    return replace(
-        report,
-        methods=tuple(methods.values()),
-        pods=pods,
-        retries=report.retries + former.retries,
-        restarts=former.restarts + 1,
-    )
+    return replace(report, methods=tuple(methods.values()), pods=pods, retries=report.retries + former.retries)
 
 
 def add_methods(one: MethodReport, other: MethodReport) -> MethodReport:

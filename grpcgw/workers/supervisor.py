@@ -12,19 +12,19 @@ import itertools
 import logging
 import socket
 import sys
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import Snapshot
 from grpcgw.errors import UserError
-from grpcgw.telemetry.merge import carry_on
+from grpcgw.telemetry.merge import carry_on, leave_behind
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.messages import (
     FRAME,
     ApplySnapshot,
     Collect,
-    Command,
     Configure,
     Drain,
     Listening,
@@ -61,7 +61,10 @@ class DataPlane(Protocol):
         """Start and keep going until cancelled. Raises UserError where no worker can ever serve."""
         ...
 
-    def apply(self, snapshot: Snapshot) -> None: ...
+    async def apply(self, snapshot: Snapshot) -> None:
+        """Serve `snapshot` soon; returns when it is on its way."""
+        ...
+
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None: ...
     async def listening(self) -> tuple[int, ...]:
         """The open ports, once every worker serves the first snapshot."""
@@ -73,33 +76,46 @@ class DataPlane(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Told:
-    """What every worker must know; a new one is told all of it, pods first, so that no route waits for its pods."""
+class _News:
+    """What is still to be told, the newest of each thing however much happened: a slow listener costs no memory."""
 
-    snapshot: Snapshot | None = None
-    endpoints: dict[str, EndpointSet] | None = None
+    def __init__(self) -> None:
+        self._snapshot: bytes | None = None
+        self._endpoints: dict[str, EndpointSet] = {}
 
-    def messages(self) -> list[Command]:
-        pods: list[Command] = [SetEndpoints(name, found) for name, found in (self.endpoints or {}).items()]
-        return [*pods, ApplySnapshot(self.snapshot)] if self.snapshot is not None else pods
-
-    def apply(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.endpoints = {name: e for name, e in (self.endpoints or {}).items() if name in snapshot.clusters}
+    def apply(self, snapshot: Snapshot, encoded: bytes) -> None:
+        """`encoded`: the snapshot's message, encoded once for all workers."""
+        self._snapshot = encoded
+        for name in self._endpoints.keys() - snapshot.clusters.keys():
+            del self._endpoints[name]
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
-        self.endpoints = {**(self.endpoints or {}), cluster: endpoints}
+        self._endpoints[cluster] = endpoints
+
+    def copy(self) -> _News:
+        other = _News()
+        other._snapshot, other._endpoints = self._snapshot, self._endpoints.copy()
+        return other
+
+    def take(self) -> list[bytes]:
+        """Everything, pods before routes, so that no route waits for its pods; nothing is left."""
+        messages = [encode(SetEndpoints(name, found)) for name, found in self._endpoints.items()]
+        if self._snapshot is not None:
+            messages.append(self._snapshot)
+        self._snapshot, self._endpoints = None, {}
+        return messages
 
 
 class _Child:
-    """One worker's place: the process that fills it now, and what its predecessors counted."""
+    """One worker's place: the process that fills it now, those that still finish their RPCs, and what all counted."""
 
-    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: _Told) -> None:
+    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: _News) -> None:
         self.number = number
         self._plan, self._core, self._told = plan, core, told
+        self._news = _News()
+        self._news_came = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._processes: set[asyncio.subprocess.Process] = set()
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[WorkerReport]] = {}
         self._former: WorkerReport | None = None
@@ -109,51 +125,86 @@ class _Child:
         self.restarts = 0
 
     async def run(self) -> None:
-        """Keep one process alive until drained."""
+        """Keep one process at work until drained."""
         pause_s = RESTART_FIRST_S
-        while not self.draining:
-            began_s = asyncio.get_running_loop().time()
-            code = await self._run_once()
-            if self.draining:
-                return
-            if asyncio.get_running_loop().time() - began_s >= STABLE_S:
-                pause_s = RESTART_FIRST_S
-            log.warning("worker %d ended (exit code %s); replaced in %.1f s", self.number, code, pause_s)
-            self._former, self._last = self._last, None
-            self.restarts += 1
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RESTART_MOST_S)
+        async with asyncio.TaskGroup() as processes:
+            while not self.draining:
+                began_s = asyncio.get_running_loop().time()
+                await self._run_once(processes)
+                if self.draining:
+                    return
+                if asyncio.get_running_loop().time() - began_s >= STABLE_S:
+                    pause_s = RESTART_FIRST_S
+                log.warning("worker %d left; another takes its place in %.1f s", self.number, pause_s)
+                self._bequeath()
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RESTART_MOST_S)
 
-    async def _run_once(self) -> int:
+    def _bequeath(self) -> None:
+        last = self._last or self._former
+        self._former, self._last = None if last is None else leave_behind(last), None
+        self.restarts += 1
+
+    async def _run_once(self, processes: asyncio.TaskGroup) -> None:
+        """Start a process and talk to it for as long as it listens; it may live on to finish its RPCs."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "grpcgw.workers.worker", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
-            )
-        self._process = process
+        with ours:
+            with theirs:
+                try:
+                    process = await self._spawn(theirs.fileno())
+                except OSError as error:  # too many processes, no memory: may pass
+                    log.error("worker %d cannot be started: %s", self.number, error)
+                    return
+            self._processes.add(process)
+            processes.create_task(self._see_out(process), name=f"process of worker {self.number}")
+            if not self.draining:
+                await self._converse(ours)
+            asyncio.get_running_loop().call_later(self._plan.drain_time_s + DRAIN_GRACE_S, _kill, process)
+
+    async def _spawn(self, descriptor: int) -> asyncio.subprocess.Process:
+        # In a process group of its own: Ctrl-C is meant for the control process, which drains the workers.
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "grpcgw.workers.worker", str(descriptor), pass_fds=(descriptor,), process_group=0
+        )
+
+    async def _see_out(self, process: asyncio.subprocess.Process) -> None:
         try:
-            reader, writer = await asyncio.open_connection(sock=ours)
-            self._writer = writer
-            for command in (Configure(self.number, self._plan, self._core), *self._told.messages()):
-                self.send(command)
-            await self._listen(reader)
-            return await process.wait()
+            code = await process.wait()
+            log.log(logging.INFO if self.draining else logging.WARNING, "worker %d ended: code %d", self.number, code)
         finally:
-            self._hang_up()
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+            self._processes.discard(process)
 
-    def _hang_up(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+    async def _converse(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        self._news = self._told.copy()
+        self._news_came.set()
+        writer.write(encode(Configure(self.number, self._plan, self._core)))
+        self._writer = writer
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                telling = tasks.create_task(self._tell(writer), name=f"news for worker {self.number}")
+                await self._listen(reader)
+                telling.cancel()
+        finally:
             self._writer = None
-        for asked in self._asked.values():
-            asked.cancel()
-        self._asked.clear()
+            writer.transport.abort()
+            for asked in self._asked.values():
+                asked.cancel()
+            self._asked.clear()
+
+    async def _tell(self, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):  # `_listen` sees it, too
+            while True:
+                await self._news_came.wait()
+                self._news_came.clear()
+                writer.writelines(self._news.take())
+                await writer.drain()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # the worker's end: its exit code tells
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # the worker's end
             while True:
                 (length,) = FRAME.unpack(await reader.readexactly(FRAME.size))
                 self._on_answer(decode(await reader.readexactly(length)))
@@ -172,30 +223,41 @@ class _Child:
             case _:
                 raise TypeError(f"a worker does not say {message!r}")
 
-    def send(self, command: Command) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(encode(command))
+    def apply(self, snapshot: Snapshot, encoded: bytes) -> None:
+        self._news.apply(snapshot, encoded)
+        self._news_came.set()
+
+    def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
+        self._news.set_endpoints(cluster, endpoints)
+        self._news_came.set()
 
     async def report(self) -> WorkerReport | None:
         """The worker's numbers with its predecessors'; its last ones where it does not answer in time."""
-        if self._writer is not None:
+        writer = self._writer
+        if writer is not None and not self.draining and not writer.transport.get_write_buffer_size():
             number = next(self._numbers)
             asked = self._asked[number] = asyncio.get_running_loop().create_future()
-            self.send(Collect(number))
+            writer.write(encode(Collect(number)))
             await asyncio.wait((asked,), timeout=REPORT_S)
             self._asked.pop(number, None)
             if asked.done() and not asked.cancelled():
-                self._last = carry_on(asked.result(), self._former)
-        return self._last or (replace(self._former, pid=0) if self._former else None)
+                self._last = replace(carry_on(asked.result(), self._former), restarts=self.restarts)
+        return self._last or self._former
 
     async def drain(self, limit_s: float) -> None:
         self.draining = True
-        self.send(Drain(limit_s))
-        process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limit_s + DRAIN_GRACE_S):
-                    await process.wait()
+        if self._writer is not None:
+            self._writer.write(encode(Drain(limit_s)))
+        waits = [asyncio.ensure_future(process.wait()) for process in self._processes]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=limit_s + DRAIN_GRACE_S)
+            for wait in late:
+                wait.cancel()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
+        process.kill()
 
 
 class WorkerProcesses:
@@ -206,7 +268,7 @@ class WorkerProcesses:
     """
 
     def __init__(self, plan: WorkerPlan, count: int, cores: list[int]) -> None:
-        self._told = _Told()
+        self._told = _News()
         self._children = [
             _Child(number, plan, cores[number] if count == len(cores) else None, self._told) for number in range(count)
         ]
@@ -221,13 +283,16 @@ class WorkerProcesses:
                 tasks.create_task(child.run(), name=f"worker {child.number}")
             tasks.create_task(self._keep_reports(), name="worker reports")
 
-    def apply(self, snapshot: Snapshot) -> None:
-        self._told.apply(snapshot)
-        self._tell(ApplySnapshot(snapshot))
+    async def apply(self, snapshot: Snapshot) -> None:
+        encoded = await asyncio.to_thread(encode, ApplySnapshot(snapshot))  # half a second for 10,000 Mappings
+        self._told.apply(snapshot, encoded)
+        for child in self._children:
+            child.apply(snapshot, encoded)
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         self._told.set_endpoints(cluster, endpoints)
-        self._tell(SetEndpoints(cluster, endpoints))
+        for child in self._children:
+            child.set_endpoints(cluster, endpoints)
 
     async def listening(self) -> tuple[int, ...]:
         ports = await asyncio.gather(*(asyncio.shield(child.listening) for child in self._children))
@@ -239,10 +304,6 @@ class WorkerProcesses:
 
     async def drain(self, limit_s: float) -> None:
         await asyncio.gather(*(child.drain(limit_s) for child in self._children))
-
-    def _tell(self, command: Command) -> None:
-        for child in self._children:
-            child.send(command)
 
     async def _keep_reports(self) -> None:
         while True:
@@ -259,21 +320,23 @@ class WorkerHere:
         self._worker = Worker(0, plan)
         self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue()
         self._listening: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
+        # Opening ports and draining block; on one thread neither can meet the other half way.
+        self._thread = ThreadPoolExecutor(1, "grpcgw worker")
         self._drained = False
 
     async def run(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                snapshot = await self._snapshots.get()
-                # In a thread: opening the ports waits for the first connections.
-                ports = await asyncio.to_thread(self._worker.apply, snapshot)
+                ports = await loop.run_in_executor(self._thread, self._worker.apply, await self._snapshots.get())
                 if not self._listening.done():
                     self._listening.set_result(ports)
         finally:
             if not self._drained:
-                self._worker.drain(0.0)
+                self._thread.submit(self._worker.drain, 0.0)
+            self._thread.shutdown()
 
-    def apply(self, snapshot: Snapshot) -> None:
+    async def apply(self, snapshot: Snapshot) -> None:
         self._snapshots.put_nowait(snapshot)
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
@@ -287,4 +350,4 @@ class WorkerHere:
 
     async def drain(self, limit_s: float) -> None:
         self._drained = True
-        await asyncio.to_thread(self._worker.drain, limit_s)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._worker.drain, limit_s)

@@ -6,13 +6,13 @@ grpc exists before the process does: it is a fresh interpreter, not a fork.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -114,14 +114,18 @@ class Worker:
 
 
 def read_messages(connection: socket.socket) -> Iterator[object]:
-    """Messages until the other end is gone."""
+    """Messages until the other end is gone, or nothing more is to be read from it."""
     with connection.makefile("rb") as stream:
-        while header := stream.read(FRAME.size):
-            yield decode(stream.read(FRAME.unpack(header)[0]))
+        while len(header := stream.read(FRAME.size)) == FRAME.size:
+            (length,) = FRAME.unpack(header)
+            body = stream.read(length)
+            if len(body) < length:
+                return
+            yield decode(body)
 
 
-def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> float:
-    """Do what is asked until told to drain; returns the drain limit. A control process that is gone means drain."""
+def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> Drain | None:
+    """Do what is asked until told to drain. None: nothing more was said, the control process is gone or it ends us."""
     for command in commands:
         match command:
             case ApplySnapshot(snapshot):
@@ -130,16 +134,22 @@ def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], 
                 worker.set_endpoints(command)
             case Collect(number):
                 answer(Report(number, worker.report()))
-            case Drain(limit_s):
-                return limit_s
+            case Drain():
+                return command
             case _:
                 raise TypeError(f"a worker is not told {command!r}")
-    return 0.0
+    return None
 
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the control process drains us
+
+    def hear_no_more(*_: object) -> None:
+        with contextlib.suppress(OSError):  # already so
+            connection.shutdown(socket.SHUT_RD)
+
+    # Told to end by somebody else: finish the RPCs, and be replaced meanwhile.
+    signal.signal(signal.SIGTERM, hear_no_more)
     commands = read_messages(connection)
     configure = next(commands, None)
     if not isinstance(configure, Configure):
@@ -147,27 +157,24 @@ def main() -> None:
     set_up_logging(configure.plan.log_level, f"worker {configure.worker}")
     if configure.core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {configure.core})
-    lock = threading.Lock()
-
-    def answer(message: Answer) -> None:
-        with lock:
-            connection.sendall(encode(message))
-
-    run_worker(configure, commands, answer)
+    with contextlib.suppress(ConnectionError):  # the control process is gone: nobody is there to be answered
+        run_worker(configure, commands, lambda message: connection.sendall(encode(message)))
 
 
 def run_worker(configure: Configure, commands: Iterator[object], answer: Callable[[Answer], None]) -> None:
+    """Serve until told to drain, or left alone; then finish what runs, and return."""
     try:
         worker = Worker(configure.worker, configure.plan)
         # What is loaded by now stays: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # not ours to decide: the control process replaces us
-        limit_s = obey(worker, commands, answer)
+        drain = None
+        with contextlib.suppress(ConnectionError):
+            drain = obey(worker, commands, answer)
     except UserError as error:
         answer(Unable(str(error)))
         return
-    worker.drain(limit_s)
+    worker.drain(configure.plan.drain_time_s if drain is None else drain.limit_s)
 
 
 if __name__ == "__main__":
