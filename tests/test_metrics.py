@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from grpcgw.telemetry.metrics import MetricsInput, SourceAge, render_metrics, status_name
+from grpcgw.telemetry.codes import status_name
+from grpcgw.telemetry.metrics import MetricsInput, SourceAge, render_metrics
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState
 
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"

@@ -16,7 +16,7 @@ from grpcgw.admin.humanize import format_age, format_duration
 from grpcgw.admin.views import ClusterView, DestinationView, GatewayView, PodView, RouteView
 from grpcgw.config.objects import Problem
 from grpcgw.config.snapshot import ResolverKind
-from grpcgw.telemetry.metrics import status_name
+from grpcgw.telemetry.codes import status_name
 
 Json = dict[str, object]
 

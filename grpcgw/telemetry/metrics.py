@@ -19,35 +19,10 @@ from grpcgw import __version__
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.objects import Problem, Severity
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.telemetry.codes import status_name
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, WorkerReport
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
-
-# gRPC's status codes in the order of their numbers (grpc/grpc doc/statuscodes.md).
-_STATUS_NAMES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
-
-
-def status_name(code: int) -> str:
-    """`OK` for 0, …; a number gRPC does not define is shown as it is (a pod may send any)."""
-    return _STATUS_NAMES[code] if 0 <= code < len(_STATUS_NAMES) else str(code)
 
 
 @dataclass(frozen=True, slots=True)
