@@ -64,7 +64,8 @@ class Pod:
     def __init__(self, host_name: str, address: str = "127.0.0.1", port: int = 0) -> None:
         """Start to serve; port 0 takes a free one. Raises RuntimeError where the address cannot be bound."""
         # Without so_reuseport=0 a second server on the same port would silently share it with the first.
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
+        self._threads = ThreadPoolExecutor(max_workers=32)
+        self._server = grpc.server(self._threads, options=[("grpc.so_reuseport", 0)])
         self._health = health.HealthServicer()
         greet_pb2_grpc.add_GrpcServiceServicer_to_server(Greeter(host_name), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -78,6 +79,7 @@ class Pod:
         """Take no new calls, wait for the running ones at most `grace_s` seconds."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
+        self._threads.shutdown(wait=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
