@@ -1,7 +1,9 @@
 """The contract of balancing policies, after gRPC's balancer/picker split (grpc-go `balancer`).
 
 A `Balancer` lives as long as its cluster and owns counters; a `Picker` is its immutable view of one set of pods,
-replaced as a whole whenever that set changes. Policies never see connections, clocks or threads.
+replaced as a whole whenever that set, or what is known of it, changes. Policies never see connections, clocks or
+threads: what pickers share is an `itertools.count`, a random source or a dict, of which each step is one step of the
+interpreter.
 """
 
 from __future__ import annotations
@@ -31,14 +33,17 @@ class Outcome:
     code: int
     failed: bool
     duration_s: float
+    trailers: tuple[tuple[str, str | bytes], ...] = ()
+    """As the pod sent them; policies that balance by load find its report there."""
 
 
 class Picker(Protocol):
-    def pick(self, avoid: Candidate | None = None) -> Candidate | None:
+    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
         """The pod for one RPC, or None when there is none (the RPC then fails at once).
 
-        `avoid` is a pod that just failed this RPC: it is not picked again while there is another. Called from any
-        thread, for every RPC: never blocks, never raises.
+        `avoid` is a pod that just failed this RPC: it is not picked again while there is another. `key` is what
+        hashing policies choose by (`hashing.make_key`); without one an RPC goes to any pod. Called from any thread,
+        for every RPC: never blocks, never raises.
         """
         ...
 
@@ -48,6 +53,13 @@ class Balancer(Protocol):
         """A picker over `pods` (the usable ones, in endpoint order). Called by one thread at a time."""
         ...
 
+    def refresh(self, now_s: float) -> Picker | None:
+        """A new picker where time or load reports changed what is known of the pods, else None.
+
+        To be called often (several times a second), never at the same time as `update`. `now_s` never goes back.
+        """
+        ...
+
     def done(self, pod: Candidate, outcome: Outcome) -> None:
-        """A pick ended; called exactly once per pick, from any thread."""
+        """A pick ended; called exactly once per pick, from any thread, in any order."""
         ...

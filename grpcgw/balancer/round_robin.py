@@ -20,6 +20,9 @@ class RoundRobin:
     def update(self, pods: Sequence[Candidate]) -> RoundRobinPicker:
         return RoundRobinPicker(tuple(pods), self._turns)
 
+    def refresh(self, now_s: float) -> None:
+        """Turns do not change with time."""
+
     def done(self, pod: Candidate, outcome: Outcome) -> None:
         """Turns do not learn from outcomes."""
 
@@ -30,11 +33,14 @@ class RoundRobinPicker:
     def __init__(self, pods: tuple[Candidate, ...], turns: itertools.count[int]) -> None:
         self._pods, self._turns = pods, turns
 
-    def pick(self, avoid: Candidate | None = None) -> Candidate | None:
+    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
         pods = self._pods
         if not pods:
             return None
         pod = pods[next(self._turns) % len(pods)]
         if pod is avoid and len(pods) > 1:
-            pod = pods[next(self._turns) % len(pods)]
+            turn = next(self._turns)
+            pod = pods[turn % len(pods)]
+            if pod is avoid:  # another thread took the turn between
+                pod = pods[(turn + 1) % len(pods)]
         return pod

@@ -1,0 +1,79 @@
+"""Power of two choices: of two pods taken at random, the one with fewer RPCs in flight (Envoy's default choice count).
+
+Two are enough to keep the fullest pod near the mean, and no pod is found best by everybody at once. The counts are
+the pods' own and may be a step old when they are read: that costs one choice, not correctness.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from grpcgw.balancer.base import Candidate, Outcome
+
+Draw = Callable[[], float]
+"""A random number from 0.0 to below 1.0; `random.random` is one step of the interpreter and safe in every thread."""
+
+
+class LeastRequest:
+    def __init__(self, draw: Draw = random.random) -> None:
+        self._draw = draw
+
+    def update(self, pods: Sequence[Candidate]) -> LeastRequestPicker:
+        return LeastRequestPicker(tuple(pods), self._draw)
+
+    def refresh(self, now_s: float) -> None:
+        """RPCs in flight are read at each pick."""
+
+    def done(self, pod: Candidate, outcome: Outcome) -> None:
+        """RPCs in flight are counted by the pod."""
+
+
+class LeastRequestPicker:
+    __slots__ = ("_draw", "_pods")
+
+    def __init__(self, pods: tuple[Candidate, ...], draw: Draw) -> None:
+        self._pods, self._draw = pods, draw
+
+    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+        pods = self._pods
+        count = len(pods)
+        if count < 2:
+            return pods[0] if pods else None
+        index = int(self._draw() * count)
+        other = int(self._draw() * (count - 1))
+        one, two = pods[index], pods[other + (other >= index)]  # never the same twice
+        if one is avoid:
+            return two
+        return two if two.in_flight < one.in_flight and two is not avoid else one
+
+
+class WeightedLeastRequestPicker:
+    """With weights: pods are drawn by weight, and RPCs in flight are compared in proportion to it.
+
+    Without load every pod so gets its weight's share, and under load the RPCs in flight settle at it.
+    """
+
+    __slots__ = ("_draw", "_ends", "_pods", "_weights")
+
+    def __init__(self, pods: tuple[Candidate, ...], weights: Sequence[float], draw: Draw) -> None:
+        """One positive weight per pod; at least one pod."""
+        self._pods, self._weights, self._draw = pods, tuple(weights), draw
+        self._ends = tuple(accumulate(weights))
+
+    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+        pods, weights = self._pods, self._weights
+        index, other = self._draw_index(), self._draw_index()
+        if pods[index] is avoid:
+            index = other if other != index else (index + 1) % len(pods)
+        elif pods[other] is not avoid and (
+            pods[other].in_flight * weights[index] < pods[index].in_flight * weights[other]
+        ):
+            index = other
+        return pods[index]
+
+    def _draw_index(self) -> int:
+        # Rounding may put the draw on the last end itself.
+        return min(bisect(self._ends, self._draw() * self._ends[-1]), len(self._pods) - 1)

@@ -1,0 +1,45 @@
+"""Slow start: a pod that joined gets its full share only after a while (Envoy's slow start, aggression 1.0).
+
+A pod with cold caches so warms up before the full load meets it. When all pods are new none is held back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grpcgw.balancer.base import Candidate, Outcome
+
+MIN_WEIGHT = 0.1
+"""Envoy's `min_weight_percent`: what a pod gets from the first moment on."""
+
+
+@dataclass(slots=True)
+class _Presence:
+    joined_s: float
+    seen_s: float
+
+
+class SlowStart:
+    def __init__(self, window_s: float) -> None:
+        """`window_s`: how long after it joined a pod gets its full weight. More than 0."""
+        self._window_s = window_s
+        self._presences: dict[Candidate, _Presence] = {}
+
+    def done(self, pod: Candidate, outcome: Outcome) -> None:
+        """A pod warms up with time, not with RPCs."""
+
+    def weigh(self, pods: Sequence[Candidate], now_s: float) -> list[float]:
+        """From MIN_WEIGHT to 1.0, in a straight line over the window.
+
+        A pod that was gone for less than the window goes on where it would be by now: a reconnect is no cold start.
+        """
+        for pod in pods:
+            self._presences.setdefault(pod, _Presence(now_s, now_s)).seen_s = now_s
+        for pod, presence in tuple(self._presences.items()):
+            if now_s - presence.seen_s >= self._window_s:
+                del self._presences[pod]
+        return [self._factor(now_s - self._presences[pod].joined_s) for pod in pods]
+
+    def _factor(self, age_s: float) -> float:
+        return min(1.0, max(MIN_WEIGHT, age_s / self._window_s))
