@@ -1,0 +1,153 @@
+"""How the access log is to look and how much of it is wanted: formats and switches, read and checked, as values.
+
+Formats are Envoy's (`%OPERATOR(argument):length%`, Module `envoy_log_type` and `envoy_log_format`); what each operator
+shows is decided where lines are made. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+ANNOTATION = "grpcgw.io/access-log"
+"""On a Mapping: `on`, `off`, or the share of its RPCs to log (`10%`)."""
+
+
+class LogType(StrEnum):
+    JSON = "json"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """`%NAME(argument?alternative):max_length%`."""
+
+    name: str
+    argument: str = ""
+    """Of REQ, RESP and TRAILER: the key, in lower case. Of GRPC_STATUS: the style."""
+    alternative: str = ""
+    """The key to look at where the first is not there."""
+    max_length: int | None = None
+
+
+Part = str | Operator
+Line = tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogFormat:
+    type: LogType = LogType.JSON
+    text: Line = ()
+    """Of type TEXT; empty: grpcgw's own line."""
+    fields: tuple[tuple[str, Line], ...] = ()
+    """Of type JSON: name and value of each; empty: grpcgw's own fields."""
+
+
+class InvalidLogFormat(ValueError):
+    """A format or switch that cannot be used; the text says why."""
+
+
+PLAIN_OPERATORS = frozenset(
+    {
+        "BYTES_RECEIVED",
+        "BYTES_SENT",
+        "CANCELLED_BY",
+        "DEADLINE_LEFT",
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DURATION",
+        "GRPC_MESSAGE",
+        "GRPC_STATUS_NUMBER",
+        "MAPPING",
+        "PROTOCOL",
+        "REASON",
+        "REQUEST_MESSAGES",
+        "RESPONSE_CODE",
+        "RESPONSE_CODE_DETAILS",
+        "RESPONSE_FLAGS",
+        "RESPONSE_MESSAGES",
+        "RETRIES",
+        "ROUTE_NAME",
+        "START_TIME",
+        "STATUS_FROM",
+        "TIMEOUT",
+        "UPSTREAM_CLUSTER",
+        "UPSTREAM_HOST",
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT",
+    }
+)
+KEYED_OPERATORS = frozenset({"REQ", "RESP", "TRAILER"})
+STATUS_STYLES = ("CAMEL_STRING", "SNAKE_STRING", "NUMBER")
+"""Of GRPC_STATUS; the first is the default, as in Envoy."""
+
+_TOKEN = re.compile(r"%%|%([A-Z_]+)(?:\(([^()%]*)\))?(?::([0-9]{1,6}))?%|[^%]+|%")
+
+
+def parse_log_format(log_type: str | None, log_format: object) -> LogFormat:
+    """The format that Module `envoy_log_type` (default `text`, as in Ambassador) and `envoy_log_format` ask for.
+
+    `text` takes a string, `json` an object of strings; None is grpcgw's own format. Raises InvalidLogFormat.
+    """
+    if log_type not in (None, *LogType):
+        raise InvalidLogFormat(f"envoy_log_type should be text or json, not {log_type!r}")
+    chosen = LogType(log_type or LogType.TEXT)
+    if log_format is None:
+        return LogFormat(chosen)
+    if chosen is LogType.TEXT:
+        if not isinstance(log_format, str):
+            raise InvalidLogFormat("envoy_log_format should be a string where envoy_log_type is text")
+        return LogFormat(chosen, text=parse_line(log_format))
+    if not isinstance(log_format, Mapping):
+        raise InvalidLogFormat("envoy_log_format should be an object of names and formats where envoy_log_type is json")
+    return LogFormat(chosen, fields=tuple(_parse_fields(log_format)))
+
+
+def parse_share(text: str) -> float:
+    """Percent of a Mapping's RPCs to log: 100 for `on`, 0 for `off`, else `10%`. Raises InvalidLogFormat."""
+    switch = {"on": 100.0, "off": 0.0}.get(text.strip())
+    if switch is not None:
+        return switch
+    number = re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]+)?)\s*%\s*", text, re.ASCII)
+    if number is None or float(number[1]) > 100:
+        raise InvalidLogFormat(f"{ANNOTATION} should be on, off, or a share like 10%, not {text!r}")
+    return float(number[1])
+
+
+def parse_line(text: str) -> Line:
+    """Literal text and operators in turn. Raises InvalidLogFormat for what is no operator."""
+    parts: list[Part] = []
+    for token in _TOKEN.finditer(text):
+        if token[0] == "%":
+            raise InvalidLogFormat(f"the % at position {token.start()} begins no operator; write %% for a percent sign")
+        parts.append(_parse_operator(token) if token[1] else token[0].replace("%%", "%"))
+    return tuple(parts)
+
+
+def _parse_fields(formats: Mapping[object, object]) -> Iterator[tuple[str, Line]]:
+    for name, text in formats.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise InvalidLogFormat(f"envoy_log_format: the value of {name} should be a string")
+        yield name, parse_line(text)
+
+
+def _parse_operator(token: re.Match[str]) -> Operator:
+    name, argument, length = token[1], token[2], token[3]
+    max_length = int(length) if length else None
+    if name in PLAIN_OPERATORS and argument is None:
+        return Operator(name, max_length=max_length)
+    if name in KEYED_OPERATORS and argument:
+        key, _, alternative = argument.lower().partition("?")
+        return Operator(name, key, alternative, max_length)
+    if name == "GRPC_STATUS" and (argument or STATUS_STYLES[0]) in STATUS_STYLES:
+        return Operator(name, argument or STATUS_STYLES[0], max_length=max_length)
+    if name in PLAIN_OPERATORS:
+        raise InvalidLogFormat(f"{token[0]}: {name} takes no argument")
+    if name in KEYED_OPERATORS:
+        raise InvalidLogFormat(f"{token[0]}: {name} needs a key, {name}(KEY)")
+    if name == "GRPC_STATUS":
+        raise InvalidLogFormat(f"{token[0]}: GRPC_STATUS takes {', '.join(STATUS_STYLES)}")
+    raise InvalidLogFormat(f"{token[0]} is not among the operators: {', '.join(sorted(_ALL))}")
+
+
+_ALL = PLAIN_OPERATORS | KEYED_OPERATORS | {"GRPC_STATUS"}

@@ -1,0 +1,284 @@
+"""One line per RPC: the record a finished RPC leaves, and how it is written down. Pure; `log_writer` does the writing.
+
+`RpcRecord` is the contract with the data plane. Whether an RPC is logged is decided when it begins (`start_tally`); one
+that is not pays nothing more.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from grpcgw.config.access_log import Line, LogFormat, LogType, Operator, parse_line
+from grpcgw.telemetry.codes import status_name
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class StatusFrom(StrEnum):
+    """Who made the status of an RPC, and what carried it."""
+
+    TRAILERS = "trailers"
+    """The pod, after headers or messages."""
+    HEADERS = "headers"
+    """The pod, with nothing before it (trailers-only)."""
+    GATEWAY = "gateway"
+    """The gateway; `reason` says why."""
+    NOBODY = "nobody"
+    """The client left first: no status was sent, the code is the gateway's account of it."""
+
+
+class CancelledBy(StrEnum):
+    """Who ended an RPC before its pod did."""
+
+    NOBODY = ""
+    CLIENT = "client"
+    DEADLINE = "deadline"
+    """The client's, or the Mapping's timeout_ms: `reason` says which."""
+    GATEWAY = "gateway"
+    """Idle timeout, end of the drain time, a defect."""
+
+
+@dataclass(frozen=True, slots=True)
+class RpcRecord:
+    """What is known of an RPC at its end. Metadata is handed on as it is, never copied."""
+
+    path: str
+    """As the client sent it."""
+    code: int
+    status_from: StatusFrom
+    duration_s: float
+    authority: str
+    peer: str
+    """The client's IP address; empty where the transport has none."""
+    metadata: Metadata = ()
+    """The client's, with `user-agent`."""
+    mapping: str = ""
+    """`name.namespace`; empty: none matched."""
+    cluster: str = ""
+    pod: str = ""
+    """Address of the last pod tried; empty: none was."""
+    message: str = ""
+    """`grpc-message`."""
+    reason: str = ""
+    """`x-grpcgw-reason` of a status that the gateway made."""
+    request_messages: int = 0
+    request_bytes: int = 0
+    response_messages: int = 0
+    response_bytes: int = 0
+    timeout_s: float | None = None
+    """What the client's `grpc-timeout` left when the RPC began; None: it sent none."""
+    deadline_left_s: float | None = None
+    """What was left at the end of the deadline in force, the Mapping's timeout included; None: there was none."""
+    cancelled_by: CancelledBy = CancelledBy.NOBODY
+    retries: int = 0
+    forwarded: Metadata = ()
+    """Request metadata as the pod got it, with the `x-request-id` the gateway made; empty: none was sent."""
+    headers: Metadata = ()
+    trailers: Metadata = ()
+    """Both as the client got them."""
+
+
+class Tally:
+    """Bytes of one RPC that is to be logged: the session adds to it."""
+
+    __slots__ = ("request_bytes", "response_bytes")
+
+    def __init__(self) -> None:
+        self.request_bytes = self.response_bytes = 0
+
+
+def start_tally(share_percent: float, chance: Callable[[], float] = random.random) -> Tally | None:
+    """A Tally if this RPC is among the `share_percent` to be logged."""
+    if share_percent >= 100 or (share_percent > 0 and chance() * 100 < share_percent):
+        return Tally()
+    return None
+
+
+# ---- lines
+
+MAX_VALUE_CHARACTERS = 512
+"""Longer values are cut: paths and metadata are the client's, and a line must not grow without bound."""
+
+DEFAULT_TEXT = parse_line(
+    "[%START_TIME%] %REQ(:PATH)% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER% from=%STATUS_FROM% reason=%REASON% "
+    "mapping=%MAPPING% pod=%UPSTREAM_HOST% messages=%REQUEST_MESSAGES%/%RESPONSE_MESSAGES% "
+    "bytes=%BYTES_RECEIVED%/%BYTES_SENT% duration_ms=%DURATION% timeout_ms=%TIMEOUT% left_ms=%DEADLINE_LEFT% "
+    "cancelled_by=%CANCELLED_BY% retries=%RETRIES% peer=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% "
+    'authority=%REQ(:AUTHORITY)% request_id=%REQ(X-REQUEST-ID)% user_agent="%REQ(USER-AGENT)%" message="%GRPC_MESSAGE%"'
+)
+
+# Envoy's flags for the gateway's reasons, where it has one.
+_FLAGS = {
+    "no-mapping": "NR",
+    "no-endpoints": "UH",
+    "connect-failed": "UF",
+    "connection-lost": "UC",
+    "stream-refused": "UR",
+    "stream-reset": "UR",
+    "bad-response": "UPE",
+    "timeout": "UT",
+    "client-deadline": "UT",
+    "idle-timeout": "SI",
+}
+
+_CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127, 0x85, 0x2028, 0x2029)}
+_CONTROL |= {ord('"'): '\\"', ord("\\"): "\\\\"}
+
+
+def render_line(record: RpcRecord, ended_at_s: float, log_format: LogFormat) -> str:
+    """The line of an RPC that ended at `ended_at_s` (seconds since the epoch), without its newline.
+
+    Whatever a client sends, a line stays one line, and a quoted value stays within its quotes.
+    """
+    started_at_s = ended_at_s - record.duration_s
+    if log_format.type is LogType.TEXT:
+        parts = (
+            part if isinstance(part, str) else _render(part, record, started_at_s).translate(_CONTROL)
+            for part in log_format.text or DEFAULT_TEXT
+        )
+        return "".join(parts).rstrip("\n").replace("\n", " ")
+    fields: Mapping[str, object] = (
+        {name: _join(line, record, started_at_s) for name, line in log_format.fields}
+        if log_format.fields
+        else _default_fields(record, started_at_s)
+    )
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def _default_fields(record: RpcRecord, started_at_s: float) -> dict[str, object]:
+    """Numbers are numbers, and null is what is not known or does not apply."""
+    return {
+        "start": _show_time(started_at_s),
+        "method": _clip(record.path),
+        "mapping": record.mapping or None,
+        "pod": record.pod or None,
+        "status": status_name(record.code),
+        "status_number": record.code,
+        "status_from": record.status_from.value,
+        "reason": record.reason or None,
+        "message": _clip(record.message) or None,
+        "request_messages": record.request_messages,
+        "response_messages": record.response_messages,
+        "request_bytes": record.request_bytes,
+        "response_bytes": record.response_bytes,
+        "duration_ms": _to_ms(record.duration_s),
+        "timeout_ms": _to_ms(record.timeout_s),
+        "deadline_left_ms": _to_ms(record.deadline_left_s),
+        "cancelled_by": record.cancelled_by.value or None,
+        "retries": record.retries,
+        "peer": record.peer or None,
+        "authority": _clip(record.authority),
+        "request_id": _clip(_request_header(record, "x-request-id")) or None,
+        "user_agent": _clip(_request_header(record, "user-agent")) or None,
+    }
+
+
+def _join(line: Line, record: RpcRecord, started_at_s: float) -> str:
+    return "".join(part if isinstance(part, str) else _render(part, record, started_at_s) for part in line)
+
+
+def _render(operator: Operator, record: RpcRecord, started_at_s: float) -> str:
+    """The operator's value; `-` where there is none, as in Envoy."""
+    value = _clip(_evaluate(operator, record, started_at_s)) or "-"
+    return value if operator.max_length is None else value[: operator.max_length]
+
+
+def _evaluate(operator: Operator, record: RpcRecord, started_at_s: float) -> str:
+    match operator.name:
+        case "REQ":
+            return _either(lambda key: _request_header(record, key), operator)
+        case "RESP":
+            return _either(lambda key: _find(record.headers, key), operator)
+        case "TRAILER":
+            return _either(lambda key: _find(record.trailers, key), operator)
+        case "GRPC_STATUS":
+            return _show_status(record.code, operator.argument)
+        case "START_TIME":
+            return _show_time(started_at_s)
+        case name:
+            return PLAIN_VALUES[name](record)
+
+
+PLAIN_VALUES: Mapping[str, Callable[[RpcRecord], str]] = {
+    "BYTES_RECEIVED": lambda record: str(record.request_bytes),
+    "BYTES_SENT": lambda record: str(record.response_bytes),
+    "CANCELLED_BY": lambda record: record.cancelled_by.value,
+    "DEADLINE_LEFT": lambda record: _show_ms(record.deadline_left_s),
+    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: record.peer,
+    "DURATION": lambda record: str(round(1000 * record.duration_s)),
+    "GRPC_MESSAGE": lambda record: record.message,
+    "GRPC_STATUS_NUMBER": lambda record: str(record.code),
+    "MAPPING": lambda record: record.mapping,
+    "PROTOCOL": lambda _: "HTTP/2",
+    "REASON": lambda record: record.reason,
+    "REQUEST_MESSAGES": lambda record: str(record.request_messages),
+    "RESPONSE_CODE": lambda record: "0" if record.status_from is StatusFrom.NOBODY else "200",
+    "RESPONSE_CODE_DETAILS": lambda record: record.reason or "via_upstream",
+    "RESPONSE_FLAGS": lambda record: (
+        "DC" if record.cancelled_by is CancelledBy.CLIENT else _FLAGS.get(record.reason, "")
+    ),
+    "RESPONSE_MESSAGES": lambda record: str(record.response_messages),
+    "RETRIES": lambda record: str(record.retries),
+    "ROUTE_NAME": lambda record: record.mapping,
+    "STATUS_FROM": lambda record: record.status_from.value,
+    "TIMEOUT": lambda record: _show_ms(record.timeout_s),
+    "UPSTREAM_CLUSTER": lambda record: record.cluster,
+    "UPSTREAM_HOST": lambda record: record.pod,
+    "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda record: str(record.retries + 1 if record.pod else 0),
+}
+"""Operators without an argument. (START_TIME is not of the record alone, see `_evaluate`.)"""
+
+
+def _either(look_up: Callable[[str], str], operator: Operator) -> str:
+    return look_up(operator.argument) or (look_up(operator.alternative) if operator.alternative else "")
+
+
+def _request_header(record: RpcRecord, key: str) -> str:
+    match key:
+        case ":path":
+            return record.path
+        case ":authority" | "host":
+            return record.authority
+        case ":method":
+            return "POST"
+        case _:
+            return _find(record.forwarded, key) or _find(record.metadata, key)
+
+
+def _find(metadata: Metadata, key: str) -> str:
+    """All values of `key`, joined as HTTP joins them; binary ones in base64."""
+    values = (value for name, value in metadata if name == key)
+    return ",".join(base64.b64encode(value).decode() if isinstance(value, bytes) else value for value in values)
+
+
+def _show_status(code: int, style: str) -> str:
+    name = status_name(code)
+    match style:
+        case "NUMBER":
+            return str(code)
+        case "SNAKE_STRING":
+            return name
+        case _:
+            return "OK" if code == 0 else name.title().replace("_", "")
+
+
+def _show_time(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _to_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1000 * seconds, 3)
+
+
+def _show_ms(seconds: float | None) -> str:
+    return "" if seconds is None else str(round(1000 * seconds))
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "…"

@@ -1,0 +1,139 @@
+"""Writes the access log of one worker: a bounded queue, a thread, a descriptor. Knows nothing of what a line says.
+
+An RPC pays for one queue operation: lines are made and written by the thread, many at a time. A reader that is slow or
+gone costs records, which are counted, and never an RPC its time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
+
+from grpcgw.config.access_log import LogFormat
+from grpcgw.telemetry.access_log import RpcRecord, render_line
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 8192
+"""Records that wait to be written; more are dropped, and counted."""
+PAUSE_S = 0.1
+"""The thread gathers records for so long before it writes them."""
+PIECE_BYTES = select.PIPE_BUF
+"""Several workers share one stdout: a write of at most so many bytes is not torn apart in a pipe (POSIX, write)."""
+COMPLAIN_EVERY_S = 60.0
+
+
+class AccessLog:
+    """`put` may be called by any thread; the writing thread starts with the first record."""
+
+    def __init__(
+        self,
+        log_format: LogFormat,
+        descriptor: int = 1,
+        *,
+        max_waiting: int = MAX_WAITING,
+        pause_s: float = PAUSE_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.log_format = log_format
+        """May be replaced at any time; holds for the lines made from then on."""
+        self._descriptor, self._max_waiting, self._pause_s, self._clock = descriptor, max_waiting, pause_s, clock
+        self._waiting: SimpleQueue[tuple[float, RpcRecord] | None] = SimpleQueue()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._dropped = 0
+        self._complained_of = 0
+        self._complained_at_s = -COMPLAIN_EVERY_S
+
+    @property
+    def dropped(self) -> int:
+        """RPCs that should have been logged and were not, since the start."""
+        return self._dropped
+
+    def put(self, record: RpcRecord) -> None:
+        """Have `record` written soon; it ended just now. Never blocks: dropped and counted where too many wait."""
+        if self._waiting.qsize() >= self._max_waiting or self._closing.is_set():
+            self._drop(1)
+            return
+        self._waiting.put((self._clock(), record))
+        if self._thread is None:
+            self._start()
+
+    def close(self, timeout_s: float) -> None:
+        """Write what waits, for at most `timeout_s`, and end. Later records are dropped."""
+        self._closing.set()
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join(timeout_s)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                # A daemon: a reader that never reads on must not keep the process alive.
+                self._thread = threading.Thread(target=self._write_all, name="access-log", daemon=True)
+                self._thread.start()
+
+    def _write_all(self) -> None:
+        more = True
+        while more:
+            first = self._waiting.get()
+            self._closing.wait(self._pause_s)
+            batch, more = self._gather(first)
+            lines = (render_line(record, ended_at_s, self.log_format) for ended_at_s, record in batch)
+            for piece, count in cut_pieces(lines):
+                try:
+                    self._write(piece)
+                except OSError as error:
+                    self._drop(count)
+                    self._complain(f"stdout: {error.strerror}")
+            self._complain("stdout is read too slowly")
+
+    def _gather(self, first: tuple[float, RpcRecord] | None) -> tuple[list[tuple[float, RpcRecord]], bool]:
+        """Everything that waits, and whether there will be more."""
+        batch: list[tuple[float, RpcRecord]] = []
+        item = first
+        while item is not None:
+            batch.append(item)
+            try:
+                item = self._waiting.get_nowait()
+            except Empty:
+                return batch, True
+        return batch, False
+
+    def _write(self, piece: bytes) -> None:
+        while piece:
+            try:
+                piece = piece[os.write(self._descriptor, piece) :]
+            except BlockingIOError:  # whoever shares the descriptor may have made it so
+                select.select([], [self._descriptor], [])
+
+    def _drop(self, count: int) -> None:
+        with self._lock:
+            self._dropped += count
+
+    def _complain(self, why: str) -> None:
+        """Say in the gateway's own log that records were dropped since this was last said, and not too often."""
+        now_s = time.monotonic()
+        if self._dropped > self._complained_of and now_s - self._complained_at_s >= COMPLAIN_EVERY_S:
+            self._complained_of, self._complained_at_s = self._dropped, now_s
+            log.warning("access log: %d RPCs were not logged so far: %s", self._dropped, why)
+
+
+def cut_pieces(lines: Iterable[str]) -> Iterator[tuple[bytes, int]]:
+    """Whole lines in UTF-8, as many as go into PIECE_BYTES (but at least one), and how many they are."""
+    piece, count = b"", 0
+    for line in lines:
+        encoded = line.encode(errors="backslashreplace") + b"\n"
+        if piece and len(piece) + len(encoded) > PIECE_BYTES:
+            yield piece, count
+            piece, count = b"", 0
+        piece += encoded
+        count += 1
+    if piece:
+        yield piece, count

@@ -1,0 +1,437 @@
+"""The access log: what a line says, in every format, and that writing it never holds up an RPC."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpcgw.config.access_log import (
+    PLAIN_OPERATORS,
+    InvalidLogFormat,
+    LogFormat,
+    LogType,
+    Operator,
+    parse_line,
+    parse_log_format,
+    parse_share,
+)
+from grpcgw.proxy.status import Reason
+from grpcgw.telemetry import access_log
+from grpcgw.telemetry.access_log import (
+    MAX_VALUE_CHARACTERS,
+    PLAIN_VALUES,
+    CancelledBy,
+    RpcRecord,
+    StatusFrom,
+    render_line,
+    start_tally,
+)
+from grpcgw.telemetry.log_writer import PIECE_BYTES, AccessLog, cut_pieces
+
+DEADLINE_S = 40.0
+JSON = LogFormat(LogType.JSON)
+TEXT = LogFormat(LogType.TEXT)
+ENDED_AT_S = 1_700_000_001.5
+
+SERVED = RpcRecord(
+    path="/greet.GrpcService/Greet",
+    code=5,
+    status_from=StatusFrom.TRAILERS,
+    duration_s=1.5,
+    authority="gw.example.com:8080",
+    peer="192.0.2.7",
+    metadata=(("user-agent", "grpc-python/1.80"), ("x-tenant", "a"), ("x-tenant", "b"), ("key-bin", b"\x00\xff")),
+    mapping="grpcserver.default",
+    cluster="grpcserver.grpcserver:50051/KubernetesEndpointResolver",
+    pod="10.0.0.1:50051",
+    message="no such greeting",
+    request_messages=1,
+    request_bytes=12,
+    response_messages=2,
+    response_bytes=34,
+    timeout_s=5.0,
+    deadline_left_s=3.4999,
+    retries=1,
+    forwarded=(("x-tenant", "a"), ("x-request-id", "id-1")),
+    headers=(("server", "greet"),),
+    trailers=(("cost", "3"),),
+)
+REFUSED = RpcRecord(
+    path="/none/Such",
+    code=12,
+    status_from=StatusFrom.GATEWAY,
+    duration_s=0.0001,
+    authority="gw",
+    peer="",
+    message="no Mapping matches /none/Such",
+    reason="no-mapping",
+)
+
+
+def show(text: str, record: RpcRecord = SERVED) -> str:
+    return render_line(record, ENDED_AT_S, LogFormat(LogType.TEXT, parse_line(text)))
+
+
+# ---- lines
+
+
+def test_a_json_line_says_everything_with_numbers_as_numbers() -> None:
+    assert json.loads(render_line(SERVED, ENDED_AT_S, JSON)) == {
+        "start": "2023-11-14T22:13:20.000Z",
+        "method": "/greet.GrpcService/Greet",
+        "mapping": "grpcserver.default",
+        "pod": "10.0.0.1:50051",
+        "status": "NOT_FOUND",
+        "status_number": 5,
+        "status_from": "trailers",
+        "reason": None,
+        "message": "no such greeting",
+        "request_messages": 1,
+        "response_messages": 2,
+        "request_bytes": 12,
+        "response_bytes": 34,
+        "duration_ms": 1500.0,
+        "timeout_ms": 5000.0,
+        "deadline_left_ms": 3499.9,
+        "cancelled_by": None,
+        "retries": 1,
+        "peer": "192.0.2.7",
+        "authority": "gw.example.com:8080",
+        "request_id": "id-1",
+        "user_agent": "grpc-python/1.80",
+    }
+
+
+def test_what_the_gateway_refused_says_why_and_null_for_what_never_was() -> None:
+    line = json.loads(render_line(REFUSED, ENDED_AT_S, JSON))
+    assert (line["status"], line["status_from"], line["reason"]) == ("UNIMPLEMENTED", "gateway", "no-mapping")
+    absent = ("mapping", "pod", "timeout_ms", "deadline_left_ms", "peer", "request_id", "user_agent", "cancelled_by")
+    assert [line[name] for name in absent] == [None] * len(absent)
+
+
+def test_a_text_line_says_the_same() -> None:
+    assert render_line(SERVED, ENDED_AT_S, TEXT) == (
+        "[2023-11-14T22:13:20.000Z] /greet.GrpcService/Greet NOT_FOUND 5 from=trailers reason=- "
+        "mapping=grpcserver.default pod=10.0.0.1:50051 messages=1/2 bytes=12/34 duration_ms=1500 timeout_ms=5000 "
+        "left_ms=3500 cancelled_by=- retries=1 peer=192.0.2.7 authority=gw.example.com:8080 request_id=id-1 "
+        'user_agent="grpc-python/1.80" message="no such greeting"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("%REQ(X-Tenant)%", "a"),  # as the pod got it
+        ("%REQ(KEY-BIN)%", "AP8="),
+        ("%REQ(x-none)%", "-"),
+        ("%REQ(x-none?:path)%", "/greet.GrpcService/Greet"),
+        ("%REQ(:METHOD)% %PROTOCOL% %RESPONSE_CODE%", "POST HTTP/2 200"),
+        ("%REQ(:PATH):6%", "/greet"),
+        ("%RESP(server)% %TRAILER(cost)% %TRAILER(none)%", "greet 3 -"),
+        ("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)%", "NotFound NOT_FOUND 5"),
+        ("%RESPONSE_CODE_DETAILS%", "via_upstream"),
+        ("%UPSTREAM_REQUEST_ATTEMPT_COUNT% of %ROUTE_NAME%", "2 of grpcserver.default"),
+        ("100%% sure\n", "100% sure"),
+    ],
+)
+def test_operators_show_what_envoy_s_do(text: str, shown: str) -> None:
+    assert show(text) == shown
+
+
+def test_several_values_of_one_key_are_joined() -> None:
+    assert show("%REQ(x-tenant)%", replace(SERVED, forwarded=())) == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("record", "flags"),
+    [
+        (SERVED, "-"),
+        (REFUSED, "NR"),
+        (replace(REFUSED, reason="no-endpoints"), "UH"),
+        (replace(REFUSED, cancelled_by=CancelledBy.CLIENT, reason=""), "DC"),
+    ],
+)
+def test_response_flags_are_envoy_s(record: RpcRecord, flags: str) -> None:
+    assert show("%RESPONSE_FLAGS%", record) == flags
+
+
+def test_flags_are_for_reasons_that_exist() -> None:
+    assert set(access_log._FLAGS) <= {reason.value for reason in Reason}
+
+
+def test_every_operator_a_format_may_name_has_a_value() -> None:
+    assert {*PLAIN_VALUES, "START_TIME"} == PLAIN_OPERATORS
+    for name in PLAIN_OPERATORS:
+        assert show(f"%{name}%")
+        assert show(f"%{name}%", REFUSED)
+
+
+def test_a_json_format_of_one_s_own_has_these_fields_alone() -> None:
+    log_format = parse_log_format("json", {"status": "%GRPC_STATUS%", "who": "<%REQ(user-agent)%>"})
+    assert json.loads(render_line(SERVED, ENDED_AT_S, log_format)) == {
+        "status": "NotFound",
+        "who": "<grpc-python/1.80>",
+    }
+
+
+@given(value=st.text(), kind=st.sampled_from(LogType))
+def test_whatever_a_client_sends_a_line_stays_one_line(value: str, kind: LogType) -> None:
+    record = replace(
+        SERVED, path=value, authority=value, message=value, metadata=(("user-agent", value),), forwarded=()
+    )
+    line = render_line(record, ENDED_AT_S, LogFormat(kind))
+    assert "\n" not in line
+    assert "\r" not in line
+    if kind is LogType.TEXT:
+        quoted = line[line.index('user_agent="') :]
+        assert quoted.replace("\\\\", "").replace('\\"', "").count('"') == 4
+    else:
+        assert json.loads(line)["method"][:100] == value[:100]
+
+
+def test_long_values_are_cut() -> None:
+    record = replace(SERVED, path="/" + "p" * 100_000, metadata=(("user-agent", "u" * 100_000),))
+    line = json.loads(render_line(record, ENDED_AT_S, JSON))
+    assert len(line["method"]) == len(line["user_agent"]) == MAX_VALUE_CHARACTERS
+    assert line["method"].endswith("…")
+
+
+# ---- formats and switches
+
+
+@pytest.mark.parametrize(
+    ("log_type", "log_format", "said"),
+    [
+        ("xml", None, "should be text or json, not 'xml'"),
+        ("text", {"a": "b"}, "should be a string"),
+        (None, {"a": "b"}, "should be a string"),
+        ("json", "%PROTOCOL%", "should be an object"),
+        ("json", {"a": 1}, "the value of a should be a string"),
+        ("text", "%NO_SUCH%", "%NO_SUCH% is not among the operators: BYTES_RECEIVED"),
+        ("json", {"a": "%NO_SUCH%"}, "%NO_SUCH% is not among"),
+        ("text", "%REQ%", "REQ needs a key"),
+        ("text", "%REQ()%", "REQ needs a key"),
+        ("text", "%DURATION(s)%", "DURATION takes no argument"),
+        ("text", "%GRPC_STATUS(LOUD)%", "GRPC_STATUS takes CAMEL_STRING, SNAKE_STRING, NUMBER"),
+        ("text", "50% done", "the % at position 2 begins no operator"),
+    ],
+)
+def test_a_format_that_cannot_be_used_is_refused_with_the_reason(
+    log_type: str | None, log_format: object, said: str
+) -> None:
+    with pytest.raises(InvalidLogFormat) as caught:
+        parse_log_format(log_type, log_format)
+    assert said in str(caught.value)
+
+
+def test_without_a_type_lines_are_text_and_without_a_format_grpcgw_s_own() -> None:
+    assert parse_log_format(None, None) == LogFormat(LogType.TEXT)
+    assert parse_log_format("json", None) == LogFormat(LogType.JSON)
+    assert parse_log_format(None, "a%PROTOCOL%") == LogFormat(LogType.TEXT, ("a", Operator("PROTOCOL")))
+
+
+@given(st.text())
+def test_any_text_is_a_format_or_refused(text: str) -> None:
+    try:
+        line = parse_line(text)
+    except InvalidLogFormat:
+        return
+    if all(isinstance(part, str) for part in line):
+        assert "".join(map(str, line)) == text.replace("%%", "%")
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("on", 100), ("off", 0), ("10%", 10), (" 0.5 % ", 0.5), ("100%", 100), ("0%", 0)]
+)
+def test_a_mapping_s_switch_is_a_share(text: str, share: float) -> None:
+    assert parse_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "yes", "10", "101%", "-1%", "1e1%", "٣%"])
+def test_another_switch_is_refused_with_what_it_may_be(text: str) -> None:
+    with pytest.raises(InvalidLogFormat, match="should be on, off, or a share like 10%"):
+        parse_share(text)
+
+
+def test_sampling_takes_its_share_and_none_and_all_without_a_throw_of_dice() -> None:
+    def no_dice() -> float:
+        raise AssertionError("nothing to decide")
+
+    assert start_tally(0, no_dice) is None
+    assert start_tally(100, no_dice) is not None
+    taken = [start_tally(25, lambda number=number: number / 100) is not None for number in range(100)]  # type: ignore[misc]
+    assert taken == [True] * 25 + [False] * 75
+
+
+# ---- writing
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    try:
+        yield reading, writing
+    finally:
+        for descriptor in (reading, writing):
+            try:
+                os.close(descriptor)
+            except OSError:
+                continue  # the test closed it
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(0.002)
+
+
+def no_thread_is_left() -> bool:
+    return not any(thread.name == "access-log" for thread in threading.enumerate())
+
+
+def numbered(number: int) -> RpcRecord:
+    return replace(SERVED, path=f"/s/{number}")
+
+
+def read_all(descriptor: int) -> list[dict[str, object]]:
+    with os.fdopen(os.dup(descriptor), encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def test_records_are_written_in_order_and_all_of_them_by_close() -> None:
+    with pipe() as (reading, writing):
+        clock = iter(range(1_700_000_000, 1_800_000_000))
+        written = AccessLog(JSON, writing, pause_s=0.001, clock=lambda: float(next(clock)))
+        for number in range(50):
+            written.put(numbered(number))
+        written.close(DEADLINE_S)
+        os.close(writing)
+        lines = read_all(reading)
+    assert [line["method"] for line in lines] == [f"/s/{number}" for number in range(50)]
+    assert lines[0]["start"] == "2023-11-14T22:13:18.500Z", "the time is that of put, not of writing"
+    assert written.dropped == 0
+    assert no_thread_is_left()
+
+
+def test_a_log_nobody_writes_to_starts_no_thread() -> None:
+    log = AccessLog(JSON, -1)
+    assert no_thread_is_left()
+    log.close(DEADLINE_S)
+    assert no_thread_is_left()
+
+
+def test_a_format_replaced_holds_for_the_next_lines() -> None:
+    with pipe() as (reading, writing):
+        log = AccessLog(JSON, writing, pause_s=0.001)
+        log.put(SERVED)
+        assert os.read(reading, 100_000).startswith(b"{")
+        log.log_format = TEXT
+        log.put(SERVED)
+        assert os.read(reading, 100_000).startswith(b"[")
+        log.close(DEADLINE_S)
+
+
+def test_a_reader_that_does_not_read_costs_records_and_never_holds_up_who_logs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    total, limit = 2000, 100
+    with pipe() as (reading, writing):
+        log = AccessLog(JSON, writing, max_waiting=limit, pause_s=0.001)
+        for number in range(total):  # the pipe takes some hundred lines, then the writer hangs in write
+            log.put(numbered(number))
+            if number % 50 == 0:
+                time.sleep(0)
+        assert log.dropped > 0
+        lines: list[bytes] = []
+        draining = threading.Thread(target=lambda: lines.extend(os.fdopen(os.dup(reading), "rb")))
+        draining.start()
+        log.close(DEADLINE_S)
+        os.close(writing)
+        draining.join(DEADLINE_S)
+    assert len(lines) + log.dropped == total
+    assert all(json.loads(line) for line in lines)
+    assert no_thread_is_left()
+
+
+def test_a_reader_that_never_reads_again_holds_up_the_end_no_longer_than_allowed() -> None:
+    with pipe() as (reading, writing):
+        log = AccessLog(JSON, writing, pause_s=0.001)
+        for number in range(1000):
+            log.put(numbered(number))
+        log.close(0.01)
+        assert not no_thread_is_left()
+        log.put(SERVED)
+        assert log.dropped == 1, "what comes after the end is dropped"
+        draining = threading.Thread(target=lambda: list(os.fdopen(os.dup(reading), "rb")))
+        draining.start()
+        until(no_thread_is_left)
+        os.close(writing)
+        draining.join(DEADLINE_S)
+
+
+def test_a_reader_that_is_gone_is_said_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    with pipe() as (reading, writing):
+        os.close(reading)
+        log = AccessLog(JSON, writing, pause_s=0.001)
+        for number in range(3):
+            log.put(numbered(number))
+            until(lambda number=number: log.dropped == number + 1)  # type: ignore[misc]  # bound for the loop
+        log.close(DEADLINE_S)
+    (complaint,) = caplog.messages
+    assert "1 RPCs were not logged so far: stdout: Broken pipe" in complaint
+    assert no_thread_is_left()
+
+
+def test_a_descriptor_that_others_made_non_blocking_is_waited_for() -> None:
+    with pipe() as (reading, writing):
+        os.set_blocking(writing, False)
+        log = AccessLog(JSON, writing, pause_s=0.001)
+        for number in range(1000):
+            log.put(numbered(number))
+        lines: list[bytes] = []
+        draining = threading.Thread(target=lambda: lines.extend(os.fdopen(os.dup(reading), "rb")))
+        draining.start()
+        log.close(DEADLINE_S)
+        os.close(writing)
+        draining.join(DEADLINE_S)
+    assert [json.loads(line)["method"] for line in lines] == [f"/s/{number}" for number in range(1000)]
+
+
+def test_workers_that_share_a_pipe_do_not_tear_each_other_s_lines() -> None:
+    with pipe() as (reading, writing):
+        logs = [AccessLog(JSON, writing, pause_s=0.001) for _ in range(3)]
+        lines: list[bytes] = []
+        draining = threading.Thread(target=lambda: lines.extend(os.fdopen(os.dup(reading), "rb")))
+        draining.start()
+        for number in range(1000):
+            for log in logs:
+                log.put(numbered(number))
+        for log in logs:
+            log.close(DEADLINE_S)
+        os.close(writing)
+        draining.join(DEADLINE_S)
+    assert len(lines) == 3000
+    assert all(json.loads(line) for line in lines)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n"), max_size=3000), max_size=20))
+def test_pieces_are_whole_lines_and_no_longer_than_is_written_at_once(lines: list[str]) -> None:
+    pieces = list(cut_pieces(lines))
+    whole = b"".join(piece for piece, _ in pieces)
+    assert whole == "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
+    for piece, count in pieces:
+        assert piece.count(b"\n") == count
+        assert len(piece) <= PIECE_BYTES or count == 1
