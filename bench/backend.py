@@ -1,0 +1,119 @@
+"""Pods that cost little: one process serves several, each on a port of its own, on grpcio's completion queues.
+
+    python -m bench.backend NAME:PORT [NAME:PORT...]
+
+A pod answers every Greet at once with one prepared reply, as if the input were always `test`, and echoes its name to
+every message of GreetEach. It parses nothing: what is measured stands before it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")
+
+from grpc._cython import cygrpc
+
+import examples.greet  # noqa: F401  # puts the generated code on the import path
+from greet import greet_pb2
+
+HOST = "127.0.0.1"
+METHOD = "/greet.GrpcService/Greet"
+STREAM_METHOD = "/greet.GrpcService/GreetEach"
+NO_FLAGS = 0
+WAITING_REQUESTS = 64
+OPTIONS = ((b"grpc.so_reuseport", 0), (b"grpc.max_concurrent_streams", 100_000))
+
+Event = Any
+
+
+def make_request() -> bytes:
+    return greet_pb2.GreetRequest(input="test").SerializeToString()
+
+
+def make_reply(name: str) -> bytes:
+    return greet_pb2.GreetReply(message=f"Got input test server host: {name}").SerializeToString()
+
+
+class Pod:
+    def __init__(self, name: str, port: int, queue: Any) -> None:
+        """Start to serve. Raises RuntimeError where the port cannot be bound."""
+        self._queue = queue
+        self._reply = make_reply(name)
+        self._server = cygrpc.Server(OPTIONS, False)
+        self._server.register_completion_queue(queue)
+        if not self._server.add_http2_port(f"{HOST}:{port}".encode()):
+            raise RuntimeError(f"cannot listen on {HOST}:{port}")
+        self._server.start()
+        for _ in range(WAITING_REQUESTS):
+            self._server.request_call(queue, queue, self._on_request)
+
+    def _on_request(self, event: Event) -> None:
+        self._server.request_call(self._queue, self._queue, self._on_request)
+        if event.call_details.method == METHOD.encode():
+            # The reply waits for the request, as any server's does: a proxy may still be sending it.
+            call = event.call
+            call.start_server_batch((_read(),), lambda _: call.start_server_batch(self._answer(), _ignore))
+        else:
+            _Stream(event.call, self._reply)
+
+    def _answer(self) -> tuple[Any, ...]:
+        return _headers(), _message(self._reply), _ok()
+
+
+class _Stream:
+    """One RPC that answers each message; held alive by the events it waits for."""
+
+    def __init__(self, call: Any, reply: bytes) -> None:
+        self._call, self._reply = call, reply
+        call.start_server_batch((_headers(),), self._read_next)
+
+    def _read_next(self, _: Event) -> None:
+        self._call.start_server_batch((_read(),), self._on_message)
+
+    def _on_message(self, event: Event) -> None:
+        if event.batch_operations[0].message() is None:
+            self._call.start_server_batch((_ok(),), _ignore)
+        else:
+            self._call.start_server_batch((_message(self._reply),), self._read_next)
+
+
+# An operation carries the state of its batch: each batch needs its own.
+
+
+def _read() -> Any:
+    return cygrpc.ReceiveMessageOperation(NO_FLAGS)
+
+
+def _headers() -> Any:
+    return cygrpc.SendInitialMetadataOperation((), NO_FLAGS)
+
+
+def _message(body: bytes) -> Any:
+    return cygrpc.SendMessageOperation(body, NO_FLAGS)
+
+
+def _ok() -> Any:
+    return cygrpc.SendStatusFromServerOperation((), 0, b"", NO_FLAGS)
+
+
+def _ignore(_: Event) -> None:
+    """The RPC is over."""
+
+
+def main(pods: list[str]) -> None:
+    queue = cygrpc.CompletionQueue()
+    serving = [Pod(name, int(port), queue) for name, _, port in (pod.partition(":") for pod in pods)]
+    print(f"{len(serving)} pods", flush=True)
+    poll: Callable[[], Event] = queue.poll
+    while True:
+        event = poll()
+        if event.tag is not None:
+            event.tag(event)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,142 @@
+"""How long a change takes to reach the traffic: a pod that leaves or joins, a saved file.
+
+Calls go through the gateway one after the other all the time; a change counts from before it is made to the end of the
+first RPC whose answer shows it.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import grpc
+
+from bench.backend import METHOD, make_reply, make_request
+from bench.pods import (
+    NAMESPACE,
+    Pod,
+    check_answers,
+    describe_endpoints,
+    describe_mapping,
+    describe_resolver,
+    describe_service,
+    describe_slice,
+    running_pods,
+    write_objects,
+)
+from bench.proxies import Gateway, running_gateway
+from grpcgw.demo import HOST
+from grpcgw.errors import UserError
+from tests.kube_api import KubeApi
+
+SEEN_DEADLINE_S = 5.0
+SETTLING_CALLS = 100
+"""At most so many calls between two changes: a random number, so that they meet every phase of the gateway's timers."""
+
+Ask = Callable[[], str]
+"""Makes one call; returns the name of the pod that answered."""
+
+
+@contextmanager
+def asking(port: int, pods: tuple[Pod, ...]) -> Iterator[Ask]:
+    names = {make_reply(pod.name): pod.name for pod in pods}
+    with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+        call = channel.unary_unary(METHOD)
+        yield lambda: names[call(make_request(), timeout=SEEN_DEADLINE_S)]
+
+
+def wait_for_answers(ask: Ask, shows: Callable[[str, str], bool]) -> float:
+    """Call until two answers in a row show the change; returns when (`time.monotonic`)."""
+    limit_s = time.monotonic() + SEEN_DEADLINE_S
+    before = ask()
+    while time.monotonic() < limit_s:
+        answer = ask()
+        if shows(before, answer):
+            return time.monotonic()
+        before = answer
+    raise UserError(f"a change was not live after {SEEN_DEADLINE_S:.0f} s")
+
+
+def has_moved(name: str, before: str, answer: str) -> bool:
+    return name in (before, answer)
+
+
+def keep_asking(ask: Ask, allowed: set[str]) -> None:
+    """Go on for a random while; only the pods that are there may answer."""
+    for _ in range(random.randint(1, SETTLING_CALLS)):
+        if (answer := ask()) not in allowed:
+            raise UserError(f"{answer} answered after it had left")
+
+
+# ---- pods, announced by an API server
+
+
+@contextmanager
+def cluster_gateway(api: KubeApi) -> Iterator[Gateway]:
+    with tempfile.TemporaryDirectory(prefix="grpcgw-bench-") as folder:
+        kubeconfig = api.kubeconfig(Path(folder) / "kubeconfig")
+        with running_gateway(("--kubernetes", "--kubeconfig", str(kubeconfig))) as gateway:
+            yield gateway
+
+
+def measure_pod_changes(changes: int) -> list[float]:
+    """Milliseconds from the API event to the first RPC that knows, for pods leaving and joining in turn."""
+    with ExitStack() as stack:
+        pods = stack.enter_context(running_pods(2))
+        api = stack.enter_context(KubeApi())
+        for described in (describe_resolver(), describe_mapping("greet", "greet"), describe_service("greet")):
+            api.put(described)
+        for pod in pods:
+            api.put(describe_slice("greet", pod))
+        gateway = stack.enter_context(cluster_gateway(api))
+        check_answers("grpcgw", gateway.port, pods)
+        ask = stack.enter_context(asking(gateway.port, pods))
+        delays_ms: list[float] = []
+        for _ in range(changes // 2):
+            delays_ms += change_twice(api, ask, *pods)
+        check_answers("grpcgw", gateway.port, pods)
+        return delays_ms
+
+
+def change_twice(api: KubeApi, ask: Ask, stays: Pod, moves: Pod) -> list[float]:
+    """`moves` leaves, and joins again."""
+    keep_asking(ask, {stays.name, moves.name})
+    began_s = time.monotonic()
+    api.delete("EndpointSlice", NAMESPACE, f"greet-{moves.name}")
+    left_s = wait_for_answers(ask, lambda before, answer: before == answer == stays.name) - began_s
+    keep_asking(ask, {stays.name})
+    began_s = time.monotonic()
+    api.put(describe_slice("greet", moves))
+    joined_s = wait_for_answers(ask, partial(has_moved, moves.name)) - began_s
+    return [1000 * left_s, 1000 * joined_s]
+
+
+# ---- files
+
+
+def measure_file_changes(changes: int) -> list[float]:
+    """Milliseconds from saving a Mapping that names another service to the first RPC that goes there."""
+    with ExitStack() as stack:
+        pods = stack.enter_context(running_pods(2))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grpcgw-bench-")))
+        for pod in pods:  # a Mapping of its own keeps each service known, whichever the changing one names
+            known = [describe_service(pod.name), describe_endpoints(pod.name, (pod,))]
+            write_objects(folder / f"{pod.name}.yaml", [*known, describe_mapping(pod.name, pod.name, f"/{pod.name}/")])
+        changing = folder / "changing.yaml"
+        write_objects(changing, [describe_resolver(), describe_mapping("greet", pods[0].name)])
+        gateway = stack.enter_context(running_gateway(("--config", str(folder))))
+        ask = stack.enter_context(asking(gateway.port, pods))
+        delays_ms = []
+        for number in range(1, changes + 1):
+            old, new = pods[(number - 1) % 2].name, pods[number % 2].name
+            keep_asking(ask, {old})
+            began_s = time.monotonic()
+            write_objects(changing, [describe_resolver(), describe_mapping("greet", new)])
+            live_s = wait_for_answers(ask, partial(has_moved, new))
+            delays_ms.append(1000 * (live_s - began_s))
+        return delays_ms

@@ -1,0 +1,89 @@
+"""Child processes of the benchmark: pinned to a core, ended however the block is left, and what they used.
+
+The proxy under test has the first core for itself; pods and load share the others, so that they never slow it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from grpcgw.demo import HOST, ROOT, STOP_DEADLINE_S, accepts, clean_environment, wait_until
+from grpcgw.settings import cores
+
+PROXY_CORES = frozenset(cores()[:1])
+OTHER_CORES = frozenset(cores()[1:]) or PROXY_CORES
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+Process = subprocess.Popen[bytes]
+
+
+@contextmanager
+def on_cores(chosen: Iterable[int]) -> Iterator[None]:
+    """Run the block's thread, and what it starts, on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def running(
+    command: Sequence[str], on: Iterable[int] = OTHER_CORES, environment: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    """A child process; silent, except for what it has to say on stderr."""
+    with on_cores(on):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**clean_environment(), **(environment or {})}, stdout=subprocess.DEVNULL
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: Process) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def wait_for_port(port: int, process: Process, what: str) -> None:
+    """Raises UserError where the child ends, or is not there in time."""
+    wait_until(lambda: accepts(port), process, f"{what} on {HOST}:{port}")
+
+
+# ---- what the kernel says of a process
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Processor time of these processes so far, user and system."""
+    return sum(_ticks(pid) for pid in pids) / TICKS_PER_S
+
+
+def _ticks(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def children_of(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as children:
+        return [int(child) for child in children.read().split()]
+
+
+def resident_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as memory:
+        return int(memory.read().split()[1]) * PAGE_BYTES
+
+
+def thread_count(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))

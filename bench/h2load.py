@@ -1,0 +1,79 @@
+"""h2load (Debian: nghttp2-client): runs it, reads its report, and believes it only as far as the report proves.
+
+h2load counts every HTTP 200 as a success, and a gRPC error is a 200 without a body. So the body's bytes are counted.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+from bench.backend import METHOD, make_reply, make_request
+from bench.children import OTHER_CORES, on_cores
+from grpcgw.demo import HOST
+from grpcgw.errors import UserError
+
+FRAME_HEADER_BYTES = 5
+RUN_DEADLINE_S = 120
+_UNIT_US = {"us": 1.0, "ms": 1e3, "s": 1e6}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One report."""
+
+    succeeded: int
+    body_bytes: int
+    rpcs_per_s: float
+    mean_latency_us: float
+    """From the request to the whole answer. With many calls at a time mostly the time they wait for each other."""
+
+
+def parse_report(text: str) -> Load:
+    """Raises UserError where this is no report of h2load."""
+    found = [
+        re.search(pattern, text)
+        for pattern in (
+            r"(\d+) succeeded",
+            r"\((\d+)\) data",
+            r"([\d.]+) req/s",
+            r"time for request:\s+\S+\s+\S+\s+([\d.]+)(us|ms|s)\s",
+        )
+    ]
+    if not all(found):
+        raise UserError(f"not a report of h2load: {text[:200]!r}")
+    succeeded, body_bytes, rate, mean = (match.groups() for match in found if match)
+    return Load(int(succeeded[0]), int(body_bytes[0]), float(rate[0]), float(mean[0]) * _UNIT_US[mean[1]])
+
+
+def make_frame(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def run_h2load(what: str, port: int, requests: int, clients: int, streams: int) -> Load:
+    """`requests` unary RPCs on `clients` connections of `streams` at a time. Raises UserError unless all are answered.
+
+    `what` names the proxy in the error.
+    """
+    with tempfile.NamedTemporaryFile() as body, on_cores(OTHER_CORES):
+        body.write(make_frame(make_request()))
+        body.flush()
+        command = ["h2load", "-n", str(requests), "-c", str(clients), "-m", str(streams), "-d", body.name]
+        command += ["-H", "te: trailers", "-H", "content-type: application/grpc", f"http://{HOST}:{port}{METHOD}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_DEADLINE_S, check=False)
+    load = parse_report(done.stdout)
+    expected = requests * len(make_frame(make_reply("pod-00")))
+    if load.succeeded != requests or load.body_bytes != expected:
+        raise UserError(
+            f"{what}: of {requests} RPCs {load.succeeded} succeeded,"
+            f" with {load.body_bytes} bytes of replies where {expected} were due"
+        )
+    return load
+
+
+def require_h2load() -> None:
+    if shutil.which("h2load") is None:
+        raise UserError("h2load is not installed: run scripts/install-system-packages, or install nghttp2-client")

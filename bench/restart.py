@@ -1,0 +1,115 @@
+"""A rolling restart of all pods of a service under load, as a Deployment does it: no RPC may fail.
+
+The pods are the example's own servers. A new pod is announced once it listens; then, as in Kubernetes, an old one is
+taken from its service and told to end at the same moment, without a pause between.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+
+import examples.greet  # noqa: F401  # puts the generated code on the import path
+from bench.backend import METHOD, make_request
+from bench.changes import cluster_gateway
+from bench.children import running, wait_for_port
+from bench.pods import NAMESPACE, Pod, describe_mapping, describe_resolver, describe_service, describe_slice
+from bench.progress import say
+from greet import greet_pb2
+from grpcgw.demo import HOST, free_port
+from tests.kube_api import KubeApi
+
+PODS = 3
+CALLERS = 8
+CALL_DEADLINE_S = 10.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the callers saw. `failures`: by status and details."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def calls(self) -> int:
+        return self.answers.total() + self.failures.total()
+
+
+def measure_rolling_restart(restarts: int) -> Outcome:
+    """Replace all pods `restarts` times while `CALLERS` call without a pause."""
+    with ExitStack() as stack:
+        api = stack.enter_context(KubeApi())
+        for described in (describe_resolver(), describe_mapping("greet", "greet"), describe_service("greet")):
+            api.put(described)
+        pods: list[ExitStack] = []
+        stack.callback(close_all, pods)
+        for number in range(PODS):
+            pods.append(start_pod(api, f"first-{number}"))
+        gateway = stack.enter_context(cluster_gateway(api))
+        outcome = Outcome()
+        with calling(gateway.port, outcome):
+            for number in range(restarts):
+                say(f"rolling restart {number + 1} of {restarts}, {PODS} pods")
+                for place in range(PODS):
+                    new = start_pod(api, f"restart-{number}-{place}")
+                    old, pods[place] = pods[place], new
+                    old.close()
+        return outcome
+
+
+def close_all(pods: Iterable[ExitStack]) -> None:
+    for pod in pods:
+        pod.close()
+
+
+def start_pod(api: KubeApi, name: str) -> ExitStack:
+    """A pod that listens and is announced; closing it takes it back and ends it."""
+    pod = Pod(name, free_port(0))
+    arguments = ["--address", HOST, "--port", str(pod.port), "--host-name", name]
+    with ExitStack() as stack:
+        process = stack.enter_context(running([sys.executable, "-m", "examples.greet.server", *arguments]))
+        wait_for_port(pod.port, process, name)
+        api.put(describe_slice("greet", pod))
+        stack.callback(api.delete, "EndpointSlice", NAMESPACE, f"greet-{name}")
+        return stack.pop_all()
+
+
+@contextmanager
+def calling(port: int, outcome: Outcome) -> Iterator[None]:
+    stopping = threading.Event()
+    threads = [threading.Thread(target=call_on, args=(port, outcome, stopping)) for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+
+
+def call_on(port: int, outcome: Outcome, stopping: threading.Event) -> None:
+    """One client with a connection of its own, and without retries that would hide a failure."""
+    options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"{HOST}:{port}", options=options) as channel:
+        call = channel.unary_unary(METHOD, response_deserializer=greet_pb2.GreetReply.FromString)
+        while not stopping.is_set():
+            seen, what = ask(call)
+            with outcome.lock:
+                (outcome.answers if seen else outcome.failures)[what] += 1
+
+
+def ask(call: grpc.UnaryUnaryMultiCallable) -> tuple[bool, str]:
+    try:
+        message = call(make_request(), timeout=CALL_DEADLINE_S).message
+    except grpc.RpcError as error:
+        return False, f"{error.code().name}: {error.details()}"
+    return message.startswith("Got input test server host: "), message
