@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grpcgw.config.access_log import (
@@ -184,7 +184,12 @@ def test_a_json_format_of_one_s_own_has_these_fields_alone() -> None:
     }
 
 
-@given(value=st.text(), kind=st.sampled_from(LogType))
+NASTY = st.text(st.sampled_from('"\\\n\r\0\x85\u2028%a') | st.characters())
+
+
+@example(value='"\r\n[forged]', kind=LogType.TEXT)
+@example(value='"\r\n[forged]', kind=LogType.JSON)
+@given(value=NASTY, kind=st.sampled_from(LogType))
 def test_whatever_a_client_sends_a_line_stays_one_line(value: str, kind: LogType) -> None:
     record = replace(
         SERVED, path=value, authority=value, message=value, metadata=(("user-agent", value),), forwarded=()
