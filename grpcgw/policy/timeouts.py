@@ -15,11 +15,13 @@ _STEPS_MS = (
     (100_000, 100),
     (1_000_000, 1_000),
     (10_000_000, 10_000),
-    (100_000_000, 100_000),
+    (60_000_000, 100_000),
     (600_000_000, 600_000),
     (6_000_000_000, 6_000_000),
     (math.inf, 3_600_000),
 )
+_CLOCK_ROUNDING_MS = 2
+"""grpc core counts in whole milliseconds: a deadline is rounded up on its way in, and the time now down."""
 _LARGEST_CUT = 0.01
 _TIMER_SLACK_S = 0.01
 
@@ -36,7 +38,7 @@ def upstream_deadline(deadline_s: float, now_s: float) -> float:
     """The deadline to give to grpc core so that the pod never sees more than is left. In the past: it has passed."""
     left_ms = (deadline_s - now_s) * 1000
     step_ms = next(step for limit, step in _STEPS_MS if left_ms < limit)
-    return now_s + math.floor(left_ms / step_ms) * step_ms / 1000
+    return now_s + (math.floor(left_ms / step_ms) * step_ms - _CLOCK_ROUNDING_MS) / 1000
 
 
 def may_have_passed(deadline_s: float, since_s: float, now_s: float) -> bool:

@@ -51,6 +51,8 @@ _STATES = {
     grpc.ChannelConnectivity.TRANSIENT_FAILURE: PodState.FAILING,
     grpc.ChannelConnectivity.SHUTDOWN: PodState.FAILING,
 }
+_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+"""grpc.aio takes numbers as well, but UNAUTHENTICATED's for one it does not know."""
 _ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError)
 """What grpc.aio raises for reading or writing on an RPC that is over; its status comes another way."""
 
@@ -175,7 +177,7 @@ class _Rpc:
                 await self._context.send_initial_metadata(headers)
             if message is not None:
                 await self._context.write(message)
-        self._context.set_code(status.code)
+        self._context.set_code(_STATUS_CODES.get(status.code, grpc.StatusCode.UNKNOWN))
         self._context.set_details(status.details)
         self._context.set_trailing_metadata(status.trailers)
 

@@ -450,7 +450,7 @@ class Session:
             status.code == Code.DEADLINE_EXCEEDED
             and self._deadline_s is not None
             and not status.trailers
-            and status.details in ("Deadline Exceeded", "")
+            and status.details in ("Deadline Exceeded", "Stream removed (Deadline Exceeded)", "")
             and may_have_passed(self._deadline_s, self._pod_since_s, now_s)
         )
 

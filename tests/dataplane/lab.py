@@ -44,6 +44,7 @@ ENGINES = {"completion-queue": CompletionQueueEngine, "generic-handler": Generic
 DIFFERENCES: dict[str, dict[str, str]] = {
     "completion-queue": {},
     "generic-handler": {
+        "test_metadata_keeps_the_order_of_different_keys": "grpc.aio groups metadata by key",
         "test_authority_is_the_clients": "grpcio's public API neither shows nor sets :authority",
     },
 }

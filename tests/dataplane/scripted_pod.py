@@ -29,7 +29,7 @@ Code = h2.errors.ErrorCodes
 
 
 class Gone(Exception):
-    """The stream was reset by the gateway, or the connection closed. `code`: HTTP/2 error, None for a lost connection."""
+    """The gateway reset the stream, or the connection closed. `code`: HTTP/2 error; None: connection lost."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(code)

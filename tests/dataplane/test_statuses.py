@@ -1,0 +1,242 @@
+"""A pod's status passes untouched; one of the gateway's own is trailers-only and says why and by which Mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from dataplane.lab import Lab, mapping
+from dataplane.pods import Context, Gate
+from dataplane.raw_client import Answer
+from dataplane.scripted_pod import Stream, frame
+
+UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 4, 12, 13, 14
+DETAILS = b"\x08\x05\x12\x03abc\xff\x00"
+
+
+def assert_gateway_made(answer: Answer, status: int, reason: str, *words: str) -> None:
+    assert (answer.status, answer.header("x-grpcgw-reason")) == (status, reason), answer
+    for word in words:
+        assert word in answer.message
+    assert answer.trailers_only, answer
+
+
+# --- the pod's own
+
+
+def text(code: int, message: str) -> str:
+    """What grpc core keeps of a status message: none of an OK."""
+    return message if code else ""
+
+
+@pytest.mark.parametrize("code", range(17))
+def test_status_of_a_pod_passes(lab: Lab, code: int) -> None:
+    def end(stream: Stream) -> None:
+        stream.send_headers()
+        stream.end(code, "so%20it%20is", ("x-trailer", "kept"))
+
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(end))).call("Unary")
+    assert (answer.status, answer.message, answer.header("x-trailer")) == (code, text(code, "so it is"), "kept")
+    assert answer.header("x-grpcgw-reason") is None
+
+
+@pytest.mark.parametrize("code", range(17))
+def test_trailers_only_of_a_pod_stays_trailers_only(lab: Lab, code: int) -> None:
+    """Clients retry on it (gRFC A6): a header block sent ahead would take that from them."""
+    pod = lab.scripted_pod(lambda stream: stream.end_at_once(code, "no%20way", ("x-trailer", "kept")))
+    client = lab.raw_client(lab.gateway(pod))
+    for _ in range(2):
+        answer = client.call("Unary")
+        assert (answer.status, answer.message, answer.header("x-trailer")) == (code, text(code, "no way"), "kept")
+        assert answer.trailers_only
+    assert answer.header("x-grpcgw-reason") is None
+    assert len(pod.streams) == 2, "a pod's status is never retried without configuration"
+
+
+def test_code_that_grpc_does_not_know_is_unknown(lab: Lab) -> None:
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(lambda s: s.end_at_once(42, "odd")))).call("Unary")
+    assert (answer.status, answer.message) == (UNKNOWN, "odd")
+
+
+def test_headers_and_status_without_a_message_stay_two_blocks(lab: Lab) -> None:
+    def end(stream: Stream) -> None:
+        stream.send_headers(("x-header", "here"))
+        stream.end(5, "nothing")
+
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(end))).call("Unary")
+    assert len(answer.blocks) == 2
+    assert ("x-header", "here") in answer.blocks[0]
+    assert (answer.status, answer.message) == (5, "nothing")
+
+
+def test_status_details_and_text_beyond_ascii_pass(lab: Lab) -> None:
+    def refuse(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        context.set_trailing_metadata((("grpc-status-details-bin", DETAILS), ("x-more", "1")))
+        yield b"one"
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "Prüfung 100% ✓ nein\n2nd line")
+
+    channel = lab.channel(lab.gateway(lab.pod(methods={"Refuse": refuse})))
+    call = channel.unary_stream("/test.Pod/Refuse")(b"")
+    assert next(call) == b"one"
+    with pytest.raises(grpc.RpcError):
+        next(call)
+    assert call.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert call.details() == "Prüfung 100% ✓ nein\n2nd line"
+    assert dict(call.trailing_metadata()) == {"grpc-status-details-bin": DETAILS, "x-more": "1"}
+
+
+def test_unknown_method_is_the_pods_to_refuse(lab: Lab) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        lab.channel(lab.gateway(lab.pod())).unary_unary("/test.Pod/Nothing")(b"")
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not refused.value.trailing_metadata()
+
+
+# --- the gateway's own
+
+
+def test_no_mapping_is_unimplemented(lab: Lab) -> None:
+    client = lab.raw_client(lab.gateway(lab.pod(), routes=[mapping("/other.Pod/")]))
+    assert_gateway_made(client.call("Unary"), UNIMPLEMENTED, "no-mapping", "/test.Pod/Unary")
+
+
+def test_no_endpoints_is_unavailable(lab: Lab) -> None:
+    assert_gateway_made(
+        lab.raw_client(lab.gateway()).call("Unary"), UNAVAILABLE, "no-endpoints", "test.default", "pods.test:50051"
+    )
+
+
+def test_unknown_endpoints_are_unavailable(lab: Lab) -> None:
+    client = lab.raw_client(lab.gateway(clusters={}))
+    assert_gateway_made(client.call("Unary"), UNAVAILABLE, "no-endpoints", "test.default", "not known yet")
+
+
+def test_refused_connection_is_unavailable(lab: Lab) -> None:
+    pod = lab.scripted_pod()
+    pod.stop()
+    answer = lab.raw_client(lab.gateway(pod)).call("Unary")
+    assert_gateway_made(answer, UNAVAILABLE, "connect-failed", "test.default", str(pod.endpoint))
+
+
+def reset(code: int) -> Callable[[Stream], None]:
+    def script(stream: Stream) -> None:
+        stream.read_message()
+        stream.reset(code)
+
+    return script
+
+
+def close_connection(stream: Stream) -> None:
+    stream.read_message()
+    stream.connection.close()
+
+
+def garbage(stream: Stream) -> None:
+    stream.read_message()
+    stream.connection.write(b"\x00\x00\x05\x09\x04\x00\x00\x00\x01HELLO HTTP/1.1 teapot\r\n" * 20)
+
+
+def end_without_status(stream: Stream) -> None:
+    stream.send_headers()
+    stream.send_message(b"x")
+    stream.end_without_status()
+
+
+def http_error(stream: Stream) -> None:
+    stream.send_headers(status="503")
+    stream.end_without_status()
+
+
+def broken_message(stream: Stream) -> None:
+    stream.send_headers()
+    stream.send_data(b"\xff" + frame(b"hello")[1:])
+    stream.wait_gone()
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "reason"),
+    [
+        pytest.param(reset(2), INTERNAL, "stream-reset", id="reset with INTERNAL_ERROR"),
+        pytest.param(reset(0), INTERNAL, "stream-reset", id="reset with NO_ERROR"),
+        pytest.param(close_connection, UNAVAILABLE, "connection-lost", id="connection closed"),
+        pytest.param(garbage, None, None, id="garbage"),
+    ],
+)
+def test_pod_that_fails_before_its_headers(
+    lab: Lab, script: Callable[[Stream], None], status: int | None, reason: str | None
+) -> None:
+    """The pod had the RPC: it is never tried again, though another pod is there."""
+    pod, other = lab.scripted_pod(script), lab.scripted_pod(script)
+    answer = lab.raw_client(lab.gateway(pod, other)).call("Unary")
+    assert answer.trailers_only
+    assert "test.default" in answer.message
+    if status is None:
+        assert answer.status in (INTERNAL, UNAVAILABLE)
+        assert answer.header("x-grpcgw-reason") in ("bad-response", "connection-lost")
+    else:
+        assert_gateway_made(answer, status, reason or "")
+    assert len(pod.streams) + len(other.streams) == 1
+
+
+@pytest.mark.parametrize("script", [end_without_status, http_error])
+def test_pod_that_does_not_speak_grpc_is_a_bad_response(lab: Lab, script: Callable[[Stream], None]) -> None:
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(script))).call("Unary")
+    assert answer.header("x-grpcgw-reason") == "bad-response", answer
+    assert answer.status in (INTERNAL, UNAVAILABLE)
+    assert "test.default" in answer.message
+
+
+def test_bytes_that_are_no_message_end_with_the_idle_timeout(lab: Lab) -> None:
+    """grpc core reports neither them nor an end: to the gateway the pod is quiet."""
+    client = lab.raw_client(lab.gateway(lab.scripted_pod(broken_message), routes=[mapping(idle_timeout_ms=150)]))
+    answer = client.call("Unary")
+    assert (answer.status, answer.header("x-grpcgw-reason")) == (DEADLINE_EXCEEDED, "idle-timeout")
+
+
+@pytest.mark.parametrize("failure", [reset(2), close_connection, garbage])
+def test_pod_that_fails_in_the_middle_of_a_stream_ends_it_with_a_status(
+    lab: Lab, failure: Callable[[Stream], None]
+) -> None:
+    """What came before is kept."""
+
+    def fail_later(stream: Stream) -> None:
+        stream.send_headers()
+        stream.send_message(b"one")
+        stream.send_message(b"two")
+        failure(stream)
+
+    channel = lab.channel(lab.gateway(lab.scripted_pod(fail_later)))
+    acknowledged = Gate()
+
+    def requests() -> Iterator[bytes]:
+        acknowledged._open.wait()
+        yield b"now fail"
+
+    call = channel.stream_stream("/test.Pod/Chat")(requests())
+    assert [next(call), next(call)] == [b"one", b"two"]
+    acknowledged.open()
+    with pytest.raises(grpc.RpcError):
+        next(call)
+    assert call.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
+    assert dict(call.trailing_metadata())["x-grpcgw-reason"] in ("stream-reset", "connection-lost", "bad-response")
+
+
+@pytest.mark.parametrize("number", ["banana", "-1", ""])
+def test_pod_status_that_is_no_number_is_a_bad_response(lab: Lab, number: str) -> None:
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(lambda stream: stream.end_at_once(number)))).call("Unary")
+    assert_gateway_made(answer, INTERNAL, "bad-response", "test.default")
+
+
+def test_pod_that_says_unavailable_in_words_of_grpc_core_is_still_the_pods(lab: Lab) -> None:
+    """A pod that is a proxy itself may tell of a connection of its own."""
+
+    def complain(stream: Stream) -> None:
+        stream.send_headers()
+        stream.end(UNAVAILABLE, "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.9:80")
+
+    pod, other = lab.scripted_pod(complain), lab.scripted_pod(complain)
+    answer = lab.raw_client(lab.gateway(pod, other)).call("Unary")
+    assert (answer.status, answer.header("x-grpcgw-reason")) == (UNAVAILABLE, None)
+    assert len(pod.streams) + len(other.streams) == 1
