@@ -58,6 +58,22 @@ def test_an_object_that_only_moved_to_another_line_or_file_is_told_because_probl
     assert found.source.locate() == "b.yaml:7"
 
 
+def test_a_status_alone_is_stored_and_not_told_so_that_writing_one_compiles_nothing() -> None:
+    store = ObjectStore()
+    body = {"metadata": {"resourceVersion": "1"}, "spec": {"prefix": "/"}}
+    store.replace("p", [replace(an_object("x"), body=body)])
+    heard = listened(store)
+
+    written = {**body, "metadata": {"resourceVersion": "2"}, "status": {"state": "Running"}}
+    store.apply("p", replace(an_object("x"), body=written))
+    assert heard == []
+    assert [obj.body for obj in store.objects()] == [written]
+
+    store.apply("p", replace(an_object("x"), body={**written, "spec": {"prefix": "/other/"}}))
+    store.apply("p", replace(an_object("x"), body=body))
+    assert heard == [{"x"}, {"x"}]
+
+
 def test_of_two_partitions_with_one_key_the_first_serves_until_it_drops_it() -> None:
     store = ObjectStore()
     store.replace("first", [an_object("x", 1)])

@@ -22,6 +22,8 @@ from grpcgw import __version__
 from grpcgw.errors import GrpcgwError, UserError
 
 _MAX_REFUSAL_BYTES = 64 * 1024
+_DONE = (200, 201)
+"""A created object comes with 201."""
 
 # The package's own signatures for these carry no types.
 _load_kubeconfig: Callable[..., Awaitable[object]] = config.load_kube_config
@@ -44,7 +46,7 @@ class ApiAway(GrpcgwError):
 
 
 class ApiRefused(GrpcgwError):
-    """The API server answered with an HTTP status other than 200."""
+    """The API server answered with an HTTP status other than success."""
 
     def __init__(self, status: int, message: str, retry_after_s: float = 0.0) -> None:
         super().__init__(f"{status} {message}")
@@ -82,14 +84,16 @@ class KubernetesApi:
         """The JSON object at `path`, read completely within `timeout_s`. Raises ApiAway, ApiRefused."""
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._connect_timeout_s)
         async with self._request(path, query, timeout) as response:
-            text = await response.read()
-        try:
-            document: object = json.loads(text)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise ApiAway(f"{self._configuration.host}{path} did not answer with a JSON object: is it an API server?")
-        return document
+            return await self._read_object(path, response)
+
+    async def write(self, method: str, path: str, body: Mapping[str, object], timeout_s: float) -> dict[str, object]:
+        """POST (create), PUT (replace) or PATCH (merge, RFC 7386) `body`; returns the object as it is then.
+
+        Raises ApiAway, also where it is not known whether the server did it, and ApiRefused.
+        """
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._connect_timeout_s)
+        async with self._request(path, {}, timeout, method, body) as response:
+            return await self._read_object(path, response)
 
     @asynccontextmanager
     async def stream(
@@ -104,14 +108,29 @@ class KubernetesApi:
         async with self._request(path, query, timeout) as response:
             yield response.content.iter_any()
 
+    async def _read_object(self, path: str, response: aiohttp.ClientResponse) -> dict[str, object]:
+        text = await response.read()
+        try:
+            document: object = json.loads(text)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise ApiAway(f"{self._configuration.host}{path} did not answer with a JSON object: is it an API server?")
+        return document
+
     @asynccontextmanager
     async def _request(
-        self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+        self,
+        path: str,
+        query: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        method: str = "GET",
+        body: Mapping[str, object] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            response = await self._send(path, query, timeout)
+            response = await self._send(path, query, timeout, method, body)
             try:
-                if response.status != 200:
+                if response.status not in _DONE:
                     raise await _read_refusal(response)
                 yield response
             finally:
@@ -123,15 +142,26 @@ class KubernetesApi:
             raise ApiAway(f"{self._configuration.host}: {error or type(error).__name__}") from error
 
     async def _send(
-        self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+        self,
+        path: str,
+        query: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        method: str,
+        body: Mapping[str, object] | None,
     ) -> aiohttp.ClientResponse:
         if self._client is None:
             raise RuntimeError("connect() comes before the first request")
         token = self._configuration.api_key.get("BearerToken")
-        method, url, headers, _, _ = await self._client.param_serialize(
-            "GET", path, query_params=list(query.items()), auth_settings=["BearerToken"]
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        method, url, headers, sent, _ = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params={} if body is None else {"Content-Type": kind},
+            body=None if body is None else dict(body),
+            auth_settings=["BearerToken"],
         )
-        answer = await self._client.call_api(method, url, headers, _request_timeout=timeout)
+        answer = await self._client.call_api(method, url, headers, sent, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
         if response.status == 401:
             await self._renew(token)

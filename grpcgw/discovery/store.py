@@ -5,7 +5,7 @@ Lives in the control process's event loop and is not thread-safe. It gives objec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
@@ -115,15 +115,30 @@ class ObjectStore:
         else:
             self._objects[key] = after
             self._by_kind.setdefault(key.kind, {})[key] = after
-        return before != after or _has_moved(before, after)
+        return _is_news(before, after)
 
     def _notify(self, changed: frozenset[ObjectKey]) -> None:
         for listener in tuple(self._listeners):
             listener(changed)
 
 
-def _has_moved(before: KubeObject | None, after: KubeObject | None) -> bool:
-    """Same object at other lines or in another file: told as a change, since problems name those lines."""
+def _is_news(before: KubeObject | None, after: KubeObject | None) -> bool:
+    """Whether subscribers are to be told: also of the same object at other lines or in another file, since problems
+    name those, but not of a status alone, which has no meaning for anyone but who writes it."""
     if before is None or after is None or before is after:
-        return False
-    return before.source.origin != after.source.origin or before.source.lines != after.source.lines
+        return before is not after
+    return (
+        before.source.origin != after.source.origin
+        or before.source.lines != after.source.lines
+        or before.api_version != after.api_version
+        or _without_status(before.body) != _without_status(after.body)
+    )
+
+
+def _without_status(body: Mapping[str, object]) -> dict[str, object]:
+    """The object without what changes with each write of its status."""
+    rest = {name: value for name, value in body.items() if name != "status"}
+    metadata = rest.get("metadata")
+    if isinstance(metadata, Mapping):
+        rest["metadata"] = {name: value for name, value in metadata.items() if name != "resourceVersion"}
+    return rest
