@@ -105,6 +105,7 @@ class FakeAttempt:
 
     def read(self) -> None:
         assert not self.reading, "two reads from the pod at a time"
+        assert self.status_due, "a read from a try that is over"
         self._rpc.asked.append(READ_POD)
         if self._rpc.nothing_left_to_read:
             self._rpc.session.on_no_more_replies()

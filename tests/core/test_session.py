@@ -236,19 +236,27 @@ def test_a_method_is_taken_for_unary_until_it_streams() -> None:
     assert shape(gateway) == (False, False)
 
 
-def test_a_second_message_shows_a_stream_on_either_side() -> None:
+def test_a_second_request_shows_a_stream() -> None:
     gateway = Gateway()
     rpc = Rpc(gateway)
     rpc.starts()
     rpc.client_sends(b"1")
     rpc.client_sends(b"2")
     assert shape(gateway) == (False, True)
-    gateway.counters.of(LABEL, METHOD).one_reply = True
-    rpc = streaming(gateway)
-    gateway.counters.of(LABEL, METHOD).one_reply = True
+
+
+def test_a_second_reply_shows_a_stream() -> None:
+    gateway = Gateway()
+    rpc = Rpc(gateway)
+    rpc.is_sent_unary()
+    rpc.pod_headers(*POD_HEADERS)
+    rpc.join_expires()
+    rpc.client_takes()
     rpc.pod_replies(b"1")
-    rpc.join_expires() if rpc.call.joining else None
-    assert shape(gateway)[0] is False
+    rpc.client_takes()
+    assert shape(gateway) == (True, True)
+    rpc.pod_replies(b"2")
+    assert shape(gateway) == (True, False)
 
 
 def test_a_stream_waits_for_nothing() -> None:
@@ -347,6 +355,13 @@ def test_a_held_reply_is_not_lost_when_the_status_comes_while_headers_are_writte
     assert rpc.pod_ends() == []
     assert rpc.client_takes() == [Send(None, b"one")]
     assert rpc.client_takes() == [Finish(OK, None, None)]
+
+
+def test_a_reply_of_a_stream_that_is_reported_before_its_headers_follows_them() -> None:
+    rpc = Rpc(learned_stream(Gateway()))
+    rpc.starts()
+    assert rpc.pod_replies(b"one") == []
+    assert rpc.pod_headers(*POD_HEADERS) == [Send(POD_HEADERS, b"one")]
 
 
 def test_a_read_that_finds_the_try_over_waits_for_the_status_only() -> None:
@@ -488,6 +503,15 @@ def test_a_try_that_never_reached_its_pod_is_repeated_once_on_another(failure: S
     assert rpc.is_answered_unary()[-1:] == [Finish(OK, POD_HEADERS, b"yo")]
     assert rpc.gateway.counters.retries == 1
     assert_over(rpc, Code.OK)
+
+
+def test_the_second_try_is_the_same_request() -> None:
+    rpc = Rpc(Gateway(pods=2), metadata=(("k", "v"),), deadline_s=9.0)
+    (first,) = rpc.is_sent_unary()[-1:]
+    (second,) = rpc.try_fails(CONNECT_FAILED)
+    assert isinstance(first, Open)
+    assert isinstance(second, Open)
+    assert (second.metadata, second.deadline_s, second.path) == (first.metadata, first.deadline_s, first.path)
 
 
 def test_there_is_no_third_try() -> None:
@@ -723,13 +747,21 @@ def test_a_quiet_rpc_is_ended_and_its_pod_told() -> None:
     assert "idle_timeout_ms 500" in ended_with([finish]).details
 
 
-@pytest.mark.parametrize("event", ["client_sends", "pod_replies"])
-def test_a_message_either_way_keeps_an_rpc_from_being_quiet(event: str) -> None:
+@pytest.mark.parametrize("arrives", ["client_sends", "pod_replies"])
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_message_that_comes_or_goes_keeps_an_rpc_from_being_quiet(arrives: str, taken: bool) -> None:
     rpc = streaming(Gateway(idle_timeout_ms=500))
     rpc.now_s = 0.4
-    getattr(rpc, event)(b"one")
+    getattr(rpc, arrives)(b"one")
     rpc.now_s = 0.8
     assert rpc.sweep() == []
+    if taken:
+        rpc.pod_takes() if arrives == "client_sends" else rpc.client_takes()
+        rpc.now_s = 1.2
+        assert rpc.sweep() == []
+    else:
+        rpc.now_s = 0.9
+        assert reason_of(rpc.sweep()) == "idle-timeout"
 
 
 def test_a_client_that_stopped_reading_is_quiet_too() -> None:
