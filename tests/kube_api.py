@@ -12,7 +12,9 @@ returns, and may be used while the server is down (`stop`), as if others had rea
 Emulated, as a real server does it: resourceVersions, pages (`limit`, `continue`), watches from a resourceVersion,
 bookmarks, `timeoutSeconds`, the field selector `type=`, namespaced and cluster-wide paths, discovery, 410 for forgotten
 versions, built-in kinds without `kind` in lists, the same custom object under every served version (no conversion).
-Not emulated: writing over HTTP, TLS, label selectors; authentication is one bearer `token`, where set.
+Over HTTP it takes what grpcgw writes: a merge patch of a custom object's status, Events, and Leases (get, create,
+replace); each with the conflicts a real server has (409 for a stale resourceVersion or a taken name).
+Not emulated: TLS, label selectors, other writes; authentication is one bearer `token`, where set.
 
 Bad days: `refuse`, `compact`, `stop`/`start`, `uninstall`/`install`, `send_raw`, `drop_connections`, and the
 attributes `hang_lists`, `silent_watches`, `close_watches_after_s`, `bookmark_interval_s`, `compact_between_pages`.
@@ -69,8 +71,15 @@ BUILT_IN_KINDS = (
 )
 
 
+WRITTEN_KINDS = (
+    Kind("Event", "events", "events.k8s.io", ("v1",)),
+    Kind("Lease", "leases", "coordination.k8s.io", ("v1",)),
+)
+
+
 class Request(NamedTuple):
-    """One request as it came in: `verb` is list, watch or discover; `kind` is empty for discovery."""
+    """One request as it came in: `verb` is list, watch, discover, get, create, update or patch (of a status); `kind` is
+    empty for discovery."""
 
     verb: str
     kind: str
@@ -104,7 +113,7 @@ class _Watcher:
 class KubeApi:
     """See the module's docstring. `port` 0 lets the system choose; it stays the same over `stop` and `start`."""
 
-    def __init__(self, port: int = 0, kinds: Sequence[Kind] = CUSTOM_KINDS + BUILT_IN_KINDS) -> None:
+    def __init__(self, port: int = 0, kinds: Sequence[Kind] = CUSTOM_KINDS + BUILT_IN_KINDS + WRITTEN_KINDS) -> None:
         self.port = port
         self.requests: list[Request] = []
         """Every request ever received, oldest first."""
@@ -187,6 +196,14 @@ class KubeApi:
         """Raises KeyError if there is no such object."""
         self._do(lambda: self._delete(kind, namespace, name))
 
+    def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        """A copy of an object as it is now."""
+        return self._do(lambda: copy.deepcopy(self._objects.get((kind, namespace, name))))
+
+    def all(self, kind: str) -> list[Body]:
+        """Copies of all objects of `kind`, in the order they were made."""
+        return self._do(lambda: [copy.deepcopy(body) for key, body in self._objects.items() if key[0] == kind])
+
     def versions(self, kind: str) -> dict[str, str]:
         """The resourceVersion of each object of `kind`, by name."""
         objects = self._do(lambda: dict(self._objects))
@@ -195,7 +212,7 @@ class KubeApi:
     # ---- bad days
 
     def refuse(self, status: int, kind: str = "*", verb: str = "*", retry_after_s: int | None = None) -> None:
-        """Answer `status` to list, watch and discover (or the one in `verb`) of `kind`, until `accept`."""
+        """Answer `status` to every verb (or the one in `verb`) of `kind`, until `accept`."""
         self._do(lambda: self._refusals.__setitem__((kind, verb), (status, retry_after_s)))
 
     def accept(self) -> None:
@@ -241,18 +258,23 @@ class KubeApi:
     def _do(self, action: Callable[[], T]) -> T:
         async def run() -> T:
             result = action()
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._wake()
             return result
 
         future: Future[T] = asyncio.run_coroutine_threadsafe(run(), self._loop)
         return future.result(10)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _start(self) -> None:
         if self._runner is not None:
             return
         application = web.Application()
         application.router.add_get("/{path:.*}", self._serve)
+        for method in ("POST", "PUT", "PATCH"):
+            application.router.add_route(method, "/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, shutdown_timeout=0.01, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -296,7 +318,9 @@ class KubeApi:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         path, query = request.path.rstrip("/"), dict(request.query)
         kind, version, namespace = self._resource_at(path)
-        verb = "discover" if kind is None else "watch" if query.get("watch") in ("1", "true") else "list"
+        if kind is None and (found := self._object_at(path)) is not None:
+            kind, version, namespace = found[0], found[1], found[2]
+        verb = self._verb(request, kind, path, query)
         name = kind.name if kind else ""
         self.requests.append(Request(verb, name, namespace, path, query, time.monotonic()))
         if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
@@ -307,6 +331,11 @@ class KubeApi:
                 return _refusal(status, "made to fail", retry_after_s)
         if kind is None:
             return self._discover(path)
+        if verb in ("get", "create", "update", "patch"):
+            body = await request.json() if request.can_read_body else {}
+            return self._serve_object(
+                verb, kind, version, namespace, path.removesuffix("/status").rpartition("/")[2], body
+            )
         if verb == "list":
             return await self._list(kind, version, namespace, query)
         return await self._watch(kind, version, namespace, query, request)
@@ -319,6 +348,47 @@ class KubeApi:
                 if path.startswith(base + "/") and rest[-1] == kind.plural and len(rest) in (1, 3):
                     return kind, base.rpartition("/")[2], rest[1] if len(rest) == 3 else ""
         return None, "", ""
+
+    def _object_at(self, path: str) -> tuple[Kind, str, str] | None:
+        """Kind, version and namespace of `…/namespaces/<namespace>/<plural>/<name>[/status]`."""
+        parent = path.removesuffix("/status").rpartition("/")[0]
+        kind, version, namespace = self._resource_at(parent)
+        return (kind, version, namespace) if kind is not None and namespace else None
+
+    def _verb(self, request: web.Request, kind: Kind | None, path: str, query: dict[str, str]) -> str:
+        if kind is None:
+            return "discover"
+        if request.method != "GET":
+            return {"POST": "create", "PUT": "update", "PATCH": "patch"}[request.method]
+        if not path.endswith(f"/{kind.plural}"):
+            return "get"
+        return "watch" if query.get("watch") in ("1", "true") else "list"
+
+    def _serve_object(self, verb: str, kind: Kind, version: str, namespace: str, name: str, body: Body) -> web.Response:
+        if verb == "create":
+            name = body["metadata"]["name"]
+        known = self._objects.get((kind.name, namespace, name))
+        if verb == "create" and known is not None:
+            return _refusal(409, f"{kind.plural} {name!r} already exists")
+        if verb != "create" and known is None:
+            return _refusal(404, f"{kind.plural} {name!r} not found")
+        expected = body.get("metadata", {}).get("resourceVersion")
+        if known is not None and verb != "get" and expected not in (None, known["metadata"]["resourceVersion"]):
+            return _refusal(409, f"{kind.plural} {name!r}: the object has been modified")
+        if verb == "patch":
+            assert known is not None
+            written = {**copy.deepcopy(known), "status": _merge(known.get("status", {}), body.get("status", {}))}
+            if written == known:
+                return web.json_response(_as_watched(known, kind, version))
+            body = written
+        if verb != "get":
+            body["kind"] = kind.name
+            self._put(body)
+            self._wake()
+        return web.json_response(
+            _as_watched(self._objects[kind.name, namespace, name], kind, version),
+            status=201 if verb == "create" else 200,
+        )
 
     def _discover(self, path: str) -> web.Response:
         groups: dict[str, set[str]] = {}
@@ -430,6 +500,11 @@ def _selector(kind: str, namespace: str, query: dict[str, str]) -> Callable[[Bod
         and namespace in ("", body["metadata"]["namespace"])
         and (not field or body.get(field) == value)
     )
+
+
+def _merge(target: Body, patch: Body) -> Body:
+    """RFC 7386, for a flat object."""
+    return {name: value for name, value in {**target, **patch}.items() if value is not None}
 
 
 def _api_version(kind: Kind, version: str) -> str:
