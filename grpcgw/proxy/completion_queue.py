@@ -39,7 +39,7 @@ from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.metadata import Peer, parse_peer
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.session import Attempt, Opening, Request
-from grpcgw.proxy.status import Metadata, Status
+from grpcgw.proxy.status import POD_LEFT, Metadata, Status
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
 
@@ -131,7 +131,7 @@ class _PodConnection:
             except Exception:  # the thread serves every RPC on this pod: nothing one of them does may end it
                 log.exception("defect: an event of a pod could not be handled")
         # Despite its name this is the close that cancels running calls and takes their events in this thread.
-        self._channel.close_on_fork(UNAVAILABLE, "Stream removed (Socket closed: the pod left, its drain time is over)")
+        self._channel.close_on_fork(UNAVAILABLE, POD_LEFT)
 
 
 def _ignore(event: Event) -> None:
@@ -344,7 +344,7 @@ class CompletionQueueEngine:
         check_fit()
         self._options = options
         self._channel_arguments = tuple(channel_arguments(options.max_metadata_bytes, f"grpcgw/{__version__}"))
-        self.serving = Serving(self._connect, seed, drain_time_s)
+        self.serving = Serving(self._connect, seed, drain_time_s, options.max_metadata_bytes)
         self.joining: dict[_Rpc, float] = {}
         self._active: set[_Rpc] = set()
         self._peers: dict[bytes, Peer] = {}

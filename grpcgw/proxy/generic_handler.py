@@ -34,7 +34,7 @@ from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.metadata import parse_peer
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.session import Attempt, Opening, Request
-from grpcgw.proxy.status import Metadata, Reason, Status, core_reason
+from grpcgw.proxy.status import POD_LEFT, Code, Metadata, Reason, Status, core_reason
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Connection, Pod
 
@@ -63,6 +63,7 @@ class _PodConnection:
     def __init__(self, engine: GenericHandlerEngine, address: str) -> None:
         self._engine, self._address = engine, address
         self._channel: grpc.aio.Channel | None = None
+        self.closed = False
 
     def channel(self) -> grpc.aio.Channel:
         if self._channel is None:
@@ -73,6 +74,7 @@ class _PodConnection:
         return _STATES[self.channel().get_state(try_to_connect=True)]
 
     def close(self) -> None:
+        self.closed = True
         if self._channel is not None:
             self._engine.spawn(self._channel.close(None))
 
@@ -80,8 +82,8 @@ class _PodConnection:
 class _Attempt:
     """One try on one pod."""
 
-    def __init__(self, rpc: _Rpc, call: Any) -> None:
-        self._rpc, self._call = rpc, call
+    def __init__(self, rpc: _Rpc, call: Any, connection: _PodConnection) -> None:
+        self._rpc, self._call, self._connection = rpc, call, connection
 
     def begin(self, first: Opening) -> None:
         self._rpc.spawn(self._send(first.message, first.half_close))
@@ -136,6 +138,8 @@ class _Attempt:
 
     async def _status(self) -> Status:
         code = await self._call.code()
+        if code is grpc.StatusCode.CANCELLED and self._connection.closed:
+            return Status(Code.UNAVAILABLE, POD_LEFT)
         return Status(
             code.value[0], await self._call.details() or "", tuple(await self._call.trailing_metadata() or ())
         )
@@ -247,7 +251,7 @@ class _Rpc:
             call = connection.channel().stream_stream(path)(metadata=metadata, timeout=timeout_s)
         except grpc.aio.UsageError as closed:
             raise ConnectionError(str(closed)) from closed
-        self.attempt = attempt = _Attempt(self, call)
+        self.attempt = attempt = _Attempt(self, call, connection)
         attempt.begin(first)
         return attempt
 
@@ -271,7 +275,7 @@ class GenericHandlerEngine:
     def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
         self._options = options
         self.channel_arguments = channel_arguments(options.max_metadata_bytes, f"grpcgw/{__version__}")
-        self.serving = Serving(self._connect, seed, drain_time_s)
+        self.serving = Serving(self._connect, seed, drain_time_s, options.max_metadata_bytes)
         self._active: set[_Rpc] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NO_MAPPING = "no-mapping"
     NO_ENDPOINTS = "no-endpoints"
     UNROUTED_SHARE = "unrouted-share"
+    METADATA_TOO_LARGE = "metadata-too-large"
     CONNECT_FAILED = "connect-failed"
     STREAM_REFUSED = "stream-refused"
     CONNECTION_LOST = "connection-lost"
@@ -53,8 +54,12 @@ class Reason(StrEnum):
 
 REASON_KEY = "x-grpcgw-reason"
 
+POD_LEFT = "Socket closed: the pod left, its drain time is over"
+"""What an engine says to the RPCs of a connection that it closes itself; known to `core_reason` as any lost one."""
+
 _CODES = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
+    Reason.METADATA_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
     Reason.TIMEOUT: Code.DEADLINE_EXCEEDED,
     Reason.IDLE_TIMEOUT: Code.DEADLINE_EXCEEDED,
     Reason.CLIENT_DEADLINE: Code.DEADLINE_EXCEEDED,

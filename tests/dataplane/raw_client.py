@@ -68,6 +68,7 @@ class RawClient:
             client=True, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: initial_window}
         )
         self.h2.initiate_connection()
+        self.h2.increment_flow_control_window(1 << 30)  # of the connection: only the streams' windows bound anything
         self.flush()
 
     def __enter__(self) -> RawClient:
@@ -104,7 +105,9 @@ class RawClient:
         ]
         self.h2.send_headers(stream, headers)
         for message in messages:
-            self.h2.send_data(stream, frame(message))
+            data = frame(message)
+            for start in range(0, len(data), 16_384):
+                self.h2.send_data(stream, data[start : start + 16_384])
         if end:
             self.h2.end_stream(stream)
         self.flush()

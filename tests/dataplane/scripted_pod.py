@@ -69,6 +69,10 @@ class Stream:
                 raise data
             self._received += data
 
+    def read_all(self) -> list[bytes]:
+        """Every message up to the half-close."""
+        return list(iter(self.read_message, None))
+
     def wait_gone(self) -> int | None:
         """Wait until the gateway resets the stream (the code) or the connection is lost (None)."""
         assert self.gone.wait(PATIENCE_S), "the stream was never ended by the gateway"
@@ -110,6 +114,16 @@ def _trailers(status: int | str, message: str, extra: tuple[Header, ...]) -> lis
 
 
 Script = Callable[[Stream], None]
+
+
+def refusing(status: int | str, message: str = "", *extra: Header) -> Script:
+    """A pod that hears an RPC out and answers trailers-only."""
+
+    def script(stream: Stream) -> None:
+        stream.read_all()
+        stream.end_at_once(status, message, *extra)
+
+    return script
 
 
 class Connection:

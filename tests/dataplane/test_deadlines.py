@@ -11,7 +11,7 @@ import pytest
 
 from dataplane.lab import Lab, mapping
 from dataplane.pods import Context, Gate
-from dataplane.scripted_pod import Stream
+from dataplane.scripted_pod import Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually
 
 UNIT_MS = {"n": 1e-6, "u": 1e-3, "m": 1, "S": 1_000, "M": 60_000, "H": 3_600_000}
@@ -111,7 +111,7 @@ def test_client_deadline_ends_the_rpc_on_both_sides(lab: Lab) -> None:
 
 
 def test_pods_own_deadline_exceeded_passes(lab: Lab) -> None:
-    pod = lab.scripted_pod(lambda stream: stream.end_at_once(4, "my database is slow"))
+    pod = lab.scripted_pod(refusing(4, "my database is slow"))
     answer = lab.raw_client(lab.gateway(pod)).call("Unary", ("grpc-timeout", "60S"))
     assert (answer.status, answer.message, answer.header("x-grpcgw-reason")) == (4, "my database is slow", None)
 

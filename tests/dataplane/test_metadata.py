@@ -39,8 +39,7 @@ def by_key(metadata: Pairs) -> dict[str, list[str | bytes]]:
 
 
 def answer_ok(stream: Stream) -> None:
-    while stream.read_message() is not None:
-        pass
+    stream.read_all()
     stream.send_headers()
     stream.send_message(b"ok")
     stream.end()

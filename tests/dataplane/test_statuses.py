@@ -10,7 +10,7 @@ import pytest
 from dataplane.lab import Lab, mapping
 from dataplane.pods import Context, Gate
 from dataplane.raw_client import Answer
-from dataplane.scripted_pod import Stream, frame
+from dataplane.scripted_pod import Stream, frame, refusing
 
 UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 4, 12, 13, 14
 DETAILS = b"\x08\x05\x12\x03abc\xff\x00"
@@ -45,7 +45,7 @@ def test_status_of_a_pod_passes(lab: Lab, code: int) -> None:
 @pytest.mark.parametrize("code", range(17))
 def test_trailers_only_of_a_pod_stays_trailers_only(lab: Lab, code: int) -> None:
     """Clients retry on it (gRFC A6): a header block sent ahead would take that from them."""
-    pod = lab.scripted_pod(lambda stream: stream.end_at_once(code, "no%20way", ("x-trailer", "kept")))
+    pod = lab.scripted_pod(refusing(code, "no%20way", ("x-trailer", "kept")))
     client = lab.raw_client(lab.gateway(pod))
     for _ in range(2):
         answer = client.call("Unary")
@@ -56,7 +56,7 @@ def test_trailers_only_of_a_pod_stays_trailers_only(lab: Lab, code: int) -> None
 
 
 def test_code_that_grpc_does_not_know_is_unknown(lab: Lab) -> None:
-    answer = lab.raw_client(lab.gateway(lab.scripted_pod(lambda s: s.end_at_once(42, "odd")))).call("Unary")
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(refusing(42, "odd")))).call("Unary")
     assert (answer.status, answer.message) == (UNKNOWN, "odd")
 
 
@@ -225,7 +225,7 @@ def test_pod_that_fails_in_the_middle_of_a_stream_ends_it_with_a_status(
 
 @pytest.mark.parametrize("number", ["banana", "-1", ""])
 def test_pod_status_that_is_no_number_is_a_bad_response(lab: Lab, number: str) -> None:
-    answer = lab.raw_client(lab.gateway(lab.scripted_pod(lambda stream: stream.end_at_once(number)))).call("Unary")
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(refusing(number)))).call("Unary")
     assert_gateway_made(answer, INTERNAL, "bad-response", "test.default")
 
 

@@ -1,0 +1,162 @@
+"""Whoever gives up, the other side learns it at once, for every kind of RPC and in every phase."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import grpc
+import grpc.aio
+import pytest
+
+from dataplane.lab import CLIENT_ARGUMENTS, Lab
+from dataplane.pods import Context, Gate
+from dataplane.scripted_pod import Stream, refusing
+from dataplane.waiting import PATIENCE_S, eventually
+
+CANCEL = 8
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+def test_cancel_of_the_client_reaches_the_pod(lab: Lab, kind: str) -> None:
+    gate = Gate()
+
+    def hold(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        next(requests)
+        gate.hold(context)
+        return iter(())
+
+    channel = lab.channel(lab.gateway(lab.pod(methods={"Hold": hold})))
+    silence = threading.Event()
+    lab.defer(silence.set)
+
+    def requests() -> Iterator[bytes]:
+        yield b"first"
+        silence.wait(PATIENCE_S)
+
+    start = getattr(channel, kind)("/test.Pod/Hold")
+    begin = start.future if kind.endswith("_unary") else start
+    call = begin(requests() if kind.startswith("stream") else b"first")
+    assert gate.reached.wait(PATIENCE_S)
+    call.cancel()
+    assert gate.cancelled.wait(PATIENCE_S)
+
+
+def test_cancel_in_the_middle_of_a_conversation_reaches_the_pod(lab: Lab) -> None:
+    gate = Gate()
+
+    def talk(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        context.add_callback(gate.cancelled.set)
+        yield from requests
+
+    channel = lab.channel(lab.gateway(lab.pod(methods={"Talk": talk})))
+    silence = threading.Event()
+    lab.defer(silence.set)
+
+    def requests() -> Iterator[bytes]:
+        yield b"one"
+        yield b"two"
+        silence.wait(PATIENCE_S)
+
+    call = channel.stream_stream("/test.Pod/Talk")(requests())
+    assert [next(call), next(call)] == [b"one", b"two"]
+    call.cancel()
+    assert gate.cancelled.wait(PATIENCE_S)
+
+
+def test_cancel_reaches_the_pod_as_a_reset_with_cancel(lab: Lab) -> None:
+    pod = lab.scripted_pod()
+    client = lab.raw_client(lab.gateway(pod))
+    stream = client.request("Unary")
+    eventually(lambda: pod.streams)
+    client.cancel(stream)
+    assert pod.streams[0].wait_gone() == CANCEL
+
+
+def test_cancel_before_anything_was_sent_to_a_pod_leaves_nothing(lab: Lab) -> None:
+    pod = lab.scripted_pod()
+    gateway = lab.gateway(pod)
+    client = lab.raw_client(gateway)
+    for _ in range(50):
+        client.cancel(client.request("Join", messages=(), end=False))
+    eventually(lambda: sum(gateway.codes("Join").values()) == 50)
+    eventually(lambda: not gateway.pod_in_flight())
+    assert set(gateway.codes("Join")) == {1}
+
+
+def test_client_that_disappears_is_a_cancel_to_the_pod(lab: Lab) -> None:
+    pod = lab.scripted_pod()
+    gateway = lab.gateway(pod)
+    client = lab.raw_client(gateway)
+    client.request("Unary")
+    client.request("Chat", messages=(b"x",), end=False)
+    eventually(lambda: len(pod.streams) == 2)
+    client.close()
+    assert [stream.wait_gone() for stream in pod.streams] == [CANCEL, CANCEL]
+
+
+def test_client_that_disappears_while_the_pod_pours_is_a_cancel_to_the_pod(lab: Lab) -> None:
+    def pour(stream: Stream) -> None:
+        stream.send_headers()
+        while True:
+            stream.send_message(bytes(1000))
+
+    pod = lab.scripted_pod(pour)
+    client = lab.raw_client(lab.gateway(pod))
+    stream = client.request("Pour")
+    while not client.answers[stream].data:
+        assert client.receive()
+    client.close()
+    assert pod.streams[0].wait_gone() == CANCEL
+
+
+def test_pods_own_cancelled_passes_as_its_status(lab: Lab) -> None:
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(refusing(1, "changed my mind")))).call("Unary")
+    assert (answer.status, answer.message, answer.header("x-grpcgw-reason")) == (1, "changed my mind", None)
+
+
+def test_clients_that_cancel_all_the_time_disturb_nobody(lab: Lab) -> None:
+    gate = Gate()
+    lab.defer(gate.open)
+
+    def hold(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        while context.is_active() and not gate.cancelled.wait(0.01):
+            pass
+        return iter(())
+
+    gateway = lab.gateway(lab.pod("a", methods={"Hold": hold}))
+    lab.defer(gate.cancelled.set)
+    restless, calm = lab.channel(gateway), lab.channel(gateway).unary_unary("/test.Pod/Unary")
+    for number in range(100):
+        call = restless.unary_unary("/test.Pod/Hold").future(b"")
+        assert calm(b"%d" % number) == b"a:%d" % number
+        call.cancel()
+
+
+def test_asyncio_client_cancels_and_converses(lab: Lab) -> None:
+    gate = Gate()
+
+    def hold(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        gate.hold(context)
+        return iter(())
+
+    gateway = lab.gateway(lab.pod(methods={"Hold": hold}))
+
+    async def run() -> list[bytes]:
+        async with grpc.aio.insecure_channel(gateway.address, CLIENT_ARGUMENTS) as channel:
+            held = channel.unary_unary("/test.Pod/Hold")(b"")
+            await asyncio.to_thread(gate.reached.wait, PATIENCE_S)
+            held.cancel()
+            await asyncio.to_thread(gate.cancelled.wait, PATIENCE_S)
+            talk = channel.stream_stream("/test.Pod/Chat")()
+            replies = []
+            for number in range(5):
+                await talk.write(b"%d" % number)
+                replies.append(await talk.read())
+            await talk.done_writing()
+            assert await talk.read() is grpc.aio.EOF
+            return replies
+
+    assert asyncio.run(run()) == [b"0", b"1", b"2", b"3", b"4"]
+    assert gate.cancelled.is_set()
