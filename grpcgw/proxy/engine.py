@@ -15,6 +15,9 @@ from grpcgw.proxy.serving import Serving
 JOIN_WINDOW_S = 0.005
 """How long a session waits for what usually comes along (see `session`)."""
 
+CLIENT_WINDOW_BYTES = 262_144
+"""What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
+
 CONNECT_TIMEOUT_MS = 3_000
 """As Ambassador's `connect_timeout_ms` default."""
 
@@ -73,7 +76,7 @@ class Engine(Protocol):
 
 
 def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
-    """grpc core's arguments for the listening side; the reasons of each limit are in docs/data-plane.md."""
+    """grpc core's arguments for the listening side; the reasons of each limit are in docs/hardening.md."""
     return [
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", -1),
@@ -83,7 +86,14 @@ def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", options.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", options.max_metadata_bytes),
+        # Core holds back the answer to a request it rejects, and meanwhile keeps all that the request brought.
+        ("grpc.http.tarpit", 0),
         ("grpc.server_handshake_timeout_ms", 10_000),
+        # Until a client acknowledges the settings, core holds it to none of them.
+        ("grpc.http2.settings_timeout", 10_000),
+        # The probe lets a stream's window grow by megabytes, and so what a slow reader makes the gateway keep.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", CLIENT_WINDOW_BYTES),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
@@ -96,6 +106,7 @@ def channel_arguments(max_metadata_bytes: int, user_agent: str) -> list[tuple[st
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", max_metadata_bytes),
+        ("grpc.http2.bdp_probe", 0),  # as for clients; pods are near, the usual window of 64 KiB is enough
         # With a header table core repeats an earlier RPC's timeout that is up to 3 % longer, to save bytes.
         ("grpc.http2.hpack_table_size.encoder", 0),
         ("grpc.use_local_subchannel_pool", 1),

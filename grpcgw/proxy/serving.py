@@ -133,9 +133,13 @@ class Table:
 
 
 class Serving:
-    def __init__(self, connect: Connect, seed: int = 0, drain_time_s: float = 30.0) -> None:
-        """`seed`: the worker's number, see RoundRobin. `drain_time_s`: how long RPCs on a pod that left may go on."""
+    def __init__(
+        self, connect: Connect, seed: int = 0, drain_time_s: float = 30.0, max_metadata_bytes: int = 65_536
+    ) -> None:
+        """`seed`: the worker's number, see RoundRobin. `drain_time_s`: how long RPCs on a pod that left may go on.
+        `max_metadata_bytes`: what a request may carry, see `metadata.is_too_large`."""
         self._connect, self._seed, self._drain_time_s = connect, seed, drain_time_s
+        self.max_metadata_bytes = max_metadata_bytes
         self._lock = threading.Lock()
         self._clusters: dict[str, ClusterState] = {}
         self._endpoints: dict[str, EndpointSet] = {}

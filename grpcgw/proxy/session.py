@@ -25,7 +25,7 @@ from typing import NoReturn, Protocol
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
-from grpcgw.proxy.metadata import Peer, forward_request
+from grpcgw.proxy.metadata import Peer, forward_request, is_too_large
 from grpcgw.proxy.serving import Refusal, Serving, Target
 from grpcgw.proxy.status import (
     Code,
@@ -185,7 +185,7 @@ class Session:
     def start(self, now_s: float) -> None:
         """Route the RPC and begin to read it. Called once, first."""
         serving, request = self._serving, self._request
-        target = serving.route(request.path)
+        target = self._refuse_too_large() or serving.route(request.path)
         if isinstance(target, Refusal):
             self._counters.begin()
             self._finish_with(target.reason, target.message, now_s)
@@ -199,6 +199,13 @@ class Session:
             self._call.join()
         else:
             self._open(now_s)
+
+    def _refuse_too_large(self) -> Refusal | None:
+        limit_bytes = self._serving.max_metadata_bytes
+        if not is_too_large(self._request.metadata, limit_bytes):
+            return None
+        self._request.metadata = ()  # not held until the RPC is over: a few hundred of these would fill the memory
+        return Refusal(Reason.METADATA_TOO_LARGE, f"the metadata is larger than {limit_bytes} bytes")
 
     def _open(self, now_s: float, avoid: Pod | None = None) -> None:
         """Send the RPC, as far as it has been read, to the next pod."""
@@ -273,9 +280,8 @@ class Session:
             message, self._pending = self._pending, None
             if self._requests > 1:
                 self._forget_opening()
-            self._half_close_sent = self._half_closed
             self._sending_pod = True
-            attempt.send(message, self._half_closed)
+            attempt.send(message, False)
         elif self._half_closed and not self._half_close_sent:
             self._half_close_sent = self._sending_pod = True
             attempt.send(None, True)
@@ -288,7 +294,7 @@ class Session:
             self._call.read()
 
     def on_pod_sent(self, ok: bool, now_s: float) -> None:
-        """What was sent to the pod is written. Or, not ok, never will be: nor will anything after it, the status follows."""
+        """What was sent to the pod is written. Not ok: nor will anything else be, the status follows."""
         if not ok:
             return
         self._sending_pod = False
@@ -373,7 +379,6 @@ class Session:
         assert pod is not None
         self._end_try(pod, status, now_s)
         self._status = status
-        self._sending_pod = False
         if self.finished:
             self._attempt = None
         else:
@@ -413,7 +418,7 @@ class Session:
             self._finish_with(*self._why_expired(), now_s)
         elif reason is None:
             self._finish(status, now_s)
-        elif self._replies or self._headers_sent:
+        elif self._replies:
             self._finish(make_status(reason, self._explain(status.details)), now_s)
         else:
             self._retry_or_finish(reason, status, now_s)
@@ -506,7 +511,7 @@ class Session:
         self._abandon_attempt()
 
     def _abandon_attempt(self) -> None:
-        if self._attempt is not None and self._status is None:
+        if self._attempt is not None:  # let go of once its status is here
             self._attempt.cancel()
 
     def _finish_with(self, reason: Reason, message: str, now_s: float) -> None:
