@@ -2,7 +2,8 @@
 
 The only module that imports `grpc._cython`. One thread takes the server's events, one per pod that pod's events, and
 one keeps house (join windows, connection states, idle RPCs). An RPC's events may come from two of them: its lock
-makes them one at a time. `check_fit` says whether the installed grpcio has the shape used here.
+makes them one at a time. `check_fit` says whether the installed grpcio has the shape used here; where it has not,
+importing this module raises EngineUnfit.
 """
 
 from __future__ import annotations
@@ -63,6 +64,49 @@ Event = Any
 
 _STATES = {0: PodState.IDLE, 1: PodState.CONNECTING, 2: PodState.READY, 3: PodState.FAILING, 4: PodState.FAILING}
 
+_USED = {
+    "Channel": ("integrated_call", "check_connectivity_state", "next_call_event", "close_on_fork"),
+    "Server": (
+        "request_call",
+        "register_completion_queue",
+        "add_http2_port",
+        "start",
+        "shutdown",
+        "cancel_all_calls",
+        "destroy",
+    ),
+    "CompletionQueue": ("poll", "shutdown"),
+    "CompletionType": ("queue_shutdown", "queue_timeout"),
+    "IntegratedCall": ("operate", "cancel"),
+    "Call": ("start_server_batch", "peer", "cancel"),
+    "BatchOperationEvent": ("batch_operations", "success", "tag"),
+    "RequestCallEvent": ("call", "call_details", "invocation_metadata"),
+    "ReceiveCloseOnServerOperation": ("cancelled",),
+    "ReceiveMessageOperation": ("message",),
+    "ReceiveInitialMetadataOperation": ("initial_metadata",),
+    "ReceiveStatusOnClientOperation": ("code", "details", "trailing_metadata"),
+    "SendInitialMetadataOperation": (),
+    "SendMessageOperation": (),
+    "SendStatusFromServerOperation": (),
+    "SendCloseFromClientOperation": (),
+}
+
+
+def check_fit() -> None:
+    """Raise EngineUnfit where the installed grpcio lacks what this engine calls. Runs when the module is imported."""
+    missing = [name for name in _USED if not hasattr(cygrpc, name)]
+    missing += [
+        f"{name}.{attribute}"
+        for name, attributes in _USED.items()
+        for attribute in attributes
+        if name not in missing and not hasattr(getattr(cygrpc, name), attribute)
+    ]
+    if missing:
+        raise EngineUnfit(f"grpcio {grpc.__version__} does not have {', '.join(missing)}")
+
+
+check_fit()
+
 _RECEIVE_CLOSE = cygrpc.ReceiveCloseOnServerOperation
 _RECEIVE_MESSAGE = cygrpc.ReceiveMessageOperation
 _RECEIVE_HEADERS = cygrpc.ReceiveInitialMetadataOperation
@@ -71,35 +115,6 @@ _SEND_HEADERS = cygrpc.SendInitialMetadataOperation
 _SEND_MESSAGE = cygrpc.SendMessageOperation
 _SEND_STATUS = cygrpc.SendStatusFromServerOperation
 _HALF_CLOSE = cygrpc.SendCloseFromClientOperation(NO_FLAGS)
-
-
-def check_fit() -> None:
-    """Raise EngineUnfit where the installed grpcio lacks what this engine calls."""
-    used = {
-        "Channel": ("integrated_call", "check_connectivity_state", "next_call_event", "close"),
-        "Server": (
-            "request_call",
-            "register_completion_queue",
-            "add_http2_port",
-            "start",
-            "shutdown",
-            "cancel_all_calls",
-            "destroy",
-        ),
-        "CompletionQueue": ("poll", "shutdown"),
-        "IntegratedCall": ("operate", "cancel"),
-        "Call": ("start_server_batch", "peer", "cancel"),
-        "BatchOperationEvent": ("batch_operations", "success", "tag"),
-        "RequestCallEvent": ("call", "call_details", "invocation_metadata"),
-    }
-    missing = [
-        f"{name}.{attribute}"
-        for name, attributes in used.items()
-        for attribute in attributes
-        if not hasattr(getattr(cygrpc, name, None), attribute)
-    ]
-    if missing:
-        raise EngineUnfit(f"grpcio {grpc.__version__} does not have {', '.join(missing)}")
 
 
 class _PodConnection:
@@ -341,7 +356,6 @@ class CompletionQueueEngine:
     name = "completion-queue"
 
     def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
-        check_fit()
         self._options = options
         self._channel_arguments = tuple(channel_arguments(options.max_metadata_bytes, f"grpcgw/{__version__}"))
         self.serving = Serving(self._connect, seed, drain_time_s, options.max_metadata_bytes)

@@ -50,10 +50,10 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
         plan.address, plan.port, plan.tls_port, plan.max_concurrent_streams, plan.max_metadata_bytes
     )
     if plan.engine is EngineName.COMPLETION_QUEUE:
-        # Imported here: it prepares the environment before grpc is loaded.
-        from grpcgw.proxy.completion_queue import CompletionQueueEngine
-
         try:
+            # Imported here: it prepares the environment before grpc is loaded.
+            from grpcgw.proxy.completion_queue import CompletionQueueEngine
+
             return CompletionQueueEngine(options, worker, plan.drain_time_s)
         except EngineUnfit as unfit:
             log.warning("the completion-queue engine does not fit: %s; the generic-handler engine takes over", unfit)

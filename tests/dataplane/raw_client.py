@@ -13,6 +13,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import hyperframe.frame
 
 from dataplane.scripted_pod import Header, frame
 from dataplane.waiting import PATIENCE_S
@@ -51,6 +52,13 @@ class Answer:
         return unquote(self.header("grpc-message") or "")
 
 
+class _Connection(h2.connection.H2Connection):
+    """Goes on after GOAWAY, as RFC 9113 has it; `h2` takes it for the end of the connection."""
+
+    def _receive_goaway_frame(self, frame: hyperframe.frame.GoAwayFrame) -> tuple[list[object], list[object]]:
+        return [], [h2.events.ConnectionTerminated()]
+
+
 class RawClient:
     def __init__(self, address: str, initial_window: int = 1 << 20, tls: ssl.SSLContext | None = None) -> None:
         """`initial_window`: bytes that each stream may send before this client says more, which it never does."""
@@ -61,7 +69,7 @@ class RawClient:
         self.goaway = False
         self.closed = False
         self.remote_max_streams: int | None = None
-        self.h2 = h2.connection.H2Connection(
+        self.h2 = _Connection(
             h2.config.H2Configuration(client_side=True, header_encoding="utf-8", validate_inbound_headers=False)
         )
         self.h2.local_settings = h2.settings.Settings(

@@ -1,0 +1,81 @@
+"""TLS on the data port: ALPN h2, and certificates that change while connections stand."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+
+import pytest
+
+from dataplane.lab import ENGINES, Gateway, Lab
+from dataplane.waiting import eventually
+from grpcgw.certificates import make_self_signed
+from grpcgw.config.snapshot import ServerCertificate
+from grpcgw.errors import UserError
+from grpcgw.proxy.engine import ServerOptions
+
+
+@pytest.fixture
+def certificate() -> ServerCertificate:
+    return make_self_signed("gateway.test", datetime.datetime.now(datetime.UTC))
+
+
+def handshake(gateway: Gateway, *protocols: str) -> tuple[str | None, bytes]:
+    """The protocol agreed on by ALPN, and the certificate shown, as PEM."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(list(protocols))
+    host, _, port = gateway.tls_address.rpartition(":")
+    with socket.create_connection((host, int(port))) as plain, context.wrap_socket(plain) as secure:
+        shown = secure.getpeercert(binary_form=True)
+        assert shown is not None
+        return secure.selected_alpn_protocol(), ssl.DER_cert_to_PEM_cert(shown).encode()
+
+
+def test_tls_and_clear_text_serve_alike(lab: Lab, certificate: ServerCertificate) -> None:
+    gateway = lab.gateway(lab.pod("a"), certificate=certificate)
+    for channel in (lab.channel(gateway), lab.tls_channel(gateway, certificate.certificate_chain)):
+        assert channel.unary_unary("/test.Pod/Unary")(b"x") == b"a:x"
+        assert list(channel.stream_stream("/test.Pod/Chat")(iter([b"1", b"2"]))) == [b"1", b"2"]
+
+
+def test_alpn_agrees_on_h2(lab: Lab, certificate: ServerCertificate) -> None:
+    gateway = lab.gateway(lab.pod(), certificate=certificate)
+    assert handshake(gateway, "h2")[0] == "h2"
+    assert handshake(gateway, "http/1.1", "h2")[0] == "h2"
+
+
+def test_new_certificate_is_shown_without_restart_and_old_connections_stand(
+    lab: Lab, certificate: ServerCertificate
+) -> None:
+    gateway = lab.gateway(lab.pod("a"), certificate=certificate)
+    before = lab.tls_channel(gateway, certificate.certificate_chain).unary_unary("/test.Pod/Unary")
+    assert before(b"1") == b"a:1"
+    assert handshake(gateway, "h2")[1] == certificate.certificate_chain
+    renewed = make_self_signed("gateway.test", datetime.datetime.now(datetime.UTC))
+    gateway.engine.set_certificate(renewed)
+    eventually(lambda: handshake(gateway, "h2")[1] == renewed.certificate_chain)
+    after = lab.tls_channel(gateway, renewed.certificate_chain).unary_unary("/test.Pod/Unary")
+    assert after(b"2") == b"a:2"
+    assert before(b"3") == b"a:3", "its client would not accept the new certificate: the connection is the old one"
+
+
+def test_clear_text_client_on_the_tls_port_harms_nobody(lab: Lab, certificate: ServerCertificate) -> None:
+    gateway = lab.gateway(lab.pod("a"), certificate=certificate)
+    host, _, port = gateway.tls_address.rpartition(":")
+    with socket.create_connection((host, int(port))) as plain:
+        plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        secure = lab.tls_channel(gateway, certificate.certificate_chain)
+        assert secure.unary_unary("/test.Pod/Unary")(b"x") == b"a:x"
+
+
+def test_port_in_use_is_the_users_error(lab: Lab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        engine = ENGINES[lab.engine](ServerOptions("127.0.0.1", port, None, 100, 65_536))
+        try:
+            with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
+                engine.start(settle_s=0.1)
+        finally:
+            engine.stop()
