@@ -10,10 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from grpcgw.config.resources import MODELS, PLANNED_KINDS, FieldNote, ModuleConfig, ResolverSpec
+from grpcgw.config.fields import FieldNote, Resource
+from grpcgw.config.mapping_spec import MappingSettings
+from grpcgw.config.module_spec import ModuleConfig
+from grpcgw.config.pending import NOT_WIRED, note_of
+from grpcgw.config.resources import MODELS, PLANNED_KINDS, ResolverSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "ambassador.md"
 MARKER = "<!-- generated from grpcgw/config/resources.py by scripts/ambassador_docs.py -->\n"
@@ -42,22 +45,42 @@ def _lines() -> Iterator[str]:
     for kind, model in MODELS.items():
         if kind in resolvers[1:]:
             continue
-        yield from _table(" and ".join(resolvers) if kind in resolvers else kind, model)
+        yield from _table(" and ".join(resolvers) if kind in resolvers else kind, model, _pending_kind(kind))
+        if kind == "Mapping":
+            yield from _table("Mapping: fields the Module's `defaults.httpmapping` may set", MappingSettings, "")
         if kind == "Module":
-            yield from _table("Keys of a Module's `config`", ModuleConfig)
+            yield from _table("Keys of a Module's `config`", ModuleConfig, "")
     yield from ("", "## Kinds without effect yet", "", "| kind | meaning |", "|---|---|")
     yield from (f"| `{kind}` | {meaning} |" for kind, meaning in sorted(PLANNED_KINDS.items()))
 
 
-def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
-    yield from ("", f"## {title}", "", "| field | state | meaning |", "|---|---|---|")
+def _pending_kind(kind: str) -> str:
+    note = NOT_WIRED.get(kind)
+    return "" if note is None else f"The whole kind is {note.state}: {note.meaning}."
+
+
+def _table(title: str, model: type[Resource], remark: str) -> Iterator[str]:
+    yield from ("", f"## {title}", "")
+    if remark:
+        yield from (remark, "")
+    yield from ("| field | state | meaning |", "|---|---|---|")
     for name, field in model.model_fields.items():
-        note = _note(field)
-        yield f"| `{name}` | {note.state} | {note.meaning} |"
+        if model is MODELS["Mapping"] and name in MappingSettings.model_fields:
+            continue  # in a table of their own
+        note = note_of(model, name, _note(field))
+        assert note is not None, f"{title}.{name} has no note"
+        yield f"| `{name}` | {note.state} | {note.meaning}{_pending_values(model, name)} |"
 
 
-def _note(field: FieldInfo) -> FieldNote:
-    return next(note for note in field.metadata if isinstance(note, FieldNote))
+def _pending_values(model: type[Resource], name: str) -> str:
+    if name != "load_balancer" or model not in (MappingSettings, ModuleConfig):
+        return ""
+    waiting = [key.partition(".")[2] for key in NOT_WIRED if key.startswith("LoadBalancer.")]
+    return f"; not yet: {', '.join(f'`{name}`' for name in waiting)}" if waiting else ""
+
+
+def _note(field: FieldInfo) -> FieldNote | None:
+    return next((note for note in field.metadata if isinstance(note, FieldNote)), None)
 
 
 if __name__ == "__main__":

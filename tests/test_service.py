@@ -67,7 +67,9 @@ def test_parts_beyond_the_namespace_are_told_unless_they_are_the_cluster_domain(
     ],
 )
 def test_an_ip_address_is_in_no_namespace(text: str, expected: ServiceRef) -> None:
-    assert parse_service(text, "home") == ParsedService(expected, is_ip=True)
+    parsed = parse_service(text, "home")
+    assert parsed.service == expected
+    assert parsed.is_ip
 
 
 @pytest.mark.parametrize(
@@ -144,4 +146,25 @@ def test_a_printed_address_reads_back_as_itself(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
 ) -> None:
     ref = ServiceRef(str(address), "", port, str(address))
-    assert parse_service(str(ref), "elsewhere") == ParsedService(ref, is_ip=True)
+    parsed = parse_service(str(ref), "elsewhere")
+    assert parsed == ParsedService(ref, is_ip=True, qualified=True, port_given=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "qualified", "port_given"),
+    [
+        ("greet", False, False),
+        ("greet:1", False, True),
+        ("greet.shop", True, False),
+        ("https://greet:443", False, True),
+    ],
+)
+def test_what_was_written_is_told_from_what_was_filled_in(text: str, qualified: bool, port_given: bool) -> None:
+    parsed = parse_service(text, "home")
+    assert (parsed.qualified, parsed.port_given) == (qualified, port_given)
+
+
+def test_tls_asked_for_elsewhere_changes_the_default_port_alone() -> None:
+    assert parse_service("greet", "home", tls=True).service.port == 443
+    assert parse_service("greet:80", "home", tls=True).service.port == 80
+    assert parse_service("greet", "home", tls=True).tls

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from grpcgw.config.objects import KubeObject
 from grpcgw.errors import GrpcgwError
 
-_CHAIN, _KEY = "tls.crt", "tls.key"
+_CHAIN, _KEY, _AUTHORITIES = "tls.crt", "tls.key", "ca.crt"
 
 
 class InvalidSecret(GrpcgwError):
@@ -55,6 +55,24 @@ def read_key_pair(secret: KubeObject) -> KeyPair:
     if key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public:
         raise InvalidSecret(f"{_KEY} does not belong to the certificate in {_CHAIN}")
     return KeyPair(chain, private_key, leaf.not_valid_after_utc)
+
+
+def read_authorities(secret: KubeObject) -> bytes:
+    """The certificates of authorities, as PEM: `ca.crt`, or else `tls.crt`, which is what Ambassador reads.
+
+    Raises InvalidSecret.
+    """
+    name = _AUTHORITIES if _has_entry(secret, _AUTHORITIES) else _CHAIN
+    authorities = _read_entry(secret, name)
+    try:
+        x509.load_pem_x509_certificates(authorities)
+    except ValueError as error:
+        raise InvalidSecret(f"{name} is no PEM certificate") from error
+    return authorities
+
+
+def _has_entry(secret: KubeObject, name: str) -> bool:
+    return any(_entry(secret, section, name) is not None for section in ("stringData", "data"))
 
 
 def _read_entry(secret: KubeObject, name: str) -> bytes:

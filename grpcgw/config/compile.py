@@ -7,26 +7,28 @@ a new version of the object does not compile.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from grpcgw.config.generations import LEFT_OUT, SERVES_ON, Build, Generations
-from grpcgw.config.grouping import Candidate, GroupKey, group_candidates, make_route, order_routes, share_weights
-from grpcgw.config.mappings import (
-    BUILT_IN_RESOLVERS,
-    CompiledMapping,
-    MappingContext,
-    check_load_balancer,
-    compile_mapping,
-)
+from grpcgw.config.generations import Generations
+from grpcgw.config.grouping import order_routes
+from grpcgw.config.groups import Serving, choose_mappings, group_mappings
+from grpcgw.config.hosts import Host, compile_hosts, order_policies
+from grpcgw.config.listeners import compile_listeners
+from grpcgw.config.mapping_settings import NO_SETTINGS, Settings, compile_defaults
+from grpcgw.config.mappings import MappingContext, core_fields
+from grpcgw.config.module_spec import ModuleConfig, ModuleSpec
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
 from grpcgw.config.parse import Findings, parse_spec, raw_spec
-from grpcgw.config.resources import API_GROUPS, MODELS, PLANNED_KINDS, ModuleConfig, ModuleSpec, ResolverSpec
-from grpcgw.config.snapshot import Cluster, ServerCertificate, Snapshot
-from grpcgw.config.tls import TLSCompiler
-from grpcgw.config.version import hash_content
-
-_RESOLVER_KINDS = ("ConsulResolver", "KubernetesEndpointResolver", "KubernetesServiceResolver")
+from grpcgw.config.regex import DEFAULT_MAX_SIZE
+from grpcgw.config.resolvers import compile_resolvers
+from grpcgw.config.resources import API_GROUPS, MODELS, PLANNED_KINDS
+from grpcgw.config.reuse import NOTHING_TO_REUSE, MappingReader, Reuse
+from grpcgw.config.secrets import Secrets
+from grpcgw.config.snapshot import Cluster, ResolverKind, ServerCertificate, Snapshot
+from grpcgw.config.tls import TLSContext, agree, certify, compile_tls_contexts
+from grpcgw.config.upstreams import Surroundings
+from grpcgw.config.version import digest, hash_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class CompileOptions:
     """Namespace of the gateway itself."""
     now: datetime | None = None
     """Aware time to judge the expiry of certificates by; None: expiry is not judged."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What `${NAME}` in the address of a ConsulResolver is filled in from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +48,60 @@ class Compiled:
     problems: tuple[Problem, ...]
     last_good: Mapping[ObjectKey, KubeObject]
     """For the next compilation: the version of each object that serves, or served last."""
+    reuse: Reuse = field(default=NOTHING_TO_REUSE, repr=False, compare=False)
+    """For the next compilation, which is the faster for it."""
 
 
 def compile_snapshot(
-    objects: Iterable[KubeObject], last_good: Mapping[ObjectKey, KubeObject], options: CompileOptions
+    objects: Iterable[KubeObject],
+    last_good: Mapping[ObjectKey, KubeObject],
+    options: CompileOptions,
+    reuse: Reuse = NOTHING_TO_REUSE,
 ) -> Compiled:
     """Give all objects their meaning. Kinds that are not configuration (Service, Pod, …) are ignored.
 
     The result does not depend on the order of `objects`; keys are unique. Never raises for what is in an object.
     """
     by_key = {obj.key: obj for obj in objects}
-    configuration = _select_configuration(by_key.values(), options.ambassador_id)
+    configuration = _Configuration(by_key.values(), options.ambassador_id)
     generations = Generations(last_good)
     _report_other_kinds(configuration, generations)
-    certificates = TLSCompiler(by_key, generations, options.now).compile(
-        _of_kind(configuration, "TLSContext"), _of_kind(configuration, "Host")
-    )
+    ports = _compile_ports(configuration, Secrets(by_key, generations, options.now), generations)
+    module = _compile_module(configuration, options.ambassador_namespace, generations)
     context = MappingContext(
-        module=_compile_module(configuration, options.ambassador_namespace, generations),
-        resolvers=_compile_resolvers(configuration, generations),
-        ambassador_namespace=options.ambassador_namespace,
+        around=Surroundings(
+            resolvers=compile_resolvers(configuration.of(*ResolverKind), options.environment, generations),
+            tls_contexts={key: context.upstream for key, context in ports.contexts.items()},
+            ambassador_namespace=options.ambassador_namespace,
+            of_gateway=bool(module.config.use_ambassador_namespace_for_service_resolution),
+        ),
+        defaults=module.defaults,
+        default_core=module.core,
+        hosts=tuple(host.selector for host in ports.hosts if host.selector is not None),
+        regex_max_size=module.config.regex_max_size or DEFAULT_MAX_SIZE,
     )
-    serving = _compile_mappings(_of_kind(configuration, "Mapping"), context, generations)
+    reader = MappingReader(context, reuse)
+    serving = choose_mappings(configuration.of("Mapping"), reader.read, generations)
+    snapshot = _make_snapshot(serving, reader, ports)
     problems = sorted(generations.problems, key=_object_order)
-    return Compiled(_make_snapshot(serving, certificates), tuple(problems), generations.last_good)
+    return Compiled(snapshot, tuple(problems), generations.last_good, reader.finish())
 
 
-def _select_configuration(objects: Iterable[KubeObject], ambassador_id: str) -> list[KubeObject]:
-    """The objects that are this gateway's configuration, in the order of their keys."""
-    mine = (obj for obj in objects if obj.api_version.partition("/")[0] in API_GROUPS and _owns(obj, ambassador_id))
-    return sorted(mine, key=lambda obj: (obj.key.kind, obj.key.namespace, obj.key.name))
+class _Configuration:
+    """The objects that are this gateway's configuration, by kind, in the order of their keys."""
+
+    def __init__(self, objects: Iterable[KubeObject], ambassador_id: str) -> None:
+        self._by_kind: dict[str, list[KubeObject]] = {}
+        mine = (obj for obj in objects if obj.api_version.partition("/")[0] in API_GROUPS and _owns(obj, ambassador_id))
+        for obj in sorted(mine, key=lambda obj: (obj.key.kind, obj.key.namespace, obj.key.name)):
+            self._by_kind.setdefault(obj.key.kind, []).append(obj)
+
+    @property
+    def kinds(self) -> Iterable[str]:
+        return self._by_kind
+
+    def of(self, *kinds: str) -> list[KubeObject]:
+        return [obj for kind in sorted(kinds) for obj in self._by_kind.get(kind, ())]
 
 
 def _owns(obj: KubeObject, ambassador_id: str) -> bool:
@@ -86,37 +114,80 @@ def _owns(obj: KubeObject, ambassador_id: str) -> bool:
     return not isinstance(wanted, list) or ambassador_id in wanted or "_automatic_" in wanted
 
 
-def _of_kind(configuration: Iterable[KubeObject], kind: str) -> list[KubeObject]:
-    return [obj for obj in configuration if obj.key.kind == kind]
+def _report_other_kinds(configuration: _Configuration, generations: Generations) -> None:
+    for kind in configuration.kinds:
+        if kind in MODELS:
+            continue
+        for obj in configuration.of(kind):
+            if kind in PLANNED_KINDS:
+                findings = Findings(obj)
+                findings.notice(f"{kind} is not supported yet: {PLANNED_KINDS[kind]}")
+                generations.report(findings)
+            else:
+                generations.leave_out(obj, f"kind {kind} is unknown in {obj.api_version}")
 
 
-def _report_other_kinds(configuration: Iterable[KubeObject], generations: Generations) -> None:
-    for obj in configuration:
-        kind = obj.key.kind
-        if kind in PLANNED_KINDS:
-            findings = Findings(obj)
-            findings.notice(f"{kind} is not supported yet: {PLANNED_KINDS[kind]}")
-            generations.report(findings)
-        elif kind not in MODELS:
-            generations.leave_out(obj, f"kind {kind} is unknown in {obj.api_version}")
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    """What TLSContexts, Hosts and Listeners make together."""
+
+    contexts: Mapping[ObjectKey, TLSContext]
+    hosts: tuple[Host, ...]
+    snapshot: Snapshot
+    """With certificates, hosts and listeners alone."""
 
 
-def _compile_module(
-    configuration: Iterable[KubeObject], ambassador_namespace: str, generations: Generations
-) -> ModuleConfig:
+def _compile_ports(configuration: _Configuration, secrets: Secrets, generations: Generations) -> _Ports:
+    contexts = compile_tls_contexts(configuration.of("TLSContext"), secrets, generations)
+    hosts = compile_hosts(configuration.of("Host"), contexts, secrets, generations)
+    certified = (certify(one.key, one.hosts, one.key_pair, one.client_ca) for one in contexts.values())
+    by_contexts = [certificate for certificate in certified if certificate is not None]
+    listeners = compile_listeners(configuration.of("Listener"), hosts, by_contexts, generations)
+    kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])
+    if not listeners:
+        _report_disagreement(kept, others, configuration, generations)
+    policies = order_policies(host.policy for host in hosts)
+    return _Ports(contexts, hosts, Snapshot("", certificates=kept, listeners=listeners, hosts=policies))
+
+
+def _report_disagreement(
+    kept: tuple[ServerCertificate, ...],
+    others: tuple[ServerCertificate, ...],
+    configuration: _Configuration,
+    generations: Generations,
+) -> None:
+    by_name = {str(obj.key): obj for obj in configuration.of("TLSContext", "Host")}
+    for other in others:
+        findings = Findings(by_name[other.name])
+        findings.fault(
+            f"its certificate is not served: {kept[0].name} asks another thing of clients' certificates, and grpc in"
+            " Python asks on a whole port or not at all; give them ports of their own with Listeners"
+        )
+        generations.report(findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    config: ModuleConfig
+    defaults: Settings
+    core: Mapping[str, object]
+    """The fields Mappings of a group must agree in, as far as the Module sets them."""
+
+
+def _compile_module(configuration: _Configuration, ambassador_namespace: str, generations: Generations) -> _Module:
     """The Module of the gateway's own namespace, else the first by namespace; more than one is an error."""
-    modules = _of_kind(configuration, "Module")
+    modules = configuration.of("Module")
     modules.sort(key=lambda obj: obj.key.namespace != ambassador_namespace)
-    chosen: ModuleConfig | None = None
+    chosen: _Module | None = None
     for obj in modules:
         if chosen is None:
             chosen = generations.serve(obj, _build_module)
         else:
             generations.leave_out(obj, "another Module is in use, and only one is read")
-    return chosen or ModuleConfig()
+    return chosen or _Module(ModuleConfig(), NO_SETTINGS, {})
 
 
-def _build_module(obj: KubeObject, findings: Findings) -> ModuleConfig | None:
+def _build_module(obj: KubeObject, findings: Findings) -> _Module | None:
     if obj.key.name != "ambassador":
         findings.error("the Module should be named ambassador; no other is read")
         return None
@@ -124,100 +195,28 @@ def _build_module(obj: KubeObject, findings: Findings) -> ModuleConfig | None:
     if spec is None:
         return None
     config = spec.config or ModuleConfig()
-    check_load_balancer(config.load_balancer, findings, "config", "load_balancer")
-    return config
+    own = config.defaults.httpmapping if config.defaults is not None else None
+    return _Module(config, compile_defaults(config, findings), {**core_fields(config), **core_fields(own)})
 
 
-def _compile_resolvers(configuration: Iterable[KubeObject], generations: Generations) -> dict[str, str]:
-    """Kind of each resolver by name. Names are global across namespaces, as in Ambassador."""
-    declared: dict[str, str] = {}
-    resolvers = [obj for obj in configuration if obj.key.kind in _RESOLVER_KINDS]
-    for obj in resolvers:
-        kind, name = obj.key.kind, obj.key.name
-        taken = declared.get(name, kind)
-        if taken != kind:
-            generations.leave_out(obj, f"the name is taken by a {taken}; resolver names are global, choose another")
-        elif kind in PLANNED_KINDS or generations.serve(obj, _build_resolver) is not None:
-            declared[name] = kind
-    return {**BUILT_IN_RESOLVERS, **declared}
-
-
-def _build_resolver(obj: KubeObject, findings: Findings) -> ResolverSpec | None:
-    return parse_spec(obj, ResolverSpec, findings)
-
-
-def _compile_mappings(
-    mappings: Iterable[KubeObject], context: MappingContext, generations: Generations
-) -> dict[ObjectKey, CompiledMapping]:
-    """The Mappings that serve, none of them in a group with too much weight."""
-
-    def build(obj: KubeObject, findings: Findings) -> CompiledMapping | None:
-        return compile_mapping(obj, context, findings)
-
-    by_key = {obj.key: obj for obj in mappings}
-    serving: dict[ObjectKey, CompiledMapping] = {}
-    for key, obj in by_key.items():
-        compiled = generations.serve(obj, build)
-        if compiled is not None:
-            serving[key] = compiled
-    for key, complaint in _settle_weights(serving, build, generations).items():
-        findings = Findings(by_key[key])
-        findings.error(f"{complaint}; {SERVES_ON if key in serving else LEFT_OUT}", "weight")
-        generations.report(findings)
-    return serving
-
-
-def _settle_weights(
-    serving: dict[ObjectKey, CompiledMapping], build: Build[CompiledMapping], generations: Generations
-) -> dict[ObjectKey, str]:
-    """Put the members of groups with too much weight back to their last good versions, or take them out of `serving`.
-
-    One step back is tried: where the former versions do not fit together any more, their group gets nothing.
-    Returns what is wrong with each.
-    """
-    complaints = _find_overweight(serving)
-    for key in complaints:
-        former = generations.serve_earlier(key, build)
-        if former is None:
-            del serving[key]
-        else:
-            serving[key] = former
-    unsettled = _find_overweight(serving) if complaints else {}
-    for key in unsettled:
-        del serving[key]
-    return {**unsettled, **complaints}
-
-
-def _find_overweight(serving: Mapping[ObjectKey, CompiledMapping]) -> dict[ObjectKey, str]:
-    """What is wrong with each Mapping whose group's weights add up to more than 100."""
-    complaints: dict[ObjectKey, str] = {}
-    for group, members in _group(serving).items():
-        if share_weights([member.weight for member in members]) is None:
-            complaint = _describe_weights(group, members)
-            complaints.update({member.destination.mapping: complaint for member in members})
-    return complaints
-
-
-def _describe_weights(group: GroupKey, members: Iterable[Candidate]) -> str:
-    weights = {member.destination.label: member.weight for member in members if member.weight}
-    listed = ", ".join(f"{label} {weight}" for label, weight in weights.items())
-    total = sum(weights.values())
-    return f"the weights over {group.match.value} add up to {total} ({listed}); at most 100 are allowed"
-
-
-def _group(serving: Mapping[ObjectKey, CompiledMapping]) -> dict[GroupKey, list[Candidate]]:
-    return group_candidates(compiled.candidate for compiled in serving.values())
-
-
-def _make_snapshot(
-    serving: Mapping[ObjectKey, CompiledMapping], certificates: tuple[ServerCertificate, ...]
-) -> Snapshot:
-    routes = order_routes(make_route(group, members) for group, members in _group(serving).items())
+def _make_snapshot(serving: Serving, reader: MappingReader, ports: _Ports) -> Snapshot:
+    made = [reader.make_route(group, members) for group, members in group_mappings(serving).items()]
+    digests = {id(one.route): one.digest for one in made}
+    routes = order_routes(one.route for one in made if one.route is not None)
     clusters: dict[str, Cluster] = {}
     for key in serving:  # in the order of keys: the first Mapping names the resolver of a cluster it shares
-        cluster = serving[key].cluster
-        clusters.setdefault(cluster.name, cluster)
-    return Snapshot(hash_content(routes, clusters, certificates), routes, clusters, certificates)
+        if serving[key].candidates:
+            cluster = serving[key].cluster
+            clusters.setdefault(cluster.name, cluster)
+    others = ports.snapshot
+    version = hash_content(
+        [
+            *(digests[id(route)] for route in routes),
+            *(digest(clusters[name]) for name in sorted(clusters)),
+            digest((others.certificates, others.listeners, others.hosts)),
+        ]
+    )
+    return Snapshot(version, routes, clusters, others.certificates, others.listeners, others.hosts)
 
 
 def _object_order(problem: Problem) -> tuple[str, str, str]:

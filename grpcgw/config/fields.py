@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -59,13 +59,15 @@ class Resource(BaseModel):
     """Base of all models: unknown fields are errors, `"1"` is no number and `1` no boolean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    kind: ClassVar[str] = ""
+    """The kind whose fields these are, as `grpcgw.config.pending` names it; the Module's defaults are the Mapping's."""
 
 
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _as_choices(value: object) -> object:
+def as_choices(value: object) -> object:
     """`a,b` and `[a, b]` are the same."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
@@ -79,7 +81,6 @@ def _check_duration(text: str) -> str:
 
 
 StringOrList = Annotated[list[str], BeforeValidator(_as_list)]
-CommaList = Annotated[list[str], BeforeValidator(_as_choices)]
 Text = Annotated[str, Field(min_length=1)]
 Milliseconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PositiveMilliseconds = Annotated[int, Field(ge=1, le=2**31 - 1)]

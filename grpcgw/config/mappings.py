@@ -1,46 +1,52 @@
-"""From one Mapping to the Candidate of a route: its match, its cluster, its settings. Knows one Mapping at a time."""
+"""From one Mapping to the Candidates of routes: its match, its cluster, its settings. Knows one Mapping at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grpcgw.config.grouping import Candidate, GroupKey
+from grpcgw.config.grouping import Candidate, make_group_key
+from grpcgw.config.hosts import HostSelector
+from grpcgw.config.mapping_settings import Settings, compile_settings
+from grpcgw.config.mapping_spec import MappingSpec
+from grpcgw.config.matching import asks_for_query, compile_matching
+from grpcgw.config.metadata_edits import check_key
 from grpcgw.config.objects import KubeObject
-from grpcgw.config.parse import Findings, parse_spec
-from grpcgw.config.policies import LoadBalancer
-from grpcgw.config.regex import InvalidRegex, FullRegex
-from grpcgw.config.resources import LoadBalancerSpec, MappingSpec, ModuleConfig
-from grpcgw.config.service import ParsedService, parse_service
-from grpcgw.config.snapshot import Cluster, Destination, MatchKind, PathMatch, ResolverKind
+from grpcgw.config.parse import Findings, parse_spec, read_metadata, report_note
+from grpcgw.config.pending import find_pending
+from grpcgw.config.policies import HeaderAdd, HeaderEdits, LoadBalancer, Priority, RegexRewrite
+from grpcgw.config.regex import InvalidRegex, Replacement, check_regex
+from grpcgw.config.snapshot import Cluster, Destination, ResolverKind
+from grpcgw.config.upstreams import Surroundings, compile_cluster
 
-DEFAULT_RESOLVER = "kubernetes-service"
 DEFAULT_IDLE_TIMEOUT_MS = 300_000
-BUILT_IN_RESOLVERS: Mapping[str, str] = {
-    DEFAULT_RESOLVER: ResolverKind.KUBERNETES_SERVICE,
-    "endpoint": ResolverKind.KUBERNETES_ENDPOINT,
-    "kubernetes-endpoint": ResolverKind.KUBERNETES_ENDPOINT,
-    "consul": "ConsulResolver",
-    "consul-endpoint": "ConsulResolver",
-}
-"""Resolvers that exist without being declared, by name, with their kind."""
+STICKY_HEADER = "grpcgw.io/sticky-header"
+"""Annotation: the metadata key whose hash decides between the Mappings of a group. Not in Ambassador."""
 
-_SUPPORTED_RESOLVERS = frozenset(ResolverKind) - {ResolverKind.CONSUL}
+_CORE_FIELDS = (
+    *("bypass_auth", "case_sensitive", "circuit_breakers", "cluster_idle_timeout_ms"),
+    *("cluster_max_connection_lifetime_ms", "connect_timeout_ms", "keepalive", "labels", "load_balancer"),
+    *("prefix_exact", "prefix_regex"),
+)
+"""Ambassador's CoreMappingKeys, without those that are in the group's key; `case_sensitive` is an addition."""
 
 
 @dataclass(frozen=True, slots=True)
 class MappingContext:
-    """What a Mapping's meaning depends on beside itself."""
+    """What a Mapping's meaning depends on beside itself. Equal contexts give equal Mappings equal meanings."""
 
-    module: ModuleConfig
-    resolvers: Mapping[str, str]
-    """Kind of each resolver by its name, in whatever namespace it was declared; may be a kind not supported yet."""
-    ambassador_namespace: str
+    around: Surroundings
+    defaults: Settings
+    default_core: Mapping[str, object]
+    """The core fields the Module sets, as they were written."""
+    hosts: tuple[HostSelector, ...]
+    regex_max_size: int
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledMapping:
-    candidate: Candidate
+    candidates: tuple[Candidate, ...]
+    """One for each host it serves; none where it can match no call."""
     cluster: Cluster
 
 
@@ -49,130 +55,189 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     spec = parse_spec(obj, MappingSpec, findings)
     if spec is None:
         return None
-    match = _compile_match(spec, findings)
-    cluster = _compile_cluster(obj, spec, context, findings)
+    spec = _resolve_aliases(spec)
+    matching = compile_matching(spec, context.regex_max_size, findings)
+    own = compile_settings(spec, findings)
+    settings = own.or_else(context.defaults)
+    cluster = compile_cluster(obj.key, spec, settings, context.around, findings)
+    if cluster is not None and cluster.resolver is ResolverKind.KUBERNETES_SERVICE:
+        settings = _without_pods(settings, own, cluster, findings)
+    rewrite = _compile_rewrite(spec, findings)
+    regex_rewrite = _compile_regex_rewrite(spec, context.regex_max_size, findings)
+    sticky = _read_sticky_header(obj, findings)
+    authority = _choose_authority(spec, settings, cluster, findings)
     if findings.rejected or cluster is None:
         return None
-    destination = Destination(
-        mapping=obj.key,
-        label=f"{obj.key.name}.{obj.key.namespace}",
-        cluster=cluster.name,
-        load_balancer=_choose_load_balancer(spec, cluster, context.module),
-        rewrite=_compile_rewrite(spec, findings),
-        timeout_ms=_choose_timeout(spec, context.module),
-        idle_timeout_ms=DEFAULT_IDLE_TIMEOUT_MS if spec.idle_timeout_ms is None else spec.idle_timeout_ms or None,
-        where=obj.source.locate(),
+    _note_others(spec, findings)
+    destination = replace(
+        _make_destination(obj, settings, cluster),
+        rewrite=None if regex_rewrite else rewrite,
+        regex_rewrite=regex_rewrite,
+        authority=authority,
     )
-    if spec.grpc is False:
-        findings.notice("has no effect: pods are spoken to in gRPC all the same; leave it out", "grpc")
-    return CompiledMapping(Candidate(GroupKey(match, spec.precedence or 0), spec.weight, destination), cluster)
+    candidate = Candidate(
+        group=make_group_key(matching, spec.precedence or 0),
+        matching=matching,
+        weight=spec.weight,
+        destination=destination,
+        shadow=bool(spec.shadow),
+        sticky_header=sticky,
+        created=_created(obj),
+        own_core=core_fields(spec),
+        default_core=context.default_core,
+        own_header=HeaderAdd("l5d-dst-override", str(cluster.service), append=False)
+        if settings.add_linkerd_headers
+        else None,
+    )
+    if asks_for_query(spec):
+        findings.notice("a gRPC path has no query, so the Mapping serves no call", "query_parameters")
+        return CompiledMapping((), cluster)
+    return CompiledMapping(_spread(candidate, obj, context.hosts), cluster)
 
 
-def check_load_balancer(spec: LoadBalancerSpec | None, findings: Findings, *path: str) -> None:
-    if spec is not None and spec.policy != LoadBalancer().policy:
-        findings.error(f"{spec.policy} is not supported yet; use round_robin", *path, "policy")
+def _resolve_aliases(spec: MappingSpec) -> MappingSpec:
+    """The names that conversions between Ambassador's versions leave behind, as the fields they stand for."""
+    if not spec.v3StatsName and not spec.v3health_checks:
+        return spec
+    return spec.model_copy(
+        update={
+            "stats_name": spec.stats_name or spec.v3StatsName,
+            "health_checks": spec.health_checks or spec.v3health_checks,
+        }
+    )
 
 
-def _compile_match(spec: MappingSpec, findings: Findings) -> PathMatch:
-    if spec.prefix_regex:
-        if spec.prefix_exact:
-            findings.notice("has no effect beside prefix_regex", "prefix_exact")
-        _check_regex(spec.prefix, findings)
-        return PathMatch(MatchKind.REGEX, spec.prefix)
-    if not spec.prefix.startswith("/"):
-        findings.error(f"{spec.prefix!r} matches no path: it should begin with '/'", "prefix")
-    return PathMatch(MatchKind.EXACT if spec.prefix_exact else MatchKind.PREFIX, spec.prefix)
-
-
-def _check_regex(pattern: str, findings: Findings) -> None:
-    try:
-        FullRegex(pattern)
-    except InvalidRegex as error:
-        findings.error(f"{pattern!r} is no RE2 pattern: {error}", "prefix")
+def _without_pods(settings: Settings, own: Settings, cluster: Cluster, findings: Findings) -> Settings:
+    """What needs to know the pods cannot be had from a resolver that does not; the Module's defaults are for others."""
+    name, kind = cluster.resolver_name, cluster.resolver
+    if own.load_balancer is not None:
+        findings.error(
+            f"resolver {name} is a {kind}, which leaves balancing to Kubernetes;"
+            " name a KubernetesEndpointResolver or leave load_balancer out",
+            "load_balancer",
+        )
+    if own.health_check is not None:
+        findings.fault(
+            f"resolver {name} is a {kind}, which does not know the pods; without effect until the Mapping names a"
+            " KubernetesEndpointResolver",
+            "health_checks",
+        )
+    return replace(settings, load_balancer=None, health_check=None)
 
 
 def _compile_rewrite(spec: MappingSpec, findings: Findings) -> str | None:
     if not spec.rewrite:
         return None
+    if spec.regex_rewrite is not None:
+        findings.notice("has no effect beside regex_rewrite", "rewrite")
+        return None
     if spec.prefix_regex:
-        findings.notice("has no effect: with prefix_regex there is no prefix to replace", "rewrite")
+        findings.notice("has no effect: with prefix_regex there is no prefix to replace; use regex_rewrite", "rewrite")
         return None
     if spec.rewrite == "/" and spec.prefix != "/":
         findings.notice("cuts the matched prefix, the gRPC service name, off the path; leave it out", "rewrite")
     return spec.rewrite
 
 
-def _compile_cluster(obj: KubeObject, spec: MappingSpec, context: MappingContext, findings: Findings) -> Cluster | None:
-    resolver_name = spec.resolver or context.module.resolver or DEFAULT_RESOLVER
-    kind = _find_resolver(resolver_name, context, findings)
-    parsed = _parse_service(obj, spec.service, context, findings)
-    check_load_balancer(spec.load_balancer, findings, "load_balancer")
-    if kind is ResolverKind.KUBERNETES_SERVICE and spec.load_balancer is not None:
-        findings.error(
-            f"resolver {resolver_name} is a {kind}, which leaves balancing to Kubernetes;"
-            " name a KubernetesEndpointResolver or leave load_balancer out",
-            "load_balancer",
-        )
-    if kind is None or parsed is None:
+def _compile_regex_rewrite(spec: MappingSpec, max_size: int, findings: Findings) -> RegexRewrite | None:
+    if spec.regex_rewrite is None:
         return None
-    return _name_cluster(resolver_name, kind, parsed, findings)
-
-
-def _find_resolver(name: str, context: MappingContext, findings: Findings) -> ResolverKind | None:
-    kind = context.resolvers.get(name)
-    if kind is None:
-        findings.error(f"resolver {name} is unknown; declare it or use one of {_list_names(context)}", "resolver")
+    pattern, substitution = spec.regex_rewrite.pattern, spec.regex_rewrite.substitution
+    try:
+        check_regex(pattern, max_size)
+    except InvalidRegex as error:
+        message = f"{pattern!r} is no RE2 pattern that can be used: {error}"
+        findings.error(message, "regex_rewrite", "pattern")
         return None
-    if kind not in _SUPPORTED_RESOLVERS:
-        findings.error(f"resolver {name} is a {kind}, which is not supported yet", "resolver")
-        return None
-    return ResolverKind(kind)
+    try:
+        Replacement(pattern, substitution)
+    except InvalidRegex as error:
+        findings.error(str(error), "regex_rewrite", "substitution")
+    return RegexRewrite(pattern, substitution)
 
 
-def _list_names(context: MappingContext) -> str:
-    return ", ".join(sorted(name for name, kind in context.resolvers.items() if kind in _SUPPORTED_RESOLVERS))
+def _read_sticky_header(obj: KubeObject, findings: Findings) -> str:
+    name = read_metadata(obj, "annotations").get(STICKY_HEADER)
+    if not name:
+        return ""
+    note = find_pending("Mapping.sticky-header")
+    if note is not None:
+        report_note(replace(note, meaning=f"annotation {STICKY_HEADER}: {note.meaning}"), findings)
+    return check_key(str(name), findings)
 
 
-def _parse_service(obj: KubeObject, text: str, context: MappingContext, findings: Findings) -> ParsedService | None:
-    of_gateway = context.module.use_ambassador_namespace_for_service_resolution
-    parsed = parse_service(text, context.ambassador_namespace if of_gateway else obj.key.namespace)
-    if parsed.tls:
-        findings.error(
-            f"{text!r} asks for TLS to pods, which is not supported yet; calls are not sent in clear text instead",
-            "service",
-        )
-        return None
-    return parsed
+def _created(obj: KubeObject) -> str:
+    """When the object was made, as text that sorts; empty where nobody wrote it down."""
+    metadata = obj.body.get("metadata")
+    return str(metadata.get("creationTimestamp") or "") if isinstance(metadata, Mapping) else ""
 
 
-def _name_cluster(resolver_name: str, kind: ResolverKind, parsed: ParsedService, findings: Findings) -> Cluster | None:
-    service = parsed.service
-    if kind is ResolverKind.KUBERNETES_SERVICE:
-        host = f"[{service.hostname}]" if ":" in service.hostname else service.hostname
-        return Cluster(f"{host}:{service.port}/{kind}", kind, resolver_name, service)
-    if parsed.is_ip:
-        findings.error(
-            f"{service.hostname} is an address, but resolver {resolver_name} finds pods by the name of a Service",
-            "service",
-        )
-        return None
-    if parsed.ignored:
-        findings.notice(
-            f"'.{parsed.ignored}' has no effect: resolver {resolver_name} takes name.namespace,"
-            f" here {service.name}.{service.namespace}",
-            "service",
-        )
-    host = f"{service.name}.{service.namespace}"
-    return Cluster(f"{host}:{service.port}/{kind}", kind, resolver_name, replace(service, hostname=host))
+def _choose_authority(spec: MappingSpec, settings: Settings, cluster: Cluster | None, findings: Findings) -> str:
+    if spec.host_rewrite:
+        if not spec.host_rewrite.isascii() or not spec.host_rewrite.isprintable() or " " in spec.host_rewrite:
+            findings.error(f"{spec.host_rewrite!r} is no :authority", "host_rewrite")
+        if spec.auto_host_rewrite:
+            findings.notice("has no effect beside host_rewrite", "auto_host_rewrite")
+        return spec.host_rewrite
+    return cluster.service.hostname if settings.auto_host_rewrite and cluster is not None else ""
 
 
-def _choose_load_balancer(spec: MappingSpec, cluster: Cluster, module: ModuleConfig) -> LoadBalancer:
-    chosen = spec.load_balancer
-    if chosen is None and cluster.resolver is not ResolverKind.KUBERNETES_SERVICE:
-        chosen = module.load_balancer
-    return LoadBalancer() if chosen is None else LoadBalancer(chosen.policy)
+def _make_destination(obj: KubeObject, settings: Settings, cluster: Cluster) -> Destination:
+    idle_ms = DEFAULT_IDLE_TIMEOUT_MS if settings.idle_timeout_ms is None else settings.idle_timeout_ms
+    return Destination(
+        mapping=obj.key,
+        label=f"{obj.key.name}.{obj.key.namespace}",
+        cluster=cluster.name,
+        load_balancer=settings.load_balancer or LoadBalancer(),
+        timeout_ms=settings.timeout_ms or None,
+        idle_timeout_ms=idle_ms or None,
+        request_headers=HeaderEdits(settings.add_request_headers or (), settings.remove_request_headers or ()),
+        response_headers=HeaderEdits(settings.add_response_headers or (), settings.remove_response_headers or ()),
+        retry=settings.retry,
+        priority=settings.priority or Priority.DEFAULT,
+        circuit_breakers=settings.circuit_breakers or (),
+        health_check=settings.health_check,
+        outlier_detection=settings.outlier_detection,
+        stats_name=settings.stats_name or "",
+        where=obj.source.locate(),
+    )
 
 
-def _choose_timeout(spec: MappingSpec, module: ModuleConfig) -> int | None:
-    chosen = module.cluster_request_timeout_ms if spec.timeout_ms is None else spec.timeout_ms
-    return chosen or None
+def core_fields(spec: object) -> dict[str, object]:
+    """The fields on which the Mappings of a group must agree, as far as they are set, as they were written."""
+    found: dict[str, object] = {}
+    for name in _CORE_FIELDS:
+        value = getattr(spec, name, None)
+        if value is not None:
+            found[name] = _as_written(value)
+    return found
+
+
+def _as_written(value: object) -> object:
+    if isinstance(value, list):
+        return [_as_written(one) for one in value]
+    dump = getattr(value, "model_dump", None)
+    return dump(exclude_none=True) if dump else value
+
+
+def _note_others(spec: MappingSpec, findings: Findings) -> None:
+    if spec.grpc is False:
+        findings.notice("has no effect: pods are spoken to in gRPC all the same; leave it out", "grpc")
+    if spec.host_regex and not spec.host:
+        findings.notice("has no effect without host", "host_regex")
+
+
+def _spread(candidate: Candidate, obj: KubeObject, hosts: tuple[HostSelector, ...]) -> tuple[Candidate, ...]:
+    """Without a host of its own, a Mapping serves the hosts that select it by its labels; without such, all."""
+    if candidate.matching.host is not None or not hosts:
+        return (candidate,)
+    labels = read_metadata(obj, "labels")
+    selected = {selector.host for selector in hosts if selector.selects(labels)}
+    if not selected:
+        return (candidate,)
+    spread = []
+    for host in sorted(selected, key=str):
+        matching = replace(candidate.matching, host=host)
+        group = make_group_key(matching, candidate.group.precedence)
+        spread.append(replace(candidate, matching=matching, group=group))
+    return tuple(spread)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from typing import TypeGuard, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from grpcgw.config.fields import FieldNote, Resource, State
 from grpcgw.config.objects import FieldPath, KubeObject, Problem, Severity
-from grpcgw.config.resources import API_VERSIONS, FieldNote, State
+from grpcgw.config.pending import note_of
+
+API_VERSIONS = ("v1", "v2", "v3alpha1")
 
 _METADATA = frozenset(
     {"apiVersion", "kind", "metadata", "status", "name", "namespace", "generation", "metadata_labels"}
@@ -58,6 +62,13 @@ def raw_spec(obj: KubeObject) -> object:
     return {name: value for name, value in obj.body.items() if name not in _METADATA}
 
 
+def read_metadata(obj: KubeObject, section: str) -> Mapping[str, object]:
+    """`labels` or `annotations` of an object; what is no object of names counts as none."""
+    metadata = obj.body.get("metadata")
+    entries = metadata.get(section) if isinstance(metadata, Mapping) else None
+    return entries if isinstance(entries, Mapping) else {}
+
+
 def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT | None:
     """The typed spec, or None with an error for each thing that is wrong. Fields without effect become notices."""
     version = obj.api_version.rpartition("/")[2]
@@ -79,25 +90,47 @@ def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT
         return None
 
 
+def parse_part(raw: object, model: type[SpecT], findings: Findings, *path: str | int) -> SpecT | None:
+    """One entry of a list whose others serve without it: what is wrong with it leaves out the entry alone."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            findings.fault(f"{_describe(detail, model)}; this entry is left out", *path, *detail["loc"])
+        return None
+
+
+@cache
+def _fields_of(model: type[BaseModel]) -> dict[str, tuple[FieldNote | None, type[BaseModel] | None]]:
+    """What the model notes of each field, and the model of its value where that is an object."""
+    fields: dict[str, tuple[FieldNote | None, type[BaseModel] | None]] = {}
+    for name, field in model.model_fields.items():
+        note = next((one for one in field.metadata if isinstance(one, FieldNote)), None)
+        parts = [get_args(part)[0] if hasattr(part, "__metadata__") else part for part in get_args(field.annotation)]
+        fields[name] = (note, next((part for part in parts if _is_model(part)), None))
+    return fields
+
+
 def _note_fields(raw: Mapping[object, object], model: type[BaseModel], findings: Findings, *path: str) -> None:
     """Report the fields that are set but not served as their author may expect, as their `FieldNote` says."""
+    fields = _fields_of(model)
     for name, value in raw.items():
-        field = model.model_fields.get(name) if isinstance(name, str) else None
-        if field is None or not isinstance(name, str):
+        if not isinstance(name, str) or name not in fields:
             continue
-        nested = next((part for part in get_args(field.annotation) if _is_model(part)), None)
+        note, nested = fields[name]
         if nested is not None and isinstance(value, Mapping):
             _note_fields(value, nested, findings, *path, name)
-        for note in field.metadata:
-            if isinstance(note, FieldNote) and not note.is_neutral(value):
-                _report(note, findings, *path, name)
+        if issubclass(model, Resource):
+            note = note_of(model, name, note)
+        if note is not None and not note.is_neutral(value):
+            report_note(note, findings, *path, name)
 
 
 def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _report(note: FieldNote, findings: Findings, *path: str) -> None:
+def report_note(note: FieldNote, findings: Findings, *path: str) -> None:
     match note.state:
         case State.SUPPORTED:
             pass
@@ -124,9 +157,14 @@ def _describe(detail: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _suggest(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    if len(loc) > 1:
-        return ""
-    near = difflib.get_close_matches(str(loc[0]), model.model_fields, n=1)
+    """What the unknown field at `loc` may have been meant to be, among those of the object it stands in."""
+    for step in loc[:-1]:
+        if isinstance(step, str) and step in model.model_fields:
+            nested = _fields_of(model)[step][1]
+            if nested is None:
+                return ""
+            model = nested
+    near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

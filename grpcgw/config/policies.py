@@ -38,7 +38,7 @@ class HeaderMatch:
     """One condition on a request's metadata. Neither `exact` nor `regex`: the key must be present.
 
     Several values of one key are joined by "," before they are compared; those of a `-bin` key are compared in base64
-    without padding, as they travel. `:method` is always POST, `content-type` application/grpc, `te` trailers.
+    without padding, as they travel. See CONSTANT_HEADERS for the keys that are not in metadata.
     """
 
     name: str
@@ -46,6 +46,10 @@ class HeaderMatch:
     exact: str | None = None
     regex: str | None = None
     """RE2 over the whole value."""
+
+
+CONSTANT_HEADERS = {":method": "POST", "content-type": "application/grpc", "te": "trailers"}
+"""What every gRPC call carries and grpc core keeps to itself: conditions on them hold for all calls or for none."""
 
 
 @dataclass(frozen=True, slots=True)

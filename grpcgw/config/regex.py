@@ -5,7 +5,7 @@ The one place that knows the `re2` package; the compiler checks patterns with it
 
 from __future__ import annotations
 
-import os.path
+from itertools import takewhile
 
 import re2
 
@@ -35,9 +35,12 @@ class FullRegex:
 
     def literal_prefix(self) -> str:
         """A text with which everything begins that the pattern matches; may be shorter than it could be, or empty."""
-        lowest, highest = self._regex.possiblematchrange(_LITERAL_BYTES)
-        common = os.path.commonprefix([lowest, highest])
-        return bytes(common).decode("utf-8", "ignore")  # an incomplete character at the end is left out
+        try:
+            lowest, highest = self._regex.possiblematchrange(_LITERAL_BYTES)
+        except re2.error:  # it begins with anything
+            return ""
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lowest, highest, strict=False)))
+        return bytes(lowest[:same]).decode("utf-8", "ignore")  # an incomplete character at the end is left out
 
 
 class Replacement:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpcgw.config.snapshot import ServiceRef
 from grpcgw.errors import GrpcgwError
@@ -33,10 +33,15 @@ class ParsedService:
     tls: bool = False
     is_ip: bool = False
     ignored: str = ""
+    qualified: bool = False
+    """Whether the name was written with dots."""
+    port_given: bool = False
 
 
-def parse_service(text: str, namespace: str) -> ParsedService:
+def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService:
     """Read `text`; a name without a namespace is in `namespace`. The port defaults to 80, with TLS to 443.
+
+    `tls`: TLS was asked for elsewhere, whatever the scheme.
 
     Host names are lower-cased, as DNS and Kubernetes compare them. IPv6 addresses stand in brackets. `hostname` of
     the result is what DNS is asked for: the host as written, an unqualified name with its namespace.
@@ -44,7 +49,8 @@ def parse_service(text: str, namespace: str) -> ParsedService:
     Raises InvalidService. Source of the rules: Ambassador's `parseService` and `normalize_service_name`; what they
     only log (bad ports, odd dots) is an error here.
     """
-    tls, start = _parse_scheme(text)
+    by_scheme, start = _parse_scheme(text)
+    tls = tls or by_scheme
     if text[start:].startswith("["):
         return _parse_bracketed(text, start, tls)
     host, colon, port_text = text[start:].partition(":")
@@ -53,8 +59,8 @@ def parse_service(text: str, namespace: str) -> ParsedService:
     _check_host(text, start, host)
     port = _parse_port(text, start + len(host), colon, port_text, tls)
     if _is_ipv4(text, start, host):
-        return ParsedService(ServiceRef(host, "", port, host), tls, is_ip=True)
-    return _parse_name(host.lower(), namespace, port, tls)
+        return ParsedService(ServiceRef(host, "", port, host), tls, is_ip=True, qualified=True, port_given=bool(colon))
+    return replace(_parse_name(host.lower(), namespace, port, tls), port_given=bool(colon))
 
 
 def _parse_scheme(text: str) -> tuple[bool, int]:
@@ -82,7 +88,8 @@ def _parse_bracketed(text: str, start: int, tls: bool) -> ParsedService:
     if rest and not rest.startswith(":"):
         raise _invalid(text, after, f"has {rest!r} after ']'; only :port may follow")
     port = _parse_port(text, after, rest[:1], rest[1:], tls)
-    return ParsedService(ServiceRef(address, "", port, address), tls, is_ip=True)
+    ref = ServiceRef(address, "", port, address)
+    return ParsedService(ref, tls, is_ip=True, qualified=True, port_given=bool(rest))
 
 
 def _check_host(text: str, start: int, host: str) -> None:
@@ -132,7 +139,7 @@ def _parse_name(host: str, namespace: str, port: int, tls: bool) -> ParsedServic
         return ParsedService(ServiceRef(name, namespace, port, hostname), tls)
     suffix = labels[2:]
     ignored = "" if suffix[:1] == ["svc"] else ".".join(suffix)
-    return ParsedService(ServiceRef(name, labels[1], port, host), tls, ignored=ignored)
+    return ParsedService(ServiceRef(name, labels[1], port, host), tls, ignored=ignored, qualified=True)
 
 
 def _invalid(text: str, position: int, reason: str) -> InvalidService:

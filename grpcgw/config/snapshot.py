@@ -118,7 +118,7 @@ class Destination:
     outlier_detection: OutlierDetection | None = None
     stats_name: str = ""
     """What metrics call the upstream instead of its cluster's name; empty: that name."""
-    where: str = field(default="", compare=False)
+    where: str = field(default="", compare=False, repr=False)
     """`file:line` or origin of the Mapping, for the operator."""
 
 

@@ -1,130 +1,147 @@
-"""What TLSContexts and Hosts say: which certificates the TLS port serves, for which names."""
+"""What TLSContexts say: certificates for the gateway's ports, and how pods are spoken to over TLS.
+
+What grpc in Python cannot do is an error of the object that asks for it, never silence. Found by trying (grpcio 1.85):
+TLS 1.2 and 1.3 are spoken, with no way to choose; ciphers and curves are core's own; client certificates are required
+on a whole port or not asked for; certificates are chosen by SNI, by the names they carry.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
-from grpcgw.config.certificates import InvalidSecret, KeyPair, read_key_pair
-from grpcgw.config.generations import SERVES_ON, Generations
+from grpcgw.config.certificates import KeyPair
+from grpcgw.config.generations import Generations
+from grpcgw.config.host_specs import TLSContextSpec, TlsSettings
 from grpcgw.config.objects import KubeObject, ObjectKey
 from grpcgw.config.parse import Findings, parse_spec
-from grpcgw.config.resources import HostSpec, TLSContextSpec
+from grpcgw.config.policies import UpstreamTls
+from grpcgw.config.secrets import Secrets, name_secret
 from grpcgw.config.snapshot import ServerCertificate
 
 
 @dataclass(frozen=True, slots=True)
-class _TLSContext:
+class TLSContext:
+    key: ObjectKey
     hosts: tuple[str, ...]
     key_pair: KeyPair | None
+    client_ca: bytes
+    """Of the authorities clients must have a certificate of; empty: none is asked for."""
+    upstream: UpstreamTls
 
 
-class TLSCompiler:
-    """Finds the certificates of one compilation. Secrets have generations as other objects do."""
+def compile_tls_contexts(
+    objects: Iterable[KubeObject], secrets: Secrets, generations: Generations
+) -> dict[ObjectKey, TLSContext]:
+    def build(obj: KubeObject, findings: Findings) -> TLSContext | None:
+        return _build(obj, secrets, findings)
 
-    def __init__(self, secrets: Mapping[ObjectKey, KubeObject], generations: Generations, now: datetime | None) -> None:
-        """`now` is what expiry is judged by; None: it is not judged."""
-        self._secrets = secrets
-        self._generations = generations
-        self._now = now
-        self._contexts: dict[ObjectKey, _TLSContext] = {}
-
-    def compile(self, contexts: Iterable[KubeObject], hosts: Iterable[KubeObject]) -> tuple[ServerCertificate, ...]:
-        """In the order of their names. A TLSContext without hosts serves only the Hosts that name it."""
-        found: list[ServerCertificate] = []
-        for obj in contexts:
-            context = self._generations.serve(obj, self._build_context)
-            if context is not None:
-                self._contexts[obj.key] = context
-                found += _certify(obj.key, context.hosts, context.key_pair)
-        for obj in hosts:
-            found += self._generations.serve(obj, self._build_host) or ()
-        return tuple(sorted(found, key=lambda certificate: certificate.name))
-
-    def _build_context(self, obj: KubeObject, findings: Findings) -> _TLSContext | None:
-        spec = parse_spec(obj, TLSContextSpec, findings)
-        if spec is None:
-            return None
-        offered = [protocol.strip() for protocol in (spec.alpn_protocols or "h2").split(",")]
-        if "h2" not in offered:
-            findings.error(f"{spec.alpn_protocols!r} should contain h2, without which gRPC cannot be", "alpn_protocols")
-        if spec.hosts and not spec.secret:
-            findings.error("is required with hosts: name the Secret with the certificate", "secret")
-        key_pair = self._find_key_pair(_secret_of_context(obj.key, spec), findings, "secret")
-        return _TLSContext(tuple(spec.hosts or ()), key_pair)
-
-    def _build_host(self, obj: KubeObject, findings: Findings) -> list[ServerCertificate] | None:
-        spec = parse_spec(obj, HostSpec, findings)
-        if spec is None:
-            return None
-        context = None
-        if spec.tlsContext is not None:
-            context = self._find_context(spec.tlsContext.name, obj.key.namespace)
-            if context is None:
-                findings.error(f"TLSContext {spec.tlsContext.name} is unknown or left out", "tlsContext", "name")
-        key_pair = self._find_key_pair(_secret_of_host(obj.key, spec), findings, "tlsSecret", "name")
-        if key_pair is None and context is not None:
-            key_pair = context.key_pair
-        return _certify(obj.key, (spec.hostname or "*",), key_pair)
-
-    def _find_context(self, name: str, namespace: str) -> _TLSContext | None:
-        """By name in the namespace, else in any: Ambassador's TLSContext names are global."""
-        own = self._contexts.get(ObjectKey("TLSContext", namespace, name))
-        return own or next((context for key, context in self._contexts.items() if key.name == name), None)
-
-    def _find_key_pair(self, key: ObjectKey | None, findings: Findings, *path: str) -> KeyPair | None:
-        """The certificate in the Secret, or in its last good version; what is wrong is said of who refers to it."""
-        if key is None:
-            return None
-        try:
-            key_pair = self._read(self._secrets, key)
-        except InvalidSecret as error:
-            earlier = self._read_earlier(key)
-            if earlier is None:
-                findings.error(str(error), *path)
-                return None
-            key_pair = earlier
-            findings.fault(f"{error}; {SERVES_ON}", *path)
-        if self._now is not None and key_pair.expires_at <= self._now:
-            findings.notice(f"the certificate in {key} expired on {key_pair.expires_at:%Y-%m-%d}; renew it", *path)
-        return key_pair
-
-    def _read(self, secrets: Mapping[ObjectKey, KubeObject], key: ObjectKey) -> KeyPair:
-        secret = secrets.get(key)
-        if secret is None:
-            raise InvalidSecret(f"{key} does not exist")
-        try:
-            key_pair = read_key_pair(secret)
-        except InvalidSecret as error:
-            raise InvalidSecret(f"{key} ({secret.source.locate()}) cannot be used: {error}") from error
-        self._generations.last_good[key] = secret
-        return key_pair
-
-    def _read_earlier(self, key: ObjectKey) -> KeyPair | None:
-        try:
-            return self._read(self._generations.earlier, key)
-        except InvalidSecret:
-            return None  # the caller reports what is wrong with the new version
+    built = {obj.key: generations.serve(obj, build) for obj in objects}
+    return {key: context for key, context in built.items() if context is not None}
 
 
-def _secret_of_context(key: ObjectKey, spec: TLSContextSpec) -> ObjectKey | None:
-    """The Secret a TLSContext names: `name[.namespace]`, its own namespace by default."""
-    if not spec.secret:
+def find_tls_context(contexts: Mapping[ObjectKey, TLSContext], name: str, namespace: str) -> TLSContext | None:
+    """By name in the namespace, else in any: Ambassador's TLSContext names are global."""
+    own = contexts.get(ObjectKey("TLSContext", namespace, name))
+    return own or next((context for key, context in contexts.items() if key.name == name), None)
+
+
+def _build(obj: KubeObject, secrets: Secrets, findings: Findings) -> TLSContext | None:
+    spec = parse_spec(obj, TLSContextSpec, findings)
+    if spec is None:
         return None
-    name, dot, namespace = spec.secret.rpartition(".")
-    if not dot or spec.secret_namespacing is False:
-        return ObjectKey("Secret", key.namespace, spec.secret)
-    return ObjectKey("Secret", namespace, name)
+    check_tls_settings(spec, findings)
+    if spec.hosts and not spec.secret:
+        findings.error("is required with hosts: name the Secret with the certificate", "secret")
+    secret = name_secret(spec.secret, obj.key.namespace, spec.secret_namespacing)
+    key_pair = secrets.find_key_pair(secret, findings, "secret")
+    ca = find_ca(spec, obj.key.namespace, secrets, findings, namespacing=spec.secret_namespacing)
+    if spec.hosts:
+        note_optional_client_certificates(spec, findings)
+    return TLSContext(
+        key=obj.key,
+        hosts=tuple(spec.hosts or ()),
+        key_pair=key_pair,
+        client_ca=ca if spec.cert_required else b"",
+        upstream=UpstreamTls(
+            name=f"{obj.key.name}.{obj.key.namespace}",
+            server_name=spec.sni or "",
+            ca=ca,
+            certificate_chain=key_pair.chain if key_pair else b"",
+            private_key=key_pair.private_key if key_pair else b"",
+        ),
+    )
 
 
-def _secret_of_host(key: ObjectKey, spec: HostSpec) -> ObjectKey | None:
-    if spec.tlsSecret is None:
-        return None
-    return ObjectKey("Secret", spec.tlsSecret.namespace or key.namespace, spec.tlsSecret.name)
+def check_tls_settings(spec: TlsSettings, findings: Findings, *path: str) -> None:
+    """Errors for what grpc in Python cannot do."""
+    offered = [protocol.strip() for protocol in (spec.alpn_protocols or "h2").split(",")]
+    if "h2" not in offered:
+        findings.error(
+            f"{spec.alpn_protocols!r} should contain h2, without which gRPC cannot be", *path, "alpn_protocols"
+        )
+    if spec.min_tls_version == "v1.3":
+        findings.error("grpc in Python always speaks TLS 1.2 as well; set v1.2", *path, "min_tls_version")
+    elif spec.min_tls_version in ("v1.0", "v1.1"):
+        findings.notice("has no effect: TLS 1.2 is the least that grpc speaks", *path, "min_tls_version")
+    if spec.max_tls_version not in (None, "v1.3"):
+        findings.error("grpc in Python always speaks TLS 1.3 as well; leave it out", *path, "max_tls_version")
+    if spec.cipher_suites:
+        findings.error(
+            "grpc in Python takes no ciphers for one port; leave it out and set GRPC_SSL_CIPHER_SUITES in the"
+            " gateway's environment (TLS 1.2, for the whole process)",
+            *path,
+            "cipher_suites",
+        )
+    if spec.ecdh_curves:
+        findings.error("grpc in Python takes no curves; leave it out", *path, "ecdh_curves")
+    if spec.crl_secret:
+        findings.error(
+            "grpc in Python reads no revocation lists, and revoked certificates would pass; leave it out",
+            *path,
+            "crl_secret",
+        )
 
 
-def _certify(key: ObjectKey, hosts: tuple[str, ...], key_pair: KeyPair | None) -> list[ServerCertificate]:
+def find_ca(
+    spec: TlsSettings,
+    namespace: str,
+    secrets: Secrets,
+    findings: Findings,
+    *path: str,
+    namespacing: bool | None = None,
+) -> bytes:
+    """The authorities of `ca_secret`, as PEM; an error where clients' certificates cannot be checked without."""
+    if spec.cert_required and not spec.ca_secret:
+        findings.error("is required with cert_required: name the Secret with the authorities", *path, "ca_secret")
+    return secrets.find_authorities(name_secret(spec.ca_secret, namespace, namespacing), findings, *path, "ca_secret")
+
+
+def note_optional_client_certificates(spec: TlsSettings, findings: Findings, *path: str) -> None:
+    if spec.ca_secret and not spec.cert_required:
+        findings.fault(
+            "client certificates are not asked for: grpc in Python cannot ask without requiring them;"
+            " set cert_required or leave ca_secret out",
+            *path,
+            "ca_secret",
+        )
+
+
+def certify(
+    key: ObjectKey, hosts: tuple[str, ...], key_pair: KeyPair | None, client_ca: bytes
+) -> ServerCertificate | None:
     if key_pair is None or not hosts:
-        return []
-    return [ServerCertificate(str(key), hosts, key_pair.chain, key_pair.private_key)]
+        return None
+    return ServerCertificate(str(key), hosts, key_pair.chain, key_pair.private_key, client_ca)
+
+
+def agree(
+    certificates: Iterable[ServerCertificate],
+) -> tuple[tuple[ServerCertificate, ...], tuple[ServerCertificate, ...]]:
+    """Those that can share a port, in the order of their names, and those that ask clients for something else.
+
+    grpc core asks for client certificates on a whole port or not at all; the first by name decides.
+    """
+    ordered = sorted(certificates, key=lambda certificate: certificate.name)
+    kept = tuple(one for one in ordered if one.client_ca == ordered[0].client_ca)
+    return kept, tuple(one for one in ordered if one.client_ca != ordered[0].client_ca)

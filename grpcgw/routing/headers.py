@@ -5,13 +5,10 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 
-from grpcgw.config.policies import HeaderMatch
+from grpcgw.config.policies import CONSTANT_HEADERS, HeaderMatch
 from grpcgw.config.regex import FullRegex
 
 Metadata = Sequence[tuple[str, str | bytes]]
-
-CONSTANT = {":method": "POST", "content-type": "application/grpc", "te": "trailers"}
-"""What every gRPC call carries and grpc core keeps to itself."""
 
 
 class Values:
@@ -61,8 +58,8 @@ def bind(headers: Sequence[HeaderMatch]) -> tuple[Condition, ...] | None:
     conditions = []
     for match in headers:
         condition = Condition(match)
-        if match.name not in CONSTANT:
+        if match.name not in CONSTANT_HEADERS:
             conditions.append(condition)
-        elif not condition.holds(CONSTANT[match.name]):
+        elif not condition.holds(CONSTANT_HEADERS[match.name]):
             return None
     return tuple(conditions)

@@ -1,0 +1,127 @@
+"""What a Mapping may add to metadata: names, values, and the `%…%` operators in values, checked and read. Pure.
+
+The compiler checks with it, `grpcgw.policy.headers` gives it effect. Operators are Envoy's (custom request headers).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+
+from grpcgw.config.access_log import Line, Operator, Part
+from grpcgw.errors import GrpcgwError
+
+
+class InvalidHeader(GrpcgwError):
+    """A name or value that metadata cannot have, or that is not the Mapping's to set; the message says why."""
+
+
+HEADER_OPERATORS = (
+    "DOWNSTREAM_REMOTE_ADDRESS",
+    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+    "DOWNSTREAM_REMOTE_PORT",
+    "PROTOCOL",
+    "REQ",
+    "START_TIME",
+)
+"""REQ takes a key and perhaps another to look at without it (`REQ(x-a?x-b)`), START_TIME perhaps a format."""
+
+_RESERVED = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""Each hop's own; grpc core sets them."""
+
+_NOT_RESERVED = frozenset({"grpc-trace-bin", "grpc-tags-bin"})
+"""Among the `grpc-` keys: tracing data of applications."""
+
+_INSTEAD = {
+    ":authority": "use host_rewrite",
+    "host": "use host_rewrite",
+    ":path": "use rewrite or regex_rewrite",
+    "grpc-timeout": "use timeout_ms",
+}
+
+_NAME = re.compile(r"[0-9a-z_.-]+", re.ASCII)
+_TEXT = re.compile(r"[\x20-\x7e]*")
+_TOKEN = re.compile(r"%%|%([A-Z_]+)(?:\(([^()]*)\))?(?::([0-9]{1,6}))?%|[^%]+|%")
+
+
+def check_header_name(name: str) -> str:
+    """The name as metadata has it, in lower case. Raises InvalidHeader for what can be no key (grpc `PROTOCOL-HTTP2`).
+
+    To be used on names to remove; names to add have `parse_added_header`.
+    """
+    lower = name.lower()
+    if lower in _INSTEAD:
+        raise InvalidHeader(f"{name} cannot be changed as a header: {_INSTEAD[lower]}")
+    if lower.startswith(":"):
+        raise InvalidHeader(f"{name} is a pseudo-header, which the connection needs as it is")
+    if not _NAME.fullmatch(lower):
+        raise InvalidHeader(f"{name!r} is no header name: it should have only letters, digits and _ . -")
+    return lower
+
+
+def parse_added_header(name: str, value: str) -> tuple[str, Line | bytes]:
+    """Name and value to add: text with operators, or the bytes of a `-bin` key. Raises InvalidHeader.
+
+    A `-bin` key takes base64, or the bytes of another such key of the request (`%REQ(x-bin)%` and nothing else).
+    """
+    key = check_header_name(name)
+    if key in _RESERVED or (key.startswith("grpc-") and key not in _NOT_RESERVED):
+        raise InvalidHeader(f"{name} is set by gRPC itself on each connection; choose another name")
+    if not _TEXT.fullmatch(value):
+        raise InvalidHeader(f"{name}: {value!r} should have only printable ASCII characters; for others use a -bin key")
+    return key, _parse_bytes(name, value) if key.endswith("-bin") else parse_header_value(value)
+
+
+def parse_header_value(text: str) -> Line:
+    """Literal text and operators in turn. Raises InvalidHeader for an operator that is unknown or wrongly used."""
+    parts: list[Part] = []
+    for token in _TOKEN.finditer(text):
+        if token[0] == "%":
+            raise InvalidHeader(
+                f"{text!r}: the % at position {token.start()} begins no operator; write %% for a percent"
+            )
+        parts.append(_parse_operator(token) if token[1] else token[0].replace("%%", "%"))
+    return tuple(parts)
+
+
+def _parse_operator(token: re.Match[str]) -> Operator:
+    name, argument, length = token[1], token[2], token[3]
+    max_length = int(length) if length else None
+    if name not in HEADER_OPERATORS:
+        raise InvalidHeader(f"{token[0]} is not among the operators for headers: {', '.join(HEADER_OPERATORS)}")
+    if name == "REQ":
+        if not argument:
+            raise InvalidHeader(f"{token[0]}: REQ needs a key, REQ(KEY)")
+        key, _, alternative = argument.lower().partition("?")
+        return Operator(name, key, alternative, max_length)
+    if argument and name != "START_TIME":
+        raise InvalidHeader(f"{token[0]}: {name} takes no argument")
+    return Operator(name, argument or "", max_length=max_length)
+
+
+def _parse_bytes(name: str, value: str) -> Line | bytes:
+    if "%" in value:
+        line = parse_header_value(value)
+        only = line[0] if len(line) == 1 else None
+        if isinstance(only, Operator) and only.argument.endswith("-bin") and only.max_length is None:
+            return line
+        raise InvalidHeader(f"{name}: {value!r} should be base64, or one %REQ(KEY)% of another -bin key")
+    try:
+        return base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except binascii.Error as error:
+        raise InvalidHeader(f"{name}: {value!r} should be base64, as the key ends in -bin ({error})") from error

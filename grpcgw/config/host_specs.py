@@ -1,0 +1,185 @@
+"""TLSContext, Host and Listener as typed models: ports, the names served on them, and their certificates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from grpcgw.config.fields import (
+    AmbassadorId,
+    PositiveCount,
+    Resource,
+    Table,
+    Text,
+    http_only,
+    no_meaning,
+    refused,
+    served,
+)
+
+TlsVersion = Literal["v1.0", "v1.1", "v1.2", "v1.3"]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class TlsSettings(Resource):
+    """What a TLSContext and the `tls` of a Host have in common."""
+
+    kind: ClassVar[str] = "TLSContext"
+
+    alpn_protocols: Annotated[str | None, served("must contain `h2`, which is always offered, alone")] = None
+    cert_chain_file: Annotated[str | None, refused("certificates come from a Secret; set `secret`")] = None
+    private_key_file: Annotated[str | None, refused("certificates come from a Secret; set `secret`")] = None
+    cert_required: Annotated[
+        bool | None, served("clients must show a certificate of an authority in `ca_secret`; see below")
+    ] = None
+    ca_secret: Annotated[
+        str | None,
+        served("Secret with authorities (`ca.crt`, else `tls.crt`): of clients with `cert_required`, and of pods"),
+    ] = None
+    cacert_chain_file: Annotated[str | None, refused("authorities come from a Secret; set `ca_secret`")] = None
+    crl_secret: Annotated[
+        str | None, served("an error: grpc reads no revocation lists in Python, revoked certificates would pass")
+    ] = None
+    min_tls_version: Annotated[
+        TlsVersion | None, served("up to `v1.2`, which is the least in any case; `v1.3` is an error: see below")
+    ] = None
+    max_tls_version: Annotated[TlsVersion | None, served("`v1.3`; a lower one is an error: see below")] = None
+    cipher_suites: Annotated[list[str] | None, served("an error: see below")] = None
+    ecdh_curves: Annotated[list[str] | None, served("an error: see below")] = None
+    redirect_cleartext_from: Annotated[int | None, http_only("gRPC clients follow no redirect")] = None
+    sni: Annotated[
+        str | None, served("name a pod is asked for and its certificate must carry; default: the host of `service`")
+    ] = None
+
+
+class TLSContextSpec(TlsSettings):
+    ambassador_id: AmbassadorId = None
+    hosts: Annotated[
+        list[str] | None,
+        served("names the certificate is for; without, it serves only the Hosts and Mappings that name the TLSContext"),
+    ] = None
+    secret: Annotated[str | None, served("`name` or `name.namespace` of the Secret with the certificate")] = None
+    secret_namespacing: Annotated[
+        bool | None, served("default true; `false`: dots in `secret` belong to the name, the namespace is its own")
+    ] = None
+
+
+def _as_snake_case(value: object) -> object:
+    """Ambassador takes both `ca_secret` and `caSecret` in a Host."""
+    if not isinstance(value, Mapping):
+        return value
+    return {re.sub("[A-Z]", lambda match: "_" + match[0].lower(), str(name)): part for name, part in value.items()}
+
+
+class SecretReference(Resource):
+    name: Text
+    namespace: str | None = None
+
+
+class NameReference(Resource):
+    name: Text
+
+
+class Selector(Resource):
+    matchLabels: dict[str, str] | None = None  # noqa: N815 (the name is Kubernetes', here and below)
+    matchExpressions: list[Table] | None = None  # noqa: N815
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Selector:
+        if self.matchExpressions:
+            raise ValueError("matchExpressions are not supported, by Ambassador neither; use matchLabels")
+        return self
+
+
+class InsecurePolicy(Resource):
+    action: Annotated[
+        Literal["Redirect", "Reject", "Route"] | None,
+        served("`Route`: calls in clear text are served; `Reject` and `Redirect`: they are refused"),
+    ] = None
+    additionalPort: Annotated[int | None, http_only("gRPC clients follow no redirect", -1)] = None  # noqa: N815
+
+
+class RequestPolicy(Resource):
+    insecure: InsecurePolicy | None = None
+
+
+class HostSpec(Resource):
+    kind: ClassVar[str] = "Host"
+    ambassador_id: AmbassadorId = None
+    hostname: Annotated[str | None, served("glob for the names the Host speaks of, `*` by default")] = None
+    tlsSecret: Annotated[  # noqa: N815
+        SecretReference | None,
+        served("the Secret with the certificate, of the Host's namespace by default"),
+    ] = None
+    tlsContext: Annotated[  # noqa: N815
+        NameReference | None,
+        served("a TLSContext, whose Secret serves where `tlsSecret` is absent, and whose settings apply"),
+    ] = None
+    tls: Annotated[
+        Annotated[TlsSettings, BeforeValidator(_as_snake_case)] | None,
+        served("settings of a TLSContext, in place; not beside `tlsContext`"),
+    ] = None
+    acmeProvider: Annotated[  # noqa: N815
+        Table | None, no_meaning("certificates are not requested; put one into `tlsSecret`", {"authority": "none"})
+    ] = None
+    requestPolicy: Annotated[  # noqa: N815
+        RequestPolicy | None,
+        served("`insecure.action`: `Route` (default: Ambassador's `Redirect` leads no gRPC client anywhere), `Reject`"),
+    ] = None
+    selector: Annotated[Selector | None, served("older name of `mappingSelector`")] = None
+    mappingSelector: Annotated[  # noqa: N815
+        Selector | None, served("Mappings with these labels and no host of their own serve this `hostname` alone")
+    ] = None
+    previewUrl: Annotated[Table | None, no_meaning("Ambassador ignores it too")] = None  # noqa: N815
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> HostSpec:
+        if self.tls is not None and self.tlsContext is not None:
+            raise ValueError("tls and tlsContext exclude each other; leave one out")
+        return self
+
+
+Protocol = Literal["HTTP", "HTTPS", "HTTPPROXY", "HTTPSPROXY", "TCP", "TLS", "UDP"]
+Layer = Literal["HTTP", "PROXY", "TLS", "TCP", "UDP"]
+
+
+class NamespaceBinding(Resource):
+    from_: Annotated[Literal["SELF", "ALL", "SELECTOR"] | None, Field(alias="from")] = None
+
+
+class HostBinding(Resource):
+    namespace: NamespaceBinding | None = None
+    selector: Selector | None = None
+
+
+class ListenerSpec(Resource):
+    kind: ClassVar[str] = "Listener"
+    ambassador_id: AmbassadorId = None
+    port: Annotated[Port, served("required; the port to listen on")]
+    protocol: Annotated[
+        Protocol | None, served("`HTTP`: gRPC in clear text; `HTTPS`: gRPC over TLS; others are errors")
+    ] = None
+    protocolStack: Annotated[  # noqa: N815
+        list[Layer] | None, served("in place of `protocol`: `[HTTP, TCP]` or `[TLS, HTTP, TCP]`")
+    ] = None
+    securityModel: Annotated[  # noqa: N815
+        Literal["XFP", "SECURE", "INSECURE"],
+        served("required; what counts as clear text for `requestPolicy`: by `x-forwarded-proto`, never, always"),
+    ]
+    http2MaxConcurrentStreams: Annotated[  # noqa: N815
+        PositiveCount | None, served("calls at a time on one client connection")
+    ] = None
+    hostBinding: Annotated[  # noqa: N815
+        HostBinding | None, served("which Hosts it serves: `namespace.from` SELF (default) or ALL, `selector`")
+    ] = None
+    statsPrefix: Annotated[str | None, no_meaning("metrics name the Mapping")] = None  # noqa: N815
+    l7Depth: Annotated[int | None, http_only("no hop is trusted")] = None  # noqa: N815
+
+    @model_validator(mode="after")
+    def _check_protocol(self) -> ListenerSpec:
+        if (self.protocol is None) == (not self.protocolStack):
+            raise ValueError("exactly one of protocol and protocolStack is required")
+        return self

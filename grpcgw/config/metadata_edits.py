@@ -1,0 +1,49 @@
+"""Which metadata a Mapping adds and removes, as values; and which keys metadata can have at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from grpcgw.config.header_edits import InvalidHeader, check_header_name, parse_added_header
+from grpcgw.config.mapping_spec import AddedHeader
+from grpcgw.config.parse import Findings
+from grpcgw.config.policies import HeaderAdd
+
+_KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
+
+
+def check_key(name: str, findings: Findings, *path: str | int) -> str:
+    """The key as metadata has it; an error where none can be called so."""
+    lower = name.lower()
+    if not _KEY.fullmatch(lower):
+        findings.error(f"{name!r} is no key of metadata: it has letters, digits and _ . - only", *path)
+    return lower
+
+
+def compile_added(headers: Mapping[str, AddedHeader], findings: Findings, *path: str) -> tuple[HeaderAdd, ...]:
+    """In the order of their names, so that equal Mappings are equal."""
+    added = []
+    for name, header in sorted(headers.items()):
+        try:
+            parse_added_header(name, header.value)
+        except InvalidHeader as error:
+            findings.error(str(error), *path, name)
+        added.append(HeaderAdd(name.lower(), header.value, header.append is not False))
+    return tuple(added)
+
+
+def compile_removed(names: Iterable[str], findings: Findings, *path: str) -> tuple[str, ...]:
+    removed = set()
+    for index, name in enumerate(names):
+        try:
+            removed.add(check_header_name(name))
+        except InvalidHeader as error:
+            findings.error(str(error), *path, index)
+    return tuple(sorted(removed))
+
+
+def merge_added(members: Iterable[tuple[HeaderAdd, ...]]) -> tuple[HeaderAdd, ...]:
+    """What the Mappings of one group add, together: of one name, the last word counts (Ambassador's rule)."""
+    by_name = {header.name: header for headers in members for header in headers}
+    return tuple(by_name[name] for name in sorted(by_name))

@@ -1,0 +1,114 @@
+"""The Module as a typed model: settings of the whole gateway, and defaults of its Mappings."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from grpcgw.config.fields import (
+    AmbassadorId,
+    Anything,
+    Milliseconds,
+    PositiveCount,
+    Resource,
+    Table,
+    http_only,
+    no_meaning,
+    planned,
+    served,
+)
+from grpcgw.config.mapping_spec import (
+    CircuitBreakerSpec,
+    KeepaliveSpec,
+    LoadBalancerSpec,
+    MappingSettings,
+    RetryPolicySpec,
+)
+
+
+class ModuleDefaults(Resource):
+    httpmapping: MappingSettings | None = None
+
+
+class ModuleConfig(Resource):
+    """The keys of the Module's `config`."""
+
+    kind: ClassVar[str] = "Mapping"
+
+    resolver: Annotated[str | None, served("default `resolver` of all Mappings")] = None
+    load_balancer: Annotated[
+        LoadBalancerSpec | None,
+        served("default `load_balancer` of the Mappings with an endpoint resolver"),
+    ] = None
+    cluster_request_timeout_ms: Annotated[
+        Milliseconds | None, served("default `timeout_ms` of all Mappings; 0: none")
+    ] = None
+    use_ambassador_namespace_for_service_resolution: Annotated[
+        bool | None, served("a `service` without a namespace is in the gateway's namespace, not the Mapping's")
+    ] = None
+
+    add_linkerd_headers: Annotated[bool | None, served("default of all Mappings")] = None
+    buffer_limit_bytes: Annotated[int | None, planned("one message is in flight per stream and direction")] = None
+    circuit_breakers: Annotated[list[CircuitBreakerSpec] | None, served("default of all Mappings")] = None
+    cluster_idle_timeout_ms: Annotated[Milliseconds | None, served("default of all Mappings")] = None
+    cluster_max_connection_lifetime_ms: Annotated[Milliseconds | None, served("default of all Mappings")] = None
+    default_label_domain: Annotated[str | None, planned("there is no rate limiting")] = None
+    default_labels: Annotated[Table | None, planned("there is no rate limiting")] = None
+    defaults: Annotated[
+        ModuleDefaults | None,
+        served("`httpmapping`: defaults of all Mappings, for the fields named above; before the Module's own keys"),
+    ] = None
+    diagnostics: Annotated[Table | None, planned("the page is on the admin port alone")] = None
+    enable_grpc_http11_bridge: Annotated[bool | None, planned("clients speak HTTP/2")] = None
+    enable_grpc_web: Annotated[bool | None, planned("clients speak gRPC over HTTP/2")] = None
+    enable_ipv4: Annotated[bool | None, served("default of all Mappings")] = None
+    enable_ipv6: Annotated[bool | None, served("default of all Mappings")] = None
+    envoy_log_format: Annotated[Anything, planned("there is no access log")] = None
+    envoy_log_path: Annotated[str | None, planned("there is no access log")] = None
+    envoy_log_type: Annotated[str | None, planned("there is no access log")] = None
+    forward_client_cert_details: Annotated[str | None, planned("client certificates are not asked for")] = None
+    grpc_stats: Annotated[Table | None, planned("calls are counted by Mapping, service and method always")] = None
+    headers_with_underscores_action: Annotated[str | None, planned("such headers are passed on", "ALLOW")] = None
+    ip_allow: Annotated[list[Table] | None, planned("calls from every address are served")] = None
+    ip_deny: Annotated[list[Table] | None, planned("calls from every address are served")] = None
+    keepalive: Annotated[KeepaliveSpec | None, served("default of all Mappings")] = None
+    listener_idle_timeout_ms: Annotated[Milliseconds | None, planned("idle client connections stay open")] = None
+    liveness_probe: Annotated[Table | None, planned("the admin port answers probes")] = None
+    max_request_headers_kb: Annotated[int | None, planned("a flag of `grpcgw run` limits the metadata")] = None
+    preserve_external_request_id: Annotated[bool | None, planned("a request id from the client is kept", True)] = None
+    prune_unreachable_routes: Annotated[bool | None, planned("there are no unreachable routes", True)] = None
+    readiness_probe: Annotated[Table | None, planned("the admin port answers probes")] = None
+    regex_max_size: Annotated[PositiveCount | None, served("greatest program size of an RE2 pattern; default 200")] = (
+        None
+    )
+    retry_policy: Annotated[RetryPolicySpec | None, served("default of all Mappings")] = None
+    set_current_client_cert_details: Annotated[Table | None, planned("client certificates are not asked for")] = None
+    statsd: Annotated[Table | None, planned("metrics are on the admin port")] = None
+    strip_matching_host_port: Annotated[
+        bool | None, no_meaning("a name without a port matches every port anyway", True)
+    ] = None
+    use_proxy_proto: Annotated[bool | None, planned("the proxy protocol is not read")] = None
+    use_remote_address: Annotated[bool | None, planned("the client's address is always the connection's", True)] = None
+    xff_num_trusted_hops: Annotated[int | None, planned("no hop is trusted")] = None
+
+    buffer: Annotated[Table | None, http_only("messages are passed on one by one")] = None
+    cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
+    enable_http10: Annotated[bool | None, http_only("gRPC is HTTP/2")] = None
+    error_response_overrides: Annotated[list[Table] | None, http_only("gRPC errors have no body")] = None
+    gzip: Annotated[Table | None, http_only("gRPC compresses message by message")] = None
+    header_case_overrides: Annotated[Anything, http_only("HTTP/2 headers are lower case")] = None
+    lua_scripts: Annotated[str | None, http_only("there is no Lua")] = None
+    merge_slashes: Annotated[bool | None, http_only("gRPC paths are compared as they are")] = None
+    proper_case: Annotated[bool | None, http_only("HTTP/2 headers are lower case")] = None
+    server_name: Annotated[str | None, http_only("no server header is sent")] = None
+    suppress_envoy_headers: Annotated[bool | None, http_only("no Envoy headers are sent", True)] = None
+    x_forwarded_proto_redirect: Annotated[bool | None, http_only("gRPC clients follow no redirect")] = None
+
+    admin_port: Annotated[int | None, no_meaning("it was Envoy's; see `grpcgw run --admin-port`")] = None
+    envoy_validation_timeout: Annotated[int | None, no_meaning("there is no Envoy to validate")] = None
+    runtime_flags: Annotated[Table | None, no_meaning("there is no Envoy to configure")] = None
+    service_port: Annotated[int | None, no_meaning("ports are flags of `grpcgw run`")] = None
+
+
+class ModuleSpec(Resource):
+    ambassador_id: AmbassadorId = None
+    config: Annotated[ModuleConfig | None, served("see the keys below")] = None

@@ -1,0 +1,73 @@
+"""The Secrets that TLSContexts and Hosts name, in their last good versions where the new ones cannot be used.
+
+What is wrong is said of who refers to the Secret; an object is only as good as what it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TypeVar
+
+from grpcgw.config.certificates import InvalidSecret, KeyPair, read_authorities, read_key_pair
+from grpcgw.config.generations import SERVES_ON, Generations
+from grpcgw.config.objects import KubeObject, ObjectKey
+from grpcgw.config.parse import Findings
+
+T = TypeVar("T")
+
+
+class Secrets:
+    """The Secrets of one compilation."""
+
+    def __init__(self, objects: Mapping[ObjectKey, KubeObject], generations: Generations, now: datetime | None) -> None:
+        """`now` is what expiry is judged by; None: it is not judged."""
+        self._objects = objects
+        self._generations = generations
+        self._now = now
+
+    def find_key_pair(self, key: ObjectKey | None, findings: Findings, *path: str) -> KeyPair | None:
+        """The certificate in the Secret; None: an error is in `findings`, unless `key` is None."""
+        key_pair = self._find(key, read_key_pair, findings, *path)
+        if key_pair is not None and self._now is not None and key_pair.expires_at <= self._now:
+            findings.notice(f"the certificate in {key} expired on {key_pair.expires_at:%Y-%m-%d}; renew it", *path)
+        return key_pair
+
+    def find_authorities(self, key: ObjectKey | None, findings: Findings, *path: str) -> bytes:
+        """The authorities in the Secret, as PEM; empty: an error is in `findings`, unless `key` is None."""
+        return self._find(key, read_authorities, findings, *path) or b""
+
+    def _find(self, key: ObjectKey | None, read: Callable[[KubeObject], T], findings: Findings, *path: str) -> T | None:
+        if key is None:
+            return None
+        try:
+            return self._read(self._objects, key, read)
+        except InvalidSecret as error:
+            try:
+                earlier = self._read(self._generations.earlier, key, read)
+            except InvalidSecret:
+                findings.error(str(error), *path)
+                return None
+            findings.fault(f"{error}; {SERVES_ON}", *path)
+            return earlier
+
+    def _read(self, secrets: Mapping[ObjectKey, KubeObject], key: ObjectKey, read: Callable[[KubeObject], T]) -> T:
+        secret = secrets.get(key)
+        if secret is None:
+            raise InvalidSecret(f"{key} does not exist")
+        try:
+            found = read(secret)
+        except InvalidSecret as error:
+            raise InvalidSecret(f"{key} ({secret.source.locate()}) cannot be used: {error}") from error
+        self._generations.last_good[key] = secret
+        return found
+
+
+def name_secret(text: str | None, namespace: str, namespacing: bool | None = None) -> ObjectKey | None:
+    """The Secret that `name[.namespace]` means; with `namespacing` False, dots belong to the name."""
+    if not text:
+        return None
+    name, dot, other = text.rpartition(".")
+    if not dot or namespacing is False:
+        return ObjectKey("Secret", namespace, text)
+    return ObjectKey("Secret", other, name)

@@ -1,0 +1,180 @@
+"""Where a Mapping's calls go and over what connections: its Cluster. Clusters are shared by those who agree in both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from grpcgw.config.mapping_settings import Settings
+from grpcgw.config.mapping_spec import MappingSpec
+from grpcgw.config.objects import ObjectKey
+from grpcgw.config.parse import Findings
+from grpcgw.config.pending import find_pending
+from grpcgw.config.policies import (
+    DEFAULT_ADDRESSING,
+    DEFAULT_CONNECTION,
+    Addressing,
+    ConnectionSettings,
+    UpstreamTls,
+)
+from grpcgw.config.resolvers import Resolver
+from grpcgw.config.service import ParsedService, parse_service
+from grpcgw.config.snapshot import Cluster, ResolverKind, ServiceRef
+
+SYSTEM_TLS = UpstreamTls("system")
+_HASH_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a cluster's meaning depends on beside its Mapping."""
+
+    resolvers: Mapping[str, Resolver]
+    tls_contexts: Mapping[ObjectKey, UpstreamTls]
+    ambassador_namespace: str
+    of_gateway: bool
+    """A service without a namespace is in the gateway's, not the Mapping's."""
+
+    def find_tls_context(self, name: str, namespace: str) -> UpstreamTls | None:
+        """By name in the namespace, else in any: Ambassador's TLSContext names are global."""
+        own = self.tls_contexts.get(ObjectKey("TLSContext", namespace, name))
+        return own or next((context for key, context in self.tls_contexts.items() if key.name == name), None)
+
+
+def compile_cluster(
+    key: ObjectKey, spec: MappingSpec, settings: Settings, around: Surroundings, findings: Findings
+) -> Cluster | None:
+    """None: an error is in `findings`."""
+    resolver = _find_resolver(settings.resolver, around, findings)
+    namespace = around.ambassador_namespace if around.of_gateway else key.namespace
+    parsed = parse_service(spec.service, namespace, tls=bool(spec.tls))
+    tls = _compile_tls(key, spec, parsed, around, findings)
+    addressing = _compile_addressing(spec, settings, resolver, findings)
+    if resolver is None:
+        return None
+    service = _resolve_service(resolver, parsed, findings)
+    if service is None:
+        return None
+    cluster = Cluster(
+        name="",
+        resolver=resolver.kind,
+        resolver_name=resolver.name,
+        service=service,
+        connection=_compile_connection(settings, tls),
+        consul=resolver.consul,
+        addressing=addressing,
+    )
+    return replace(cluster, name=name_cluster(cluster, spec.cluster_tag or ""))
+
+
+def _find_resolver(name: str | None, around: Surroundings, findings: Findings) -> Resolver | None:
+    wanted = name or "kubernetes-service"
+    resolver = around.resolvers.get(wanted)
+    if resolver is None:
+        known = ", ".join(sorted(name for name, one in around.resolvers.items() if not find_pending(one.kind)))
+        findings.error(f"resolver {wanted} is unknown; declare it or use one of {known}", "resolver")
+    elif find_pending(resolver.kind) is not None:
+        findings.error(f"resolver {wanted} is a {resolver.kind}, which is not supported yet", "resolver")
+        return None
+    return resolver
+
+
+def _compile_tls(
+    key: ObjectKey, spec: MappingSpec, parsed: ParsedService, around: Surroundings, findings: Findings
+) -> UpstreamTls | None:
+    if isinstance(spec.tls, str) and spec.tls:
+        context = around.find_tls_context(spec.tls, key.namespace)
+        if context is None:
+            findings.error(f"TLSContext {spec.tls} is unknown or left out", "tls")
+        return context
+    if not parsed.tls:
+        return None
+    note = find_pending("Mapping.service.https")
+    if note is not None and not spec.tls:
+        findings.error(f"{spec.service!r} asks for TLS to pods, which is not supported yet: {note.meaning}", "service")
+    return SYSTEM_TLS
+
+
+def _compile_addressing(
+    spec: MappingSpec, settings: Settings, resolver: Resolver | None, findings: Findings
+) -> Addressing:
+    ipv4, ipv6 = settings.enable_ipv4 is not False, settings.enable_ipv6 is not False
+    if not ipv4 and not ipv6:
+        findings.error("neither IPv4 nor IPv6 is enabled; enable one", "enable_ipv6")
+    if resolver is not None and resolver.kind is not ResolverKind.KUBERNETES_SERVICE:
+        for name, neutral in (("dns_type", "strict_dns"), ("respect_dns_ttl", False)):
+            if getattr(spec, name) not in (None, neutral):
+                findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", name)
+        return Addressing(ipv4, ipv6)
+    return Addressing(ipv4, ipv6, settings.dns_type == "logical_dns", bool(settings.respect_dns_ttl))
+
+
+def _compile_connection(settings: Settings, tls: UpstreamTls | None) -> ConnectionSettings:
+    keepalive = settings.keepalive
+    return ConnectionSettings(
+        tls=tls,
+        connect_timeout_ms=settings.connect_timeout_ms or DEFAULT_CONNECTION.connect_timeout_ms,
+        idle_timeout_ms=settings.cluster_idle_timeout_ms or None,
+        max_lifetime_ms=settings.cluster_max_connection_lifetime_ms or None,
+        keepalive_time_s=None if keepalive is None else keepalive.time_s,
+        keepalive_timeout_s=None if keepalive is None else keepalive.timeout_s,
+    )
+
+
+def _resolve_service(resolver: Resolver, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
+    """The service as the resolver looks for it."""
+    service = parsed.service
+    match resolver.kind:
+        case ResolverKind.KUBERNETES_SERVICE:
+            return service
+        case ResolverKind.KUBERNETES_ENDPOINT:
+            return _find_in_kubernetes(resolver, parsed, findings)
+        case ResolverKind.CONSUL:
+            if parsed.qualified:
+                findings.error(f"resolver {resolver.name} is a Consul resolver: its names have no dots", "service")
+                return None
+            if parsed.port_given:
+                findings.notice(f"port {service.port} has no effect: Consul knows the port of each instance", "service")
+            return ServiceRef(service.name, "", 0, service.name)
+
+
+def _find_in_kubernetes(resolver: Resolver, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
+    service = parsed.service
+    if parsed.is_ip:
+        findings.error(
+            f"{service.hostname} is an address, but resolver {resolver.name} finds pods by the name of a Service",
+            "service",
+        )
+        return None
+    if parsed.ignored:
+        findings.notice(
+            f"'.{parsed.ignored}' has no effect: resolver {resolver.name} takes name.namespace,"
+            f" here {service.name}.{service.namespace}",
+            "service",
+        )
+    return replace(service, hostname=f"{service.name}.{service.namespace}")
+
+
+def name_cluster(cluster: Cluster, tag: str) -> str:
+    """`[tag/]service/resolver kind[#settings]`, the same whenever what makes the cluster is the same.
+
+    Certificates are not part of it, only their TLSContext: a cluster lives on when they are renewed.
+    """
+    service, kind = cluster.service, cluster.resolver
+    if cluster.consul is not None:
+        place = f"{service.name}/{kind}/{cluster.consul.datacenter}@{cluster.consul.address}"
+    else:
+        host = f"[{service.hostname}]" if ":" in service.hostname else service.hostname
+        place = f"{host}:{service.port}/{kind}"
+    base = f"{tag}/{place}" if tag else place
+    if cluster.connection == DEFAULT_CONNECTION and cluster.addressing == DEFAULT_ADDRESSING:
+        return base
+    return f"{base}#{_hash_settings(cluster.connection, cluster.addressing)}"
+
+
+def _hash_settings(connection: ConnectionSettings, addressing: Addressing) -> str:
+    tls = connection.tls
+    named = None if tls is None else (tls.name, tls.server_name)
+    text = repr((named, replace(connection, tls=None), addressing))
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
