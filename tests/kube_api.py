@@ -292,6 +292,8 @@ class KubeApi:
         metadata.setdefault("namespace", "default")
         key = (kind.name, metadata["namespace"], metadata["name"])
         known = key in self._objects
+        if known and "status" in self._objects[key]:  # a subresource: a write of the object does not touch it
+            obj.setdefault("status", self._objects[key]["status"])
         self._objects[key] = obj
         self._record("MODIFIED" if known else "ADDED", obj)
         return str(metadata["resourceVersion"])

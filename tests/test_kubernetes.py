@@ -698,8 +698,10 @@ def resources_read() -> list[Resource]:
     return [resource for kind in WATCHED_KINDS for resource in kind.candidates]
 
 
-def test_the_rights_granted_are_exactly_the_rights_used() -> None:
-    (role,) = [document for document in documents("rbac.yaml") if document["kind"] == "ClusterRole"]
+def test_the_rights_to_read_are_exactly_those_used() -> None:
+    (role,) = [
+        each for each in documents("rbac.yaml") if (each["kind"], each["metadata"]["name"]) == ("ClusterRole", "grpcgw")
+    ]
     granted = {
         (group, resource, verb)
         for rule in role["rules"]
@@ -712,11 +714,17 @@ def test_the_rights_granted_are_exactly_the_rights_used() -> None:
 
 def test_the_rights_are_bound_to_the_gateway_s_service_account() -> None:
     by_kind = {document["kind"]: document for document in documents("rbac.yaml")}
-    binding, account = by_kind["ClusterRoleBinding"], by_kind["ServiceAccount"]["metadata"]
-    assert binding["subjects"] == [
-        {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
-    ]
-    assert binding["roleRef"]["name"] == by_kind["ClusterRole"]["metadata"]["name"]
+    account = by_kind["ServiceAccount"]["metadata"]
+    bound = set()
+    for binding in (document for document in documents("rbac.yaml") if document["kind"].endswith("Binding")):
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+        ]
+        bound.add((binding["roleRef"]["kind"], binding["roleRef"]["name"]))
+    roles = {
+        (each["kind"], each["metadata"]["name"]) for each in documents("rbac.yaml") if each["kind"].endswith("Role")
+    }
+    assert bound == roles
     assert account["namespace"] == by_kind["Namespace"]["metadata"]["name"]
 
 

@@ -262,8 +262,7 @@ class _KindLoop:
         return self._random.uniform(0.9, 1.1) * self._pace.recheck_s
 
     def _note_refusal(self, refusal: ApiRefused) -> float:
-        keeps_place = refusal.status in (401, 429) or refusal.status >= 500
-        if not keeps_place:
+        if not refusal.is_passing:
             self._cursor = None
         if refusal.status == 404 and self._resource.group:
             return self._note_absence()

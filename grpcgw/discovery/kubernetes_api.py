@@ -55,6 +55,11 @@ class ApiRefused(GrpcgwError):
         self.retry_after_s = retry_after_s
         """How long the server asks to be left alone; 0.0: it does not say."""
 
+    @property
+    def is_passing(self) -> bool:
+        """The same request may well be taken later."""
+        return self.status in (401, 429) or self.status >= 500
+
 
 class KubernetesApi:
     """One API server. `connect` first; requests may then run concurrently."""
