@@ -53,6 +53,8 @@ _STATES = {
 }
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 """grpc.aio takes numbers as well, but UNAUTHENTICATED's for one it does not know."""
+WRITE_FAILED = "Internal error from Core"
+"""grpc.aio's words for an RPC that was over before a message was written."""
 _ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError)
 """What grpc.aio raises for reading or writing on an RPC that is over; its status comes another way."""
 
@@ -84,6 +86,8 @@ class _Attempt:
 
     def __init__(self, rpc: _Rpc, call: Any, connection: _PodConnection) -> None:
         self._rpc, self._call, self._connection = rpc, call, connection
+        self._ended: asyncio.Future[Status] = asyncio.get_running_loop().create_future()
+        call.add_done_callback(self._note_status)
 
     def begin(self, first: Opening) -> None:
         self._rpc.spawn(self._send(first.message, first.half_close))
@@ -118,7 +122,7 @@ class _Attempt:
             headers = tuple(await self._call.initial_metadata() or ())
         except _ENDED:
             headers = None
-        if not headers and self._call.done() and _never_reached(await self._status()):
+        if not headers and self._call.done() and _never_reached(await self._ended):
             headers = None
         if self._current():
             self._rpc.session.on_pod_headers(headers, time.monotonic())
@@ -132,11 +136,21 @@ class _Attempt:
             self._rpc.session.on_pod_message(None if message is grpc.aio.EOF else message, time.monotonic())
 
     async def _receive_status(self) -> None:
-        status = await self._status()
+        status = await self._ended
         if self._current():
             self._rpc.session.on_pod_status(status, time.monotonic())
 
-    async def _status(self) -> Status:
+    def _note_status(self, _: object) -> None:
+        """Called for each status grpc.aio gives the RPC.
+
+        A write that fails because the pod has ended the RPC gives it one too, before or after the pod's: it must be
+        read before the next replaces it, and only the pod's counts.
+        """
+        status = _result(self._read_status())
+        if status.details != WRITE_FAILED and not self._ended.done():
+            self._ended.set_result(status)
+
+    async def _read_status(self) -> Status:
         code = await self._call.code()
         if code is grpc.StatusCode.CANCELLED and self._connection.closed:
             return Status(Code.UNAVAILABLE, POD_LEFT)
@@ -146,6 +160,16 @@ class _Attempt:
 
     def _current(self) -> bool:
         return self._rpc.attempt is self
+
+
+def _result(coroutine: Coroutine[Any, Any, Status]) -> Status:
+    """What a coroutine returns that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as returned:
+        status: Status = returned.value
+        return status
+    raise AssertionError("the status of an RPC that is over had to be waited for")
 
 
 def _never_reached(status: Status) -> bool:

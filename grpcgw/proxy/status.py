@@ -106,6 +106,7 @@ _CORE_TEXTS: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
         (r"Received message larger than max|[Uu]nexpected compress|[Ii]nvalid compression", Reason.BAD_RESPONSE),
     )
 )
+_TOO_LARGE = "Stream removed (received metadata size exceeds"
 _CORE_CODES = frozenset({Code.UNAVAILABLE, Code.UNKNOWN, Code.INTERNAL})
 
 
@@ -114,6 +115,8 @@ def core_reason(code: int, details: str, trailers: Metadata) -> Reason | None:
 
     Core marks neither, so its texts are recognised. A pod's status with trailing metadata is always the pod's.
     """
+    if code == Code.RESOURCE_EXHAUSTED and not trailers and details.startswith(_TOO_LARGE):
+        return Reason.METADATA_TOO_LARGE
     if code not in _CORE_CODES or trailers:
         return None
     return next((reason for pattern, reason in _CORE_TEXTS if pattern.match(details)), None)

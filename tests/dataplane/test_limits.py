@@ -38,8 +38,9 @@ def test_metadata_of_a_pod_above_the_limit_is_refused(lab: Lab) -> None:
     # The limit holds towards pods too; a frame of the script's takes no more than 16 KiB.
     client = lab.raw_client(lab.gateway(lab.scripted_pod(boast), max_metadata_bytes=4_096))
     answer = client.call("Unary")
-    assert answer.status == RESOURCE_EXHAUSTED.value[0]
-    assert len(answer.message) < 1_000
+    assert (answer.status, answer.header("x-grpcgw-reason")) == (RESOURCE_EXHAUSTED.value[0], "metadata-too-large")
+    assert "test.default" in answer.message
+    assert answer.trailers_only
 
 
 def test_streams_above_the_limit_wait_for_their_turn(lab: Lab) -> None:

@@ -87,6 +87,17 @@ def test_status_details_and_text_beyond_ascii_pass(lab: Lab) -> None:
     assert dict(call.trailing_metadata()) == {"grpc-status-details-bin": DETAILS, "x-more": "1"}
 
 
+def test_pod_that_refuses_without_hearing_the_rpc_out_is_understood(lab: Lab) -> None:
+    """The status arrives while the gateway still writes, as of a pod that checks a token first."""
+    pods = [lab.scripted_pod(lambda stream: stream.end_at_once(16, "who are you")) for _ in range(2)]
+    channel = lab.channel(lab.gateway(*pods))
+    for number in range(60):
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/test.Pod/Unary")(bytes(1000 * number))
+        assert refused.value.details() == "who are you"
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 def test_unknown_method_is_the_pods_to_refuse(lab: Lab) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         lab.channel(lab.gateway(lab.pod())).unary_unary("/test.Pod/Nothing")(b"")
