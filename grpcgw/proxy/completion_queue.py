@@ -253,13 +253,14 @@ class _Rpc:
         self._closed = False
         self.attempt: _Attempt | None = None
         details = event.call_details
-        deadline_s = details.deadline
+        deadline_s, wall_s = details.deadline, time.time()
         request = Request(
             details.method.decode("utf-8", "replace"),
             details.host.decode("utf-8", "replace"),
             event.invocation_metadata,
-            now_s + deadline_s - time.time() if deadline_s < NO_DEADLINE_S else None,
+            now_s + deadline_s - wall_s if deadline_s < NO_DEADLINE_S else None,
             engine.peer(event.call),
+            wall_s,
         )
         self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
 

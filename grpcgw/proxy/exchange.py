@@ -30,6 +30,8 @@ class Exchange(Protocol):
 
 def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
     """The gateway's own health service, unless a Mapping takes it over; everything else is forwarded."""
-    if request.path.startswith(HEALTH_PREFIX) and not serving.has_route(request.path):
+    if request.path.startswith(HEALTH_PREFIX) and not serving.has_route(
+        request.path, request.authority, request.metadata
+    ):
         return HealthExchange(serving, call, request, now_s)
     return Session(serving, call, request, now_s)

@@ -82,11 +82,11 @@ def make_request_id() -> str:
 class Peer:
     """The client at the other end of a connection."""
 
-    __slots__ = ("address", "internal")
+    __slots__ = ("address", "internal", "port")
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, port: int = 0) -> None:
         """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
-        self.address = address
+        self.address, self.port = address, port
         self.internal = _is_internal(address)
 
 
@@ -95,8 +95,8 @@ def parse_peer(peer: str) -> Peer:
     scheme, _, rest = peer.partition(":")
     if scheme not in ("ipv4", "ipv6"):
         return Peer("")
-    host = unquote(rest).rpartition(":")[0]
-    return Peer(host.strip("[]").partition("%")[0])
+    host, _, port = unquote(rest).rpartition(":")
+    return Peer(host.strip("[]").partition("%")[0], int(port) if port.isdecimal() else 0)
 
 
 def _is_internal(address: str) -> bool:

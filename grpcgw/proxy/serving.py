@@ -13,14 +13,18 @@ from dataclasses import dataclass
 
 from grpcgw.balancer.base import Balancer, Outcome, Picker
 from grpcgw.balancer.catalogue import make_balancer
+from grpcgw.balancer.hashing import make_key
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.policies import LoadBalancer
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, MatchKind, Route, Snapshot
-from grpcgw.proxy.status import Reason
+from grpcgw.config.policies import LoadBalancer, OutlierDetection
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Route, Snapshot
+from grpcgw.policy.headers import compile_edits
+from grpcgw.policy.rewrite import compile_rewrite
+from grpcgw.proxy.status import Metadata, Reason
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable
 from grpcgw.telemetry.counters import Counters
 from grpcgw.telemetry.report import PodReport, PodState
+from grpcgw.upstream.outlier import OutlierDetector
 from grpcgw.upstream.pod import Connection, Pod
 from grpcgw.upstream.pool import Pool, usable
 
@@ -28,20 +32,44 @@ Connect = Callable[[str], Connection]
 """Makes a connection to `host:port`; it connects by itself, nothing is waited for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    """What Mappings must agree on to share turns and ejections over a cluster."""
+
+    load_balancer: LoadBalancer
+    outlier_detection: OutlierDetection | None
+
+
 class Balanced:
-    """One balancing policy over one cluster, with the picker in force."""
+    """One way to balance over one cluster: the policy, the picker in force, and the pods it leaves out."""
 
-    __slots__ = ("balancer", "candidates", "picker")
+    __slots__ = ("_all", "balancer", "candidates", "outliers", "picker")
 
-    def __init__(self, balancer: Balancer) -> None:
-        self.balancer = balancer
+    def __init__(self, balancing: Balancing, seed: int) -> None:
+        self.balancer: Balancer = make_balancer(balancing.load_balancer, seed)
+        settings = balancing.outlier_detection
+        self.outliers = None if settings is None else OutlierDetector(settings)
+        self._all: tuple[Pod, ...] = ()
         self.candidates: tuple[Pod, ...] = ()
-        self.picker: Picker = balancer.update(())
+        self.picker: Picker = self.balancer.update(())
 
-    def update(self, pods: tuple[Pod, ...]) -> None:
-        if pods != self.candidates:
-            self.candidates = pods
-            self.picker = self.balancer.update(pods)
+    def update(self, pods: tuple[Pod, ...], connected: tuple[Pod, ...]) -> None:
+        """`pods` are the cluster's, `connected` those of them that are usable."""
+        outliers = self.outliers
+        if outliers is not None:
+            if pods != self._all:
+                self._all = pods
+                outliers.set_pods(pods)
+            connected = tuple(pod for pod in connected if not outliers.is_ejected(pod)) or connected
+        if connected != self.candidates:
+            self.candidates = connected
+            self.picker = self.balancer.update(connected)
+
+    def refresh(self, now_s: float) -> None:
+        """Take up what time alone changes: ejections that end, weights that grow."""
+        if self.outliers is not None:
+            self.outliers.sweep(now_s)
+        self.picker = self.balancer.refresh(now_s) or self.picker
 
 
 class ClusterState:
@@ -53,41 +81,62 @@ class ClusterState:
         self.cluster = cluster
         self.pool = Pool()
         self.endpoints: EndpointSet | None = None
-        self.balanced: dict[LoadBalancer, Balanced] = {}
+        self.balanced: dict[Balancing, Balanced] = {}
 
     def publish(self) -> None:
-        pods = usable(self.pool.serving.values())
+        pods = tuple(self.pool.serving.values())
+        connected = usable(pods)
         for balanced in self.balanced.values():
-            balanced.update(pods)
+            balanced.update(pods, connected)
 
 
 class Target:
     """A Destination bound to its pods: all that an RPC needs of its Mapping, worked out once per snapshot."""
 
-    __slots__ = ("_balanced", "_cluster", "_path", "_rewrite", "idle_timeout_s", "label", "timeout_ms")
+    __slots__ = (
+        "_balanced",
+        "_cluster",
+        "_rewrite",
+        "authority",
+        "edit_request",
+        "edit_response",
+        "idle_timeout_s",
+        "label",
+        "make_key",
+        "timeout_ms",
+    )
 
     def __init__(self, route: Route, destination: Destination, cluster: ClusterState, balanced: Balanced) -> None:
         self.label = destination.label
+        self.authority = destination.authority
+        """`:authority` towards the pod; empty: the client's."""
+        self.edit_request = compile_edits(destination.request_headers)
+        self.edit_response = compile_edits(destination.response_headers)
+        self.make_key = make_key(destination.load_balancer)
+        """What the policy hashes of an RPC; None: nothing."""
         self.timeout_ms = destination.timeout_ms
         idle_ms = destination.idle_timeout_ms
         self.idle_timeout_s = None if idle_ms is None else idle_ms / 1000
-        self._rewrite = None if route.match.kind is MatchKind.REGEX else destination.rewrite
-        self._path = route.match.value
+        self._rewrite = compile_rewrite(route.match, destination)
         self._cluster, self._balanced = cluster, balanced
 
-    def pick(self, avoid: Pod | None) -> Pod | None:
-        """The pod for one RPC; `done` must follow, once."""
-        return self._balanced.picker.pick(avoid)  # type: ignore[return-value]  # pickers return what update() was given
+    def pick(self, avoid: Pod | None, key: int | None = None) -> Pod | None:
+        """The pod for one RPC; `done` must follow, once. `key` is what `make_key` made of it."""
+        picker = self._balanced.picker
+        return picker.pick(avoid, key)  # type: ignore[return-value]  # pickers return what update() was given
 
-    def done(self, pod: Pod, outcome: Outcome) -> None:
+    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> bool:
+        """The try on `pod` ended; returns whether the pod is left out from now on (`Serving.republish` it)."""
         self._balanced.balancer.done(pod, outcome)
+        outliers = self._balanced.outliers
+        return outliers is not None and outliers.record(pod, outcome.failed, now_s)
 
     def has_other(self, pod: Pod) -> bool:
         return any(other is not pod for other in self._balanced.candidates)
 
     def rewrite(self, path: str) -> str:
-        """`path` with the matched prefix replaced (Ambassador `rewrite`)."""
-        return path if self._rewrite is None else self._rewrite + path[len(self._path) :]
+        """The path towards the pod (`rewrite`, `regex_rewrite`)."""
+        return path if self._rewrite is None else self._rewrite(path)
 
     def why_no_endpoint(self) -> str:
         service, endpoints = self._cluster.cluster.service, self._cluster.endpoints
@@ -99,7 +148,7 @@ class Target:
 class RouteTargets:
     """A Route with its destinations bound: splits its RPCs over them."""
 
-    __slots__ = ("_only", "_split", "_targets")
+    __slots__ = ("_only", "_split", "_sticky_header", "_targets")
 
     def __init__(self, route: Route, targets: tuple[Target, ...]) -> None:
         self._targets = {
@@ -108,12 +157,15 @@ class RouteTargets:
         self._split = Split(route.destinations)
         whole = len(targets) == 1 and route.destinations[0].weight_percent == 100
         self._only = targets[0] if whole else None
+        self._sticky_header = route.sticky_header
 
-    def choose(self) -> Target | None:
+    def choose(self, metadata: Metadata) -> Target | None:
         """The Mapping for one RPC by weight; None for the share that the weights leave unrouted."""
         if self._only is not None:
             return self._only
-        destination = self._split.pick()
+        sticky = self._sticky_header
+        value = next((value for key, value in metadata if key == sticky), None) if sticky else None
+        destination = self._split.pick() if value is None else self._split.pick_for(value)
         return None if destination is None else self._targets[id(destination)]
 
 
@@ -127,8 +179,8 @@ class Table:
         self._routes = RouteTable(snapshot.routes)
         self._by_route = by_route  # by id(): the snapshot keeps the routes alive, and hashing one costs microseconds
 
-    def find(self, path: str) -> RouteTargets | None:
-        route = self._routes.match(path)
+    def find(self, path: str, authority: str, metadata: Metadata) -> RouteTargets | None:
+        route = self._routes.match(path, authority, metadata)
         return None if route is None else self._by_route[id(route)]
 
 
@@ -154,19 +206,19 @@ class Serving:
 
     # --- for every RPC
 
-    def route(self, path: str) -> Target | Refusal:
+    def route(self, path: str, authority: str = "", metadata: Metadata = ()) -> Target | Refusal:
         """Where an RPC goes, or why it goes nowhere."""
         if self.draining:
             return Refusal(Reason.DRAINING, "the gateway is shutting down")
-        found = self._table.find(path)
+        found = self._table.find(path, authority, metadata)
         if found is None:
             return Refusal(Reason.NO_MAPPING, f"no Mapping matches {path}")
-        return found.choose() or Refusal(
+        return found.choose(metadata) or Refusal(
             Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
         )
 
-    def has_route(self, path: str) -> bool:
-        return self._table.find(path) is not None
+    def has_route(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
+        return self._table.find(path, authority, metadata) is not None
 
     # --- when something changed
 
@@ -192,8 +244,16 @@ class Serving:
         """An RPC could not connect to `pod`: leave it out until its connection says otherwise."""
         with self._lock:
             pod.state = PodState.FAILING
-            if pod.cluster in self._clusters:
-                self._clusters[pod.cluster].publish()
+            self._publish(pod.cluster)
+
+    def republish(self, pod: Pod) -> None:
+        """`pod` was just ejected: no new RPC may go there."""
+        with self._lock:
+            self._publish(pod.cluster)
+
+    def _publish(self, cluster: str) -> None:
+        if cluster in self._clusters:
+            self._clusters[cluster].publish()
 
     def refresh(self, now_s: float) -> tuple[Pod, ...]:
         """Look at every connection's state and publish what changed; returns the pods whose connections to close."""
@@ -201,6 +261,8 @@ class Serving:
             for state in self._clusters.values():
                 for pod in state.pool.serving.values():
                     pod.state = pod.connection.state()
+                for balanced in state.balanced.values():
+                    balanced.refresh(now_s)
                 state.publish()
             return (
                 *self._over_orphans(now_s),
@@ -225,10 +287,10 @@ class Serving:
 
     def _target(self, route: Route, destination: Destination) -> Target:
         state = self._clusters[destination.cluster]
-        balanced = state.balanced.get(destination.load_balancer)
+        balancing = Balancing(destination.load_balancer, destination.outlier_detection)
+        balanced = state.balanced.get(balancing)
         if balanced is None:
-            balanced = Balanced(make_balancer(destination.load_balancer, self._seed))
-            state.balanced[destination.load_balancer] = balanced
+            balanced = state.balanced[balancing] = Balanced(balancing, self._seed)
         return Target(route, destination, state, balanced)
 
     def _fill(self, name: str, now_s: float) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from grpcgw.balancer.base import Outcome
+from grpcgw.policy.headers import Edit, RequestFacts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.metadata import Peer, forward_request, is_too_large
 from grpcgw.proxy.serving import Refusal, Serving, Target
@@ -50,6 +51,8 @@ class Request:
     metadata: Metadata
     deadline_s: float | None
     peer: Peer
+    received_at_s: float = 0.0
+    """Seconds since the epoch; for people and headers, nothing is timed by it."""
 
 
 class Call(Protocol):
@@ -185,7 +188,7 @@ class Session:
     def start(self, now_s: float) -> None:
         """Route the RPC and begin to read it. Called once, first."""
         serving, request = self._serving, self._request
-        target = self._refuse_too_large() or serving.route(request.path)
+        target = self._refuse_too_large() or serving.route(request.path, request.authority, request.metadata)
         if isinstance(target, Refusal):
             self._counters.begin()
             self._finish_with(target.reason, target.message, now_s)
@@ -211,27 +214,40 @@ class Session:
         """Send the RPC, as far as it has been read, to the next pod."""
         target = self._target
         assert target is not None
-        pod = target.pick(avoid)
+        request = self._request
+        key = None if target.make_key is None else target.make_key(request.metadata, request.peer.address)
+        pod = target.pick(avoid, key)
         if pod is None:
             self._finish_with(Reason.NO_ENDPOINTS, target.why_no_endpoint(), now_s)
             return
         if not self._metadata:
-            self._metadata = forward_request(self._request.metadata, self._request.peer)
+            metadata = forward_request(request.metadata, request.peer)
+            edit = target.edit_request
+            self._metadata = metadata if edit is None else edit(metadata, self._facts(edit))
         self._pod, self._pod_since_s = pod, now_s
         pod.begin()
         self._half_close_sent = self._half_closed
         self._sending_pod = self._reading_pod = True
         opening = Opening(self._first, self._half_closed)
-        request = self._request
+        authority = target.authority or request.authority
         try:
             self._attempt = self._call.open(
-                pod, target.rewrite(request.path), request.authority, self._metadata, self._deadline_s, opening
+                pod, target.rewrite(request.path), authority, self._metadata, self._deadline_s, opening
             )
         except ConnectionError as error:
             self._open_failed(pod, str(error), now_s)
         except Exception:  # a defect, which the engine contains: the pod must not count the RPC as running for ever
             self._end_try(pod, Status(Code.CANCELLED, ""), now_s)
             raise
+
+    def _facts(self, edit: Edit) -> RequestFacts | None:
+        """What the operators of `edit` may ask for; None where there are none."""
+        request, peer = self._request, self._request.peer
+        if not edit.uses_request:
+            return None
+        return RequestFacts(
+            request.metadata, request.path, request.authority, peer.address, peer.port, request.received_at_s
+        )
 
     def _open_failed(self, pod: Pod, cause: str, now_s: float) -> None:
         """The pod left, and its connection was closed, after it was picked."""
@@ -327,7 +343,12 @@ class Session:
         self._forget_opening()
         held, self._held = self._held, None
         self._headers_sent = self._sending_client = True
-        self._call.send(self._headers, held)
+        self._call.send(self._edited_headers(), held)
+
+    def _edited_headers(self) -> Metadata:
+        """The pod's initial metadata as the client gets it. A trailers-only answer has none, and gets none."""
+        edit = self._target.edit_response if self._target is not None else None
+        return self._headers if edit is None else edit(self._headers, self._facts(edit))
 
     def on_pod_message(self, message: bytes | None, now_s: float) -> None:
         """A reply, or None: there are no more, the status follows or is here."""
@@ -390,7 +411,8 @@ class Session:
         failed = counts_against_pod(status.code)
         duration_s = now_s - self._pod_since_s
         pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
-        target.done(pod, Outcome(status.code, failed, duration_s))
+        if target.done(pod, Outcome(status.code, failed, duration_s, status.trailers), now_s):
+            self._serving.republish(pod)
 
     def on_join_expired(self, now_s: float) -> None:
         """What was waited for did not come along: this is a stream (or slow), go on with what is there."""
@@ -519,8 +541,10 @@ class Session:
         self._finish(make_status(reason, message), now_s)
 
     def _finish(self, status: Status, now_s: float) -> None:
-        headers = None if self._headers_sent else self._headers
         held, self._held = self._held, None
+        headers = None if self._headers_sent else self._headers
+        if headers or (held is not None and headers is not None):
+            headers = self._edited_headers()
         call = self._call
         self._learn()
         self._record(status.code, now_s)

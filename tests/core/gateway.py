@@ -18,6 +18,7 @@ from grpcgw.config.snapshot import (
     Snapshot,
 )
 from grpcgw.proxy.serving import Refusal, Serving, Target
+from grpcgw.proxy.status import Metadata
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
 
@@ -75,15 +76,15 @@ class WatchedTarget:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)
 
-    def pick(self, avoid: Pod | None) -> Pod | None:
-        pod = self._target.pick(avoid)
+    def pick(self, avoid: Pod | None, key: int | None = None) -> Pod | None:
+        pod = self._target.pick(avoid, key)
         if pod is not None:
             self.picked.append(pod)
         return pod
 
-    def done(self, pod: Pod, outcome: Outcome) -> None:
+    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> bool:
         self.done_with.append((pod, outcome))
-        self._target.done(pod, outcome)
+        return self._target.done(pod, outcome, now_s)
 
 
 class Gateway(Serving):
@@ -96,8 +97,8 @@ class Gateway(Serving):
         self.set_endpoints("greet", endpoints(*range(1, pods + 1)), 0.0)
         self.refresh(0.0)
 
-    def route(self, path: str) -> Target | Refusal:
-        target = super().route(path)
+    def route(self, path: str, authority: str = "", metadata: Metadata = ()) -> Target | Refusal:
+        target = super().route(path, authority, metadata)
         if isinstance(target, Refusal):
             return target
         watched = WatchedTarget(target)
