@@ -1,0 +1,190 @@
+"""Metadata edits of a Mapping (`add_request_headers` and its kin), compiled once to one small callable. Pure.
+
+The session calls it with the metadata as it would go on: requests after `forward_request`, answers with the pod's
+initial metadata. Operators see the request as the client sent it, so a header may be renamed: removed, and added from
+`%REQ(…)%`. A Mapping without edits has none, and edits without operators are worked out beforehand.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from grpcgw.config.access_log import Line, Operator
+from grpcgw.config.header_edits import check_header_name, parse_added_header
+from grpcgw.config.policies import HeaderAdd, HeaderEdits
+
+Value = str | bytes
+Metadata = tuple[tuple[str, Value], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What operators can say of a request."""
+
+    metadata: Metadata
+    """As the client sent it."""
+    path: str
+    authority: str
+    remote_address: str
+    """IP address of the client, without brackets; empty where the transport has none."""
+    remote_port: int
+    started_at_s: float
+    """Seconds since the epoch."""
+
+
+def compile_edits(edits: HeaderEdits) -> Edit | None:
+    """What makes `edits`; None: there are none. Raises InvalidHeader for what the compiler refuses."""
+    removed = frozenset(check_header_name(name) for name in edits.remove)
+    additions = tuple(_compile_addition(add) for add in edits.add)
+    return Edit(removed, additions) if removed or additions else None
+
+
+class Edit:
+    """Removals come first, then additions in order. An empty value is not added and replaces nothing, as in Envoy."""
+
+    __slots__ = ("_additions", "_constant", "_removed", "uses_request")
+
+    def __init__(self, removed: frozenset[str], additions: tuple[_Addition, ...]) -> None:
+        self.uses_request = any(addition.evaluate is not None for addition in additions)
+        """Whether the facts are looked at; where not, None will do."""
+        self._removed, self._additions = removed, additions
+        self._constant: Metadata = ()
+        if not self.uses_request:
+            self._constant = tuple(_add([], additions, None))
+            self._removed |= {addition.name for addition in additions if addition.replaces and addition.value}
+
+    def __call__(self, metadata: Metadata, facts: RequestFacts | None) -> Metadata:
+        removed = self._removed
+        kept = [item for item in metadata if item[0] not in removed] if removed else metadata
+        if self.uses_request:
+            return tuple(_add(list(kept), self._additions, facts))
+        return (*kept, *self._constant)
+
+
+Evaluate = Callable[[RequestFacts], Value]
+
+
+@dataclass(frozen=True, slots=True)
+class _Addition:
+    name: str
+    replaces: bool
+    value: Value
+    """Where there is nothing to evaluate."""
+    evaluate: Evaluate | None
+
+
+def _add(
+    metadata: list[tuple[str, Value]], additions: tuple[_Addition, ...], facts: RequestFacts | None
+) -> list[tuple[str, Value]]:
+    for addition in additions:
+        value = addition.value
+        if addition.evaluate is not None:
+            assert facts is not None
+            value = addition.evaluate(facts)
+        if not value:
+            continue
+        if addition.replaces:
+            metadata = [item for item in metadata if item[0] != addition.name]
+        metadata.append((addition.name, value))
+    return metadata
+
+
+def _compile_addition(add: HeaderAdd) -> _Addition:
+    name, parsed = parse_added_header(add.name, add.value)
+    replaces = not add.append
+    if isinstance(parsed, bytes):
+        return _Addition(name, replaces, parsed, None)
+    if not any(isinstance(part, Operator) for part in parsed):
+        return _Addition(name, replaces, "".join(str(part) for part in parsed), None)
+    only = parsed[0]
+    if name.endswith("-bin") and isinstance(only, Operator):
+        return _Addition(name, replaces, b"", _look_up(only))
+    return _Addition(name, replaces, "", _compile_line(parsed))
+
+
+def _compile_line(line: Line) -> Evaluate:
+    pieces = tuple(part if isinstance(part, str) else _compile_operator(part) for part in line)
+    if len(pieces) == 1 and not isinstance(pieces[0], str):
+        return pieces[0]
+    return lambda facts: "".join(piece if isinstance(piece, str) else piece(facts) for piece in pieces)
+
+
+# --- operators
+
+
+def _compile_operator(operator: Operator) -> Callable[[RequestFacts], str]:
+    evaluate = _choose(operator)
+    length = operator.max_length
+    return evaluate if length is None else lambda facts: evaluate(facts)[:length]
+
+
+def _choose(operator: Operator) -> Callable[[RequestFacts], str]:
+    match operator.name:
+        case "REQ":
+            look_up = _look_up(operator)
+            return lambda facts: _to_text(look_up(facts))
+        case "START_TIME":
+            return _compile_time(operator.argument or "%Y-%m-%dT%H:%M:%S.%3fZ")
+        case "DOWNSTREAM_REMOTE_ADDRESS":
+            return _remote_address
+        case "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":
+            return lambda facts: facts.remote_address
+        case "DOWNSTREAM_REMOTE_PORT":
+            return lambda facts: str(facts.remote_port) if facts.remote_address else ""
+        case "PROTOCOL":
+            return lambda facts: "HTTP/2"
+        case _:
+            raise AssertionError(f"the compiler let {operator.name} pass")
+
+
+def _look_up(operator: Operator) -> Evaluate:
+    """The first value of the key, else of the alternative, else nothing."""
+    key, alternative = operator.argument, operator.alternative
+    if not alternative:
+        return lambda facts: _find(facts, key)
+    return lambda facts: _find(facts, key) or _find(facts, alternative)
+
+
+def _find(facts: RequestFacts, key: str) -> Value:
+    match key:
+        case ":path":
+            return facts.path
+        case ":authority":
+            return facts.authority
+        case ":method":
+            return "POST"
+        case _:
+            return next((value for name, value in facts.metadata if name == key), "")
+
+
+def _to_text(value: Value) -> str:
+    """Bytes as they are on the wire: base64."""
+    return value if isinstance(value, str) else base64.b64encode(value).decode()
+
+
+def _remote_address(facts: RequestFacts) -> str:
+    address = facts.remote_address
+    if not address:
+        return ""
+    return f"[{address}]:{facts.remote_port}" if ":" in address else f"{address}:{facts.remote_port}"
+
+
+_FRACTION = re.compile(r"%([1-9]?)f|%(s)")
+
+
+def _compile_time(form: str) -> Callable[[RequestFacts], str]:
+    """By `form`, which is strftime's with Envoy's `%s` (seconds since the epoch) and `%3f` (digits of the fraction)."""
+
+    def show(facts: RequestFacts) -> str:
+        seconds, nanoseconds = divmod(round(facts.started_at_s * 1_000_000_000), 1_000_000_000)
+
+        def fill(token: re.Match[str]) -> str:
+            return str(seconds) if token[2] else f"{nanoseconds:09d}"[: int(token[1] or 9)]
+
+        return datetime.fromtimestamp(seconds, UTC).strftime(_FRACTION.sub(fill, form))
+
+    return show

@@ -1,0 +1,30 @@
+"""What a pod gets for the client's path: `rewrite` and `regex_rewrite`, compiled once to one small callable. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from grpcgw.config.regex import Replacement
+from grpcgw.config.snapshot import Destination, MatchKind, PathMatch
+
+RewritePath = Callable[[str], str]
+
+
+def compile_rewrite(match: PathMatch, destination: Destination) -> RewritePath | None:
+    """How paths that `match` go on to `destination`; None: unchanged. Raises InvalidRegex.
+
+    `regex_rewrite` wins and replaces every match in the path; `rewrite` replaces what the route matched, which for a
+    regular expression it cannot.
+    """
+    regex = destination.regex_rewrite
+    if regex is not None:
+        return Replacement(regex.pattern, regex.substitution).apply
+    rewrite, matched = destination.rewrite, len(match.value)
+    if rewrite is None or match.kind is MatchKind.REGEX:
+        return None
+    return lambda path: rewrite + path[matched:]
+
+
+def choose_authority(destination: Destination, authority: str) -> str:
+    """`:authority` towards the pod: the Mapping's (`host_rewrite`, `auto_host_rewrite`), else the client's."""
+    return destination.authority or authority
