@@ -230,8 +230,7 @@ def test_the_kind_of_match(fields: dict[str, object], kind: MatchKind) -> None:
             "spec.service: 'https://greet' asks for TLS to pods, which is not supported yet",
         ),
         ({"service": "10.0.0.1:80"}, "10.0.0.1 is an address, but resolver endpoint finds pods by the name"),
-        ({"resolver": "nobody"}, "spec.resolver: resolver nobody is unknown; declare it or use one of endpoint, "),
-        ({"resolver": "consul"}, "resolver consul is a ConsulResolver, which is not supported yet"),
+        ({"resolver": "nobody"}, "spec.resolver: resolver nobody is unknown; declare it or use one of consul, "),
         (
             {"load_balancer": {"policy": "least_request"}},
             "spec.load_balancer.policy: is not supported yet: use round_robin",

@@ -51,7 +51,6 @@ NOT_WIRED: dict[str, FieldNote] = {
     "LoadBalancer.weighted_round_robin": refused(_BALANCER),
     "LoadBalancer.slow_start_ms": planned("a pod that joined gets its full share at once"),
     "LoadBalancer.prefer_same_zone": planned("pods of all zones get their share"),
-    "ConsulResolver": refused("Mappings that name it are left out"),
     "TLSContext.cert_required": refused("client certificates are not checked; every client would be served"),
     "TLSContext.ca_secret": planned("client certificates are not asked for"),
     "TLSContext.sni": planned("pods are spoken to in clear text"),
