@@ -89,6 +89,11 @@ def test_operators_say_what_envoys_do(text: str, value: str) -> None:
     assert shown == value
 
 
+def test_fractions_of_a_second_keep_their_zeros() -> None:
+    facts = replace(FACTS, started_at_s=1_700_000_000.005)
+    assert value_of("%START_TIME(%s.%3f)%", facts) == "1700000000.005"
+
+
 def test_an_ipv6_address_stands_in_brackets_before_a_port() -> None:
     facts = replace(FACTS, remote_address="::1")
     assert value_of("%DOWNSTREAM_REMOTE_ADDRESS%", facts) == "[::1]:5123"

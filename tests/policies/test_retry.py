@@ -92,6 +92,7 @@ def test_three_rpcs_may_be_retried_at_one_time_however_little_traffic_there_is()
     many[0].close()
     many[0].close()
     assert isinstance(Retries(POLICY, budget).decide(Failure(UNAVAILABLE)), Retry)
+    assert Retries(POLICY, budget).decide(Failure(UNAVAILABLE)) is GiveUp.BUDGET
 
 
 def test_a_dead_service_gets_at_most_its_share_of_retries() -> None:
