@@ -29,7 +29,6 @@ from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.engine import (
-    JOIN_WINDOW_S,
     ServerOptions,
     channel_arguments,
     pod_target,
@@ -39,7 +38,7 @@ from grpcgw.proxy.engine import (
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.metadata import Peer, parse_peer
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.session import Attempt, Opening, Request
+from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Opening, Request
 from grpcgw.proxy.status import POD_LEFT, Metadata, Status
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
@@ -290,8 +289,8 @@ class _Rpc:
     def abort(self, status: Status) -> None:
         self._call.cancel(status.code, status.details)
 
-    def join(self) -> None:
-        self._engine.join(self)
+    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
+        self._engine.join(self, delay_s)
 
     def leave(self) -> None:
         self._engine.joining.pop(self, None)
@@ -469,8 +468,8 @@ class CompletionQueueEngine:
             peer = self._peers[text] = parse_peer(text.decode() if isinstance(text, bytes) else text)
         return peer
 
-    def join(self, rpc: _Rpc) -> None:
-        self.joining[rpc] = time.monotonic() + JOIN_WINDOW_S
+    def join(self, rpc: _Rpc, delay_s: float) -> None:
+        self.joining[rpc] = time.monotonic() + delay_s
         if not self._housekeeping_wanted.is_set():
             self._housekeeping_wanted.set()
 

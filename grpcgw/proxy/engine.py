@@ -5,6 +5,7 @@ An engine owns sockets and drives sessions; what RPCs mean is in `session`, what
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,8 +13,8 @@ from typing import Protocol
 from grpcgw.config.snapshot import ServerCertificate, Snapshot
 from grpcgw.proxy.serving import Serving
 
-JOIN_WINDOW_S = 0.005
-"""How long a session waits for what usually comes along (see `session`)."""
+# Read when grpc is first used. Core would write a line for each malformed request, as many as a bad client likes.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 CLIENT_WINDOW_BYTES = 262_144
 """What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
@@ -91,6 +92,8 @@ def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", 10_000),
         # Until a client acknowledges the settings, core holds it to none of them.
         ("grpc.http2.settings_timeout", 10_000),
+        # As Envoy: a connection without RPCs, be it a client's that is gone or one that never ends its headers.
+        ("grpc.max_connection_idle_ms", 3_600_000),
         # The probe lets a stream's window grow by megabytes, and so what a slow reader makes the gateway keep.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", CLIENT_WINDOW_BYTES),

@@ -23,7 +23,6 @@ from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import UserError
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.engine import (
-    JOIN_WINDOW_S,
     ServerOptions,
     channel_arguments,
     pod_target,
@@ -33,7 +32,7 @@ from grpcgw.proxy.engine import (
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.metadata import parse_peer
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.session import Attempt, Opening, Request
+from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Opening, Request
 from grpcgw.proxy.status import POD_LEFT, Code, Metadata, Reason, Status, core_reason
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Connection, Pod
@@ -189,7 +188,7 @@ class _Rpc:
         now_s = time.monotonic()
         left_s = context.time_remaining()
         deadline_s = now_s + left_s if left_s is not None and left_s < NO_DEADLINE_S else None
-        request = Request(path, "", metadata, deadline_s, parse_peer(context.peer()))
+        request = Request(path, "", metadata, deadline_s, parse_peer(context.peer()), time.time())
         self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
 
     async def serve(self) -> None:
@@ -252,10 +251,10 @@ class _Rpc:
     def abort(self, status: Status) -> None:
         self.finish(None, None, status, True)
 
-    def join(self) -> None:
+    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
         self.leave()
         loop = asyncio.get_running_loop()
-        self._join = loop.call_later(JOIN_WINDOW_S, lambda: self.session.on_join_expired(time.monotonic()))
+        self._join = loop.call_later(delay_s, lambda: self.session.on_join_expired(time.monotonic()))
 
     def leave(self) -> None:
         if self._join is not None:

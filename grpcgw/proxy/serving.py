@@ -17,7 +17,9 @@ from grpcgw.balancer.hashing import make_key
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.policies import LoadBalancer, OutlierDetection
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Route, Snapshot
+from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
+from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.proxy.status import Metadata, Reason
 from grpcgw.routing.split import Split
@@ -98,16 +100,29 @@ class Target:
         "_cluster",
         "_rewrite",
         "authority",
+        "breaker",
+        "budget",
         "edit_request",
         "edit_response",
         "idle_timeout_s",
         "label",
         "make_key",
+        "retry",
         "timeout_ms",
     )
 
-    def __init__(self, route: Route, destination: Destination, cluster: ClusterState, balanced: Balanced) -> None:
+    def __init__(
+        self,
+        route: Route,
+        destination: Destination,
+        cluster: ClusterState,
+        balanced: Balanced,
+        breaker: Breaker | None,
+        budget: RetryBudget,
+    ) -> None:
         self.label = destination.label
+        self.retry = destination.retry
+        self.breaker, self.budget = breaker, budget
         self.authority = destination.authority
         """`:authority` towards the pod; empty: the client's."""
         self.edit_request = compile_edits(destination.request_headers)
@@ -130,6 +145,10 @@ class Target:
         self._balanced.balancer.done(pod, outcome)
         outliers = self._balanced.outliers
         return outliers is not None and outliers.record(pod, outcome.failed, now_s)
+
+    def is_connected(self) -> bool:
+        """Whether some pod is connected, so that an RPC need not wait for a connection."""
+        return any(pod.state is PodState.READY for pod in self._balanced.candidates)
 
     def has_other(self, pod: Pod) -> bool:
         return any(other is not pod for other in self._balanced.candidates)
@@ -197,6 +216,8 @@ class Serving:
         self._endpoints: dict[str, EndpointSet] = {}
         self._orphans: dict[Pod, float] = {}
         self._table = Table(EMPTY_SNAPSHOT, {})
+        self._breakers = Breakers()
+        self._budgets: dict[str, RetryBudget] = {}
         self.counters = Counters()
         self.draining = False
 
@@ -228,6 +249,9 @@ class Serving:
             self._drop_clusters(snapshot, now_s)
             for name, cluster in snapshot.clusters.items():
                 self._clusters.setdefault(name, ClusterState(cluster)).cluster = cluster
+            destinations = [destination for route in snapshot.routes for destination in route.destinations]
+            self._breakers.replace(destinations)
+            self._budgets = {d.label: self._budgets.get(d.label) or RetryBudget() for d in destinations}
             by_route = {id(route): self._bind(route) for route in snapshot.routes}
             for name in self._clusters:
                 self._fill(name, now_s)
@@ -291,7 +315,8 @@ class Serving:
         balanced = state.balanced.get(balancing)
         if balanced is None:
             balanced = state.balanced[balancing] = Balanced(balancing, self._seed)
-        return Target(route, destination, state, balanced)
+        breaker, budget = self._breakers.of(destination), self._budgets[destination.label]
+        return Target(route, destination, state, balanced, breaker, budget)
 
     def _fill(self, name: str, now_s: float) -> None:
         state, endpoints = self._clusters[name], self._endpoints.get(name)

@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from grpcgw.balancer.base import Outcome
+from grpcgw.policy.breakers import Breaker, Overflow, Permit
 from grpcgw.policy.headers import Edit, RequestFacts
+from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.metadata import Peer, forward_request, is_too_large
 from grpcgw.proxy.serving import Refusal, Serving, Target
@@ -40,6 +42,9 @@ from grpcgw.proxy.status import (
 )
 from grpcgw.telemetry.counters import MethodCounters
 from grpcgw.upstream.pod import Pod
+
+JOIN_WINDOW_S = 0.005
+"""How long a session waits for what usually comes along."""
 
 
 @dataclass(slots=True)
@@ -77,7 +82,7 @@ class Call(Protocol):
         """Drop what is still being sent and end the RPC with `status`. Not answered."""
         ...
 
-    def join(self) -> None:
+    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
         """Call `on_join_expired` in a short moment, unless `leave` is called first."""
         ...
 
@@ -134,6 +139,7 @@ class Session:
         "_looked_unary",
         "_metadata",
         "_pending",
+        "_permit",
         "_pod",
         "_pod_headers_seen",
         "_pod_since_s",
@@ -145,12 +151,15 @@ class Session:
         "_replies",
         "_request",
         "_requests",
+        "_retries",
+        "_retry_waits",
         "_sending_client",
         "_sending_pod",
         "_serving",
         "_since_s",
         "_status",
         "_target",
+        "_try_deadline_s",
         "finished",
     )
 
@@ -167,7 +176,10 @@ class Session:
         self._pod: Pod | None = None
         self._attempt: Attempt | None = None
         self._pod_since_s = now_s
-        self._repeated = False
+        self._try_deadline_s: float | None = None
+        self._repeated = self._retry_waits = False
+        self._retries: Retries | None = None
+        self._permit: Permit | None = None
         self._requests = 0
         self._first: bytes | None = None
         self._replayable = True
@@ -197,11 +209,23 @@ class Session:
         self._counters = counters = serving.counters.of(target.label, request.path)
         counters.begin()
         self._deadline_s = bound_deadline(request.deadline_s, target.timeout_ms, now_s)
+        if target.retry is not None:
+            target.budget.begin()
+        if target.breaker is not None and not self._admit(target.breaker, target, now_s):
+            return
         self._read_client()
         if counters.one_request:
             self._call.join()
         else:
             self._open(now_s)
+
+    def _admit(self, breaker: Breaker, target: Target, now_s: float) -> bool:
+        admitted = breaker.admit(waits=not target.is_connected())
+        if isinstance(admitted, Overflow):
+            self._finish_with(Reason.CIRCUIT_BREAKER, f"Mapping {target.label}: {admitted}", now_s)
+            return False
+        self._permit = admitted
+        return True
 
     def _refuse_too_large(self) -> Refusal | None:
         limit_bytes = self._serving.max_metadata_bytes
@@ -225,6 +249,9 @@ class Session:
             edit = target.edit_request
             self._metadata = metadata if edit is None else edit(metadata, self._facts(edit))
         self._pod, self._pod_since_s = pod, now_s
+        self._try_deadline_s = self._deadline_s
+        if target.retry is not None:
+            self._try_deadline_s = bound_deadline(self._deadline_s, target.retry.per_try_timeout_ms, now_s)
         pod.begin()
         self._half_close_sent = self._half_closed
         self._sending_pod = self._reading_pod = True
@@ -232,7 +259,7 @@ class Session:
         authority = target.authority or request.authority
         try:
             self._attempt = self._call.open(
-                pod, target.rewrite(request.path), authority, self._metadata, self._deadline_s, opening
+                pod, target.rewrite(request.path), authority, self._metadata, self._try_deadline_s, opening
             )
         except ConnectionError as error:
             self._open_failed(pod, str(error), now_s)
@@ -274,10 +301,10 @@ class Session:
                 return
             self._pending = message
             self._counters.one_request = False
-        if self._attempt is None:
-            self._open(now_s)
-        else:
+        if self._attempt is not None:
             self._pump()
+        elif not self._retry_waits:
+            self._open(now_s)
 
     def _take_first(self, message: bytes, now_s: float) -> None:
         self._first = message
@@ -314,6 +341,8 @@ class Session:
         if not ok:
             return
         self._sending_pod = False
+        if self._permit is not None:
+            self._permit.connected()
         if not self.finished:
             self._last_active_s = now_s
             self._pump()
@@ -418,7 +447,10 @@ class Session:
         """What was waited for did not come along: this is a stream (or slow), go on with what is there."""
         if self.finished:
             return
-        if self._attempt is None:
+        if self._retry_waits:
+            self._retry_waits = False
+            self._open(now_s, avoid=self._pod)
+        elif self._attempt is None:
             self._counters.one_request = False
             self._open(now_s)
         elif self._pod_headers_seen and self._reached and not self._headers_sent and self._status is None:
@@ -436,6 +468,10 @@ class Session:
         reason = core_reason(status.code, status.details, status.trailers)
         if reason is Reason.CONNECT_FAILED and self._reached:
             reason = None  # the pod's own words about a connection of its own
+        if reason is Reason.CONNECT_FAILED and self._pod is not None:
+            self._serving.note_failure(self._pod)
+        if status.code and self._retry(status, reason, now_s):
+            return
         if self._expired(status, now_s):
             self._finish_with(*self._why_expired(), now_s)
         elif reason is None:
@@ -448,15 +484,40 @@ class Session:
     def _retry_or_finish(self, reason: Reason, status: Status, now_s: float) -> None:
         pod = self._pod
         assert pod is not None
-        if reason is Reason.CONNECT_FAILED:
-            self._serving.note_failure(pod)
         if safe_to_retry(reason) and self._replayable and self._may_repeat(pod):
-            self._status, self._attempt, self._pod_headers_seen = None, None, False
-            if self._requests == 1:
-                self._pending = None  # it goes out with the opening
+            self._forget_try()
             self._repeat(pod, now_s)
         else:
             self._finish_with(reason, self._explain(status.details), now_s)
+
+    def _retry(self, status: Status, reason: Reason | None, now_s: float) -> bool:
+        """Whether the Mapping's `retry_policy` gives the RPC another try; the client then hears nothing of this one."""
+        target = self._target
+        if target is None or target.retry is None:
+            return False
+        if self._retries is None:
+            self._retries = Retries(target.retry, target.budget)
+        left_s = None if self._deadline_s is None else self._deadline_s - now_s
+        committed = self._headers_sent or bool(self._replies) or not self._replayable
+        never_reached = reason is not None and safe_to_retry(reason)
+        decided = self._retries.decide(Failure(status.code, status.trailers, never_reached, committed, left_s))
+        if isinstance(decided, GiveUp):
+            return False
+        if self._permit is not None and self._permit.retry(waits=not target.is_connected()) is not None:
+            return False
+        self._serving.counters.count_retry()
+        self._forget_try()
+        self._metadata = add_previous_attempts(self._metadata, self._retries.count)
+        self._retry_waits = True
+        self._call.join(decided.delay_s)
+        return True
+
+    def _forget_try(self) -> None:
+        """Be as before the try that failed: what was kept of the request goes out again with the next."""
+        self._status, self._attempt, self._pod_headers_seen = None, None, False
+        self._headers = ()
+        if self._requests == 1:
+            self._pending = None  # it goes out with the opening
 
     def _may_repeat(self, pod: Pod) -> bool:
         return not self._repeated and self._target is not None and self._target.has_other(pod)
@@ -475,15 +536,18 @@ class Session:
         """Whether it was this side's deadline, not a DEADLINE_EXCEEDED of the pod's own."""
         return (
             status.code == Code.DEADLINE_EXCEEDED
-            and self._deadline_s is not None
+            and self._try_deadline_s is not None
             and not status.trailers
             and status.details in ("Deadline Exceeded", "Stream removed (Deadline Exceeded)", "")
-            and may_have_passed(self._deadline_s, self._pod_since_s, now_s)
+            and may_have_passed(self._try_deadline_s, self._pod_since_s, now_s)
         )
 
     def _why_expired(self) -> tuple[Reason, str]:
         target, client_s = self._target, self._request.deadline_s
         label = target.label if target else ""
+        if target is not None and target.retry is not None and self._try_deadline_s != self._deadline_s:
+            limit_ms = target.retry.per_try_timeout_ms
+            return Reason.TIMEOUT, f"Mapping {label}: per_try_timeout {limit_ms} ms passed{self._waited_for()}"
         if target is not None and target.timeout_ms is not None and self._deadline_s != client_s:
             return Reason.TIMEOUT, f"Mapping {label}: timeout_ms {target.timeout_ms} passed{self._waited_for()}"
         return Reason.CLIENT_DEADLINE, f"Mapping {label}: the client's deadline passed{self._waited_for()}"
@@ -564,7 +628,17 @@ class Session:
         self._first = self._pending = self._held = None
         if self._status is not None:
             self._attempt = None
+        self._release()
         self._counters.end(code, now_s - self._since_s)
+
+    def _release(self) -> None:
+        """Give back what the Mapping's policies lent to the RPC."""
+        if self._permit is not None:
+            self._permit.release()
+        if self._retries is not None:
+            self._retries.close()
+        if self._target is not None and self._target.retry is not None:
+            self._target.budget.end()
 
 
 class _NoCall:

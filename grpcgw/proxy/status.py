@@ -48,6 +48,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     IDLE_TIMEOUT = "idle-timeout"
     CLIENT_DEADLINE = "client-deadline"
+    CIRCUIT_BREAKER = "circuit-breaker"
     DRAINING = "draining"
     DEFECT = "defect"
 
@@ -65,6 +66,7 @@ _CODES = {
     Reason.CLIENT_DEADLINE: Code.DEADLINE_EXCEEDED,
     Reason.STREAM_RESET: Code.INTERNAL,
     Reason.BAD_RESPONSE: Code.INTERNAL,
+    Reason.CIRCUIT_BREAKER: Code.RESOURCE_EXHAUSTED,
     Reason.DEFECT: Code.INTERNAL,
 }
 _SAFE_TO_RETRY = frozenset({Reason.CONNECT_FAILED, Reason.STREAM_REFUSED})

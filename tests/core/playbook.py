@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from grpcgw.proxy.metadata import Peer
-from grpcgw.proxy.session import Attempt, Opening, Request, Session
+from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Opening, Request, Session
 from grpcgw.proxy.status import REASON_KEY, Code, Metadata, Status
 from grpcgw.upstream.pod import Pod
 from tests.core.gateway import LABEL, SERVICE, Gateway
@@ -168,7 +168,7 @@ class FakeCall:
         assert not self.joining, "a timer was left behind"
         self.ended = True
 
-    def join(self) -> None:
+    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
         assert not self.ended, "a timer after the end"
         self.joining = True
         self._rpc.asked.append(JOIN)

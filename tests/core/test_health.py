@@ -7,7 +7,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpcgw.proxy.exchange import begin_exchange
 from grpcgw.proxy.health import HEALTH_PREFIX, HealthExchange
 from grpcgw.proxy.metadata import Peer
-from grpcgw.proxy.session import Attempt, Request, Session
+from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Request, Session
 from grpcgw.proxy.status import Code, Metadata, Status
 from tests.core.gateway import Gateway, destination, route, snapshot
 
@@ -62,7 +62,7 @@ class HealthClient:
         self.sending = False
         self.exchange.on_client_sent(True, 0.0)
 
-    def join(self) -> None: ...
+    def join(self, delay_s: float = JOIN_WINDOW_S) -> None: ...
     def leave(self) -> None: ...
 
     def open(self, *_: object) -> Attempt:
