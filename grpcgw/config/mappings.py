@@ -14,7 +14,7 @@ from grpcgw.config.metadata_edits import check_key
 from grpcgw.config.objects import KubeObject
 from grpcgw.config.parse import Findings, parse_spec, read_metadata, report_note
 from grpcgw.config.pending import find_pending
-from grpcgw.config.policies import HeaderAdd, HeaderEdits, LoadBalancer, Priority, RegexRewrite
+from grpcgw.config.policies import NO_EDITS, ROUND_ROBIN, HeaderAdd, HeaderEdits, Priority, RegexRewrite
 from grpcgw.config.regex import InvalidRegex, Replacement, check_regex
 from grpcgw.config.snapshot import Cluster, Destination, ResolverKind
 from grpcgw.config.upstreams import Surroundings, compile_cluster
@@ -69,17 +69,11 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if findings.rejected or cluster is None:
         return None
     _note_others(spec, findings)
-    destination = replace(
-        _make_destination(obj, settings, cluster),
-        rewrite=None if regex_rewrite else rewrite,
-        regex_rewrite=regex_rewrite,
-        authority=authority,
-    )
     candidate = Candidate(
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
         weight=spec.weight,
-        destination=destination,
+        destination=_make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority),
         shadow=bool(spec.shadow),
         sticky_header=sticky,
         created=_created(obj),
@@ -182,17 +176,22 @@ def _choose_authority(spec: MappingSpec, settings: Settings, cluster: Cluster | 
     return cluster.service.hostname if settings.auto_host_rewrite and cluster is not None else ""
 
 
-def _make_destination(obj: KubeObject, settings: Settings, cluster: Cluster) -> Destination:
+def _make_destination(
+    obj: KubeObject, settings: Settings, cluster: Cluster, rewrite: RegexRewrite | str | None, authority: str
+) -> Destination:
     idle_ms = DEFAULT_IDLE_TIMEOUT_MS if settings.idle_timeout_ms is None else settings.idle_timeout_ms
     return Destination(
         mapping=obj.key,
         label=f"{obj.key.name}.{obj.key.namespace}",
         cluster=cluster.name,
-        load_balancer=settings.load_balancer or LoadBalancer(),
+        load_balancer=settings.load_balancer or ROUND_ROBIN,
         timeout_ms=settings.timeout_ms or None,
         idle_timeout_ms=idle_ms or None,
-        request_headers=HeaderEdits(settings.add_request_headers or (), settings.remove_request_headers or ()),
-        response_headers=HeaderEdits(settings.add_response_headers or (), settings.remove_response_headers or ()),
+        rewrite=rewrite if isinstance(rewrite, str) else None,
+        regex_rewrite=rewrite if isinstance(rewrite, RegexRewrite) else None,
+        authority=authority,
+        request_headers=_make_edits(settings.add_request_headers, settings.remove_request_headers),
+        response_headers=_make_edits(settings.add_response_headers, settings.remove_response_headers),
         retry=settings.retry,
         priority=settings.priority or Priority.DEFAULT,
         circuit_breakers=settings.circuit_breakers or (),
@@ -203,14 +202,13 @@ def _make_destination(obj: KubeObject, settings: Settings, cluster: Cluster) -> 
     )
 
 
+def _make_edits(add: tuple[HeaderAdd, ...] | None, remove: tuple[str, ...] | None) -> HeaderEdits:
+    return HeaderEdits(add or (), remove or ()) if add or remove else NO_EDITS
+
+
 def core_fields(spec: object) -> dict[str, object]:
     """The fields on which the Mappings of a group must agree, as far as they are set, as they were written."""
-    found: dict[str, object] = {}
-    for name in _CORE_FIELDS:
-        value = getattr(spec, name, None)
-        if value is not None:
-            found[name] = _as_written(value)
-    return found
+    return {name: _as_written(value) for name in _CORE_FIELDS if (value := getattr(spec, name, None)) is not None}
 
 
 def _as_written(value: object) -> object:

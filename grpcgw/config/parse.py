@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from grpcgw.config.fields import FieldNote, Resource, State
 from grpcgw.config.objects import FieldPath, KubeObject, Problem, Severity
-from grpcgw.config.pending import note_of
+from grpcgw.config.pending import find_pending
 
 API_VERSIONS = ("v1", "v2", "v3alpha1")
 
@@ -114,16 +114,17 @@ def _fields_of(model: type[BaseModel]) -> dict[str, tuple[FieldNote | None, type
 def _note_fields(raw: Mapping[object, object], model: type[BaseModel], findings: Findings, *path: str) -> None:
     """Report the fields that are set but not served as their author may expect, as their `FieldNote` says."""
     fields = _fields_of(model)
+    kind = model.kind if issubclass(model, Resource) else ""
     for name, value in raw.items():
-        if not isinstance(name, str) or name not in fields:
+        found = fields.get(name) if isinstance(name, str) else None
+        if found is None or value is None:
             continue
-        note, nested = fields[name]
+        note, nested = found
         if nested is not None and isinstance(value, Mapping):
-            _note_fields(value, nested, findings, *path, name)
-        if issubclass(model, Resource):
-            note = note_of(model, name, note)
-        if note is not None and not note.is_neutral(value):
-            report_note(note, findings, *path, name)
+            _note_fields(value, nested, findings, *path, str(name))
+        note = find_pending(f"{kind}.{name}") or note
+        if note is not None and note.state is not State.SUPPORTED and not note.is_neutral(value):
+            report_note(note, findings, *path, str(name))
 
 
 def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from grpcgw.config.snapshot import ServiceRef
 from grpcgw.errors import GrpcgwError
 
 _TLS_BY_SCHEME = {"http": False, "grpc": False, "https": True, "grpcs": True}
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
+_USUAL = re.compile(
+    r"(?:(http|grpc|https|grpcs)://)?"
+    r"([a-z](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?){0,2})"
+    r"(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?",
+    re.ASCII,
+)
+"""What nearly all services look like, read at once; what does not is read part by part, and told what is wrong."""
 _MAX_HOST_LENGTH = 253
 _MAX_PORT = 65535
 
@@ -49,6 +56,9 @@ def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService
     Raises InvalidService. Source of the rules: Ambassador's `parseService` and `normalize_service_name`; what they
     only log (bad ports, odd dots) is an error here.
     """
+    usual = _USUAL.fullmatch(text)
+    if usual is not None:
+        return _parse_name(usual[2], namespace, usual[3], tls or _TLS_BY_SCHEME[usual[1] or "http"])
     by_scheme, start = _parse_scheme(text)
     tls = tls or by_scheme
     if text[start:].startswith("["):
@@ -60,7 +70,7 @@ def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService
     port = _parse_port(text, start + len(host), colon, port_text, tls)
     if _is_ipv4(text, start, host):
         return ParsedService(ServiceRef(host, "", port, host), tls, is_ip=True, qualified=True, port_given=bool(colon))
-    return replace(_parse_name(host.lower(), namespace, port, tls), port_given=bool(colon))
+    return _parse_name(host.lower(), namespace, port_text, tls)
 
 
 def _parse_scheme(text: str) -> tuple[bool, int]:
@@ -112,12 +122,16 @@ def _check_host(text: str, start: int, host: str) -> None:
 
 def _parse_port(text: str, position: int, colon: str, digits: str, tls: bool) -> int:
     if not colon:
-        return 443 if tls else 80
+        return _default_port(tls)
     if not digits:
         raise _invalid(text, position, "ends in ':' without a port")
     if not re.fullmatch(r"[0-9]{1,5}", digits) or not 1 <= int(digits) <= _MAX_PORT:
         raise _invalid(text, position + 1, f"has the bad port {digits!r}; use 1 to {_MAX_PORT}")
     return int(digits)
+
+
+def _default_port(tls: bool) -> int:
+    return 443 if tls else 80
 
 
 def _is_ipv4(text: str, start: int, host: str) -> bool:
@@ -130,16 +144,19 @@ def _is_ipv4(text: str, start: int, host: str) -> bool:
     return True
 
 
-def _parse_name(host: str, namespace: str, port: int, tls: bool) -> ParsedService:
+def _parse_name(host: str, namespace: str, digits: str | None, tls: bool) -> ParsedService:
+    """`host` and `digits` are well-formed."""
+    given = bool(digits)
+    port = int(digits) if digits else _default_port(tls)
     labels = host.split(".")
     name = labels[0]
     if len(labels) == 1:
         # localhost is a DNS name everywhere; any other single name would be looked up in the gateway's own namespace.
         hostname = host if name == "localhost" else f"{name}.{namespace}"
-        return ParsedService(ServiceRef(name, namespace, port, hostname), tls)
+        return ParsedService(ServiceRef(name, namespace, port, hostname), tls, port_given=given)
     suffix = labels[2:]
     ignored = "" if suffix[:1] == ["svc"] else ".".join(suffix)
-    return ParsedService(ServiceRef(name, labels[1], port, host), tls, ignored=ignored, qualified=True)
+    return ParsedService(ServiceRef(name, labels[1], port, host), tls, False, ignored, True, given)
 
 
 def _invalid(text: str, position: int, reason: str) -> InvalidService:

@@ -56,16 +56,17 @@ def compile_cluster(
     service = _resolve_service(resolver, parsed, findings)
     if service is None:
         return None
-    cluster = Cluster(
-        name="",
+    connection = _compile_connection(settings, tls)
+    name = _name_cluster(resolver, service, connection, addressing)
+    return Cluster(
+        name=f"{spec.cluster_tag}/{name}" if spec.cluster_tag else name,
         resolver=resolver.kind,
         resolver_name=resolver.name,
         service=service,
-        connection=_compile_connection(settings, tls),
+        connection=connection,
         consul=resolver.consul,
         addressing=addressing,
     )
-    return replace(cluster, name=name_cluster(cluster, spec.cluster_tag or ""))
 
 
 def _find_resolver(name: str | None, around: Surroundings, findings: Findings) -> Resolver | None:
@@ -106,13 +107,15 @@ def _compile_addressing(
         for name, neutral in (("dns_type", "strict_dns"), ("respect_dns_ttl", False)):
             if getattr(spec, name) not in (None, neutral):
                 findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", name)
-        return Addressing(ipv4, ipv6)
-    return Addressing(ipv4, ipv6, settings.dns_type == "logical_dns", bool(settings.respect_dns_ttl))
+        addressing = Addressing(ipv4, ipv6)
+    else:
+        addressing = Addressing(ipv4, ipv6, settings.dns_type == "logical_dns", bool(settings.respect_dns_ttl))
+    return DEFAULT_ADDRESSING if addressing == DEFAULT_ADDRESSING else addressing
 
 
 def _compile_connection(settings: Settings, tls: UpstreamTls | None) -> ConnectionSettings:
     keepalive = settings.keepalive
-    return ConnectionSettings(
+    connection = ConnectionSettings(
         tls=tls,
         connect_timeout_ms=settings.connect_timeout_ms or DEFAULT_CONNECTION.connect_timeout_ms,
         idle_timeout_ms=settings.cluster_idle_timeout_ms or None,
@@ -120,6 +123,7 @@ def _compile_connection(settings: Settings, tls: UpstreamTls | None) -> Connecti
         keepalive_time_s=None if keepalive is None else keepalive.time_s,
         keepalive_timeout_s=None if keepalive is None else keepalive.timeout_s,
     )
+    return DEFAULT_CONNECTION if connection == DEFAULT_CONNECTION else connection
 
 
 def _resolve_service(resolver: Resolver, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
@@ -153,24 +157,24 @@ def _find_in_kubernetes(resolver: Resolver, parsed: ParsedService, findings: Fin
             f" here {service.name}.{service.namespace}",
             "service",
         )
-    return replace(service, hostname=f"{service.name}.{service.namespace}")
+    return ServiceRef(service.name, service.namespace, service.port, f"{service.name}.{service.namespace}")
 
 
-def name_cluster(cluster: Cluster, tag: str) -> str:
-    """`[tag/]service/resolver kind[#settings]`, the same whenever what makes the cluster is the same.
+def _name_cluster(
+    resolver: Resolver, service: ServiceRef, connection: ConnectionSettings, addressing: Addressing
+) -> str:
+    """`service/resolver kind[#settings]`, the same whenever what makes the cluster is the same.
 
     Certificates are not part of it, only their TLSContext: a cluster lives on when they are renewed.
     """
-    service, kind = cluster.service, cluster.resolver
-    if cluster.consul is not None:
-        place = f"{service.name}/{kind}/{cluster.consul.datacenter}@{cluster.consul.address}"
+    if resolver.consul is not None:
+        place = f"{service.name}/{resolver.kind}/{resolver.consul.datacenter}@{resolver.consul.address}"
     else:
         host = f"[{service.hostname}]" if ":" in service.hostname else service.hostname
-        place = f"{host}:{service.port}/{kind}"
-    base = f"{tag}/{place}" if tag else place
-    if cluster.connection == DEFAULT_CONNECTION and cluster.addressing == DEFAULT_ADDRESSING:
-        return base
-    return f"{base}#{_hash_settings(cluster.connection, cluster.addressing)}"
+        place = f"{host}:{service.port}/{resolver.kind}"
+    if connection is DEFAULT_CONNECTION and addressing is DEFAULT_ADDRESSING:
+        return place
+    return f"{place}#{_hash_settings(connection, addressing)}"
 
 
 def _hash_settings(connection: ConnectionSettings, addressing: Addressing) -> str:
