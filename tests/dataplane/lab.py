@@ -229,7 +229,7 @@ class Lab:
     def _check_nothing_left(self) -> None:
         self._gateways.clear()
         gc.collect()
-        eventually(lambda: not self._threads_left(), self._threads_left, within_s=3)
+        eventually(lambda: not self._threads_left(), self._threads_left)
         eventually(lambda: not (_sockets() - self._sockets_before), "all sockets closed")
 
     def _threads_left(self) -> list[threading.Thread]:

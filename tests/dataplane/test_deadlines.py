@@ -42,7 +42,9 @@ def test_remaining_time_travels_on_and_never_grows(lab: Lab) -> None:
         answer = client.call("Unary", ("grpc-timeout", text))
         took_ms = (time.monotonic() - began_s) * 1000
         given_ms = int(text[:-1]) * UNIT_MS[text[-1]]
-        assert answer.status == 0 or took_ms > given_ms
+        if answer.status != 0:
+            assert took_ms > given_ms  # a very busy machine
+            continue
         seen_ms = timeout_ms(pod.streams[-1])
         assert seen_ms is not None
         assert seen_ms <= given_ms, text
@@ -69,10 +71,10 @@ def test_mapping_timeout_only_shortens(lab: Lab, client: str | None, gateway_ms:
 
 def test_mapping_timeout_ends_the_rpc_on_both_sides(lab: Lab) -> None:
     pod = lab.scripted_pod()
-    answer = lab.raw_client(lab.gateway(pod, routes=[mapping(timeout_ms=100)])).call("Unary")
+    answer = lab.raw_client(lab.gateway(pod, routes=[mapping(timeout_ms=500)])).call("Unary")
     assert (answer.status, answer.header("x-grpcgw-reason")) == (4, "timeout")
     assert "test.default" in answer.message
-    assert "timeout_ms 100" in answer.message
+    assert "timeout_ms 500" in answer.message
     assert answer.trailers_only
     pod.streams[0].wait_gone()
 
@@ -83,7 +85,7 @@ def test_mapping_timeout_bounds_a_busy_stream_too(lab: Lab) -> None:
         while not stream.gone.wait(0.01):
             stream.send_message(b"tick")
 
-    answer = lab.raw_client(lab.gateway(lab.scripted_pod(talk), routes=[mapping(timeout_ms=200)])).call("Watch")
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(talk), routes=[mapping(timeout_ms=1000)])).call("Watch")
     assert (answer.status, answer.header("x-grpcgw-reason")) == (4, "timeout")
     assert answer.data
 
@@ -103,7 +105,7 @@ def test_client_deadline_ends_the_rpc_on_both_sides(lab: Lab) -> None:
         return iter(())
 
     channel = lab.channel(lab.gateway(lab.pod(methods={"Hold": hold})))
-    call = channel.unary_stream("/test.Pod/Hold")(b"", timeout=0.3)
+    call = channel.unary_stream("/test.Pod/Hold")(b"", timeout=1.5)
     with pytest.raises(grpc.RpcError):
         next(call)
     assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -118,7 +120,7 @@ def test_pods_own_deadline_exceeded_passes(lab: Lab) -> None:
 
 def test_quiet_stream_is_ended_before_the_pod_answers(lab: Lab) -> None:
     pod = lab.scripted_pod()
-    answer = lab.raw_client(lab.gateway(pod, routes=[mapping(idle_timeout_ms=150)])).call("Unary")
+    answer = lab.raw_client(lab.gateway(pod, routes=[mapping(idle_timeout_ms=500)])).call("Unary")
     assert (answer.status, answer.header("x-grpcgw-reason")) == (4, "idle-timeout")
     assert "test.default" in answer.message
     assert answer.trailers_only
@@ -132,32 +134,36 @@ def test_quiet_stream_is_ended_after_headers_and_messages(lab: Lab) -> None:
         stream.wait_gone()
 
     pod = lab.scripted_pod(talk_then_stop)
-    client = lab.raw_client(lab.gateway(pod, routes=[mapping(idle_timeout_ms=150)]))
+    client = lab.raw_client(lab.gateway(pod, routes=[mapping(idle_timeout_ms=700)]))
     answer = client.finish(client.request("Chat", messages=(b"hello",), end=False))
     assert (answer.status, answer.header("x-grpcgw-reason")) == (4, "idle-timeout")
     assert answer.data.endswith(b"one")
     assert pod.streams[0].wait_gone() == CANCEL
 
 
-@pytest.mark.parametrize("speaker", ["client", "pod"])
-def test_stream_with_one_busy_direction_is_not_idle(lab: Lab, speaker: str) -> None:
-    """It lives for several idle timeouts, then ends by itself."""
-    over = threading.Event()
+def test_stream_with_one_busy_direction_is_not_idle(lab: Lab) -> None:
+    """One where only the client speaks and one where only the pod does outlive the idle timeout side by side."""
+    idle_timeout_s = 2.0
+    never = threading.Event()
 
     def ticks() -> Iterator[bytes]:
-        for _ in range(40):
-            over.wait(0.02)
+        until_s = time.monotonic() + 1.2 * idle_timeout_s
+        while time.monotonic() < until_s:
             yield b"tick"
+            never.wait(0.02)
 
     def listen(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
-        if speaker == "pod":
-            yield from ticks()
         yield b"%d" % sum(1 for _ in requests)
 
-    gateway = lab.gateway(lab.pod(methods={"Busy": listen}), routes=[mapping(idle_timeout_ms=400)])
-    requests = ticks() if speaker == "client" else iter(())
-    replies = list(lab.channel(gateway).stream_stream("/test.Pod/Busy")(requests))
-    assert replies[-1] == (b"40" if speaker == "client" else b"0")
+    def talk(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        return ticks()
+
+    pod = lab.pod(methods={"Listen": listen, "Talk": talk})
+    channel = lab.channel(lab.gateway(pod, routes=[mapping(idle_timeout_ms=round(1000 * idle_timeout_s))]))
+    said = channel.stream_stream("/test.Pod/Listen")(ticks())
+    heard = channel.unary_stream("/test.Pod/Talk")(b"")
+    assert set(heard) == {b"tick"}
+    assert int(next(said)) > 1
 
 
 def test_stream_without_idle_timeout_stays(lab: Lab) -> None:

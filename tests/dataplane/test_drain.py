@@ -147,16 +147,27 @@ def test_health_knows_no_other_service(lab: Lab) -> None:
     watch.cancel()
 
 
-def test_health_watch_hears_of_the_drain_and_ends(lab: Lab) -> None:
+def test_health_watch_hears_of_the_drain(lab: Lab) -> None:
     gateway, gate = held_pod(lab)
     held_stream(lab, gateway)
     watch = health(lab, gateway).Watch(health_pb2.HealthCheckRequest())
     assert next(watch).status == SERVING
-    draining = Draining(gateway, limit_s=0.5)
+    draining = Draining(gateway, limit_s=PATIENCE_S)
     assert next(watch).status == NOT_SERVING
-    _ended_by(watch)
-    draining.wait()
+    watch.cancel()
     gate.open()
+    draining.wait()
+
+
+def test_health_watch_does_not_hold_the_drain_up(lab: Lab) -> None:
+    gateway = lab.gateway(routes=[])
+    watch = health(lab, gateway).Watch(health_pb2.HealthCheckRequest())
+    assert next(watch).status == SERVING
+    draining = Draining(gateway, limit_s=0.2)
+    with pytest.raises(grpc.RpcError) as ended:
+        list(watch)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    draining.wait()
 
 
 def test_malformed_health_request_is_an_error_of_the_call(lab: Lab) -> None:

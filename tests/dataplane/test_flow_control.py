@@ -77,7 +77,7 @@ def test_client_that_never_reads_is_bounded_and_ended_by_the_idle_timeout(lab: L
     pod, other = lab.scripted_pod(pour), lab.pod("other")
     gateway = lab.gateway(
         clusters={"pods": [pod], "others": [other]},
-        routes=[mapping(idle_timeout_ms=600), mapping("/fine.Pod/", "fine", "others", rewrite="/test.Pod/")],
+        routes=[mapping(idle_timeout_ms=900), mapping("/fine.Pod/", "fine", "others", rewrite="/test.Pod/")],
     )
     greedy = lab.raw_client(gateway, initial_window=0)
     greedy.request("Pour")
