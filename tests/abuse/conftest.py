@@ -1,0 +1,52 @@
+"""One gateway for all of this folder, and after each test the questions that every abuse must leave answered well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from abuse.gateway import Gateway, eventually, running_gateway
+from abuse.ordinary import OrdinaryClient, running_client
+from grpcgw.demo import ROOT
+
+SLOWEST_S = 10.0
+"""No call of the ordinary client may take longer. Usually it is some milliseconds; the machine may be busy."""
+MEMORY_MB = 64
+"""How much a test may let the worker grow, unless it says otherwise: `@pytest.mark.memory_mb(...)`."""
+DESCRIPTORS = 4
+"""Those that may come and go by themselves: admin connections, timers of the event loop."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "memory_mb(limit): how much the worker may grow in this test, in megabytes")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with running_gateway(tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def ordinary(served: Gateway) -> Iterator[OrdinaryClient]:
+    with running_client(str(ROOT), served.port) as client:
+        yield client
+
+
+@pytest.fixture
+def gateway(request: pytest.FixtureRequest, served: Gateway, ordinary: OrdinaryClient) -> Iterator[Gateway]:
+    """The gateway; what every abuse must leave behind is checked when the test is over."""
+    marker = request.node.get_closest_marker("memory_mb")
+    limit_mb = served.memory_mb() + (marker.args[0] if marker else MEMORY_MB)
+    descriptors = served.worker.num_fds()
+    ordinary.report()
+    yield served
+    calls = ordinary.report()
+    assert calls.faults == []
+    assert calls.slowest_s < SLOWEST_S
+    assert served.memory_mb() < limit_mb
+    assert eventually(lambda: served.rpcs_in_flight() == 0)
+    assert eventually(lambda: served.worker.num_fds() <= descriptors + DESCRIPTORS)
+    assert served.worker.num_threads() < 40
+    assert served.complaints() == []

@@ -1,0 +1,58 @@
+"""A pod for bad clients: it takes and gives whatever is asked, any number of RPCs at once.
+
+`python -m tests.abuse.pod --port N`. Methods of service `abuse.Pod`: `Echo` answers the first message with itself,
+`Sink` reads everything and answers once, `Flood` answers with 64 KiB messages for as long as it is let, `Stuck` neither
+reads nor answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+FLOOD_MESSAGE = bytes(65_536)
+
+
+async def echo(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+    async for message in requests:
+        yield message
+        return
+
+
+async def sink(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+    async for _ in requests:
+        pass
+    yield b""
+
+
+async def flood(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+    while True:
+        yield FLOOD_MESSAGE
+
+
+async def stuck(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+    await asyncio.Event().wait()
+    yield b""
+
+
+METHODS: dict[str, Callable[..., Any]] = {"Echo": echo, "Sink": sink, "Flood": flood, "Stuck": stuck}
+
+
+async def serve(port: int) -> None:
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_metadata_size", 131_072)])
+    handlers = {name: grpc.stream_stream_rpc_method_handler(method) for name, method in METHODS.items()}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("abuse.Pod", handlers),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(server.stop(0)))
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[sys.argv.index("--port") + 1])))
