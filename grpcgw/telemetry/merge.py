@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from grpcgw.telemetry.report import MethodReport, PodReport, PodState, WorkerReport
@@ -25,8 +26,7 @@ def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
     for method in report.methods:
         key = (method.mapping, method.service, method.method)
         methods[key] = add_methods(methods[key], method) if key in methods else method
-    before = {(pod.cluster, pod.address): pod for pod in former.pods}
-    pods = tuple(_add_pod(pod, before.get((pod.cluster, pod.address))) for pod in report.pods)
+    pods = _add_pods(report.pods, former.pods)
     return replace(report, methods=tuple(methods.values()), pods=pods, retries=report.retries + former.retries)
 
 
@@ -40,6 +40,15 @@ def add_methods(one: MethodReport, other: MethodReport) -> MethodReport:
         latency_sum_s=one.latency_sum_s + other.latency_sum_s,
         in_flight=one.in_flight + other.in_flight,
     )
+
+
+def _add_pods(pods: Iterable[PodReport], former: Iterable[PodReport]) -> tuple[PodReport, ...]:
+    """`pods` with what `former` counted. An address may be there twice, leaving and serving: its past counts once."""
+    before: dict[tuple[str, str], PodReport] = {}
+    for pod in former:
+        key = (pod.cluster, pod.address)
+        before[key] = _add_pod(pod, before.get(key))
+    return tuple(_add_pod(pod, before.pop((pod.cluster, pod.address), None)) for pod in pods)
 
 
 def _add_pod(pod: PodReport, before: PodReport | None) -> PodReport:

@@ -1,0 +1,119 @@
+"""A worker that replaces a dead one carries its numbers on: no counter that Prometheus reads ever goes back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpcgw.telemetry.merge import add_methods, carry_on, leave_behind
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, WorkerReport
+
+NUMBERS = st.integers(0, 50)
+
+
+def method_report(name: str, codes: dict[int, int], in_flight: int = 0) -> MethodReport:
+    ended = sum(codes.values())
+    return MethodReport("m", "s", name, codes, (ended, *[0] * len(LATENCY_BUCKETS_S)), 0.5 * ended, in_flight)
+
+
+def pod_report(address: str, total: int, failures: int = 0, mean_ms: float = 1.0, error: str = "") -> PodReport:
+    return PodReport("c", address, PodState.READY, 0, total, failures, mean_ms, error)
+
+
+def worker(methods: Sequence[MethodReport] = (), pods: Sequence[PodReport] = (), retries: int = 0) -> WorkerReport:
+    return WorkerReport(0, 1, "completion-queue", "v1", 0.0, tuple(methods), tuple(pods), retries)
+
+
+METHODS = st.dictionaries(
+    st.sampled_from("abc"), st.dictionaries(st.sampled_from([0, 5, 14]), NUMBERS, min_size=1), max_size=3
+).map(lambda found: [method_report(name, codes) for name, codes in found.items()])
+PODS = st.dictionaries(st.sampled_from("pq"), st.tuples(NUMBERS, NUMBERS), max_size=2).map(
+    lambda found: [pod_report(address, total, failures) for address, (total, failures) in found.items()]
+)
+WORKERS = st.builds(worker, METHODS, PODS, NUMBERS)
+
+
+def rpcs(report: WorkerReport) -> Counter[tuple[str, int]]:
+    return Counter({(m.method, code): count for m in report.methods for code, count in m.codes.items()})
+
+
+def test_the_first_worker_counts_for_itself() -> None:
+    report = worker([method_report("a", {0: 1})], [pod_report("p", 1)], 1)
+    assert carry_on(report, None) == report
+
+
+@given(lives=st.lists(WORKERS, min_size=1, max_size=5))
+def test_what_every_life_counted_is_in_the_sum(lives: list[WorkerReport]) -> None:
+    carried = lives[0]
+    for life in lives[1:]:
+        carried = carry_on(life, leave_behind(carried))
+    assert +rpcs(carried) == +sum((rpcs(life) for life in lives), Counter())
+    assert carried.retries == sum(life.retries for life in lives)
+    ended = sum(sum(rpcs(life).values()) for life in lives)
+    assert sum(sum(m.latency_counts) for m in carried.methods) == ended
+    assert sum(m.latency_sum_s for m in carried.methods) == 0.5 * ended
+
+
+@given(former=WORKERS, early=WORKERS, more=WORKERS)
+def test_no_counter_goes_back_while_a_worker_lives(
+    former: WorkerReport, early: WorkerReport, more: WorkerReport
+) -> None:
+    """`late` is what the same worker has counted a little after `early`."""
+    late = carry_on(more, early)
+    before, after = carry_on(early, former), carry_on(late, former)
+    assert rpcs(before) <= rpcs(after)
+    assert before.retries <= after.retries
+
+
+@given(lives=st.lists(PODS, min_size=1, max_size=4))
+def test_a_pod_that_stays_keeps_its_numbers(lives: list[list[PodReport]]) -> None:
+    carried = worker()
+    seen: Counter[str] = Counter()
+    for life in lives:
+        pods = [*life, pod_report("always there", 3, 1)]
+        carried = carry_on(worker(pods=pods), carried)
+        seen["always there"] += 3
+        found = {pod.address: pod for pod in carried.pods}
+        assert found["always there"].total == seen["always there"]
+        assert found["always there"].failures == seen["always there"] / 3
+
+
+def test_a_pod_that_is_gone_is_not_shown_any_more() -> None:
+    assert carry_on(worker(), worker(pods=[pod_report("p", 3)])).pods == ()
+
+
+def test_a_pod_that_is_leaving_while_its_successor_serves_has_its_past_once() -> None:
+    """Both have the address: a pod that left and came back, the former still finishing its RPCs."""
+    former = worker(pods=[pod_report("p", 10, 2), pod_report("p", 5, 1)])
+    both = carry_on(worker(pods=[pod_report("p", 4), pod_report("p", 3)]), former)
+    assert sum(pod.total for pod in both.pods) == 22
+    assert sum(pod.failures for pod in both.pods) == 3
+    one = carry_on(worker(pods=[pod_report("p", 4)]), former)
+    assert sum(pod.total for pod in one.pods) == 19
+
+
+def test_the_mean_is_that_of_all_rpcs() -> None:
+    former = worker(pods=[pod_report("p", 10, mean_ms=2.0, error="old")])
+    (pod,) = carry_on(worker(pods=[pod_report("p", 30, mean_ms=6.0)]), former).pods
+    assert (pod.total, pod.latency_mean_ms, pod.last_error) == (40, 5.0, "old")
+
+
+def test_a_pod_nothing_was_sent_to_has_no_mean() -> None:
+    (pod,) = carry_on(worker(pods=[pod_report("p", 0)]), worker(pods=[pod_report("p", 0)])).pods
+    assert pod.latency_mean_ms == 0.0
+
+
+def test_what_ran_in_a_dead_worker_runs_no_more() -> None:
+    last = worker([method_report("a", {}, in_flight=7), method_report("b", {0: 1}, in_flight=1)], [pod_report("p", 3)])
+    former = leave_behind(last)
+    assert (former.pid, former.pods[0].total, former.pods[0].state) == (0, 3, PodState.IDLE)
+    carried = carry_on(worker([method_report("a", {}, in_flight=2)]), former)
+    assert {method.method: method.in_flight for method in carried.methods} == {"a": 2, "b": 0}
+
+
+def test_adding_keeps_every_code() -> None:
+    added = add_methods(method_report("a", {0: 1, 5: 2}, 1), method_report("a", {0: 3, 14: 4}, 2))
+    assert (added.codes, added.in_flight) == ({0: 4, 5: 2, 14: 4}, 3)
