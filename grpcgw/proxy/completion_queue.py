@@ -25,9 +25,11 @@ import grpc
 from grpc._cython import cygrpc
 
 from grpcgw import __version__
+from grpcgw.config.policies import ConnectionSettings
 from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.policy.timeouts import upstream_deadline
+from grpcgw.proxy.credentials import make_credentials
 from grpcgw.proxy.engine import (
     ServerOptions,
     channel_arguments,
@@ -119,15 +121,22 @@ _HALF_CLOSE = cygrpc.SendCloseFromClientOperation(NO_FLAGS)
 class _PodConnection:
     """A channel to one pod and the thread that takes its events."""
 
-    def __init__(self, address: str, arguments: tuple[tuple[str, int | str], ...]) -> None:
-        self._channel = cygrpc.Channel(pod_target(address).encode(), arguments, None)
+    def __init__(self, address: str, max_metadata_bytes: int, settings: ConnectionSettings) -> None:
+        arguments = tuple(channel_arguments(max_metadata_bytes, f"grpcgw/{__version__}", settings))
+        credentials = None if settings.tls is None else make_credentials(settings.tls)._credentials
+        self._channel = cygrpc.Channel(pod_target(address).encode(), arguments, credentials)
+        self._rests = settings.idle_timeout_ms is not None
+        self._woken = False
         self.integrated_call = self._channel.integrated_call
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"grpcgw pod {address}", daemon=True)
         self._thread.start()
 
     def state(self) -> PodState:
-        return _STATES[self._channel.check_connectivity_state(True)]
+        # A connection that may rest is woken once, to know that it can be; afterwards by its RPCs alone.
+        state = _STATES[self._channel.check_connectivity_state(not (self._rests and self._woken))]
+        self._woken |= state is PodState.READY
+        return state
 
     def close(self) -> None:
         self._closing = True
@@ -357,7 +366,6 @@ class CompletionQueueEngine:
 
     def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
         self._options = options
-        self._channel_arguments = tuple(channel_arguments(options.max_metadata_bytes, f"grpcgw/{__version__}"))
         self.serving = Serving(self._connect, seed, drain_time_s, options.max_metadata_bytes)
         self.joining: dict[_Rpc, float] = {}
         self._active: set[_Rpc] = set()
@@ -454,8 +462,8 @@ class CompletionQueueEngine:
         fresh, self._fresh_certificate = self._fresh_certificate, None
         return fresh
 
-    def _connect(self, address: str) -> Connection:
-        return _PodConnection(address, self._channel_arguments)
+    def _connect(self, address: str, settings: ConnectionSettings) -> Connection:
+        return _PodConnection(address, self._options.max_metadata_bytes, settings)
 
     # --- RPCs
 

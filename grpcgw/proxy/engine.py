@@ -6,10 +6,11 @@ An engine owns sockets and drives sessions; what RPCs mean is in `session`, what
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from grpcgw.config.policies import ConnectionSettings
 from grpcgw.config.snapshot import ServerCertificate, Snapshot
 from grpcgw.proxy.serving import Serving
 
@@ -18,9 +19,6 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 CLIENT_WINDOW_BYTES = 262_144
 """What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
-
-CONNECT_TIMEOUT_MS = 3_000
-"""As Ambassador's `connect_timeout_ms` default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +100,12 @@ def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
     ]
 
 
-def channel_arguments(max_metadata_bytes: int, user_agent: str) -> list[tuple[str, int | str]]:
+def channel_arguments(
+    max_metadata_bytes: int, user_agent: str, settings: ConnectionSettings
+) -> list[tuple[str, int | str]]:
     """grpc core's arguments for a connection to a pod."""
     return [
+        *_settings_arguments(settings),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", max_metadata_bytes),
@@ -115,10 +116,24 @@ def channel_arguments(max_metadata_bytes: int, user_agent: str) -> list[tuple[st
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.primary_user_agent", user_agent),
     ]
+
+
+def _settings_arguments(settings: ConnectionSettings) -> Iterator[tuple[str, int | str]]:
+    # Despite its name this is how long core gives one attempt to connect.
+    yield "grpc.min_reconnect_backoff_ms", settings.connect_timeout_ms
+    if settings.idle_timeout_ms is not None:
+        yield "grpc.client_idle_timeout_ms", settings.idle_timeout_ms
+    if settings.keepalive_time_s is not None:
+        yield "grpc.keepalive_time_ms", 1000 * settings.keepalive_time_s
+        yield "grpc.keepalive_permit_without_calls", 1
+        yield "grpc.http2.max_pings_without_data", 0
+    if settings.keepalive_timeout_s is not None:
+        yield "grpc.keepalive_timeout_ms", 1000 * settings.keepalive_timeout_s
+    if settings.tls is not None and settings.tls.server_name:
+        yield "grpc.ssl_target_name_override", settings.tls.server_name
 
 
 def sweep_interval_s(snapshot: Snapshot) -> float:

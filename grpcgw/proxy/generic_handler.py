@@ -19,9 +19,11 @@ import grpc
 import grpc.aio
 
 from grpcgw import __version__
+from grpcgw.config.policies import ConnectionSettings
 from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import UserError
 from grpcgw.policy.timeouts import upstream_deadline
+from grpcgw.proxy.credentials import make_credentials
 from grpcgw.proxy.engine import (
     ServerOptions,
     channel_arguments,
@@ -59,25 +61,42 @@ _ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.
 
 
 class _PodConnection:
-    """A channel to one pod, made in the engine's loop when it is first looked at."""
+    """The channels to one pod, made in the engine's loop when they are first looked at.
 
-    def __init__(self, engine: GenericHandlerEngine, address: str) -> None:
-        self._engine, self._address = engine, address
-        self._channel: grpc.aio.Channel | None = None
+    One for each `:authority` that Mappings ask for: the public API takes no authority per call.
+    """
+
+    def __init__(self, engine: GenericHandlerEngine, address: str, settings: ConnectionSettings) -> None:
+        self._engine, self._address, self._settings = engine, address, settings
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._woken = False
         self.closed = False
 
-    def channel(self) -> grpc.aio.Channel:
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(pod_target(self._address), self._engine.channel_arguments)
-        return self._channel
+    def channel(self, authority: str = "") -> grpc.aio.Channel:
+        if authority not in self._channels:
+            self._channels[authority] = self._open(authority)
+        return self._channels[authority]
+
+    def _open(self, authority: str) -> grpc.aio.Channel:
+        target, tls = pod_target(self._address), self._settings.tls
+        arguments = self._engine.channel_arguments(self._settings)
+        if authority:
+            arguments.append(("grpc.default_authority", authority))
+        if tls is None:
+            return grpc.aio.insecure_channel(target, arguments)
+        return grpc.aio.secure_channel(target, make_credentials(tls), arguments)
 
     def state(self) -> PodState:
-        return _STATES[self.channel().get_state(try_to_connect=True)]
+        # A connection that may rest is woken once, to know that it can be; afterwards by its RPCs alone.
+        rests = self._settings.idle_timeout_ms is not None
+        state = _STATES[self.channel().get_state(try_to_connect=not (rests and self._woken))]
+        self._woken |= state is PodState.READY
+        return state
 
     def close(self) -> None:
         self.closed = True
-        if self._channel is not None:
-            self._engine.spawn(self._channel.close(None))
+        for channel in self._channels.values():
+            self._engine.spawn(channel.close(None))
 
 
 class _Attempt:
@@ -271,7 +290,7 @@ class _Rpc:
             now_s = time.monotonic()
             timeout_s = max(0.0, upstream_deadline(deadline_s, now_s) - now_s)
         try:
-            call = connection.channel().stream_stream(path)(metadata=metadata, timeout=timeout_s)
+            call = connection.channel(authority).stream_stream(path)(metadata=metadata, timeout=timeout_s)
         except grpc.aio.UsageError as closed:
             raise ConnectionError(str(closed)) from closed
         self.attempt = attempt = _Attempt(self, call, connection)
@@ -297,7 +316,6 @@ class GenericHandlerEngine:
 
     def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
         self._options = options
-        self.channel_arguments = channel_arguments(options.max_metadata_bytes, f"grpcgw/{__version__}")
         self.serving = Serving(self._connect, seed, drain_time_s, options.max_metadata_bytes)
         self._active: set[_Rpc] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -412,8 +430,11 @@ class GenericHandlerEngine:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _connect(self, address: str) -> Connection:
-        return _PodConnection(self, address)
+    def channel_arguments(self, settings: ConnectionSettings) -> list[tuple[str, int | str]]:
+        return channel_arguments(self._options.max_metadata_bytes, f"grpcgw/{__version__}", settings)
+
+    def _connect(self, address: str, settings: ConnectionSettings) -> Connection:
+        return _PodConnection(self, address, settings)
 
     async def _keep_house(self) -> None:
         next_sweep_s = 0.0

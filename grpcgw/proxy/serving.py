@@ -7,6 +7,8 @@ holds one lock. No I/O: connections are opened through `Connect`, the time is an
 
 from __future__ import annotations
 
+import math
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from grpcgw.balancer.base import Balancer, Outcome, Picker
 from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.hashing import make_key
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.policies import LoadBalancer, OutlierDetection
+from grpcgw.config.policies import ConnectionSettings, LoadBalancer, OutlierDetection
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Route, Snapshot
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
@@ -30,8 +32,11 @@ from grpcgw.upstream.outlier import OutlierDetector
 from grpcgw.upstream.pod import Connection, Pod
 from grpcgw.upstream.pool import Pool, usable
 
-Connect = Callable[[str], Connection]
+Connect = Callable[[str, ConnectionSettings], Connection]
 """Makes a connection to `host:port`; it connects by itself, nothing is waited for."""
+
+AGE_JITTER = 0.1
+"""Connections of one age limit end at different times, by up to this share before or after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +128,10 @@ class Target:
         self.label = destination.label
         self.retry = destination.retry
         self.breaker, self.budget = breaker, budget
-        self.authority = destination.authority
-        """`:authority` towards the pod; empty: the client's."""
+        tls = cluster.cluster.connection.tls
+        self.authority = destination.authority or (tls.server_name if tls is not None else "")
+        """`:authority` towards the pod; empty: the client's. A TLS pod is always called by its certificate's name:
+        grpc core refuses an RPC with another."""
         self.edit_request = compile_edits(destination.request_headers)
         self.edit_response = compile_edits(destination.response_headers)
         self.make_key = make_key(destination.load_balancer)
@@ -148,7 +155,7 @@ class Target:
 
     def is_connected(self) -> bool:
         """Whether some pod is connected, so that an RPC need not wait for a connection."""
-        return any(pod.state is PodState.READY for pod in self._balanced.candidates)
+        return any(pod.is_ready() for pod in self._balanced.candidates)
 
     def has_other(self, pod: Pod) -> bool:
         return any(other is not pod for other in self._balanced.candidates)
@@ -283,6 +290,8 @@ class Serving:
         """Look at every connection's state and publish what changed; returns the pods whose connections to close."""
         with self._lock:
             for state in self._clusters.values():
+                if state.cluster.connection.max_lifetime_ms is not None:
+                    state.pool.renew(self._opener(state.cluster, now_s), now_s)
                 for pod in state.pool.serving.values():
                     pod.state = pod.connection.state()
                 for balanced in state.balanced.values():
@@ -297,7 +306,7 @@ class Serving:
         """Every pod is connected or has failed to once: RPCs will find the turns they expect."""
         with self._lock:
             pods = [pod for state in self._clusters.values() for pod in state.pool.serving.values()]
-        return all(pod.state in (PodState.READY, PodState.FAILING) for pod in pods)
+        return all(pod.is_ready() or pod.state is PodState.FAILING for pod in pods)
 
     def pods(self) -> tuple[Pod, ...]:
         with self._lock:
@@ -322,12 +331,22 @@ class Serving:
         state, endpoints = self._clusters[name], self._endpoints.get(name)
         if endpoints is not None and endpoints != state.endpoints:
             state.endpoints = endpoints
-            state.pool.replace(
-                endpoints.endpoints,
-                lambda endpoint: Pod(name, endpoint, self._connect(str(endpoint))),
-                now_s + self._drain_time_s,
-            )
+            opener = self._opener(state.cluster, now_s)
+            state.pool.replace(endpoints.endpoints, opener, now_s + self._drain_time_s)
         state.publish()
+
+    def _opener(self, cluster: Cluster, now_s: float) -> Callable[[Endpoint], Pod]:
+        settings = cluster.connection
+        age_ms = settings.max_lifetime_ms
+
+        def open_pod(endpoint: Endpoint) -> Pod:
+            expires_at_s = math.inf
+            if age_ms is not None:
+                expires_at_s = now_s + age_ms / 1000 * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
+            connection = self._connect(str(endpoint), settings)
+            return Pod(cluster.name, endpoint, connection, settings.idle_timeout_ms is not None, expires_at_s)
+
+        return open_pod
 
     def _drop_clusters(self, snapshot: Snapshot, now_s: float) -> None:
         for name in [name for name in self._clusters if name not in snapshot.clusters]:

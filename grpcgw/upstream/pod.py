@@ -5,6 +5,7 @@ Knows nothing of channels: an engine holds those behind the `Connection` port.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Protocol
 
@@ -33,23 +34,45 @@ class Pod:
         "connection",
         "draining",
         "endpoint",
+        "expires_at_s",
         "failures",
         "finished",
         "in_flight",
         "last_error",
         "latency_sum_s",
+        "rests",
         "state",
         "total",
     )
 
-    def __init__(self, cluster: str, endpoint: Endpoint, connection: Connection) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        endpoint: Endpoint,
+        connection: Connection,
+        rests: bool = False,
+        expires_at_s: float = math.inf,
+    ) -> None:
+        """`rests`: the connection may close while it is idle, and is as good as connected then. `expires_at_s`: the
+        monotonic time at which another connection is to take its place."""
         self.cluster, self.endpoint, self.connection = cluster, endpoint, connection
+        self.rests, self.expires_at_s = rests, expires_at_s
         self.state = PodState.IDLE
         self.draining = False
         self.in_flight = self.total = self.finished = self.failures = 0
         self.latency_sum_s = 0.0
         self.last_error = ""
         self._lock = threading.Lock()
+
+    def is_ready(self) -> bool:
+        """Whether an RPC can be sent without waiting for more than its own connection to wake."""
+        return self.state is PodState.READY or (self.rests and self.state is PodState.IDLE)
+
+    def carry_on(self, former: Pod) -> None:
+        """Count on from `former`, whose place on the same endpoint this pod takes."""
+        self.state = former.state
+        self.total, self.finished, self.failures = former.total, former.finished, former.failures
+        self.latency_sum_s, self.last_error = former.latency_sum_s, former.last_error
 
     def begin(self) -> None:
         """An RPC is about to be sent to this pod."""

@@ -6,6 +6,7 @@ argument. Not thread-safe: the data plane's lock guards it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -37,6 +38,15 @@ class Pool:
             self.leaving[pod] = drain_until_s
         return left
 
+    def renew(self, open_pod: Callable[[Endpoint], Pod], now_s: float) -> None:
+        """Open a new connection in the place of each that has reached its age; the old one ends with its last RPC."""
+        for endpoint, pod in tuple(self.serving.items()):
+            if now_s >= pod.expires_at_s:
+                self.serving[endpoint] = open_pod(endpoint)
+                self.serving[endpoint].carry_on(pod)
+                pod.draining = True
+                self.leaving[pod] = math.inf
+
     def finished(self, now_s: float) -> tuple[Pod, ...]:
         """Take out the leaving pods that are to be closed now: without RPCs, or at their drain limit."""
         over = tuple(pod for pod, limit_s in self.leaving.items() if not pod.in_flight or now_s >= limit_s)
@@ -55,6 +65,6 @@ def usable(pods: Iterable[Pod]) -> tuple[Pod, ...]:
     every pod failing an RPC learns the connection's own error. As grpc-go's round_robin (gRFC A61).
     """
     known = tuple(pods)
-    ready = tuple(pod for pod in known if pod.state is PodState.READY)
+    ready = tuple(pod for pod in known if pod.is_ready())
     hopeful = tuple(pod for pod in known if pod.state is not PodState.FAILING)
     return ready or hopeful or known

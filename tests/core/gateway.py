@@ -7,6 +7,7 @@ from typing import Any
 from grpcgw.balancer.base import Outcome
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import ObjectKey
+from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings
 from grpcgw.config.snapshot import (
     Cluster,
     Destination,
@@ -29,8 +30,8 @@ LABEL = "grpcserver.default"
 class FakeConnection:
     """A channel whose state the test decides."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, settings: ConnectionSettings = DEFAULT_CONNECTION) -> None:
+        self.address, self.settings = address, settings
         self.connectivity = PodState.READY
         self.closed = 0
 
