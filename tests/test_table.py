@@ -253,6 +253,13 @@ def test_a_name_holds_with_every_port_and_one_with_a_port_for_that_alone() -> No
     assert RouteTable([ported]).match("/a", "greet") is None
 
 
+@pytest.mark.parametrize("host", [HostMatch(HostKind.SUFFIX, ".greet"), HostMatch(HostKind.PREFIX, ".greet")])
+def test_the_star_of_a_glob_stands_for_something(host: HostMatch) -> None:
+    only = route(MatchKind.PREFIX, "/", host=host)
+    assert RouteTable([only]).match("/a", ".greet") is None
+    assert RouteTable([only]).match("/a", "a.greet" if host.kind is HostKind.SUFFIX else ".greet.a") is only
+
+
 def test_an_ipv6_authority_keeps_its_brackets() -> None:
     only = route(MatchKind.PREFIX, "/", host=HostMatch(HostKind.EXACT, "[::1]"))
     assert RouteTable([only]).match("/a", "[::1]:50051") is only
