@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grpcgw.config.access_log import (
+    ANNOTATION,
     PLAIN_OPERATORS,
     InvalidLogFormat,
     LogFormat,
@@ -25,6 +26,7 @@ from grpcgw.config.access_log import (
     parse_log_format,
     parse_share,
 )
+from grpcgw.config.objects import Severity
 from grpcgw.proxy.status import Reason
 from grpcgw.telemetry import access_log
 from grpcgw.telemetry.access_log import (
@@ -37,6 +39,7 @@ from grpcgw.telemetry.access_log import (
     start_tally,
 )
 from grpcgw.telemetry.log_writer import PIECE_BYTES, AccessLog, cut_pieces
+from tests.compiling import compile_objects, mapping, module, only, said
 
 DEADLINE_S = 40.0
 JSON = LogFormat(LogType.JSON)
@@ -440,3 +443,42 @@ def test_pieces_are_whole_lines_and_no_longer_than_is_written_at_once(lines: lis
     for piece, count in pieces:
         assert piece.count(b"\n") == count
         assert len(piece) <= PIECE_BYTES or count == 1
+
+
+# --- what the configuration asks for
+
+
+def test_a_module_that_says_nothing_leaves_the_format_to_the_flag() -> None:
+    assert compile_objects(module()).snapshot.access_log is None
+
+
+def test_a_module_chooses_the_format_and_that_is_a_new_version() -> None:
+    text = compile_objects(module(envoy_log_format="%GRPC_STATUS%"))
+    assert text.problems == ()
+    assert text.snapshot.access_log == LogFormat(LogType.TEXT, text=parse_line("%GRPC_STATUS%"))
+    other = compile_objects(module(envoy_log_type="json"))
+    assert other.snapshot.access_log == LogFormat(LogType.JSON)
+    assert text.snapshot.version != other.snapshot.version
+
+
+def test_a_format_that_cannot_be_read_is_told_and_costs_the_module_nothing_else() -> None:
+    compiled = compile_objects(module(envoy_log_format="%NO_SUCH%", cluster_request_timeout_ms=7), mapping())
+    (error,) = said(compiled, Severity.ERROR)
+    assert "%NO_SUCH%" in error
+    assert compiled.snapshot.access_log is None
+    assert only(compiled).timeout_ms == 7
+
+
+@pytest.mark.parametrize(("annotation", "percent"), [("on", 100.0), ("off", 0.0), ("2.5%", 2.5)])
+def test_an_annotation_says_how_much_of_a_mapping_is_logged(annotation: str, percent: float) -> None:
+    compiled = compile_objects(mapping(metadata={"annotations": {ANNOTATION: annotation}}))
+    assert compiled.problems == ()
+    assert only(compiled).access_log_percent == percent
+    assert only(compile_objects(mapping())).access_log_percent is None
+
+
+def test_an_annotation_that_cannot_be_read_is_told_and_the_mapping_serves() -> None:
+    compiled = compile_objects(mapping(metadata={"annotations": {ANNOTATION: "sometimes"}}))
+    (error,) = said(compiled, Severity.ERROR)
+    assert "sometimes" in error
+    assert only(compiled).access_log_percent is None

@@ -7,9 +7,10 @@ a new version of the object does not compile.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from grpcgw.config.access_log import InvalidLogFormat, LogFormat, parse_log_format
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.groups import Serving, choose_mappings, group_mappings
@@ -82,7 +83,7 @@ def compile_snapshot(
     )
     reader = MappingReader(context, reuse)
     serving = choose_mappings(configuration.of("Mapping"), reader.read, generations)
-    snapshot = _make_snapshot(serving, reader, ports)
+    snapshot = _make_snapshot(serving, reader, ports, module.access_log)
     problems = sorted(generations.problems, key=_object_order)
     return Compiled(snapshot, tuple(problems), generations.last_good, reader.finish())
 
@@ -172,6 +173,7 @@ class _Module:
     defaults: Settings
     core: Mapping[str, object]
     """The fields Mappings of a group must agree in, as far as the Module sets them."""
+    access_log: LogFormat | None = None
 
 
 def _compile_module(configuration: _Configuration, ambassador_namespace: str, generations: Generations) -> _Module:
@@ -196,10 +198,21 @@ def _build_module(obj: KubeObject, findings: Findings) -> _Module | None:
         return None
     config = spec.config or ModuleConfig()
     own = config.defaults.httpmapping if config.defaults is not None else None
-    return _Module(config, compile_defaults(config, findings), {**core_fields(config), **core_fields(own)})
+    core = {**core_fields(config), **core_fields(own)}
+    return _Module(config, compile_defaults(config, findings), core, _read_log_format(config, findings))
 
 
-def _make_snapshot(serving: Serving, reader: MappingReader, ports: _Ports) -> Snapshot:
+def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | None:
+    if config.envoy_log_type is None and config.envoy_log_format is None:
+        return None
+    try:
+        return parse_log_format(config.envoy_log_type, config.envoy_log_format)
+    except InvalidLogFormat as error:
+        findings.fault(f"{error}; the access log has grpcgw's own lines instead", "config")
+        return None
+
+
+def _make_snapshot(serving: Serving, reader: MappingReader, ports: _Ports, access_log: LogFormat | None) -> Snapshot:
     made = [reader.make_route(group, members) for group, members in group_mappings(serving).items()]
     digests = {id(one.route): one.digest for one in made}
     routes = order_routes(one.route for one in made if one.route is not None)
@@ -213,10 +226,10 @@ def _make_snapshot(serving: Serving, reader: MappingReader, ports: _Ports) -> Sn
         [
             *(digests[id(route)] for route in routes),
             *(digest(clusters[name]) for name in sorted(clusters)),
-            digest((others.certificates, others.listeners, others.hosts)),
+            digest((others.certificates, others.listeners, others.hosts, access_log)),
         ]
     )
-    return Snapshot(version, routes, clusters, others.certificates, others.listeners, others.hosts)
+    return replace(others, version=version, routes=routes, clusters=clusters, access_log=access_log)
 
 
 def _object_order(problem: Problem) -> tuple[str, str, str]:

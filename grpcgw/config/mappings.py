@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from grpcgw.config.access_log import ANNOTATION as ACCESS_LOG
+from grpcgw.config.access_log import InvalidLogFormat, parse_share
 from grpcgw.config.grouping import Candidate, make_group_key
 from grpcgw.config.hosts import HostSelector
 from grpcgw.config.mapping_settings import Settings, compile_settings
@@ -66,6 +68,7 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     regex_rewrite = _compile_regex_rewrite(spec, context.regex_max_size, findings)
     sticky = _read_sticky_header(obj, findings)
     authority = _choose_authority(spec, settings, cluster, findings)
+    log_percent = _read_log_share(obj, findings)
     if findings.rejected or cluster is None:
         return None
     _note_others(spec, findings)
@@ -73,7 +76,7 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
         weight=spec.weight,
-        destination=_make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority),
+        destination=_make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority, log_percent),
         shadow=bool(spec.shadow),
         sticky_header=sticky,
         created=_created(obj),
@@ -160,6 +163,17 @@ def _read_sticky_header(obj: KubeObject, findings: Findings) -> str:
     return check_key(str(name), findings)
 
 
+def _read_log_share(obj: KubeObject, findings: Findings) -> float | None:
+    share = read_metadata(obj, "annotations").get(ACCESS_LOG)
+    if share is None:
+        return None
+    try:
+        return parse_share(str(share))
+    except InvalidLogFormat as error:
+        findings.fault(f"annotation {error}; without it, the gateway's own share is logged")
+        return None
+
+
 def _created(obj: KubeObject) -> str:
     """When the object was made, as text that sorts; empty where nobody wrote it down."""
     metadata = obj.body.get("metadata")
@@ -177,7 +191,12 @@ def _choose_authority(spec: MappingSpec, settings: Settings, cluster: Cluster | 
 
 
 def _make_destination(
-    obj: KubeObject, settings: Settings, cluster: Cluster, rewrite: RegexRewrite | str | None, authority: str
+    obj: KubeObject,
+    settings: Settings,
+    cluster: Cluster,
+    rewrite: RegexRewrite | str | None,
+    authority: str,
+    log_percent: float | None,
 ) -> Destination:
     idle_ms = DEFAULT_IDLE_TIMEOUT_MS if settings.idle_timeout_ms is None else settings.idle_timeout_ms
     return Destination(
@@ -198,6 +217,7 @@ def _make_destination(
         health_check=settings.health_check,
         outlier_detection=settings.outlier_detection,
         stats_name=settings.stats_name or "",
+        access_log_percent=log_percent,
         where=obj.source.locate(),
     )
 

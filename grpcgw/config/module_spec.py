@@ -62,9 +62,11 @@ class ModuleConfig(Resource):
     enable_grpc_web: Annotated[bool | None, planned("clients speak gRPC over HTTP/2")] = None
     enable_ipv4: Annotated[bool | None, served("default of all Mappings")] = None
     enable_ipv6: Annotated[bool | None, served("default of all Mappings")] = None
-    envoy_log_format: Annotated[Anything, planned("there is no access log")] = None
-    envoy_log_path: Annotated[str | None, planned("there is no access log")] = None
-    envoy_log_type: Annotated[str | None, planned("there is no access log")] = None
+    envoy_log_format: Annotated[
+        Anything, served("format of the access log: a string for `text`, an object of strings for `json`")
+    ] = None
+    envoy_log_path: Annotated[str | None, planned("the access log goes to stdout")] = None
+    envoy_log_type: Annotated[str | None, served("`text` or `json`; wins over `--access-log`")] = None
     forward_client_cert_details: Annotated[str | None, planned("client certificates are not asked for")] = None
     grpc_stats: Annotated[Table | None, planned("calls are counted by Mapping, service and method always")] = None
     headers_with_underscores_action: Annotated[str | None, planned("such headers are passed on", "ALLOW")] = None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from grpcgw.config.access_log import LogFormat
 from grpcgw.config.objects import ObjectKey
 from grpcgw.config.policies import (
     DEFAULT_ADDRESSING,
@@ -118,6 +119,8 @@ class Destination:
     outlier_detection: OutlierDetection | None = None
     stats_name: str = ""
     """What metrics call the upstream instead of its cluster's name; empty: that name."""
+    access_log_percent: float | None = None
+    """Share of its RPCs in the access log; None: the gateway's own (`--access-log-sample`)."""
     where: str = field(default="", compare=False, repr=False)
     """`file:line` or origin of the Mapping, for the operator."""
 
@@ -202,6 +205,8 @@ class Snapshot:
     """Empty: the ports of the command line are served."""
     hosts: tuple[HostPolicy, ...] = ()
     """Of all Hosts, in evaluation order; a name that none matches is served in clear text too."""
+    access_log: LogFormat | None = None
+    """What the Module asks for; None: grpcgw's own lines, of the type of `--access-log`."""
 
 
 EMPTY_SNAPSHOT = Snapshot(version="none")
