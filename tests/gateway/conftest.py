@@ -16,8 +16,8 @@ from gateway.objects import Directory, put_greet
 from tests.kube_api import KubeApi
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_behind() -> Iterator[None]:
     """Neither child processes nor threads nor sockets of the test's process."""
     before = _belongings()
     yield

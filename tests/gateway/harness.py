@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import psutil
@@ -232,6 +232,19 @@ class Stream:
         """Half-close: the client has nothing more to say."""
         self._over = True
         self._more.release()
+
+    def status(self) -> tuple[grpc.StatusCode, str]:
+        """Code and message, waited for."""
+        for _ in self.call:
+            pass
+        return self.call.code(), self.call.details()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self.call.cancel()
 
 
 @dataclass

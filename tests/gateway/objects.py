@@ -18,7 +18,9 @@ NAMESPACE = "grpcserver"
 RESOLVER = "grpcserver-endpoint-resolver"
 
 
-def mapping(name: str = "grpcserver", prefix: str = "/greet.GrpcService/", service: str = "grpcserver", **more: Any) -> Body:
+def mapping(
+    name: str = "grpcserver", prefix: str = "/greet.GrpcService/", service: str = "grpcserver", **more: Any
+) -> Body:
     spec = {"prefix": prefix, "service": f"{service}.{NAMESPACE}:50051", "resolver": RESOLVER, **more}
     return _custom("Mapping", name, spec)
 
@@ -45,17 +47,8 @@ def service(name: str = "grpcserver") -> Body:
     return {"apiVersion": "v1", "kind": "Service", "metadata": _in_namespace(name), "spec": {"ports": ports}}
 
 
-def endpoints(ports: Iterable[int], name: str = "grpcserver") -> Body:
-    """One subset for each pod, since here pods are told apart by their ports."""
-    subsets = [
-        {"addresses": [{"ip": "127.0.0.1"}], "ports": [{"name": "grpc", "port": port, "protocol": "TCP"}]}
-        for port in ports
-    ]
-    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": _in_namespace(name), "subsets": subsets}
-
-
 def endpoint_slice(port: int, ready: bool = True, terminating: bool = False, service: str = "grpcserver") -> Body:
-    """A slice of one pod, for the same reason; named after the port."""
+    """A slice of one pod, since here pods are told apart by their ports; it is named after the port."""
     metadata = _in_namespace(f"{service}-{port}") | {"labels": {"kubernetes.io/service-name": service}}
     conditions = {"ready": ready, "serving": ready or terminating, "terminating": terminating}
     return {
@@ -109,6 +102,10 @@ class Directory:
 
 
 def put_greet(objects: Objects, ports: Iterable[int]) -> None:
-    """The greet scenario: Mapping, resolver, Service, and its pods (as Endpoints, which a directory reads)."""
-    for obj in (resolver(), mapping(), service(), endpoints(ports)):
+    """The greet scenario: Mapping, resolver, Service, and its pods."""
+    for obj in (resolver(), mapping(), service(), *map(endpoint_slice, ports)):
         objects.put(obj)
+
+
+def remove_pod(objects: Objects, port: int) -> None:
+    objects.delete("EndpointSlice", NAMESPACE, f"grpcserver-{port}")

@@ -1,0 +1,99 @@
+"""The TLS port: which certificate it shows, and that a new one is shown without a restart."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+
+from dataplane.waiting import eventually
+from examples.greet.server import Pod
+from gateway.harness import HOST, Gateway, greet, running_gateway
+from gateway.objects import (
+    Body,
+    Directory,
+    Objects,
+    host,
+    make_key_pair,
+    put_greet,
+    secret,
+    tls_context,
+)
+from tests.kube_api import KubeApi
+
+
+def shown(gateway: Gateway) -> bytes:
+    """The certificate that a new connection gets."""
+    return ssl.get_server_certificate((HOST, gateway.tls_port), timeout=30).strip().encode()
+
+
+def test_without_a_certificate_a_self_signed_one_for_localhost_is_shown(gateway: Gateway) -> None:
+    trust = shown(gateway)
+    names = x509.load_pem_x509_certificate(trust).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert "localhost" in names.value.get_values_for_type(x509.DNSName)
+    assert [each["detail"] for each in gateway.diagnostics("listeners")] == ["", "self-signed"]
+    with gateway.secure_channel(trust, "localhost") as channel:
+        assert greet(channel)
+
+
+def test_only_clients_that_speak_http2_are_served(gateway: Gateway) -> None:
+    trust = shown(gateway).decode()
+    context = ssl.create_default_context(cadata=trust)
+    context.set_alpn_protocols(["h2"])
+    with (
+        ssl.create_connection((HOST, gateway.tls_port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        assert tls.selected_alpn_protocol() == "h2"
+
+
+@pytest.fixture(params=["directory", "kubernetes"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, api: KubeApi, pods: list[Pod]) -> tuple[Objects, list[str]]:
+    """Where objects are put, and the arguments for a gateway that reads them."""
+    objects: Objects
+    if request.param == "directory":
+        objects, arguments = Directory(tmp_path / "config"), ["--config", str(tmp_path / "config")]
+    else:
+        objects, arguments = api, ["--kubernetes", "--kubeconfig", str(api.kubeconfig(tmp_path / "kubeconfig"))]
+    put_greet(objects, [pod.port for pod in pods])
+    return objects, arguments
+
+
+@pytest.mark.parametrize("named_by", ["TLSContext", "Host"])
+def test_the_certificate_of_a_secret_is_replaced_without_restart(
+    named_by: str, place: tuple[Objects, list[str]], tmp_path: Path
+) -> None:
+    objects, arguments = place
+    first, second = make_key_pair("first.example"), make_key_pair("second.example")
+    user: Body = tls_context("cert") if named_by == "TLSContext" else host("cert", "*")
+    for obj in (secret("cert", *first), user):
+        objects.put(obj)
+    with running_gateway(*arguments, folder=tmp_path, workers=1) as gateway:
+        assert shown(gateway) == first[0].strip()
+        with gateway.secure_channel(first[0], "first.example") as channel:
+            assert greet(channel)
+            objects.put(secret("cert", *second))
+            eventually(lambda: shown(gateway) == second[0].strip(), gateway.log)
+            assert greet(channel), "connections that stand are not touched"
+
+            objects.put(secret("cert", b"no certificate", b"no key"))
+            eventually(gateway.errors, "the broken Secret is told")
+            assert "cert" in gateway.errors()[0]
+            assert shown(gateway) == second[0].strip()
+        with gateway.secure_channel(second[0], "second.example") as channel:
+            assert greet(channel)
+        assert named_by in gateway.diagnostics("listeners")[1]["detail"]
+
+        objects.delete(named_by, "default", user["metadata"]["name"])
+        eventually(lambda: shown(gateway) not in (first[0].strip(), second[0].strip()), "self-signed again")
+        assert gateway.diagnostics("listeners")[1]["detail"] == "self-signed"
+
+
+def test_a_client_that_trusts_another_certificate_is_refused(gateway: Gateway) -> None:
+    with gateway.secure_channel(make_key_pair("localhost")[0], "localhost") as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            greet(channel)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,140 @@
+"""Files change under a running gateway: good changes are served at once, bad ones change nothing but the problems."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from dataplane.waiting import eventually
+from examples.greet.server import Pod
+from gateway.harness import Gateway, Stream, greet, running_pods, status_of
+from gateway.objects import Directory, endpoint_slice, mapping, put_greet, remove_pod, service
+
+
+@pytest.fixture
+def channel(gateway: Gateway) -> Iterator[grpc.Channel]:
+    with gateway.channel() as channel:
+        yield channel
+
+
+def is_served(channel: grpc.Channel, path: str) -> bool:
+    return status_of(channel, path)[0] is not grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_saved_mapping_is_served_soon(
+    gateway: Gateway, directory: Directory, channel: grpc.Channel, record_property: Callable[[str, object], None]
+) -> None:
+    delays_s = []
+    for number in range(5):
+        directory.put(mapping(f"m{number}", f"/p{number}.S/", rewrite="/greet.GrpcService/"))
+        saved_s = time.monotonic()
+        eventually(lambda: is_served(channel, f"/p{number}.S/Greet"), gateway.log)  # noqa: B023 - ends in the round
+        delays_s.append(time.monotonic() - saved_s)
+        assert status_of(channel, f"/p{number}.S/Greet") == (grpc.StatusCode.OK, "")
+    record_property("saved_to_served_ms", round(1000 * statistics.median(delays_s)))
+
+
+def test_a_broken_file_changes_nothing_but_the_problems(
+    gateway: Gateway, directory: Directory, channel: grpc.Channel
+) -> None:
+    version, file = gateway.version(), directory.file("Mapping", "default", "grpcserver")
+    good = file.read_text()
+    file.write_text("kind: Mapping\nspec: [never: closed\n")
+    eventually(gateway.errors, "the error is shown")
+    assert f"{file.name}:3" in gateway.errors()[0] or f"{file.name}:2" in gateway.errors()[0], gateway.errors()
+    assert {greet(channel) for _ in range(4)} == {"pod-1", "pod-2"}
+    assert gateway.version() == version
+    file.write_text(good)
+    eventually(lambda: not gateway.errors(), "the error is gone")
+    assert gateway.version() == version
+
+
+def test_a_half_written_file_is_not_served(gateway: Gateway, directory: Directory, channel: grpc.Channel) -> None:
+    version, file = gateway.version(), directory.file("Mapping", "default", "grpcserver")
+    text = file.read_text()
+    file.write_text(text[: text.index("prefix:") + len("prefix: /greet.Gr")] + "\n  \t: {")
+    eventually(gateway.errors, "the error is shown")
+    assert greet(channel)
+    assert gateway.version() == version
+
+
+def test_a_wrong_value_keeps_the_last_good_version_and_says_where_it_is(
+    gateway: Gateway, directory: Directory, channel: grpc.Channel
+) -> None:
+    directory.put(mapping(timeout_ms="soon"))
+    eventually(gateway.errors, "the error is shown")
+    (error,) = gateway.errors()
+    assert "Mapping grpcserver.default" in error
+    assert "timeout_ms" in error
+    assert f"{directory.file('Mapping', 'default', 'grpcserver').name}:" in error
+    assert greet(channel)
+
+
+def test_a_mapping_whose_resolver_is_unknown_is_left_out_alone(
+    gateway: Gateway, directory: Directory, channel: grpc.Channel
+) -> None:
+    directory.put(mapping("other", "/other.S/") | {"spec": mapping("other", "/other.S/")["spec"] | {"resolver": "who"}})
+    eventually(gateway.errors, "the error is shown")
+    assert "who" in gateway.errors()[0]
+    assert not is_served(channel, "/other.S/Greet")
+    assert greet(channel)
+
+
+def test_a_deleted_mapping_is_gone_and_a_stream_on_it_goes_on(
+    gateway: Gateway, directory: Directory, channel: grpc.Channel
+) -> None:
+    with Stream(channel) as stream:
+        host = stream.echo()
+        directory.delete("Mapping", "default", "grpcserver")
+        eventually(lambda: not is_served(channel, "/greet.GrpcService/Greet"), "the Mapping is gone")
+        assert stream.echo() == host
+        stream.close()
+        assert stream.status() == (grpc.StatusCode.OK, "")
+
+
+def test_two_mappings_with_the_same_prefix_share_its_rpcs(
+    gateway: Gateway, directory: Directory, channel: grpc.Channel
+) -> None:
+    with running_pods("canary") as (pod,):
+        for obj in (service("canary"), endpoint_slice(pod.port, service="canary"), mapping("canary", service="canary")):
+            directory.put(obj)
+        eventually(lambda: pod.port in gateway.pod_ports(), "the second service is known")
+        eventually(lambda: greet(channel) == "canary", "the second Mapping is served")
+        assert Counter(greet(channel) == "canary" for _ in range(20)) == {True: 10, False: 10}
+        assert gateway.errors() == []
+
+
+def test_pods_come_and_go_without_a_new_configuration(
+    gateway: Gateway, directory: Directory, pods: list[Pod], channel: grpc.Channel
+) -> None:
+    version = gateway.version()
+    with running_pods("pod-3") as (third,), Stream(channel) as stream:
+        host = stream.echo()
+        directory.put(endpoint_slice(third.port))
+        eventually(lambda: greet(channel) == "pod-3", "the third pod gets RPCs")
+        for pod in pods:
+            remove_pod(directory, pod.port)
+        eventually(lambda: {greet(channel) for _ in range(3)} == {"pod-3"}, "the others get none")
+        assert stream.echo() == host
+        remove_pod(directory, third.port)
+        eventually(lambda: status_of(channel)[0] is grpc.StatusCode.UNAVAILABLE, "nobody is left")
+        assert "no ready pod of grpcserver.grpcserver" in status_of(channel)[1]
+        stream.close()
+        assert stream.status() == (grpc.StatusCode.OK, "")
+    assert gateway.version() == version
+
+
+def test_an_empty_directory_is_a_complete_configuration(directory: Directory, gateway: Gateway) -> None:
+    for file in directory.path.iterdir():
+        file.unlink()
+    eventually(lambda: gateway.diagnostics("route_info") == [], "nothing is served")
+    assert gateway.is_ready()
+    with gateway.channel() as channel:
+        assert not is_served(channel, "/greet.GrpcService/Greet")
+        put_greet(directory, [])
+        eventually(lambda: is_served(channel, "/greet.GrpcService/Greet"), "it is served again")
