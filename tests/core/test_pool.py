@@ -1,0 +1,135 @@
+"""Which pods are opened, drained and closed, and which may be picked."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpcgw.config.endpoint import Endpoint
+from grpcgw.telemetry.report import PodState
+from grpcgw.upstream.pod import Pod
+from grpcgw.upstream.pool import Pool, usable
+from tests.core.gateway import FakeConnection, endpoints
+
+
+def open_pod(endpoint: Endpoint) -> Pod:
+    return Pod("greet", endpoint, FakeConnection(str(endpoint)))
+
+
+def replace(pool: Pool, *hosts: int, drain_until_s: float = 30.0) -> tuple[Pod, ...]:
+    return pool.replace(endpoints(*hosts).endpoints, open_pod, drain_until_s)
+
+
+def hosts(pods: object) -> list[int]:
+    return [int(pod.endpoint.address.rpartition(".")[2]) for pod in pods]  # type: ignore[attr-defined]
+
+
+def test_pods_serve_in_the_order_of_the_set() -> None:
+    pool = Pool()
+    assert replace(pool, 3, 1, 2) == ()
+    assert hosts(pool.serving.values()) == [3, 1, 2]
+
+
+def test_a_pod_that_stays_is_the_same_one() -> None:
+    pool = Pool()
+    replace(pool, 1, 2)
+    before = list(pool.serving.values())
+    replace(pool, 2, 3, 1)
+    after = {pod.endpoint: pod for pod in pool.serving.values()}
+    assert [after[pod.endpoint] for pod in before] == before
+
+
+def test_a_pod_is_the_same_whatever_it_is_called() -> None:
+    pool = Pool()
+    pool.replace((Endpoint("10.0.0.1", 50051, name="greet-0"),), open_pod, 0.0)
+    assert pool.replace((Endpoint("10.0.0.1", 50051, name="greet-1", zone="b"),), open_pod, 0.0) == ()
+
+
+def test_a_pod_that_leaves_drains() -> None:
+    pool = Pool()
+    replace(pool, 1, 2)
+    (left,) = replace(pool, 2)
+    assert (hosts([left]), left.draining, left.report().state) == ([1], True, PodState.DRAINING)
+    assert left in pool.pods()
+    assert hosts(pool.serving.values()) == [2]
+
+
+def test_a_pod_without_rpcs_is_closed_at_once() -> None:
+    pool = Pool()
+    replace(pool, 1)
+    (left,) = replace(pool)
+    assert pool.finished(0.0) == (left,)
+    assert pool.finished(0.0) == ()
+    assert list(pool.pods()) == []
+
+
+def test_a_pod_with_rpcs_is_closed_when_the_last_one_ended() -> None:
+    pool = Pool()
+    replace(pool, 1)
+    (left,) = pool.serving.values()
+    left.begin()
+    replace(pool)
+    assert pool.finished(29.9) == ()
+    left.end(1.0, "")
+    assert pool.finished(29.9) == (left,)
+
+
+def test_a_pod_with_rpcs_is_closed_at_its_drain_limit() -> None:
+    pool = Pool()
+    replace(pool, 1)
+    (left,) = pool.serving.values()
+    left.begin()
+    replace(pool, drain_until_s=30.0)
+    replace(pool, drain_until_s=60.0)
+    assert pool.finished(30.0) == (left,)
+
+
+def test_a_pod_that_comes_back_is_a_new_one() -> None:
+    pool = Pool()
+    replace(pool, 1)
+    (first,) = pool.serving.values()
+    first.begin()
+    replace(pool)
+    replace(pool, 1)
+    (second,) = pool.serving.values()
+    assert second is not first
+    assert (second.draining, second.total) == (False, 0)
+    assert list(pool.pods()) == [second, first]
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([], []),
+        ([PodState.READY, PodState.READY], [0, 1]),
+        ([PodState.CONNECTING, PodState.READY, PodState.FAILING, PodState.IDLE], [1]),
+        ([PodState.IDLE, PodState.FAILING, PodState.CONNECTING], [0, 2]),
+        ([PodState.FAILING, PodState.FAILING], [0, 1]),
+    ],
+)
+def test_connected_pods_first_else_hopeful_ones_else_all(states: list[PodState], expected: list[int]) -> None:
+    pods = [open_pod(endpoint) for endpoint in endpoints(*range(len(states))).endpoints]
+    for pod, state in zip(pods, states, strict=True):
+        pod.state = state
+    assert hosts(usable(pods)) == expected
+
+
+@given(states=st.lists(st.sampled_from([s for s in PodState if s is not PodState.DRAINING]), min_size=1, max_size=6))
+def test_while_there_are_pods_some_may_be_picked(states: list[PodState]) -> None:
+    pods = [open_pod(endpoint) for endpoint in endpoints(*range(len(states))).endpoints]
+    for pod, state in zip(pods, states, strict=True):
+        pod.state = state
+    assert usable(pods)
+
+
+def test_a_pod_reports_what_it_did() -> None:
+    pod = open_pod(Endpoint("10.0.0.1", 50051))
+    for _ in range(3):
+        pod.begin()
+    pod.end(0.1, "")
+    pod.end(0.3, "connection refused")
+    report = pod.report()
+    assert (report.cluster, report.address, report.state) == ("greet", "10.0.0.1:50051", PodState.IDLE)
+    assert (report.in_flight, report.total, report.failures) == (1, 3, 1)
+    assert (round(report.latency_mean_ms), report.last_error) == (200, "connection refused")

@@ -1,0 +1,330 @@
+"""What is served now: snapshots and endpoint sets swapped under running RPCs, and which pod a new RPC gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from grpcgw.balancer.base import Outcome
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings, OutlierDetection
+from grpcgw.proxy.serving import Refusal, Serving, Target
+from grpcgw.proxy.status import Reason
+from grpcgw.telemetry.report import PodState
+from grpcgw.upstream.pod import Pod
+from tests.core.gateway import SERVICE, FakeConnection, destination, endpoints, route, snapshot
+
+METHOD = f"{SERVICE}Greet"
+OTHER_METHOD = "/other.Service/Method"
+
+
+class Connections:
+    """Every connection that was ever opened."""
+
+    def __init__(self) -> None:
+        self.opened: list[FakeConnection] = []
+
+    def __call__(self, address: str, settings: ConnectionSettings = DEFAULT_CONNECTION) -> FakeConnection:
+        connection = FakeConnection(address, settings)
+        self.opened.append(connection)
+        return connection
+
+
+def make_serving(**fields: Any) -> tuple[Serving, Connections]:
+    connections = Connections()
+    return Serving(connections, **fields), connections
+
+
+def serving_greet(*hosts: int, **fields: Any) -> Serving:
+    serving, _ = make_serving(**fields)
+    serving.apply(snapshot(route()), 0.0)
+    serving.set_endpoints("greet", endpoints(*hosts), 0.0)
+    serving.refresh(0.0)
+    return serving
+
+
+def target(serving: Serving, path: str = METHOD) -> Target:
+    found = serving.route(path)
+    assert isinstance(found, Target)
+    return found
+
+
+def pick(serving: Serving, path: str = METHOD) -> Pod:
+    pod = target(serving, path).pick(None)
+    assert pod is not None
+    return pod
+
+
+def host(pod: Pod | None) -> int:
+    assert pod is not None
+    return int(pod.endpoint.address.rpartition(".")[2])
+
+
+def picks(serving: Serving, count: int, path: str = METHOD) -> list[int]:
+    return [host(pick(serving, path)) for _ in range(count)]
+
+
+def refusal(serving: Serving, path: str = METHOD) -> Refusal:
+    found = serving.route(path)
+    assert isinstance(found, Refusal)
+    return found
+
+
+def pod(serving: Serving, number: int) -> Pod:
+    return next(pod for pod in serving.pods() if host(pod) == number)
+
+
+# --- where an RPC goes
+
+
+def test_before_the_first_snapshot_nothing_matches() -> None:
+    serving, _ = make_serving()
+    assert serving.snapshot.version == "none"
+    assert refusal(serving).reason is Reason.NO_MAPPING
+    assert not serving.has_route(METHOD)
+
+
+def test_what_no_mapping_matches_is_refused_by_name() -> None:
+    serving = serving_greet(1)
+    assert refusal(serving, OTHER_METHOD).reason is Reason.NO_MAPPING
+    assert OTHER_METHOD in refusal(serving, OTHER_METHOD).message
+    assert serving.has_route(METHOD)
+
+
+def test_a_gateway_that_drains_refuses_all() -> None:
+    serving = serving_greet(1)
+    serving.draining = True
+    assert refusal(serving).reason is Reason.DRAINING
+
+
+def test_rpcs_split_by_weight_and_the_missing_share_is_refused() -> None:
+    serving, _ = make_serving()
+    heavy, light = destination(label="heavy", weight_percent=50), destination(label="light", weight_percent=25)
+    serving.apply(snapshot(route(heavy, light)), 0.0)
+    found = [serving.route(METHOD) for _ in range(100)]
+    shares = Counter(choice.label if isinstance(choice, Target) else choice.reason for choice in found)
+    assert shares == {"heavy": 50, "light": 25, Reason.UNROUTED_SHARE: 25}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, "Mapping grpcserver.default: the pods of greet.default:50051 are not known yet"),
+        (EndpointSet(), "Mapping grpcserver.default: no ready pod of greet.default:50051"),
+        (
+            EndpointSet((), "Service greet.default does not exist"),
+            "Mapping grpcserver.default: no ready pod of greet.default:50051 (Service greet.default does not exist)",
+        ),
+    ],
+)
+def test_no_pod_has_a_cause(found: EndpointSet | None, words: str) -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    if found is not None:
+        serving.set_endpoints("greet", found, 0.0)
+    assert target(serving).pick(None) is None
+    assert target(serving).why_no_endpoint() == words
+
+
+# --- snapshots come and go
+
+
+def test_pods_may_be_known_before_the_snapshot_that_names_them() -> None:
+    serving, connections = make_serving()
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    assert connections.opened == []
+    serving.apply(snapshot(route()), 0.0)
+    assert [connection.address for connection in connections.opened] == ["10.0.0.1:50051", "10.0.0.2:50051"]
+
+
+def test_a_new_snapshot_keeps_pods_connections_turns_and_counters() -> None:
+    serving, connections = make_serving()
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.apply(snapshot(route()), 0.0)
+    serving.refresh(0.0)
+    assert picks(serving, 3) == [1, 2, 1]
+    pods = serving.pods()
+    counters = serving.counters.of("grpcserver.default", METHOD)
+    serving.apply(snapshot(route(destination(timeout_ms=5)), version="2"), 1.0)
+    assert serving.snapshot.version == "2"
+    assert (serving.pods(), len(connections.opened)) == (pods, 2)
+    assert serving.counters.of("grpcserver.default", METHOD) is counters
+    assert picks(serving, 2) == [2, 1]
+
+
+def test_settings_are_those_of_the_new_snapshot_and_running_rpcs_keep_theirs() -> None:
+    serving = serving_greet(1)
+    before = target(serving)
+    serving.apply(snapshot(route(destination(timeout_ms=5, idle_timeout_ms=None)), version="2"), 1.0)
+    after = target(serving)
+    assert (before.timeout_ms, before.idle_timeout_s) == (None, 300.0)
+    assert (after.timeout_ms, after.idle_timeout_s) == (5, None)
+    assert before.pick(None) is after.pick(None)
+
+
+def test_a_cluster_that_is_not_used_any_more_is_drained_then_closed() -> None:
+    serving = serving_greet(1, 2, drain_time_s=30.0)
+    busy, idle = serving.pods()
+    busy.begin()
+    serving.apply(snapshot(version="2"), 10.0)
+    assert not serving.has_route(METHOD)
+    assert {pod.state for pod in serving.pod_reports()} == {PodState.DRAINING}
+    assert serving.refresh(10.0) == (idle,)
+    assert serving.refresh(39.9) == ()
+    assert serving.refresh(40.0) == (busy,)
+    assert serving.pods() == ()
+
+
+def test_a_pod_that_was_leaving_keeps_its_limit_when_its_cluster_goes() -> None:
+    serving = serving_greet(1, drain_time_s=30.0)
+    (busy,) = serving.pods()
+    busy.begin()
+    serving.set_endpoints("greet", endpoints(), 0.0)
+    serving.apply(snapshot(version="2"), 20.0)
+    assert serving.refresh(30.0) == (busy,)
+
+
+def test_a_cluster_that_comes_back_has_new_pods() -> None:
+    serving = serving_greet(1)
+    (former,) = serving.pods()
+    former.begin()
+    serving.apply(snapshot(version="2"), 0.0)
+    serving.apply(snapshot(route(), version="3"), 0.0)
+    assert target(serving).pick(None) is None
+    serving.set_endpoints("greet", endpoints(1), 0.0)
+    assert pick(serving) is not former
+    assert len(serving.pods()) == 2
+
+
+def test_two_mappings_to_one_service_share_pods_and_not_settings() -> None:
+    serving, connections = make_serving()
+    routes = (route(destination(label="a")), route(destination(label="b", timeout_ms=7), prefix="/other.Service/"))
+    serving.apply(snapshot(*routes), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    assert len(connections.opened) == 2
+    assert picks(serving, 1) + picks(serving, 1, OTHER_METHOD) == [1, 2]
+    assert (target(serving).timeout_ms, target(serving, OTHER_METHOD).timeout_ms) == (None, 7)
+
+
+def test_two_ways_to_balance_over_one_service_take_turns_apart() -> None:
+    serving, connections = make_serving()
+    careful = destination(label="b", outlier_detection=OutlierDetection())
+    serving.apply(snapshot(route(destination(label="a")), route(careful, prefix="/other.Service/")), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    assert len(connections.opened) == 2
+    assert (picks(serving, 3), picks(serving, 3, OTHER_METHOD)) == ([1, 2, 1], [1, 2, 1])
+
+
+def test_each_worker_starts_at_another_pod() -> None:
+    assert [picks(serving_greet(1, 2, 3, seed=seed), 1) for seed in range(4)] == [[1], [2], [3], [1]]
+
+
+# --- pods come and go
+
+
+def test_a_pod_that_left_gets_no_new_rpc_and_keeps_its_old_ones() -> None:
+    serving = serving_greet(1, 2)
+    leaving = pod(serving, 1)
+    leaving.begin()
+    serving.set_endpoints("greet", endpoints(2), 0.0)
+    assert picks(serving, 4) == [2] * 4
+    assert serving.refresh(0.0) == ()
+    leaving.end(1.0, "")
+    assert serving.refresh(0.0) == (leaving,)
+
+
+def test_a_running_rpc_sees_the_pods_of_now_when_it_picks_again() -> None:
+    serving = serving_greet(1)
+    running = target(serving)
+    first = running.pick(None)
+    assert first is not None
+    assert not running.has_other(first)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    assert running.has_other(first)
+    assert host(running.pick(first)) == 2
+
+
+def test_a_pod_that_has_left_is_no_reason_not_to_try_the_one_that_stayed() -> None:
+    serving = serving_greet(1, 2)
+    running, left = target(serving), pod(serving, 1)
+    serving.set_endpoints("greet", endpoints(2), 0.0)
+    assert running.has_other(left)
+    assert host(running.pick(left)) == 2
+
+
+def test_the_same_set_again_changes_nothing() -> None:
+    serving, connections = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    for _ in range(3):
+        serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    assert len(connections.opened) == 2
+
+
+def test_an_error_without_a_change_of_pods_keeps_them_and_explains() -> None:
+    serving = serving_greet(1)
+    pods = serving.pods()
+    serving.set_endpoints("greet", EndpointSet(endpoints(1).endpoints, "the resolver lost its connection"), 0.0)
+    assert serving.pods() == pods
+
+
+def test_pods_of_a_service_nobody_maps_are_not_connected_to() -> None:
+    serving, connections = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    serving.set_endpoints("unused", endpoints(1), 0.0)
+    assert connections.opened == []
+
+
+# --- connections change
+
+
+def test_a_refresh_takes_up_what_connections_say() -> None:
+    serving = serving_greet(1, 2, 3)
+    connection = pod(serving, 2).connection
+    assert isinstance(connection, FakeConnection)
+    connection.connectivity = PodState.CONNECTING
+    serving.refresh(1.0)
+    assert 2 not in picks(serving, 6)
+    connection.connectivity = PodState.READY
+    serving.refresh(2.0)
+    assert 2 in picks(serving, 6)
+
+
+def test_a_pod_that_could_not_be_connected_to_is_left_out_until_the_next_refresh() -> None:
+    serving = serving_greet(1, 2)
+    serving.note_failure(pod(serving, 1))
+    assert picks(serving, 3) == [2, 2, 2]
+    serving.refresh(1.0)
+    assert set(picks(serving, 2)) == {1, 2}
+
+
+def test_a_failure_on_a_pod_whose_cluster_is_gone_is_noted_quietly() -> None:
+    serving = serving_greet(1)
+    (left,) = serving.pods()
+    serving.apply(snapshot(version="2"), 0.0)
+    serving.note_failure(left)
+    assert left.state is PodState.FAILING
+
+
+def test_it_has_settled_when_every_pod_was_connected_or_failed_to() -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    assert serving.settled()
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    assert not serving.settled()
+    serving.note_failure(pod(serving, 1))
+    assert not serving.settled()
+    pod(serving, 2).state = PodState.READY
+    assert serving.settled()
+
+
+def test_an_outcome_reaches_the_balancer_of_the_mapping() -> None:
+    serving = serving_greet(1, 2)
+    running = target(serving)
+    first = running.pick(None)
+    assert first is not None
+    assert running.done(first, Outcome(14, True, 0.1), 0.0) is False
