@@ -26,6 +26,7 @@ from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.proxy.status import Metadata, Reason
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable
+from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.counters import Counters
 from grpcgw.telemetry.report import PodReport, PodState
 from grpcgw.upstream.outlier import OutlierDetector
@@ -34,6 +35,15 @@ from grpcgw.upstream.pool import Pool, usable
 
 Connect = Callable[[str, ConnectionSettings], Connection]
 """Makes a connection to `host:port`; it connects by itself, nothing is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RpcLog:
+    """Who is told of RPCs that ended, and of which share of them where their Mapping does not say."""
+
+    put: Callable[[RpcRecord], None]
+    share_percent: float
+
 
 AGE_JITTER = 0.1
 """Connections of one age limit end at different times, by up to this share before or after it."""
@@ -107,10 +117,12 @@ class Target:
         "authority",
         "breaker",
         "budget",
+        "cluster",
         "edit_request",
         "edit_response",
         "idle_timeout_s",
         "label",
+        "log_percent",
         "make_key",
         "retry",
         "timeout_ms",
@@ -124,8 +136,12 @@ class Target:
         balanced: Balanced,
         breaker: Breaker | None,
         budget: RetryBudget,
+        log_percent: float,
     ) -> None:
         self.label = destination.label
+        self.cluster = destination.cluster
+        self.log_percent = log_percent
+        """Share of its RPCs to log."""
         self.retry = destination.retry
         self.breaker, self.budget = breaker, budget
         tls = cluster.cluster.connection.tls
@@ -227,6 +243,8 @@ class Serving:
         self._budgets: dict[str, RetryBudget] = {}
         self.counters = Counters()
         self.draining = False
+        self.rpc_log: RpcLog | None = None
+        """Set before the first snapshot; None: nothing is logged."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -325,7 +343,13 @@ class Serving:
         if balanced is None:
             balanced = state.balanced[balancing] = Balanced(balancing, self._seed)
         breaker, budget = self._breakers.of(destination), self._budgets[destination.label]
-        return Target(route, destination, state, balanced, breaker, budget)
+        return Target(route, destination, state, balanced, breaker, budget, self._log_percent(destination))
+
+    def _log_percent(self, destination: Destination) -> float:
+        if self.rpc_log is None:
+            return 0.0
+        own = destination.access_log_percent
+        return self.rpc_log.share_percent if own is None else own
 
     def _fill(self, name: str, now_s: float) -> None:
         state, endpoints = self._clusters[name], self._endpoints.get(name)

@@ -31,6 +31,7 @@ from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.metadata import Peer, forward_request, is_too_large
 from grpcgw.proxy.serving import Refusal, Serving, Target
 from grpcgw.proxy.status import (
+    REASON_KEY,
     Code,
     Metadata,
     Reason,
@@ -40,6 +41,7 @@ from grpcgw.proxy.status import (
     make_status,
     safe_to_retry,
 )
+from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, Tally, start_tally
 from grpcgw.telemetry.counters import MethodCounters
 from grpcgw.upstream.pod import Pod
 
@@ -158,6 +160,7 @@ class Session:
         "_serving",
         "_since_s",
         "_status",
+        "_tally",
         "_target",
         "_try_deadline_s",
         "finished",
@@ -171,7 +174,9 @@ class Session:
         self._counters: MethodCounters = serving.counters.unmatched
         self._target: Target | None = None
         self._metadata: Metadata = ()
-        self._deadline_s: float | None = None
+        self._deadline_s = request.deadline_s
+        self._tally: Tally | None = None
+        """None: the RPC is not logged."""
         # towards the pod
         self._pod: Pod | None = None
         self._attempt: Attempt | None = None
@@ -203,11 +208,15 @@ class Session:
         target = self._refuse_too_large() or serving.route(request.path, request.authority, request.metadata)
         if isinstance(target, Refusal):
             self._counters.begin()
+            if serving.rpc_log is not None:
+                self._tally = start_tally(serving.rpc_log.share_percent)
             self._finish_with(target.reason, target.message, now_s)
             return
         self._target = target
         self._counters = counters = serving.counters.of(target.label, request.path)
         counters.begin()
+        if target.log_percent:
+            self._tally = start_tally(target.log_percent)
         self._deadline_s = bound_deadline(request.deadline_s, target.timeout_ms, now_s)
         if target.retry is not None:
             target.budget.begin()
@@ -296,6 +305,8 @@ class Session:
             self._half_closed = True
         else:
             self._requests += 1
+            if self._tally is not None:
+                self._tally.request_bytes += len(message)
             if self._requests == 1:
                 self._take_first(message, now_s)
                 return
@@ -389,6 +400,8 @@ class Session:
             self._settle(now_s)
             return
         self._replies += 1
+        if self._tally is not None:
+            self._tally.response_bytes += len(message)
         self._held = message
         if self._replies > 1:
             self._counters.one_reply = False
@@ -475,7 +488,7 @@ class Session:
         if self._expired(status, now_s):
             self._finish_with(*self._why_expired(), now_s)
         elif reason is None:
-            self._finish(status, now_s)
+            self._finish(status, now_s, by_pod=True)
         elif self._replies:
             self._finish(make_status(reason, self._explain(status.details)), now_s)
         else:
@@ -560,7 +573,11 @@ class Session:
         if self.finished:
             return
         expired = self._request.deadline_s is not None and now_s >= self._request.deadline_s
-        self._record(Code.DEADLINE_EXCEEDED if expired else Code.CANCELLED, now_s)
+        if expired:
+            status = make_status(Reason.CLIENT_DEADLINE, f"the client's deadline passed{self._waited_for()}")
+        else:
+            status = Status(Code.CANCELLED, "")
+        self._record(status, StatusFrom.NOBODY, now_s)
         self._abandon_attempt()
 
     def on_sweep(self, now_s: float) -> None:
@@ -590,7 +607,7 @@ class Session:
             return
         if self._sending_client:
             call, status = self._call, make_status(reason, message)
-            self._record(status.code, now_s)
+            self._record(status, StatusFrom.GATEWAY, now_s)
             call.abort(status)
         else:
             self._finish_with(reason, message, now_s)
@@ -601,17 +618,25 @@ class Session:
             self._attempt.cancel()
 
     def _finish_with(self, reason: Reason, message: str, now_s: float) -> None:
-        self._headers, self._held = (), None  # a status of the gateway's own is trailers-only where it still can be
+        self._held = None
+        if not self._headers_sent:
+            self._headers = ()  # a status of the gateway's own is trailers-only where it still can be
         self._finish(make_status(reason, message), now_s)
 
-    def _finish(self, status: Status, now_s: float) -> None:
+    def _finish(self, status: Status, now_s: float, by_pod: bool = False) -> None:
         held, self._held = self._held, None
         headers = None if self._headers_sent else self._headers
         if headers or (held is not None and headers is not None):
             headers = self._edited_headers()
         call = self._call
         self._learn()
-        self._record(status.code, now_s)
+        if not by_pod:
+            status_from = StatusFrom.GATEWAY
+        elif headers or held is not None or self._headers_sent:
+            status_from = StatusFrom.TRAILERS
+        else:
+            status_from = StatusFrom.HEADERS
+        self._record(status, status_from, now_s, headers)
         call.finish(headers, held, status, self._headers_sent)
 
     def _learn(self) -> None:
@@ -621,7 +646,10 @@ class Session:
         if self._replies == 1:
             self._counters.one_reply = True
 
-    def _record(self, code: int, now_s: float) -> None:
+    def _record(
+        self, status: Status, status_from: StatusFrom, now_s: float, last_headers: Metadata | None = None
+    ) -> None:
+        """The RPC is over. `last_headers` go out with the status."""
         self.finished = True
         self._call.leave()
         self._call = _NO_CALL
@@ -629,7 +657,42 @@ class Session:
         if self._status is not None:
             self._attempt = None
         self._release()
-        self._counters.end(code, now_s - self._since_s)
+        self._counters.end(status.code, now_s - self._since_s)
+        if self._tally is not None and self._serving.rpc_log is not None:
+            headers = self._edited_headers() if self._headers_sent else last_headers
+            self._serving.rpc_log.put(self._sum_up(self._tally, status, status_from, headers or (), now_s))
+
+    def _sum_up(
+        self, tally: Tally, status: Status, status_from: StatusFrom, headers: Metadata, now_s: float
+    ) -> RpcRecord:
+        request, target, pod = self._request, self._target, self._pod
+        own = status_from in (StatusFrom.GATEWAY, StatusFrom.NOBODY)
+        reason = str(dict(status.trailers).get(REASON_KEY, "")) if own else ""
+        return RpcRecord(
+            path=request.path,
+            code=status.code,
+            status_from=status_from,
+            duration_s=now_s - self._since_s,
+            authority=request.authority,
+            peer=request.peer.address,
+            metadata=request.metadata,
+            mapping=target.label if target is not None else "",
+            cluster=target.cluster if target is not None else "",
+            pod=str(pod.endpoint) if pod is not None else "",
+            message=status.details,
+            reason=reason,
+            request_messages=self._requests,
+            request_bytes=tally.request_bytes,
+            response_messages=self._replies,
+            response_bytes=tally.response_bytes,
+            timeout_s=None if request.deadline_s is None else request.deadline_s - self._since_s,
+            deadline_left_s=None if self._deadline_s is None else self._deadline_s - now_s,
+            cancelled_by=_ended_by(status_from, reason),
+            retries=self._repeated + (self._retries.count if self._retries is not None else 0),
+            forwarded=self._metadata,
+            headers=headers,
+            trailers=status.trailers if status_from is not StatusFrom.NOBODY else (),
+        )
 
     def _release(self) -> None:
         """Give back what the Mapping's policies lent to the RPC."""
@@ -639,6 +702,21 @@ class Session:
             self._retries.close()
         if self._target is not None and self._target.retry is not None:
             self._target.budget.end()
+
+
+_ENDED_BY = {
+    Reason.TIMEOUT: CancelledBy.DEADLINE,
+    Reason.CLIENT_DEADLINE: CancelledBy.DEADLINE,
+    Reason.IDLE_TIMEOUT: CancelledBy.GATEWAY,
+    Reason.DRAINING: CancelledBy.GATEWAY,
+    Reason.DEFECT: CancelledBy.GATEWAY,
+}
+
+
+def _ended_by(status_from: StatusFrom, reason: str) -> CancelledBy:
+    if not reason:
+        return CancelledBy.CLIENT if status_from is StatusFrom.NOBODY else CancelledBy.NOBODY
+    return _ENDED_BY.get(Reason(reason), CancelledBy.NOBODY)
 
 
 class _NoCall:
