@@ -20,6 +20,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 CLIENT_WINDOW_BYTES = 262_144
 """What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
 
+WAITING_RPCS = 10_000
+"""RPCs that may wait for a worker, which takes some thousands each second; about 15 KB each."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
@@ -85,6 +88,9 @@ def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", options.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", options.max_metadata_bytes),
+        # Beyond its usual 1,000 core cancels new RPCs at random, whoever's they are.
+        ("grpc.server.max_pending_requests", WAITING_RPCS),
+        ("grpc.server.max_pending_requests_hard_limit", WAITING_RPCS),
         # Core holds back the answer to a request it rejects, and meanwhile keeps all that the request brought.
         ("grpc.http.tarpit", 0),
         ("grpc.server_handshake_timeout_ms", 10_000),

@@ -82,9 +82,11 @@ def test_rapid_reset(gateway: Gateway, stage: str) -> None:
         assert over_or_served(wire)
 
 
+@pytest.mark.memory_mb(150)
 def test_rapid_reset_on_many_connections(gateway: Gateway) -> None:
+    """More RPCs than grpc core would let wait by itself: it cancelled the ordinary client's among them."""
     opening = encode(request(ECHO))
-    attack = b"".join(headers_frame(s, opening) + data(s, message()) + reset(s) for s in range(1, 1000, 2))
+    attack = b"".join(headers_frame(s, opening) + data(s, message()) + reset(s) for s in range(1, 500, 2))
     with connected(gateway.port, count=20) as wires:
         for wire in wires:
             wire.push(attack)

@@ -1,0 +1,75 @@
+"""Messages that lie about their length, come in crumbs, or are no messages; and frames that are no frames."""
+
+from __future__ import annotations
+
+import pytest
+
+from abuse.gateway import Gateway, eventually
+from abuse.wire import ECHO, PREFACE, SINK, block, connected, data, message, open_rpc, raw_frame, request, settings
+
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+
+BAD_FRAMES = {
+    "DATA of the connection": raw_frame(DATA, 0, 0, b"abc"),
+    "DATA of no stream": raw_frame(DATA, 0, 7, b"abc"),
+    "DATA after the end": open_rpc(1, SINK, end=True) + data(1, b"abc"),
+    "padding longer than the frame": open_rpc(1, SINK) + raw_frame(DATA, 8, 1, b"\xffabc"),
+    "a frame larger than allowed": open_rpc(1, SINK) + raw_frame(DATA, 0, 1, bytes(17_000)),
+    "HEADERS of the connection": raw_frame(HEADERS, 4, 0, block(request())),
+    "HEADERS of an even stream": raw_frame(HEADERS, 4, 2, block(request())),
+    "HEADERS that depend on themselves": raw_frame(HEADERS, 0x24, 1, b"\0\0\0\1\0" + block(request())),
+    "CONTINUATION alone": raw_frame(CONTINUATION, 4, 1, b"abc"),
+    "CONTINUATION of another stream": raw_frame(HEADERS, 0, 1, block(request())) + raw_frame(CONTINUATION, 4, 3, b""),
+    "a frame between the headers": raw_frame(HEADERS, 0, 1, block(request())) + data(1, b"abc"),
+    "RST_STREAM too short": raw_frame(RST_STREAM, 0, 1, b"abc"),
+    "SETTINGS of five bytes": raw_frame(SETTINGS, 0, 0, b"12345"),
+    "SETTINGS acknowledged with content": raw_frame(SETTINGS, 1, 0, b"123456"),
+    "SETTINGS of a stream": raw_frame(SETTINGS, 0, 1, b""),
+    "a window beyond 2**31-1": raw_frame(SETTINGS, 0, 0, b"\0\4\xff\xff\xff\xff"),
+    "a largest frame of one byte": settings({5: 1}),
+    "PUSH_PROMISE": raw_frame(PUSH_PROMISE, 4, 1, b"\0\0\0\2" + block(request())),
+    "PING of seven bytes": raw_frame(PING, 0, 0, b"1234567"),
+    "GOAWAY too short": raw_frame(GOAWAY, 0, 0, b"1"),
+    "WINDOW_UPDATE of five bytes": raw_frame(WINDOW_UPDATE, 0, 0, b"12345"),
+    "PRIORITY too short": raw_frame(PRIORITY, 0, 1, b"1"),
+    "another preface": PREFACE,
+    "noise": bytes(range(256)) * 64,
+}
+
+
+@pytest.mark.parametrize("frames", BAD_FRAMES.values(), ids=BAD_FRAMES)
+def test_a_bad_frame_ends_its_connection_or_is_overlooked(gateway: Gateway, frames: bytes) -> None:
+    with connected(gateway.port) as (wire,):
+        wire.send(frames)
+        assert wire.ping() or wire.closed or wire.goaway() is not None
+
+
+def test_a_message_that_announces_4_gb_takes_no_memory_for_it(gateway: Gateway) -> None:
+    streams = range(1, 201, 2)
+    with connected(gateway.port) as (wire,):
+        lie = message(b"abc", announced_bytes=2**32 - 1)
+        wire.send(b"".join(open_rpc(stream, ECHO) + data(stream, lie) for stream in streams))
+        assert eventually(lambda: gateway.rpcs_in_flight() == len(streams))
+        wire.send(b"".join(data(stream, b"", end=True) for stream in streams))
+        assert wire.wait(lambda: wire.ended() >= set(streams))
+
+
+def test_a_message_in_frames_of_one_byte_arrives(gateway: Gateway) -> None:
+    body = message(bytes(10_000))
+    with connected(gateway.port) as (wire,):
+        wire.send(open_rpc(1, ECHO) + b"".join(data(1, body[at : at + 1]) for at in range(len(body))))
+        wire.send(data(1, b"", end=True))
+        assert wire.wait(lambda: 1 in wire.ended())
+        assert ("grpc-status", "0") in wire.headers(1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\2" + message()[1:], b"\1" + message()[1:], b"\0\0\0", b"\0" * 5 + b"\xff" * 100],
+    ids=["unknown flag", "compressed without encoding", "half a prefix", "noise"],
+)
+def test_a_body_that_is_no_message_ends_its_rpc(gateway: Gateway, body: bytes) -> None:
+    with connected(gateway.port) as (wire,):
+        wire.send(open_rpc(1, ECHO) + data(1, body, end=True))
+        assert wire.wait(lambda: 1 in wire.ended())
+        assert wire.ping()

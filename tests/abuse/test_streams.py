@@ -1,0 +1,133 @@
+"""Streams: more than allowed, and windows that are closed, overrun, or opened for nobody who reads."""
+
+from __future__ import annotations
+
+import pytest
+from hyperframe.frame import SettingsFrame
+
+from abuse.gateway import QUICK_IDLE_MS, Gateway, eventually
+from abuse.wire import (
+    ECHO,
+    FLOOD,
+    PREFACE,
+    SINK,
+    STUCK,
+    Wire,
+    acknowledge,
+    connected,
+    data,
+    message,
+    open_rpc,
+    settings,
+    window_update,
+)
+
+LIMIT = 1000
+"""--max-concurrent-streams, as it is without the flag."""
+LARGEST_WINDOW = 2**31 - 1
+REFUSED = {7, 11}  # REFUSED_STREAM, ENHANCE_YOUR_CALM
+NO_WINDOW = PREFACE + settings({SettingsFrame.INITIAL_WINDOW_SIZE: 0})
+WIDE_WINDOW = PREFACE + settings({SettingsFrame.INITIAL_WINDOW_SIZE: LARGEST_WINDOW}) + window_update(0, 2**30)
+
+
+def ask_for_flood(streams: range) -> bytes:
+    return b"".join(open_rpc(stream, FLOOD) + data(stream, message(), end=True) for stream in streams)
+
+
+@pytest.mark.parametrize("opening", [PREFACE + settings(), PREFACE + settings() + acknowledge()], ids=["", "acked"])
+def test_streams_beyond_the_limit_are_refused_and_the_others_go_on(gateway: Gateway, opening: bytes) -> None:
+    asked, allowed = range(1, 2 * (LIMIT + 500), 2), range(1, 2 * LIMIT, 2)
+    with connected(gateway.port, opening) as (wire,):
+        assert wire.ping()  # the gateway's settings are here, and acknowledged
+        wire.send(b"".join(open_rpc(stream, ECHO) for stream in asked))
+        assert wire.wait(lambda: len(wire.resets()) >= len(asked) - len(allowed))
+        assert {reset.error_code for reset in wire.resets()} <= REFUSED
+        kept = sorted(set(asked) - wire.ended())
+        assert len(kept) <= LIMIT
+        wire.send(b"".join(data(stream, message(), end=True) for stream in kept))
+        assert wire.wait(lambda: wire.ended() >= set(kept))
+
+
+@pytest.mark.memory_mb(200)
+def test_a_client_with_a_window_of_zero_keeps_little(gateway: Gateway) -> None:
+    """Three hundred replies without end, none of which the client takes (CVE-2019-9511, CVE-2019-9517)."""
+    before_mb = gateway.memory_mb()
+    streams = range(1, 601, 2)
+    with connected(gateway.port, NO_WINDOW) as (wire,):
+        wire.send(ask_for_flood(streams))
+        assert eventually(lambda: gateway.rpcs_in_flight() == len(streams))
+        assert wire.wait(lambda: {frame.stream_id for frame in wire.frames} >= set(streams))
+        assert gateway.memory_mb() < before_mb + 200
+
+
+@pytest.mark.memory_mb(200)
+def test_a_client_that_opens_its_windows_and_never_reads_keeps_little(gateway: Gateway) -> None:
+    before_mb = gateway.memory_mb()
+    streams = range(1, 401, 2)
+    with connected(gateway.port, WIDE_WINDOW) as (wire,):
+        wire.push(ask_for_flood(streams))
+        assert eventually(lambda: gateway.rpcs_in_flight() == len(streams))
+        assert gateway.memory_mb() < before_mb + 200
+
+
+@pytest.mark.memory_mb(250)
+def test_a_pod_that_stands_still_makes_the_gateway_keep_little(gateway: Gateway) -> None:
+    """The clients' requests have nowhere to go: their windows close, one after the other."""
+    before_mb = gateway.memory_mb()
+    part = message(bytes(16_000))
+    with connected(gateway.port) as (wire,):
+        streams = range(1, 101, 2)
+        wire.send(b"".join(open_rpc(stream, STUCK) for stream in streams))
+        assert eventually(lambda: gateway.rpcs_in_flight() == len(streams))
+        gateway.pod.suspend()
+        try:
+            for _ in range(200):  # 3 MB on each stream, far beyond what the gateway's window allows
+                wire.push(b"".join(data(stream, part) for stream in streams), 0.1)
+            assert gateway.memory_mb() < before_mb + 250
+        finally:
+            gateway.pod.resume()
+
+
+def test_a_body_that_never_ends_is_ended_by_the_idle_timeout(gateway: Gateway) -> None:
+    """A message byte by byte is no message until it is whole: the Mapping's idle_timeout_ms goes on."""
+    streams = range(1, 101, 2)
+    body = message(bytes(100_000))
+    with connected(gateway.port) as (wire,):
+        wire.send(b"".join(open_rpc(stream, "/abuse.Quick/Sink") for stream in streams))
+        sent = 0
+        while not wire.ended() >= set(streams) and sent < len(body):
+            open_streams = set(streams) - wire.ended()
+            wire.send(b"".join(data(stream, body[sent : sent + 1]) for stream in open_streams))
+            wire.wait(lambda: False, QUICK_IDLE_MS / 10_000)
+            sent += 1
+        assert wire.ended() >= set(streams)
+        assert ("grpc-status", "4") in wire.headers(1)
+
+
+@pytest.mark.parametrize("method", [SINK, ECHO, FLOOD])
+def test_clients_that_vanish_in_the_middle_leave_nothing(gateway: Gateway, method: str) -> None:
+    streams = range(1, 101, 2)
+    with connected(gateway.port, count=10) as wires:
+        for wire in wires:
+            wire.send(b"".join(open_rpc(stream, method) + data(stream, message()[:7]) for stream in streams))
+        assert eventually(lambda: gateway.rpcs_in_flight() == len(wires) * len(streams))
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+@pytest.mark.parametrize("increment", [0, LARGEST_WINDOW])
+def test_a_window_update_that_makes_no_sense_harms_nobody(gateway: Gateway, stream: int, increment: int) -> None:
+    """RFC 9113, 6.9: an increment of zero, or a window beyond 2**31-1."""
+    update = window_update(stream, 1)[:9] + increment.to_bytes(4, "big")
+    with connected(gateway.port) as (wire,):
+        wire.send(open_rpc(1, SINK) + update * 3)
+        assert wire.ping() or wire.closed
+
+
+def test_streams_that_reset_themselves_and_reuse_their_numbers(gateway: Gateway) -> None:
+    with connected(gateway.port) as (wire,):
+        wire.send(open_rpc(1, SINK) + open_rpc(1, SINK) + open_rpc(5, SINK) + open_rpc(3, SINK) + open_rpc(2, SINK))
+        assert over_or_served(wire)
+
+
+def over_or_served(wire: Wire) -> bool:
+    return wire.ping() or wire.closed
