@@ -76,7 +76,7 @@ class DataPlane(Protocol):
         ...
 
 
-class _News:
+class News:
     """What is still to be told, the newest of each thing however much happened: a slow listener costs no memory."""
 
     def __init__(self) -> None:
@@ -92,8 +92,8 @@ class _News:
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         self._endpoints[cluster] = endpoints
 
-    def copy(self) -> _News:
-        other = _News()
+    def copy(self) -> News:
+        other = News()
         other._snapshot, other._endpoints = self._snapshot, self._endpoints.copy()
         return other
 
@@ -109,10 +109,10 @@ class _News:
 class _Child:
     """One worker's place: the process that fills it now, those that still finish their RPCs, and what all counted."""
 
-    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: _News) -> None:
+    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: News) -> None:
         self.number = number
         self._plan, self._core, self._told = plan, core, told
-        self._news = _News()
+        self._news = News()
         self._news_came = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._processes: set[asyncio.subprocess.Process] = set()
@@ -268,7 +268,7 @@ class WorkerProcesses:
     """
 
     def __init__(self, plan: WorkerPlan, count: int, cores: list[int]) -> None:
-        self._told = _News()
+        self._told = News()
         self._children = [
             _Child(number, plan, cores[number] if count == len(cores) else None, self._told) for number in range(count)
         ]
