@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test run lint types imports check bench soak proto clean
+.PHONY: help demo test fuzz run lint types imports check bench soak proto clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ run: $(VENV)/.ready ## keep the gateway up on examples/greet (Ctrl-C ends it)
 
 test: $(VENV)/.ready $(VENV)/.system ## all tests
 	@$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.ready ## the properties among the tests, each tried thousands of times (some minutes)
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis --timeout 0
 
 lint: $(VENV)/.lint-ready ## ruff: style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
