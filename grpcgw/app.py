@@ -308,6 +308,8 @@ def make_plan(settings: Settings, port: int | None, tls_port: int | None) -> Wor
         drain_time_s=settings.drain_time_s,
         max_concurrent_streams=settings.max_concurrent_streams,
         max_metadata_bytes=settings.max_metadata_bytes,
+        access_log=settings.access_log,
+        access_log_sample_percent=settings.access_log_sample_percent,
         log_level=settings.log_level,
         self_signed=None if tls_port is None else make_self_signed(socket.gethostname(), now),
     )

@@ -111,6 +111,8 @@ def run(
     engine: options.Engine = DEFAULTS.engine,
     drain_time: options.DrainTime = DEFAULTS.drain_time_s,
     max_concurrent_streams: options.MaxConcurrentStreams = DEFAULTS.max_concurrent_streams,
+    access_log: options.AccessLog = DEFAULTS.access_log,
+    access_log_sample: options.AccessLogSample = DEFAULTS.access_log_sample_percent,
     log_level: options.Log = DEFAULTS.log_level,
 ) -> int:
     """Run the gateway until SIGTERM or Ctrl-C."""
@@ -129,6 +131,8 @@ def run(
         engine=engine,
         drain_time_s=drain_time,
         max_concurrent_streams=max_concurrent_streams,
+        access_log=access_log,
+        access_log_sample_percent=access_log_sample,
         log_level=log_level,
     )
     return int(caller.obj(settings))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from grpcgw.settings import EngineName, LogLevel, cores
+from grpcgw.settings import AccessLogMode, EngineName, LogLevel, cores
 
 SOURCE = "Where configuration and pods come from: one of --config and --kubernetes"
 LISTEN = "Where to listen"
@@ -191,6 +191,26 @@ MaxConcurrentStreams = Annotated[
         min=1,
         metavar="N",
         help="Open RPCs a client connection may have; more are held back.",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+AccessLog = Annotated[
+    AccessLogMode,
+    typer.Option(
+        envvar="GRPCGW_ACCESS_LOG",
+        metavar="off|json|text",
+        help="One line per RPC on stdout.",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+AccessLogSample = Annotated[
+    float,
+    typer.Option(
+        envvar="GRPCGW_ACCESS_LOG_SAMPLE",
+        min=0,
+        max=100,
+        metavar="PERCENT",
+        help="Share of the RPCs in the access log; a Mapping may have its own.",
         rich_help_panel=TRAFFIC,
     ),
 ]

@@ -23,6 +23,12 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class AccessLogMode(StrEnum):
+    OFF = "off"
+    JSON = "json"
+    TEXT = "text"
+
+
 @dataclass(frozen=True, slots=True)
 class KubernetesSettings:
     """Which API server to read. All None: the service account of the pod, else the default kubeconfig."""
@@ -57,6 +63,9 @@ class Settings:
     max_concurrent_streams: int = 1000
     """Open RPCs a client connection may have; more are held back by HTTP/2 (SETTINGS_MAX_CONCURRENT_STREAMS)."""
     max_metadata_bytes: int = 65_536
+    access_log: AccessLogMode = AccessLogMode.OFF
+    access_log_sample_percent: float = 100.0
+    """Share of the RPCs in the access log, of Mappings that do not say."""
     log_level: LogLevel = LogLevel.INFO
 
 

@@ -27,7 +27,13 @@ def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
         key = (method.mapping, method.service, method.method)
         methods[key] = add_methods(methods[key], method) if key in methods else method
     pods = _add_pods(report.pods, former.pods)
-    return replace(report, methods=tuple(methods.values()), pods=pods, retries=report.retries + former.retries)
+    return replace(
+        report,
+        methods=tuple(methods.values()),
+        pods=pods,
+        retries=report.retries + former.retries,
+        access_log_dropped=report.access_log_dropped + former.access_log_dropped,
+    )
 
 
 def add_methods(one: MethodReport, other: MethodReport) -> MethodReport:

@@ -128,6 +128,10 @@ def _collect_workers(values: MetricsInput) -> Iterator[Metric]:
     )
     retries = sum(worker.retries for worker in values.workers)
     yield _counter("retries_total", "Safe retries of an RPC on another pod.", [], {(): retries})
+    dropped = sum(worker.access_log_dropped for worker in values.workers)
+    yield _counter(
+        "access_log_dropped_total", "RPCs missing in the access log: its reader was too slow.", [], {(): dropped}
+    )
 
 
 def _collect_rpcs(workers: Iterable[WorkerReport]) -> Iterator[Metric]:

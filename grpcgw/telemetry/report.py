@@ -65,5 +65,7 @@ class WorkerReport:
     pods: tuple[PodReport, ...] = ()
     retries: int = 0
     """Safe retries on another pod."""
+    access_log_dropped: int = 0
+    """RPCs that should be in the access log and are not: its reader was too slow, or gone."""
     restarts: int = 0
     """How often this worker's predecessor died (filled in by the supervisor)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import ServerCertificate, Snapshot
-from grpcgw.settings import EngineName
+from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.report import WorkerReport
 
 FRAME = struct.Struct("!I")
@@ -29,6 +29,8 @@ class WorkerPlan:
     drain_time_s: float
     max_concurrent_streams: int
     max_metadata_bytes: int
+    access_log: AccessLogMode
+    access_log_sample_percent: float
     log_level: str
     self_signed: ServerCertificate | None
     """Served on the TLS port while the configuration names no certificate; None: there is no TLS port."""

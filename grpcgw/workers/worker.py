@@ -16,11 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from grpcgw.config.access_log import LogFormat, LogType
 from grpcgw.config.snapshot import ServerCertificate, Snapshot
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.logs import set_up_logging
 from grpcgw.proxy.engine import Engine, ServerOptions
-from grpcgw.settings import EngineName
+from grpcgw.proxy.serving import RpcLog
+from grpcgw.settings import AccessLogMode, EngineName
+from grpcgw.telemetry.log_writer import AccessLog
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.messages import (
     FRAME,
@@ -42,6 +45,8 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 1.0
 """How long a new worker waits for its first connections to pods before it opens its ports."""
+LOG_CLOSE_S = 2.0
+"""How long the last lines of the access log may take."""
 
 
 def make_engine(plan: WorkerPlan, worker: int) -> Engine:
@@ -62,6 +67,15 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
     return GenericHandlerEngine(options, worker, plan.drain_time_s)
 
 
+def own_format(plan: WorkerPlan) -> LogFormat:
+    """grpcgw's own lines, for where the configuration asks for no others."""
+    return LogFormat(LogType(plan.access_log.value))
+
+
+def make_access_log(plan: WorkerPlan) -> AccessLog | None:
+    return None if plan.access_log is AccessLogMode.OFF else AccessLog(own_format(plan))
+
+
 class Worker:
     """Obeys messages, one at a time, in whatever thread brings them; `drain` and `stop` block."""
 
@@ -70,11 +84,16 @@ class Worker:
         self._engine = make_engine(plan, number)
         self._certificate: ServerCertificate | None = None
         self._listening = False
+        self._access_log = make_access_log(plan)
+        if self._access_log is not None:
+            self._engine.serving.rpc_log = RpcLog(self._access_log.put, plan.access_log_sample_percent)
         self._started_at_s = time.time()
 
     def apply(self, snapshot: Snapshot) -> tuple[int, ...]:
         """Serve `snapshot`; the first time also open the ports. Returns the open ports. Raises UserError."""
         self._use_certificate(snapshot)
+        if self._access_log is not None:
+            self._access_log.log_format = snapshot.access_log or own_format(self._plan)
         self._engine.serving.apply(snapshot, time.monotonic())
         if not self._listening:
             self._engine.start(SETTLE_S)
@@ -95,6 +114,7 @@ class Worker:
             serving.counters.reports(),
             serving.pod_reports(),
             serving.counters.retries,
+            access_log_dropped=self._access_log.dropped if self._access_log is not None else 0,
         )
 
     def drain(self, limit_s: float) -> None:
@@ -102,6 +122,8 @@ class Worker:
         if self._listening:
             self._engine.drain(limit_s)
         self._engine.stop()
+        if self._access_log is not None:
+            self._access_log.close(LOG_CLOSE_S)
 
     def _use_certificate(self, snapshot: Snapshot) -> None:
         certificate = snapshot.certificates[0] if snapshot.certificates else self._plan.self_signed
