@@ -29,11 +29,11 @@ class WorkerPlan:
     drain_time_s: float
     max_concurrent_streams: int
     max_metadata_bytes: int
-    access_log: AccessLogMode
-    access_log_sample_percent: float
     log_level: str
     self_signed: ServerCertificate | None
     """Served on the TLS port while the configuration names no certificate; None: there is no TLS port."""
+    access_log: AccessLogMode = AccessLogMode.OFF
+    access_log_sample_percent: float = 100.0
 
 
 # --- from the control process
