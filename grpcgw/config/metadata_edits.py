@@ -24,7 +24,7 @@ def check_key(name: str, findings: Findings, *path: str | int) -> str:
 def compile_added(headers: Mapping[str, AddedHeader], findings: Findings, *path: str) -> tuple[HeaderAdd, ...]:
     """In the order of their names, so that equal Mappings are equal."""
     added = []
-    for name, header in sorted(headers.items()):
+    for name, header in sorted(headers.items(), key=lambda item: item[0].lower()):
         try:
             parse_added_header(name, header.value)
         except InvalidHeader as error:
