@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import pickle
 import textwrap
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +17,7 @@ from grpcgw.config.objects import KubeObject, ObjectKey, Severity, Source
 from grpcgw.config.snapshot import Cluster, Destination, MatchKind, PathMatch, ResolverKind, Route, ServiceRef
 from grpcgw.discovery.yaml_documents import parse_objects
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only, order, said
+from tests.pems import key_pair, secret
 
 GREET_YAML = Path(__file__).parent.parent / "examples/greet/greet.yaml"
 
@@ -522,169 +510,6 @@ def test_every_change_of_what_is_served_changes_the_version(change: str) -> None
     assert changed.version != compile_objects(mapping()).snapshot.version
 
 
-# Certificates
-
-
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-@cache
-def key_pair(name: str, expires: datetime = NOW + timedelta(days=1)) -> tuple[bytes, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, expires - timedelta(days=9), expires)
-    certificate = builder.sign(key, SHA256())
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return certificate.public_bytes(Encoding.PEM), private
-
-
-def secret(chain: bytes, private: bytes, name: str = "cert", namespace: str = "shop") -> KubeObject:
-    data = {"tls.crt": base64.b64encode(chain).decode(), "tls.key": base64.b64encode(private).decode()}
-    return raw_secret({"type": "kubernetes.io/tls", "data": data}, name, namespace)
-
-
-def raw_secret(body: dict[str, object], name: str = "cert", namespace: str = "shop") -> KubeObject:
-    return KubeObject("v1", ObjectKey("Secret", namespace, name), body, Source("secret.yaml"))
-
-
-def tls_context(**fields: object) -> KubeObject:
-    return obj("TLSContext", "tls", {"hosts": ["*"], "secret": "cert", **fields})
-
-
-def host(**fields: object) -> KubeObject:
-    return obj("Host", "host", {"hostname": "example.com", "tlsSecret": {"name": "cert"}, **fields})
-
-
-def test_a_tls_context_and_a_host_serve_the_certificate_of_their_secret() -> None:
-    chain, private = key_pair("a")
-    compiled = compile_objects(tls_context(), host(), secret(chain, private))
-    assert [
-        (one.name, one.hosts, one.certificate_chain, one.private_key) for one in compiled.snapshot.certificates
-    ] == [
-        ("Host host.shop", ("example.com",), chain, private),
-        ("TLSContext tls.shop", ("*",), chain, private),
-    ]
-    assert compiled.problems == ()
-
-
-def test_string_data_is_read_as_well() -> None:
-    chain, private = key_pair("a")
-    entries = {"tls.crt": chain.decode(), "tls.key": private.decode()}
-    assert compile_objects(host(), raw_secret({"stringData": entries})).snapshot.certificates[0].private_key == private
-
-
-@pytest.mark.parametrize(
-    ("fields", "name", "namespace"),
-    [
-        ({"secret": "cert"}, "cert", "shop"),
-        ({"secret": "cert.vault"}, "cert", "vault"),
-        ({"secret": "my.cert", "secret_namespacing": False}, "my.cert", "shop"),
-    ],
-)
-def test_the_secret_of_a_tls_context(fields: dict[str, object], name: str, namespace: str) -> None:
-    found = secret(*key_pair("a"), name=name, namespace=namespace)
-    compiled = compile_objects(tls_context(**fields), found)
-    assert compiled.problems == ()
-    assert len(compiled.snapshot.certificates) == 1
-
-
-def test_a_host_can_have_its_secret_elsewhere_or_from_a_tls_context() -> None:
-    elsewhere = secret(*key_pair("a"), namespace="vault")
-    there = compile_objects(host(tlsSecret={"name": "cert", "namespace": "vault"}), elsewhere)
-    assert len(there.snapshot.certificates) == 1
-    context = tls_context(secret="cert.vault", hosts=[])
-    compiled = compile_objects(host(tlsSecret=None, tlsContext={"name": "tls"}), context, elsewhere)
-    assert [one.name for one in compiled.snapshot.certificates] == ["Host host.shop"]
-
-
-def test_a_tls_context_without_hosts_serves_nothing_by_itself() -> None:
-    assert compile_objects(tls_context(hosts=None), secret(*key_pair("a"))).snapshot.certificates == ()
-
-
-CHAIN, PRIVATE = key_pair("a")
-BROKEN_SECRETS = {
-    "does not exist": None,
-    "it has no tls.crt": raw_secret({"data": {}}),
-    "it has no tls.key": raw_secret({"stringData": {"tls.crt": CHAIN.decode()}}),
-    "data of tls.crt is no base64": raw_secret({"data": {"tls.crt": "%", "tls.key": ""}}),
-    "tls.crt is no PEM certificate": secret(b"text", PRIVATE),
-    "tls.key is no PEM private key": secret(CHAIN, b"text"),
-    "tls.key does not belong to the certificate in tls.crt": secret(CHAIN, key_pair("b")[1]),
-    "tls.key is encrypted": secret(
-        CHAIN,
-        ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("reason", BROKEN_SECRETS)
-def test_a_secret_that_cannot_be_used_is_an_error_of_who_names_it(reason: str) -> None:
-    broken = BROKEN_SECRETS[reason]
-    compiled = compile_objects(host(), *([broken] if broken else []))
-    (error,) = said(compiled)
-    assert compiled.snapshot.certificates == ()
-    assert error.startswith("host.yaml: error: Host host.shop spec.tlsSecret.name: Secret cert.shop ")
-    assert reason in error
-    assert ("secret.yaml" in error) == (broken is not None)
-
-
-@pytest.mark.parametrize("reason", BROKEN_SECRETS)
-def test_the_last_good_secret_keeps_serving(reason: str) -> None:
-    broken = BROKEN_SECRETS[reason]
-    compiled = compile_objects(host(), secret(CHAIN, PRIVATE))
-    expected = compiled.snapshot
-    for _ in range(2):
-        compiled = compile_objects(host(), *([broken] if broken else []), last=compiled)
-        assert compiled.snapshot == expected
-        (error,) = said(compiled, Severity.ERROR)
-        assert error.endswith("; the last good version keeps serving")
-
-
-def test_a_new_certificate_is_a_new_version() -> None:
-    first = compile_objects(host(), secret(*key_pair("a")))
-    second = compile_objects(host(), secret(*key_pair("b")), last=first)
-    assert second.snapshot.certificates[0].certificate_chain == key_pair("b")[0]
-    assert second.snapshot.version != first.snapshot.version
-
-
-def test_an_expired_certificate_serves_with_a_notice() -> None:
-    expired = secret(*key_pair("old", NOW))
-    compiled = compile_objects(host(), expired, options=CompileOptions(now=NOW))
-    assert len(compiled.snapshot.certificates) == 1
-    assert "the certificate in Secret cert.shop expired on 2030-01-01; renew it" in said(compiled, Severity.NOTICE)[0]
-    assert compile_objects(host(), expired, options=CompileOptions(now=NOW - timedelta(1))).problems == ()
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"alpn_protocols": "http/1.1"}, "should contain h2"),
-        ({"secret": None}, "spec.secret: is required with hosts"),
-        ({"secret": None, "cert_chain_file": "/a", "private_key_file": "/b"}, "certificates come from a Secret"),
-        ({"cert_required": True}, "client certificates are not checked"),
-    ],
-)
-def test_a_tls_context_that_cannot_be_kept_is_left_out(fields: dict[str, object], reason: str) -> None:
-    compiled = compile_objects(tls_context(**fields), secret(*key_pair("a")))
-    assert compiled.snapshot.certificates == ()
-    assert any(reason in error for error in said(compiled, Severity.ERROR))
-
-
-def test_a_host_that_names_an_unknown_tls_context_is_left_out() -> None:
-    compiled = compile_objects(host(tlsContext={"name": "nobody"}), secret(*key_pair("a")))
-    assert compiled.snapshot.certificates == ()
-    assert "TLSContext nobody is unknown or left out" in said(compiled)[0]
-
-
-def test_no_private_key_is_in_anything_printed() -> None:
-    compiled = compile_objects(host(), secret(CHAIN, b"-----BEGIN PRIVATE KEY-----\nhidden"))
-    good = compile_objects(host(), secret(CHAIN, PRIVATE))
-    assert "hidden" not in repr(compiled)
-    assert PRIVATE.decode().splitlines()[1] not in repr(good)
-
-
 POPULATION = (
     module(),
     obj("KubernetesEndpointResolver", "pods"),
@@ -694,7 +519,7 @@ POPULATION = (
     mapping("b", namespace="other"),
     mapping("bad", grpc=3, timeout_ms="x"),
     mapping("c", prefix="/c/", connect_timeout_ms=1),
-    host(),
-    tls_context(),
-    secret(CHAIN, PRIVATE),
+    obj("Host", "host", {"hostname": "example.com", "tlsSecret": {"name": "cert"}}),
+    obj("TLSContext", "tls", {"hosts": ["*"], "secret": "cert"}),
+    secret(*key_pair("a")),
 )

@@ -65,3 +65,43 @@ def test_threads_together_take_the_exact_shares() -> None:
     with ThreadPoolExecutor(4) as pool:
         taken = Counter(label for labels in pool.map(lambda _: picks(split, 2_500), range(4)) for label in labels)
     assert taken == {"m0": 7_000, "m1": 3_000}
+
+
+# By the hash of a header
+
+
+def test_a_caller_stays_with_one_destination() -> None:
+    split, same = Split(destinations(50, 50)), Split(destinations(50, 50))
+    for number in range(50):
+        assert split.pick_for(f"user{number}") is split.pick_for(f"user{number}")
+        assert split.pick_for(f"user{number}") == same.pick_for(f"user{number}".encode())  # on every worker
+
+
+def share_by_hash(*weights: int) -> Counter[str | None]:
+    split = Split(destinations(*weights))
+    picked = [split.pick_for(f"user{number}") for number in range(20_000)]
+    return Counter(None if destination is None else destination.label for destination in picked)
+
+
+@pytest.mark.parametrize("weights", [(90, 10), (50, 50), (1, 99), (30, 20)])
+def test_callers_are_shared_by_weight(weights: tuple[int, ...]) -> None:
+    shares = share_by_hash(*weights)
+    for index, weight in enumerate((*weights, 100 - sum(weights))):
+        label = f"m{index}" if index < len(weights) else None
+        assert abs(shares[label] / 200 - weight) <= 1
+
+
+def test_none_goes_where_the_weight_is_0_and_all_where_it_is_100() -> None:
+    assert share_by_hash(100, 0) == {"m0": 20_000}
+    assert share_by_hash(0, 100) == {"m1": 20_000}
+
+
+def test_a_canary_that_grows_keeps_its_callers() -> None:
+    small, large = Split(destinations(90, 10)), Split(destinations(60, 40))
+    for number in range(2_000):
+        picked = small.pick_for(str(number))
+        assert picked is not None
+        if picked.label == "m1":
+            later = large.pick_for(str(number))
+            assert later is not None
+            assert later.label == "m1"

@@ -1,0 +1,425 @@
+"""TLSContexts, Hosts and Listeners: certificates, client certificates, clear text, ports."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+from grpcgw.config.compile import Compiled, CompileOptions
+from grpcgw.config.objects import KubeObject, Severity
+from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.config.snapshot import Listener, SecurityModel, Transport
+from grpcgw.routing.hosts import HostTable
+from tests.compiling import compile_objects, everything_wired, obj, said
+from tests.pems import NOW, key_pair, raw_secret, secret
+
+__all__ = ["everything_wired"]
+pytestmark = pytest.mark.usefixtures("everything_wired")
+
+
+def tls_context(**fields: object) -> KubeObject:
+    return obj("TLSContext", "tls", {"hosts": ["*"], "secret": "cert", **fields})
+
+
+def host(**fields: object) -> KubeObject:
+    return obj("Host", "host", {"hostname": "example.com", "tlsSecret": {"name": "cert"}, **fields})
+
+
+def test_a_tls_context_and_a_host_serve_the_certificate_of_their_secret() -> None:
+    chain, private = key_pair("a")
+    compiled = compile_objects(tls_context(), host(), secret(chain, private))
+    assert [
+        (one.name, one.hosts, one.certificate_chain, one.private_key) for one in compiled.snapshot.certificates
+    ] == [
+        ("Host host.shop", ("example.com",), chain, private),
+        ("TLSContext tls.shop", ("*",), chain, private),
+    ]
+    assert compiled.problems == ()
+
+
+def test_string_data_is_read_as_well() -> None:
+    chain, private = key_pair("a")
+    entries = {"tls.crt": chain.decode(), "tls.key": private.decode()}
+    assert compile_objects(host(), raw_secret({"stringData": entries})).snapshot.certificates[0].private_key == private
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "namespace"),
+    [
+        ({"secret": "cert"}, "cert", "shop"),
+        ({"secret": "cert.vault"}, "cert", "vault"),
+        ({"secret": "my.cert", "secret_namespacing": False}, "my.cert", "shop"),
+    ],
+)
+def test_the_secret_of_a_tls_context(fields: dict[str, object], name: str, namespace: str) -> None:
+    found = secret(*key_pair("a"), name=name, namespace=namespace)
+    compiled = compile_objects(tls_context(**fields), found)
+    assert compiled.problems == ()
+    assert len(compiled.snapshot.certificates) == 1
+
+
+def test_a_host_can_have_its_secret_elsewhere_or_from_a_tls_context() -> None:
+    elsewhere = secret(*key_pair("a"), namespace="vault")
+    there = compile_objects(host(tlsSecret={"name": "cert", "namespace": "vault"}), elsewhere)
+    assert len(there.snapshot.certificates) == 1
+    context = tls_context(secret="cert.vault", hosts=[])
+    compiled = compile_objects(host(tlsSecret=None, tlsContext={"name": "tls"}), context, elsewhere)
+    assert [one.name for one in compiled.snapshot.certificates] == ["Host host.shop"]
+
+
+def test_a_tls_context_without_hosts_serves_nothing_by_itself() -> None:
+    assert compile_objects(tls_context(hosts=None), secret(*key_pair("a"))).snapshot.certificates == ()
+
+
+CHAIN, PRIVATE = key_pair("a")
+BROKEN_SECRETS = {
+    "does not exist": None,
+    "it has no tls.crt": raw_secret({"data": {}}),
+    "it has no tls.key": raw_secret({"stringData": {"tls.crt": CHAIN.decode()}}),
+    "data of tls.crt is no base64": raw_secret({"data": {"tls.crt": "%", "tls.key": ""}}),
+    "tls.crt is no PEM certificate": secret(b"text", PRIVATE),
+    "tls.key is no PEM private key": secret(CHAIN, b"text"),
+    "tls.key does not belong to the certificate in tls.crt": secret(CHAIN, key_pair("b")[1]),
+    "tls.key is encrypted": secret(
+        CHAIN,
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN_SECRETS)
+def test_a_secret_that_cannot_be_used_is_an_error_of_who_names_it(reason: str) -> None:
+    broken = BROKEN_SECRETS[reason]
+    compiled = compile_objects(host(), *([broken] if broken else []))
+    (error,) = said(compiled)
+    assert compiled.snapshot.certificates == ()
+    assert error.startswith("host.yaml: error: Host host.shop spec.tlsSecret.name: Secret cert.shop ")
+    assert reason in error
+    assert ("secret.yaml" in error) == (broken is not None)
+
+
+@pytest.mark.parametrize("reason", BROKEN_SECRETS)
+def test_the_last_good_secret_keeps_serving(reason: str) -> None:
+    broken = BROKEN_SECRETS[reason]
+    compiled = compile_objects(host(), secret(CHAIN, PRIVATE))
+    expected = compiled.snapshot
+    for _ in range(2):
+        compiled = compile_objects(host(), *([broken] if broken else []), last=compiled)
+        assert compiled.snapshot == expected
+        (error,) = said(compiled, Severity.ERROR)
+        assert error.endswith("; the last good version keeps serving")
+
+
+def test_a_new_certificate_is_a_new_version() -> None:
+    first = compile_objects(host(), secret(*key_pair("a")))
+    second = compile_objects(host(), secret(*key_pair("b")), last=first)
+    assert second.snapshot.certificates[0].certificate_chain == key_pair("b")[0]
+    assert second.snapshot.version != first.snapshot.version
+
+
+def test_an_expired_certificate_serves_with_a_notice() -> None:
+    expired = secret(*key_pair("old", NOW))
+    compiled = compile_objects(host(), expired, options=CompileOptions(now=NOW))
+    assert len(compiled.snapshot.certificates) == 1
+    assert "the certificate in Secret cert.shop expired on 2030-01-01; renew it" in said(compiled, Severity.NOTICE)[0]
+    assert compile_objects(host(), expired, options=CompileOptions(now=NOW - timedelta(1))).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"alpn_protocols": "http/1.1"}, "should contain h2"),
+        ({"secret": None}, "spec.secret: is required with hosts"),
+        ({"secret": None, "cert_chain_file": "/a", "private_key_file": "/b"}, "certificates come from a Secret"),
+    ],
+)
+def test_a_tls_context_that_cannot_be_kept_is_left_out(fields: dict[str, object], reason: str) -> None:
+    compiled = compile_objects(tls_context(**fields), secret(*key_pair("a")))
+    assert compiled.snapshot.certificates == ()
+    assert any(reason in error for error in said(compiled, Severity.ERROR))
+
+
+def test_a_host_that_names_an_unknown_tls_context_is_left_out() -> None:
+    compiled = compile_objects(host(tlsContext={"name": "nobody"}), secret(*key_pair("a")))
+    assert compiled.snapshot.certificates == ()
+    assert "TLSContext nobody is unknown or left out" in said(compiled)[0]
+
+
+def test_no_private_key_is_in_anything_printed() -> None:
+    compiled = compile_objects(host(), secret(CHAIN, b"-----BEGIN PRIVATE KEY-----\nhidden"))
+    good = compile_objects(host(), secret(CHAIN, PRIVATE))
+    assert "hidden" not in repr(compiled)
+    assert PRIVATE.decode().splitlines()[1] not in repr(good)
+
+
+# What grpc in Python can do, and what it cannot
+
+
+CA, _ = key_pair("ca")
+AUTHORITIES = raw_secret({"stringData": {"ca.crt": CA.decode()}}, "ca")
+MUTUAL = {"ca_secret": "ca", "cert_required": True}
+
+
+def served(compiled: Compiled) -> dict[str, bytes]:
+    return {certificate.name: certificate.client_ca for certificate in compiled.snapshot.certificates}
+
+
+def test_clients_must_show_a_certificate_of_the_authorities() -> None:
+    compiled = compile_objects(tls_context(**MUTUAL), secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert served(compiled) == {"TLSContext tls.shop": CA}
+    assert compiled.problems == ()
+
+
+def test_authorities_are_read_from_tls_crt_too_as_ambassador_does() -> None:
+    authorities = raw_secret({"stringData": {"tls.crt": CA.decode()}}, "ca")
+    assert served(compile_objects(tls_context(**MUTUAL), secret(CHAIN, PRIVATE), authorities)) == {
+        "TLSContext tls.shop": CA
+    }
+
+
+def test_authorities_keep_their_last_good_version() -> None:
+    before = compile_objects(tls_context(**MUTUAL), secret(CHAIN, PRIVATE), AUTHORITIES)
+    broken = raw_secret({"stringData": {"ca.crt": "text"}}, "ca")
+    after = compile_objects(tls_context(**MUTUAL), secret(CHAIN, PRIVATE), broken, last=before)
+    assert after.snapshot == before.snapshot
+    assert "spec.ca_secret: Secret ca.shop (secret.yaml) cannot be used: ca.crt is no PEM" in said(after)[0]
+
+
+def test_optional_client_certificates_are_an_error_and_the_certificate_serves() -> None:
+    compiled = compile_objects(tls_context(ca_secret="ca"), secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert served(compiled) == {"TLSContext tls.shop": b""}
+    assert "grpc in Python cannot ask without requiring them" in said(compiled, Severity.ERROR)[0]
+
+
+def test_authorities_alone_are_for_pods_and_no_error() -> None:
+    assert compile_objects(tls_context(hosts=None, secret=None, ca_secret="ca"), AUTHORITIES).problems == ()
+
+
+CANNOT = {
+    "cert_required alone": ({"cert_required": True}, "ca_secret: is required with cert_required"),
+    "min v1.3": ({"min_tls_version": "v1.3"}, "min_tls_version: grpc in Python always speaks TLS 1.2 as well"),
+    "max v1.2": ({"max_tls_version": "v1.2"}, "max_tls_version: grpc in Python always speaks TLS 1.3 as well"),
+    "version": ({"min_tls_version": "1.2"}, "min_tls_version: should be 'v1.0', 'v1.1', 'v1.2' or 'v1.3'"),
+    "ciphers": ({"cipher_suites": ["ECDHE-RSA-AES128-GCM-SHA256"]}, "set GRPC_SSL_CIPHER_SUITES in the gateway's"),
+    "curves": ({"ecdh_curves": ["X25519"]}, "ecdh_curves: grpc in Python takes no curves"),
+    "revocation": ({"crl_secret": "crl"}, "crl_secret: grpc in Python reads no revocation lists"),
+    "CA file": ({"cacert_chain_file": "/ca.crt"}, "set `ca_secret`"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT)
+def test_what_grpc_cannot_do_is_an_error_of_the_object(case: str) -> None:
+    fields, reason = CANNOT[case]
+    compiled = compile_objects(tls_context(**fields), secret(CHAIN, PRIVATE))
+    assert compiled.snapshot.certificates == ()
+    assert any(reason in error for error in said(compiled, Severity.ERROR)), said(compiled)
+
+
+@pytest.mark.parametrize("case", CANNOT)
+def test_a_host_says_the_same_of_its_own_tls(case: str) -> None:
+    fields, reason = CANNOT[case]
+    compiled = compile_objects(host(tls=fields), secret(CHAIN, PRIVATE))
+    assert compiled.snapshot.certificates == ()
+    assert any(reason in error and "spec.tls" in error for error in said(compiled, Severity.ERROR)), said(compiled)
+
+
+@pytest.mark.parametrize("fields", [{"min_tls_version": "v1.2"}, {"max_tls_version": "v1.3"}, {"alpn_protocols": "h2"}])
+def test_what_grpc_does_anyway_can_be_asked_for(fields: dict[str, object]) -> None:
+    assert compile_objects(tls_context(**fields), secret(CHAIN, PRIVATE)).problems == ()
+
+
+def test_less_than_grpc_does_is_a_notice() -> None:
+    compiled = compile_objects(tls_context(min_tls_version="v1.0"), secret(CHAIN, PRIVATE))
+    assert "TLS 1.2 is the least that grpc speaks" in said(compiled, Severity.NOTICE)[0]
+
+
+@pytest.mark.parametrize("tls", [MUTUAL, {"caSecret": "ca", "certRequired": True}])
+def test_a_host_can_ask_for_client_certificates_itself(tls: dict[str, object]) -> None:
+    compiled = compile_objects(host(tls=tls), secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert served(compiled) == {"Host host.shop": CA}
+    assert compiled.problems == ()
+
+
+def test_the_tls_context_of_a_host_asks_for_it_too() -> None:
+    context = tls_context(hosts=None, secret=None, **MUTUAL)
+    compiled = compile_objects(host(tlsContext={"name": "tls"}), context, secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert served(compiled) == {"Host host.shop": CA}
+
+
+def test_tls_and_a_tls_context_exclude_each_other() -> None:
+    compiled = compile_objects(host(tls={}, tlsContext={"name": "tls"}), secret(CHAIN, PRIVATE))
+    assert "tls and tlsContext exclude each other" in said(compiled)[0]
+
+
+def test_certificates_of_one_port_agree_in_what_they_ask_of_clients() -> None:
+    compiled = compile_objects(tls_context(**MUTUAL), host(), secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert served(compiled) == {"Host host.shop": b""}
+    (error,) = said(compiled, Severity.ERROR)
+    assert error.startswith("tls.yaml: error: TLSContext tls.shop: its certificate is not served: Host host.shop asks")
+
+
+# Clear text
+
+
+def policy(hostname: str, action: str | None) -> KubeObject:
+    insecure = {} if action is None else {"requestPolicy": {"insecure": {"action": action}}}
+    return obj("Host", hostname.replace("*", "any"), {"hostname": hostname, **insecure})
+
+
+@pytest.mark.parametrize(("action", "clear"), [(None, True), ("Route", True), ("Reject", False), ("Redirect", False)])
+def test_whether_calls_in_clear_text_are_served(action: str | None, clear: bool) -> None:
+    compiled = compile_objects(policy("greet", action))
+    assert compiled.snapshot.hosts == (HostPolicy(HostMatch(HostKind.EXACT, "greet"), clear),)
+    assert ("gRPC clients follow no redirect" in "".join(said(compiled))) is (action == "Redirect")
+
+
+def test_an_unknown_action_is_an_error() -> None:
+    compiled = compile_objects(policy("greet", "Allow"))
+    assert "spec.requestPolicy.insecure.action: should be 'Redirect', 'Reject' or 'Route'" in said(compiled)[0]
+
+
+def test_the_most_exact_host_decides() -> None:
+    compiled = compile_objects(
+        policy("*", "Reject"),
+        policy("*.example.com", "Route"),
+        policy("a.example.com", "Reject"),
+        policy("a.*", "Route"),
+    )
+    table = HostTable(compiled.snapshot.hosts)
+
+    def is_clear(authority: str) -> bool:
+        found = table.find(authority)
+        assert found is not None
+        return found.clear_text
+
+    assert not is_clear("A.example.com:80")
+    assert is_clear("b.example.com")
+    assert is_clear("a.other")
+    assert not is_clear("greet")
+    assert HostTable(()).find("greet") is None
+
+
+def test_of_two_hosts_of_one_name_the_stricter_counts() -> None:
+    refusing = obj("Host", "z", {"requestPolicy": {"insecure": {"action": "Reject"}}})
+    assert compile_objects(policy("*", None), refusing).snapshot.hosts == (HostPolicy(None, clear_text=False),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"hostname": "a*b"}, "spec.hostname: 'a*b' may have one '*'"),
+        ({"mappingSelector": {"matchExpressions": [{"key": "a"}]}}, "matchExpressions are not supported"),
+        ({"mappingSelector": {"matchLabel": {}}}, "is an unknown field; did you mean matchLabels?"),
+    ],
+)
+def test_a_host_that_cannot_be_is_left_out(fields: dict[str, object], reason: str) -> None:
+    compiled = compile_objects(host(**fields), secret(CHAIN, PRIVATE))
+    assert (compiled.snapshot.hosts, compiled.snapshot.certificates) == ((), ())
+    assert reason in said(compiled)[0]
+
+
+# Listeners
+
+
+def listener(name: str = "http", port: int = 8080, **fields: object) -> KubeObject:
+    spec = {"port": port, "protocol": "HTTP", "securityModel": "XFP", **fields}
+    return obj("Listener", name, {key: value for key, value in spec.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("fields", "transport"),
+    [
+        ({}, Transport.CLEAR),
+        ({"protocol": "HTTPS"}, Transport.TLS),
+        ({"protocol": None, "protocolStack": ["HTTP", "TCP"]}, Transport.CLEAR),
+        ({"protocol": None, "protocolStack": ["TLS", "HTTP", "TCP"]}, Transport.TLS),
+    ],
+)
+def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -> None:
+    compiled = compile_objects(listener(http2MaxConcurrentStreams=7, **fields))
+    assert compiled.snapshot.listeners == (
+        Listener("Listener http.shop", 8080, transport, SecurityModel.XFP, max_concurrent_streams=7),
+    )
+    assert compiled.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"port": 0}, "spec.port: should be greater"),
+        ({"port": 65536}, "spec.port: should be less"),
+        ({"securityModel": None}, "spec.securityModel: is required"),
+        ({"protocol": None}, "exactly one of protocol and protocolStack"),
+        ({"protocolStack": ["HTTP"]}, "exactly one of protocol and protocolStack"),
+        ({"protocol": "HTTPPROXY"}, "spec.protocol: HTTPPROXY carries no gRPC"),
+        ({"protocol": None, "protocolStack": ["UDP"]}, "spec.protocolStack: UDP carries no gRPC"),
+        ({"hostBinding": {"namespace": {"from": "NONE"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
+        ({"http2MaxConcurrentStreams": 0}, "spec.http2MaxConcurrentStreams: should be greater"),
+    ],
+)
+def test_a_listener_that_cannot_be_is_left_out(fields: dict[str, object], reason: str) -> None:
+    compiled = compile_objects(listener(**fields))
+    assert compiled.snapshot.listeners == ()
+    assert any(reason in error for error in said(compiled, Severity.ERROR)), said(compiled)
+
+
+def test_a_port_is_listened_on_once() -> None:
+    compiled = compile_objects(listener("a"), listener("b"), listener("c", 8443))
+    assert [one.name for one in compiled.snapshot.listeners] == ["Listener a.shop", "Listener c.shop"]
+    assert "port 8080 is taken by Listener a.shop" in said(compiled)[0]
+
+
+def bound(name: str, namespace: str, **labels: str) -> KubeObject:
+    spec = {"hostname": f"{name}.example.com", "tlsSecret": {"name": "cert", "namespace": "shop"}}
+    return obj("Host", name, spec, namespace, metadata={"labels": labels})
+
+
+HOSTS = (bound("a", "shop", tier="x"), bound("b", "shop"), bound("c", "far", tier="x"), secret(CHAIN, PRIVATE))
+
+
+@pytest.mark.parametrize(
+    ("binding", "names"),
+    [
+        (None, "ab"),
+        ({"namespace": {"from": "SELF"}}, "ab"),
+        ({"namespace": {"from": "ALL"}}, "abc"),
+        ({"selector": {"matchLabels": {"tier": "x"}}}, "a"),
+        ({"namespace": {"from": "ALL"}, "selector": {"matchLabels": {"tier": "x"}}}, "ac"),
+    ],
+)
+def test_a_listener_serves_the_hosts_bound_to_it(binding: object, names: str) -> None:
+    (found,) = compile_objects(listener(protocol="HTTPS", hostBinding=binding), *HOSTS).snapshot.listeners
+    assert {policy.host.value[0] for policy in found.hosts if policy.host} == set(names)
+    assert {certificate.hosts[0][0] for certificate in found.certificates} == set(names)
+
+
+def test_a_listener_in_clear_text_needs_no_certificates() -> None:
+    (found,) = compile_objects(listener(), *HOSTS).snapshot.listeners
+    assert found.certificates == ()
+
+
+def test_a_listener_without_any_of_the_hosts_there_are_is_not_opened() -> None:
+    compiled = compile_objects(listener(hostBinding={"selector": {"matchLabels": {"tier": "y"}}}), *HOSTS)
+    assert compiled.snapshot.listeners == ()
+    assert "binds none of the Hosts there are" in said(compiled, Severity.NOTICE)[0]
+
+
+def test_the_certificates_of_a_listener_agree_in_what_they_ask_of_clients() -> None:
+    mutual = obj("Host", "m", {"hostname": "m", "tlsSecret": {"name": "cert"}, "tls": MUTUAL})
+    compiled = compile_objects(listener(protocol="HTTPS"), mutual, AUTHORITIES, *HOSTS)
+    (found,) = compiled.snapshot.listeners
+    assert {certificate.hosts[0][0] for certificate in found.certificates} == {"a", "b"}
+    assert "the certificate of Host m.shop is not served here" in said(compiled, Severity.ERROR)[0]
+
+
+def test_ports_hosts_and_policies_are_part_of_the_version() -> None:
+    every = [
+        compile_objects(*objects).snapshot.version
+        for objects in ([], [listener()], [listener(port=1)], [policy("a", None)], [policy("a", "Reject")])
+    ]
+    assert len(set(every)) == len(every)
