@@ -1,7 +1,7 @@
 """The engine on grpcio's public API: sessions driven by a `grpc.GenericRpcHandler` of `grpc.aio`.
 
-Slower than the completion-queue engine, and for whoever cannot or will not use grpcio's private parts: it also is how
-grpcgw is embedded in another `grpc.aio` server (`handler`). Runs in an event loop and thread of its own. What the
+Slower than the completion-queue engine, and for whoever cannot or will not use grpcio's private parts: `LoopProxy` also
+is how grpcgw is embedded in another `grpc.aio` server. The engine runs one in a loop and thread of its own. What the
 public API hides it cannot do: the client's `:authority` is not visible to a handler (docs/data-plane.md).
 """
 
@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -66,7 +66,7 @@ class _PodConnection:
     One for each `:authority` that Mappings ask for: the public API takes no authority per call.
     """
 
-    def __init__(self, engine: GenericHandlerEngine, address: str, settings: ConnectionSettings) -> None:
+    def __init__(self, engine: LoopProxy, address: str, settings: ConnectionSettings) -> None:
         self._engine, self._address, self._settings = engine, address, settings
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._woken = False
@@ -197,7 +197,7 @@ def _never_reached(status: Status) -> bool:
 class _Rpc:
     """One RPC on the client's side: the session's `Call`. Everything happens in the engine's loop."""
 
-    def __init__(self, engine: GenericHandlerEngine, path: str, metadata: Metadata, context: Any) -> None:
+    def __init__(self, engine: LoopProxy, path: str, metadata: Metadata, context: Any) -> None:
         self._engine, self._context = engine, context
         self._over: asyncio.Future[tuple[Metadata | None, bytes | None, Status]] = (
             asyncio.get_running_loop().create_future()
@@ -212,7 +212,7 @@ class _Rpc:
 
     async def serve(self) -> None:
         """The RPC from start to end; cancelled by grpc.aio when the client is gone."""
-        self.session.start(time.monotonic())
+        self._tell(self.session.start)
         try:
             headers, message, status = await self._over
         except asyncio.CancelledError:
@@ -234,8 +234,30 @@ class _Rpc:
         try:
             await work
         except Exception:  # a defect in one RPC must not end the loop that serves all
-            log.exception("defect: an event of an RPC could not be handled")
+            self._end_for_defect()
+
+    def _tell(self, event: Callable[[float], None]) -> None:
+        try:
+            event(time.monotonic())
+        except Exception:  # as in _contain
+            self._end_for_defect()
+
+    def _end_for_defect(self) -> None:
+        """For an exception that is being handled."""
+        log.exception("defect: an event of an RPC could not be handled")
+        try:
             self.session.on_defect(time.monotonic())
+        except Exception:  # two defects in one RPC: the others must go on
+            log.exception("defect: an RPC could not be ended")
+
+    def on_join_expired(self) -> None:
+        self._tell(self.session.on_join_expired)
+
+    def sweep(self) -> None:
+        self._tell(self.session.on_sweep)
+
+    def end_for_drain(self) -> None:
+        self._tell(self.session.on_drained)
 
     # --- what the session asks for
 
@@ -273,7 +295,7 @@ class _Rpc:
     def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
         self.leave()
         loop = asyncio.get_running_loop()
-        self._join = loop.call_later(delay_s, lambda: self.session.on_join_expired(time.monotonic()))
+        self._join = loop.call_later(delay_s, self.on_join_expired)
 
     def leave(self) -> None:
         if self._join is not None:
@@ -301,7 +323,7 @@ class _Rpc:
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio publishes no types
     """Takes every method: what is served is the snapshot's business."""
 
-    def __init__(self, engine: GenericHandlerEngine) -> None:
+    def __init__(self, engine: LoopProxy) -> None:
         self._engine = engine
 
     def service(self, details: Any) -> Any:
@@ -311,21 +333,105 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio publishe
         return grpc.stream_stream_rpc_method_handler(behaviour)
 
 
+class LoopProxy:
+    """RPCs of one event loop, which is whoever's it is made to `start` in; all but `serving` belongs to that loop."""
+
+    def __init__(self, max_metadata_bytes: int, seed: int = 0, drain_time_s: float = 30.0) -> None:
+        self._max_metadata_bytes = max_metadata_bytes
+        self.serving = Serving(self._connect, seed, drain_time_s, max_metadata_bytes)
+        self._active: set[_Rpc] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._house: asyncio.Task[None] | None = None
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For a `grpc.aio` server that runs in this loop."""
+        return _Handler(self)
+
+    async def start(self, settle_s: float) -> None:
+        """Keep connections to the pods from now on; returns when each is tried, at the latest after `settle_s`."""
+        self._house = asyncio.get_running_loop().create_task(self._keep_house(), name="housekeeping")
+        limit_s = time.monotonic() + settle_s
+        while time.monotonic() < limit_s:
+            self.serving.refresh(time.monotonic())
+            if self.serving.settled():
+                return
+            await asyncio.sleep(JOIN_WINDOW_S)
+
+    def refuse(self) -> None:
+        """Take no new RPCs from now on."""
+        self.serving.draining = True
+        for rpc in self._active.copy():
+            rpc.sweep()
+
+    async def finish(self, limit_s: float) -> None:
+        """Wait until the last RPC is over, at most `limit_s`; then end the rest with UNAVAILABLE."""
+        limit = time.monotonic() + limit_s
+        while self._active and time.monotonic() < limit:  # noqa: ASYNC110 - once in a life: no event for every RPC
+            await asyncio.sleep(REFRESH_S)
+        for rpc in self._active.copy():
+            rpc.end_for_drain()
+
+    async def stop(self) -> None:
+        """Close every connection; returns when nothing runs any more."""
+        if self._house is not None:
+            self._house.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._house
+        for pod in self.serving.pods():
+            pod.connection.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # --- for RPCs and connections
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run `work`, and keep it from being collected while it runs. It must contain its own exceptions."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def serve(self, path: str, metadata: Metadata, context: Any) -> None:
+        rpc = _Rpc(self, path, metadata, context)
+        self._active.add(rpc)
+        try:
+            await rpc.serve()
+        finally:
+            self._active.discard(rpc)
+
+    def channel_arguments(self, settings: ConnectionSettings) -> list[tuple[str, int | str]]:
+        return channel_arguments(self._max_metadata_bytes, f"grpcgw/{__version__}", settings)
+
+    def _connect(self, address: str, settings: ConnectionSettings) -> Connection:
+        return _PodConnection(self, address, settings)
+
+    async def _keep_house(self) -> None:
+        next_sweep_s = 0.0
+        while True:
+            now_s = time.monotonic()
+            for pod in self.serving.refresh(now_s):
+                pod.connection.close()
+            if now_s >= next_sweep_s:
+                next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
+                for rpc in self._active.copy():
+                    rpc.sweep()
+            pause_s = REFRESH_S if self.serving.settled() else JOIN_WINDOW_S
+            await asyncio.sleep(min(pause_s, max(0.0, next_sweep_s - now_s)))
+
+
 class GenericHandlerEngine:
+    """A `LoopProxy` with a loop, a thread and a server of its own."""
+
     name = "generic-handler"
 
     def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
         self._options = options
-        self.serving = Serving(self._connect, seed, drain_time_s, options.max_metadata_bytes)
-        self._active: set[_Rpc] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._proxy = LoopProxy(options.max_metadata_bytes, seed, drain_time_s)
+        self.serving = self._proxy.serving
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpcgw loop", daemon=True)
         self._server: grpc.aio.Server | None = None
         self._ports: list[int] = []
-        self._certificate: Any = None
         self._fresh_certificate: Any = None
-        self._house: asyncio.Task[None] | None = None
 
     # --- life; called from outside the loop
 
@@ -355,40 +461,13 @@ class GenericHandlerEngine:
 
     # --- in the loop
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """For a `grpc.aio` server of somebody else's, running in this engine's loop."""
-        return _Handler(self)
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run `work`, and keep it from being collected while it runs. It must contain its own exceptions."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def serve(self, path: str, metadata: Metadata, context: Any) -> None:
-        rpc = _Rpc(self, path, metadata, context)
-        self._active.add(rpc)
-        try:
-            await rpc.serve()
-        finally:
-            self._active.discard(rpc)
-
     async def _start(self, settle_s: float) -> None:
-        self._house = self._loop.create_task(self._keep_house(), name="housekeeping")
-        await self._settle(settle_s)
+        await self._proxy.start(settle_s)
         self._server = grpc.aio.server(options=server_arguments(self._options))
-        self._server.add_generic_rpc_handlers((self.handler(),))
+        self._server.add_generic_rpc_handlers((self._proxy.handler(),))
         for address, secure in self._options.endpoints():
             self._ports.append(self._open_port(self._server, address, secure))
         await self._server.start()
-
-    async def _settle(self, settle_s: float) -> None:
-        limit_s = time.monotonic() + settle_s
-        while time.monotonic() < limit_s:
-            self.serving.refresh(time.monotonic())
-            if self.serving.settled():
-                return
-            await asyncio.sleep(JOIN_WINDOW_S)
 
     def _open_port(self, server: grpc.aio.Server, address: str, secure: bool) -> int:
         try:
@@ -406,45 +485,12 @@ class GenericHandlerEngine:
         return fresh
 
     async def _drain(self, limit_s: float) -> None:
-        self.serving.draining = True
-        for rpc in self._active.copy():
-            rpc.session.on_sweep(time.monotonic())
+        self._proxy.refuse()
         if self._server is not None:
-            at_limit = self._loop.call_later(limit_s, self._end_all)
-            await self._server.stop(limit_s + 1.0)
-            at_limit.cancel()
-
-    def _end_all(self) -> None:
-        for rpc in self._active.copy():
-            rpc.session.on_drained(time.monotonic())
+            # The server says goodbye to its clients at once, and waits a little longer than the proxy does.
+            await asyncio.gather(self._server.stop(limit_s + 1.0), self._proxy.finish(limit_s))
 
     async def _stop(self) -> None:
         if not self.serving.draining:
             await self._drain(0.0)
-        if self._house is not None:
-            self._house.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._house
-        for pod in self.serving.pods():
-            pod.connection.close()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def channel_arguments(self, settings: ConnectionSettings) -> list[tuple[str, int | str]]:
-        return channel_arguments(self._options.max_metadata_bytes, f"grpcgw/{__version__}", settings)
-
-    def _connect(self, address: str, settings: ConnectionSettings) -> Connection:
-        return _PodConnection(self, address, settings)
-
-    async def _keep_house(self) -> None:
-        next_sweep_s = 0.0
-        while True:
-            now_s = time.monotonic()
-            for pod in self.serving.refresh(now_s):
-                pod.connection.close()
-            if now_s >= next_sweep_s:
-                next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
-                for rpc in self._active.copy():
-                    rpc.session.on_sweep(now_s)
-            pause_s = REFRESH_S if self.serving.settled() else JOIN_WINDOW_S
-            await asyncio.sleep(min(pause_s, max(0.0, next_sweep_s - now_s)))
+        await self._proxy.stop()

@@ -221,7 +221,8 @@ class Lab:
         self._check_nothing_left()
 
     def _check_idle(self, gateway: Gateway) -> None:
-        active = gateway.engine._active  # type: ignore[attr-defined]  # what is still held shows nowhere else
+        engine = getattr(gateway.engine, "_proxy", gateway.engine)
+        active = engine._active  # type: ignore[union-attr]  # what is still held shows nowhere else
         eventually(lambda: not gateway.in_flight(), "every RPC recorded as ended")
         eventually(lambda: not gateway.pod_in_flight(), "no RPC in flight to a pod")
         eventually(lambda: not active, "the engine has let go of every RPC")
