@@ -68,8 +68,11 @@ async def exchange_all(calls: list[Any], pods: tuple[Pod, ...]) -> None:
 
     async def exchange(call: Any) -> bytes:
         async with gate:
-            await call.write(make_request())
-            reply: bytes = await call.read()
+            try:
+                await call.write(make_request())
+                reply: bytes = await call.read()
+            except (grpc.RpcError, asyncio.InvalidStateError) as ended:
+                raise UserError(f"a stream ended: {await call.code()}: {await call.details()}") from ended
             return reply
 
     replies = await asyncio.gather(*(exchange(call) for call in calls))
