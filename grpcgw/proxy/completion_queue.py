@@ -152,13 +152,24 @@ class _PodConnection:
             try:
                 event.tag(event)
             except Exception:  # the thread serves every RPC on this pod: nothing one of them does may end it
-                log.exception("defect: an event of a pod could not be handled")
+                _contain(event.tag)
         # Despite its name this is the close that cancels running calls and takes their events in this thread.
         self._channel.close_on_fork(UNAVAILABLE, POD_LEFT)
 
 
 def _ignore(event: Event) -> None:
     """For batches whose end tells nothing."""
+
+
+def _contain(handler: object) -> None:
+    """An event could not be handled: the RPC whose it was ends, and nothing else does."""
+    owner = getattr(handler, "__self__", None)
+    if isinstance(owner, _Attempt):
+        owner = owner._rpc
+    if isinstance(owner, _Rpc):
+        owner.end_for_defect()
+    else:
+        log.exception("defect: an event could not be handled")
 
 
 class _Attempt:
@@ -345,20 +356,29 @@ class _Rpc:
     # --- what housekeeping asks
 
     def on_join_expired(self, now_s: float) -> None:
-        with self.lock:
-            self.session.on_join_expired(now_s)
+        self._tell(self.session.on_join_expired, now_s)
 
     def sweep(self, now_s: float) -> None:
-        with self.lock:
-            self.session.on_sweep(now_s)
+        self._tell(self.session.on_sweep, now_s)
 
     def end_for_drain(self, now_s: float) -> None:
-        with self.lock:
-            self.session.on_drained(now_s)
+        self._tell(self.session.on_drained, now_s)
 
-    def end_for_defect(self, now_s: float) -> None:
-        with self.lock:
-            self.session.on_defect(now_s)
+    def _tell(self, event: Callable[[float], None], now_s: float) -> None:
+        try:
+            with self.lock:
+                event(now_s)
+        except Exception:  # housekeeping goes on with the other RPCs
+            self.end_for_defect()
+
+    def end_for_defect(self) -> None:
+        """For an exception that is being handled."""
+        log.exception("defect: an event of an RPC could not be handled")
+        try:
+            with self.lock:
+                self.session.on_defect(time.monotonic())
+        except Exception:  # two defects in one RPC: the others must go on
+            log.exception("defect: an RPC could not be ended")
 
 
 class CompletionQueueEngine:
@@ -492,7 +512,10 @@ class CompletionQueueEngine:
         now_s = time.monotonic()
         rpc = _Rpc(self, event, now_s)
         self._active.add(rpc)
-        rpc.start(now_s)
+        try:
+            rpc.start(now_s)
+        except Exception:  # see _run_server
+            rpc.end_for_defect()
 
     def _on_shut_down(self, event: Event) -> None:
         self._shut_down.set()
@@ -508,7 +531,7 @@ class CompletionQueueEngine:
             try:
                 event.tag(event)
             except Exception:  # the thread serves every RPC: nothing one of them does may end it
-                log.exception("defect: an event of a client could not be handled")
+                _contain(event.tag)
 
     # --- housekeeping
 

@@ -205,7 +205,11 @@ class Session:
     def start(self, now_s: float) -> None:
         """Route the RPC and begin to read it. Called once, first."""
         serving, request = self._serving, self._request
-        target = self._refuse_too_large() or serving.route(request.path, request.authority, request.metadata)
+        try:
+            target = self._refuse_too_large() or serving.route(request.path, request.authority, request.metadata)
+        except Exception:  # a defect, which the engine contains: what is counted as ended must have begun
+            self._counters.begin()
+            raise
         if isinstance(target, Refusal):
             self._counters.begin()
             if serving.rpc_log is not None:
@@ -636,8 +640,8 @@ class Session:
             status_from = StatusFrom.TRAILERS
         else:
             status_from = StatusFrom.HEADERS
+        call.finish(headers, held, status, self._headers_sent)  # first: what it refuses is a defect, told to the client
         self._record(status, status_from, now_s, headers)
-        call.finish(headers, held, status, self._headers_sent)
 
     def _learn(self) -> None:
         """A method that looked unary in this RPC is taken for unary in the next."""

@@ -918,24 +918,42 @@ def test_the_gateways_own_status_follows_headers_that_were_sent() -> None:
     assert finish.headers is None
 
 
+def raise_a_defect(*_: object) -> None:
+    raise ValueError("a defect")
+
+
 def test_a_defect_while_a_pod_is_asked_leaves_the_pod_with_nothing() -> None:
     """Such as metadata that grpc core does not take."""
-
-    class Broken(Gateway):
-        pass
-
-    rpc = Rpc(Broken())
+    rpc = Rpc(Gateway())
     rpc.starts()
     rpc.client_sends(b"hi")
-    rpc.call.open = refuse_with_a_defect  # type: ignore[method-assign]
+    rpc.call.open = raise_a_defect  # type: ignore[assignment,method-assign]
     with pytest.raises(ValueError, match="a defect"):
         rpc.client_half_closes()
     assert reason_of(rpc.defect()) == "defect"
     assert_over(rpc, Code.INTERNAL)
 
 
-def refuse_with_a_defect(*_: object) -> None:
-    raise ValueError("a defect")
+def test_a_defect_in_routing_is_counted_once() -> None:
+    rpc = Rpc(Gateway())
+    rpc.gateway.route = raise_a_defect  # type: ignore[assignment,method-assign]
+    with pytest.raises(ValueError, match="a defect"):
+        rpc.starts()
+    assert reason_of(rpc.defect()) == "defect"
+    report = rpc.gateway.counters.unmatched.report()
+    assert (report.in_flight, report.codes) == (0, {Code.INTERNAL: 1})
+
+
+def test_a_status_that_cannot_be_sent_is_replaced() -> None:
+    """Such as trailers of a pod's that grpc core does not take on the way out."""
+    rpc = Rpc(Gateway())
+    rpc.is_sent_unary()
+    finish, rpc.call.finish = rpc.call.finish, raise_a_defect  # type: ignore[assignment,method-assign]
+    with pytest.raises(ValueError, match="a defect"):
+        rpc.is_answered_unary()
+    rpc.call.finish = finish  # type: ignore[method-assign]
+    assert reason_of([step for step in rpc.defect() if isinstance(step, Finish)]) == "defect"
+    assert_over(rpc, Code.INTERNAL)
 
 
 # --- what is counted
