@@ -11,22 +11,23 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from abuse.wire import LIMIT_S
-from grpcgw import demo
-from grpcgw.demo import HOST, ROOT
+from abuse.wire import HOST, LIMIT_S
+from grpcgw.demo import ROOT, clean_environment
 
+START_LIMIT_S = 60.0
 POLL_S = 0.02
-ORDINARY = "greet.default"
-"""The ordinary client's Mapping in the metrics."""
 QUICK_IDLE_MS = 300
+ORDINARY = "ordinary.default"
+"""The ordinary client's Mapping in the metrics."""
 
 MAPPING = """
 apiVersion: getambassador.io/v2
@@ -52,23 +53,19 @@ metadata: {name: pods}
 """
 
 
-def resources(greet_port: int, abused_port: int) -> str:
+def resources(ordinary_port: int, abused_port: int) -> str:
     mappings = (
-        ("greet", "/greet.GrpcService/", "/greet.GrpcService/", "greet", 300_000),
-        ("abused", "/abuse.Pod/", "/abuse.Pod/", "abused", 300_000),
-        ("quick", "/abuse.Quick/", "/abuse.Pod/", "abused", QUICK_IDLE_MS),
+        ("ordinary", "/ordinary.Pod/", "ordinary", 300_000),
+        ("abused", "/abuse.Pod/", "abused", 300_000),
+        ("quick", "/abuse.Quick/", "abused", QUICK_IDLE_MS),
     )
-    return (
-        "".join(
-            MAPPING.format(name=name, prefix=prefix, rewrite=rewrite, service=service, idle_ms=idle_ms)
-            for name, prefix, rewrite, service, idle_ms in mappings
-        )
-        + "".join(
-            SERVICE.format(name=name, host=HOST, port=port)
-            for name, port in (("greet", greet_port), ("abused", abused_port))
-        )
-        + RESOLVER
-    )
+    services = (("ordinary", ordinary_port), ("abused", abused_port))
+    parts = [
+        MAPPING.format(name=name, prefix=prefix, rewrite="/abuse.Pod/", service=service, idle_ms=idle_ms)
+        for name, prefix, service, idle_ms in mappings
+    ]
+    parts += [SERVICE.format(name=name, host=HOST, port=port) for name, port in services]
+    return "".join(parts) + RESOLVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,28 +98,31 @@ class Gateway:
 @contextmanager
 def running_gateway(folder: Path, *flags: str) -> Iterator[Gateway]:
     """The gateway with one worker, and two pods."""
-    with ExitStack() as stack:
-        greet, abused = demo.Pod("pod", demo.free_port(0)), demo.free_port(0)
-        stack.enter_context(demo.running_pod(greet))
-        pod = stack.enter_context(demo.running("tests.abuse.pod", "--port", str(abused)))
-        demo.wait_until(lambda: demo.accepts(abused), pod, "the bad clients' pod")
-        folder.joinpath("config").mkdir()
-        folder.joinpath("config", "greet.yaml").write_text(resources(greet.port, abused))
-        ports = demo.free_port(0), demo.free_port(0), demo.free_port(0)
-        process = stack.enter_context(running_process(folder, ports, flags))
-        demo.wait_until(lambda: demo.is_ready(ports[2]), process, "the gateway")
+    config, log_file = folder / "config", folder / "log"
+    with ExitStack() as stack, log_file.open("wb") as log:
+        _, ordinary_port = stack.enter_context(running_pod())
+        pod, abused_port = stack.enter_context(running_pod())
+        config.mkdir()
+        (config / "resources.yaml").write_text(resources(ordinary_port, abused_port))
+        command = ["grpcgw", "run", "--config", str(config), "--workers", "1", "--address", HOST, "--drain-time", "1"]
+        command += ["--port", "0", "--tls-port", "0", "--admin-port", "0", *flags]
+        process = stack.enter_context(running(*command, stdout=log, stderr=log))
+        admin_port, port, tls_port = read_ports(log_file, process)
         (worker,) = psutil.Process(process.pid).children()
-        yield Gateway(*ports, worker, psutil.Process(pod.pid), folder / "log")
+        yield Gateway(port, tls_port, admin_port, worker, psutil.Process(pod.pid), log_file)
 
 
 @contextmanager
-def running_process(folder: Path, ports: Sequence[int], flags: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    arguments = ["--config", str(folder / "config"), "--workers", "1", "--address", HOST, "--drain-time", "1", *flags]
-    for flag, port in zip(("--port", "--tls-port", "--admin-port"), ports, strict=True):
-        arguments += [flag, str(port)]
-    command = [sys.executable, "-m", "grpcgw", "run", *arguments]
-    with folder.joinpath("log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=demo.clean_environment(), stdout=log, stderr=log)
+def running_pod() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    with running("tests.abuse.pod", stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with process.stdout:
+            yield process, int(process.stdout.readline())
+
+
+@contextmanager
+def running(module: str, *arguments: str, **streams: IO[bytes] | int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env=clean_environment(), **streams)
     try:
         yield process
     finally:
@@ -132,6 +132,20 @@ def running_process(folder: Path, ports: Sequence[int], flags: Sequence[str]) ->
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def read_ports(log_file: Path, process: subprocess.Popen[bytes]) -> tuple[int, int, int]:
+    """Those of the diagnostics page, of clear text and of TLS, as the log names them once all are open."""
+    found: list[str] = []
+
+    def all_open() -> bool:
+        found[:] = re.findall(rf"{HOST}:(\d+)(?:/ambassador/v0/diag/| \(h2c\)| \(tls\))", log_file.read_text())
+        return len(found) == 3 or process.poll() is not None
+
+    eventually(all_open, START_LIMIT_S)
+    assert len(found) == 3, log_file.read_text()
+    admin_port, port, tls_port = (int(port) for port in found)
+    return admin_port, port, tls_port
 
 
 def eventually(holds: Callable[[], bool], limit_s: float = LIMIT_S) -> bool:

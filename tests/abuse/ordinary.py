@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 import grpc
 
 HOST = "127.0.0.1"
-METHOD = "/greet.GrpcService/Greet"
-REQUEST = b"\n\x08ordinary"
+METHOD = "/ordinary.Pod/Echo"
+REQUEST = b"ordinary"
 PAUSE_S = 0.01
 GIVE_UP_S = 20.0
 """Generous: the machine may be busy with other things."""

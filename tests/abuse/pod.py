@@ -1,8 +1,8 @@
-"""A pod for bad clients: it takes and gives whatever is asked, any number of RPCs at once.
+"""A pod that takes and gives whatever is asked, any number of RPCs at once.
 
-`python -m tests.abuse.pod --port N`. Methods of service `abuse.Pod`: `Echo` answers the first message with itself,
-`Sink` reads everything and answers once, `Flood` answers with 64 KiB messages for as long as it is let, `Stuck` neither
-reads nor answers.
+`python -m tests.abuse.pod` takes a free port and prints it. Methods of service `abuse.Pod`: `Echo` answers the first
+message with itself, `Sink` reads everything and answers once, `Flood` answers with 64 KiB messages for as long as it is
+let, `Stuck` neither reads nor answers.
 """
 
 from __future__ import annotations
@@ -44,15 +44,17 @@ async def stuck(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
 METHODS: dict[str, Callable[..., Any]] = {"Echo": echo, "Sink": sink, "Flood": flood, "Stuck": stuck}
 
 
-async def serve(port: int) -> None:
+async def serve() -> None:
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_metadata_size", 131_072)])
     handlers = {name: grpc.stream_stream_rpc_method_handler(method) for name, method in METHODS.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("abuse.Pod", handlers),))
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(server.stop(0)))
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[sys.argv.index("--port") + 1])))
+    asyncio.run(serve())

@@ -9,8 +9,7 @@ import grpc
 import pytest
 
 from abuse.gateway import Gateway, running_gateway
-from abuse.wire import ECHO, LIMIT_S, connected, data, message, open_rpc
-from grpcgw.demo import HOST
+from abuse.wire import ECHO, HOST, LIMIT_S, connected, data, message, open_rpc
 
 LIMIT = 100
 
