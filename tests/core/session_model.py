@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from grpcgw.config.policies import CircuitBreaker, RetryPolicy
 from grpcgw.proxy.status import Code, Metadata, Status
 from tests.core.gateway import LABEL, Gateway
 from tests.core.playbook import (
@@ -30,6 +31,7 @@ from tests.core.playbook import (
 HEADERS = (("server", "pod"),)
 ANSWERS = (OK, Status(Code.NOT_FOUND, "no such user", (("k", "v"),)))
 UNREACHED = (CONNECT_FAILED, STREAM_REFUSED)
+RETRIES = 2
 DISTURBANCES = ("client leaves", "connection breaks", "time passes", "deadline passes", "quiet for long", "drain ends")
 
 Event = tuple[str, Callable[[], list[Asked]]]
@@ -39,8 +41,12 @@ Event = tuple[str, Callable[[], list[Asked]]]
 class Scenario:
     requests: tuple[bytes, ...]
     replies: tuple[bytes, ...]
-    first_try: Status
-    """How the pod, or grpc core in its place, ends the first try; a second one is always answered."""
+    ends: tuple[Status, ...]
+    """How the pod, or grpc core in its place, ends the first try, the second, …; one beyond these is answered OK."""
+    retry_codes: frozenset[int] | None
+    """The Mapping's `retry_policy`; None: it has none."""
+    limited: bool
+    """Whether the Mapping has a circuit breaker, with room for this RPC and one retry."""
     headers: bool
     """Whether the pod sends headers of its own; without any, and without replies, it answers with trailers only."""
     patient: bool
@@ -103,7 +109,13 @@ class World:
         self.client_gone = False
         self.pods: list[PodModel] = []
         self.history: list[str] = []
-        self.gateway = Gateway(scenario.pods, timeout_ms=scenario.timeout_ms, idle_timeout_ms=60_000)
+        self.gateway = Gateway(
+            scenario.pods,
+            timeout_ms=scenario.timeout_ms,
+            idle_timeout_ms=60_000,
+            retry=None if scenario.retry_codes is None else RetryPolicy(scenario.retry_codes, num_retries=RETRIES),
+            circuit_breakers=(CircuitBreaker(max_requests=1, max_retries=1),) if scenario.limited else (),
+        )
         self.rpc = Rpc(self.gateway)
         self.rpc.closed_pods = set(scenario.closed_pods)
         counters = self.gateway.counters.of(LABEL, self.rpc.path)
@@ -147,10 +159,11 @@ class World:
 
     def _note_tries(self, asked: list[Asked]) -> None:
         for attempt in self.rpc.attempts[len(self.pods) :]:
-            status = ANSWERS[0] if self.pods else self.scenario.first_try
+            tries = len(self.pods)
+            status = self.scenario.ends[tries] if tries < len(self.scenario.ends) else OK
             self.pods.append(PodModel(self.scenario, status, attempt))
-            if len(self.pods) == 2:
-                self._check_second_try(next(step for step in reversed(asked) if isinstance(step, Open)))
+            if tries:
+                self._check_repeat(next(step for step in reversed(asked) if isinstance(step, Open)))
 
     # --- what may happen
 
@@ -236,10 +249,13 @@ class World:
             assert len(self.pod.replies) - len(self.pod.to_come) - len(self.delivered) <= 1
             assert len(self.scenario.requests) - len(self.to_send) - len(self.pod.received) <= 2
 
-    def _check_second_try(self, opened: Open) -> None:
-        first, second = self.pods
-        assert first.status in UNREACHED, "a try that may have reached its pod was repeated"
-        assert first.attempt.pod is not second.attempt.pod, "the same pod was tried again"
+    def _check_repeat(self, opened: Open) -> None:
+        last, now = self.pods[-2:]
+        codes = self.scenario.retry_codes
+        allowed = last.status in UNREACHED or (codes is not None and last.status.code in codes)
+        assert allowed, "a try was repeated that may have reached its pod"
+        assert len(self.pods) <= 2 + (0 if codes is None else RETRIES), "too many tries"
+        assert last.attempt.pod is not now.attempt.pod or len(self.gateway.pods()) == 1, "the same pod was tried again"
         assert not self.delivered, "repeated although the client has an answer"
-        assert first.received in ([], [opened.message]), "what the first pod was sent is not sent again"
-        assert not first.half_closed or opened.half_close
+        assert last.received in ([], [opened.message]), "what the last pod was sent is not sent again"
+        assert not last.half_closed or opened.half_close

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from grpcgw.proxy.status import REASON_KEY, Status
-from tests.core.playbook import CONNECT_FAILED, CONNECTION_LOST, STREAM_REFUSED
+from grpcgw.proxy.status import REASON_KEY, Code, Status
+from tests.core.playbook import CONNECT_FAILED, CONNECTION_LOST, STREAM_REFUSED, Finish, Rpc, reason_of
 from tests.core.session_model import ANSWERS, DISTURBANCES, Scenario, World
 
 # Short ones on purpose: they are all the same object to the interpreter, so that a mix-up by identity shows.
@@ -18,7 +18,9 @@ SCENARIOS = st.builds(
     Scenario,
     requests=MESSAGES,
     replies=MESSAGES,
-    first_try=st.sampled_from((*ANSWERS, CONNECT_FAILED, STREAM_REFUSED, CONNECTION_LOST)),
+    ends=st.lists(st.sampled_from((*ANSWERS, CONNECT_FAILED, STREAM_REFUSED, CONNECTION_LOST)), max_size=3).map(tuple),
+    retry_codes=st.sampled_from((None, None, frozenset({Code.UNAVAILABLE}), frozenset({Code.NOT_FOUND}))),
+    limited=st.booleans(),
     headers=st.booleans(),
     patient=st.booleans(),
     pods=st.sampled_from((2, 2, 3, 1, 0)),
@@ -48,10 +50,18 @@ def test_every_pick_is_accounted_for_once(scenario: Scenario) -> None:
     world = play(scenario)
     (target,) = world.gateway.targets
     assert target.picked == [pod for pod, _ in target.done_with]
-    assert len(target.picked) <= 2
     for pod in world.gateway.pods():
         assert pod.in_flight == 0
         assert pod.total == pod.finished == target.picked.count(pod)
+
+
+@given(scenario=SCENARIOS)
+def test_what_policies_lent_is_given_back(scenario: Scenario) -> None:
+    world = play(scenario)
+    (target,) = world.gateway.targets
+    assert (target.budget._in_flight, target.budget._retrying) == (0, 0)
+    refused = [reason_of([step]) for step in Rpc(world.gateway).starts() if isinstance(step, Finish)]
+    assert "circuit-breaker" not in refused
 
 
 @given(scenario=SCENARIOS)
@@ -70,8 +80,8 @@ def test_an_answer_of_a_pod_comes_whole(scenario: Scenario) -> None:
 
 @given(scenario=SCENARIOS, status=st.sampled_from(ANSWERS))
 def test_an_undisturbed_rpc_gets_its_answer(scenario: Scenario, status: Status) -> None:
-    quiet = replace(scenario, pods=2, first_try=status, closed_pods=frozenset(), timeout_ms=None, disturbances=())
-    world = play(quiet)
+    quiet = replace(scenario, pods=2, ends=(status,), closed_pods=frozenset(), timeout_ms=None, disturbances=())
+    world = play(replace(quiet, retry_codes=None))
     assert world.endings == [status]
     assert tuple(world.delivered) == scenario.replies
 
@@ -80,7 +90,7 @@ def test_an_undisturbed_rpc_gets_its_answer(scenario: Scenario, status: Status) 
 def test_one_pod_that_cannot_be_connected_to_is_not_noticed(scenario: Scenario, closed: bool) -> None:
     away = frozenset({1}) if closed else frozenset()
     end = ANSWERS[0] if closed else CONNECT_FAILED
-    world = play(replace(scenario, pods=2, first_try=end, closed_pods=away, timeout_ms=None, disturbances=()))
+    world = play(replace(scenario, pods=2, ends=(end,), closed_pods=away, timeout_ms=None, disturbances=()))
     assert world.endings == [ANSWERS[0]]
     assert tuple(world.delivered) == scenario.replies
 
