@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Protocol
 
 from grpcgw.admin.server import AdminServer
@@ -25,12 +25,13 @@ from grpcgw.discovery.catalogue import RESOLVERS
 from grpcgw.discovery.directory import DirectorySource
 from grpcgw.discovery.kubernetes import KubernetesSource
 from grpcgw.discovery.kubernetes_api import ClusterAccess
+from grpcgw.discovery.kubernetes_status import StatusWriter
 from grpcgw.discovery.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.logs import set_up_logging
 from grpcgw.ports import HeldPorts
-from grpcgw.settings import Settings, cores
+from grpcgw.settings import KubernetesSettings, Settings, cores
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
 
@@ -69,6 +70,7 @@ class Control:
         self._settings = settings
         self._store = ObjectStore()
         self._source = make_source(settings, self._store)
+        self._status_writer = make_status_writer(settings, self._store)
         self._resolvers = Resolvers(self._store, self._on_endpoints)
         self._ports = HeldPorts(settings.address, settings.port, settings.tls_port)
         self._plan = make_plan(settings, *self._ports.numbers)
@@ -104,22 +106,26 @@ class Control:
         unsubscribe = self._store.subscribe(self._on_change)
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = [
-                    tasks.create_task(work, name=name)
-                    for name, work in (
-                        ("source", self._source.run()),
-                        ("resolvers", self._resolvers.run()),
-                        ("workers", self._data_plane.run()),
-                        ("compiler", self._compile_on_change()),
-                        ("listeners", self._note_listeners()),
-                    )
-                ]
+                background = [tasks.create_task(work, name=name) for name, work in self._work().items()]
                 await self._stop_wanted.wait()
                 await self._drain()
                 for task in background:
                     task.cancel()
         finally:
             unsubscribe()
+
+    def _work(self) -> dict[str, Coroutine[object, object, None]]:
+        """What goes on side by side, by name."""
+        work = {
+            "source": self._source.run(),
+            "resolvers": self._resolvers.run(),
+            "workers": self._data_plane.run(),
+            "compiler": self._compile_on_change(),
+            "listeners": self._note_listeners(),
+        }
+        if self._status_writer is not None:
+            work["status"] = self._status_writer.run()
+        return work
 
     def shut_down(self) -> None:
         """Drain, then end. A second call does not hurry it."""
@@ -187,6 +193,8 @@ class Control:
         await self._take(compiled)
 
     async def _take(self, compiled: Compiled) -> None:
+        if self._status_writer is not None:
+            self._status_writer.report(compiled)
         self._last_good = compiled.last_good
         self._errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
         for problem in compiled.problems:
@@ -282,9 +290,19 @@ def make_source(settings: Settings, store: ObjectStore) -> Source:
         return _Directory(DirectorySource(store, settings.config_dir))
     if settings.kubernetes is None:
         raise UserError("say where the configuration comes from: --config DIR or --kubernetes")
-    wanted = settings.kubernetes
-    access = ClusterAccess(wanted.kubeconfig, wanted.context, wanted.in_cluster)
-    return KubernetesSource(store, access, settings.namespace)
+    return KubernetesSource(store, make_access(settings.kubernetes), settings.namespace)
+
+
+def make_status_writer(settings: Settings, store: ObjectStore) -> StatusWriter | None:
+    """None where there is no cluster to write to."""
+    if settings.kubernetes is None:
+        return None
+    access = make_access(settings.kubernetes)
+    return StatusWriter(store, access, settings.ambassador_namespace, settings.ambassador_id)
+
+
+def make_access(wanted: KubernetesSettings) -> ClusterAccess:
+    return ClusterAccess(wanted.kubeconfig, wanted.context, wanted.in_cluster)
 
 
 class _Directory:
