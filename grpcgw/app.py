@@ -65,8 +65,11 @@ async def _run_until_signal(settings: Settings) -> None:
 class Control:
     """One gateway. `run` returns after `shut_down` was called and everything has ended."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Takes the data ports. Raises UserError where one is taken, or `settings` name no source."""
+    def __init__(self, settings: Settings, data_plane: DataPlane | None = None) -> None:
+        """Takes the data ports. Raises UserError where one is taken, or `settings` name no source.
+
+        `data_plane`: what serves the RPCs; None: what `settings` say.
+        """
         self._settings = settings
         self._store = ObjectStore()
         self._source = make_source(settings, self._store)
@@ -74,7 +77,7 @@ class Control:
         self._resolvers = Resolvers(self._store, self._on_endpoints)
         self._ports = HeldPorts(settings.address, settings.port, settings.tls_port)
         self._plan = make_plan(settings, *self._ports.numbers)
-        self._data_plane: DataPlane = make_data_plane(settings, self._plan)
+        self._data_plane = data_plane or make_data_plane(settings, self._plan)
         self._admin = AdminServer(self, settings.admin_address, settings.admin_port)
         self._stop_wanted = asyncio.Event()
         self._changed = asyncio.Event()
@@ -86,6 +89,7 @@ class Control:
         self._configured_at_s = 0.0
         self._errors_total = 0
         self._open_ports: tuple[int, ...] = ()
+        self._serving = False
         self._draining = False
         self.admin_port = 0
         """The admin port in fact bound, once `listening` returned."""
@@ -143,7 +147,7 @@ class Control:
             hostname=socket.gethostname(),
             ambassador_id=self._settings.ambassador_id,
             namespace=self._settings.namespace,
-            ready=bool(self._open_ports) and not self._draining,
+            ready=self._serving and not self._draining,
             draining=self._draining,
             snapshot=self._snapshot,
             configured_at_s=self._configured_at_s,
@@ -219,6 +223,7 @@ class Control:
 
     async def _note_listeners(self) -> None:
         self._open_ports = await self._data_plane.listening()
+        self._serving = True
         for listener in self._listeners():
             log.info("listening on %s (%s)", listener.address, listener.protocol)
 

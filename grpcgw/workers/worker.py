@@ -15,13 +15,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from grpcgw.config.access_log import LogFormat, LogType
 from grpcgw.config.snapshot import ServerCertificate, Snapshot
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.logs import set_up_logging
 from grpcgw.proxy.engine import Engine, ServerOptions
-from grpcgw.proxy.serving import RpcLog
+from grpcgw.proxy.serving import RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.log_writer import AccessLog
 from grpcgw.telemetry.report import WorkerReport
@@ -76,6 +77,20 @@ def make_access_log(plan: WorkerPlan) -> AccessLog | None:
     return None if plan.access_log is AccessLogMode.OFF else AccessLog(own_format(plan))
 
 
+def make_report(worker: int, engine: str, serving: Serving, started_at_s: float) -> WorkerReport:
+    """`started_at_s`: seconds since the epoch."""
+    return WorkerReport(
+        worker,
+        os.getpid(),
+        engine,
+        serving.snapshot.version,
+        started_at_s,
+        serving.counters.reports(),
+        serving.pod_reports(),
+        serving.counters.retries,
+    )
+
+
 class Worker:
     """Obeys messages, one at a time, in whatever thread brings them; `drain` and `stop` block."""
 
@@ -104,18 +119,8 @@ class Worker:
         self._engine.serving.set_endpoints(message.cluster, message.endpoints, time.monotonic())
 
     def report(self) -> WorkerReport:
-        serving = self._engine.serving
-        return WorkerReport(
-            self._number,
-            os.getpid(),
-            self._engine.name,
-            serving.snapshot.version,
-            self._started_at_s,
-            serving.counters.reports(),
-            serving.pod_reports(),
-            serving.counters.retries,
-            access_log_dropped=self._access_log.dropped if self._access_log is not None else 0,
-        )
+        report = make_report(self._number, self._engine.name, self._engine.serving, self._started_at_s)
+        return report if self._access_log is None else replace(report, access_log_dropped=self._access_log.dropped)
 
     def drain(self, limit_s: float) -> None:
         """Refuse new RPCs, let the others finish for at most `limit_s`, then close everything."""

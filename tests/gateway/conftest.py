@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from dataplane.waiting import eventually
+
 from examples.greet.server import Pod
 from gateway.harness import Gateway, running_gateway, running_pods
 from gateway.objects import Directory, put_greet

@@ -26,9 +26,9 @@ from typing import Any, Self
 
 import grpc
 import psutil
+from dataplane.waiting import PATIENCE_S, eventually
 from prometheus_client.parser import text_string_to_metric_families
 
-from dataplane.waiting import PATIENCE_S, eventually
 from examples.greet import server as greet_server  # its package puts the generated code on the path
 from greet import greet_pb2, greet_pb2_grpc
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-
 from dataplane.waiting import eventually
+
 from examples.greet.server import Pod
 from gateway.harness import HOST, Gateway, greet, running_gateway
 from gateway.objects import (

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-
 from dataplane.waiting import eventually
+
 from examples.greet.server import Pod
 from gateway.harness import Gateway, greet, running_gateway, running_pods, status_of, traffic
 from gateway.objects import endpoint_slice, mapping, put_greet, remove_pod

@@ -12,8 +12,8 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-
 from dataplane.waiting import PATIENCE_S, eventually
+
 from gateway.harness import HOST, Gateway, Stream, greet, running_gateway, status_of, traffic
 from gateway.objects import Directory, mapping
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-
 from dataplane.waiting import eventually
+
 from examples.greet.server import Pod
 from gateway.harness import Gateway, Stream, greet, running_pods, status_of
 from gateway.objects import Directory, endpoint_slice, mapping, put_greet, remove_pod, service

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from dataplane.waiting import PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.waiting import PATIENCE_S
 from gateway.objects import mapping
 from grpcgw.app import make_plan
 from grpcgw.config.compile import CompileOptions, compile_snapshot

@@ -1,0 +1,99 @@
+"""The gateway inside somebody else's `grpc.aio` server, in their event loop: its handler serves what theirs do not.
+
+Wires the control process's parts to a data plane without processes or ports of its own. docs/embedding.md shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from grpcgw.app import Control
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.snapshot import Snapshot
+from grpcgw.proxy.generic_handler import LoopProxy
+from grpcgw.settings import Settings
+from grpcgw.telemetry.report import WorkerReport
+from grpcgw.workers.worker import SETTLE_S, make_report
+
+
+class Gateway:
+    """An asynchronous context manager: configuration is followed and pods are connected to while it is entered."""
+
+    def __init__(self, settings: Settings) -> None:
+        """What `settings` say about data ports and workers has no meaning here; the admin port is opened."""
+        self._settings = replace(settings, port=None, tls_port=None, workers=0)
+        self._proxy = LoopProxy(settings.max_metadata_bytes, 0, settings.drain_time_s)
+
+    async def __aenter__(self) -> Self:
+        """Returns when the first complete configuration is served. Raises UserError for what the user can mend."""
+        self._control = Control(self._settings, _ThisLoop(self._proxy))
+        self._running = asyncio.create_task(self._control.run(), name="grpcgw")
+        serving = asyncio.create_task(self._control.listening(), name="grpcgw start")
+        try:
+            await asyncio.wait((self._running, serving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            serving.cancel()
+        if self._running.done():
+            await self._running  # raises why
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Refuse new RPCs, let the others finish within the drain time."""
+        self._control.shut_down()
+        await self._running
+
+    @property
+    def admin_port(self) -> int:
+        return self._control.admin_port
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For `server.add_generic_rpc_handlers`. It takes every method, so it belongs behind all others."""
+        return self._proxy.handler()
+
+
+class _ThisLoop:
+    """The data plane (`workers.supervisor.DataPlane`) in the event loop that runs everything."""
+
+    restarts = 0
+
+    def __init__(self, proxy: LoopProxy) -> None:
+        self._proxy = proxy
+        self._configured = asyncio.Event()
+        self._serving = asyncio.Event()
+        self._started_at_s = time.time()
+
+    async def run(self) -> None:
+        try:
+            await self._configured.wait()
+            await self._proxy.start(SETTLE_S)
+            self._serving.set()
+            await asyncio.Event().wait()
+        finally:
+            await self.drain(0.0)
+            await self._proxy.stop()
+
+    async def apply(self, snapshot: Snapshot) -> None:
+        self._proxy.serving.apply(snapshot, time.monotonic())
+        self._configured.set()
+
+    def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
+        self._proxy.serving.set_endpoints(cluster, endpoints, time.monotonic())
+
+    async def listening(self) -> tuple[int, ...]:
+        await self._serving.wait()
+        return ()
+
+    async def reports(self) -> tuple[WorkerReport, ...]:
+        return (make_report(0, "embedded", self._proxy.serving, self._started_at_s),)
+
+    async def drain(self, limit_s: float) -> None:
+        self._proxy.refuse()
+        await self._proxy.finish(limit_s)
