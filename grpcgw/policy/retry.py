@@ -30,6 +30,7 @@ MIN_CONCURRENT_RETRIES = 3
 
 _PUSHBACK = re.compile(r"-?(?:0|[1-9][0-9]{0,9})", re.ASCII)
 _MAX_INT32 = 2**31 - 1
+_UNAVAILABLE = 14
 
 
 class GiveUp(StrEnum):
@@ -56,6 +57,8 @@ class Failure:
     trailers: Metadata = ()
     never_reached: bool = False
     """It provably reached no pod: worth another try whatever the code."""
+    timed_out: bool = False
+    """It ran into its `per_try_timeout`. To Envoy that is a 504, which is UNAVAILABLE to gRPC."""
     committed: bool = False
     """Something of its answer was passed on, or the request is not all kept any more."""
     left_s: float | None = None
@@ -113,7 +116,7 @@ class Retries:
         """Try again after a delay, or pass the failure on. After GiveUp it is not called again."""
         if failure.committed:
             return GiveUp.COMMITTED
-        if not failure.never_reached and failure.code not in self._policy.codes:
+        if not failure.never_reached and not self._names(failure):
             return GiveUp.CODE
         if self.count >= self._policy.num_retries:
             return GiveUp.EXHAUSTED
@@ -130,6 +133,10 @@ class Retries:
         if pushback_ms is not None:
             self._backoff_step = 0  # gRFC A6: after a pod's wish the back-off begins anew
         return Retry(delay_s)
+
+    def _names(self, failure: Failure) -> bool:
+        codes = self._policy.codes
+        return failure.code in codes or (failure.timed_out and _UNAVAILABLE in codes)
 
     def close(self) -> None:
         """The RPC is over, however it ended. Again does nothing."""

@@ -154,7 +154,7 @@ class Session:
         "_request",
         "_requests",
         "_retries",
-        "_retry_waits",
+        "_retry_at_s",
         "_sending_client",
         "_sending_pod",
         "_serving",
@@ -182,7 +182,9 @@ class Session:
         self._attempt: Attempt | None = None
         self._pod_since_s = now_s
         self._try_deadline_s: float | None = None
-        self._repeated = self._retry_waits = False
+        self._repeated = False
+        self._retry_at_s: float | None = None
+        """When the try that is waited for is due; None: none is."""
         self._retries: Retries | None = None
         self._permit: Permit | None = None
         self._requests = 0
@@ -318,7 +320,7 @@ class Session:
             self._counters.one_request = False
         if self._attempt is not None:
             self._pump()
-        elif not self._retry_waits:
+        elif self._retry_at_s is None:
             self._open(now_s)
 
     def _take_first(self, message: bytes, now_s: float) -> None:
@@ -464,9 +466,8 @@ class Session:
         """What was waited for did not come along: this is a stream (or slow), go on with what is there."""
         if self.finished:
             return
-        if self._retry_waits:
-            self._retry_waits = False
-            self._open(now_s, avoid=self._pod)
+        if self._retry_at_s is not None:
+            self._open_retry(self._retry_at_s, now_s)
         elif self._attempt is None:
             self._counters.one_request = False
             self._open(now_s)
@@ -474,6 +475,13 @@ class Session:
             if self._held is not None:
                 self._counters.one_reply = False
             self._send_headers()
+
+    def _open_retry(self, due_s: float, now_s: float) -> None:
+        if now_s < due_s:  # the timer was an earlier one's, which expired while the retry's was set
+            self._call.join(due_s - now_s)
+            return
+        self._retry_at_s = None
+        self._open(now_s, avoid=self._pod)
 
     # --- the end
 
@@ -514,25 +522,37 @@ class Session:
             return False
         if self._retries is None:
             self._retries = Retries(target.retry, target.budget)
-        left_s = None if self._deadline_s is None else self._deadline_s - now_s
-        committed = self._headers_sent or bool(self._replies) or not self._replayable
-        never_reached = reason is not None and safe_to_retry(reason)
-        decided = self._retries.decide(Failure(status.code, status.trailers, never_reached, committed, left_s))
+        timed_out = self._expired(status, now_s)
+        if timed_out and self._try_deadline_s == self._deadline_s:
+            return False  # not the try's time is over, the RPC's is
+        decided = self._retries.decide(self._failure(status, reason, timed_out, now_s))
         if isinstance(decided, GiveUp):
             return False
         if self._permit is not None and self._permit.retry(waits=not target.is_connected()) is not None:
             return False
         self._serving.counters.count_retry()
         self._forget_try()
-        self._metadata = add_previous_attempts(self._metadata, self._retries.count)
-        self._retry_waits = True
+        self._metadata = add_previous_attempts(self._metadata, 1)
+        self._retry_at_s = now_s + decided.delay_s
         self._call.join(decided.delay_s)
         return True
+
+    def _failure(self, status: Status, reason: Reason | None, timed_out: bool, now_s: float) -> Failure:
+        """How a try ended, with the code that the client would get."""
+        return Failure(
+            code=status.code if reason is None else make_status(reason, "").code,
+            trailers=status.trailers,
+            never_reached=reason is not None and safe_to_retry(reason),
+            timed_out=timed_out,
+            committed=self._headers_sent or bool(self._replies) or not self._replayable,
+            left_s=None if self._deadline_s is None else self._deadline_s - now_s,
+        )
 
     def _forget_try(self) -> None:
         """Be as before the try that failed: what was kept of the request goes out again with the next."""
         self._status, self._attempt, self._pod_headers_seen = None, None, False
         self._headers = ()
+        self._try_deadline_s = self._deadline_s
         if self._requests == 1:
             self._pending = None  # it goes out with the opening
 

@@ -136,6 +136,7 @@ class FakeCall:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         self.reading = self.sending = self.joining = self.headers_sent = self.ended = False
+        self.join_delay_s = self.join_due_s = 0.0
 
     def read(self) -> None:
         assert not self.reading, "two reads from the client at a time"
@@ -169,7 +170,7 @@ class FakeCall:
 
     def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
         assert not self.ended, "a timer after the end"
-        self.joining = True
+        self.joining, self.join_delay_s, self.join_due_s = True, delay_s, self._rpc.now_s + delay_s
         self._rpc.asked.append(JOIN)
 
     def leave(self) -> None:
@@ -302,9 +303,12 @@ class Rpc:
 
     # --- time, and the gateway itself
 
-    def join_expires(self) -> list[Asked]:
+    def join_expires(self, early: bool = False) -> list[Asked]:
+        """It is time for what was waited for. `early`: an engine took a timer that was replaced just then."""
         assert self.call.joining, "nothing waits"
         self.call.joining = False
+        if not early:
+            self.now_s = max(self.now_s, self.call.join_due_s)
         self.session.on_join_expired(self.now_s)
         return self._answer()
 

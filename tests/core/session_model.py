@@ -255,7 +255,8 @@ class World:
         allowed = last.status in UNREACHED or (codes is not None and last.status.code in codes)
         assert allowed, "a try was repeated that may have reached its pod"
         assert len(self.pods) <= 2 + (0 if codes is None else RETRIES), "too many tries"
-        assert last.attempt.pod is not now.attempt.pod or len(self.gateway.pods()) == 1, "the same pod was tried again"
+        other = self.gateway.targets[0].has_other(last.attempt.pod)
+        assert last.attempt.pod is not now.attempt.pod or not other, "the same pod was tried again"
         assert not self.delivered, "repeated although the client has an answer"
         assert last.received in ([], [opened.message]), "what the last pod was sent is not sent again"
         assert not last.half_closed or opened.half_close

@@ -17,7 +17,7 @@ from grpcgw.policy.retry import (
     parse_pushback,
 )
 
-UNAVAILABLE, INTERNAL = 14, 13
+UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED = 14, 13, 4
 POLICY = RetryPolicy(frozenset({UNAVAILABLE}), num_retries=3)
 
 
@@ -35,6 +35,8 @@ def make_retries(policy: RetryPolicy = POLICY, draw: float = 0.5) -> Retries:
         (Failure(UNAVAILABLE), Retry(0.0125)),
         (Failure(INTERNAL), GiveUp.CODE),
         (Failure(INTERNAL, never_reached=True), Retry(0.0125)),
+        (Failure(DEADLINE_EXCEEDED), GiveUp.CODE),
+        (Failure(DEADLINE_EXCEEDED, timed_out=True), Retry(0.0125)),
         (Failure(UNAVAILABLE, committed=True), GiveUp.COMMITTED),
         (Failure(UNAVAILABLE, never_reached=True, committed=True), GiveUp.COMMITTED),
         (Failure(UNAVAILABLE, pushback("0")), Retry(0.0)),
