@@ -15,7 +15,7 @@ run: $(VENV)/.ready ## keep the gateway up on examples/greet (Ctrl-C ends it)
 	@$(BIN)/grpcgw run --config examples/greet --workers 1
 
 test: $(VENV)/.ready $(VENV)/.system ## all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 fuzz: $(VENV)/.ready ## the properties among the tests, each tried thousands of times (some minutes)
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis --timeout 0
@@ -31,7 +31,7 @@ imports: $(VENV)/.lint-ready ## import rules (.importlinter)
 
 check: lint types imports test ## everything CI runs
 
-bench: $(VENV)/.bench-ready $(VENV)/.system ## figures of the README, measured here
+bench: $(VENV)/.bench-ready $(VENV)/.system ## what an RPC costs, beside Envoy and others (docs/performance.md)
 	@$(BIN)/python -m bench
 
 proto: $(VENV)/.ready ## regenerate protos/greet
