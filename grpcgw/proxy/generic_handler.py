@@ -56,6 +56,8 @@ _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 """grpc.aio takes numbers as well, but UNAUTHENTICATED's for one it does not know."""
 WRITE_FAILED = "Internal error from Core"
 """grpc.aio's words for an RPC that was over before a message was written."""
+LOST_STATUS_S = 1.0
+"""How long after a write that failed the pod's own status may still come."""
 _ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError)
 """What grpc.aio raises for reading or writing on an RPC that is over; its status comes another way."""
 
@@ -162,10 +164,17 @@ class _Attempt:
         """Called for each status grpc.aio gives the RPC.
 
         A write that fails because the pod has ended the RPC gives it one too, before or after the pod's: it must be
-        read before the next replaces it, and only the pod's counts.
+        read before the next replaces it, and only the pod's counts. Once in thousands that never comes.
         """
         status = _result(self._read_status())
-        if status.details != WRITE_FAILED and not self._ended.done():
+        if status.details == WRITE_FAILED:
+            lost = Status(status.code, f"Stream removed ({WRITE_FAILED})")
+            asyncio.get_running_loop().call_later(LOST_STATUS_S, self._end, lost)
+        else:
+            self._end(status)
+
+    def _end(self, status: Status) -> None:
+        if not self._ended.done():
             self._ended.set_result(status)
 
     async def _read_status(self) -> Status:
@@ -267,6 +276,10 @@ class _Rpc:
     async def _read(self) -> None:
         try:
             message = await self._context.read()
+            if message is grpc.aio.EOF and self.attempt is not None:
+                # A half-close, or a client that is gone, which is told next: a pod must not take what is cut off for
+                # complete. The answer to a second question comes after that.
+                message = await self._context.read()
         except _ENDED:
             message = grpc.aio.EOF
         self.session.on_request_message(None if message is grpc.aio.EOF else message, time.monotonic())
