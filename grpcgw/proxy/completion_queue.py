@@ -264,12 +264,12 @@ class _Attempt:
 class _Rpc:
     """One RPC on the client's side: the session's `Call`."""
 
-    __slots__ = ("_call", "_closed", "_engine", "attempt", "lock", "session")
+    __slots__ = ("_asked_again", "_call", "_closed", "_engine", "attempt", "lock", "session")
 
     def __init__(self, engine: CompletionQueueEngine, event: Event, now_s: float) -> None:
         self._engine, self._call = engine, event.call
         self.lock = threading.Lock()
-        self._closed = False
+        self._closed = self._asked_again = False
         self.attempt: _Attempt | None = None
         details = event.call_details
         deadline_s, wall_s = details.deadline, time.time()
@@ -330,8 +330,15 @@ class _Rpc:
     # --- what grpc core reports
 
     def _on_message(self, event: Event) -> None:
+        message = event.batch_operations[0].message()
         with self.lock:
-            self.session.on_request_message(event.batch_operations[0].message(), time.monotonic())
+            if message is None and self.attempt is not None and not self._asked_again and not self._closed:
+                # No message: a half-close, or a client that is gone, of which the event is on its way. A pod must not
+                # take what is cut off for complete; the answer to a second question comes after that event.
+                self._asked_again = True
+                self.read()
+            else:
+                self.session.on_request_message(message, time.monotonic())
 
     def _on_sent(self, event: Event) -> None:
         with self.lock:
