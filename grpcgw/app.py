@@ -333,6 +333,7 @@ def make_plan(settings: Settings, port: int | None, tls_port: int | None) -> Wor
         max_metadata_bytes=settings.max_metadata_bytes,
         access_log=settings.access_log,
         access_log_sample_percent=settings.access_log_sample_percent,
+        reflection=settings.reflection,
         log_level=settings.log_level,
         self_signed=None if tls_port is None else make_self_signed(socket.gethostname(), now),
     )

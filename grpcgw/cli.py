@@ -113,6 +113,7 @@ def run(
     max_concurrent_streams: options.MaxConcurrentStreams = DEFAULTS.max_concurrent_streams,
     access_log: options.AccessLog = DEFAULTS.access_log,
     access_log_sample: options.AccessLogSample = DEFAULTS.access_log_sample_percent,
+    reflection: options.Reflection = DEFAULTS.reflection,
     log_level: options.Log = DEFAULTS.log_level,
 ) -> int:
     """Run the gateway until SIGTERM or Ctrl-C."""
@@ -133,6 +134,7 @@ def run(
         max_concurrent_streams=max_concurrent_streams,
         access_log=access_log,
         access_log_sample_percent=access_log_sample,
+        reflection=reflection,
         log_level=log_level,
     )
     return int(caller.obj(settings))

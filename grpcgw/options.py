@@ -214,4 +214,13 @@ AccessLogSample = Annotated[
         rich_help_panel=TRAFFIC,
     ),
 ]
+Reflection = Annotated[
+    bool,
+    typer.Option(
+        "--reflection",
+        envvar="GRPCGW_REFLECTION",
+        help="Answer grpc.reflection for the pods, from what they tell of themselves.",
+        rich_help_panel=TRAFFIC,
+    ),
+]
 Log = Annotated[LogLevel, typer.Option("--log-level", envvar="GRPCGW_LOG_LEVEL", help="How much to log.")]

@@ -66,6 +66,8 @@ class Settings:
     access_log: AccessLogMode = AccessLogMode.OFF
     access_log_sample_percent: float = 100.0
     """Share of the RPCs in the access log, of Mappings that do not say."""
+    reflection: bool = False
+    """Whether the gateway answers `grpc.reflection` for its pods."""
     log_level: LogLevel = LogLevel.INFO
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from grpcgw.proxy.health import HEALTH_PREFIX, HealthExchange
+from grpcgw.proxy.metadata import is_too_large
+from grpcgw.proxy.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.session import Call, Request, Session
 from grpcgw.proxy.status import Metadata, Status
@@ -29,9 +31,17 @@ class Exchange(Protocol):
 
 
 def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
-    """The gateway's own health service, unless a Mapping takes it over; everything else is forwarded."""
-    if request.path.startswith(HEALTH_PREFIX) and not serving.has_route(
-        request.path, request.authority, request.metadata
-    ):
+    """The gateway's own services, unless a Mapping takes them over; everything else is forwarded."""
+    path, index = request.path, serving.reflection
+    if path.startswith(HEALTH_PREFIX) and _is_local(serving, request):
         return HealthExchange(serving, call, request, now_s)
+    if index is not None and path in REFLECTION_PATHS and _is_local(serving, request):
+        return ReflectionExchange(serving, index, call, request, now_s)
     return Session(serving, call, request, now_s)
+
+
+def _is_local(serving: Serving, request: Request) -> bool:
+    """Not a Mapping's; nor one to be refused, which is the session's business."""
+    return not serving.has_route(request.path, request.authority, request.metadata) and not is_too_large(
+        request.metadata, serving.max_metadata_bytes
+    )

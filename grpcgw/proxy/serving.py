@@ -23,6 +23,7 @@ from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
+from grpcgw.proxy.descriptors import DescriptorIndex
 from grpcgw.proxy.status import Metadata, Reason
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable
@@ -173,6 +174,9 @@ class Target:
         """Whether some pod is connected, so that an RPC need not wait for a connection."""
         return any(pod.is_ready() for pod in self._balanced.candidates)
 
+    def can_serve(self) -> bool:
+        return any(pod.state is not PodState.FAILING for pod in self._balanced.candidates)
+
     def has_other(self, pod: Pod) -> bool:
         return any(other is not pod for other in self._balanced.candidates)
 
@@ -210,6 +214,9 @@ class RouteTargets:
         destination = self._split.pick() if value is None else self._split.pick_for(value)
         return None if destination is None else self._targets[id(destination)]
 
+    def can_serve(self) -> bool:
+        return any(target.can_serve() for target in self._targets.values())
+
 
 class Table:
     """One snapshot, ready to be looked up."""
@@ -245,6 +252,8 @@ class Serving:
         self.draining = False
         self.rpc_log: RpcLog | None = None
         """Set before the first snapshot; None: nothing is logged."""
+        self.reflection: DescriptorIndex | None = None
+        """What is known of the pods' services; None: the gateway has no reflection service."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -265,6 +274,11 @@ class Serving:
 
     def has_route(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
         return self._table.find(path, authority, metadata) is not None
+
+    def can_serve(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool | None:
+        """Whether some Mapping has a pod for `path` that is connected or may yet be; None: no Mapping matches."""
+        found = self._table.find(path, authority, metadata)
+        return None if found is None else found.can_serve()
 
     # --- when something changed
 
@@ -329,6 +343,11 @@ class Serving:
     def pods(self) -> tuple[Pod, ...]:
         with self._lock:
             return (*(pod for state in self._clusters.values() for pod in state.pool.pods()), *self._orphans)
+
+    def clusters(self) -> tuple[tuple[Cluster, tuple[Pod, ...]], ...]:
+        """The clusters in use, each with the pods that get its RPCs."""
+        with self._lock:
+            return tuple((state.cluster, tuple(state.pool.serving.values())) for state in self._clusters.values())
 
     def pod_reports(self) -> tuple[PodReport, ...]:
         return tuple(pod.report() for pod in self.pods())

@@ -34,6 +34,7 @@ class WorkerPlan:
     """Served on the TLS port while the configuration names no certificate; None: there is no TLS port."""
     access_log: AccessLogMode = AccessLogMode.OFF
     access_log_sample_percent: float = 100.0
+    reflection: bool = False
 
 
 # --- from the control process

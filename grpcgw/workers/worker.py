@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from grpcgw.config.access_log import LogFormat, LogType
 from grpcgw.config.snapshot import ServerCertificate, Snapshot
@@ -41,6 +42,9 @@ from grpcgw.workers.messages import (
     decode,
     encode,
 )
+
+if TYPE_CHECKING:
+    from grpcgw.proxy.reflection_source import DescriptorKeeper
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +95,15 @@ def make_report(worker: int, engine: str, serving: Serving, started_at_s: float)
     )
 
 
+def make_keeper(plan: WorkerPlan, serving: Serving) -> DescriptorKeeper | None:
+    if not plan.reflection:
+        return None
+    # Imported here: it loads grpc, for which the engine prepares the environment.
+    from grpcgw.proxy.reflection_source import DescriptorKeeper
+
+    return DescriptorKeeper(serving)
+
+
 class Worker:
     """Obeys messages, one at a time, in whatever thread brings them; `drain` and `stop` block."""
 
@@ -102,6 +115,7 @@ class Worker:
         self._access_log = make_access_log(plan)
         if self._access_log is not None:
             self._engine.serving.rpc_log = RpcLog(self._access_log.put, plan.access_log_sample_percent)
+        self._keeper = make_keeper(plan, self._engine.serving)
         self._started_at_s = time.time()
 
     def apply(self, snapshot: Snapshot) -> tuple[int, ...]:
@@ -113,10 +127,16 @@ class Worker:
         if not self._listening:
             self._engine.start(SETTLE_S)
             self._listening = True
+            if self._keeper is not None:
+                self._keeper.start()
+        elif self._keeper is not None:
+            self._keeper.look_again()
         return self._engine.ports()
 
     def set_endpoints(self, message: SetEndpoints) -> None:
         self._engine.serving.set_endpoints(message.cluster, message.endpoints, time.monotonic())
+        if self._keeper is not None:
+            self._keeper.look_again()
 
     def report(self) -> WorkerReport:
         report = make_report(self._number, self._engine.name, self._engine.serving, self._started_at_s)
@@ -127,6 +147,8 @@ class Worker:
         if self._listening:
             self._engine.drain(limit_s)
         self._engine.stop()
+        if self._keeper is not None:
+            self._keeper.close()
         if self._access_log is not None:
             self._access_log.close(LOG_CLOSE_S)
 

@@ -1,4 +1,4 @@
-"""The gateway's own grpc.health.v1.Health: it speaks for the gateway as a whole."""
+"""The gateway's own grpc.health.v1.Health: it speaks for the gateway as a whole, and for each service it routes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpcgw.proxy.exchange import begin_exchange
 from grpcgw.proxy.health import HEALTH_PREFIX, HealthExchange
 from grpcgw.proxy.metadata import Peer
+from grpcgw.proxy.serving import RpcLog
 from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Request, Session
 from grpcgw.proxy.status import Code, Metadata, Status
-from tests.core.gateway import Gateway, destination, route, snapshot
+from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom
+from grpcgw.telemetry.report import PodState
+from tests.core.gateway import FakeConnection, Gateway, destination, endpoints, route, snapshot
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
@@ -87,11 +90,63 @@ def test_check_says_not_serving_while_draining() -> None:
 
 
 def test_check_of_another_service_is_not_found() -> None:
-    client = HealthClient(Gateway(), "Check", "greet.GrpcService")
+    client = HealthClient(Gateway(), "Check", "other.Service")
     assert client.answers == []
     assert client.ended_with is not None
     assert client.ended_with.code == Code.NOT_FOUND
-    assert "greet.GrpcService" in client.ended_with.details
+    assert "other.Service" in client.ended_with.details
+
+
+def fail_pods(gateway: Gateway, state: PodState = PodState.FAILING) -> None:
+    for pod in gateway.pods():
+        assert isinstance(pod.connection, FakeConnection)
+        pod.connection.connectivity = state
+    gateway.refresh(0.0)
+
+
+def test_check_of_a_routed_service_says_whether_it_has_a_pod() -> None:
+    gateway = Gateway(2)
+    assert HealthClient(gateway, "Check", "greet.GrpcService").answers == [SERVING]
+    fail_pods(gateway)
+    assert HealthClient(gateway, "Check", "greet.GrpcService").answers == [NOT_SERVING]
+    fail_pods(gateway, PodState.READY)
+    assert HealthClient(gateway, "Check", "greet.GrpcService").answers == [SERVING]
+    gateway.set_endpoints("greet", endpoints(), 0.0)
+    assert HealthClient(gateway, "Check", "greet.GrpcService").answers == [NOT_SERVING]
+
+
+def test_a_routed_service_does_not_serve_while_draining() -> None:
+    gateway = Gateway()
+    gateway.draining = True
+    assert HealthClient(gateway, "Check", "greet.GrpcService").answers == [NOT_SERVING]
+
+
+def test_watch_of_a_service_follows_its_pods_and_its_mapping() -> None:
+    gateway = Gateway()
+    client = HealthClient(gateway, "Watch", "greet.GrpcService")
+    client.take()
+    gateway.set_endpoints("greet", endpoints(), 0.0)
+    client.exchange.on_sweep(0.0)
+    client.take()
+    gateway.apply(snapshot(), 0.0)
+    client.exchange.on_sweep(0.0)
+    client.take()
+    gateway.apply(snapshot(route()), 0.0)
+    gateway.set_endpoints("greet", endpoints(1), 0.0)
+    client.exchange.on_sweep(0.0)
+    assert client.answers == [SERVING, NOT_SERVING, SERVICE_UNKNOWN, SERVING]
+
+
+def test_the_access_log_has_health_checks_too() -> None:
+    gateway = Gateway()
+    records: list[RpcRecord] = []
+    gateway.rpc_log = RpcLog(records.append, 100.0)
+    HealthClient(gateway, "Check")
+    HealthClient(gateway, "Watch").exchange.on_client_closed(1.0)
+    check, watch = records
+    assert (check.path, check.mapping, check.status_from) == (f"{HEALTH_PREFIX}Check", "", StatusFrom.GATEWAY)
+    assert (check.request_messages, check.response_messages, check.response_bytes) == (1, 1, 2)
+    assert (watch.code, watch.cancelled_by, watch.duration_s) == (Code.CANCELLED, CancelledBy.CLIENT, 1.0)
 
 
 def test_a_method_that_is_not_there_is_unimplemented() -> None:

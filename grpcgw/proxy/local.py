@@ -1,0 +1,115 @@
+"""What RPCs share that the gateway answers itself, whatever the service: their end, their count, their line in the log.
+
+They ask no pod, so an engine's events of pods mean nothing here.
+"""
+
+from __future__ import annotations
+
+from grpcgw.proxy.serving import Serving
+from grpcgw.proxy.session import Call, Request
+from grpcgw.proxy.status import Code, Metadata, Status
+from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, start_tally
+
+
+class LocalExchange:
+    """Subclasses say in `answer` what becomes of a request; `start` reads the first one."""
+
+    def __init__(self, serving: Serving, call: Call, request: Request, now_s: float, counted_path: str) -> None:
+        """`counted_path`: the path as metrics may name it, however many others clients think of."""
+        self.serving, self.call, self.request = serving, call, request
+        self.sending = self.finished = False
+        self._counters = serving.counters.of("", counted_path)
+        self._tally = start_tally(serving.rpc_log.share_percent) if serving.rpc_log is not None else None
+        self._since_s = now_s
+        self._headers_sent = False
+        self._requests = self._replies = 0
+
+    def start(self, now_s: float) -> None:
+        self._counters.begin()
+        self.call.read()
+
+    def answer(self, message: bytes | None, now_s: float) -> None:
+        """The client sent `message`, or None: it half-closed."""
+        raise NotImplementedError
+
+    def send(self, message: bytes) -> None:
+        """Send an answer, and the headers before the first. Not while one is being sent."""
+        headers: Metadata | None = None if self._headers_sent else ()
+        self.sending = self._headers_sent = True
+        self._count_reply(message)
+        self.call.send(headers, message)
+
+    def finish(self, status: Status, now_s: float, message: bytes | None = None) -> None:
+        """End the RPC, perhaps with a last answer. Does nothing where it is over."""
+        if self.finished:
+            return
+        if message is not None:
+            self._count_reply(message)
+        self._record(status, StatusFrom.GATEWAY, CancelledBy.NOBODY, now_s)
+        if self.sending:
+            self.call.abort(status)
+        else:
+            self.call.finish((), message, status, self._headers_sent)
+
+    def on_request_message(self, message: bytes | None, now_s: float) -> None:
+        if self.finished:
+            return
+        if message is not None:
+            self._requests += 1
+            if self._tally is not None:
+                self._tally.request_bytes += len(message)
+        self.answer(message, now_s)
+
+    def on_client_sent(self, ok: bool, now_s: float) -> None:
+        self.sending = False
+
+    def on_client_closed(self, now_s: float) -> None:
+        if not self.finished:
+            self._record(Status(Code.CANCELLED, ""), StatusFrom.NOBODY, CancelledBy.CLIENT, now_s)
+
+    def on_drained(self, now_s: float) -> None:
+        self.finish(Status(Code.UNAVAILABLE, "the gateway's drain time is over"), now_s)
+
+    def on_defect(self, now_s: float) -> None:
+        self.finish(Status(Code.INTERNAL, "a defect in the gateway, see its log"), now_s)
+
+    def _count_reply(self, message: bytes) -> None:
+        self._replies += 1
+        if self._tally is not None:
+            self._tally.response_bytes += len(message)
+
+    def _record(self, status: Status, status_from: StatusFrom, cancelled_by: CancelledBy, now_s: float) -> None:
+        self.finished = True
+        self._counters.end(status.code, now_s - self._since_s)
+        tally, request = self._tally, self.request
+        if tally is None or self.serving.rpc_log is None:
+            return
+        deadline_s = request.deadline_s
+        self.serving.rpc_log.put(
+            RpcRecord(
+                path=request.path,
+                code=status.code,
+                status_from=status_from,
+                duration_s=now_s - self._since_s,
+                authority=request.authority,
+                peer=request.peer.address,
+                metadata=request.metadata,
+                message=status.details,
+                request_messages=self._requests,
+                request_bytes=tally.request_bytes,
+                response_messages=self._replies,
+                response_bytes=tally.response_bytes,
+                timeout_s=None if deadline_s is None else deadline_s - self._since_s,
+                deadline_left_s=None if deadline_s is None else deadline_s - now_s,
+                cancelled_by=cancelled_by,
+            )
+        )
+
+    # Nothing here is sent to a pod, and nothing waits.
+    def on_sweep(self, now_s: float) -> None: ...
+    def on_pod_sent(self, ok: bool, now_s: float) -> None: ...
+    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None: ...
+    def on_pod_message(self, message: bytes | None, now_s: float) -> None: ...
+    def on_no_more_replies(self) -> None: ...
+    def on_pod_status(self, status: Status, now_s: float) -> None: ...
+    def on_join_expired(self, now_s: float) -> None: ...

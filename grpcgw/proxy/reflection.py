@@ -1,0 +1,49 @@
+"""`grpc.reflection` v1 and v1alpha on the gateway: the pods' own answers, merged into one, served from memory."""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from grpcgw.proxy.descriptors import DescriptorIndex
+from grpcgw.proxy.local import LocalExchange
+from grpcgw.proxy.serving import Serving
+from grpcgw.proxy.session import Call, Request
+from grpcgw.proxy.status import Code, Status
+
+REFLECTION_PATHS = frozenset(
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
+)
+
+
+class ReflectionExchange(LocalExchange):
+    """One ServerReflectionInfo stream: an answer to each request, in order."""
+
+    def __init__(self, serving: Serving, index: DescriptorIndex, call: Call, request: Request, now_s: float) -> None:
+        super().__init__(serving, call, request, now_s, request.path)
+        self._index = index
+        self._half_closed = False
+
+    def answer(self, message: bytes | None, now_s: float) -> None:
+        if message is None:
+            self._half_closed = True
+            if not self.sending:
+                self.finish(Status(Code.OK, ""), now_s)
+            return
+        try:
+            answer = self._index.answer(message, self._is_routed)
+        except DecodeError:
+            self.finish(Status(Code.INVALID_ARGUMENT, "the request is no ServerReflectionRequest"), now_s)
+            return
+        self.send(answer)
+
+    def _is_routed(self, service: str) -> bool:
+        return self.serving.has_route(f"/{service}/", self.request.authority, self.request.metadata)
+
+    def on_client_sent(self, ok: bool, now_s: float) -> None:
+        super().on_client_sent(ok, now_s)
+        if self.finished or not ok:
+            return
+        if self._half_closed:
+            self.finish(Status(Code.OK, ""), now_s)
+        else:
+            self.call.read()
