@@ -7,5 +7,5 @@ import os
 from hypothesis import settings
 
 settings.register_profile("suite", max_examples=100, stateful_step_count=25, deadline=None, print_blob=True)
-settings.register_profile("fuzz", max_examples=5_000, deadline=None, print_blob=True)
+settings.register_profile("fuzz", max_examples=2_000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
