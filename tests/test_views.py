@@ -11,6 +11,7 @@ from admin_states import (
     NOW_S,
     empty_state,
     greet_state,
+    make_destination,
     make_method,
     make_route,
     make_worker,
@@ -22,8 +23,17 @@ from hypothesis import strategies as st
 
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics
 from grpcgw.admin.humanize import format_age, format_count, format_duration, format_latency
-from grpcgw.admin.views import Health, PodView, health_of, not_ready_reason, view_gateway
+from grpcgw.admin.views import Health, PodView, describe_host, health_of, not_ready_reason, view_gateway
 from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.policies import (
+    CircuitBreaker,
+    HeaderMatch,
+    HostKind,
+    HostMatch,
+    OutlierDetection,
+    Priority,
+    RetryPolicy,
+)
 from grpcgw.telemetry.report import PodReport, PodState
 
 
@@ -192,6 +202,7 @@ def test_pods_are_listed_by_cluster_with_address_state_and_counters() -> None:
         "failures": 0,
         "latency_mean_ms": pytest.approx(0.84),
         "last_error": "",
+        "note": "",
     }
 
 
@@ -272,3 +283,61 @@ def test_merging_keeps_totals_and_bounds_whatever_the_workers_say(reports: list[
     assert sum(pod.states.values()) == len(reports)
     assert pod.latency_mean_ms == pytest.approx(1.5 if pod.finished else 0.0)
     assert cluster.success_share is None or 0 <= cluster.success_share <= 1
+
+
+def test_why_a_pod_gets_no_rpcs_is_told_by_the_worker_that_leaves_it_out() -> None:
+    note = "ejected for 12 s more: 5 failures in a row"
+    state = greet_state()
+    first, second = state.workers[0].pods
+    workers = (make_worker(0, (first, second), ()), make_worker(1, (first, replace(second, note=note)), ()))
+    pods = render_diagnostics(view_gateway(replace(state, workers=workers)))["pods"][GREET]
+    assert [pod["note"] for pod in pods] == ["", note]
+
+
+def test_what_a_route_asks_of_an_rpc_besides_its_path_is_shown() -> None:
+    state = greet_state()
+    route = replace(
+        state.snapshot.routes[0],
+        host=HostMatch(HostKind.SUFFIX, ".example.com"),
+        headers=(HeaderMatch("x-beta"), HeaderMatch("x-tier", "gold"), HeaderMatch("x-id", regex="[0-9]+")),
+    )
+    view = view_gateway(replace(state, snapshot=replace(state.snapshot, routes=(route,))))
+    (shown,) = render_diagnostics(view)["route_info"]
+    assert (shown["host"], shown["key"]) == ("*.example.com", "http://*.example.com/greet.GrpcService/")
+    assert shown["headers"] == [
+        {"name": "x-beta", "value": None, "regex": False},
+        {"name": "x-tier", "value": "gold", "regex": False},
+        {"name": "x-id", "value": "[0-9]+", "regex": True},
+    ]
+    conditions = view.routes[0].conditions
+    assert conditions == ("host *.example.com", "x-beta present", "x-tier = gold", "x-id ~ [0-9]+")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "shown"),
+    [
+        (HostKind.EXACT, "a.example", "a.example"),
+        (HostKind.PREFIX, "a.", "a.*"),
+        (HostKind.REGEX, "a[0-9]", "~a[0-9]"),
+    ],
+)
+def test_a_host_is_shown_as_a_mapping_writes_it(kind: HostKind, value: str, shown: str) -> None:
+    assert describe_host(HostMatch(kind, value)) == shown
+
+
+def test_what_a_mapping_does_about_bad_pods_is_shown() -> None:
+    destination = make_destination(
+        "grpcserver",
+        GREET,
+        retry=RetryPolicy(frozenset({14, 10}), num_retries=2, per_try_timeout_ms=500),
+        circuit_breakers=(CircuitBreaker(max_requests=100), CircuitBreaker(Priority.HIGH, max_requests=5)),
+        outlier_detection=OutlierDetection(),
+    )
+    state = greet_state()
+    snapshot = replace(state.snapshot, routes=(make_route("/greet.GrpcService/", destination),))
+    (shown,) = render_diagnostics(view_gateway(replace(state, snapshot=snapshot)))["route_info"]
+    assert shown["clusters"][0]["policies"] == [
+        "up to 2 retries on ABORTED, UNAVAILABLE, 500 ms each",
+        "max_requests 100",
+        "ejects a pod after 5 failures in a row",
+    ]

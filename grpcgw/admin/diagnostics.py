@@ -94,18 +94,29 @@ def _route_info(view: GatewayView) -> list[Json]:
 def _route(view: RouteView) -> Json:
     first = view.destinations[0].destination
     return {
-        "key": f"http://*{view.route.match.value}",
+        "key": f"http://{view.host}{view.route.match.value}",
         "prefix": view.route.match.value,
         "match": str(view.route.match.kind),
         "rewrite": first.rewrite or "",
         "method": "*",
-        "headers": [],
-        "host": "*",
+        "headers": _headers(view),
+        "host": view.host,
         "precedence": view.route.precedence,
         "clusters": [_route_cluster(destination) for destination in view.destinations],
         "_group_id": view.key,
         "_source": first.where,
     }
+
+
+def _headers(view: RouteView) -> list[Json]:
+    return [
+        {
+            "name": header.name,
+            "value": header.exact if header.regex is None else header.regex,
+            "regex": bool(header.regex),
+        }
+        for header in view.route.headers
+    ]
 
 
 def _route_cluster(view: DestinationView) -> Json:
@@ -124,6 +135,7 @@ def _route_cluster(view: DestinationView) -> Json:
         "timeout_ms": destination.timeout_ms,
         "idle_timeout_ms": destination.idle_timeout_ms,
         "load_balancer": {"policy": destination.load_balancer.policy},
+        "policies": list(view.policies),
         "rpcs": view.traffic.finished,
         "rpcs_in_flight": view.traffic.in_flight,
         "rpcs_by_status": {status_name(code): count for code, count in sorted(view.traffic.codes.items())},
@@ -204,8 +216,8 @@ def _groups(view: GatewayView) -> Json:
             "prefix": route.route.match.value,
             "precedence": route.route.precedence,
             "grpc": True,
-            "headers": [],
-            "host": "*",
+            "headers": _headers(route),
+            "host": route.host,
             "location": route.destinations[0].destination.where,
             "mappings": [
                 {
@@ -247,6 +259,7 @@ def _pod(pod: PodView) -> Json:
         "failures": pod.failures,
         "latency_mean_ms": pod.latency_mean_ms,
         "last_error": pod.last_error,
+        "note": pod.note,
     }
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from grpcgw.admin.state import GatewayState
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.objects import Problem, Severity
+from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch
 from grpcgw.config.snapshot import Cluster, Destination, Route
+from grpcgw.telemetry.codes import status_name
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, WorkerReport
 
 NO_MAPPING = "other"
@@ -48,6 +50,8 @@ class PodView:
     failures: int = 0
     latency_mean_ms: float = 0.0
     last_error: str = ""
+    note: str = ""
+    """Why it gets no RPCs from workers that see it connected."""
 
     @property
     def state(self) -> str:
@@ -124,6 +128,11 @@ class DestinationView:
     traffic: MethodView
     methods: tuple[MethodView, ...]
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """What the Mapping does about failing and overloaded pods, each in a few words."""
+        return tuple(_describe_policies(self.destination))
+
 
 @dataclass(frozen=True, slots=True)
 class RouteView:
@@ -131,6 +140,17 @@ class RouteView:
     """Stable over reloads while the match and its Mappings stay the same."""
     route: Route
     destinations: tuple[DestinationView, ...]
+
+    @property
+    def host(self) -> str:
+        """As a Mapping would write it."""
+        return "*" if self.route.host is None else describe_host(self.route.host)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What else than its path an RPC must have, in words."""
+        host = () if self.route.host is None else (f"host {self.host}",)
+        return (*host, *map(_describe_header, self.route.headers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +187,42 @@ def health_of(success_share: float | None) -> Health:
     if success_share < 0.7:
         return Health.RED
     return Health.YELLOW if success_share < 0.9 else Health.GREEN
+
+
+def describe_host(host: HostMatch) -> str:
+    match host.kind:
+        case HostKind.EXACT:
+            return host.value
+        case HostKind.SUFFIX:
+            return f"*{host.value}"
+        case HostKind.PREFIX:
+            return f"{host.value}*"
+        case HostKind.REGEX:
+            return f"~{host.value}"
+
+
+def _describe_header(header: HeaderMatch) -> str:
+    if header.regex is not None:
+        return f"{header.name} ~ {header.regex}"
+    return f"{header.name} present" if header.exact is None else f"{header.name} = {header.exact}"
+
+
+def _describe_policies(destination: Destination) -> Iterator[str]:
+    retry, outliers = destination.retry, destination.outlier_detection
+    if retry is not None:
+        codes = ", ".join(map(status_name, sorted(retry.codes))) or "what never reached a pod"
+        within = f", {retry.per_try_timeout_ms} ms each" if retry.per_try_timeout_ms else ""
+        yield f"up to {retry.num_retries} retries on {codes}{within}"
+    for breaker in destination.circuit_breakers:
+        if breaker.priority is destination.priority:
+            limits = {
+                limit: getattr(breaker, limit) for limit in ("max_requests", "max_pending_requests", "max_retries")
+            }
+            yield from (f"{limit} {value}" for limit, value in limits.items() if value is not None)
+    if outliers is not None and outliers.consecutive_failures is not None:
+        yield f"ejects a pod after {outliers.consecutive_failures} failures in a row"
+    if outliers is not None and outliers.success_rate_stdev_factor is not None:
+        yield "ejects pods by success rate"
 
 
 def not_ready_reason(state: GatewayState) -> str:
@@ -233,6 +289,7 @@ def _merge_pod(cluster: str, address: str, name: str, reports: list[PodReport]) 
         failures=sum(report.failures for report in reports),
         latency_mean_ms=latency_ms / finished if finished else 0.0,
         last_error=next((report.last_error for report in worst if report.last_error), ""),
+        note=next((report.note for report in worst if report.note), ""),
     )
 
 

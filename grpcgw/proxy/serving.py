@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from grpcgw.balancer.base import Balancer, Outcome, Picker
 from grpcgw.balancer.catalogue import make_balancer
@@ -61,7 +62,7 @@ class Balancing:
 class Balanced:
     """One way to balance over one cluster: the policy, the picker in force, and the pods it leaves out."""
 
-    __slots__ = ("_all", "balancer", "candidates", "outliers", "picker")
+    __slots__ = ("__weakref__", "_all", "balancer", "candidates", "outliers", "picker")
 
     def __init__(self, balancing: Balancing, seed: int) -> None:
         self.balancer: Balancer = make_balancer(balancing.load_balancer, seed)
@@ -89,6 +90,10 @@ class Balanced:
             self.outliers.sweep(now_s)
         self.picker = self.balancer.refresh(now_s) or self.picker
 
+    def explain(self, pod: Pod, now_s: float) -> str:
+        """Why `pod` is left out although it may be connected; empty: it is not."""
+        return "" if self.outliers is None else self.outliers.explain(pod, now_s)
+
 
 class ClusterState:
     """A cluster while some Mapping uses it: its pods and the balancers over them."""
@@ -99,13 +104,18 @@ class ClusterState:
         self.cluster = cluster
         self.pool = Pool()
         self.endpoints: EndpointSet | None = None
-        self.balanced: dict[Balancing, Balanced] = {}
+        self.balanced: WeakValueDictionary[Balancing, Balanced] = WeakValueDictionary()
+        """While a Target has it: one of the snapshot in force, or of an RPC that began under an earlier one."""
 
     def publish(self) -> None:
         pods = tuple(self.pool.serving.values())
         connected = usable(pods)
         for balanced in self.balanced.values():
             balanced.update(pods, connected)
+
+    def explain(self, pod: Pod, now_s: float) -> str:
+        """Why Mappings leave out `pod`."""
+        return "; ".join(sorted({balanced.explain(pod, now_s) for balanced in self.balanced.values()} - {""}))
 
 
 class Target:
@@ -245,6 +255,7 @@ class Serving:
         self._clusters: dict[str, ClusterState] = {}
         self._endpoints: dict[str, EndpointSet] = {}
         self._orphans: dict[Pod, float] = {}
+        self._refreshed_at_s = 0.0
         self._table = Table(EMPTY_SNAPSHOT, {})
         self._breakers = Breakers()
         self._budgets: dict[str, RetryBudget] = {}
@@ -321,6 +332,7 @@ class Serving:
     def refresh(self, now_s: float) -> tuple[Pod, ...]:
         """Look at every connection's state and publish what changed; returns the pods whose connections to close."""
         with self._lock:
+            self._refreshed_at_s = now_s
             for state in self._clusters.values():
                 if state.cluster.connection.max_lifetime_ms is not None:
                     state.pool.renew(self._opener(state.cluster, now_s), now_s)
@@ -350,7 +362,10 @@ class Serving:
             return tuple((state.cluster, tuple(state.pool.serving.values())) for state in self._clusters.values())
 
     def pod_reports(self) -> tuple[PodReport, ...]:
-        return tuple(pod.report() for pod in self.pods())
+        with self._lock:
+            now_s = self._refreshed_at_s
+            notes = {pod: state.explain(pod, now_s) for state in self._clusters.values() for pod in state.pool.pods()}
+        return tuple(pod.report(notes.get(pod, "")) for pod in self.pods())
 
     def _bind(self, route: Route) -> RouteTargets:
         return RouteTargets(route, tuple(self._target(route, destination) for destination in route.destinations))

@@ -14,7 +14,7 @@ def leave_behind(last: WorkerReport) -> WorkerReport:
         last,
         pid=0,
         methods=tuple(replace(method, in_flight=0) for method in last.methods),
-        pods=tuple(replace(pod, in_flight=0, state=PodState.IDLE) for pod in last.pods),
+        pods=tuple(replace(pod, in_flight=0, state=PodState.IDLE, note="") for pod in last.pods),
     )
 
 

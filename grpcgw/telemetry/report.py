@@ -51,6 +51,8 @@ class PodReport:
     latency_mean_ms: float
     """Mean over all finished RPCs; 0.0 before the first."""
     last_error: str = ""
+    note: str = ""
+    """Why the pod gets no RPCs although it is connected, for the operator; empty: it gets its share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,9 +90,17 @@ class Pod:
                 self.failures += 1
                 self.last_error = error
 
-    def report(self) -> PodReport:
+    def report(self, note: str = "") -> PodReport:
         mean_ms = 1000 * self.latency_sum_s / self.finished if self.finished else 0.0
         state = PodState.DRAINING if self.draining else self.state
         return PodReport(
-            self.cluster, str(self.endpoint), state, self.in_flight, self.total, self.failures, mean_ms, self.last_error
+            self.cluster,
+            str(self.endpoint),
+            state,
+            self.in_flight,
+            self.total,
+            self.failures,
+            mean_ms,
+            self.last_error,
+            note,
         )

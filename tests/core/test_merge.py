@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,9 +108,11 @@ def test_a_pod_nothing_was_sent_to_has_no_mean() -> None:
 
 
 def test_what_ran_in_a_dead_worker_runs_no_more() -> None:
-    last = worker([method_report("a", {}, in_flight=7), method_report("b", {0: 1}, in_flight=1)], [pod_report("p", 3)])
+    ejected = replace(pod_report("p", 3), note="ejected for 9 s more: 5 failures in a row")
+    last = worker([method_report("a", {}, in_flight=7), method_report("b", {0: 1}, in_flight=1)], [ejected])
     former = leave_behind(last)
-    assert (former.pid, former.pods[0].total, former.pods[0].state) == (0, 3, PodState.IDLE)
+    (pod,) = former.pods
+    assert (former.pid, pod.total, pod.state, pod.note) == (0, 3, PodState.IDLE, "")
     carried = carry_on(worker([method_report("a", {}, in_flight=2)]), former)
     assert {method.method: method.in_flight for method in carried.methods} == {"a": 2, "b": 0}
 

@@ -328,3 +328,39 @@ def test_an_outcome_reaches_the_balancer_of_the_mapping() -> None:
     first = running.pick(None)
     assert first is not None
     assert running.done(first, Outcome(14, True, 0.1), 0.0) is False
+
+
+def end_with_failures(serving: Serving, host_number: int, count: int) -> None:
+    failed = Outcome(14, True, 0.1)
+    found = target(serving)
+    pod = next(pod for pod in serving.pods() if host(pod) == host_number)
+    for _ in range(count):
+        if found.done(pod, failed, 0.0):
+            serving.republish(pod)
+
+
+def test_a_pod_that_is_left_out_says_why_and_for_how_long() -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route(destination(outlier_detection=OutlierDetection()))), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    end_with_failures(serving, 1, 5)
+    assert {host(pick(serving)) for _ in range(4)} == {2}
+    serving.refresh(18.0)
+    assert [report.note for report in serving.pod_reports()] == ["ejected for 12 s more: 5 failures in a row", ""]
+    serving.refresh(31.0)
+    assert [report.note for report in serving.pod_reports()] == ["", ""]
+    assert {host(pick(serving)) for _ in range(4)} == {1, 2}
+
+
+def test_ways_to_balance_that_no_mapping_asks_for_any_more_are_forgotten() -> None:
+    """Not while an RPC that began with one may still pick by it."""
+    serving = serving_greet(1, 2)
+    before = target(serving)
+    for failures in range(1, 20):
+        changed = destination(outlier_detection=OutlierDetection(consecutive_failures=failures))
+        serving.apply(snapshot(route(changed), version=str(failures)), 0.0)
+    (state,) = serving._clusters.values()  # nothing else tells
+    assert len(state.balanced) == 2
+    serving.set_endpoints("greet", endpoints(2), 0.0)
+    assert host(before.pick(None)) == 2
