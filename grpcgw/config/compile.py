@@ -13,7 +13,7 @@ from datetime import datetime
 from grpcgw.config.access_log import InvalidLogFormat, LogFormat, parse_log_format
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
-from grpcgw.config.groups import Serving, choose_mappings, group_mappings
+from grpcgw.config.groups import Groups, Serving, choose_mappings
 from grpcgw.config.hosts import Host, compile_hosts, order_policies
 from grpcgw.config.listeners import compile_listeners
 from grpcgw.config.mapping_settings import NO_SETTINGS, Settings, compile_defaults
@@ -82,8 +82,8 @@ def compile_snapshot(
         regex_max_size=module.config.regex_max_size or DEFAULT_MAX_SIZE,
     )
     reader = MappingReader(context, reuse)
-    serving = choose_mappings(configuration.of("Mapping"), reader.read, generations)
-    snapshot = _make_snapshot(serving, reader, ports, module.access_log)
+    serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)
+    snapshot = _make_snapshot(serving, groups, reader, ports, module.access_log)
     problems = sorted(generations.problems, key=_object_order)
     return Compiled(snapshot, tuple(problems), generations.last_good, reader.finish())
 
@@ -212,8 +212,10 @@ def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | No
         return None
 
 
-def _make_snapshot(serving: Serving, reader: MappingReader, ports: _Ports, access_log: LogFormat | None) -> Snapshot:
-    made = [reader.make_route(group, members) for group, members in group_mappings(serving).items()]
+def _make_snapshot(
+    serving: Serving, groups: Groups, reader: MappingReader, ports: _Ports, access_log: LogFormat | None
+) -> Snapshot:
+    made = [reader.make_route(group, members) for group, members in groups.items()]
     digests = {id(one.route): one.digest for one in made}
     routes = order_routes(one.route for one in made if one.route is not None)
     clusters: dict[str, Cluster] = {}
@@ -225,7 +227,7 @@ def _make_snapshot(serving: Serving, reader: MappingReader, ports: _Ports, acces
     version = hash_content(
         [
             *(digests[id(route)] for route in routes),
-            *(digest(clusters[name]) for name in sorted(clusters)),
+            *(reader.digest_cluster(clusters[name]) for name in sorted(clusters)),
             digest((others.certificates, others.listeners, others.hosts, access_log)),
         ]
     )

@@ -13,7 +13,7 @@ from grpcgw.config.grouping import Candidate, GroupKey, make_route
 from grpcgw.config.mappings import CompiledMapping, MappingContext, compile_mapping
 from grpcgw.config.objects import KubeObject, Problem
 from grpcgw.config.parse import Findings
-from grpcgw.config.snapshot import Route
+from grpcgw.config.snapshot import Cluster, Route
 from grpcgw.config.version import digest
 
 
@@ -40,6 +40,8 @@ class Reuse:
     context: MappingContext | None = None
     mappings: Mapping[int, _ReadMapping] = field(default_factory=dict)
     routes: Mapping[GroupKey, MadeRoute] = field(default_factory=dict)
+    clusters: Mapping[str, tuple[Cluster, bytes]] = field(default_factory=dict)
+    """With their digests."""
 
 
 NOTHING_TO_REUSE = Reuse()
@@ -51,9 +53,10 @@ class MappingReader:
     def __init__(self, context: MappingContext, earlier: Reuse) -> None:
         self._context = context
         self._earlier = earlier.mappings if earlier.context == context else {}
-        self._earlier_routes = earlier.routes
+        self._earlier_routes, self._earlier_clusters = earlier.routes, earlier.clusters
         self._read: dict[int, _ReadMapping] = {}
         self._made: dict[GroupKey, MadeRoute] = {}
+        self._clusters: dict[str, tuple[Cluster, bytes]] = {}
 
     def read(self, obj: KubeObject, findings: Findings) -> CompiledMapping | None:
         """As `compile_mapping`."""
@@ -75,8 +78,15 @@ class MappingReader:
         self._made[group] = made
         return made
 
+    def digest_cluster(self, cluster: Cluster) -> bytes:
+        known = self._earlier_clusters.get(cluster.name)
+        if known is None or known[0] is not cluster:
+            known = (cluster, digest(cluster))
+        self._clusters[cluster.name] = known
+        return known[1]
+
     def finish(self) -> Reuse:
-        return Reuse(self._context, self._read, self._made)
+        return Reuse(self._context, self._read, self._made, self._clusters)
 
 
 def _are_same(some: Sequence[Candidate], others: Sequence[Candidate]) -> bool:

@@ -27,6 +27,8 @@ def hash_content(digests: Iterable[bytes]) -> str:
 
 def _write(value: object) -> str:
     """A text that equal values share and others do not. Fields that are as by default are not written: most are."""
+    if value is None or type(value) in (str, int):
+        return repr(value)
     names = _names(type(value))
     if names:
         parts = [
