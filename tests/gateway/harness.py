@@ -255,16 +255,24 @@ class Traffic:
     faults: list[str] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self, clients: int, open_channel: Callable[[], grpc.Channel], reconnect: bool) -> None:
+        for _ in range(clients):
+            self._threads.append(threading.Thread(target=self._run, args=(open_channel, reconnect)))
+            self._threads[-1].start()
 
     @property
     def calls(self) -> int:
         return sum(self.answers.values()) + len(self.faults)
 
     def end(self) -> None:
-        """No new RPCs from now on."""
+        """No new RPC from now on; returns when the last one has its answer, so that pods may be stopped then."""
         self._over.set()
+        for thread in self._threads:
+            thread.join()
 
-    def run(self, open_channel: Callable[[], grpc.Channel], reconnect: bool) -> None:
+    def _run(self, open_channel: Callable[[], grpc.Channel], reconnect: bool) -> None:
         while not self._over.is_set():
             with open_channel() as channel:
                 while not self._over.is_set():
@@ -287,13 +295,9 @@ class Traffic:
 def traffic(gateway: Gateway, clients: int = 4, reconnect: bool = False) -> Iterator[Traffic]:
     """`clients` threads, each on a connection of its own (`reconnect`: a new one for each RPC)."""
     running = Traffic()
-    threads = [threading.Thread(target=running.run, args=(gateway.channel, reconnect)) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
     try:
+        running.start(clients, gateway.channel, reconnect)
         eventually(lambda: running.calls >= 2 * clients, "traffic flows")
         yield running
     finally:
         running.end()
-        for thread in threads:
-            thread.join()
