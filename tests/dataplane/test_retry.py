@@ -122,7 +122,7 @@ def test_all_pods_dead_is_one_unavailable(lab: Lab) -> None:
         answer = client.call("Unary")
         assert (answer.status, answer.header("x-grpcgw-reason")) == (UNAVAILABLE, "connect-failed")
         assert answer.trailers_only
-    assert gateway.codes("Unary") == {UNAVAILABLE: 3}
+    eventually(lambda: gateway.codes("Unary") == {UNAVAILABLE: 3})
 
 
 def test_second_message_makes_a_call_unrepeatable(lab: Lab) -> None:
