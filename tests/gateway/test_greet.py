@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from dataplane.waiting import eventually
+
 from gateway.harness import HOST, Gateway, greet, running_gateway, running_pods
 from gateway.objects import Directory, put_greet
 from greet import greet_pb2, greet_pb2_grpc
