@@ -109,16 +109,20 @@ _CORE_TEXTS: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
     )
 )
 _TOO_LARGE = "Stream removed (received metadata size exceeds"
+_NEVER_HANDLED = (Code.CANCELLED, "CANCELLED")
+"""What a server on grpc core answers to an RPC that no handler has taken when it shuts down (grpc issue 41785)."""
 _CORE_CODES = frozenset({Code.UNAVAILABLE, Code.UNKNOWN, Code.INTERNAL})
 
 
 def core_reason(code: int, details: str, trailers: Metadata) -> Reason | None:
-    """Why grpc core ended a call that the pod gave no status for; None for a status that the pod sent.
+    """Why grpc core, here or in the pod, ended a call that nobody gave a status for; None for a status of the pod's.
 
     Core marks neither, so its texts are recognised. A pod's status with trailing metadata is always the pod's.
     """
     if code == Code.RESOURCE_EXHAUSTED and not trailers and details.startswith(_TOO_LARGE):
         return Reason.METADATA_TOO_LARGE
+    if (code, details) == _NEVER_HANDLED and not trailers:
+        return Reason.STREAM_REFUSED
     if code not in _CORE_CODES or trailers:
         return None
     return next((reason for pattern, reason in _CORE_TEXTS if pattern.match(details)), None)

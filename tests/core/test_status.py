@@ -59,6 +59,7 @@ def test_no_cause_is_unknown_or_ok(reason: Reason) -> None:
         (Code.UNAVAILABLE, "recvmsg:Connection reset by peer", Reason.CONNECTION_LOST),
         (Code.UNAVAILABLE, "keepalive watchdog timeout", Reason.CONNECTION_LOST),
         (Code.UNAVAILABLE, "ping timeout", Reason.CONNECTION_LOST),
+        (Code.CANCELLED, "CANCELLED", Reason.STREAM_REFUSED),
         (Code.UNKNOWN, "Stream removed (something new)", Reason.BAD_RESPONSE),
         (Code.UNKNOWN, "No status received", Reason.BAD_RESPONSE),
         (Code.UNKNOWN, "Received http2 header with status: 404", Reason.BAD_RESPONSE),
@@ -70,8 +71,9 @@ def test_what_grpc_core_says_is_recognised(code: Code, details: str, reason: Rea
     assert core_reason(code, details, ()) is reason
 
 
-def test_the_same_words_with_trailers_are_a_pods() -> None:
-    assert core_reason(Code.UNAVAILABLE, "Socket closed", (("k", "v"),)) is None
+@pytest.mark.parametrize(("code", "details"), [(Code.UNAVAILABLE, "Socket closed"), (Code.CANCELLED, "CANCELLED")])
+def test_the_same_words_with_trailers_are_a_pods(code: Code, details: str) -> None:
+    assert core_reason(code, details, (("k", "v"),)) is None
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code not in (2, 13, 14)])

@@ -67,6 +67,22 @@ def test_refused_stream_goes_to_another_pod_with_all_its_messages_once(lab: Lab,
     assert request_ids(refusing) <= request_ids(willing), "to both pods it is the same RPC"
 
 
+def test_call_that_a_pod_shuts_down_under_before_a_handler_takes_it_goes_to_another_pod(lab: Lab) -> None:
+    """What a server on grpc core answers then: https://github.com/grpc/grpc/issues/41785."""
+    ending, pod = lab.scripted_pod(lambda stream: stream.end_at_once(1, "CANCELLED")), lab.pod("a")
+    gateway = lab.gateway(ending, pod)
+    call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
+    assert [call(b"%d" % number) for number in range(8)] == [b"a:%d" % number for number in range(8)]
+    assert 1 <= len(ending.streams) == retries(gateway)
+
+
+def test_call_that_a_handler_cancelled_is_not_repeated(lab: Lab) -> None:
+    pods = [lab.scripted_pod(lambda stream: stream.end_at_once(1, "by the handler")) for _ in range(2)]
+    answer = lab.raw_client(lab.gateway(*pods)).call("Unary")
+    assert (answer.status, answer.message, answer.header("x-grpcgw-reason")) == (1, "by the handler", None)
+    assert asked(*pods) == 1
+
+
 def test_refused_connection_goes_to_another_pod(lab: Lab) -> None:
     gone, pod = lab.scripted_pod(), lab.pod("a")
     gone.stop()
