@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
+import os
 import signal
 import socket
 import time
@@ -20,6 +21,7 @@ from grpcgw.certificates import make_self_signed
 from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.config.reuse import NOTHING_TO_REUSE, Reuse
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, Snapshot
 from grpcgw.discovery.catalogue import RESOLVERS
 from grpcgw.discovery.directory import DirectorySource
@@ -82,6 +84,7 @@ class Control:
         self._stop_wanted = asyncio.Event()
         self._changed = asyncio.Event()
         self._last_good: Mapping[ObjectKey, KubeObject] = {}
+        self._reuse: Reuse = NOTHING_TO_REUSE
         self._snapshot: Snapshot = EMPTY_SNAPSHOT
         self._problems: tuple[Problem, ...] = ()
         self._compile_ms = 0.0
@@ -190,16 +193,18 @@ class Control:
             ambassador_id=self._settings.ambassador_id,
             ambassador_namespace=self._settings.ambassador_namespace,
             now=datetime.datetime.now(datetime.UTC),
+            environment=os.environ,
         )
         # In a thread: thousands of Mappings take seconds, and pods come and go meanwhile.
-        compiled = await asyncio.to_thread(compile_snapshot, list(self._store.objects()), self._last_good, options)
+        objects = list(self._store.objects())
+        compiled = await asyncio.to_thread(compile_snapshot, objects, self._last_good, options, self._reuse)
         self._compile_ms = 1000 * (time.perf_counter() - began_s)
         await self._take(compiled)
 
     async def _take(self, compiled: Compiled) -> None:
         if self._status_writer is not None:
             self._status_writer.report(compiled)
-        self._last_good = compiled.last_good
+        self._last_good, self._reuse = compiled.last_good, compiled.reuse
         self._errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
         for problem in compiled.problems:
             if problem not in self._problems:
