@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from grpcgw.certificates import make_self_signed
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.policies import ConsulAgent
+from grpcgw.config.policies import Addressing, ConsulAgent
 from grpcgw.config.snapshot import Cluster, ResolverKind, ServiceRef
 from grpcgw.discovery.consul import (
     ConsulResolver,
@@ -504,6 +504,17 @@ def test_an_instance_without_ip_address_or_port_is_left_out_by_name(service: dic
     found = read_instances([{"Service": service}, good])
     assert found.endpoints == (Endpoint("10.0.0.1", 1),)
     assert f"a ({service['Address']}:{service['Port']})" in found.error
+
+
+def test_only_instances_with_an_address_of_an_enabled_family_are_used() -> None:
+    addresses = ("fd00::1", "10.0.0.1")
+    instances: list[object] = [{"Service": {"ID": ip, "Address": ip, "Port": 1}} for ip in addresses]
+    assert shown(read_instances(instances, Addressing(ipv6=False))) == ["10.0.0.1:1"]
+    assert shown(read_instances(instances, Addressing(ipv4=False))) == ["[fd00::1]:1"]
+    found = read_instances(instances[1:], Addressing(ipv4=False))
+    assert found == EndpointSet(
+        error="Consul has passing instances, but none with an IPv6 address, and enable_ipv4 is false"
+    )
 
 
 def test_credentials_are_those_of_consul_s_own_tools() -> None:

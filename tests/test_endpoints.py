@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
+from grpcgw.config.policies import Addressing
 from grpcgw.config.snapshot import Cluster, ResolverKind, ServiceRef
 from grpcgw.discovery.endpoints import EndpointsResolver, endpoints_of
 from grpcgw.discovery.store import ObjectStore
@@ -182,9 +184,78 @@ def test_a_dual_stack_service_has_each_pod_once_by_its_first_family() -> None:
     assert shown(endpoints_of(SERVICE, service, slices, None)) == ["[fd00::1]:8000"]
 
 
+@pytest.mark.parametrize(
+    ("addressing", "addresses"),
+    [
+        (Addressing(ipv6=False), ["10.0.0.1:8000"]),
+        (Addressing(ipv4=False), ["[fd00::1]:8000"]),
+        (Addressing(), ["10.0.0.1:8000", "[fd00::1]:8000"]),
+    ],
+)
+def test_only_pods_with_an_address_of_an_enabled_family_are_used(addressing: Addressing, addresses: list[str]) -> None:
+    slices = [a_slice(["fd00::1"], name="six", family="IPv6"), a_slice(["10.0.0.1"], name="four")]
+    assert shown(endpoints_of(SERVICE, a_service(), slices, None, addressing)) == addresses
+    endpoints = an_endpoints(a_subset("fd00::1", "10.0.0.1"))
+    assert shown(endpoints_of(SERVICE, a_service(), [], endpoints, addressing)) == addresses
+
+
+def test_a_dual_stack_service_has_each_pod_by_its_first_enabled_family() -> None:
+    slices = [a_slice(["fd00::1"], name="six", family="IPv6"), a_slice(["10.0.0.1"], name="four")]
+    service = a_service(ipFamilies=["IPv6", "IPv4"])
+    assert shown(endpoints_of(SERVICE, service, slices, None, Addressing(ipv6=False))) == ["10.0.0.1:8000"]
+
+
+def test_pods_of_a_disabled_family_alone_are_an_error_that_names_the_field() -> None:
+    found = endpoints_of(SERVICE, a_service(), [a_slice(["10.0.0.1"])], None, Addressing(ipv4=False))
+    assert found.endpoints == ()
+    assert found.error.endswith("has ready pods, but none with an IPv6 address, and enable_ipv4 is false")
+
+
+def hinted(address: str, *zones: str, zone: str = "", name: str = "hinted") -> KubeObject:
+    """A slice of one pod that is meant for `zones`."""
+    hints = {"forZones": [{"name": zone} for zone in zones]}
+    endpoints: list[object] = [{"addresses": [address], "hints": hints, "zone": zone}]
+    labels = {"kubernetes.io/service-name": "grpcserver"}
+    body: dict[str, object] = {"metadata": {"labels": labels}, "endpoints": endpoints, "ports": [{"port": 8000}]}
+    return an_object("EndpointSlice", body, name)
+
+
+def test_zones_and_zone_hints_are_read() -> None:
+    slices = [hinted("10.0.0.2", "west", "east", zone="west", name="b"), hinted("10.0.0.1", "east", name="a")]
+    found = endpoints_of(SERVICE, a_service(), slices, None)
+    assert [endpoint.zone for endpoint in found.endpoints] == ["", "west"]
+    assert found.zone_hints == (frozenset({"east"}), frozenset({"west", "east"}))
+
+
+def test_hints_that_a_pod_lacks_are_no_hints() -> None:
+    slices = [hinted("10.0.0.1", "east"), a_slice(["10.0.0.2"])]
+    assert endpoints_of(SERVICE, a_service(), slices, None).zone_hints == ()
+
+
+def test_new_hints_are_published_and_the_endpoints_stay_what_they_were() -> None:
+    store = ObjectStore()
+    store.replace("p", [a_service(), hinted("10.0.0.1", "east")])
+    _, published = watched(store)
+    store.apply("p", hinted("10.0.0.1", "west"))
+    assert [found.zone_hints for found in published] == [(frozenset({"east"}),), (frozenset({"west"}),)]
+    assert published[0].endpoints == published[1].endpoints
+
+
+def test_clusters_of_one_service_have_the_families_they_enable() -> None:
+    store = ObjectStore()
+    six, four = a_slice(["fd00::1"], name="six", family="IPv6"), a_slice(["10.0.0.1"], name="four")
+    store.replace("p", [a_service(), six, four])
+    resolver, published = watched(store)
+    narrowed: list[EndpointSet] = []
+    resolver.watch(replace(cluster_of(SERVICE), addressing=Addressing(ipv6=False)), narrowed.append)
+    store.apply("p", a_slice(["10.0.0.2"], name="four"))
+    assert shown(published[-1]) == ["10.0.0.2:8000", "[fd00::1]:8000"]
+    assert [shown(found) for found in narrowed] == [["10.0.0.1:8000"], ["10.0.0.2:8000"]]
+
+
 FIELDS = (
     "spec ports port name protocol addressType endpoints addresses conditions ready targetRef subsets ip zone "
-    "ipFamilies metadata labels"
+    "ipFamilies metadata labels hints forZones"
 )
 odd = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 70_000) | st.sampled_from(["", "grpc", "10.0.0.1", "::1", "IPv4", "x"]),

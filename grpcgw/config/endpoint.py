@@ -30,3 +30,8 @@ class EndpointSet:
 
     endpoints: tuple[Endpoint, ...] = ()
     error: str = ""
+    zone_hints: tuple[frozenset[str], ...] = ()
+    """Of each endpoint, in their order, the zones it is meant for; empty unless every one has such a hint.
+
+    Beside the endpoints, not in them: new hints are news, but the pods are the same.
+    """

@@ -22,8 +22,9 @@ from urllib.parse import quote
 import aiohttp
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.policies import ConsulAgent
+from grpcgw.config.policies import DEFAULT_ADDRESSING, Addressing, ConsulAgent
 from grpcgw.config.snapshot import Cluster
+from grpcgw.discovery.families import explain_disabled, is_enabled
 from grpcgw.discovery.following import Followers, Watch
 from grpcgw.discovery.resolver import Publish
 from grpcgw.discovery.watch import Backoff
@@ -110,7 +111,7 @@ class ConsulResolver:
         while True:
             try:
                 answer = await self._client.ask(agent, name, index)
-                watch.offer(read_instances(answer.instances))
+                watch.offer(read_instances(answer.instances, watch.cluster.addressing))
                 index = next_index(index, answer.index)
                 retry.reset()
                 await asyncio.sleep(self._pace.pause_s)
@@ -224,7 +225,7 @@ def next_index(before: int, header: str) -> int:
     return after if after >= max(before, 1) else 0
 
 
-def read_instances(instances: list[object]) -> EndpointSet:
+def read_instances(instances: list[object], addressing: Addressing = DEFAULT_ADDRESSING) -> EndpointSet:
     """The endpoints in an answer of `/v1/health/service`; an error beside them names instances that cannot be used."""
     found: dict[Endpoint, Endpoint] = {}
     unusable: list[str] = []
@@ -234,7 +235,10 @@ def read_instances(instances: list[object]) -> EndpointSet:
     error = ""
     if unusable:
         error = f"Consul's {', '.join(sorted(unusable))} left out: an instance needs an IP address and a port"
-    return EndpointSet(tuple(sorted(found)), error)
+    enabled = tuple(endpoint for endpoint in sorted(found) if is_enabled(endpoint.address, addressing))
+    if found and not enabled and not error:
+        error = explain_disabled("Consul has passing instances", addressing)
+    return EndpointSet(enabled, error)
 
 
 def _read_instance(instance: object, unusable: list[str]) -> Iterator[Endpoint]:

@@ -1,72 +1,92 @@
-"""KubernetesServiceResolver: all addresses of a host name, looked up again and again while it is watched.
+"""KubernetesServiceResolver: the addresses of a host name, looked up again and again while it is watched.
 
-Owns the lookups and their pace; knows nothing of the store. A failed lookup keeps the addresses known before.
+Owns when names are looked up, and which addresses of an answer are used; how is `lookup`'s business. Knows nothing of
+the store. A failed lookup keeps the addresses known before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.snapshot import Cluster, ServiceRef
+from grpcgw.discovery.families import explain_disabled, is_enabled
 from grpcgw.discovery.following import Followers, Watch
+from grpcgw.discovery.lookup import Lookup, LookupFailed, SystemLookup, TtlLookup
 from grpcgw.discovery.resolver import Publish
-
-Lookup = Callable[[str], Awaitable[Iterable[str]]]
-"""All IPv4 and IPv6 addresses of a host name, in any order; OSError or UnicodeError if there are none."""
 
 INTERVAL_S = 5.0
 MAX_BACKOFF_S = 60.0
 JITTER = 0.1
 """Pauses vary by this share, so that gateways that started together do not ask together."""
-MAX_LOOKUPS = 4
-"""Lookups at a time: each holds a thread of the loop's pool, for long where name servers do not answer."""
 
 
 class DnsResolver:
-    """Resolver by name. Watches made before `run` wait for it. `lookup` is replaced in tests only."""
+    """Resolver by name. Watches made before `run` wait for it. The lookups are replaced in tests only."""
 
-    def __init__(self, *, interval_s: float = INTERVAL_S, lookup: Lookup | None = None) -> None:
+    def __init__(
+        self, *, interval_s: float = INTERVAL_S, lookup: Lookup | None = None, ttl_lookup: Lookup | None = None
+    ) -> None:
         self._interval_s = interval_s
-        self._lookup = lookup or look_up
-        self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
+        self._lookup = lookup or SystemLookup()
+        self._ttl_lookup = ttl_lookup or TtlLookup()
         self._followers = Followers(self._follow)
 
     async def run(self) -> None:
         """Look names up until cancelled."""
-        await self._followers.run()
+        try:
+            await self._followers.run()
+        finally:
+            await self._lookup.aclose()
+            await self._ttl_lookup.aclose()
 
     def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:
         watch = Watch(cluster, publish)
         address = _literal_address(hostname_of(cluster.service))
         if address:
-            watch.offer(EndpointSet((Endpoint(address, cluster.service.port),)))
+            watch.offer(make_set((address,), watch))
             return lambda: None
         return self._followers.add(watch)
 
     async def _follow(self, watch: Watch) -> None:
-        hostname, port = hostname_of(watch.cluster.service), watch.cluster.service.port
-        failures = 0
+        hostname, addressing = hostname_of(watch.cluster.service), watch.cluster.addressing
+        lookup = self._ttl_lookup if addressing.respect_dns_ttl else self._lookup
+        failures, pause_s = 0, self._interval_s
         while True:
             try:
-                async with self._lookups:
-                    addresses = set(await self._lookup(hostname))
-                failures = 0
-                watch.offer(EndpointSet(tuple(sorted(Endpoint(address, port) for address in addresses))))
-            except (OSError, UnicodeError) as error:
+                answer = await lookup.ask(hostname, addressing)
+                watch.offer(make_set(answer.addresses, watch))
+                failures, pause_s = 0, answer.ttl_s or self._interval_s
+            except LookupFailed as error:
                 failures += 1
                 watch.fail(_explain(hostname, error))
-            await asyncio.sleep(pause_s(self._interval_s, failures, random.random()))
+                pause_s = self._interval_s
+            await asyncio.sleep(vary_pause_s(pause_s, failures, random.random()))
 
 
-def pause_s(interval_s: float, failures: int, chance: float) -> float:
+def make_set(addresses: Sequence[str], watch: Watch) -> EndpointSet:
+    """What an answer, in its order, means for a cluster."""
+    addressing, service = watch.cluster.addressing, watch.cluster.service
+    enabled = [address for address in addresses if is_enabled(address, addressing)]
+    if addresses and not enabled:
+        return EndpointSet(error=explain_disabled(f"{hostname_of(service)} has addresses", addressing))
+    found = [Endpoint(address, service.port) for address in enabled]
+    known = watch.last.endpoints if watch.last is not None else ()
+    return EndpointSet(choose_one(found, known) if addressing.logical_dns else tuple(sorted(set(found))))
+
+
+def choose_one(found: Sequence[Endpoint], known: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    """`logical_dns`: the first of an answer. The one `known` stays while answers have it, as they come in any order."""
+    return tuple([endpoint for endpoint in known if endpoint in found] or found)[:1]
+
+
+def vary_pause_s(pause_s: float, failures: int, chance: float) -> float:
     """Seconds until the next lookup after `failures` in a row: doubled by each after the first; `chance` is 0 to 1."""
-    backoff_s = interval_s * 2.0 ** min(max(failures - 1, 0), 30)
-    return min(backoff_s, max(MAX_BACKOFF_S, interval_s)) * (1 + JITTER * (2 * chance - 1))
+    backoff_s = pause_s * 2.0 ** min(max(failures - 1, 0), 30)
+    return min(backoff_s, max(MAX_BACKOFF_S, pause_s)) * (1 + JITTER * (2 * chance - 1))
 
 
 def hostname_of(service: ServiceRef) -> str:
@@ -77,13 +97,6 @@ def hostname_of(service: ServiceRef) -> str:
     return written
 
 
-async def look_up(hostname: str) -> set[str]:
-    """Ask the system's resolver; families this machine has no address of are left out (AI_ADDRCONFIG)."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(hostname, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return {str(address[0]) for *_, address in found}
-
-
 def _literal_address(hostname: str) -> str:
     try:
         return str(ip_address(hostname))
@@ -91,9 +104,8 @@ def _literal_address(hostname: str) -> str:
         return ""
 
 
-def _explain(hostname: str, error: OSError | UnicodeError) -> str:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+def _explain(hostname: str, error: LookupFailed) -> str:
     return (
-        f"cannot look up {hostname}: {reason}; correct the Mapping's service, or name a KubernetesEndpointResolver "
+        f"cannot look up {hostname}: {error}; correct the Mapping's service, or name a KubernetesEndpointResolver "
         "to take the pods from the Service's endpoints"
     )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey
+from grpcgw.config.policies import DEFAULT_ADDRESSING, Addressing
 from grpcgw.config.snapshot import Cluster, ServiceRef
+from grpcgw.discovery.families import explain_disabled, is_enabled
 from grpcgw.discovery.resolver import Publish
 from grpcgw.discovery.store import ObjectStore
 
@@ -51,6 +53,7 @@ def endpoints_of(
     service_object: KubeObject | None,
     slices: Iterable[KubeObject],
     endpoints_object: KubeObject | None,
+    addressing: Addressing = DEFAULT_ADDRESSING,
 ) -> EndpointSet:
     """The ready pods behind `service`: of all its `slices` if there is one, else of all subsets of the Endpoints.
 
@@ -69,9 +72,29 @@ def endpoints_of(
     if port is None:
         return EndpointSet(error=f"Service {label} has no TCP port {service.port}; it has {_describe_ports(spec)}")
     given = sorted(slices, key=lambda found: found.key)
-    groups = _slice_groups(given, _families(spec)) if given else _subset_groups(endpoints_object)
+    families = _families(spec, addressing)
+    every = tuple(_slice_groups(given, families) if given else _subset_groups(endpoints_object))
+    groups = tuple(group.enabled(addressing) for group in every)
+    found = _merge(port, groups)
     unusable = [found.key.name for found in given if _address_type(found) not in _IP_TYPES]
-    return _merge(label, port, list(groups), unusable)
+    if unusable:
+        error = f"EndpointSlice {', '.join(unusable)} of Service {label} is left out: its addresses are no IP addresses"
+        return replace(found, error=error)
+    if found.endpoints or not any(group.pods for group in every):
+        return found
+    has = f"Service {label} has ready pods"
+    if not any(group.pods for group in groups):
+        return EndpointSet(error=explain_disabled(has, addressing))
+    return EndpointSet(error=f"{has}, but none with a TCP {port}")
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadyPod:
+    address: str
+    name: str
+    zone: str = ""
+    for_zones: frozenset[str] = frozenset()
+    """The zones it is meant for; empty: no hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +102,23 @@ class _Group:
     """Ready pods that share their ports: one EndpointSlice, or one subset of Endpoints."""
 
     ports: object
-    pods: tuple[tuple[str, str, str], ...]
-    """Address, pod name, zone."""
+    pods: tuple[_ReadyPod, ...]
+
+    def enabled(self, addressing: Addressing) -> _Group:
+        """With the pods whose address is of an enabled family."""
+        return _Group(self.ports, tuple(pod for pod in self.pods if is_enabled(pod.address, addressing)))
 
 
-def _merge(label: str, port: ServicePort, groups: list[_Group], unusable: list[str]) -> EndpointSet:
-    found: dict[Endpoint, Endpoint] = {}
+def _merge(port: ServicePort, groups: Iterable[_Group]) -> EndpointSet:
+    found: dict[Endpoint, tuple[Endpoint, frozenset[str]]] = {}
     for group in groups:
         number = port.pod_port(group.ports)
-        for address, name, zone in group.pods if number is not None else ():
-            endpoint = Endpoint(address, number or 0, name, zone)
-            found.setdefault(endpoint, endpoint)
-    error = ""
-    if unusable:
-        error = f"EndpointSlice {', '.join(unusable)} of Service {label} is left out: its addresses are no IP addresses"
-    elif not found and any(group.pods for group in groups):
-        error = f"Service {label} has ready pods, but none with a TCP {port}"
-    return EndpointSet(tuple(sorted(found)), error)
+        for pod in group.pods if number is not None else ():
+            endpoint = Endpoint(pod.address, number or 0, pod.name, pod.zone)
+            found.setdefault(endpoint, (endpoint, pod.for_zones))
+    chosen = [found[endpoint] for endpoint in sorted(found)]
+    hints = tuple(for_zones for _, for_zones in chosen)
+    return EndpointSet(tuple(endpoint for endpoint, _ in chosen), zone_hints=hints if all(hints) else ())
 
 
 def _find_port(number: int, spec: Mapping[str, object]) -> ServicePort | None:
@@ -112,10 +135,13 @@ def _describe_ports(spec: Mapping[str, object]) -> str:
     return ", ".join(f"{port.get('port')} ({_text(port.get('name')) or 'unnamed'})" for port in ports) or "none"
 
 
-def _families(spec: Mapping[str, object]) -> tuple[object, ...]:
-    """The address types to use. A dual-stack Service has each pod in slices of both: its first family is taken."""
+def _families(spec: Mapping[str, object], addressing: Addressing) -> tuple[object, ...]:
+    """The address types to look at. A dual-stack Service has each pod in slices of both: the first enabled is taken."""
     families = _list(spec.get("ipFamilies"))
-    return tuple(families[:1]) if len(families) > 1 else _IP_TYPES
+    if len(families) < 2:
+        return _IP_TYPES
+    enabled = {"IPv4": addressing.ipv4, "IPv6": addressing.ipv6}
+    return tuple([family for family in families if enabled.get(_text(family))][:1])
 
 
 def _slice_groups(slices: Iterable[KubeObject], families: tuple[object, ...]) -> Iterator[_Group]:
@@ -123,7 +149,7 @@ def _slice_groups(slices: Iterable[KubeObject], families: tuple[object, ...]) ->
         if _address_type(found) in families:
             ready = (item for item in _mappings(found.body.get("endpoints")) if _is_ready(item))
             pods = (
-                (address, _pod_name(item), _text(item.get("zone")))
+                _ReadyPod(address, _pod_name(item), _text(item.get("zone")), _zones(item.get("hints")))
                 for item in ready
                 for address in _addresses(item.get("addresses"))
             )
@@ -135,7 +161,7 @@ def _subset_groups(endpoints_object: KubeObject | None) -> Iterator[_Group]:
     body = endpoints_object.body if endpoints_object is not None else {}
     for subset in _mappings(body.get("subsets")):
         pods = (
-            (address, _pod_name(item), "")
+            _ReadyPod(address, _pod_name(item))
             for item in _mappings(subset.get("addresses"))
             for address in _addresses([item.get("ip")])
         )
@@ -151,6 +177,12 @@ def _is_ready(endpoint: Mapping[str, object]) -> bool:
 def _address_type(found: KubeObject) -> object:
     """IPv4, IPv6, or FQDN, which is no address to connect to; hand-written slices may leave it out."""
     return found.body.get("addressType", "IPv4")
+
+
+def _zones(hints: object) -> frozenset[str]:
+    """The zones that `hints.forZones` of an EndpointSlice's endpoint names."""
+    named = (_text(zone.get("name")) for zone in _mappings(_mapping(hints).get("forZones")))
+    return frozenset(name for name in named if name)
 
 
 def _pod_name(item: Mapping[str, object]) -> str:
@@ -190,6 +222,7 @@ def _text(value: object) -> str:
 @dataclass(slots=True, eq=False)
 class _Watch:
     service: ServiceRef
+    addressing: Addressing
     publish: Publish
     last: EndpointSet | None = None
     ended: bool = False
@@ -222,9 +255,9 @@ class EndpointsResolver:
     def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:
         service = cluster.service
         name = (service.namespace, service.name)
-        watch = _Watch(service, publish)
+        watch = _Watch(service, cluster.addressing, publish)
         self._watches.setdefault(name, []).append(watch)
-        watch.offer(self._endpoints_of(service))
+        watch.offer(self._endpoints_of(service, cluster.addressing))
 
         def end() -> None:
             if not watch.ended:
@@ -249,11 +282,12 @@ class EndpointsResolver:
             self._publish(name)
 
     def _publish(self, name: ServiceName) -> None:
-        computed: dict[ServiceRef, EndpointSet] = {}
+        computed: dict[tuple[ServiceRef, Addressing], EndpointSet] = {}
         for watch in tuple(self._watches.get(name, ())):
-            if watch.service not in computed:
-                computed[watch.service] = self._endpoints_of(watch.service)
-            watch.offer(computed[watch.service])
+            wanted = (watch.service, watch.addressing)
+            if wanted not in computed:
+                computed[wanted] = self._endpoints_of(*wanted)
+            watch.offer(computed[wanted])
 
     def _index_slice(self, key: ObjectKey) -> set[ServiceName]:
         """Note which Service the slice belongs to now; returns that one and the one it belonged to before."""
@@ -269,13 +303,14 @@ class EndpointsResolver:
             self._slices.setdefault(after, {})[key] = found
         return {name for name in (before, after) if name is not None}
 
-    def _endpoints_of(self, service: ServiceRef) -> EndpointSet:
+    def _endpoints_of(self, service: ServiceRef, addressing: Addressing) -> EndpointSet:
         namespace, name = service.namespace, service.name
         return endpoints_of(
             service,
             self._store.get(ObjectKey("Service", namespace, name)),
             self._slices.get((namespace, name), {}).values(),
             self._store.get(ObjectKey("Endpoints", namespace, name)),
+            addressing,
         )
 
 
