@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from grpcgw.balancer.base import Balancer, Outcome, Picker
 from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.hashing import make_key
+from grpcgw.balancer.zones import ZoneHints, prefer_zone
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.policies import ConnectionSettings, LoadBalancer, OutlierDetection
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Route, Snapshot
@@ -62,9 +63,11 @@ class Balancing:
 class Balanced:
     """One way to balance over one cluster: the policy, the picker in force, and the pods it leaves out."""
 
-    __slots__ = ("__weakref__", "_all", "balancer", "candidates", "outliers", "picker")
+    __slots__ = ("__weakref__", "_all", "_zone", "balancer", "candidates", "outliers", "picker")
 
-    def __init__(self, balancing: Balancing, seed: int) -> None:
+    def __init__(self, balancing: Balancing, seed: int, zone: str) -> None:
+        """`zone`: the gateway's own; empty: unknown."""
+        self._zone = zone if balancing.load_balancer.prefer_same_zone else ""
         self.balancer: Balancer = make_balancer(balancing.load_balancer, seed)
         settings = balancing.outlier_detection
         self.outliers = None if settings is None else OutlierDetector(settings)
@@ -72,7 +75,7 @@ class Balanced:
         self.candidates: tuple[Pod, ...] = ()
         self.picker: Picker = self.balancer.update(())
 
-    def update(self, pods: tuple[Pod, ...], connected: tuple[Pod, ...]) -> None:
+    def update(self, pods: tuple[Pod, ...], connected: tuple[Pod, ...], hints: ZoneHints) -> None:
         """`pods` are the cluster's, `connected` those of them that are usable."""
         outliers = self.outliers
         if outliers is not None:
@@ -80,6 +83,8 @@ class Balanced:
                 self._all = pods
                 outliers.set_pods(pods)
             connected = tuple(pod for pod in connected if not outliers.is_ejected(pod)) or connected
+        if self._zone:
+            connected = prefer_zone(connected, hints, self._zone)
         if connected != self.candidates:
             self.candidates = connected
             self.picker = self.balancer.update(connected)
@@ -98,12 +103,13 @@ class Balanced:
 class ClusterState:
     """A cluster while some Mapping uses it: its pods and the balancers over them."""
 
-    __slots__ = ("balanced", "cluster", "endpoints", "pool")
+    __slots__ = ("balanced", "cluster", "endpoints", "hints", "pool")
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.pool = Pool()
         self.endpoints: EndpointSet | None = None
+        self.hints: ZoneHints = {}
         self.balanced: WeakValueDictionary[Balancing, Balanced] = WeakValueDictionary()
         """While a Target has it: one of the snapshot in force, or of an RPC that began under an earlier one."""
 
@@ -111,10 +117,12 @@ class ClusterState:
         pods = tuple(self.pool.serving.values())
         connected = usable(pods)
         for balanced in self.balanced.values():
-            balanced.update(pods, connected)
+            balanced.update(pods, connected, self.hints)
 
     def explain(self, pod: Pod, now_s: float) -> str:
         """Why Mappings leave out `pod`."""
+        if self.pool.arriving.get(pod.endpoint) is pod:
+            return "connecting anew; the connection before it serves meanwhile"
         return "; ".join(sorted({balanced.explain(pod, now_s) for balanced in self.balanced.values()} - {""}))
 
 
@@ -263,6 +271,8 @@ class Serving:
         self.draining = False
         self.rpc_log: RpcLog | None = None
         """Set before the first snapshot; None: nothing is logged."""
+        self.zone = ""
+        """Where the gateway runs, for `prefer_same_zone`. Set before the first snapshot; empty: unknown."""
         self.reflection: DescriptorIndex | None = None
         """What is known of the pods' services; None: the gateway has no reflection service."""
 
@@ -298,7 +308,7 @@ class Serving:
         with self._lock:
             self._drop_clusters(snapshot, now_s)
             for name, cluster in snapshot.clusters.items():
-                self._clusters.setdefault(name, ClusterState(cluster)).cluster = cluster
+                self._keep_cluster(name, cluster, now_s)
             destinations = [destination for route in snapshot.routes for destination in route.destinations]
             self._breakers.replace(destinations)
             self._budgets = {d.label: self._budgets.get(d.label) or RetryBudget() for d in destinations}
@@ -338,6 +348,7 @@ class Serving:
                     state.pool.renew(self._opener(state.cluster, now_s), now_s)
                 for pod in state.pool.serving.values():
                     pod.state = pod.connection.state()
+                state.pool.take_over()
                 for balanced in state.balanced.values():
                     balanced.refresh(now_s)
                 state.publish()
@@ -375,7 +386,7 @@ class Serving:
         balancing = Balancing(destination.load_balancer, destination.outlier_detection)
         balanced = state.balanced.get(balancing)
         if balanced is None:
-            balanced = state.balanced[balancing] = Balanced(balancing, self._seed)
+            balanced = state.balanced[balancing] = Balanced(balancing, self._seed, self.zone)
         breaker, budget = self._breakers.of(destination), self._budgets[destination.label]
         return Target(route, destination, state, balanced, breaker, budget, self._log_percent(destination))
 
@@ -389,6 +400,7 @@ class Serving:
         state, endpoints = self._clusters[name], self._endpoints.get(name)
         if endpoints is not None and endpoints != state.endpoints:
             state.endpoints = endpoints
+            state.hints = dict(zip(endpoints.endpoints, endpoints.zone_hints, strict=False))  # there may be none
             opener = self._opener(state.cluster, now_s)
             state.pool.replace(endpoints.endpoints, opener, now_s + self._drain_time_s)
         state.publish()
@@ -405,6 +417,15 @@ class Serving:
             return Pod(cluster.name, endpoint, connection, settings.idle_timeout_ms is not None, expires_at_s)
 
         return open_pod
+
+    def _keep_cluster(self, name: str, cluster: Cluster, now_s: float) -> None:
+        state = self._clusters.get(name)
+        if state is None:
+            self._clusters[name] = ClusterState(cluster)
+            return
+        before, state.cluster = state.cluster, cluster
+        if before.connection != cluster.connection:
+            state.pool.reconnect(self._opener(cluster, now_s))
 
     def _drop_clusters(self, snapshot: Snapshot, now_s: float) -> None:
         for name in [name for name in self._clusters if name not in snapshot.clusters]:

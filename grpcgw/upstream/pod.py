@@ -70,7 +70,6 @@ class Pod:
 
     def carry_on(self, former: Pod) -> None:
         """Count on from `former`, whose place on the same endpoint this pod takes."""
-        self.state = former.state
         self.total, self.finished, self.failures = former.total, former.finished, former.failures
         self.latency_sum_s, self.last_error = former.latency_sum_s, former.last_error
 

@@ -20,6 +20,8 @@ class Pool:
     """`serving` are the pods of the last endpoint set, in its order; `leaving` those that left and still have RPCs."""
 
     serving: dict[Endpoint, Pod] = field(default_factory=dict)
+    arriving: dict[Endpoint, Pod] = field(default_factory=dict)
+    """New connections to pods of `serving`, each to take the place of the one there once it stands (`take_over`)."""
     leaving: dict[Pod, float] = field(default_factory=dict)
     """Pod → monotonic time at which its remaining RPCs are cancelled."""
 
@@ -34,18 +36,42 @@ class Pool:
         self.serving = {endpoint: before.get(endpoint) or open_pod(endpoint) for endpoint in endpoints}
         left = tuple(pod for endpoint, pod in before.items() if endpoint not in self.serving)
         for pod in left:
-            pod.draining = True
-            self.leaving[pod] = drain_until_s
+            self._retire(pod)
+        for endpoint in self.arriving.keys() - self.serving.keys():
+            self._retire(self.arriving.pop(endpoint))
+        for pod, limit_s in self.leaving.items():
+            if pod.endpoint not in self.serving:
+                self.leaving[pod] = min(limit_s, drain_until_s)
         return left
 
     def renew(self, open_pod: Callable[[Endpoint], Pod], now_s: float) -> None:
-        """Open a new connection in the place of each that has reached its age; the old one ends with its last RPC."""
-        for endpoint, pod in tuple(self.serving.items()):
-            if now_s >= pod.expires_at_s:
-                self.serving[endpoint] = open_pod(endpoint)
-                self.serving[endpoint].carry_on(pod)
-                pod.draining = True
-                self.leaving[pod] = math.inf
+        """Begin to connect anew to each pod whose connection has reached its age."""
+        for endpoint, pod in self.serving.items():
+            if now_s >= pod.expires_at_s and endpoint not in self.arriving:
+                self.arriving[endpoint] = open_pod(endpoint)
+
+    def reconnect(self, open_pod: Callable[[Endpoint], Pod]) -> None:
+        """Begin to connect anew to every pod: what its connection is made with has changed."""
+        for pod in self.arriving.values():
+            self._retire(pod)
+        self.arriving = {endpoint: open_pod(endpoint) for endpoint in self.serving}
+
+    def take_over(self) -> None:
+        """Put each new connection that stands in the place of the old one, which ends with its last RPC.
+
+        One that does not stand waits, and the old one goes on serving; unless that is lost too.
+        """
+        for endpoint, pod in tuple(self.arriving.items()):
+            pod.state = pod.connection.state()
+            former = self.serving[endpoint]
+            if pod.state is PodState.READY or not former.is_ready():
+                pod.carry_on(former)
+                self.serving[endpoint] = self.arriving.pop(endpoint)
+                self._retire(former)
+
+    def _retire(self, pod: Pod) -> None:
+        pod.draining = True
+        self.leaving[pod] = math.inf
 
     def finished(self, now_s: float) -> tuple[Pod, ...]:
         """Take out the leaving pods that are to be closed now: without RPCs, or at their drain limit."""
@@ -55,7 +81,7 @@ class Pool:
         return over
 
     def pods(self) -> Iterable[Pod]:
-        return (*self.serving.values(), *self.leaving)
+        return (*self.serving.values(), *self.arriving.values(), *self.leaving)
 
 
 def usable(pods: Iterable[Pod]) -> tuple[Pod, ...]:

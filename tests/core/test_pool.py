@@ -98,6 +98,76 @@ def test_a_pod_that_comes_back_is_a_new_one() -> None:
     assert list(pool.pods()) == [second, first]
 
 
+def renewed(pool: Pool, state: PodState) -> Pod:
+    """The new connection to the only pod, once `take_over` saw it in `state`."""
+    pool.reconnect(open_pod)
+    (arriving,) = pool.arriving.values()
+    assert isinstance(arriving.connection, FakeConnection)
+    arriving.connection.connectivity = state
+    pool.take_over()
+    return arriving
+
+
+def serving_one() -> tuple[Pool, Pod]:
+    pool = Pool()
+    replace(pool, 1)
+    (pod,) = pool.serving.values()
+    pod.state = PodState.READY
+    return pool, pod
+
+
+def test_a_new_connection_that_stands_takes_over_and_the_old_one_ends_with_its_last_rpc() -> None:
+    pool, old = serving_one()
+    old.begin()
+    new = renewed(pool, PodState.READY)
+    assert list(pool.serving.values()) == [new]
+    assert (new.total, old.draining) == (1, True)
+    assert pool.finished(1e9) == ()
+    old.end(1.0, "")
+    assert pool.finished(0.0) == (old,)
+
+
+@pytest.mark.parametrize("state", [PodState.IDLE, PodState.CONNECTING, PodState.FAILING])
+def test_a_new_connection_that_does_not_stand_leaves_the_old_one_serving(state: PodState) -> None:
+    pool, old = serving_one()
+    new = renewed(pool, state)
+    assert list(pool.serving.values()) == [old]
+    assert list(pool.pods()) == [old, new]
+    old.state = PodState.CONNECTING
+    pool.take_over()
+    assert list(pool.serving.values()) == [new], "there is nothing to keep any more"
+
+
+def test_a_change_during_a_renewal_begins_it_again() -> None:
+    pool, old = serving_one()
+    first = renewed(pool, PodState.CONNECTING)
+    second = renewed(pool, PodState.READY)
+    assert list(pool.serving.values()) == [second]
+    assert set(pool.finished(0.0)) == {first, old}
+
+
+def test_a_pod_that_leaves_during_a_renewal_takes_all_its_connections_along() -> None:
+    pool, old = serving_one()
+    old.begin()
+    new = renewed(pool, PodState.READY)
+    new.begin()
+    newest = renewed(pool, PodState.CONNECTING)
+    replace(pool, drain_until_s=30.0)
+    assert pool.finished(0.0) == (newest,)
+    assert set(pool.finished(30.0)) == {old, new}
+
+
+def test_a_connection_of_full_age_is_renewed_once() -> None:
+    pool, old = serving_one()
+    old.expires_at_s = 5.0
+    for now_s in (4.9, 5.0, 5.1):
+        pool.renew(open_pod, now_s)
+        assert len(pool.arriving) == (now_s >= 5.0)
+    (new,) = pool.arriving.values()
+    pool.take_over()
+    assert list(pool.pods()) == [new, old]
+
+
 @pytest.mark.parametrize(
     ("states", "expected"),
     [

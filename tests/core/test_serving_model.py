@@ -3,6 +3,8 @@ exactly once in the end, and turns stay fair in between."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -25,6 +27,7 @@ class ServingModel(RuleBasedStateMachine):
         self.now_s = 0.0
         self.versions = 0
         self.mapped: set[str] = set()
+        self.connections_to = dict.fromkeys(CLUSTERS, DEFAULT_CONNECTION)
         self.hosts: dict[str, list[int]] = {}
         self.running: list[Pod] = []
 
@@ -39,10 +42,19 @@ class ServingModel(RuleBasedStateMachine):
     def snapshot_changes(self, mapped: set[str]) -> None:
         self.versions += 1
         routes = [route(destination(cluster=name), prefix=f"/{name}/") for name in sorted(mapped)]
-        self.serving.apply(snapshot(*routes, version=str(self.versions)), self.now_s)
+        wanted = snapshot(*routes, version=str(self.versions))
+        clusters = {
+            name: replace(cluster, connection=self.connections_to[name]) for name, cluster in wanted.clusters.items()
+        }
+        self.serving.apply(replace(wanted, clusters=clusters), self.now_s)
         for name in self.mapped - mapped:
             self.hosts.pop(name, None)  # discovery tells again when it is wanted again
         self.mapped = mapped
+
+    @rule(name=st.sampled_from(CLUSTERS), connect_timeout_ms=st.sampled_from((1_000, 2_000)))
+    def connection_settings_change(self, name: str, connect_timeout_ms: int) -> None:
+        self.connections_to[name] = ConnectionSettings(connect_timeout_ms=connect_timeout_ms)
+        self.snapshot_changes(self.mapped)
 
     @rule(name=st.sampled_from(CLUSTERS), hosts=HOSTS)
     def pods_change(self, name: str, hosts: list[int]) -> None:
@@ -90,6 +102,16 @@ class ServingModel(RuleBasedStateMachine):
         for pod in self.serving.refresh(self.now_s):
             pod.connection.close()
 
+    @rule()
+    def connections_that_stand_are_made_as_configured(self) -> None:
+        for connection in self._open():
+            connection.connectivity = PodState.READY
+        self.house_is_kept(0.0)
+        for cluster, pods in self.serving.clusters():
+            for pod in pods:
+                assert isinstance(pod.connection, FakeConnection)
+                assert pod.connection.settings == self.connections_to[cluster.name]
+
     @invariant()
     def every_open_connection_is_known_once(self) -> None:
         known = [pod.connection for pod in self.serving.pods()]
@@ -101,7 +123,7 @@ class ServingModel(RuleBasedStateMachine):
 
     @invariant()
     def each_pod_is_connected_to_once(self) -> None:
-        serving = [(pod.cluster, pod.endpoint) for pod in self.serving.pods() if not pod.draining]
+        serving = [(cluster.name, pod.endpoint) for cluster, pods in self.serving.clusters() for pod in pods]
         expected = [(name, e) for name in self.mapped for e in endpoints(*self.hosts.get(name, ())).endpoints]
         assert sorted(serving) == sorted(expected)
 
