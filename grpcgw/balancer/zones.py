@@ -14,14 +14,12 @@ from grpcgw.config.endpoint import Endpoint
 
 AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 
+ZoneHints = Mapping[Endpoint, Set[str]]
+"""For every ready pod of a cluster, usable or not, the zones it is meant for (empty: no hint)."""
 
-def prefer_zone(
-    pods: Sequence[AnyCandidate], hints: Mapping[Endpoint, Set[str]], zone: str
-) -> tuple[AnyCandidate, ...]:
-    """Those of the usable `pods` to balance over in `zone` (empty: unknown).
 
-    `hints`: for every ready pod of the cluster, usable or not, the zones it is meant for (empty: no hint).
-    """
+def prefer_zone(pods: Sequence[AnyCandidate], hints: ZoneHints, zone: str) -> tuple[AnyCandidate, ...]:
+    """Those of the usable `pods` to balance over in `zone` (empty: unknown)."""
     if zone and all(hints.values()):
         meant = tuple(pod for pod in pods if zone in hints.get(pod.endpoint, ()))
         if meant:
