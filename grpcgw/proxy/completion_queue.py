@@ -29,6 +29,7 @@ from grpcgw.config.policies import ConnectionSettings
 from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.policy.timeouts import upstream_deadline
+from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Opening, Request
 from grpcgw.proxy.credentials import make_credentials
 from grpcgw.proxy.engine import (
     ServerOptions,
@@ -40,7 +41,6 @@ from grpcgw.proxy.engine import (
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.metadata import Peer, parse_peer
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Opening, Request
 from grpcgw.proxy.status import POD_LEFT, Metadata, Status
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from grpcgw.proxy.call import Call, Request
 from grpcgw.proxy.health import HEALTH_PREFIX, HealthExchange
 from grpcgw.proxy.metadata import is_too_large
 from grpcgw.proxy.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.session import Call, Request, Session
+from grpcgw.proxy.session import Session
 from grpcgw.proxy.status import Metadata, Status
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from grpcgw.proxy.call import Call, Request
 from grpcgw.proxy.local import LocalExchange
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.session import Call, Request
 from grpcgw.proxy.status import Code, Status
 
 HEALTH_PREFIX = "/grpc.health.v1.Health/"

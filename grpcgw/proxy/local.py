@@ -5,8 +5,8 @@ They ask no pod, so an engine's events of pods mean nothing here.
 
 from __future__ import annotations
 
+from grpcgw.proxy.call import Call, Request
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.session import Call, Request
 from grpcgw.proxy.status import Code, Metadata, Status
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, start_tally
 

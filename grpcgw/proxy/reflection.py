@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
+from grpcgw.proxy.call import Call, Request
 from grpcgw.proxy.descriptors import DescriptorIndex
 from grpcgw.proxy.local import LocalExchange
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.session import Call, Request
 from grpcgw.proxy.status import Code, Status
 
 REFLECTION_PATHS = frozenset(

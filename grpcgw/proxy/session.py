@@ -20,15 +20,15 @@ How a session reads:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.policy.breakers import Breaker, Overflow, Permit
 from grpcgw.policy.headers import Edit, RequestFacts
 from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
-from grpcgw.proxy.metadata import Peer, forward_request, is_too_large
+from grpcgw.proxy.call import Attempt, Call, Opening, Request
+from grpcgw.proxy.metadata import forward_request, is_too_large
 from grpcgw.proxy.serving import Refusal, Serving, Target
 from grpcgw.proxy.status import (
     REASON_KEY,
@@ -44,85 +44,6 @@ from grpcgw.proxy.status import (
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, Tally, start_tally
 from grpcgw.telemetry.counters import MethodCounters
 from grpcgw.upstream.pod import Pod
-
-JOIN_WINDOW_S = 0.005
-"""How long a session waits for what usually comes along."""
-
-
-@dataclass(slots=True)
-class Request:
-    """What a client's HEADERS said. `deadline_s` is on the clock of the `now_s` arguments; None: no deadline."""
-
-    path: str
-    authority: str
-    metadata: Metadata
-    deadline_s: float | None
-    peer: Peer
-    received_at_s: float = 0.0
-    """Seconds since the epoch; for people and headers, nothing is timed by it."""
-
-
-class Call(Protocol):
-    """The client's side of one RPC. Nothing here calls back into the session before it returns."""
-
-    def read(self) -> None:
-        """Read the next message; answered by `on_request_message`."""
-        ...
-
-    def send(self, headers: Metadata | None, message: bytes | None) -> None:
-        """Send headers, a message, or both; answered by `on_client_sent`. One at a time."""
-        ...
-
-    def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
-        """Send what is still to be sent, and the status. Not answered.
-
-        Without `headers_sent`, headers and message the answer is trailers-only.
-        """
-        ...
-
-    def abort(self, status: Status) -> None:
-        """Drop what is still being sent and end the RPC with `status`. Not answered."""
-        ...
-
-    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
-        """Call `on_join_expired` in a short moment, unless `leave` is called first."""
-        ...
-
-    def leave(self) -> None: ...
-
-    def open(
-        self, pod: Pod, path: str, authority: str, metadata: Metadata, deadline_s: float | None, first: Opening
-    ) -> Attempt:
-        """Send the RPC to a pod. Headers, the first reply message and the status are read without being asked for.
-
-        Answered by `on_pod_sent` for the opening, `on_pod_headers`, `on_pod_message` and `on_pod_status`, each in any
-        case, the status perhaps first. Raises ConnectionError where the pod's connection was closed meanwhile.
-        """
-        ...
-
-
-class Attempt(Protocol):
-    """One try of an RPC on one pod."""
-
-    def read(self) -> None:
-        """Read the next reply; answered by `on_pod_message`."""
-        ...
-
-    def send(self, message: bytes | None, half_close: bool) -> None:
-        """Send a message, the half-close, or both; answered by `on_pod_sent`. One at a time."""
-        ...
-
-    def cancel(self) -> None:
-        """End the try; its status still arrives."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What goes out together with the request headers."""
-
-    message: bytes | None
-    half_close: bool
 
 
 class Session:
@@ -284,12 +205,7 @@ class Session:
 
     def _facts(self, edit: Edit) -> RequestFacts | None:
         """What the operators of `edit` may ask for; None where there are none."""
-        request, peer = self._request, self._request.peer
-        if not edit.uses_request:
-            return None
-        return RequestFacts(
-            request.metadata, request.path, request.authority, peer.address, peer.port, request.received_at_s
-        )
+        return self._request.facts() if edit.uses_request else None
 
     def _open_failed(self, pod: Pod, cause: str, now_s: float) -> None:
         """The pod left, and its connection was closed, after it was picked."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Opening, Request
 from grpcgw.proxy.metadata import Peer
-from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Opening, Request, Session
+from grpcgw.proxy.session import Session
 from grpcgw.proxy.status import REASON_KEY, Code, Metadata, Status
 from grpcgw.upstream.pod import Pod
 from tests.core.gateway import LABEL, SERVICE, Gateway

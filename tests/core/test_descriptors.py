@@ -17,12 +17,13 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 from examples.greet import server as greet_server  # its package puts the generated code on the path
 from greet import greet_pb2
 from grpcgw.config.endpoint import Endpoint, EndpointSet
+from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Request
 from grpcgw.proxy.descriptors import DescriptorIndex, Descriptors
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.metadata import Peer
 from grpcgw.proxy.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.proxy.reflection_source import DescriptorKeeper
-from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Request, Session
+from grpcgw.proxy.session import Session
 from grpcgw.proxy.status import Code, Metadata, Status
 from tests.core.gateway import Gateway, destination, endpoints, route, snapshot
 

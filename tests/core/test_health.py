@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Request
 from grpcgw.proxy.exchange import begin_exchange
 from grpcgw.proxy.health import HEALTH_PREFIX, HealthExchange
 from grpcgw.proxy.metadata import Peer
 from grpcgw.proxy.serving import RpcLog
-from grpcgw.proxy.session import JOIN_WINDOW_S, Attempt, Request, Session
+from grpcgw.proxy.session import Session
 from grpcgw.proxy.status import Code, Metadata, Status
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom
 from grpcgw.telemetry.report import PodState
