@@ -346,3 +346,4 @@ def make_plan(settings: Settings, port: int | None, tls_port: int | None) -> Wor
 
 def make_data_plane(settings: Settings, plan: WorkerPlan) -> DataPlane:
     return WorkerProcesses(plan, settings.workers, cores()) if settings.workers else WorkerHere(plan)
+        zone=settings.zone,

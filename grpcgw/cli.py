@@ -114,6 +114,7 @@ def run(
     access_log: options.AccessLog = DEFAULTS.access_log,
     access_log_sample: options.AccessLogSample = DEFAULTS.access_log_sample_percent,
     reflection: options.Reflection = DEFAULTS.reflection,
+    zone: options.Zone = DEFAULTS.zone,
     log_level: options.Log = DEFAULTS.log_level,
 ) -> int:
     """Run the gateway until SIGTERM or Ctrl-C."""
@@ -135,6 +136,7 @@ def run(
         access_log=access_log,
         access_log_sample_percent=access_log_sample,
         reflection=reflection,
+        zone=zone,
         log_level=log_level,
     )
     return int(caller.obj(settings))

@@ -223,4 +223,14 @@ Reflection = Annotated[
         rich_help_panel=TRAFFIC,
     ),
 ]
+Zone = Annotated[
+    str,
+    typer.Option(
+        envvar="GRPCGW_ZONE",
+        metavar="NAME",
+        help="The zone the gateway runs in, for Mappings with prefer_same_zone.",
+        show_default="unknown",
+        rich_help_panel=TRAFFIC,
+    ),
+]
 Log = Annotated[LogLevel, typer.Option("--log-level", envvar="GRPCGW_LOG_LEVEL", help="How much to log.")]

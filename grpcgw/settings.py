@@ -73,4 +73,6 @@ class Settings:
 
 def cores() -> list[int]:
     """Processor numbers this process may run on: `--workers auto` starts one worker for each."""
+    zone: str = ""
+    """Where the gateway runs, as EndpointSlices name it; empty: unknown, and no pod is preferred for being near."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))

@@ -88,7 +88,7 @@ def greet_state() -> GatewayState:
         endpoints={
             GREET: EndpointSet(
                 (
-                    Endpoint("10.244.1.7", 50051, "grpcserver-5c9d8-abcde"),
+                    Endpoint("10.244.1.7", 50051, "grpcserver-5c9d8-abcde", "east"),
                     Endpoint("10.244.2.9", 50051, "grpcserver-5c9d8-fghij"),
                 )
             )

@@ -98,6 +98,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         "ENGINE": "generic-handler",
         "DRAIN_TIME": "9",
         "MAX_CONCURRENT_STREAMS": "8",
+        "ZONE": "east",
         "LOG_LEVEL": "error",
     }
     for name, value in values.items():
@@ -116,6 +117,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         engine=EngineName.GENERIC_HANDLER,
         drain_time_s=9.0,
         max_concurrent_streams=8,
+        zone="east",
         log_level=LogLevel.ERROR,
     )
 

@@ -98,6 +98,10 @@ def test_service_account_and_namespace_are_those_of_the_rbac(gateway: Manifest) 
     assert find("rbac.yaml", "Namespace", gateway["metadata"]["namespace"])
 
 
+FROM_THE_POD = {"metadata.namespace": "grpcgw", "metadata.labels['topology.kubernetes.io/zone']": "east"}
+"""What the downward API has for a gateway in that namespace, on a node of that zone."""
+
+
 def environment_of(deployment: Manifest) -> dict[str, str]:
     """The variables with a value of their own; `limits.cpu` gives whole cores, as the downward API does."""
     container = container_of(deployment)
@@ -108,8 +112,7 @@ def environment_of(deployment: Manifest) -> dict[str, str]:
             assert origin["resourceFieldRef"] == {"containerName": container["name"], "resource": "limits.cpu"}
             found[variable["name"]] = container["resources"]["limits"]["cpu"]
         elif "fieldRef" in origin:
-            assert origin["fieldRef"] == {"fieldPath": "metadata.namespace"}
-            found[variable["name"]] = deployment["metadata"]["namespace"]
+            found[variable["name"]] = FROM_THE_POD[origin["fieldRef"]["fieldPath"]]
         else:
             found[variable["name"]] = variable["value"]
     return found
@@ -136,6 +139,10 @@ def test_pod_reads_the_cluster_it_runs_in_and_can_be_probed(settings: Settings) 
     assert settings.admin_address == "0.0.0.0"
     assert settings.ambassador_namespace == "grpcgw"
     assert settings.namespace == "", "the rights of rbac.yaml are for all namespaces"
+
+
+def test_pod_knows_its_zone_where_kubernetes_tells_it(settings: Settings) -> None:
+    assert settings.zone == "east"
 
 
 def test_pod_has_a_worker_per_core_of_its_limit(settings: Settings) -> None:

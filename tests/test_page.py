@@ -89,6 +89,7 @@ def test_the_route_is_shown_with_its_destination_and_both_pods(page: Page, admin
         expect(route).to_contain_text(text)
     first, second = route.locator("tr[data-key*=':50051']").all()
     expect(first).to_contain_text("grpcserver-5c9d8-abcde")
+    expect(first).to_contain_text("east")
     expect(first).to_contain_text("10.244.1.7:50051")
     expect(first).to_contain_text("ready")
     expect(first).to_contain_text("0.84 ms")

@@ -195,6 +195,7 @@ def test_pods_are_listed_by_cluster_with_address_state_and_counters() -> None:
     assert pod == {
         "address": "10.244.1.7:50051",
         "name": "grpcserver-5c9d8-abcde",
+        "zone": "east",
         "state": "ready",
         "states": {"ready": 2},
         "in_flight": 2,

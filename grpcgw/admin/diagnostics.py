@@ -252,6 +252,7 @@ def _pod(pod: PodView) -> Json:
     return {
         "address": pod.address,
         "name": pod.name,
+        "zone": pod.zone,
         "state": pod.state,
         "states": {str(state): workers for state, workers in sorted(pod.states.items())},
         "in_flight": pod.in_flight,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from grpcgw.admin.state import GatewayState
-from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import Problem, Severity
 from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch
 from grpcgw.config.snapshot import Cluster, Destination, Route
@@ -52,6 +52,7 @@ class PodView:
     last_error: str = ""
     note: str = ""
     """Why it gets no RPCs from workers that see it connected."""
+    zone: str = ""
 
     @property
     def state(self) -> str:
@@ -270,19 +271,20 @@ def _view_clusters(state: GatewayState) -> Iterable[ClusterView]:
 
 def _view_pods(cluster: str, found: EndpointSet, reports: Mapping[str, list[PodReport]]) -> Iterable[PodView]:
     """The pods of the service in their order, then those that left it and still finish RPCs."""
-    names = {str(endpoint): endpoint.name for endpoint in found.endpoints}
-    for address in (*names, *sorted(reports.keys() - names.keys())):
-        yield _merge_pod(cluster, address, names.get(address, ""), reports.get(address, []))
+    known = {str(endpoint): endpoint for endpoint in found.endpoints}
+    for address in (*known, *sorted(reports.keys() - known.keys())):
+        yield _merge_pod(cluster, address, known.get(address), reports.get(address, []))
 
 
-def _merge_pod(cluster: str, address: str, name: str, reports: list[PodReport]) -> PodView:
+def _merge_pod(cluster: str, address: str, endpoint: Endpoint | None, reports: list[PodReport]) -> PodView:
     finished = sum(report.total - report.in_flight for report in reports)
     latency_ms = sum(report.latency_mean_ms * (report.total - report.in_flight) for report in reports)
     worst = sorted(reports, key=lambda report: _WORST_FIRST.index(report.state))
     return PodView(
         cluster=cluster,
         address=address,
-        name=name,
+        name=endpoint.name if endpoint is not None else "",
+        zone=endpoint.zone if endpoint is not None else "",
         states=Counter(report.state for report in reports),
         in_flight=sum(report.in_flight for report in reports),
         total=sum(report.total for report in reports),

@@ -35,6 +35,7 @@ class WorkerPlan:
     access_log: AccessLogMode = AccessLogMode.OFF
     access_log_sample_percent: float = 100.0
     reflection: bool = False
+    zone: str = ""
 
 
 # --- from the control process

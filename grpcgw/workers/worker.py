@@ -110,6 +110,7 @@ class Worker:
     def __init__(self, number: int, plan: WorkerPlan) -> None:
         self._number, self._plan = number, plan
         self._engine = make_engine(plan, number)
+        self._engine.serving.zone = plan.zone
         self._certificate: ServerCertificate | None = None
         self._listening = False
         self._access_log = make_access_log(plan)
