@@ -25,7 +25,7 @@ import grpc
 from grpc._cython import cygrpc
 
 from grpcgw import __version__
-from grpcgw.config.policies import ConnectionSettings
+from grpcgw.config.policies import ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.policy.timeouts import upstream_deadline
@@ -39,6 +39,7 @@ from grpcgw.proxy.engine import (
     sweep_interval_s,
 )
 from grpcgw.proxy.exchange import Exchange, begin_exchange
+from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
 from grpcgw.proxy.metadata import Peer, parse_peer
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.status import POD_LEFT, Metadata, Status
@@ -137,6 +138,19 @@ class _PodConnection:
         state = _STATES[self._channel.check_connectivity_state(not (self._rests and self._woken))]
         self._woken |= state is PodState.READY
         return state
+
+    def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
+        def on_answer(event: Event) -> None:
+            *_, reply, status = event.batch_operations
+            if not self._closing:
+                report(judge_answer(check, status.code(), status.details(), reply.message()))
+
+        message = _SEND_MESSAGE(encode_request(check), NO_FLAGS)
+        answer = (_RECEIVE_HEADERS(NO_FLAGS), _RECEIVE_MESSAGE(NO_FLAGS), _RECEIVE_STATUS(NO_FLAGS))
+        batches = (((_SEND_HEADERS((), NO_FLAGS), message, _HALF_CLOSE, *answer), on_answer),)
+        deadline_s = time.time() + check.timeout_ms / 1000
+        authority = check.authority.encode() or None
+        self.integrated_call(NO_FLAGS, CHECK_METHOD.encode(), authority, deadline_s, (), None, batches, None)
 
     def close(self) -> None:
         self._closing = True

@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 
 from grpcgw import __version__
-from grpcgw.config.policies import ConnectionSettings
+from grpcgw.config.policies import ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import UserError
 from grpcgw.policy.timeouts import upstream_deadline
@@ -33,6 +33,7 @@ from grpcgw.proxy.engine import (
     sweep_interval_s,
 )
 from grpcgw.proxy.exchange import Exchange, begin_exchange
+from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
 from grpcgw.proxy.metadata import parse_peer
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.status import POD_LEFT, Code, Metadata, Reason, Status, core_reason
@@ -75,6 +76,9 @@ class _PodConnection:
         self.closed = False
 
     def channel(self, authority: str = "") -> grpc.aio.Channel:
+        tls = self._settings.tls
+        if tls is not None and authority == tls.server_name:
+            authority = ""  # it is the channel's own
         if authority not in self._channels:
             self._channels[authority] = self._open(authority)
         return self._channels[authority]
@@ -94,6 +98,17 @@ class _PodConnection:
         state = _STATES[self.channel().get_state(try_to_connect=not (rests and self._woken))]
         self._woken |= state is PodState.READY
         return state
+
+    def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
+        self._engine.spawn(self._check_health(check, report))
+
+    async def _check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
+        ask = self.channel(check.authority).unary_unary(CHECK_METHOD)
+        call = ask(encode_request(check), timeout=check.timeout_ms / 1000)
+        code = await call.code()
+        reply = await call if code is grpc.StatusCode.OK else None
+        if not self.closed:
+            report(judge_answer(check, code.value[0], await call.details() or "", reply))
 
     def close(self) -> None:
         self.closed = True

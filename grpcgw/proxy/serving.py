@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakValueDictionary
 
 from grpcgw.balancer.base import Balancer, Outcome, Picker
@@ -19,7 +20,7 @@ from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.hashing import make_key
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.policies import ConnectionSettings, LoadBalancer, OutlierDetection
+from grpcgw.config.policies import ConnectionSettings, HealthCheck, LoadBalancer, OutlierDetection
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Route, Snapshot
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
@@ -32,6 +33,7 @@ from grpcgw.routing.table import RouteTable
 from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.counters import Counters
 from grpcgw.telemetry.report import PodReport, PodState
+from grpcgw.upstream.health import HealthChecker, PodHealth
 from grpcgw.upstream.outlier import OutlierDetector
 from grpcgw.upstream.pod import Connection, Pod
 from grpcgw.upstream.pool import Pool, usable
@@ -48,40 +50,53 @@ class RpcLog:
     share_percent: float
 
 
+MOST_NAMED_PODS = 3
+"""In the message of one status."""
+
 AGE_JITTER = 0.1
 """Connections of one age limit end at different times, by up to this share before or after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Balancing:
-    """What Mappings must agree on to share turns and ejections over a cluster."""
+    """What Mappings must agree on to share turns, ejections and health checks over a cluster."""
 
     load_balancer: LoadBalancer
     outlier_detection: OutlierDetection | None
+    health_check: HealthCheck | None
 
 
 class Balanced:
     """One way to balance over one cluster: the policy, the picker in force, and the pods it leaves out."""
 
-    __slots__ = ("__weakref__", "_all", "_zone", "balancer", "candidates", "outliers", "picker")
+    __slots__ = ("__weakref__", "_all", "_zone", "balancer", "candidates", "checker", "outliers", "picker")
 
-    def __init__(self, balancing: Balancing, seed: int, zone: str) -> None:
-        """`zone`: the gateway's own; empty: unknown."""
+    def __init__(self, balancing: Balancing, checker: HealthChecker | None, seed: int, zone: str) -> None:
+        """`checker`: of `balancing.health_check`, shared with others that ask for the same. `zone`: the gateway's own;
+        empty: unknown."""
         self._zone = zone if balancing.load_balancer.prefer_same_zone else ""
         self.balancer: Balancer = make_balancer(balancing.load_balancer, seed)
         settings = balancing.outlier_detection
         self.outliers = None if settings is None else OutlierDetector(settings)
+        self.checker = checker
         self._all: tuple[Pod, ...] = ()
         self.candidates: tuple[Pod, ...] = ()
         self.picker: Picker = self.balancer.update(())
 
     def update(self, pods: tuple[Pod, ...], connected: tuple[Pod, ...], hints: ZoneHints) -> None:
         """`pods` are the cluster's, `connected` those of them that are usable."""
-        outliers = self.outliers
-        if outliers is not None:
-            if pods != self._all:
-                self._all = pods
+        outliers, checker = self.outliers, self.checker
+        if pods != self._all:
+            self._all = pods
+            if outliers is not None:
                 outliers.set_pods(pods)
+            if checker is not None:
+                checker.set_pods(pods)
+        if checker is not None:
+            healthy = tuple(pod for pod in pods if checker.is_usable(pod))
+            if len(healthy) < len(pods):
+                connected = usable(healthy)
+        if outliers is not None:
             connected = tuple(pod for pod in connected if not outliers.is_ejected(pod)) or connected
         if self._zone:
             connected = prefer_zone(connected, hints, self._zone)
@@ -97,7 +112,17 @@ class Balanced:
 
     def explain(self, pod: Pod, now_s: float) -> str:
         """Why `pod` is left out although it may be connected; empty: it is not."""
-        return "" if self.outliers is None else self.outliers.explain(pod, now_s)
+        reasons = (
+            "" if self.checker is None else self.checker.explain(pod),
+            "" if self.outliers is None else self.outliers.explain(pod, now_s),
+        )
+        return "; ".join(filter(None, reasons))
+
+    def why_none(self) -> str:
+        """Why there are no candidates although there are pods; empty: there are none."""
+        if self.checker is None or not self._all:
+            return ""
+        return "; ".join(f"{pod.endpoint} {self.checker.explain(pod)}" for pod in self._all[:MOST_NAMED_PODS])
 
 
 class ClusterState:
@@ -118,6 +143,15 @@ class ClusterState:
         connected = usable(pods)
         for balanced in self.balanced.values():
             balanced.update(pods, connected, self.hints)
+
+    def find_checker(self, check: HealthCheck | None) -> HealthChecker | None:
+        """The one that makes `check` already, or a new one; None: nothing is to be checked."""
+        if check is None:
+            return None
+        for balanced in self.balanced.values():
+            if balanced.checker is not None and balanced.checker.settings == check:
+                return balanced.checker
+        return HealthChecker(check)
 
     def explain(self, pod: Pod, now_s: float) -> str:
         """Why Mappings leave out `pod`."""
@@ -206,7 +240,8 @@ class Target:
         service, endpoints = self._cluster.cluster.service, self._cluster.endpoints
         if endpoints is None:
             return f"Mapping {self.label}: the pods of {service} are not known yet"
-        return f"Mapping {self.label}: no ready pod of {service}" + (f" ({endpoints.error})" if endpoints.error else "")
+        why = endpoints.error or self._balanced.why_none()
+        return f"Mapping {self.label}: no ready pod of {service}" + (f" ({why})" if why else "")
 
 
 class RouteTargets:
@@ -351,11 +386,22 @@ class Serving:
                 state.pool.take_over()
                 for balanced in state.balanced.values():
                     balanced.refresh(now_s)
+                    if balanced.checker is not None:
+                        self._check_health(state, balanced.checker, now_s)
                 state.publish()
             return (
                 *self._over_orphans(now_s),
                 *(pod for s in self._clusters.values() for pod in s.pool.finished(now_s)),
             )
+
+    def _check_health(self, state: ClusterState, checker: HealthChecker, now_s: float) -> None:
+        for pod, health in checker.take_due(now_s):
+            pod.connection.check_health(checker.settings, partial(self._note_health, state, health))
+
+    def _note_health(self, state: ClusterState, health: PodHealth, failure: str) -> None:
+        with self._lock:
+            if health.record(failure):
+                state.publish()
 
     def settled(self) -> bool:
         """Every pod is connected or has failed to once: RPCs will find the turns they expect."""
@@ -383,10 +429,12 @@ class Serving:
 
     def _target(self, route: Route, destination: Destination) -> Target:
         state = self._clusters[destination.cluster]
-        balancing = Balancing(destination.load_balancer, destination.outlier_detection)
+        balancing = Balancing(destination.load_balancer, destination.outlier_detection, destination.health_check)
         balanced = state.balanced.get(balancing)
         if balanced is None:
-            balanced = state.balanced[balancing] = Balanced(balancing, self._seed, self.zone)
+            balanced = state.balanced[balancing] = Balanced(
+                balancing, state.find_checker(destination.health_check), self._seed, self.zone
+            )
         breaker, budget = self._breakers.of(destination), self._budgets[destination.label]
         return Target(route, destination, state, balanced, breaker, budget, self._log_percent(destination))
 

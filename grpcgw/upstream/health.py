@@ -1,29 +1,37 @@
-"""Active health checks: what the results of a pod's checks make of the pod. Pure; who asks, when, is the engine's.
+"""Active health checks: which pods to ask when, and what their answers make of them. Pure; asking is the engine's.
 
-A pod that was not checked yet is used: Kubernetes calls it ready. Thresholds are Envoy's.
+A pod that was not checked yet is used: Kubernetes calls it ready. Thresholds are Envoy's, but for its panic threshold,
+which there is none of: a pod found bad gets no RPCs, even where all are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import random
+from collections.abc import Callable, Iterable
 
+from grpcgw.config.endpoint import Endpoint
 from grpcgw.config.policies import HealthCheck
+from grpcgw.upstream.pod import Pod
 
 SERVING = 1
 """`grpc.health.v1.HealthCheckResponse.SERVING`."""
 _SERVING_STATUS_NAMES = {0: "UNKNOWN", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
-AnyPod = TypeVar("AnyPod")
+INTERVAL_JITTER = 0.1
+"""Each pause is up to this share shorter or longer, so that pods and gateways do not check in step."""
 
 
 class PodHealth:
     """Health of one pod under one Mapping's checks. One thread at a time."""
 
-    __slots__ = ("_in_a_row", "_last_failure", "_settings", "healthy")
+    __slots__ = ("_in_a_row", "_last_failure", "_settings", "asked", "due_s", "healthy")
 
     def __init__(self, settings: HealthCheck) -> None:
         self._settings = settings
+        self.due_s = 0.0
+        """Monotonic time of the next check."""
+        self.asked = False
+        """A check is under way."""
         self._in_a_row = 0
         self._last_failure = ""
         self.healthy: bool | None = None
@@ -39,6 +47,7 @@ class PodHealth:
         The first check decides alone, as in Envoy; after it a change needs as many checks in a row as its threshold.
         """
         passed = not failure
+        self.asked = False
         if failure:
             self._last_failure = failure
         if self.healthy is None:
@@ -88,13 +97,40 @@ def judge_check(settings: HealthCheck, code: str, details: str, serving_status: 
     return f"{code}: {details}" if details else code
 
 
-def choose_good(
-    pods: Sequence[AnyPod], is_good: Callable[[AnyPod], bool], panic_percent: int = 0
-) -> tuple[AnyPod, ...]:
-    """The pods to balance over: the good ones, which may be none (RPCs then fail at once, saying so).
+class HealthChecker:
+    """The pods of one cluster under one Mapping's checks. The caller's lock guards it.
 
-    Where fewer than `panic_percent` of all are good, the check is less to be trusted than the pods, and all are used
-    (Envoy's panic threshold, there 50 by default; here off).
+    What is known belongs to the endpoint: a pod to which the connection is made anew stays healthy, or not.
     """
-    good = tuple(pod for pod in pods if is_good(pod))
-    return tuple(pods) if len(good) * 100 < len(pods) * panic_percent else good
+
+    def __init__(self, settings: HealthCheck, draw: Callable[[float, float], float] = random.uniform) -> None:
+        self.settings = settings
+        self._draw = draw
+        self._pods: tuple[Pod, ...] = ()
+        self._health: dict[Endpoint, PodHealth] = {}
+
+    def set_pods(self, pods: Iterable[Pod]) -> None:
+        """Check these from now on."""
+        self._pods = tuple(pods)
+        before = self._health
+        self._health = {p.endpoint: before.get(p.endpoint) or PodHealth(self.settings) for p in self._pods}
+
+    def take_due(self, now_s: float) -> list[tuple[Pod, PodHealth]]:
+        """The pods to ask now; `record` of each one's health must follow, once. A pod is asked once at a time."""
+        due = []
+        for pod in self._pods:
+            health = self._health[pod.endpoint]
+            if now_s >= health.due_s and not health.asked:
+                health.asked = True
+                pause_s = self.settings.interval_ms / 1000
+                health.due_s = now_s + pause_s * self._draw(1 - INTERVAL_JITTER, 1 + INTERVAL_JITTER)
+                due.append((pod, health))
+        return due
+
+    def is_usable(self, pod: Pod) -> bool:
+        return self._health[pod.endpoint].usable
+
+    def explain(self, pod: Pod) -> str:
+        """Why `pod` gets no RPCs; empty: it gets its share."""
+        health = self._health.get(pod.endpoint)
+        return "" if health is None or health.usable else health.explain()

@@ -48,12 +48,14 @@ class OutlierDetector:
         self._next_interval_s: float | None = None
 
     def set_pods(self, pods: Iterable[Candidate]) -> bool:
-        """These are the cluster's pods, usable or not. Pods that stay keep what is known of them.
+        """These are the cluster's pods, usable or not. Pods that stay keep what is known of them,
+        those to which the connection is made anew as well.
 
         Returns whether another pod is ejected now than before: fewer pods may allow fewer ejected ones.
         """
         with self._lock:
-            self._records = {pod: self._records.get(pod) or _Record() for pod in pods}
+            known = {pod.endpoint: record for pod, record in self._records.items()}
+            self._records = {pod: known.get(pod.endpoint) or _Record() for pod in pods}
             first_to_return = sorted(self._ejected(), key=lambda record: record.ejected_until_s or 0.0)
             excess = max(0, len(first_to_return) - self._most_ejected())
             for record in first_to_return[:excess]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from grpcgw.config.endpoint import Endpoint
+from grpcgw.config.policies import HealthCheck
 from grpcgw.telemetry.report import PodReport, PodState
 
 
@@ -18,6 +20,14 @@ class Connection(Protocol):
 
     def state(self) -> PodState:
         """Connectivity now; starts connecting when idle. Never blocks."""
+        ...
+
+    def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
+        """Ask the pod for its health, and return at once.
+
+        `report` is called once, from any thread, with why the check failed, or "" where the pod is serving; not
+        where the connection was closed meanwhile.
+        """
         ...
 
     def close(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import ObjectKey
-from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings
+from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import (
     Cluster,
     Destination,
@@ -34,10 +35,15 @@ class FakeConnection:
         self.address, self.settings = address, settings
         self.connectivity = PodState.READY
         self.closed = 0
+        self.checks: list[tuple[HealthCheck, Callable[[str], None]]] = []
 
     def state(self) -> PodState:
         assert not self.closed, "a closed connection was looked at"
         return self.connectivity
+
+    def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
+        assert not self.closed, "a closed connection was checked"
+        self.checks.append((check, report))
 
     def close(self) -> None:
         self.closed += 1

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from grpcgw.config.endpoint import Endpoint
 from grpcgw.config.policies import HealthCheck
-from grpcgw.upstream.health import PodHealth, choose_good, judge_check
+from grpcgw.upstream.health import HealthChecker, PodHealth, judge_check
+from grpcgw.upstream.pod import Pod as PooledPod
+from tests.core.gateway import FakeConnection
 
 SETTINGS = HealthCheck(service="greet.GrpcService", unhealthy_threshold=2, healthy_threshold=3)
 
@@ -80,11 +86,83 @@ def test_only_serving_passes_and_everything_else_says_why(
     assert judge_check(SETTINGS, code, details, serving) == failure
 
 
-def test_without_a_panic_threshold_bad_pods_are_never_used() -> None:
-    assert choose_good(range(4), lambda pod: pod == 1) == (1,)
-    assert choose_good(range(4), lambda pod: False) == ()
+class HealthModel(RuleBasedStateMachine):
+    """Pods come, go, and answer late or never, whatever the time: each is asked in time and one at a time, is out
+    exactly while its last answers say so, and what comes from before it left says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = HealthCheck(interval_ms=1_000, unhealthy_threshold=2, healthy_threshold=2)
+        self.checker = HealthChecker(self.settings, lambda low, high: (low + high) / 2)
+        self.now_s = 0.0
+        self.pods: dict[int, PooledPod] = {}
+        self.asked: list[tuple[PooledPod, PodHealth]] = []
+        self.answers: dict[PooledPod, list[bool]] = {}
+        self.last_asked_s: dict[PooledPod, float] = {}
+
+    @rule(hosts=st.sets(st.integers(1, 4)).map(sorted))
+    def pods_change(self, hosts: list[int]) -> None:
+        self.pods = {host: self.pods.get(host) or pooled(host) for host in hosts}
+        self.answers = {pod: self.answers.get(pod, []) for pod in self.pods.values()}
+        self.checker.set_pods(self.pods.values())
+
+    @rule(seconds=st.sampled_from((0.0, 0.4, 1.0, 3.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        due = self.checker.take_due(self.now_s)
+        waiting = {pod for pod, _ in self.asked}
+        expected = [
+            pod
+            for pod in self.pods.values()
+            if pod not in waiting and self.now_s >= self.last_asked_s.get(pod, -9.0) + 1.0
+        ]
+        assert [pod for pod, _ in due] == expected
+        self.asked += due
+        self.last_asked_s |= dict.fromkeys(expected, self.now_s)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), passed=st.booleans())
+    def pod_answers(self, data: st.DataObject, passed: bool) -> None:
+        pod, health = self.asked.pop(data.draw(st.integers(0, len(self.asked) - 1)))
+        health.record("" if passed else "no answer")
+        if pod in self.answers:
+            self.answers[pod].append(passed)
+
+    @invariant()
+    def a_pod_is_out_while_its_answers_say_so(self) -> None:
+        for pod in self.pods.values():
+            assert self.checker.is_usable(pod) is not bool(self.checker.explain(pod))
+            assert self.checker.is_usable(pod) is self._expected(self.answers[pod])
+
+    def _expected(self, answers: list[bool]) -> bool:
+        """The first answer decides alone, then two in a row."""
+        state = answers[0] if answers else True
+        for one, other in pairwise(answers[1:] if answers else ()):
+            if one is other:
+                state = one
+        return state
 
 
-@pytest.mark.parametrize(("good", "used"), [(0, 4), (1, 4), (2, 2), (4, 4)])
-def test_below_the_panic_threshold_all_pods_are_used(good: int, used: int) -> None:
-    assert len(choose_good(range(4), lambda pod: pod < good, panic_percent=50)) == used
+TestHealthModel = HealthModel.TestCase
+
+
+def pooled(host: int) -> PooledPod:
+    return PooledPod("greet", Endpoint(f"10.0.0.{host}", 50051), FakeConnection(f"10.0.0.{host}:50051"))
+
+
+def test_a_new_connection_to_a_pod_keeps_what_is_known_of_it() -> None:
+    checker = HealthChecker(SETTINGS)
+    checker.set_pods([pooled(1)])
+    ((_, health),) = checker.take_due(0.0)
+    health.record("no answer")
+    renewed = pooled(1)
+    checker.set_pods([renewed])
+    assert checker.explain(renewed) == "unhealthy: no answer"
+
+
+def test_checks_of_many_pods_do_not_stay_in_step() -> None:
+    checker = HealthChecker(HealthCheck(interval_ms=1_000))
+    checker.set_pods([pooled(host) for host in range(50)])
+    due_s = {health.due_s for _, health in checker.take_due(10.0)}
+    assert len(due_s) > 40
+    assert all(10.9 <= one <= 11.1 for one in due_s)
