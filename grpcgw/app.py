@@ -33,7 +33,7 @@ from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.logs import set_up_logging
 from grpcgw.ports import HeldPorts
-from grpcgw.settings import KubernetesSettings, Settings, cores
+from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
 
@@ -79,6 +79,7 @@ class Control:
         self._resolvers = Resolvers(self._store, self._on_endpoints)
         self._ports = HeldPorts(settings.address, settings.port, settings.tls_port)
         self._plan = make_plan(settings, *self._ports.numbers)
+        self._engine = settings.engine
         self._data_plane = data_plane or make_data_plane(settings, self._plan)
         self._admin = AdminServer(self, settings.admin_address, settings.admin_port)
         self._stop_wanted = asyncio.Event()
@@ -194,6 +195,7 @@ class Control:
             ambassador_namespace=self._settings.ambassador_namespace,
             now=datetime.datetime.now(datetime.UTC),
             environment=os.environ,
+            authority_hidden_by="" if self._engine.shows_authority else self._engine,
         )
         # In a thread: thousands of Mappings take seconds, and pods come and go meanwhile.
         objects = list(self._store.objects())
@@ -229,8 +231,16 @@ class Control:
     async def _note_listeners(self) -> None:
         self._open_ports = await self._data_plane.listening()
         self._serving = True
+        await self._note_engine()
         for listener in self._listeners():
             log.info("listening on %s (%s)", listener.address, listener.protocol)
+
+    async def _note_engine(self) -> None:
+        """Compile anew where another engine serves than was asked for: what the compiler says depends on it."""
+        engines = {report.engine for report in await self._data_plane.reports()}
+        if EngineName.GENERIC_HANDLER in engines and self._engine is not EngineName.GENERIC_HANDLER:
+            self._engine = EngineName.GENERIC_HANDLER
+            self._changed.set()
 
     def _listeners(self) -> tuple[ListenerState, ...]:
         address = f"[{self._plan.address}]" if ":" in self._plan.address else self._plan.address
@@ -339,6 +349,7 @@ def make_plan(settings: Settings, port: int | None, tls_port: int | None) -> Wor
         access_log=settings.access_log,
         access_log_sample_percent=settings.access_log_sample_percent,
         reflection=settings.reflection,
+        zone=settings.zone,
         log_level=settings.log_level,
         self_signed=None if tls_port is None else make_self_signed(socket.gethostname(), now),
     )
@@ -346,4 +357,3 @@ def make_plan(settings: Settings, port: int | None, tls_port: int | None) -> Wor
 
 def make_data_plane(settings: Settings, plan: WorkerPlan) -> DataPlane:
     return WorkerProcesses(plan, settings.workers, cores()) if settings.workers else WorkerHere(plan)
-        zone=settings.zone,

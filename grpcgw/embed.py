@@ -17,7 +17,7 @@ from grpcgw.app import Control
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import Snapshot
 from grpcgw.proxy.generic_handler import LoopProxy
-from grpcgw.settings import Settings
+from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.worker import SETTLE_S, make_report
 
@@ -27,7 +27,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         """What `settings` say about data ports and workers has no meaning here; the admin port is opened."""
-        self._settings = replace(settings, port=None, tls_port=None, workers=0)
+        self._settings = replace(settings, port=None, tls_port=None, workers=0, engine=EngineName.GENERIC_HANDLER)
         self._proxy = LoopProxy(settings.max_metadata_bytes, 0, settings.drain_time_s)
 
     async def __aenter__(self) -> Self:

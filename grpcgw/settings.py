@@ -15,6 +15,11 @@ class EngineName(StrEnum):
     COMPLETION_QUEUE = "completion-queue"
     GENERIC_HANDLER = "generic-handler"
 
+    @property
+    def shows_authority(self) -> bool:
+        """Whether it knows the client's `:authority`, which grpcio's public API keeps to itself."""
+        return self is EngineName.COMPLETION_QUEUE
+
 
 class LogLevel(StrEnum):
     DEBUG = "debug"
@@ -68,11 +73,11 @@ class Settings:
     """Share of the RPCs in the access log, of Mappings that do not say."""
     reflection: bool = False
     """Whether the gateway answers `grpc.reflection` for its pods."""
+    zone: str = ""
+    """Where the gateway runs, as EndpointSlices name it; empty: unknown, and no pod is preferred for being near."""
     log_level: LogLevel = LogLevel.INFO
 
 
 def cores() -> list[int]:
     """Processor numbers this process may run on: `--workers auto` starts one worker for each."""
-    zone: str = ""
-    """Where the gateway runs, as EndpointSlices name it; empty: unknown, and no pod is preferred for being near."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))

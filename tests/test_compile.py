@@ -220,10 +220,6 @@ def test_the_kind_of_match(fields: dict[str, object], kind: MatchKind) -> None:
         ({"service": "10.0.0.1:80"}, "10.0.0.1 is an address, but resolver endpoint finds pods by the name"),
         ({"resolver": "nobody"}, "spec.resolver: resolver nobody is unknown; declare it or use one of consul, "),
         (
-            {"load_balancer": {"policy": "least_request"}},
-            "spec.load_balancer.policy: is not supported yet: use round_robin",
-        ),
-        (
             {"load_balancer": {"policy": "round_robin"}, "resolver": "kubernetes-service"},
             "spec.load_balancer: resolver kubernetes-service is a KubernetesServiceResolver, which leaves balancing",
         ),

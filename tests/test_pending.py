@@ -11,7 +11,7 @@ from grpcgw.config.resources import MODELS
 from grpcgw.config.snapshot import ResolverKind
 from tests.compiling import compile_objects, mapping, said
 
-OTHERS = {"Mapping.service.https", "Mapping.sticky-header"}
+OTHERS = {"Mapping.service.https"}
 
 
 @pytest.mark.parametrize("name", sorted(NOT_WIRED))

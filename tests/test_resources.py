@@ -166,7 +166,6 @@ NOTICED = {
     "keepalive": ({"time": 100}, "has no effect yet"),
     "outlier_detection": ("x", "has no effect yet"),
     "v3StatsName": ("greet", "has no effect yet"),
-    "remove_request_headers": ("x-internal", "has no effect yet"),
     "path_redirect": ("/other", "has no effect on gRPC"),
     "cors": ({"origins": "*"}, "has no effect on gRPC"),
     "use_websocket": (True, "has no effect on gRPC"),
@@ -193,9 +192,6 @@ def test_both_spellings_of_the_keepalive_time_are_accepted(spelling: str) -> Non
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("headers", {"x-tenant": "a"}),
-        ("v2BoolHeaders", ["x-tenant"]),
-        ("hostname", "a.example.com"),
         ("shadow", True),
         ("tls", True),
         ("host_redirect", True),

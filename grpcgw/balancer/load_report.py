@@ -1,11 +1,15 @@
 """Load reports of pods (ORCA, gRFC A51) and the weights they give (gRFC A58).
 
-A pod puts an `xds.data.orca.v3.OrcaLoadReport` into its trailers; how busy it says it is decides its share. The few
+A pod puts an `xds.data.orca.v3.OrcaLoadReport` into its trailers; how busy it says it is decides its share. Envoy's
+two keys are read: `endpoint-load-metrics` with `TEXT`, `JSON` or `BIN` before the report, and the serialized report in
+`endpoint-load-metrics-bin`, which grpc core keeps to itself so that an engine on it never has one to show. The few
 fields needed are decoded by hand: the generated code would bring a dependency for three numbers.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +17,20 @@ from dataclasses import dataclass
 
 from grpcgw.balancer.base import Candidate, Outcome
 
-LOAD_REPORT_KEY = "endpoint-load-metrics-bin"
+TEXT_KEY, BINARY_KEY = "endpoint-load-metrics", "endpoint-load-metrics-bin"
 
 _CPU_UTILIZATION, _RPS_FRACTIONAL, _EPS, _APPLICATION_UTILIZATION = 1, 6, 7, 9
 """Field numbers of OrcaLoadReport; all are doubles."""
+_NUMBERS = {
+    "cpu_utilization": _CPU_UTILIZATION,
+    "cpuUtilization": _CPU_UTILIZATION,
+    "rps_fractional": _RPS_FRACTIONAL,
+    "rpsFractional": _RPS_FRACTIONAL,
+    "eps": _EPS,
+    "application_utilization": _APPLICATION_UTILIZATION,
+    "applicationUtilization": _APPLICATION_UTILIZATION,
+}
+"""By their names in text and JSON, which has two for each."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -44,9 +58,43 @@ class LoadReport:
 def find_load_report(trailers: Iterable[tuple[str, str | bytes]]) -> LoadReport | None:
     """The report in a pod's trailers, or None where there is none that can be read."""
     for key, value in trailers:
-        if key == LOAD_REPORT_KEY and isinstance(value, bytes):
+        if key == TEXT_KEY and isinstance(value, str):
+            return parse_report_text(value)
+        if key == BINARY_KEY and isinstance(value, bytes):
             return parse_load_report(value)
     return None
+
+
+def parse_report_text(text: str) -> LoadReport | None:
+    """Of `TEXT cpu_utilization=0.5,rps_fractional=100`, `JSON {"cpu_utilization": 0.5}` or `BIN <base64>`."""
+    form, _, body = text.strip().partition(" ")
+    try:
+        match form:
+            case "TEXT":
+                return _make_report(dict(_read_text(body)))
+            case "JSON":
+                return _make_report(dict(_read_json(body)))
+            case "BIN":
+                return parse_load_report(base64.b64decode(body, validate=True))
+    except (ValueError, OverflowError, RecursionError):  # binascii.Error and JSONDecodeError are ValueErrors
+        return None
+    return None
+
+
+def _read_text(body: str) -> Iterator[tuple[int, float]]:
+    for part in body.split(","):
+        name, _, value = part.strip().partition("=")
+        if name in _NUMBERS:
+            yield _NUMBERS[name], float(value)
+
+
+def _read_json(body: str) -> Iterator[tuple[int, float]]:
+    fields = json.loads(body)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{body[:20]!r} is no object")
+    for name, value in fields.items():
+        if name in _NUMBERS and isinstance(value, int | float):
+            yield _NUMBERS[name], float(value)
 
 
 def parse_load_report(data: bytes) -> LoadReport | None:
@@ -55,6 +103,10 @@ def parse_load_report(data: bytes) -> LoadReport | None:
         fields = dict(_doubles(data))
     except (IndexError, struct.error, _NoMessage):
         return None
+    return _make_report(fields)
+
+
+def _make_report(fields: dict[int, float]) -> LoadReport:
     return LoadReport(
         qps=fields.get(_RPS_FRACTIONAL, 0.0),
         eps=max(0.0, fields.get(_EPS, 0.0)),

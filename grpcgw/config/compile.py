@@ -41,6 +41,8 @@ class CompileOptions:
     """Aware time to judge the expiry of certificates by; None: expiry is not judged."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What `${NAME}` in the address of a ConsulResolver is filled in from."""
+    authority_hidden_by: str = ""
+    """The engine, where it does not know the client's `:authority`: Mappings that match by host then serve no call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ def compile_snapshot(
         default_core=module.core,
         hosts=tuple(host.selector for host in ports.hosts if host.selector is not None),
         regex_max_size=module.config.regex_max_size or DEFAULT_MAX_SIZE,
+        authority_hidden_by=options.authority_hidden_by,
     )
     reader = MappingReader(context, reuse)
     serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)

@@ -9,8 +9,7 @@ from operator import attrgetter
 from grpcgw.config.mapping_spec import KeepaliveSpec, LoadBalancerSpec, MappingSettings
 from grpcgw.config.metadata_edits import check_key, compile_added, compile_removed
 from grpcgw.config.module_spec import ModuleConfig
-from grpcgw.config.parse import Findings, report_note
-from grpcgw.config.pending import find_pending
+from grpcgw.config.parse import Findings
 from grpcgw.config.policies import (
     CircuitBreaker,
     HeaderAdd,
@@ -117,9 +116,6 @@ def _compile_parts(spec: MappingSettings, findings: Findings, *path: str) -> Ite
 
 
 def compile_load_balancer(spec: LoadBalancerSpec, findings: Findings, *path: str) -> LoadBalancer:
-    note = find_pending(f"LoadBalancer.{spec.policy}")
-    if note is not None:
-        report_note(note, findings, *path, "policy")
     if spec.cookie is not None:
         findings.notice("has no effect: gRPC clients keep no cookies; hash a header or source_ip", *path, "cookie")
     return LoadBalancer(

@@ -14,8 +14,7 @@ from grpcgw.config.mapping_spec import MappingSpec
 from grpcgw.config.matching import asks_for_query, compile_matching
 from grpcgw.config.metadata_edits import check_key
 from grpcgw.config.objects import KubeObject
-from grpcgw.config.parse import Findings, parse_spec, read_metadata, report_note
-from grpcgw.config.pending import find_pending
+from grpcgw.config.parse import Findings, parse_spec, read_metadata
 from grpcgw.config.policies import NO_EDITS, ROUND_ROBIN, HeaderAdd, HeaderEdits, Priority, RegexRewrite
 from grpcgw.config.regex import InvalidRegex, Replacement, check_regex
 from grpcgw.config.snapshot import Cluster, Destination, ResolverKind
@@ -43,6 +42,8 @@ class MappingContext:
     """The core fields the Module sets, as they were written."""
     hosts: tuple[HostSelector, ...]
     regex_max_size: int
+    authority_hidden_by: str = ""
+    """As in CompileOptions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,10 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if asks_for_query(spec):
         findings.notice("a gRPC path has no query, so the Mapping serves no call", "query_parameters")
         return CompiledMapping((), cluster)
-    return CompiledMapping(_spread(candidate, obj, context.hosts), cluster)
+    candidates = _spread(candidate, obj, context.hosts)
+    if context.authority_hidden_by:
+        _note_hidden_authority(candidates, context.authority_hidden_by, findings)
+    return CompiledMapping(candidates, cluster)
 
 
 def _resolve_aliases(spec: MappingSpec) -> MappingSpec:
@@ -155,12 +159,7 @@ def _compile_regex_rewrite(spec: MappingSpec, max_size: int, findings: Findings)
 
 def _read_sticky_header(obj: KubeObject, findings: Findings) -> str:
     name = read_metadata(obj, "annotations").get(STICKY_HEADER)
-    if not name:
-        return ""
-    note = find_pending("Mapping.sticky-header")
-    if note is not None:
-        report_note(replace(note, meaning=f"annotation {STICKY_HEADER}: {note.meaning}"), findings)
-    return check_key(str(name), findings)
+    return check_key(str(name), findings) if name else ""
 
 
 def _read_log_share(obj: KubeObject, findings: Findings) -> float | None:
@@ -243,6 +242,25 @@ def _note_others(spec: MappingSpec, findings: Findings) -> None:
         findings.notice("has no effect: pods are spoken to in gRPC all the same; leave it out", "grpc")
     if spec.host_regex and not spec.host:
         findings.notice("has no effect without host", "host_regex")
+
+
+def _note_hidden_authority(candidates: tuple[Candidate, ...], engine: str, findings: Findings) -> None:
+    hosts = [candidate.group.host for candidate in candidates if candidate.matching.host is not None]
+    if hosts:
+        findings.fault(
+            f"serves no call for {', '.join(hosts)}: the {engine} engine does not know the :authority of calls;"
+            " run grpcgw with --engine completion-queue, or tell calls apart by path or by headers"
+        )
+    destination = candidates[0].destination
+    for name, edits in (
+        ("add_request_headers", destination.request_headers),
+        ("add_response_headers", destination.response_headers),
+    ):
+        for add in edits.add:
+            if ":authority" in add.value.lower():
+                findings.notice(
+                    f"the {engine} engine does not know the :authority of calls; nothing is added", name, add.name
+                )
 
 
 def _spread(candidate: Candidate, obj: KubeObject, hosts: tuple[HostSelector, ...]) -> tuple[Candidate, ...]:

@@ -7,27 +7,10 @@ from __future__ import annotations
 
 from grpcgw.config.fields import FieldNote, Resource, planned, refused
 
-_OTHER_HOSTS = "the Mapping would serve every host; leave it out"
-_OTHER_CALLS = "the Mapping would serve calls without these headers; leave it out"
-_BALANCER = "use round_robin"
-
 NOT_WIRED: dict[str, FieldNote] = {
-    "Mapping.hostname": refused(f"{_OTHER_HOSTS} or set it to '*'", "*"),
-    "Mapping.host": refused(_OTHER_HOSTS),
-    "Mapping.headers": refused(_OTHER_CALLS),
-    "Mapping.v2BoolHeaders": refused(_OTHER_CALLS),
-    "Mapping.regex_headers": refused(_OTHER_CALLS),
     "Mapping.tls": refused("calls would go to the pods in clear text; leave it out"),
     "Mapping.service.https": refused("calls are not sent in clear text instead"),
     "Mapping.shadow": refused("copies of calls are not sent; the Mapping would answer real calls; leave it out"),
-    "Mapping.regex_rewrite": planned("the path is not rewritten by pattern"),
-    "Mapping.host_rewrite": planned("the client's :authority is passed on"),
-    "Mapping.auto_host_rewrite": planned("the client's :authority is passed on"),
-    "Mapping.add_request_headers": planned("metadata is passed on unchanged"),
-    "Mapping.remove_request_headers": planned("metadata is passed on unchanged"),
-    "Mapping.add_response_headers": planned("metadata is passed on unchanged"),
-    "Mapping.remove_response_headers": planned("metadata is passed on unchanged"),
-    "Mapping.add_linkerd_headers": planned("no l5d-dst-override header is added"),
     "Mapping.stats_name": planned("metrics name the Mapping"),
     "Mapping.v3StatsName": planned("it stands for `stats_name`"),
     "Mapping.dns_type": planned("all addresses of a DNS name are used (strict_dns)", "strict_dns"),
@@ -44,12 +27,6 @@ NOT_WIRED: dict[str, FieldNote] = {
     "Mapping.health_checks": planned("pods are not checked actively"),
     "Mapping.v3health_checks": planned("it stands for `health_checks`"),
     "Mapping.outlier_detection": planned("failing pods are not ejected"),
-    "Mapping.sticky-header": planned("calls are shared in turns"),
-    "LoadBalancer.least_request": refused(_BALANCER),
-    "LoadBalancer.ring_hash": refused(_BALANCER),
-    "LoadBalancer.maglev": refused(_BALANCER),
-    "LoadBalancer.weighted_round_robin": refused(_BALANCER),
-    "LoadBalancer.slow_start_ms": planned("a pod that joined gets its full share at once"),
     "LoadBalancer.prefer_same_zone": planned("pods of all zones get their share"),
     "TLSContext.cert_required": refused("client certificates are not checked; every client would be served"),
     "TLSContext.ca_secret": planned("client certificates are not asked for"),

@@ -54,9 +54,14 @@ class HostIndex(Generic[T]):
                 return self._regexes[value][1]
 
     def matching(self, authority: str) -> Iterator[T]:
-        """The values of all matches that hold, in no order; one may come twice."""
+        """The values of all matches that hold, in no order; one may come twice.
+
+        Of an authority that is not known (empty) none holds but the one that always does, whatever its pattern.
+        """
         if self._any is not None:
             yield self._any
+        if not authority:
+            return
         for name in split_authority(authority):
             if name in self._exact:
                 yield self._exact[name]

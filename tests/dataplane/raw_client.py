@@ -99,13 +99,13 @@ class RawClient:
         end: bool = True,
         authority: str = "gateway.test",
     ) -> int:
-        """Send a whole RPC, or (not `end`) its beginning; its stream."""
+        """Send a whole RPC, or (not `end`) its beginning; its stream. `method`: of `test.Pod`, or a whole path."""
         stream = self.h2.get_next_available_stream_id()
         self.answers[stream] = Answer()
         headers = [
             (":method", "POST"),
             (":scheme", "http"),
-            (":path", f"/test.Pod/{method}"),
+            (":path", method if method.startswith("/") else f"/test.Pod/{method}"),
             (":authority", authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),

@@ -47,6 +47,38 @@ def test_the_report_is_found_in_the_trailers() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "TEXT cpu_utilization=0.5, rps_fractional=100,named_metrics.gpu=x,eps=2",
+        'JSON {"cpu_utilization": 0.5, "rps_fractional": 100, "eps": 2, "named_metrics": {"gpu": 1}}',
+        'JSON {"cpuUtilization": 0.5, "rpsFractional": 100.0, "eps": 2}',
+        "BIN CQAAAAAAAOA/MQAAAAAAAFlAOQAAAAAAAABA",
+    ],
+)
+def test_reports_are_read_in_each_of_envoys_forms(text: str) -> None:
+    assert find_load_report((("endpoint-load-metrics", text),)) == LoadReport(100.0, 2.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "cpu_utilization=0.5", "TEXT eps=much", "TEXT eps", "JSON [1]", "JSON {", "BIN %", "BIN AA==", "XML a"),
+        "JSON " + "[" * 60_000,
+        "JSON " + '{"eps": 1' + "0" * 400 + "}",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_text_that_is_no_report_is_none(text: str) -> None:
+    assert find_load_report((("endpoint-load-metrics", text),)) is None
+
+
+@given(st.sampled_from(["TEXT ", "JSON ", "BIN ", ""]), st.text(max_size=60))
+def test_any_text_is_a_report_or_none(form: str, text: str) -> None:
+    report = find_load_report((("endpoint-load-metrics", form + text),))
+    assert report is None or report.weight(1.0) >= 0.0
+
+
+@pytest.mark.parametrize(
     ("report", "weight"),
     [
         (LoadReport(qps=100.0, cpu_utilization=0.5), 200.0),
