@@ -9,8 +9,9 @@ import pickle
 import struct
 from dataclasses import dataclass
 
+from grpcgw.config.difference import Difference
 from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.snapshot import ServerCertificate, Snapshot
+from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.report import WorkerReport
 
@@ -53,9 +54,10 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class ApplySnapshot:
-    """Serve this from the next RPC on. The first one opens the ports; answered by `Listening`, or `Unable`."""
+    """Serve this from the next RPC on. The first one opens the ports; answered by `Listening`, `Unable` or `Behind`."""
 
-    snapshot: Snapshot
+    difference: Difference
+    """To the snapshot told before; the whole, to a worker that was told none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,18 @@ class Unable:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """The worker has not the snapshot that a difference begins with: it needs the whole."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     number: int
     report: WorkerReport
 
 
 Command = Configure | ApplySnapshot | SetEndpoints | Collect | Drain
-Answer = Listening | Unable | Report
+Answer = Listening | Unable | Behind | Report
 
 
 def encode(message: Command | Answer) -> bytes:

@@ -13,17 +13,19 @@ import logging
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from grpcgw.config.difference import find_difference
 from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.snapshot import Snapshot
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.errors import UserError
 from grpcgw.telemetry.merge import carry_on, leave_behind
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.messages import (
     FRAME,
     ApplySnapshot,
+    Behind,
     Collect,
     Configure,
     Drain,
@@ -76,17 +78,30 @@ class DataPlane(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A snapshot, and the message that tells it to a worker that has `base`: encoded once for all of them."""
+
+    base: Snapshot
+    snapshot: Snapshot
+    message: bytes
+
+
+def make_update(base: Snapshot, snapshot: Snapshot) -> Update:
+    """Takes some tenths of a second where thousands of Mappings changed."""
+    return Update(base, snapshot, encode(ApplySnapshot(find_difference(base, snapshot))))
+
+
 class News:
     """What is still to be told, the newest of each thing however much happened: a slow listener costs no memory."""
 
     def __init__(self) -> None:
-        self._snapshot: bytes | None = None
+        self._update: Update | None = None
         self._endpoints: dict[str, EndpointSet] = {}
 
-    def apply(self, snapshot: Snapshot, encoded: bytes) -> None:
-        """`encoded`: the snapshot's message, encoded once for all workers."""
-        self._snapshot = encoded
-        for name in self._endpoints.keys() - snapshot.clusters.keys():
+    def apply(self, update: Update) -> None:
+        self._update = update
+        for name in self._endpoints.keys() - update.snapshot.clusters.keys():
             del self._endpoints[name]
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
@@ -94,16 +109,14 @@ class News:
 
     def copy(self) -> News:
         other = News()
-        other._snapshot, other._endpoints = self._snapshot, self._endpoints.copy()
+        other._update, other._endpoints = self._update, self._endpoints.copy()
         return other
 
-    def take(self) -> list[bytes]:
-        """Everything, pods before routes, so that no route waits for its pods; nothing is left."""
-        messages = [encode(SetEndpoints(name, found)) for name, found in self._endpoints.items()]
-        if self._snapshot is not None:
-            messages.append(self._snapshot)
-        self._snapshot, self._endpoints = None, {}
-        return messages
+    def take(self) -> tuple[list[bytes], Update | None]:
+        """Everything; nothing is left. The pods' messages go first, so that no route waits for its pods."""
+        endpoints = [encode(SetEndpoints(name, found)) for name, found in self._endpoints.items()]
+        update, self._update, self._endpoints = self._update, None, {}
+        return endpoints, update
 
 
 class _Child:
@@ -114,6 +127,8 @@ class _Child:
         self._plan, self._core, self._told = plan, core, told
         self._news = News()
         self._news_came = asyncio.Event()
+        self._held = EMPTY_SNAPSHOT
+        """What the process has once it has obeyed everything it was told."""
         self._writer: asyncio.StreamWriter | None = None
         self._processes: set[asyncio.subprocess.Process] = set()
         self._numbers = itertools.count(1)
@@ -179,8 +194,7 @@ class _Child:
 
     async def _converse(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=connection)
-        self._news = self._told.copy()
-        self._news_came.set()
+        self._tell_all()
         writer.write(encode(Configure(self.number, self._plan, self._core)))
         self._writer = writer
         try:
@@ -200,8 +214,21 @@ class _Child:
             while True:
                 await self._news_came.wait()
                 self._news_came.clear()
-                writer.writelines(self._news.take())
+                messages, update = self._news.take()
+                if update is not None:
+                    messages.append(await self._message_of(update))
+                writer.writelines(messages)
                 await writer.drain()
+
+    async def _message_of(self, update: Update) -> bytes:
+        if update.base is not self._held:  # it was not told all that happened, or starts anew
+            update = await asyncio.to_thread(make_update, self._held, update.snapshot)
+        self._held = update.snapshot
+        return update.message
+
+    def _tell_all(self) -> None:
+        self._held, self._news = EMPTY_SNAPSHOT, self._told.copy()
+        self._news_came.set()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # the worker's end
@@ -216,6 +243,9 @@ class _Child:
                     self.listening.set_result(ports)
             case Unable(text):
                 raise UserError(text)
+            case Behind():
+                log.warning("worker %d lacks what a change begins with, and is told everything again", self.number)
+                self._tell_all()
             case Report(number, report):
                 asked = self._asked.pop(number, None)
                 if asked is not None and not asked.done():
@@ -223,8 +253,8 @@ class _Child:
             case _:
                 raise TypeError(f"a worker does not say {message!r}")
 
-    def apply(self, snapshot: Snapshot, encoded: bytes) -> None:
-        self._news.apply(snapshot, encoded)
+    def apply(self, update: Update) -> None:
+        self._news.apply(update)
         self._news_came.set()
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
@@ -269,6 +299,7 @@ class WorkerProcesses:
 
     def __init__(self, plan: WorkerPlan, count: int, cores: list[int]) -> None:
         self._told = News()
+        self._newest = EMPTY_SNAPSHOT
         self._children = [
             _Child(number, plan, cores[number] if count == len(cores) else None, self._told) for number in range(count)
         ]
@@ -284,10 +315,11 @@ class WorkerProcesses:
             tasks.create_task(self._keep_reports(), name="worker reports")
 
     async def apply(self, snapshot: Snapshot) -> None:
-        encoded = await asyncio.to_thread(encode, ApplySnapshot(snapshot))  # half a second for 10,000 Mappings
-        self._told.apply(snapshot, encoded)
+        update = await asyncio.to_thread(make_update, self._newest, snapshot)
+        self._newest = snapshot
+        self._told.apply(update)
         for child in self._children:
-            child.apply(snapshot, encoded)
+            child.apply(update)
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         self._told.set_endpoints(cluster, endpoints)

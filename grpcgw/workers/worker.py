@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grpcgw.config.access_log import LogFormat, LogType
+from grpcgw.config.difference import Difference, WrongBase, apply_difference
 from grpcgw.config.snapshot import ServerCertificate, Snapshot
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.logs import set_up_logging
@@ -31,6 +32,7 @@ from grpcgw.workers.messages import (
     FRAME,
     Answer,
     ApplySnapshot,
+    Behind,
     Collect,
     Configure,
     Drain,
@@ -134,6 +136,15 @@ class Worker:
             self._keeper.look_again()
         return self._engine.ports()
 
+    def take_over(self, difference: Difference) -> Listening | Behind:
+        """Serve what `difference` makes of what is served."""
+        try:
+            snapshot = apply_difference(self._engine.serving.snapshot, difference)
+        except WrongBase as error:
+            log.warning("%s", error)
+            return Behind()
+        return Listening(self.apply(snapshot))
+
     def set_endpoints(self, message: SetEndpoints) -> None:
         self._engine.serving.set_endpoints(message.cluster, message.endpoints, time.monotonic())
         if self._keeper is not None:
@@ -178,8 +189,8 @@ def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], 
     """Do what is asked until told to drain. None: nothing more was said, the control process is gone or it ends us."""
     for command in commands:
         match command:
-            case ApplySnapshot(snapshot):
-                answer(Listening(worker.apply(snapshot)))
+            case ApplySnapshot(difference):
+                answer(worker.take_over(difference))
             case SetEndpoints():
                 worker.set_endpoints(command)
             case Collect(number):

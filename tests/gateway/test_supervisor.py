@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from dataplane.waiting import PATIENCE_S
@@ -17,8 +19,8 @@ from grpcgw.config.objects import KubeObject, ObjectKey, Source
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.ports import HeldPorts
 from grpcgw.settings import Settings
-from grpcgw.workers.messages import FRAME, ApplySnapshot, Command, SetEndpoints, decode, encode
-from grpcgw.workers.supervisor import News, WorkerProcesses
+from grpcgw.workers.messages import FRAME, Command, SetEndpoints, decode
+from grpcgw.workers.supervisor import News, Update, WorkerProcesses, make_update
 
 CLUSTERS = ("a", "b", "c")
 
@@ -36,8 +38,9 @@ def pods(port: int) -> EndpointSet:
     return EndpointSet((Endpoint("127.0.0.1", port),))
 
 
-def messages(news: News) -> list[Command]:
-    return [decode(frame[FRAME.size :]) for frame in news.take()]  # type: ignore[misc]
+def take(news: News) -> tuple[list[Command], Update | None]:
+    endpoints, update = news.take()
+    return [decode(frame[FRAME.size :]) for frame in endpoints], update  # type: ignore[misc]
 
 
 def with_clusters(names: frozenset[str]) -> Snapshot:
@@ -52,46 +55,77 @@ changes = st.one_of(
 
 
 @given(st.lists(changes, max_size=30))
-def test_however_much_happened_only_the_newest_of_each_thing_is_told_and_pods_before_routes(
+def test_however_much_happened_only_the_newest_of_each_thing_is_told(
     happened: list[Snapshot | tuple[str, int]],
 ) -> None:
     news, snapshot, endpoints = News(), None, dict[str, EndpointSet]()
     for change in happened:
         if isinstance(change, Snapshot):
-            news.apply(change, encode(ApplySnapshot(change)))
+            news.apply(make_update(EMPTY_SNAPSHOT, change))
             snapshot, endpoints = change, {name: e for name, e in endpoints.items() if name in change.clusters}
         else:
             name, port = change
             news.set_endpoints(name, pods(port))
             endpoints[name] = pods(port)
     copy = news.copy()
-    told = messages(news)
+    told, update = take(news)
     assert {m.cluster: m.endpoints for m in told if isinstance(m, SetEndpoints)} == endpoints
-    assert [m.snapshot for m in told if isinstance(m, ApplySnapshot)] == ([] if snapshot is None else [snapshot])
-    assert len(told) == len(endpoints) + (snapshot is not None)
-    assert snapshot is None or isinstance(told[-1], ApplySnapshot)
-    assert messages(news) == [], "nothing is told twice"
-    assert messages(copy) == told
+    assert len(told) == len(endpoints)
+    assert (None if update is None else update.snapshot) == snapshot
+    assert take(news) == ([], None), "nothing is told twice"
+    assert take(copy) == (told, update)
 
 
-def test_ten_thousand_mappings_reach_a_worker() -> None:
-    snapshot = compiled(10_000)
+async def wait_for_version(workers: WorkerProcesses, version: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await workers.listening()
+        while [report.snapshot_version for report in await workers.reports()] != [version]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
-    async def scenario() -> None:
-        settings = Settings(address="127.0.0.1", port=0, tls_port=None)
-        held = HeldPorts(settings.address, settings.port, settings.tls_port)
-        workers = WorkerProcesses(make_plan(settings, *held.numbers), 1, [0, 1])
-        running = asyncio.create_task(workers.run())
-        await workers.apply(snapshot)
-        for name in snapshot.clusters:
-            workers.set_endpoints(name, EndpointSet(()))
-        async with asyncio.timeout(PATIENCE_S):
-            assert await workers.listening() == held.numbers[:1]
-            while [report.snapshot_version for report in await workers.reports()] != [snapshot.version]:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+
+@asynccontextmanager
+async def running_workers() -> AsyncIterator[WorkerProcesses]:
+    """One worker."""
+    settings = Settings(address="127.0.0.1", port=0, tls_port=None)
+    held = HeldPorts(settings.address, settings.port, settings.tls_port)
+    workers = WorkerProcesses(make_plan(settings, *held.numbers), 1, [0, 1])
+    running = asyncio.create_task(workers.run())
+    try:
+        yield workers
         await workers.drain(0.0)
+    finally:
         running.cancel()
         await asyncio.wait((running,))
         held.release()
+
+
+def test_ten_thousand_mappings_reach_a_worker_and_then_what_changes() -> None:
+    snapshot = compiled(10_000)
+
+    async def scenario() -> None:
+        async with running_workers() as workers:
+            await workers.apply(snapshot)
+            for name in snapshot.clusters:
+                workers.set_endpoints(name, EndpointSet(()))
+            await wait_for_version(workers, snapshot.version)
+            for version in ("one less", "two less", "three less"):  # faster than the worker may be told
+                snapshot_less = replace(snapshot, version=version, routes=snapshot.routes[: -len(version)])
+                await workers.apply(snapshot_less)
+            await wait_for_version(workers, "three less")
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_lacks_what_a_change_begins_with_is_told_everything() -> None:
+    snapshot = compiled(3)
+
+    async def scenario() -> None:
+        async with running_workers() as workers:
+            await workers.apply(snapshot)
+            await wait_for_version(workers, snapshot.version)
+            forged = replace(snapshot, version="never told")
+            workers._newest = workers._children[0]._held = forged  # as a defect would have it
+            await workers.apply(replace(snapshot, version="next"))
+            await wait_for_version(workers, "next")
 
     asyncio.run(scenario())
