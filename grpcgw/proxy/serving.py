@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
@@ -276,14 +276,18 @@ class Table:
 
     __slots__ = ("_by_route", "_routes", "snapshot")
 
-    def __init__(self, snapshot: Snapshot, by_route: dict[int, RouteTargets]) -> None:
+    def __init__(self, snapshot: Snapshot, routes: RouteTable, by_route: dict[int, RouteTargets]) -> None:
         self.snapshot = snapshot
-        self._routes = RouteTable(snapshot.routes)
+        self._routes = routes
         self._by_route = by_route  # by id(): the snapshot keeps the routes alive, and hashing one costs microseconds
 
     def find(self, path: str, authority: str, metadata: Metadata) -> RouteTargets | None:
         route = self._routes.match(path, authority, metadata)
         return None if route is None else self._by_route[id(route)]
+
+    def find_bound(self, route: Route) -> RouteTargets | None:
+        """What the very same Route is bound to here."""
+        return self._by_route.get(id(route))
 
 
 class Serving:
@@ -299,7 +303,7 @@ class Serving:
         self._endpoints: dict[str, EndpointSet] = {}
         self._orphans: dict[Pod, float] = {}
         self._refreshed_at_s = 0.0
-        self._table = Table(EMPTY_SNAPSHOT, {})
+        self._table = Table(EMPTY_SNAPSHOT, RouteTable(()), {})
         self._breakers = Breakers()
         self._budgets: dict[str, RetryBudget] = {}
         self.counters = Counters()
@@ -339,18 +343,21 @@ class Serving:
     # --- when something changed
 
     def apply(self, snapshot: Snapshot, now_s: float) -> None:
-        """Serve `snapshot` from the next RPC on. Clusters it keeps keep their pods, connections and counters."""
+        """Serve `snapshot` from the next RPC on. Clusters it keeps keep their pods, connections and counters.
+
+        What costs time is done for what is new: for a Route or Cluster that is another object than before.
+        """
+        table = RouteTable(snapshot.routes)
         with self._lock:
             self._drop_clusters(snapshot, now_s)
-            for name, cluster in snapshot.clusters.items():
-                self._keep_cluster(name, cluster, now_s)
+            changed = self._take_clusters(snapshot.clusters, now_s)
             destinations = [destination for route in snapshot.routes for destination in route.destinations]
             self._breakers.replace(destinations)
             self._budgets = {d.label: self._budgets.get(d.label) or RetryBudget() for d in destinations}
-            by_route = {id(route): self._bind(route) for route in snapshot.routes}
-            for name in self._clusters:
+            by_route, used = self._bind_routes(snapshot.routes, changed)
+            for name in changed | used:
                 self._fill(name, now_s)
-            self._table = Table(snapshot, by_route)
+            self._table = Table(snapshot, table, by_route)
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet, now_s: float) -> None:
         """These are the ready pods of `cluster` from the next RPC on. May come before the snapshot that names it."""
@@ -424,6 +431,18 @@ class Serving:
             notes = {pod: state.explain(pod, now_s) for state in self._clusters.values() for pod in state.pool.pods()}
         return tuple(pod.report(notes.get(pod, "")) for pod in self.pods())
 
+    def _bind_routes(self, routes: tuple[Route, ...], changed: set[str]) -> tuple[dict[int, RouteTargets], set[str]]:
+        """What each Route is bound to, by its id(), and the clusters of those that were bound anew."""
+        by_route: dict[int, RouteTargets] = {}
+        used: set[str] = set()
+        for route in routes:
+            bound = self._table.find_bound(route)
+            if bound is None or (changed and not changed.isdisjoint(_clusters_of(route))):
+                bound = self._bind(route)
+                used.update(_clusters_of(route))
+            by_route[id(route)] = bound
+        return by_route, used
+
     def _bind(self, route: Route) -> RouteTargets:
         return RouteTargets(route, tuple(self._target(route, destination) for destination in route.destinations))
 
@@ -466,14 +485,21 @@ class Serving:
 
         return open_pod
 
-    def _keep_cluster(self, name: str, cluster: Cluster, now_s: float) -> None:
-        state = self._clusters.get(name)
-        if state is None:
-            self._clusters[name] = ClusterState(cluster)
-            return
-        before, state.cluster = state.cluster, cluster
-        if before.connection != cluster.connection:
-            state.pool.reconnect(self._opener(cluster, now_s))
+    def _take_clusters(self, clusters: Mapping[str, Cluster], now_s: float) -> set[str]:
+        """Use these clusters; returns the names of those that are new, or not what they were."""
+        changed = set()
+        for name, cluster in clusters.items():
+            state = self._clusters.get(name)
+            if state is None:
+                self._clusters[name] = ClusterState(cluster)
+            elif state.cluster is cluster:
+                continue
+            else:
+                before, state.cluster = state.cluster, cluster
+                if before.connection != cluster.connection:
+                    state.pool.reconnect(self._opener(cluster, now_s))
+            changed.add(name)
+        return changed
 
     def _drop_clusters(self, snapshot: Snapshot, now_s: float) -> None:
         for name in [name for name in self._clusters if name not in snapshot.clusters]:
@@ -487,6 +513,11 @@ class Serving:
         for pod in over:
             del self._orphans[pod]
         return over
+
+
+def _clusters_of(route: Route) -> list[str]:
+    used = [destination.cluster for destination in route.destinations]
+    return used if route.shadow is None else [*used, route.shadow.cluster]
 
 
 def _open_nothing(endpoint: Endpoint) -> Pod:

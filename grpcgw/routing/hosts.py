@@ -75,6 +75,17 @@ class HostIndex(Generic[T]):
                 if regex.matches(name):
                     yield value
 
+    def values(self) -> Iterator[T]:
+        """All there are."""
+        if self._any is not None:
+            yield self._any
+        yield from self._exact.values()
+        for by_length in (self._suffixes, self._prefixes):
+            for values in by_length.values():
+                yield from values.values()
+        for _, value in self._regexes.values():
+            yield value
+
 
 def _get(values: dict[str, T], key: str, make: Callable[[], T]) -> T:
     if key not in values:

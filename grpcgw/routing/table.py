@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from string import ascii_lowercase, ascii_uppercase
 
+from grpcgw.config.policies import HostMatch
 from grpcgw.config.regex import FullRegex
 from grpcgw.config.snapshot import MatchKind, PathMatch, Route
 from grpcgw.routing.headers import Condition, Metadata, Values, bind
@@ -35,9 +37,9 @@ class RouteTable:
         self._routes = tuple(routes)
         self._as_written, self._folded = _PathIndex(), _PathIndex()
         for rank, route in enumerate(self._routes):
-            conditions = bind(route.headers)
+            conditions = bind(route.headers) if route.headers else ()
             if conditions is not None:
-                self._place(route).add(route, _Entry(rank, conditions))
+                self._place(route).add(rank, route.host, conditions)
         self._folds = self._folded.seal()
         self._as_written.seal()
         self._cache: dict[str, Route | tuple[_Candidates, ...]] = {}
@@ -88,8 +90,10 @@ class RouteTable:
         for candidates in found:
             if candidates.lowest >= best:
                 break
-            for leaf in candidates.hosts.matching(authority):
-                best = leaf.find(values, best)
+            best = min(best, candidates.plain)
+            if candidates.hosts is not None:
+                for leaf in candidates.hosts.matching(authority):
+                    best = leaf.find(values, best)
         return self._routes[best] if best < _NEVER else None
 
 
@@ -160,31 +164,33 @@ def _first(entries: Iterable[_Entry], values: Values, best: int) -> int:
 
 
 class _Candidates:
-    """The Routes over one path match."""
+    """The Routes over one path match. Most are one Route that asks for nothing else, of which only the rank is kept."""
 
-    __slots__ = ("_leaves", "hosts", "lowest", "plain")
+    __slots__ = ("hosts", "lowest", "plain")
 
     def __init__(self) -> None:
         self.lowest = _NEVER
         self.plain = _NEVER
         """Rank of the first Route that every RPC with such a path matches."""
-        self._leaves: list[_Leaf] = []
-        self.hosts: HostIndex[_Leaf] = HostIndex(self._make_leaf)
+        self.hosts: HostIndex[_Leaf] | None = None
+        """The Routes before it; None: there are none."""
 
-    def _make_leaf(self) -> _Leaf:
-        leaf = _Leaf()
-        self._leaves.append(leaf)
-        return leaf
-
-    def add(self, route: Route, entry: _Entry) -> None:
-        self.lowest = min(self.lowest, entry.rank)
-        if route.host is None and not entry.conditions:
-            self.plain = min(self.plain, entry.rank)
-        self.hosts.at(route.host).add(entry)
+    def add(self, rank: int, host: HostMatch | None, conditions: tuple[Condition, ...]) -> None:
+        """Routes come in the order of their ranks."""
+        if rank > self.plain:  # hidden
+            return
+        self.lowest = min(self.lowest, rank)
+        if host is None and not conditions:
+            self.plain = rank
+            return
+        if self.hosts is None:
+            self.hosts = HostIndex(_Leaf)
+        self.hosts.at(host).add(_Entry(rank, conditions))
 
     def seal(self) -> None:
-        for leaf in self._leaves:
-            leaf.seal()
+        if self.hosts is not None:
+            for leaf in self.hosts.values():
+                leaf.seal()
 
 
 def _lowest(candidates: _Candidates) -> int:
@@ -198,33 +204,36 @@ class _PathIndex:
         self._exact: dict[str, _Candidates] = {}
         self._prefixes: dict[int, dict[str, _Candidates]] = {}
         self._regexes: dict[int, dict[str, list[tuple[FullRegex, _Candidates]]]] = {}
-        self._known: dict[tuple[PathMatch, bool], _Candidates] = {}
+        self._by_pattern: dict[tuple[str, bool], _Candidates] = {}
 
     def at(self, match: PathMatch, case_sensitive: bool) -> _Candidates:
         """`case_sensitive` says how a regex is compared; other texts are compared as they are."""
-        candidates = self._known.get((match, case_sensitive))
+        text = match.value
+        if match.kind is MatchKind.REGEX:
+            return self._by_pattern.get((text, case_sensitive)) or self._file_regex(text, case_sensitive)
+        texts = self._exact if match.kind is MatchKind.EXACT else self._prefixes.setdefault(len(text), {})
+        candidates = texts.get(text)
         if candidates is None:
-            candidates = self._known[match, case_sensitive] = _Candidates()
-            self._file(match, case_sensitive, candidates)
+            candidates = texts[text] = _Candidates()
         return candidates
 
-    def _file(self, match: PathMatch, case_sensitive: bool, candidates: _Candidates) -> None:
-        text = match.value
-        match match.kind:
-            case MatchKind.EXACT:
-                self._exact[text] = candidates
-            case MatchKind.PREFIX:
-                self._prefixes.setdefault(len(text), {})[text] = candidates
-            case MatchKind.REGEX:
-                regex = FullRegex(text, case_sensitive)
-                literal = regex.literal_prefix()
-                self._regexes.setdefault(len(literal), {}).setdefault(literal, []).append((regex, candidates))
+    def _file_regex(self, pattern: str, case_sensitive: bool) -> _Candidates:
+        candidates = self._by_pattern[pattern, case_sensitive] = _Candidates()
+        regex = FullRegex(pattern, case_sensitive)
+        literal = regex.literal_prefix()
+        self._regexes.setdefault(len(literal), {}).setdefault(literal, []).append((regex, candidates))
+        return candidates
 
     def seal(self) -> bool:
         """Every Route is in. Whether there is any."""
-        for candidates in self._known.values():
+        filed = [
+            self._exact.values(),
+            self._by_pattern.values(),
+            *(texts.values() for texts in self._prefixes.values()),
+        ]
+        for candidates in chain.from_iterable(filed):
             candidates.seal()
-        return bool(self._known)
+        return any(filed)
 
     def matching(self, path: str) -> Iterator[_Candidates]:
         if path in self._exact:
