@@ -21,12 +21,12 @@ from grpcgw.config.access_log import (
     InvalidLogFormat,
     LogFormat,
     LogType,
-    Operator,
     parse_line,
     parse_log_format,
     parse_share,
 )
 from grpcgw.config.objects import Severity
+from grpcgw.config.operators import Operator
 from grpcgw.proxy.status import Reason
 from grpcgw.telemetry import access_log
 from grpcgw.telemetry.access_log import (

@@ -1,7 +1,6 @@
 """How the access log is to look and how much of it is wanted: formats and switches, read and checked, as values.
 
-Formats are Envoy's (`%OPERATOR(argument):length%`, Module `envoy_log_type` and `envoy_log_format`); what each operator
-shows is decided where lines are made. Pure.
+Formats are Envoy's (`operators`, Module `envoy_log_type` and `envoy_log_format`). Pure.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from grpcgw.config.operators import Grammar, InvalidOperator, Line, parse_operators
+
 ANNOTATION = "grpcgw.io/access-log"
 """On a Mapping: `on`, `off`, or the share of its RPCs to log (`10%`)."""
 
@@ -18,22 +19,6 @@ ANNOTATION = "grpcgw.io/access-log"
 class LogType(StrEnum):
     JSON = "json"
     TEXT = "text"
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """`%NAME(argument?alternative):max_length%`."""
-
-    name: str
-    argument: str = ""
-    """Of REQ, RESP and TRAILER: the key, in lower case. Of GRPC_STATUS: the style."""
-    alternative: str = ""
-    """The key to look at where the first is not there."""
-    max_length: int | None = None
-
-
-Part = str | Operator
-Line = tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +66,7 @@ KEYED_OPERATORS = frozenset({"REQ", "RESP", "TRAILER"})
 STATUS_STYLES = ("CAMEL_STRING", "SNAKE_STRING", "NUMBER")
 """Of GRPC_STATUS; the first is the default, as in Envoy."""
 
-_TOKEN = re.compile(r"%%|%([A-Z_]+)(?:\(([^()%]*)\))?(?::([0-9]{1,6}))?%|[^%]+|%")
+_GRAMMAR = Grammar(PLAIN_OPERATORS, KEYED_OPERATORS, {"GRPC_STATUS": STATUS_STYLES})
 
 
 def parse_log_format(log_type: str | None, log_format: object) -> LogFormat:
@@ -115,13 +100,11 @@ def parse_share(text: str) -> float:
 
 
 def parse_line(text: str) -> Line:
-    """Literal text and operators in turn. Raises InvalidLogFormat for what is no operator."""
-    parts: list[Part] = []
-    for token in _TOKEN.finditer(text):
-        if token[0] == "%":
-            raise InvalidLogFormat(f"the % at position {token.start()} begins no operator; write %% for a percent sign")
-        parts.append(_parse_operator(token) if token[1] else token[0].replace("%%", "%"))
-    return tuple(parts)
+    """Raises InvalidLogFormat for what is no operator."""
+    try:
+        return parse_operators(text, _GRAMMAR)
+    except InvalidOperator as error:
+        raise InvalidLogFormat(str(error)) from error
 
 
 def _parse_fields(formats: Mapping[object, object]) -> Iterator[tuple[str, Line]]:
@@ -129,25 +112,3 @@ def _parse_fields(formats: Mapping[object, object]) -> Iterator[tuple[str, Line]
         if not isinstance(name, str) or not isinstance(text, str):
             raise InvalidLogFormat(f"envoy_log_format: the value of {name} should be a string")
         yield name, parse_line(text)
-
-
-def _parse_operator(token: re.Match[str]) -> Operator:
-    name, argument, length = token[1], token[2], token[3]
-    max_length = int(length) if length else None
-    if name in PLAIN_OPERATORS and argument is None:
-        return Operator(name, max_length=max_length)
-    if name in KEYED_OPERATORS and argument:
-        key, _, alternative = argument.lower().partition("?")
-        return Operator(name, key, alternative, max_length)
-    if name == "GRPC_STATUS" and (argument or STATUS_STYLES[0]) in STATUS_STYLES:
-        return Operator(name, argument or STATUS_STYLES[0], max_length=max_length)
-    if name in PLAIN_OPERATORS:
-        raise InvalidLogFormat(f"{token[0]}: {name} takes no argument")
-    if name in KEYED_OPERATORS:
-        raise InvalidLogFormat(f"{token[0]}: {name} needs a key, {name}(KEY)")
-    if name == "GRPC_STATUS":
-        raise InvalidLogFormat(f"{token[0]}: GRPC_STATUS takes {', '.join(STATUS_STYLES)}")
-    raise InvalidLogFormat(f"{token[0]} is not among the operators: {', '.join(sorted(_ALL))}")
-
-
-_ALL = PLAIN_OPERATORS | KEYED_OPERATORS | {"GRPC_STATUS"}

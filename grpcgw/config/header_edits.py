@@ -1,4 +1,4 @@
-"""What a Mapping may add to metadata: names, values, and the `%…%` operators in values, checked and read. Pure.
+"""What a Mapping may add to metadata: names, values, and the operators in values, checked and read. Pure.
 
 The compiler checks with it, `grpcgw.policy.headers` gives it effect. Operators are Envoy's (custom request headers).
 """
@@ -9,7 +9,7 @@ import base64
 import binascii
 import re
 
-from grpcgw.config.access_log import Line, Operator, Part
+from grpcgw.config.operators import Grammar, InvalidOperator, Line, Operator, parse_operators
 from grpcgw.errors import GrpcgwError
 
 
@@ -17,15 +17,18 @@ class InvalidHeader(GrpcgwError):
     """A name or value that metadata cannot have, or that is not the Mapping's to set; the message says why."""
 
 
-HEADER_OPERATORS = (
-    "DOWNSTREAM_REMOTE_ADDRESS",
-    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-    "DOWNSTREAM_REMOTE_PORT",
-    "PROTOCOL",
-    "REQ",
-    "START_TIME",
+HEADER_OPERATORS = Grammar(
+    plain=frozenset(
+        {
+            "DOWNSTREAM_REMOTE_ADDRESS",
+            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+            "DOWNSTREAM_REMOTE_PORT",
+            "PROTOCOL",
+        }
+    ),
+    keyed=frozenset({"REQ"}),
+    choosing={"START_TIME": ()},
 )
-"""REQ takes a key and perhaps another to look at without it (`REQ(x-a?x-b)`), START_TIME perhaps a format."""
 
 _RESERVED = frozenset(
     {
@@ -56,7 +59,6 @@ _INSTEAD = {
 
 _NAME = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 _TEXT = re.compile(r"[\x20-\x7e]*")
-_TOKEN = re.compile(r"%%|%([A-Z_]+)(?:\(([^()]*)\))?(?::([0-9]{1,6}))?%|[^%]+|%")
 
 
 def check_header_name(name: str) -> str:
@@ -74,13 +76,18 @@ def check_header_name(name: str) -> str:
     return lower
 
 
+def is_reserved(key: str) -> bool:
+    """Whether gRPC sets the key itself on each connection, whatever metadata says."""
+    return key in _RESERVED or (key.startswith("grpc-") and key not in _NOT_RESERVED)
+
+
 def parse_added_header(name: str, value: str) -> tuple[str, Line | bytes]:
     """Name and value to add: text with operators, or the bytes of a `-bin` key. Raises InvalidHeader.
 
     A `-bin` key takes base64, or the bytes of another such key of the request (`%REQ(x-bin)%` and nothing else).
     """
     key = check_header_name(name)
-    if key in _RESERVED or (key.startswith("grpc-") and key not in _NOT_RESERVED):
+    if is_reserved(key):
         raise InvalidHeader(f"{name} is set by gRPC itself on each connection; choose another name")
     if not _TEXT.fullmatch(value):
         raise InvalidHeader(f"{name}: {value!r} should have only printable ASCII characters; for others use a -bin key")
@@ -88,30 +95,11 @@ def parse_added_header(name: str, value: str) -> tuple[str, Line | bytes]:
 
 
 def parse_header_value(text: str) -> Line:
-    """Literal text and operators in turn. Raises InvalidHeader for an operator that is unknown or wrongly used."""
-    parts: list[Part] = []
-    for token in _TOKEN.finditer(text):
-        if token[0] == "%":
-            raise InvalidHeader(
-                f"{text!r}: the % at position {token.start()} begins no operator; write %% for a percent"
-            )
-        parts.append(_parse_operator(token) if token[1] else token[0].replace("%%", "%"))
-    return tuple(parts)
-
-
-def _parse_operator(token: re.Match[str]) -> Operator:
-    name, argument, length = token[1], token[2], token[3]
-    max_length = int(length) if length else None
-    if name not in HEADER_OPERATORS:
-        raise InvalidHeader(f"{token[0]} is not among the operators for headers: {', '.join(HEADER_OPERATORS)}")
-    if name == "REQ":
-        if not argument:
-            raise InvalidHeader(f"{token[0]}: REQ needs a key, REQ(KEY)")
-        key, _, alternative = argument.lower().partition("?")
-        return Operator(name, key, alternative, max_length)
-    if argument and name != "START_TIME":
-        raise InvalidHeader(f"{token[0]}: {name} takes no argument")
-    return Operator(name, argument or "", max_length=max_length)
+    """Raises InvalidHeader for an operator that is unknown or wrongly used."""
+    try:
+        return parse_operators(text, HEADER_OPERATORS)
+    except InvalidOperator as error:
+        raise InvalidHeader(str(error)) from error
 
 
 def _parse_bytes(name: str, value: str) -> Line | bytes:

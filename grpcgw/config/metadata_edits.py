@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from grpcgw.config.header_edits import InvalidHeader, check_header_name, parse_added_header
+from grpcgw.config.header_edits import InvalidHeader, check_header_name, is_reserved, parse_added_header
 from grpcgw.config.mapping_spec import AddedHeader
 from grpcgw.config.parse import Findings
 from grpcgw.config.policies import HeaderAdd
@@ -37,9 +37,13 @@ def compile_removed(names: Iterable[str], findings: Findings, *path: str) -> tup
     removed = set()
     for index, name in enumerate(names):
         try:
-            removed.add(check_header_name(name))
+            key = check_header_name(name)
         except InvalidHeader as error:
             findings.error(str(error), *path, index)
+            continue
+        removed.add(key)
+        if is_reserved(key):
+            findings.notice(f"{name} has no effect: gRPC sets it itself on each connection", *path, index)
     return tuple(sorted(removed))
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from grpcgw.config.access_log import Line, Operator
 from grpcgw.config.header_edits import check_header_name, parse_added_header
+from grpcgw.config.operators import Line, Operator
 from grpcgw.config.policies import HeaderAdd, HeaderEdits
 
 Value = str | bytes

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from grpcgw.config.access_log import Line, LogFormat, LogType, Operator, parse_line
+from grpcgw.config.access_log import LogFormat, LogType, parse_line
+from grpcgw.config.operators import Line, Operator
 from grpcgw.telemetry.codes import status_name
 
 Metadata = tuple[tuple[str, str | bytes], ...]

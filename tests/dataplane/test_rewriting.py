@@ -180,7 +180,7 @@ def test_linkerd_is_told_the_service(lab: Lab) -> None:
 
 EDIT_RESPONSES = """
     {name: m, service: pods,
-     remove_response_headers: [x-secret, grpc-status, grpc-message],
+     remove_response_headers: x-secret,
      add_response_headers: {x-add: gateway, x-pod: {value: both, append: true}, x-path: "%REQ(:path)%"}}
 """
 
@@ -202,6 +202,21 @@ def test_initial_metadata_of_answers_is_edited_and_trailers_and_status_are_not(l
     assert "x-secret" not in headers
     assert (trailers["grpc-status"], trailers["x-secret"], trailers["x-trailer"]) == ("0", "trailer", "kept")
     assert len(answer.blocks) == 2
+
+
+def test_removing_what_grpc_sets_itself_has_no_effect_and_a_notice(lab: Lab) -> None:
+    keys = ["grpc-status", "grpc-message", "te", "content-type"]
+    compiled = compile_yaml(
+        f"{{name: m, service: pods, remove_response_headers: {keys}, remove_request_headers: {keys}}}"
+    )
+    assert len(compiled.problems) == 8
+    assert all("notice" in str(one) and "gRPC sets it itself on each" in str(one) for one in compiled.problems)
+    pod = lab.scripted_pod(refusing(UNAVAILABLE, "come%20back"))
+    (cluster,) = compiled.snapshot.clusters
+    client = lab.raw_client(lab.gateway(configuration=compiled.snapshot, clusters={cluster: [pod]}))
+    answer = client.call("Unary")
+    assert (answer.status, answer.message, answer.trailers_only) == (UNAVAILABLE, "come back", True)
+    assert (pod.streams[0].header("te"), pod.streams[0].header("content-type")) == ("trailers", "application/grpc")
 
 
 def test_trailers_only_answers_stay_so_whatever_is_to_be_edited(lab: Lab) -> None:
