@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Protocol
 
+from grpcgw import collector
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.certificates import make_self_signed
@@ -199,7 +200,8 @@ class Control:
         )
         # In a thread: thousands of Mappings take seconds, and pods come and go meanwhile.
         objects = list(self._store.objects())
-        compiled = await asyncio.to_thread(compile_snapshot, objects, self._last_good, options, self._reuse)
+        with collector.paused():
+            compiled = await asyncio.to_thread(compile_snapshot, objects, self._last_good, options, self._reuse)
         self._compile_ms = 1000 * (time.perf_counter() - began_s)
         await self._take(compiled)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -298,3 +299,20 @@ def test_threads_share_a_table() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(search, range(4)))
+
+
+def test_a_table_that_is_dropped_leaves_nothing_to_the_garbage_collector() -> None:
+    host = HostMatch(HostKind.SUFFIX, ".example.com")
+    guards = (HeaderMatch("x", exact="1"), HeaderMatch("y", regex="a+"))
+    routes = [
+        prefix("/a/"),
+        route(MatchKind.PREFIX, "/a/", host=host, headers=guards),
+        route(MatchKind.REGEX, "/b/.*", case_sensitive=False),
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        RouteTable(routes).match("/a/m", "b.example.com", (("x", "1"),))
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

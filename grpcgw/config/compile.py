@@ -218,9 +218,9 @@ def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | No
 def _make_snapshot(
     serving: Serving, groups: Groups, reader: MappingReader, ports: _Ports, access_log: LogFormat | None
 ) -> Snapshot:
-    made = [reader.make_route(group, members) for group, members in groups.items()]
-    digests = {id(one.route): one.digest for one in made}
-    routes = order_routes(one.route for one in made if one.route is not None)
+    tried = (reader.make_route(group, members) for group, members in groups.items())
+    made = {id(one.route): one for one in tried if one is not None}
+    routes = order_routes((one.route for one in made.values()), lambda route: made[id(route)].rank)
     clusters: dict[str, Cluster] = {}
     for key in serving:  # in the order of keys: the first Mapping names the resolver of a cluster it shares
         if serving[key].candidates:
@@ -229,7 +229,7 @@ def _make_snapshot(
     others = ports.snapshot
     version = hash_content(
         [
-            *(digests[id(route)] for route in routes),
+            *(made[id(route)].digest for route in routes),
             *(reader.digest_cluster(clusters[name]) for name in sorted(clusters)),
             digest((others.certificates, others.listeners, others.hosts, access_log)),
         ]

@@ -33,6 +33,9 @@ class Difference:
     gone: tuple[str, ...]
     """Names of the base's clusters that are no more."""
 
+    def is_whole(self) -> bool:
+        return self.base == EMPTY_SNAPSHOT.version
+
 
 def find_difference(base: Snapshot, snapshot: Snapshot) -> Difference:
     return Difference(
@@ -65,7 +68,7 @@ def _cut(base: tuple[Route, ...], routes: tuple[Route, ...]) -> tuple[range | tu
 
 def apply_difference(base: Snapshot, difference: Difference) -> Snapshot:
     """The new snapshot, which shares with `base` what did not change. Raises WrongBase."""
-    if difference.base == EMPTY_SNAPSHOT.version:
+    if difference.is_whole():
         base = EMPTY_SNAPSHOT
     if difference.base != base.version:
         raise WrongBase(f"this is what changed since configuration {difference.base}, not since {base.version}")

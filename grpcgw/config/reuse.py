@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from grpcgw.config.grouping import Candidate, GroupKey, make_route
+from grpcgw.config.grouping import Candidate, GroupKey, Rank, make_route, rank_route
 from grpcgw.config.mappings import CompiledMapping, MappingContext, compile_mapping
 from grpcgw.config.objects import KubeObject, Problem
 from grpcgw.config.parse import Findings
@@ -29,8 +29,9 @@ class _ReadMapping:
 @dataclass(frozen=True, slots=True)
 class MadeRoute:
     members: tuple[Candidate, ...]
-    route: Route | None
+    route: Route
     digest: bytes
+    rank: Rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,14 @@ class MappingReader:
         self._read[id(obj)] = known
         return known.compiled
 
-    def make_route(self, group: GroupKey, members: Sequence[Candidate]) -> MadeRoute:
+    def make_route(self, group: GroupKey, members: Sequence[Candidate]) -> MadeRoute | None:
+        """None: there are shadows alone."""
         made = self._earlier_routes.get(group)
         if made is None or not _are_same(made.members, members):
             route = make_route(members)
-            made = MadeRoute(tuple(members), route, digest(route))
+            if route is None:
+                return None
+            made = MadeRoute(tuple(members), route, digest(route), rank_route(route))
         self._made[group] = made
         return made
 

@@ -9,6 +9,7 @@ import pickle
 import struct
 from dataclasses import dataclass
 
+from grpcgw import collector
 from grpcgw.config.difference import Difference
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import ServerCertificate
@@ -117,4 +118,5 @@ def encode(message: Command | Answer) -> bytes:
 
 def decode(body: bytes) -> object:
     """The message of a frame, without its length."""
-    return pickle.loads(body)
+    with collector.paused():
+        return pickle.loads(body)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from grpcgw import collector
 from grpcgw.config.access_log import LogFormat, LogType
 from grpcgw.config.difference import Difference, WrongBase, apply_difference
 from grpcgw.config.snapshot import ServerCertificate, Snapshot
@@ -143,7 +144,11 @@ class Worker:
         except WrongBase as error:
             log.warning("%s", error)
             return Behind()
-        return Listening(self.apply(snapshot))
+        with collector.paused():
+            ports = self.apply(snapshot)
+        if difference.is_whole():
+            collector.keep()
+        return Listening(ports)
 
     def set_endpoints(self, message: SetEndpoints) -> None:
         self._engine.serving.set_endpoints(message.cluster, message.endpoints, time.monotonic())
@@ -226,9 +231,8 @@ def run_worker(configure: Configure, commands: Iterator[object], answer: Callabl
     """Serve until told to drain, or left alone; then finish what runs, and return."""
     try:
         worker = Worker(configure.worker, configure.plan)
-        # What is loaded by now stays: keep the collector from walking it again and again.
         gc.collect()
-        gc.freeze()
+        collector.keep()
         drain = None
         with contextlib.suppress(ConnectionError):
             drain = obey(worker, commands, answer)

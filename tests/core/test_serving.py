@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.config.policies import (
+    DEFAULT_CONNECTION,
+    ConnectionSettings,
+    HealthCheck,
+    LoadBalancer,
+    OutlierDetection,
+    UpstreamTls,
+)
 from grpcgw.proxy.serving import Refusal, Serving, Target
 from grpcgw.proxy.status import Reason
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
-from tests.core.gateway import SERVICE, FakeConnection, destination, endpoints, route, snapshot
+from tests.core.gateway import SERVICE, FakeConnection, cluster, destination, endpoints, route, snapshot
 
 METHOD = f"{SERVICE}Greet"
 OTHER_METHOD = "/other.Service/Method"
@@ -152,6 +160,26 @@ def test_a_new_snapshot_keeps_pods_connections_turns_and_counters() -> None:
     assert (serving.pods(), len(connections.opened)) == (pods, 2)
     assert serving.counters.of("grpcserver.default", METHOD) is counters
     assert picks(serving, 2) == [2, 1]
+
+
+def test_a_route_that_did_not_change_keeps_its_target_and_others_get_theirs_anew() -> None:
+    serving, _ = make_serving()
+    stays, goes = route(prefix="/stays/"), route(prefix="/changes/")
+    serving.apply(before := snapshot(stays, goes), 0.0)
+    first = target(serving, "/stays/a")
+    comes = route(destination(timeout_ms=5), prefix="/changes/")
+    serving.apply(replace(before, version="2", routes=(stays, comes)), 0.0)
+    assert target(serving, "/stays/a") is first
+    assert target(serving, "/changes/a").timeout_ms == 5
+
+
+def test_a_route_that_did_not_change_follows_its_cluster() -> None:
+    serving, _ = make_serving()
+    serving.apply(before := snapshot(stays := route()), 0.0)
+    assert target(serving).authority == ""
+    secured = replace(cluster(), connection=ConnectionSettings(tls=UpstreamTls("pods", "pods.example.com")))
+    serving.apply(replace(before, version="2", routes=(stays,), clusters={"greet": secured}), 0.0)
+    assert target(serving).authority == "pods.example.com"
 
 
 def test_settings_are_those_of_the_new_snapshot_and_running_rpcs_keep_theirs() -> None:
