@@ -120,6 +120,8 @@ def channel_arguments(
         # With a header table core repeats an earlier RPC's timeout that is up to 3 % longer, to save bytes.
         ("grpc.http2.hpack_table_size.encoder", 0),
         ("grpc.use_local_subchannel_pool", 1),
+        # Trying again is the session's business; and core takes away what says how often that was done before.
+        ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5_000),

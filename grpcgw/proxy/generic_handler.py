@@ -122,10 +122,11 @@ class _Attempt:
     def __init__(self, rpc: _Rpc, call: Any, connection: _PodConnection) -> None:
         self._rpc, self._call, self._connection = rpc, call, connection
         self._ended: asyncio.Future[Status] = asyncio.get_running_loop().create_future()
+        self._sending: asyncio.Task[None] | None = None
         call.add_done_callback(self._note_status)
 
     def begin(self, first: Opening) -> None:
-        self._rpc.spawn(self._send(first.message, first.half_close))
+        self.send(first.message, first.half_close)
         self._rpc.spawn(self._receive_headers())
         self._rpc.spawn(self._read())
         self._rpc.spawn(self._receive_status())
@@ -134,7 +135,7 @@ class _Attempt:
         self._rpc.spawn(self._read())
 
     def send(self, message: bytes | None, half_close: bool) -> None:
-        self._rpc.spawn(self._send(message, half_close))
+        self._sending = self._rpc.spawn(self._send(message, half_close))
 
     def cancel(self) -> None:
         self._call.cancel()
@@ -191,6 +192,12 @@ class _Attempt:
     def _end(self, status: Status) -> None:
         if not self._ended.done():
             self._ended.set_result(status)
+            asyncio.get_running_loop().call_soon(self._stop_sending)
+
+    def _stop_sending(self) -> None:
+        """grpc.aio lets a write wait for ever where the RPC ended before it had a connection."""
+        if self._sending is not None:
+            self._sending.cancel()
 
     async def _read_status(self) -> Status:
         code = await self._call.code()
@@ -251,8 +258,8 @@ class _Rpc:
         self._context.set_details(status.details)
         self._context.set_trailing_metadata(status.trailers)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._engine.spawn(self._contain(work))
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._engine.spawn(self._contain(work))
 
     async def _contain(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -412,11 +419,12 @@ class LoopProxy:
 
     # --- for RPCs and connections
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         """Run `work`, and keep it from being collected while it runs. It must contain its own exceptions."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def serve(self, path: str, metadata: Metadata, context: Any) -> None:
         rpc = _Rpc(self, path, metadata, context)

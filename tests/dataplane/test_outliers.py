@@ -1,0 +1,117 @@
+"""`outlier_detection`: a pod that fails too often is left out, is named with the reason, and comes back by itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dataplane.configured import configured
+from dataplane.lab import Gateway, Lab
+from dataplane.raw_client import RawClient
+from dataplane.scripted_pod import ScriptedPod, Stream
+from dataplane.waiting import eventually
+
+INTERNAL, NOT_FOUND = 13, 5
+
+
+class Answers:
+    """A pod's script that answers every RPC with `status`."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
+
+    def __call__(self, stream: Stream) -> None:
+        stream.read_all()
+        stream.end_at_once(self.status)
+
+
+def detecting(settings: str, more: str = "") -> str:
+    return f"metadata: {{name: test}}\nspec: {{service: pods:50051, outlier_detection: {{{settings}}}{more}}}"
+
+
+def note(gateway: Gateway, pod: ScriptedPod) -> str:
+    return next(report.note for report in gateway.serving.pod_reports() if report.address == str(pod.endpoint))
+
+
+def statuses(client: RawClient, count: int) -> Counter[int | None]:
+    return Counter(client.call("Unary").status for _ in range(count))
+
+
+def test_pod_that_fails_in_a_row_is_ejected_named_and_returns(lab: Lab) -> None:
+    failing = Answers(INTERNAL)
+    sick, well = lab.scripted_pod(failing), lab.scripted_pod(Answers())
+    settings = "consecutive_failures: 3, max_ejection_percent: 50, base_ejection_ms: 1500, interval_ms: 100"
+    gateway = configured(lab, detecting(settings), pods=[sick, well])
+    client = lab.raw_client(gateway)
+    assert statuses(client, 6) == {INTERNAL: 3, 0: 3}
+    eventually(lambda: note(gateway, sick), "the pod is ejected")
+    assert note(gateway, sick) in (
+        "ejected for 2 s more: 3 failures in a row",
+        "ejected for 1 s more: 3 failures in a row",
+    )
+    assert note(gateway, well) == ""
+    assert [report.state for report in gateway.serving.pod_reports()] == ["ready", "ready"]
+    seen = len(sick.streams)
+    assert statuses(client, 6) == {0: 6}
+    assert len(sick.streams) == seen
+    failing.status = 0
+    eventually(lambda: not note(gateway, sick), "the pod is let back in")
+    assert statuses(client, 6) == {0: 6}
+    assert len(sick.streams) == seen + 3
+
+
+def test_pods_own_answers_are_no_failures(lab: Lab) -> None:
+    """NOT_FOUND is what the application says, not a pod that fails."""
+    pods = [lab.scripted_pod(Answers(NOT_FOUND)), lab.scripted_pod(Answers())]
+    gateway = configured(lab, detecting("consecutive_failures: 2, max_ejection_percent: 100"), pods=pods)
+    assert statuses(lab.raw_client(gateway), 12) == {NOT_FOUND: 6, 0: 6}
+    assert [note(gateway, pod) for pod in pods] == ["", ""]
+
+
+def test_pods_that_all_fail_are_not_all_ejected(lab: Lab) -> None:
+    pods = [lab.scripted_pod(Answers(INTERNAL)) for _ in range(3)]
+    gateway = configured(lab, detecting("consecutive_failures: 1, max_ejection_percent: 100"), pods=pods)
+    assert statuses(lab.raw_client(gateway), 12) == {INTERNAL: 12}, "the last pod goes on, and its answers pass"
+    eventually(lambda: [bool(note(gateway, pod)) for pod in pods].count(True) == 2)
+
+
+def test_pod_far_below_the_others_success_rate_is_ejected(lab: Lab) -> None:
+    """Every second of its RPCs fails, so never many in a row."""
+
+    class EverySecond(Answers):
+        def __call__(self, stream: Stream) -> None:
+            self.status = INTERNAL - self.status
+            super().__call__(stream)
+
+    sick = lab.scripted_pod(EverySecond())
+    pods = [sick, *(lab.scripted_pod(Answers()) for _ in range(3))]
+    settings = (
+        "consecutive_failures: 0, interval_ms: 100, max_ejection_percent: 50, success_rate_stdev_factor: 1500,"
+        " success_rate_minimum_pods: 4, success_rate_request_volume: 2"
+    )
+    gateway = configured(lab, detecting(settings), pods=pods)
+    client = lab.raw_client(gateway)
+    eventually(lambda: statuses(client, 8) and note(gateway, sick), "the pod is ejected")
+    assert "success rate" in note(gateway, sick)
+    assert [note(gateway, pod) for pod in pods[1:]] == ["", "", ""]
+
+
+def test_ejection_and_retries_together_hide_a_sick_pod(lab: Lab) -> None:
+    sick, well = lab.scripted_pod(Answers(INTERNAL)), lab.scripted_pod(Answers())
+    retry = ", retry_policy: {retry_on: internal, num_retries: 1}"
+    settings = "consecutive_failures: 2, max_ejection_percent: 50"
+    gateway = configured(lab, detecting(settings, retry), pods=[sick, well])
+    assert statuses(lab.raw_client(gateway), 20) == {0: 20}
+    assert len(sick.streams) == 2
+
+
+def test_mappings_of_one_service_eject_for_themselves(lab: Lab) -> None:
+    sick, well = lab.scripted_pod(Answers(INTERNAL)), lab.scripted_pod(Answers())
+    text = detecting("consecutive_failures: 1, max_ejection_percent: 50") + (
+        "\n---\nmetadata: {name: other}\nspec: {prefix: /other.Pod/, service: pods:50051}"
+    )
+    gateway = configured(lab, text, pods=[sick, well])
+    client = lab.raw_client(gateway)
+    statuses(client, 4)
+    assert statuses(client, 10) == {0: 10}
+    others = Counter(client.call("/other.Pod/Unary").status for _ in range(10))
+    assert others == {INTERNAL: 5, 0: 5}
