@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from grpcgw.config.access_log import InvalidLogFormat, LogFormat, parse_log_format
+from grpcgw.config.clients import compile_client_rules
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.groups import Groups, Serving, choose_mappings
@@ -21,6 +22,7 @@ from grpcgw.config.mappings import MappingContext, core_fields
 from grpcgw.config.module_spec import ModuleConfig, ModuleSpec
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
 from grpcgw.config.parse import Findings, parse_spec, raw_spec
+from grpcgw.config.policies import DEFAULT_CLIENT_RULES, ClientRules
 from grpcgw.config.regex import DEFAULT_MAX_SIZE
 from grpcgw.config.resolvers import compile_resolvers
 from grpcgw.config.resources import API_GROUPS, MODELS, PLANNED_KINDS
@@ -86,7 +88,8 @@ def compile_snapshot(
     )
     reader = MappingReader(context, reuse)
     serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)
-    snapshot = _make_snapshot(serving, groups, reader, ports, module.access_log)
+    settings = replace(ports.snapshot, access_log=module.access_log, clients=module.clients)
+    snapshot = _make_snapshot(serving, groups, reader, settings)
     problems = sorted(generations.problems, key=_object_order)
     return Compiled(snapshot, tuple(problems), generations.last_good, reader.finish())
 
@@ -177,6 +180,7 @@ class _Module:
     core: Mapping[str, object]
     """The fields Mappings of a group must agree in, as far as the Module sets them."""
     access_log: LogFormat | None = None
+    clients: ClientRules = DEFAULT_CLIENT_RULES
 
 
 def _compile_module(configuration: _Configuration, ambassador_namespace: str, generations: Generations) -> _Module:
@@ -202,7 +206,8 @@ def _build_module(obj: KubeObject, findings: Findings) -> _Module | None:
     config = spec.config or ModuleConfig()
     own = config.defaults.httpmapping if config.defaults is not None else None
     core = {**core_fields(config), **core_fields(own)}
-    return _Module(config, compile_defaults(config, findings), core, _read_log_format(config, findings))
+    defaults, clients = compile_defaults(config, findings), compile_client_rules(config, findings)
+    return _Module(config, defaults, core, _read_log_format(config, findings), clients)
 
 
 def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | None:
@@ -215,9 +220,8 @@ def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | No
         return None
 
 
-def _make_snapshot(
-    serving: Serving, groups: Groups, reader: MappingReader, ports: _Ports, access_log: LogFormat | None
-) -> Snapshot:
+def _make_snapshot(serving: Serving, groups: Groups, reader: MappingReader, settings: Snapshot) -> Snapshot:
+    """`settings`: a snapshot with everything but what Mappings make."""
     tried = (reader.make_route(group, members) for group, members in groups.items())
     made = {id(one.route): one for one in tried if one is not None}
     routes = order_routes((one.route for one in made.values()), lambda route: made[id(route)].rank)
@@ -226,15 +230,14 @@ def _make_snapshot(
         if serving[key].candidates:
             cluster = serving[key].cluster
             clusters.setdefault(cluster.name, cluster)
-    others = ports.snapshot
     version = hash_content(
         [
             *(made[id(route)].digest for route in routes),
             *(reader.digest_cluster(clusters[name]) for name in sorted(clusters)),
-            digest((others.certificates, others.listeners, others.hosts, access_log)),
+            digest((settings.certificates, settings.listeners, settings.hosts, settings.access_log, settings.clients)),
         ]
     )
-    return replace(others, version=version, routes=routes, clusters=clusters, access_log=access_log)
+    return replace(settings, version=version, routes=routes, clusters=clusters)
 
 
 def _object_order(problem: Problem) -> tuple[str, str, str]:

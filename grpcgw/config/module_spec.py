@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from grpcgw.config.fields import (
     AmbassadorId,
     Anything,
+    Count,
     Milliseconds,
     PositiveCount,
     Resource,
@@ -47,7 +48,9 @@ class ModuleConfig(Resource):
     ] = None
 
     add_linkerd_headers: Annotated[bool | None, served("default of all Mappings")] = None
-    buffer_limit_bytes: Annotated[int | None, planned("one message is in flight per stream and direction")] = None
+    buffer_limit_bytes: Annotated[
+        int | None, no_meaning("one message is in flight per stream and direction, whatever its size")
+    ] = None
     circuit_breakers: Annotated[list[CircuitBreakerSpec] | None, served("default of all Mappings")] = None
     cluster_idle_timeout_ms: Annotated[Milliseconds | None, served("default of all Mappings")] = None
     cluster_max_connection_lifetime_ms: Annotated[Milliseconds | None, served("default of all Mappings")] = None
@@ -57,9 +60,11 @@ class ModuleConfig(Resource):
         ModuleDefaults | None,
         served("`httpmapping`: defaults of all Mappings, for the fields named above; before the Module's own keys"),
     ] = None
-    diagnostics: Annotated[Table | None, planned("the page is on the admin port alone")] = None
-    enable_grpc_http11_bridge: Annotated[bool | None, planned("clients speak HTTP/2")] = None
-    enable_grpc_web: Annotated[bool | None, planned("clients speak gRPC over HTTP/2")] = None
+    diagnostics: Annotated[
+        Table | None, no_meaning("the page is on the admin port alone, for whoever `--admin-address` lets reach it")
+    ] = None
+    enable_grpc_http11_bridge: Annotated[bool | None, planned("grpc serves HTTP/2 alone")] = None
+    enable_grpc_web: Annotated[bool | None, planned("grpc serves HTTP/2 alone: browsers need a proxy before it")] = None
     enable_ipv4: Annotated[bool | None, served("default of all Mappings")] = None
     enable_ipv6: Annotated[bool | None, served("default of all Mappings")] = None
     envoy_log_format: Annotated[
@@ -68,29 +73,60 @@ class ModuleConfig(Resource):
     envoy_log_path: Annotated[str | None, planned("the access log goes to stdout")] = None
     envoy_log_type: Annotated[str | None, served("`text` or `json`; wins over `--access-log`")] = None
     forward_client_cert_details: Annotated[str | None, planned("client certificates are not asked for")] = None
-    grpc_stats: Annotated[Table | None, planned("calls are counted by Mapping, service and method always")] = None
-    headers_with_underscores_action: Annotated[str | None, planned("such headers are passed on", "ALLOW")] = None
-    ip_allow: Annotated[list[Table] | None, planned("calls from every address are served")] = None
-    ip_deny: Annotated[list[Table] | None, planned("calls from every address are served")] = None
+    grpc_stats: Annotated[
+        Table | None, no_meaning("calls are counted by Mapping, service and method always; see `/metrics`")
+    ] = None
+    headers_with_underscores_action: Annotated[
+        Literal["ALLOW", "REJECT_REQUEST", "DROP_HEADER"] | None,
+        served("of metadata keys with an underscore; a rejected call ends with INVALID_ARGUMENT"),
+    ] = None
+    ip_allow: Annotated[
+        list[Table] | None,
+        served(
+            "`remote: CIDR` (the client) or `peer: CIDR` (the connection): only calls from there are served,"
+            " others end with PERMISSION_DENIED; of all Mappings"
+        ),
+    ] = None
+    ip_deny: Annotated[
+        list[Table] | None, served("as `ip_allow`, of the calls that are not served; not both of them")
+    ] = None
     keepalive: Annotated[KeepaliveSpec | None, served("default of all Mappings")] = None
     listener_idle_timeout_ms: Annotated[Milliseconds | None, planned("idle client connections stay open")] = None
-    liveness_probe: Annotated[Table | None, planned("the admin port answers probes")] = None
-    max_request_headers_kb: Annotated[int | None, planned("a flag of `grpcgw run` limits the metadata")] = None
-    preserve_external_request_id: Annotated[bool | None, planned("a request id from the client is kept", True)] = None
-    prune_unreachable_routes: Annotated[bool | None, planned("there are no unreachable routes", True)] = None
-    readiness_probe: Annotated[Table | None, planned("the admin port answers probes")] = None
+    liveness_probe: Annotated[
+        Table | None, no_meaning("the admin port answers probes: `/ambassador/v0/check_alive`")
+    ] = None
+    max_request_headers_kb: Annotated[
+        PositiveCount | None, served("bound on the metadata of a call, which ends with RESOURCE_EXHAUSTED; up to 64")
+    ] = None
+    preserve_external_request_id: Annotated[
+        bool | None, served("`x-request-id` of a client from outside is kept; default: replaced, as Envoy does")
+    ] = None
+    prune_unreachable_routes: Annotated[
+        bool | None, no_meaning("a route that no call can reach costs nothing", True)
+    ] = None
+    readiness_probe: Annotated[
+        Table | None, no_meaning("the admin port answers probes: `/ambassador/v0/check_ready`")
+    ] = None
     regex_max_size: Annotated[PositiveCount | None, served("greatest program size of an RE2 pattern; default 200")] = (
         None
     )
     retry_policy: Annotated[RetryPolicySpec | None, served("default of all Mappings")] = None
     set_current_client_cert_details: Annotated[Table | None, planned("client certificates are not asked for")] = None
-    statsd: Annotated[Table | None, planned("metrics are on the admin port")] = None
+    statsd: Annotated[Table | None, planned("metrics are on the admin port, for Prometheus")] = None
     strip_matching_host_port: Annotated[
-        bool | None, no_meaning("a name without a port matches every port anyway", True)
+        bool | None,
+        no_meaning("a name without a port matches every port anyway; the pod sees the port the client wrote", True),
     ] = None
-    use_proxy_proto: Annotated[bool | None, planned("the proxy protocol is not read")] = None
-    use_remote_address: Annotated[bool | None, planned("the client's address is always the connection's", True)] = None
-    xff_num_trusted_hops: Annotated[int | None, planned("no hop is trusted")] = None
+    use_proxy_proto: Annotated[
+        bool | None, no_meaning("grpc cannot read the proxy protocol: connections that begin with it fail")
+    ] = None
+    use_remote_address: Annotated[
+        bool | None,
+        served("default true: who connects is the client; `false`: the last of `x-forwarded-for`, which is left alone"),
+    ] = None
+    xff_num_trusted_hops: Annotated[
+        Count | None, served("so many proxies before the gateway are believed what `x-forwarded-for` says; default 0")
+    ] = None
 
     buffer: Annotated[Table | None, http_only("messages are passed on one by one")] = None
     cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None

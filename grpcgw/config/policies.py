@@ -203,6 +203,43 @@ class HostPolicy:
     """Whether calls that came in clear text are served (`requestPolicy.insecure.action`)."""
 
 
+class Underscores(StrEnum):
+    """What becomes of a request with a metadata key that has an underscore."""
+
+    ALLOW = "ALLOW"
+    REJECT_REQUEST = "REJECT_REQUEST"
+    DROP_HEADER = "DROP_HEADER"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRule:
+    """Matches the clients of one network."""
+
+    network: str
+    """`10.0.0.0/8`, `2001:db8::/32`."""
+    of_peer: bool = False
+    """By the address of the connection (`peer`), whoever the client behind it is (`remote`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRules:
+    """What the Module says of clients and their requests, whatever the Mapping."""
+
+    use_remote_address: bool = True
+    """The client is who opened the connection, and is appended to `x-forwarded-for`; False: the last in that list."""
+    trusted_hops: int = 0
+    """`xff_num_trusted_hops`: so many proxies before the gateway are believed what they say of the client."""
+    preserve_request_id: bool = False
+    """An external client's `x-request-id` is kept; False: replaced."""
+    underscores: Underscores = Underscores.ALLOW
+    allow: tuple[AddressRule, ...] | None = None
+    """Only clients that one of these matches are served; None: all."""
+    deny: tuple[AddressRule, ...] = ()
+    """Clients that one of these matches are not served."""
+    max_metadata_bytes: int | None = None
+    """What a request's metadata may be, counted as HTTP/2 does; None: the gateway's own limit."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ConsulAgent:
     """Where a ConsulResolver asks; the name of the service is the cluster's."""
@@ -216,3 +253,4 @@ NO_EDITS = HeaderEdits()
 ROUND_ROBIN = LoadBalancer()
 DEFAULT_CONNECTION = ConnectionSettings()
 DEFAULT_ADDRESSING = Addressing()
+DEFAULT_CLIENT_RULES = ClientRules()

@@ -13,11 +13,13 @@ from grpcgw.config.access_log import LogFormat
 from grpcgw.config.objects import ObjectKey
 from grpcgw.config.policies import (
     DEFAULT_ADDRESSING,
+    DEFAULT_CLIENT_RULES,
     DEFAULT_CONNECTION,
     NO_EDITS,
     ROUND_ROBIN,
     Addressing,
     CircuitBreaker,
+    ClientRules,
     ConnectionSettings,
     ConsulAgent,
     HeaderEdits,
@@ -207,6 +209,7 @@ class Snapshot:
     """Of all Hosts, in evaluation order; a name that none matches is served in clear text too."""
     access_log: LogFormat | None = None
     """What the Module asks for; None: grpcgw's own lines, of the type of `--access-log`."""
+    clients: ClientRules = DEFAULT_CLIENT_RULES
 
 
 EMPTY_SNAPSHOT = Snapshot(version="none")

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from grpcgw.policy.headers import RequestFacts
 from grpcgw.proxy.metadata import Peer
-from grpcgw.proxy.status import Metadata, Status
+from grpcgw.proxy.status import Metadata, Refusal, Status
 from grpcgw.upstream.pod import Pod
 
 JOIN_WINDOW_S = 0.005
@@ -28,6 +28,8 @@ class Request:
     peer: Peer
     received_at_s: float = 0.0
     """Seconds since the epoch; for people and headers, nothing is timed by it."""
+    refusal: Refusal | None = None
+    """Why it is not even routed."""
 
     def facts(self) -> RequestFacts:
         """What the operators of header edits may ask for."""

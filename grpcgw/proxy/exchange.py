@@ -33,6 +33,9 @@ class Exchange(Protocol):
 
 def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
     """The gateway's own services, unless a Mapping takes them over; everything else is forwarded."""
+    reception = serving.reception
+    if reception is not None:
+        reception.receive(request)
     path, index = request.path, serving.reflection
     if path.startswith(HEALTH_PREFIX) and _is_local(serving, request):
         return HealthExchange(serving, call, request, now_s)
@@ -43,6 +46,6 @@ def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float)
 
 def _is_local(serving: Serving, request: Request) -> bool:
     """Not a Mapping's; nor one to be refused, which is the session's business."""
-    return not serving.has_route(request.path, request.authority, request.metadata) and not is_too_large(
-        request.metadata, serving.max_metadata_bytes
-    )
+    if request.refusal is not None or is_too_large(request.metadata, serving.max_metadata_bytes):
+        return False
+    return not serving.has_route(request.path, request.authority, request.metadata)

@@ -35,8 +35,8 @@ FIELD_OVERHEAD_BYTES = 32
 def forward_request(metadata: Metadata, peer: Peer) -> Metadata:
     """The client's metadata as the pod gets it, with `x-forwarded-for` and `x-request-id` as Envoy sets them.
 
-    The client's address is appended to `x-forwarded-for`. A request id is made where there is none; one that comes
-    from an external client is replaced (Envoy, `preserve_external_request_id: false`).
+    The address of the connection is appended to `x-forwarded-for`. A request id is made where there is none; one that
+    comes from an external client is replaced. The Module may say otherwise of both (`clients`).
     """
     kept = []
     forwarded_for = ""
@@ -49,12 +49,12 @@ def forward_request(metadata: Metadata, peer: Peer) -> Metadata:
             forwarded_for = f"{forwarded_for},{item[1]!s}" if forwarded_for else str(item[1])
             continue
         if key == REQUEST_ID:
-            if not peer.internal or has_id:
+            if not peer.keeps_id or has_id:
                 continue
             has_id = True
         kept.append(item)
-    if peer.address:
-        kept.append((FORWARDED_FOR, f"{forwarded_for},{peer.address}" if forwarded_for else peer.address))
+    if peer.hop:
+        kept.append((FORWARDED_FOR, f"{forwarded_for},{peer.hop}" if forwarded_for else peer.hop))
     elif forwarded_for:
         kept.append((FORWARDED_FOR, forwarded_for))
     if not has_id:
@@ -80,14 +80,17 @@ def make_request_id() -> str:
 
 
 class Peer:
-    """The client at the other end of a connection."""
+    """A client: who is at the other end of a connection, unless the Module's rules say who is behind it."""
 
-    __slots__ = ("address", "internal", "port")
+    __slots__ = ("address", "hop", "keeps_id", "port")
 
     def __init__(self, address: str, port: int = 0) -> None:
         """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
         self.address, self.port = address, port
-        self.internal = _is_internal(address)
+        self.hop = address
+        """What is appended to `x-forwarded-for`; empty: nothing."""
+        self.keeps_id = _is_internal(address)
+        """Whether the request id that it sends is kept: an internal client's is."""
 
 
 def parse_peer(peer: str) -> Peer:

@@ -20,14 +20,15 @@ from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.hashing import make_key
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.policies import ConnectionSettings, HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.config.policies import ClientRules, ConnectionSettings, HealthCheck, LoadBalancer, OutlierDetection
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Route, Snapshot
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
+from grpcgw.proxy.clients import Reception, make_reception
 from grpcgw.proxy.descriptors import DescriptorIndex
-from grpcgw.proxy.status import Metadata, Reason
+from grpcgw.proxy.status import Metadata, Reason, Refusal
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable
 from grpcgw.telemetry.access_log import RpcRecord
@@ -297,7 +298,9 @@ class Serving:
         """`seed`: the worker's number, see RoundRobin. `drain_time_s`: how long RPCs on a pod that left may go on.
         `max_metadata_bytes`: what a request may carry, see `metadata.is_too_large`."""
         self._connect, self._seed, self._drain_time_s = connect, seed, drain_time_s
-        self.max_metadata_bytes = max_metadata_bytes
+        self.max_metadata_bytes = self._largest_metadata_bytes = max_metadata_bytes
+        self.reception: Reception | None = None
+        """What the Module asks of every request; None: nothing."""
         self._lock = threading.Lock()
         self._clusters: dict[str, ClusterState] = {}
         self._endpoints: dict[str, EndpointSet] = {}
@@ -358,6 +361,12 @@ class Serving:
             for name in changed | used:
                 self._fill(name, now_s)
             self._table = Table(snapshot, table, by_route)
+            self._receive_by(snapshot.clients)
+
+    def _receive_by(self, rules: ClientRules) -> None:
+        self.reception = make_reception(rules)
+        largest = self._largest_metadata_bytes
+        self.max_metadata_bytes = min(largest, rules.max_metadata_bytes or largest)
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet, now_s: float) -> None:
         """These are the ready pods of `cluster` from the next RPC on. May come before the snapshot that names it."""
@@ -522,11 +531,3 @@ def _clusters_of(route: Route) -> list[str]:
 
 def _open_nothing(endpoint: Endpoint) -> Pod:
     raise AssertionError(f"no pod is opened for an empty set: {endpoint}")
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An RPC that goes nowhere: the reason of its status, and its message."""
-
-    reason: Reason
-    message: str

@@ -29,12 +29,13 @@ from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.call import Attempt, Call, Opening, Request
 from grpcgw.proxy.metadata import forward_request, is_too_large
-from grpcgw.proxy.serving import Refusal, Serving, Target
+from grpcgw.proxy.serving import Serving, Target
 from grpcgw.proxy.status import (
     REASON_KEY,
     Code,
     Metadata,
     Reason,
+    Refusal,
     Status,
     core_reason,
     counts_against_pod,
@@ -129,7 +130,11 @@ class Session:
         """Route the RPC and begin to read it. Called once, first."""
         serving, request = self._serving, self._request
         try:
-            target = self._refuse_too_large() or serving.route(request.path, request.authority, request.metadata)
+            target = (
+                request.refusal
+                or self._refuse_too_large()
+                or serving.route(request.path, request.authority, request.metadata)
+            )
         except Exception:  # a defect, which the engine contains: what is counted as ended must have begun
             self._counters.begin()
             raise

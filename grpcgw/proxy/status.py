@@ -49,6 +49,8 @@ class Reason(StrEnum):
     IDLE_TIMEOUT = "idle-timeout"
     CLIENT_DEADLINE = "client-deadline"
     CIRCUIT_BREAKER = "circuit-breaker"
+    CLIENT_ADDRESS = "client-address"
+    UNDERSCORE = "underscore"
     DRAINING = "draining"
     DEFECT = "defect"
 
@@ -67,11 +69,21 @@ _CODES = {
     Reason.STREAM_RESET: Code.INTERNAL,
     Reason.BAD_RESPONSE: Code.INTERNAL,
     Reason.CIRCUIT_BREAKER: Code.RESOURCE_EXHAUSTED,
+    Reason.CLIENT_ADDRESS: Code.PERMISSION_DENIED,
+    Reason.UNDERSCORE: Code.INVALID_ARGUMENT,
     Reason.DEFECT: Code.INTERNAL,
 }
 _SAFE_TO_RETRY = frozenset({Reason.CONNECT_FAILED, Reason.STREAM_REFUSED})
 
 Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An RPC that goes nowhere: the reason of its status, and its message."""
+
+    reason: Reason
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

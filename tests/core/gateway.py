@@ -19,8 +19,8 @@ from grpcgw.config.snapshot import (
     ServiceRef,
     Snapshot,
 )
-from grpcgw.proxy.serving import Refusal, Serving, Target
-from grpcgw.proxy.status import Metadata
+from grpcgw.proxy.serving import Serving, Target
+from grpcgw.proxy.status import Metadata, Refusal
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
 

@@ -96,8 +96,8 @@ def test_request_ids_differ() -> None:
 )
 def test_peers_are_read_from_grpcs_text(text: str, address: str, internal: bool) -> None:
     peer = parse_peer(text)
-    assert (peer.address, peer.internal) == (address, internal)
+    assert (peer.address, peer.keeps_id) == (address, internal)
 
 
 def test_what_is_no_address_is_external() -> None:
-    assert Peer("nonsense").internal is False
+    assert Peer("nonsense").keeps_id is False

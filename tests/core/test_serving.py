@@ -18,8 +18,8 @@ from grpcgw.config.policies import (
     OutlierDetection,
     UpstreamTls,
 )
-from grpcgw.proxy.serving import Refusal, Serving, Target
-from grpcgw.proxy.status import Reason
+from grpcgw.proxy.serving import Serving, Target
+from grpcgw.proxy.status import Reason, Refusal
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
 from tests.core.gateway import SERVICE, FakeConnection, cluster, destination, endpoints, route, snapshot

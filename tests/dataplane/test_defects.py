@@ -11,8 +11,8 @@ import pytest
 
 from dataplane.lab import Gateway, Lab
 from dataplane.waiting import PATIENCE_S
-from grpcgw.proxy.serving import Refusal, Target
-from grpcgw.proxy.status import REASON_KEY, Metadata
+from grpcgw.proxy.serving import Target
+from grpcgw.proxy.status import REASON_KEY, Metadata, Refusal
 
 
 class Defect(Exception):

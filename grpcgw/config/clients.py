@@ -1,0 +1,64 @@
+"""From the Module's keys on clients to ClientRules: who is served, who is believed, and what a call may carry.
+
+What cannot be read of `ip_allow` and `ip_deny` is an error and left out; the rest holds, so that a slip opens nothing:
+an `ip_allow` of which nothing can be read lets nobody in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_network
+
+from grpcgw.config.module_spec import ModuleConfig
+from grpcgw.config.parse import Findings
+from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
+
+LARGEST_METADATA_KB = 64
+
+
+def compile_client_rules(config: ModuleConfig, findings: Findings) -> ClientRules:
+    """What `config` says of clients; errors are in `findings`, and leave out only what they speak of."""
+    allow = None if config.ip_allow is None else tuple(_read_rules(config.ip_allow, findings, "ip_allow"))
+    deny = tuple(_read_rules(config.ip_deny or (), findings, "ip_deny"))
+    if config.ip_allow and config.ip_deny:
+        findings.fault("ip_allow and ip_deny may not both be set; both hold now", "config", "ip_deny")
+    rules = ClientRules(
+        use_remote_address=config.use_remote_address is not False,
+        trusted_hops=config.xff_num_trusted_hops or 0,
+        preserve_request_id=bool(config.preserve_external_request_id),
+        underscores=Underscores(config.headers_with_underscores_action or Underscores.ALLOW),
+        allow=allow if config.ip_allow else None,
+        deny=deny,
+        max_metadata_bytes=_read_limit(config, findings),
+    )
+    return DEFAULT_CLIENT_RULES if rules == DEFAULT_CLIENT_RULES else rules
+
+
+def _read_rules(entries: Sequence[Mapping[str, object]], findings: Findings, key: str) -> Iterator[AddressRule]:
+    for index, entry in enumerate(entries):
+        if len(entry) != 1 or not entry.keys() <= {"remote", "peer"}:
+            found = ", ".join(entry) or "nothing"
+            findings.fault(f"takes one of remote and peer, not {found}; this entry is left out", "config", key, index)
+            continue
+        ((who, network),) = entry.items()
+        try:
+            read = ip_network(str(network), strict=False)
+            yield AddressRule(str(read), of_peer=who == "peer")
+        except ValueError:
+            findings.fault(
+                f"{network!r} is no IP address or network (10.0.0.0/8); this entry is left out",
+                *("config", key, index, who),
+            )
+
+
+def _read_limit(config: ModuleConfig, findings: Findings) -> int | None:
+    kb = config.max_request_headers_kb
+    if kb is None:
+        return None
+    if kb > LARGEST_METADATA_KB:
+        findings.notice(
+            f"more than {LARGEST_METADATA_KB} has no effect: grpc takes no more from a client",
+            *("config", "max_request_headers_kb"),
+        )
+        return None
+    return 1024 * kb

@@ -1,0 +1,80 @@
+"""The Module's keys on clients as they are compiled: what is read, and that a slip in one opens nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
+from tests.compiling import compile_objects, module, said
+
+LAN = AddressRule("10.0.0.0/8")
+
+
+@pytest.mark.parametrize(
+    ("config", "rules"),
+    [
+        ({}, DEFAULT_CLIENT_RULES),
+        ({"ip_allow": [], "ip_deny": [], "use_remote_address": True, "xff_num_trusted_hops": 0}, DEFAULT_CLIENT_RULES),
+        (
+            {"ip_allow": [{"remote": "10.0.0.0/8"}, {"peer": "::1"}]},
+            ClientRules(allow=(LAN, AddressRule("::1/128", of_peer=True))),
+        ),
+        ({"ip_deny": [{"remote": "10.1.2.3/8"}]}, ClientRules(deny=(LAN,))),
+        (
+            {"use_remote_address": False, "xff_num_trusted_hops": 2},
+            ClientRules(use_remote_address=False, trusted_hops=2),
+        ),
+        ({"preserve_external_request_id": True}, ClientRules(preserve_request_id=True)),
+        ({"headers_with_underscores_action": "DROP_HEADER"}, ClientRules(underscores=Underscores.DROP_HEADER)),
+        ({"max_request_headers_kb": 8}, ClientRules(max_metadata_bytes=8192)),
+    ],
+)
+def test_the_keys_are_read(config: dict[str, object], rules: ClientRules) -> None:
+    compiled = compile_objects(module(**config))
+    assert compiled.snapshot.clients == rules
+    assert said(compiled) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({"remote": "10.0.0.0/40"}, "ip_allow.0.remote: '10.0.0.0/40' is no IP address or network"),
+        ({"remote": 7}, "7 is no IP address or network"),
+        ({"remote": "10.0.0.1", "peer": "10.0.0.1"}, "takes one of remote and peer, not remote, peer"),
+        ({"from": "10.0.0.1"}, "takes one of remote and peer, not from"),
+        ({}, "takes one of remote and peer, not nothing"),
+    ],
+)
+def test_an_entry_that_cannot_be_read_lets_nobody_in(entry: dict[str, object], problem: str) -> None:
+    compiled = compile_objects(module(ip_allow=[entry]))
+    assert compiled.snapshot.clients.allow == ()
+    (told,) = said(compiled)
+    assert problem in told
+    assert compile_objects(module(ip_allow=[entry, {"remote": "10.0.0.0/8"}])).snapshot.clients.allow == (LAN,)
+
+
+def test_both_lists_are_an_error_and_hold_both() -> None:
+    compiled = compile_objects(module(ip_allow=[{"remote": "10.0.0.0/8"}], ip_deny=[{"remote": "10.1.0.0/16"}]))
+    assert compiled.snapshot.clients == ClientRules(allow=(LAN,), deny=(AddressRule("10.1.0.0/16"),))
+    (told,) = said(compiled)
+    assert "may not both be set; both hold now" in told
+
+
+def test_more_metadata_than_grpc_takes_is_not_promised() -> None:
+    compiled = compile_objects(module(max_request_headers_kb=96))
+    assert compiled.snapshot.clients == DEFAULT_CLIENT_RULES
+    assert "more than 64 has no effect" in said(compiled)[0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"xff_num_trusted_hops": -1}, {"headers_with_underscores_action": "MAYBE"}, {"max_request_headers_kb": 0}],
+)
+def test_values_out_of_range_are_errors(config: dict[str, object]) -> None:
+    (told,) = said(compile_objects(module(**config)))
+    assert next(iter(config)) in told
+
+
+def test_other_rules_are_another_configuration() -> None:
+    versions = {compile_objects(module(ip_deny=[{"remote": ip}])).snapshot.version for ip in ("10.0.0.1", "10.0.0.2")}
+    assert len(versions) == 2
