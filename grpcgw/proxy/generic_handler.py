@@ -192,12 +192,10 @@ class _Attempt:
     def _end(self, status: Status) -> None:
         if not self._ended.done():
             self._ended.set_result(status)
-            asyncio.get_running_loop().call_soon(self._stop_sending)
-
-    def _stop_sending(self) -> None:
-        """grpc.aio lets a write wait for ever where the RPC ended before it had a connection."""
-        if self._sending is not None:
-            self._sending.cancel()
+            if self._sending is not None:
+                # grpc.aio lets a write wait for ever where the RPC ended before it had a connection. It has begun by
+                # the time that this is called.
+                asyncio.get_running_loop().call_soon(self._sending.cancel)
 
     async def _read_status(self) -> Status:
         code = await self._call.code()
