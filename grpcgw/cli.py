@@ -211,20 +211,23 @@ def routes(
     return 0
 
 
-Row = dict[str, str | int | None]
+Row = dict[str, str | int | list[str] | None]
 
 
 def describe_destination(order: int, route: Route, destination: Destination, cluster: Cluster) -> Row:
+    from grpcgw.admin.views import describe_balancing, describe_conditions
+
     return {
         "order": order,
         "kind": route.match.kind.value,
         "path": route.match.value,
+        "conditions": list(describe_conditions(route)),
         "precedence": route.precedence,
         "mapping": destination.label,
         "weight_percent": destination.weight_percent,
         "service": str(cluster.service),
         "resolver": cluster.resolver_name,
-        "load_balancer": destination.load_balancer.policy,
+        "load_balancer": describe_balancing(destination.load_balancer),
         "rewrite": destination.rewrite,
         "timeout_ms": destination.timeout_ms,
         "idle_timeout_ms": destination.idle_timeout_ms,
@@ -234,11 +237,19 @@ def describe_destination(order: int, route: Route, destination: Destination, clu
 
 def draw_table(rows: Sequence[Row]) -> Table:
     """One line per Mapping; what is the same everywhere or rarely set is left to --json."""
-    columns = ("order", "kind", "path", "mapping", "weight_percent", "service", "resolver", "load_balancer", "where")
+    conditions = ("conditions",) if any(row["conditions"] for row in rows) else ()
+    columns = (
+        *("order", "kind", "path", *conditions, "mapping", "weight_percent", "service", "resolver", "load_balancer"),
+        "where",
+    )
     table = Table(*(column.replace("_percent", " %").replace("_", " ") for column in columns), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(str(row[column])) for column in columns))
+        table.add_row(*(Text(_show_cell(row[column])) for column in columns))
     return table
+
+
+def _show_cell(value: str | int | list[str] | None) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 # ---- demo and version ----

@@ -23,15 +23,27 @@ from hypothesis import strategies as st
 
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics
 from grpcgw.admin.humanize import format_age, format_count, format_duration, format_latency
-from grpcgw.admin.views import Health, PodView, describe_host, health_of, not_ready_reason, view_gateway
+from grpcgw.admin.views import (
+    Health,
+    PodView,
+    describe_balancing,
+    describe_host,
+    health_of,
+    not_ready_reason,
+    view_gateway,
+)
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.policies import (
     CircuitBreaker,
+    HeaderAdd,
+    HeaderEdits,
     HeaderMatch,
     HostKind,
     HostMatch,
+    LoadBalancer,
     OutlierDetection,
     Priority,
+    RegexRewrite,
     RetryPolicy,
 )
 from grpcgw.telemetry.report import PodReport, PodState
@@ -312,6 +324,42 @@ def test_what_a_route_asks_of_an_rpc_besides_its_path_is_shown() -> None:
     ]
     conditions = view.routes[0].conditions
     assert conditions == ("host *.example.com", "x-beta present", "x-tier = gold", "x-id ~ [0-9]+")
+
+
+def test_what_a_mapping_changes_and_balances_by_is_shown() -> None:
+    destination = make_destination(
+        "greet",
+        GREET,
+        load_balancer=LoadBalancer("ring_hash", header="x-user"),
+        regex_rewrite=RegexRewrite("^/v1", ""),
+        authority="pods.internal",
+        request_headers=HeaderEdits((HeaderAdd("x-a", "1"),), ("x-b",)),
+    )
+    snapshot = replace(greet_state().snapshot, routes=(make_route("/greet.GrpcService/", destination),))
+    view = view_gateway(replace(greet_state(), snapshot=snapshot))
+    (shown,) = view.routes[0].destinations
+    assert shown.balancing == "ring_hash by x-user"
+    assert shown.changes == (
+        "path: ^/v1 → nothing",
+        "host: pods.internal",
+        "request headers removed: x-b",
+        "request headers added: x-a",
+    )
+    (cluster,) = render_diagnostics(view)["route_info"][0]["clusters"]
+    assert cluster["load_balancer"] == {"policy": "ring_hash", "header": "x-user"}
+    assert cluster["changes"] == list(shown.changes)
+
+
+@pytest.mark.parametrize(
+    ("load_balancer", "shown"),
+    [
+        (LoadBalancer(), "round_robin"),
+        (LoadBalancer("maglev", source_ip=True), "maglev by source_ip"),
+        (LoadBalancer(slow_start_ms=500, prefer_same_zone=True), "round_robin, slow start 500 ms, same zone first"),
+    ],
+)
+def test_a_policy_is_shown_with_what_it_goes_by(load_balancer: LoadBalancer, shown: str) -> None:
+    assert describe_balancing(load_balancer) == shown
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from grpcgw import __version__
 from grpcgw.admin.humanize import format_age, format_duration
 from grpcgw.admin.views import ClusterView, DestinationView, GatewayView, PodView, RouteView
 from grpcgw.config.objects import Problem
+from grpcgw.config.policies import LoadBalancer
 from grpcgw.config.snapshot import ResolverKind
 from grpcgw.telemetry.codes import status_name
 
@@ -134,7 +136,8 @@ def _route_cluster(view: DestinationView) -> Json:
         "rewrite": destination.rewrite,
         "timeout_ms": destination.timeout_ms,
         "idle_timeout_ms": destination.idle_timeout_ms,
-        "load_balancer": {"policy": destination.load_balancer.policy},
+        "load_balancer": _load_balancer(destination.load_balancer),
+        "changes": list(view.changes),
         "policies": list(view.policies),
         "rpcs": view.traffic.finished,
         "rpcs_in_flight": view.traffic.in_flight,
@@ -143,6 +146,11 @@ def _route_cluster(view: DestinationView) -> Json:
         "latency_p99_ms": view.traffic.latency_below_ms(0.99),
         "pods": [pod.address for pod in view.cluster.pods],
     }
+
+
+def _load_balancer(load_balancer: LoadBalancer) -> Json:
+    """As a Mapping writes it: what is not set is left out."""
+    return {name: value for name, value in asdict(load_balancer).items() if value}
 
 
 def _cluster_info(view: GatewayView) -> Json:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from grpcgw.admin.state import GatewayState
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import Problem, Severity
-from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch
+from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch, LoadBalancer
 from grpcgw.config.snapshot import Cluster, Destination, Route
 from grpcgw.telemetry.codes import status_name
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, WorkerReport
@@ -130,6 +130,15 @@ class DestinationView:
     methods: tuple[MethodView, ...]
 
     @property
+    def balancing(self) -> str:
+        return describe_balancing(self.destination.load_balancer)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What the Mapping changes of an RPC on its way, each in a few words."""
+        return tuple(_describe_changes(self.destination))
+
+    @property
     def policies(self) -> tuple[str, ...]:
         """What the Mapping does about failing and overloaded pods, each in a few words."""
         return tuple(_describe_policies(self.destination))
@@ -149,9 +158,7 @@ class RouteView:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What else than its path an RPC must have, in words."""
-        host = () if self.route.host is None else (f"host {self.host}",)
-        return (*host, *map(_describe_header, self.route.headers))
+        return describe_conditions(self.route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +207,37 @@ def describe_host(host: HostMatch) -> str:
             return f"{host.value}*"
         case HostKind.REGEX:
             return f"~{host.value}"
+
+
+def describe_conditions(route: Route) -> tuple[str, ...]:
+    """What else than its path an RPC must have, in words."""
+    host = () if route.host is None else (f"host {describe_host(route.host)}",)
+    case = () if route.case_sensitive else ("any case",)
+    return (*case, *host, *map(_describe_header, route.headers))
+
+
+def describe_balancing(load_balancer: LoadBalancer) -> str:
+    """The policy and what it goes by: `ring_hash by x-user`."""
+    by = load_balancer.header or ("source_ip" if load_balancer.source_ip else "")
+    parts = [f"{load_balancer.policy} by {by}" if by else load_balancer.policy]
+    if load_balancer.slow_start_ms:
+        parts.append(f"slow start {load_balancer.slow_start_ms} ms")
+    if load_balancer.prefer_same_zone:
+        parts.append("same zone first")
+    return ", ".join(parts)
+
+
+def _describe_changes(destination: Destination) -> Iterator[str]:
+    regex = destination.regex_rewrite
+    if regex is not None:
+        yield f"path: {regex.pattern} → {regex.substitution or 'nothing'}"
+    if destination.authority:
+        yield f"host: {destination.authority}"
+    for what, edits in (("request", destination.request_headers), ("response", destination.response_headers)):
+        if edits.remove:
+            yield f"{what} headers removed: {', '.join(edits.remove)}"
+        if edits.add:
+            yield f"{what} headers added: {', '.join(add.name for add in edits.add)}"
 
 
 def _describe_header(header: HeaderMatch) -> str:
