@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,8 @@ from tests.kube_api import KubeApi
 SEEN_DEADLINE_S = 5.0
 SETTLING_CALLS = 100
 """At most so many calls between two changes: a random number, so that they meet every phase of the gateway's timers."""
+
+OTHERS_PER_FILE = 100
 
 Ask = Callable[[], str]
 """Makes one call; returns the name of the pod that answered."""
@@ -119,24 +122,50 @@ def change_twice(api: KubeApi, ask: Ask, stays: Pod, moves: Pod) -> list[float]:
 # ---- files
 
 
-def measure_file_changes(changes: int) -> list[float]:
-    """Milliseconds from saving a Mapping that names another service to the first RPC that goes there."""
+@dataclass(slots=True)
+class FileChanges:
+    """What was seen of saved Mappings, in milliseconds: `delays` until live, and how long the slowest RPC took."""
+
+    delays_ms: list[float] = field(default_factory=list)
+    slowest_rpc_ms: float = 0.0
+
+    def timed(self, ask: Ask) -> Ask:
+        def timed_ask() -> str:
+            began_s = time.monotonic()
+            answer = ask()
+            self.slowest_rpc_ms = max(self.slowest_rpc_ms, 1000 * (time.monotonic() - began_s))
+            return answer
+
+        return timed_ask
+
+
+def write_others(folder: Path, count: int) -> None:
+    """Mappings that nobody calls, over a hundred services, a hundred in a file."""
+    for first in range(0, count, OTHERS_PER_FILE):
+        numbers = range(first, min(first + OTHERS_PER_FILE, count))
+        mappings = [describe_mapping(f"other-{n}", f"other-{n % 100}", f"/other.Service{n}/") for n in numbers]
+        write_objects(folder / f"others-{first}.yaml", mappings)
+
+
+def measure_file_changes(changes: int, others: int = 0) -> FileChanges:
+    """From saving a Mapping that names another service to the first RPC that goes there, among `others`."""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grpcgw-bench-")))
         for pod in pods:  # a Mapping of its own keeps each service known, whichever the changing one names
             known = [describe_service(pod.name), describe_endpoints(pod.name, (pod,))]
             write_objects(folder / f"{pod.name}.yaml", [*known, describe_mapping(pod.name, pod.name, f"/{pod.name}/")])
+        write_others(folder, others)
         changing = folder / "changing.yaml"
         write_objects(changing, [describe_resolver(), describe_mapping("greet", pods[0].name)])
         gateway = stack.enter_context(running_gateway(("--config", str(folder))))
-        ask = stack.enter_context(asking(gateway.port, pods))
-        delays_ms = []
+        seen = FileChanges()
+        ask = seen.timed(stack.enter_context(asking(gateway.port, pods)))
         for number in range(1, changes + 1):
             old, new = pods[(number - 1) % 2].name, pods[number % 2].name
             keep_asking(ask, {old})
             began_s = time.monotonic()
             write_objects(changing, [describe_resolver(), describe_mapping("greet", new)])
             live_s = wait_for_answers(ask, partial(has_moved, new))
-            delays_ms.append(1000 * (live_s - began_s))
-        return delays_ms
+            seen.delays_ms.append(1000 * (live_s - began_s))
+        return seen

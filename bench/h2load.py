@@ -65,7 +65,7 @@ def run_h2load(what: str, port: int, requests: int, clients: int, streams: int) 
         command += ["-H", "te: trailers", "-H", "content-type: application/grpc", f"http://{HOST}:{port}{METHOD}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_DEADLINE_S, check=False)
     load = parse_report(done.stdout)
-    expected = requests * len(make_frame(make_reply("pod-00")))
+    expected = requests * len(make_frame(make_reply("pod-000")))
     if load.succeeded != requests or load.body_bytes != expected:
         raise UserError(
             f"{what}: of {requests} RPCs {load.succeeded} succeeded,"

@@ -36,7 +36,7 @@ class _NoConnection:
 def measure_locks() -> Costs:
     lock = threading.Lock()
     counters = MethodCounters("greet.bench", "greet.GrpcService", "Greet")
-    pod = Pod("greet", Endpoint("127.0.0.1", 50051, "pod-00"), _NoConnection())
+    pod = Pod("greet", Endpoint("127.0.0.1", 50051, "pod-000"), _NoConnection())
 
     def take() -> None:
         with lock:

@@ -9,10 +9,11 @@ from statistics import median
 
 from bench.changes import measure_file_changes, measure_pod_changes
 from bench.locks import measure_locks
-from bench.pods import running_pods
+from bench.mappings import measure_compilation, measure_match
+from bench.pods import describe_full_mapping, running_pods
 from bench.proxies import grpcgw, installed
 from bench.report import Figure, at_most, fewer_than, for_information, none_of, percentile, render_table
-from bench.restart import measure_rolling_restart
+from bench.restart import LOAD_BALANCERS, measure_rolling_restart
 from bench.side_by_side import (
     Effort,
     Row,
@@ -28,6 +29,8 @@ from bench.streams import measure_open_streams
 
 OPEN_STREAMS = 5000
 MANY_PODS = 64
+POD_COUNTS = (2, 16, 64, 256)
+FEW_MAPPINGS, MANY_MAPPINGS = 10, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,78 @@ def time_pods(quick: bool) -> Findings:
 
 def time_files(quick: bool) -> Findings:
     """a saved Mapping goes live"""
-    delays_ms = measure_file_changes(10 if quick else 60)
+    delays_ms = measure_file_changes(10 if quick else 60).delays_ms
     name = f"saved Mapping → first RPC that follows it, p99 of {len(delays_ms)}"
     return Findings((at_most(name, percentile(delays_ms, 99), 200, " ms"), _half("saved Mappings", delays_ms)))
+
+
+def time_reload(quick: bool) -> Findings:
+    """a saved Mapping among thousands goes live"""
+    seen = measure_file_changes(10 if quick else 60, MANY_MAPPINGS)
+    name = f"one Mapping saved among {MANY_MAPPINGS:,} → first RPC that follows it, p99 of {len(seen.delays_ms)}"
+    return Findings(
+        (
+            at_most(name, percentile(seen.delays_ms, 99), 300, " ms"),
+            _half("saved Mappings", seen.delays_ms),
+            for_information("slowest RPC meanwhile", f"{seen.slowest_rpc_ms:.0f} ms"),
+        )
+    )
+
+
+def time_compilation(quick: bool) -> Findings:
+    """thousands of Mappings are compiled"""
+    times = 2 if quick else 7
+    plain_s, full_s = (measure_compilation(MANY_MAPPINGS, full, times) for full in (False, True))
+    return Findings(
+        (
+            at_most(f"compilation of {MANY_MAPPINGS:,} Mappings", 1000 * plain_s, 1000, " ms"),
+            for_information(
+                f"compilation of {MANY_MAPPINGS:,} Mappings with every field set", f"{1000 * full_s:.0f} ms"
+            ),
+        )
+    )
+
+
+def time_match(quick: bool) -> Findings:
+    """finding the Mapping of a path"""
+    few_ns, many_ns = measure_match((FEW_MAPPINGS, MANY_MAPPINGS))
+    return Findings(
+        (
+            at_most(f"match among {MANY_MAPPINGS:,} Mappings, x among {FEW_MAPPINGS}", many_ns / few_ns, 2),
+            for_information(f"match among {MANY_MAPPINGS:,} Mappings", f"{many_ns:.0f} ns"),
+        )
+    )
+
+
+def compare_mappings(quick: bool) -> Findings:
+    """one Mapping with every field set beside the plain one"""
+    full = describe_full_mapping("greet", "greet")
+    with ExitStack() as stack:
+        pods = stack.enter_context(running_pods(2))
+        starts = [grpcgw("plain Mapping"), grpcgw("every field set", mapping=full)]
+        rows = stack.enter_context(running_rows([(start, pods) for start in starts]))
+        measure(rows, Effort(2, 0.5) if quick else Effort(6, 1.2))
+    figure = at_most(
+        "CPU per unary RPC with every field of the Mapping set, x plain", cpu_ratio(rows[1], rows[0]), 1.15
+    )
+    return Findings((figure,), (draw(rows, rows[:1]),))
+
+
+def compare_pods(quick: bool) -> Findings:
+    """more and more pods"""
+    with ExitStack() as stack:
+        pods = stack.enter_context(running_pods(max(POD_COUNTS)))
+        starts = [(grpcgw(f"{count} pods"), pods[:count]) for count in POD_COUNTS]
+        rows = stack.enter_context(running_rows(starts))
+        measure(rows, Effort(2, 0.5) if quick else Effort(6, 1.2))
+    by_count = dict(zip(POD_COUNTS, rows, strict=True))
+    return Findings(
+        (
+            at_most("CPU per unary RPC at 64 pods, x at 2", cpu_ratio(by_count[64], by_count[2]), 1.6),
+            at_most("CPU per unary RPC at 256 pods, x at 64", cpu_ratio(by_count[256], by_count[64]), 1.1),
+        ),
+        (draw(rows, rows[:1]),),
+    )
 
 
 def _half(what: str, delays_ms: Sequence[float]) -> Figure:
@@ -117,10 +189,13 @@ def _half(what: str, delays_ms: Sequence[float]) -> Figure:
 
 def restart_pods(quick: bool) -> Findings:
     """all pods are replaced under load"""
-    outcome = measure_rolling_restart(1 if quick else 3)
-    seen = tuple(for_information("failed", f"{count} x {what}") for what, count in outcome.failures.most_common(5))
-    name = f"rolling restarts under load ({len(outcome.answers)} pods): failed RPCs"
-    return Findings((none_of(name, outcome.failures.total(), outcome.calls), *seen))
+    figures: list[Figure] = []
+    for load_balancer in LOAD_BALANCERS:
+        outcome = measure_rolling_restart(1 if quick else 3, load_balancer)
+        name = f"rolling restarts under load ({len(outcome.answers)} pods, {load_balancer['policy']}): failed RPCs"
+        figures.append(none_of(name, outcome.failures.total(), outcome.calls))
+        figures += (for_information("failed", f"{count} x {what}") for what, count in outcome.failures.most_common(5))
+    return Findings(tuple(figures))
 
 
 def time_locks(quick: bool) -> Findings:
@@ -138,9 +213,14 @@ def time_locks(quick: bool) -> Findings:
 PARTS: dict[str, Part] = {
     "proxies": compare_proxies,
     "variants": compare_variants,
+    "fields": compare_mappings,
+    "many-pods": compare_pods,
     "streams": count_streams,
     "pods": time_pods,
     "files": time_files,
+    "reload": time_reload,
+    "compile": time_compilation,
+    "match": time_match,
     "restart": restart_pods,
     "locks": time_locks,
 }

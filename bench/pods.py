@@ -41,7 +41,7 @@ class Pod:
 @contextmanager
 def running_pods(count: int) -> Iterator[tuple[Pod, ...]]:
     """Pods that cost little (`bench.backend`). All names have the same length, and so have all replies."""
-    pods = tuple(Pod(f"pod-{number:02}", free_port(0)) for number in range(count))
+    pods = tuple(Pod(f"pod-{number:03}", free_port(0)) for number in range(count))
     command = [sys.executable, "-m", "bench.backend", *(f"{pod.name}:{pod.port}" for pod in pods)]
     with running(command) as process:
         for pod in pods:
@@ -101,6 +101,47 @@ def describe_mapping(name: str, service: str, prefix: str = "/greet.GrpcService/
     }
 
 
+def describe_full_mapping(name: str, service: str, prefix: str = "/greet.GrpcService/") -> Body:
+    """A Mapping with every field set that an RPC or a compilation can feel; it takes the same RPCs as the plain one.
+
+    Not set are `shadow` and `tls`, which cost a second RPC and encryption, and what excludes another field.
+    """
+    body = describe_mapping(name, service, prefix)
+    del body["spec"]["rewrite"]
+    body["spec"] |= {
+        "grpc": True,
+        "precedence": 1,
+        "weight": 100,
+        "hostname": "127.0.0.*",
+        "case_sensitive": True,
+        "headers": {"user-agent": True},
+        "regex_headers": {"user-agent": ".*(h2load|grpc).*"},
+        "regex_rewrite": {"pattern": "^/[^/]*/(.*)$", "substitution": r"/greet.GrpcService/\1"},
+        "host_rewrite": "greet.internal",
+        "add_request_headers": {
+            "x-gateway": {"value": "grpcgw", "append": False},
+            "x-client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        },
+        "remove_request_headers": ["x-secret"],
+        "add_response_headers": {"x-served-by": "grpcgw"},
+        "remove_response_headers": ["x-internal"],
+        "timeout_ms": 60_000,
+        "idle_timeout_ms": 300_000,
+        "connect_timeout_ms": 3_000,
+        "cluster_idle_timeout_ms": 600_000,
+        "cluster_max_connection_lifetime_ms": 3_600_000,
+        "keepalive": {"time": 100, "interval": 10, "probes": 9},
+        "priority": "default",
+        "retry_policy": {"retry_on": ["unavailable"], "num_retries": 2, "per_try_timeout": "10s"},
+        "circuit_breakers": [{"max_connections": 1000, "max_pending_requests": 1000, "max_requests": 1000}],
+        "outlier_detection": {"consecutive_failures": 5, "success_rate_stdev_factor": 1900},
+        "stats_name": name,
+        "enable_ipv4": True,
+        "enable_ipv6": False,
+    }
+    return body
+
+
 def describe_resolver() -> Body:
     return {
         "apiVersion": "getambassador.io/v2",
@@ -116,9 +157,9 @@ def write_objects(path: Path, objects: Sequence[Body]) -> None:
     beside.rename(path)
 
 
-def write_configuration(folder: Path, pods: Sequence[Pod]) -> None:
-    """One Mapping, one service, `pods` behind it."""
-    objects = [describe_resolver(), describe_mapping("greet", "greet")]
+def write_configuration(folder: Path, pods: Sequence[Pod], mapping: Body | None = None) -> None:
+    """One Mapping, the plain one unless given, of one service, `pods` behind it."""
+    objects = [describe_resolver(), mapping or describe_mapping("greet", "greet")]
     write_objects(folder / "bench.yaml", [*objects, describe_service("greet"), describe_endpoints("greet", pods)])
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.children import PROXY_CORES, Process, children_of, running, wait_for_port
-from bench.pods import Pod, write_configuration
+from bench.pods import Body, Pod, write_configuration
 from grpcgw.demo import HOST, free_port, is_ready, wait_until
 from grpcgw.errors import UserError
 
@@ -82,10 +82,17 @@ def running_gateway(
         yield Gateway(name, port, tuple(children_of(control.pid)), control.pid, admin_port)
 
 
-def grpcgw(name: str = "grpcgw", flags: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Start:
+def grpcgw(
+    name: str = "grpcgw",
+    flags: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    mapping: Body | None = None,
+) -> Start:
+    """`mapping`: the only one, of service `greet`; None: the plain one."""
+
     @contextmanager
     def start(pods: Sequence[Pod], folder: Path) -> Iterator[Proxy]:
-        write_configuration(folder, pods)
+        write_configuration(folder, pods, mapping)
         with running_gateway(("--config", str(folder)), name, flags, environment) as gateway:
             yield gateway
 

@@ -6,10 +6,11 @@ taken from its service and told to end at the same moment, without a pause betwe
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -28,6 +29,14 @@ from tests.kube_api import KubeApi
 PODS = 3
 CALLERS = 8
 CALL_DEADLINE_S = 10.0
+LOAD_BALANCERS: tuple[Mapping[str, object], ...] = (
+    {"policy": "round_robin"},
+    {"policy": "least_request"},
+    {"policy": "ring_hash", "header": "x-caller"},
+    {"policy": "maglev", "header": "x-caller"},
+)
+_callers = itertools.count()
+"""Each call has another key to hash, so that every pod gets calls whatever the policy."""
 
 
 @dataclass(slots=True)
@@ -43,11 +52,13 @@ class Outcome:
         return self.answers.total() + self.failures.total()
 
 
-def measure_rolling_restart(restarts: int) -> Outcome:
+def measure_rolling_restart(restarts: int, load_balancer: Mapping[str, object]) -> Outcome:
     """Replace all pods `restarts` times while `CALLERS` call without a pause."""
+    mapping = describe_mapping("greet", "greet")
+    mapping["spec"]["load_balancer"] = dict(load_balancer)
     with ExitStack() as stack:
         api = stack.enter_context(KubeApi())
-        for described in (describe_resolver(), describe_mapping("greet", "greet"), describe_service("greet")):
+        for described in (describe_resolver(), mapping, describe_service("greet")):
             api.put(described)
         pods: list[ExitStack] = []
         stack.callback(close_all, pods)
@@ -57,7 +68,7 @@ def measure_rolling_restart(restarts: int) -> Outcome:
         outcome = Outcome()
         with calling(gateway.port, outcome):
             for number in range(restarts):
-                say(f"rolling restart {number + 1} of {restarts}, {PODS} pods")
+                say(f"{load_balancer['policy']}: rolling restart {number + 1} of {restarts}, {PODS} pods")
                 for place in range(PODS):
                     new = start_pod(api, f"restart-{number}-{place}")
                     old, pods[place] = pods[place], new
@@ -109,7 +120,8 @@ def call_on(port: int, outcome: Outcome, stopping: threading.Event) -> None:
 
 def ask(call: grpc.UnaryUnaryMultiCallable) -> tuple[bool, str]:
     try:
-        message = call(make_request(), timeout=CALL_DEADLINE_S).message
+        caller = (("x-caller", str(next(_callers))),)
+        message = call(make_request(), timeout=CALL_DEADLINE_S, metadata=caller).message
     except grpc.RpcError as error:
         return False, f"{error.code().name}: {error.details()}"
     return message.startswith("Got input test server host: "), message
