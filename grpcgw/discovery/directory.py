@@ -85,6 +85,7 @@ class DirectorySource:
         self._clock = clock
         self._name = f"directory {directory}"
         self._files: Files = {}
+        self._conflicts: tuple[Problem, ...] = ()
         self._changed = asyncio.Event()
         self._synced = False
         self._watch_error = ""
@@ -130,11 +131,13 @@ class DirectorySource:
 
     async def _refresh(self) -> None:
         self._changed.clear()
-        self._files, unlisted = await asyncio.to_thread(scan, self._directory, self._files)
-        objects, conflicts = merge(self._files)
-        problems = (*unlisted, *self._watch_problems(), *_problems_of(self._files), *conflicts)
+        before = self._files
+        self._files, unlisted = await asyncio.to_thread(scan, self._directory, before)
+        if self._files != before:
+            objects, self._conflicts = merge(self._files)
+            self._store.replace(self._name, objects)
         self._set_status(unlisted)
-        self._store.replace(self._name, objects)
+        problems = (*unlisted, *self._watch_problems(), *_problems_of(self._files), *self._conflicts)
         self._store.report(self._name, problems)
 
     def _set_status(self, unlisted: tuple[Problem, ...]) -> None:
@@ -207,7 +210,7 @@ def read_file(path: Path, former: FileState | None) -> FileState:
         reason = error.strerror or str(error)
         return _broken(None, former, (Problem(Severity.ERROR, f"cannot read this file: {reason}", str(path)),))
     if former is not None and content == former.content:
-        return replace(former, awaited=None, gone=False)
+        return former if former.settled else replace(former, awaited=None, gone=False)
     if former is not None and not content.endswith(b"\n") and content and content != former.awaited:
         return replace(former, awaited=content, gone=False)
     objects, problems = parse_content(content, str(path))

@@ -49,7 +49,8 @@ class ObjectStore:
         self._partitions[partition] = after
         if not after:
             del self._partitions[partition]
-        self._settle(before.keys() | after.keys())
+        gone = [key for key in before if key not in after]
+        self._settle([*gone, *(key for key, obj in after.items() if before.get(key) is not obj)])
 
     def apply(self, partition: str, obj: KubeObject) -> None:
         """Add one object to `partition`, or put it in the place of its former version."""
