@@ -45,6 +45,8 @@ class Agent:
     port: int = 0
     tls: Path | None = None
     """Folder with ca.pem, agent.pem and agent.key; the agent then speaks https alone."""
+    mutual: bool = False
+    """Only clients that show a certificate are let in; with `tls`."""
     acl: bool = False
     """Only TOKEN is let in."""
 
@@ -75,15 +77,22 @@ class Agent:
             assert response.status == 200, await response.text()
 
     def _session(self) -> aiohttp.ClientSession:
-        trusted = ssl.create_default_context(cafile=str(self.tls / "ca.pem")) if self.tls else True
+        trusted: ssl.SSLContext | bool = True
+        if self.tls:
+            trusted = ssl.create_default_context(cafile=str(self.tls / "ca.pem"))
+            trusted.load_cert_chain(self.tls / "agent.pem", self.tls / "agent.key")
         headers = {"X-Consul-Token": TOKEN} if self.acl else {}
         return aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(ssl=trusted))
 
 
 @asynccontextmanager
-async def open_agent(kind: str, folder: Path, *, tls: Path | None = None, acl: bool = False) -> AsyncIterator[Agent]:
+async def open_agent(
+    kind: str, folder: Path, *, tls: Path | None = None, mutual: bool = False, acl: bool = False
+) -> AsyncIterator[Agent]:
     """A running agent of one of `kinds_of_agent`; `folder` is for its files."""
-    agent: Agent = EmulatedAgent(tls=tls, acl=acl) if kind == "emulator" else RealAgent(tls=tls, acl=acl, folder=folder)
+    agent: Agent = EmulatedAgent(tls=tls, mutual=mutual, acl=acl)
+    if kind != "emulator":
+        agent = RealAgent(tls=tls, mutual=mutual, acl=acl, folder=folder)
     try:
         await agent.start()
         yield agent
@@ -133,6 +142,9 @@ class EmulatedAgent(Agent):
         if self.tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.tls / "agent.pem", self.tls / "agent.key")
+            if self.mutual:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(self.tls / "ca.pem")
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=context).start()
         self.port = self._runner.addresses[0][1]
 
@@ -235,6 +247,8 @@ class RealAgent(Agent):
         settings: dict[str, Any] = {"ports": {**ports, "serf_lan": free_port(), "server": free_port()}}
         if self.tls:
             settings |= {"cert_file": str(self.tls / "agent.pem"), "key_file": str(self.tls / "agent.key")}
+        if self.tls and self.mutual:
+            settings |= {"ca_file": str(self.tls / "ca.pem"), "verify_incoming": True}
         if self.acl:
             # `master` is what newer agents call `initial_management`; they still take the old name.
             settings["acl"] = {"enabled": True, "default_policy": "deny", "tokens": {"master": TOKEN}}

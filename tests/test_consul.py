@@ -9,6 +9,7 @@ import asyncio
 import datetime
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -99,12 +100,13 @@ def play(
     credentials: Credentials = NO_CREDENTIALS,
     pace: Pace = BRISK,
     tls: Path | None = None,
+    mutual: bool = False,
     acl: bool = False,
 ) -> None:
     """Run `scenario` beside a resolver and an agent; no task may be left afterwards."""
 
     async def main() -> None:
-        async with open_agent(kind, folder, tls=tls, acl=acl) as agent:
+        async with open_agent(kind, folder, tls=tls, mutual=mutual, acl=acl) as agent:
             resolver = ConsulResolver(credentials=credentials, pace=pace)
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(resolver.run())
@@ -258,6 +260,26 @@ def test_an_agent_that_cannot_be_trusted_is_told_nothing(
     ca_file = str(certificates / "ca.pem") if trusting else ""
     credentials = Credentials(token=TOKEN, ca_file=ca_file, server_name=server_name)
     play(kind, tmp_path, scenario, credentials=credentials, tls=certificates)
+
+
+@any_agent
+@pytest.mark.parametrize("showing", [True, False])
+def test_an_agent_that_asks_for_a_certificate_gets_the_gateways(
+    kind: str, showing: bool, tmp_path: Path, certificates: Path
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.agent.register("greet", "a", 1, "10.0.0.1")
+        published = scene.watch()
+        if showing:
+            await published.until_shown("10.0.0.1:1")
+        else:
+            assert (await published.until(lambda found: bool(found.error))).endpoints == ()
+
+    credentials = Credentials(ca_file=str(certificates / "ca.pem"))
+    if showing:
+        own = {"certificate_file": str(certificates / "agent.pem"), "key_file": str(certificates / "agent.key")}
+        credentials = replace(credentials, **own)
+    play(kind, tmp_path, scenario, credentials=credentials, tls=certificates, mutual=True)
 
 
 # ---- bad days, on the emulator alone

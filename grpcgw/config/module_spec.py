@@ -91,7 +91,9 @@ class ModuleConfig(Resource):
         list[Table] | None, served("as `ip_allow`, of the calls that are not served; not both of them")
     ] = None
     keepalive: Annotated[KeepaliveSpec | None, served("default of all Mappings")] = None
-    listener_idle_timeout_ms: Annotated[Milliseconds | None, planned("idle client connections stay open")] = None
+    listener_idle_timeout_ms: Annotated[
+        Milliseconds | None, planned("client connections without calls are closed after an hour", 3_600_000)
+    ] = None
     liveness_probe: Annotated[
         Table | None, no_meaning("the admin port answers probes: `/ambassador/v0/check_alive`")
     ] = None
