@@ -193,8 +193,8 @@ def test_an_engine_that_does_not_know_the_host_is_said_on_the_mapping() -> None:
 # --- what the gateway answers itself
 
 
-def test_health_and_reflection_of_the_gateway_need_no_mapping_and_heed_one(lab: Lab) -> None:
-    """Health is asked as whoever asks for the RPC would be: a Mapping for some callers is there for them alone."""
+def test_health_needs_no_mapping_and_tells_each_caller_of_its_own(lab: Lab) -> None:
+    """A service whose Mapping asks for headers is there for callers with these headers."""
     text = "{name: blue, service: blue, headers: {x-tenant: blue}, prefix: /blue.Pod/}"
     client = lab.raw_client(configured(lab, text, **pods_named(lab, "blue")))
     health = "/grpc.health.v1.Health/Check"

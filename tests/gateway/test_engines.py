@@ -1,0 +1,78 @@
+"""What an operator is told where the engine cannot do what a Mapping asks for, be it chosen or fallen back to."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+
+from gateway.harness import running_gateway, status_of
+from gateway.objects import Directory, mapping
+from grpcgw.app import Control
+from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.snapshot import Snapshot
+from grpcgw.settings import EngineName, Settings
+from grpcgw.telemetry.report import WorkerReport
+
+BY_HOST = mapping("by-host", "/host.Only/", rewrite="/greet.GrpcService/", hostname="api.example.com")
+SAID = "Mapping by-host.default: serves no call for api.example.com: the generic-handler engine does not know"
+
+
+def test_a_mapping_by_host_is_an_error_on_the_engine_that_does_not_know_the_host(
+    directory: Directory, tmp_path: Path
+) -> None:
+    directory.put(BY_HOST)
+    arguments = ("--config", str(directory.path), "--engine", "generic-handler")
+    with running_gateway(*arguments, folder=tmp_path) as gateway, gateway.channel() as channel:
+        (error,) = gateway.errors()
+        assert "serves no call for api.example.com" in error
+        assert status_of(channel, "/host.Only/Greet")[0] is grpc.StatusCode.UNIMPLEMENTED
+
+
+class OtherEngine:
+    """A data plane that turns out to run on the generic-handler engine, whatever was asked for."""
+
+    restarts = 0
+
+    def __init__(self) -> None:
+        self._configured = asyncio.Event()
+        self.applied = 0
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def apply(self, snapshot: Snapshot) -> None:
+        self.applied += 1
+        self._configured.set()
+
+    def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
+        pass
+
+    async def listening(self) -> tuple[int, ...]:
+        await self._configured.wait()
+        return ()
+
+    async def reports(self) -> tuple[WorkerReport, ...]:
+        return (WorkerReport(0, 1, EngineName.GENERIC_HANDLER, "", 0.0),)
+
+    async def drain(self, limit_s: float) -> None:
+        pass
+
+
+def test_an_engine_that_was_fallen_back_to_is_told_on_the_mappings_too(directory: Directory) -> None:
+    directory.put(BY_HOST)
+
+    async def wait_for_problem() -> list[str]:
+        settings = Settings(config_dir=directory.path, port=None, tls_port=None, admin_port=0)
+        control = Control(settings, OtherEngine())
+        running = asyncio.create_task(control.run())
+        async with asyncio.timeout(30):
+            while not (problems := (await control.state()).problems):  # noqa: ASYNC110 - nothing tells of problems
+                await asyncio.sleep(0.01)
+        control.shut_down()
+        await running
+        return [str(problem) for problem in problems]
+
+    (problem,) = asyncio.run(wait_for_problem())
+    assert SAID in problem
