@@ -144,6 +144,10 @@ class Route:
     sticky_header: str = ""
     """Metadata key whose hash decides the destination, so that a caller stays with one; empty: turns."""
 
+    def all_destinations(self) -> tuple[Destination, ...]:
+        """Those that serve, and the shadow."""
+        return self.destinations if self.shadow is None else (*self.destinations, self.shadow)
+
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:

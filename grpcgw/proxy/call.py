@@ -66,12 +66,21 @@ class Call(Protocol):
     def leave(self) -> None: ...
 
     def open(
-        self, pod: Pod, path: str, authority: str, metadata: Metadata, deadline_s: float | None, first: Opening
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float | None,
+        first: Opening,
+        copy: CopyEvents | None = None,
     ) -> Attempt:
         """Send the RPC to a pod. Headers, the first reply message and the status are read without being asked for.
 
         Answered by `on_pod_sent` for the opening, `on_pod_headers`, `on_pod_message` and `on_pod_status`, each in any
         case, the status perhaps first. Raises ConnectionError where the pod's connection was closed meanwhile.
+
+        With `copy` the answers go there, one at a time, for as long as the try lasts: perhaps longer than the RPC.
         """
         ...
 
@@ -90,6 +99,17 @@ class Attempt(Protocol):
     def cancel(self) -> None:
         """End the try; its status still arrives."""
         ...
+
+
+class CopyEvents(Protocol):
+    """What becomes of a try that is none of the RPC's own; `Session` says what each event means."""
+
+    def on_pod_sent(self, ok: bool, now_s: float) -> None: ...
+    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None: ...
+    def on_pod_message(self, message: bytes | None, now_s: float) -> None: ...
+    def on_no_more_replies(self) -> None: ...
+    def on_pod_status(self, status: Status, now_s: float) -> None: ...
+    def on_defect(self, now_s: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

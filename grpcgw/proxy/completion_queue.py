@@ -8,6 +8,7 @@ importing this module raises EngineUnfit.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -29,7 +30,7 @@ from grpcgw.config.policies import ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.policy.timeouts import upstream_deadline
-from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Opening, Request
+from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.credentials import make_credentials
 from grpcgw.proxy.engine import (
     ServerOptions,
@@ -180,18 +181,18 @@ def _contain(handler: object) -> None:
     owner = getattr(handler, "__self__", None)
     if isinstance(owner, _Attempt):
         owner = owner._rpc
-    if isinstance(owner, _Rpc):
+    if isinstance(owner, _Rpc | _Copying):
         owner.end_for_defect()
     else:
         log.exception("defect: an event could not be handled")
 
 
 class _Attempt:
-    """One try on one pod. Its events reach the session only while it is the RPC's current try."""
+    """One try on one pod. Its events reach the session (or the copy) only while it is the RPC's current try."""
 
     __slots__ = ("_call", "_rpc", "over")
 
-    def __init__(self, rpc: _Rpc) -> None:
+    def __init__(self, rpc: _Rpc | _Copying) -> None:
         self._rpc = rpc
         self._call: Any = None
         self.over = False
@@ -330,14 +331,22 @@ class _Rpc:
         self._engine.joining.pop(self, None)
 
     def open(
-        self, pod: Pod, path: str, authority: str, metadata: Metadata, deadline_s: float | None, first: Opening
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float | None,
+        first: Opening,
+        copy: CopyEvents | None = None,
     ) -> Attempt:
         connection = pod.connection
         assert isinstance(connection, _PodConnection)
         if deadline_s is not None:
             now_s = time.time()
             deadline_s = upstream_deadline(now_s + deadline_s - time.monotonic(), now_s)
-        self.attempt = attempt = _Attempt(self)
+        owner = self if copy is None else _Copying(copy)
+        owner.attempt = attempt = _Attempt(owner)
         attempt.open(connection, path.encode(), authority.encode(), metadata, deadline_s, first)
         return attempt
 
@@ -402,6 +411,30 @@ class _Rpc:
             log.exception("defect: an RPC could not be ended")
 
 
+class _Copying:
+    """Stands in for the RPC where a try is a copy's, which may outlive it."""
+
+    __slots__ = ("attempt", "session")
+
+    lock = contextlib.nullcontext()
+    """A copy locks itself."""
+
+    def __init__(self, copy: CopyEvents) -> None:
+        self.session = copy
+        self.attempt: _Attempt | None = None
+
+    def release(self) -> None:
+        self.attempt = None
+
+    def end_for_defect(self) -> None:
+        """As `_Rpc` does."""
+        log.exception("defect: an event of a copy could not be handled")
+        try:
+            self.session.on_defect(time.monotonic())
+        except Exception:
+            log.exception("defect: a copy could not be ended")
+
+
 class CompletionQueueEngine:
     name = "completion-queue"
 
@@ -455,7 +488,7 @@ class CompletionQueueEngine:
         self._fresh_certificate = grpc.ssl_server_certificate_configuration(pairs)
 
     def drain(self, limit_s: float) -> None:
-        self.serving.draining = True
+        self.serving.begin_drain(time.monotonic())
         limit = time.monotonic() + limit_s
         self._server.shutdown(self._queue, self._on_shut_down)
         for rpc in self._active.copy():

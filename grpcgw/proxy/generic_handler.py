@@ -23,7 +23,7 @@ from grpcgw.config.policies import ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.errors import UserError
 from grpcgw.policy.timeouts import upstream_deadline
-from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Opening, Request
+from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.credentials import make_credentials
 from grpcgw.proxy.engine import (
     ServerOptions,
@@ -119,7 +119,7 @@ class _PodConnection:
 class _Attempt:
     """One try on one pod."""
 
-    def __init__(self, rpc: _Rpc, call: Any, connection: _PodConnection) -> None:
+    def __init__(self, rpc: _Rpc | _Copying, call: Any, connection: _PodConnection) -> None:
         self._rpc, self._call, self._connection = rpc, call, connection
         self._ended: asyncio.Future[Status] = asyncio.get_running_loop().create_future()
         self._sending: asyncio.Task[None] | None = None
@@ -336,7 +336,14 @@ class _Rpc:
             self._join = None
 
     def open(
-        self, pod: Pod, path: str, authority: str, metadata: Metadata, deadline_s: float | None, first: Opening
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float | None,
+        first: Opening,
+        copy: CopyEvents | None = None,
     ) -> Attempt:
         connection = pod.connection
         assert isinstance(connection, _PodConnection)
@@ -348,9 +355,28 @@ class _Rpc:
             call = connection.channel(authority).stream_stream(path)(metadata=metadata, timeout=timeout_s)
         except grpc.aio.UsageError as closed:
             raise ConnectionError(str(closed)) from closed
-        self.attempt = attempt = _Attempt(self, call, connection)
+        owner = self if copy is None else _Copying(self._engine, copy)
+        owner.attempt = attempt = _Attempt(owner, call, connection)
         attempt.begin(first)
         return attempt
+
+
+class _Copying:
+    """Stands in for the RPC where a try is a copy's, which may outlive it."""
+
+    def __init__(self, engine: LoopProxy, copy: CopyEvents) -> None:
+        self._engine, self.session = engine, copy
+        self.attempt: _Attempt | None = None
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._engine.spawn(self._contain(work))
+
+    async def _contain(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # as in _Rpc
+            log.exception("defect: an event of a copy could not be handled")
+            self.session.on_defect(time.monotonic())
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio publishes no types
@@ -392,7 +418,7 @@ class LoopProxy:
 
     def refuse(self) -> None:
         """Take no new RPCs from now on."""
-        self.serving.draining = True
+        self.serving.begin_drain(time.monotonic())
         for rpc in self._active.copy():
             rpc.sweep()
 

@@ -28,6 +28,7 @@ from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.proxy.clients import Reception, make_reception
 from grpcgw.proxy.descriptors import DescriptorIndex
+from grpcgw.proxy.shadow import Shadow, Shadows
 from grpcgw.proxy.status import Metadata, Reason, Refusal
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable
@@ -179,7 +180,9 @@ class Target:
         "log_percent",
         "make_key",
         "retry",
+        "shadow",
         "timeout_ms",
+        "tls",
     )
 
     def __init__(
@@ -198,7 +201,9 @@ class Target:
         """Share of its RPCs to log."""
         self.retry = destination.retry
         self.breaker, self.budget = breaker, budget
-        tls = cluster.cluster.connection.tls
+        self.shadow: Shadow | None = None
+        """Gets copies of its RPCs."""
+        self.tls = tls = cluster.cluster.connection.tls
         self.authority = destination.authority or (tls.server_name if tls is not None else "")
         """`:authority` towards the pod; empty: the client's. A TLS pod is always called by its certificate's name:
         grpc core refuses an RPC with another."""
@@ -309,6 +314,7 @@ class Serving:
         self._table = Table(EMPTY_SNAPSHOT, RouteTable(()), {})
         self._breakers = Breakers()
         self._budgets: dict[str, RetryBudget] = {}
+        self.shadows = Shadows(self.republish)
         self.counters = Counters()
         self.draining = False
         self.rpc_log: RpcLog | None = None
@@ -345,6 +351,11 @@ class Serving:
 
     # --- when something changed
 
+    def begin_drain(self, now_s: float) -> None:
+        """Refuse every RPC from now on, and end the copies of those that run."""
+        self.draining = True
+        self.shadows.drain(now_s)
+
     def apply(self, snapshot: Snapshot, now_s: float) -> None:
         """Serve `snapshot` from the next RPC on. Clusters it keeps keep their pods, connections and counters.
 
@@ -354,7 +365,7 @@ class Serving:
         with self._lock:
             self._drop_clusters(snapshot, now_s)
             changed = self._take_clusters(snapshot.clusters, now_s)
-            destinations = [destination for route in snapshot.routes for destination in route.destinations]
+            destinations = [destination for route in snapshot.routes for destination in route.all_destinations()]
             self._breakers.replace(destinations)
             self._budgets = {d.label: self._budgets.get(d.label) or RetryBudget() for d in destinations}
             by_route, used = self._bind_routes(snapshot.routes, changed)
@@ -392,6 +403,7 @@ class Serving:
 
     def refresh(self, now_s: float) -> tuple[Pod, ...]:
         """Look at every connection's state and publish what changed; returns the pods whose connections to close."""
+        self.shadows.sweep(now_s)
         with self._lock:
             self._refreshed_at_s = now_s
             for state in self._clusters.values():
@@ -453,7 +465,12 @@ class Serving:
         return by_route, used
 
     def _bind(self, route: Route) -> RouteTargets:
-        return RouteTargets(route, tuple(self._target(route, destination) for destination in route.destinations))
+        targets = tuple(self._target(route, destination) for destination in route.destinations)
+        if route.shadow is not None:
+            shadow = self.shadows.bind(route.shadow, self._target(route, route.shadow))
+            for target in targets:
+                target.shadow = shadow
+        return RouteTargets(route, targets)
 
     def _target(self, route: Route, destination: Destination) -> Target:
         state = self._clusters[destination.cluster]

@@ -30,6 +30,7 @@ from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.call import Attempt, Call, Opening, Request
 from grpcgw.proxy.metadata import forward_request, is_too_large
 from grpcgw.proxy.serving import Serving, Target
+from grpcgw.proxy.shadow import Copy
 from grpcgw.proxy.status import (
     REASON_KEY,
     Code,
@@ -51,6 +52,7 @@ class Session:
     __slots__ = (
         "_attempt",
         "_call",
+        "_copy",
         "_counters",
         "_deadline_s",
         "_first",
@@ -99,6 +101,8 @@ class Session:
         self._deadline_s = request.deadline_s
         self._tally: Tally | None = None
         """None: the RPC is not logged."""
+        self._copy: Copy | None = None
+        """For the Mapping's shadow; None: the RPC is not copied."""
         # towards the pod
         self._pod: Pod | None = None
         self._attempt: Attempt | None = None
@@ -154,6 +158,8 @@ class Session:
             target.budget.begin()
         if target.breaker is not None and not self._admit(target.breaker, target, now_s):
             return
+        if target.shadow is not None:
+            self._copy = target.shadow.begin(self._call, request)
         self._read_client()
         if counters.one_request:
             self._call.join()
@@ -187,6 +193,8 @@ class Session:
             return
         if not self._metadata:
             metadata = forward_request(request.metadata, request.peer)
+            if self._copy is not None:
+                self._copy.metadata = metadata
             edit = target.edit_request
             self._metadata = metadata if edit is None else edit(metadata, self._facts(edit))
         self._pod, self._pod_since_s = pod, now_s
@@ -207,6 +215,8 @@ class Session:
         except Exception:  # a defect, which the engine contains: the pod must not count the RPC as running for ever
             self._end_try(pod, Status(Code.CANCELLED, ""), now_s)
             raise
+        if self._copy is not None:
+            self._copy.open(now_s)
 
     def _facts(self, edit: Edit) -> RequestFacts | None:
         """What the operators of `edit` may ask for; None where there are none."""
@@ -228,6 +238,8 @@ class Session:
         if self.finished:
             return
         self._last_active_s = now_s
+        if self._copy is not None:
+            self._copy.take(message, now_s)
         if message is None:
             self._half_closed = True
         else:
@@ -601,6 +613,8 @@ class Session:
         self._first = self._pending = self._held = None
         if self._status is not None:
             self._attempt = None
+        if self._copy is not None:
+            self._copy.leave(status_from is StatusFrom.NOBODY, now_s)
         self._release()
         self._counters.end(status.code, now_s - self._since_s)
         if self._tally is not None and self._serving.rpc_log is not None:

@@ -56,6 +56,18 @@ class PodReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowReport:
+    """Copies of RPCs for one shadow Mapping."""
+
+    mapping: str
+    codes: dict[int, int]
+    """gRPC status code → copies that ended with it; no client has seen any of them."""
+    dropped: dict[str, int]
+    """Why → copies that were not sent, or not to their end."""
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     worker: int
     pid: int
@@ -67,6 +79,7 @@ class WorkerReport:
     pods: tuple[PodReport, ...] = ()
     retries: int = 0
     """Safe retries on another pod."""
+    shadows: tuple[ShadowReport, ...] = ()
     access_log_dropped: int = 0
     """RPCs that should be in the access log and are not: its reader was too slow, or gone."""
     restarts: int = 0

@@ -95,6 +95,7 @@ def make_report(worker: int, engine: str, serving: Serving, started_at_s: float)
         serving.counters.reports(),
         serving.pod_reports(),
         serving.counters.retries,
+        serving.shadows.reports(),
     )
 
 

@@ -63,7 +63,7 @@ def route(*destinations: Destination, prefix: str = SERVICE, kind: MatchKind = M
 
 
 def snapshot(*routes: Route, version: str = "1") -> Snapshot:
-    names = sorted({destination.cluster for route in routes for destination in route.destinations})
+    names = sorted({destination.cluster for route in routes for destination in route.all_destinations()})
     return Snapshot(version, routes, {name: cluster(name) for name in names})
 
 

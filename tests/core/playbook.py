@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Opening, Request
+from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.metadata import Peer
 from grpcgw.proxy.session import Session
 from grpcgw.proxy.status import REASON_KEY, Code, Metadata, Status
@@ -95,10 +95,10 @@ def ended_with(asked: list[Asked]) -> Status:
 
 
 class FakeAttempt:
-    """One try, and what an engine still owes of it."""
+    """One try, of the RPC or of its copy, and what an engine still owes of it."""
 
-    def __init__(self, rpc: Rpc, pod: Pod, first: Opening) -> None:
-        self._rpc, self.pod = rpc, pod
+    def __init__(self, rpc: Rpc, pod: Pod, first: Opening, copy: CopyEvents | None) -> None:
+        self._rpc, self.pod, self._copy = rpc, pod, copy
         self.sending: tuple[bytes | None, bool] | None = (first.message, first.half_close)
         self.reading = self.headers_due = self.status_due = True
         self.half_closed = first.half_close
@@ -107,9 +107,9 @@ class FakeAttempt:
     def read(self) -> None:
         assert not self.reading, "two reads from the pod at a time"
         assert self.status_due, "a read from a try that is over"
-        self._rpc.asked.append(READ_POD)
+        self._note(READ_POD)
         if self._rpc.nothing_left_to_read:
-            self._rpc.session.on_no_more_replies()
+            (self._copy or self._rpc.session).on_no_more_replies()
         else:
             self.reading = True
 
@@ -117,14 +117,17 @@ class FakeAttempt:
         assert self.sending is None, "two sends to the pod at a time"
         assert not self.half_closed, "a send after the half-close"
         assert message is not None or half_close, "a send of nothing"
-        self._rpc.asked.append(SendPod(message, half_close))
+        self._note(SendPod(message, half_close))
         self.sending, self.half_closed = (message, half_close), half_close
 
     def cancel(self) -> None:
         assert self.status_due, "a try that is over was cancelled"
         assert not self.cancelled, "cancelled twice"
         self.cancelled = True
-        self._rpc.asked.append(CANCEL_POD)
+        self._note(CANCEL_POD)
+
+    def _note(self, asked: Asked) -> None:
+        (self._rpc.asked if self._copy is None else self._rpc.copied).append(asked)
 
     @property
     def over(self) -> bool:
@@ -178,15 +181,23 @@ class FakeCall:
         self.joining = False
 
     def open(
-        self, pod: Pod, path: str, authority: str, metadata: Metadata, deadline_s: float | None, first: Opening
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float | None,
+        first: Opening,
+        copy: CopyEvents | None = None,
     ) -> Attempt:
         assert not self.ended, "a pod was asked after the end"
         number = int(pod.endpoint.address.rpartition(".")[2])
-        self._rpc.asked.append(Open(number, first.message, first.half_close, path, authority, metadata, deadline_s))
+        asked = self._rpc.asked if copy is None else self._rpc.copied
+        asked.append(Open(number, first.message, first.half_close, path, authority, metadata, deadline_s))
         if number in self._rpc.closed_pods:
             raise ConnectionError("Cannot invoke RPC on closed channel!")
-        attempt = FakeAttempt(self._rpc, pod, first)
-        self._rpc.attempts.append(attempt)
+        attempt = FakeAttempt(self._rpc, pod, first, copy)
+        (self._rpc.attempts if copy is None else self._rpc.copies).append(attempt)
         return attempt
 
 
@@ -206,6 +217,9 @@ class Rpc:
         self.now_s = now_s
         self.asked: list[Asked] = []
         self.attempts: list[FakeAttempt] = []
+        self.copied: list[Asked] = []
+        """What the copy asked for, all along."""
+        self.copies: list[FakeAttempt] = []
         self.closed_pods: set[int] = set()
         self.nothing_left_to_read = False
         self.call = FakeCall(self)

@@ -89,7 +89,7 @@ def mapping(
 
 
 def snapshot(*routes: Route) -> Snapshot:
-    names = {destination.cluster for route in routes for destination in route.destinations}
+    names = {destination.cluster for route in routes for destination in route.all_destinations()}
     clusters = {
         name: Cluster(name, ResolverKind.KUBERNETES_ENDPOINT, "endpoint", ServiceRef(name, "test", 50051))
         for name in sorted(names)

@@ -160,3 +160,15 @@ def test_asyncio_client_cancels_and_converses(lab: Lab) -> None:
 
     assert asyncio.run(run()) == [b"0", b"1", b"2", b"3", b"4"]
     assert gate.cancelled.is_set()
+
+
+def test_cancel_before_the_pod_is_connected_leaves_nothing_that_a_stop_would_wait_for(lab: Lab) -> None:
+    gateway = lab.gateway(lab.scripted_pod(deaf=True))
+    client = lab.raw_client(gateway)
+    for _ in range(10):
+        client.cancel(client.request("Unary"))
+    eventually(lambda: gateway.codes("Unary") == {1: 10})
+    stopping = threading.Thread(target=gateway.stop, daemon=True)
+    stopping.start()
+    stopping.join(PATIENCE_S)
+    assert not stopping.is_alive(), "the gateway never stopped"
