@@ -197,6 +197,7 @@ class Control:
             now=datetime.datetime.now(datetime.UTC),
             environment=os.environ,
             authority_hidden_by="" if self._engine.shows_authority else self._engine,
+            zone_unknown=not self._settings.zone,
         )
         # In a thread: thousands of Mappings take seconds, and pods come and go meanwhile.
         objects = list(self._store.objects())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from grpcgw.config.compile import CompileOptions
 from grpcgw.config.objects import Severity
 from grpcgw.config.policies import (
     CircuitBreaker,
@@ -325,3 +326,11 @@ def test_what_is_wrong_with_a_default_is_said_of_the_module(config: dict[str, ob
     (problem,) = compiled.problems
     assert (str(problem.object), problem.path) == ("Module ambassador.shop", path)
     assert compiled.snapshot.routes
+
+
+def test_who_prefers_a_zone_is_told_that_the_gateway_does_not_know_its_own() -> None:
+    preferring = mapping(load_balancer={"policy": "round_robin", "prefer_same_zone": True})
+    (told,) = said(compile_objects(preferring, options=CompileOptions(zone_unknown=True)))
+    assert "load_balancer.prefer_same_zone: has no effect: the gateway does not know its zone" in told
+    assert said(compile_objects(preferring)) == []
+    assert said(compile_objects(mapping(), options=CompileOptions(zone_unknown=True))) == []

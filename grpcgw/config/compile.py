@@ -45,6 +45,8 @@ class CompileOptions:
     """What `${NAME}` in the address of a ConsulResolver is filled in from."""
     authority_hidden_by: str = ""
     """The engine, where it does not know the client's `:authority`: Mappings that match by host then serve no call."""
+    zone_unknown: bool = False
+    """The gateway does not know where it runs; who asks for the pods of its zone is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def compile_snapshot(
         hosts=tuple(host.selector for host in ports.hosts if host.selector is not None),
         regex_max_size=module.config.regex_max_size or DEFAULT_MAX_SIZE,
         authority_hidden_by=options.authority_hidden_by,
+        zone_unknown=options.zone_unknown,
     )
     reader = MappingReader(context, reuse)
     serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)

@@ -43,7 +43,8 @@ class MappingContext:
     hosts: tuple[HostSelector, ...]
     regex_max_size: int
     authority_hidden_by: str = ""
-    """As in CompileOptions."""
+    zone_unknown: bool = False
+    """Both as in CompileOptions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if findings.rejected or cluster is None:
         return None
     _note_others(spec, findings)
+    if context.zone_unknown and settings.load_balancer is not None and settings.load_balancer.prefer_same_zone:
+        findings.notice(
+            "has no effect: the gateway does not know its zone; give it one with --zone or GRPCGW_ZONE",
+            *("load_balancer", "prefer_same_zone"),
+        )
     candidate = Candidate(
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
