@@ -52,22 +52,12 @@ def test_every_pod_gets_rpcs_and_one_that_left_gets_none(lab: Lab, policy: str) 
     a, b, c = pods = [lab.pod(name) for name in "abc"]
     gateway = balanced(lab, policy, *pods)
     client = lab.raw_client(gateway)
-    users = [("x-user", f"user{number}") for number in range(60)]
+    users = [("x-user", f"user{number}") for number in range(30)]
     assert {ask(client, user) for user in users} == {"a", "b", "c"}
     set_pods(gateway, a, b)
     assert {ask(client, user) for user in users} == {"a", "b"}
     set_pods(gateway, a, b, c)
     eventually(lambda: "c" in {ask(client, user) for user in users}, "the pod that is back gets RPCs")
-
-
-@EVERY_POLICY
-def test_a_pod_that_flaps_fails_no_rpc(lab: Lab, policy: str) -> None:
-    a, b = lab.pod("a"), lab.pod("b")
-    gateway = balanced(lab, policy, a, b)
-    client = lab.raw_client(gateway)
-    for change in range(30):
-        set_pods(gateway, *((a, b) if change % 2 else (a,)))
-        assert all(ask(client, ("x-user", f"user{number}")) for number in range(4))
 
 
 # --- by hash
@@ -90,12 +80,12 @@ def test_when_a_pod_leaves_its_callers_move_and_hardly_any_other(lab: Lab, polic
     *stay, leaves = [lab.pod(name) for name in "abcd"]
     gateway = balanced(lab, policy, *stay, leaves)
     client = lab.raw_client(gateway)
-    users = [("x-user", f"user{number}") for number in range(80)]
+    users = [("x-user", f"user{number}") for number in range(48)]
     before = {user: ask(client, user) for user in users}
     set_pods(gateway, *stay)
     after = {user: ask(client, user) for user in users}
     moved = [user for user in users if before[user] != "d" and after[user] != before[user]]
-    assert len(moved) <= 8
+    assert len(moved) <= 5
     set_pods(gateway, *stay, leaves)
     eventually(lambda: {user: ask(client, user) for user in users} == before, "all are back where they were")
 
