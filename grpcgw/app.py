@@ -209,6 +209,8 @@ class Control:
     async def _take(self, compiled: Compiled) -> None:
         if self._status_writer is not None:
             self._status_writer.report(compiled)
+        if not self._configured_at_s:
+            collector.keep()
         self._last_good, self._reuse = compiled.last_good, compiled.reuse
         self._errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
         for problem in compiled.problems:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from grpcgw.config.matching import Matching
 from grpcgw.config.metadata_edits import merge_added
@@ -17,8 +18,7 @@ _FULL = 100
 _SPECIFICITY = {MatchKind.PREFIX: 0, MatchKind.REGEX: 1, MatchKind.EXACT: 2}
 
 
-@dataclass(frozen=True, slots=True)
-class GroupKey:
+class GroupKey(NamedTuple):
     """What makes two Mappings one group: the texts they ask for, not how these are compared (see `core`)."""
 
     prefix: str
