@@ -213,10 +213,6 @@ def test_the_kind_of_match(fields: dict[str, object], kind: MatchKind) -> None:
         ({"prefix": "greet.GrpcService/"}, "spec.prefix: 'greet.GrpcService/' matches no path"),
         ({"prefix": "/(", "prefix_regex": True}, "spec.prefix: '/(' is no RE2 pattern"),
         ({"prefix": "/(?=a)", "prefix_regex": True}, "no RE2 pattern"),
-        (
-            {"service": "https://greet"},
-            "spec.service: 'https://greet' asks for TLS to pods, which is not supported yet",
-        ),
         ({"service": "10.0.0.1:80"}, "10.0.0.1 is an address, but resolver endpoint finds pods by the name"),
         ({"resolver": "nobody"}, "spec.resolver: resolver nobody is unknown; declare it or use one of consul, "),
         (
@@ -234,8 +230,8 @@ def test_a_mapping_that_cannot_be_served_as_written_is_left_out(fields: dict[str
 
 
 def test_all_errors_of_a_mapping_are_told_at_once() -> None:
-    compiled = compile_objects(mapping(prefix="greet", resolver="nobody", service="https://greet"))
-    assert [problem.path for problem in compiled.problems] == ["spec.prefix", "spec.resolver", "spec.service"]
+    compiled = compile_objects(mapping(prefix="greet", resolver="nobody", tls="nobody"))
+    assert [problem.path for problem in compiled.problems] == ["spec.prefix", "spec.resolver", "spec.tls"]
 
 
 # Clusters and resolvers

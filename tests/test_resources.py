@@ -161,10 +161,6 @@ def test_a_load_balancer_that_contradicts_itself_is_an_error(balancer: dict[str,
 
 
 NOTICED = {
-    "retry_policy": ({"retry_on": "5xx"}, "has no effect yet"),
-    "connect_timeout_ms": (3000, "has no effect yet"),
-    "keepalive": ({"time": 100}, "has no effect yet"),
-    "outlier_detection": ("x", "has no effect yet"),
     "v3StatsName": ("greet", "has no effect yet"),
     "path_redirect": ("/other", "has no effect on gRPC"),
     "cors": ({"origins": "*"}, "has no effect on gRPC"),
@@ -193,7 +189,6 @@ def test_both_spellings_of_the_keepalive_time_are_accepted(spelling: str) -> Non
     ("field", "value"),
     [
         ("shadow", True),
-        ("tls", True),
         ("host_redirect", True),
     ],
 )

@@ -111,7 +111,7 @@ def test_no_family_of_addresses_is_an_error() -> None:
 
 @pytest.mark.parametrize("fields", [{"tls": True}, {"service": "https://greet"}, {"service": "grpcs://greet"}])
 def test_tls_by_the_systems_roots(fields: dict[str, object]) -> None:
-    assert cluster_of(**{"service": "greet", **fields}).connection.tls == UpstreamTls("system")
+    assert cluster_of(**{"service": "greet", **fields}).connection.tls == UpstreamTls("system", "greet.shop")
 
 
 @pytest.mark.parametrize(("service", "port"), [("greet", 443), ("greet:80", 80)])
@@ -130,7 +130,8 @@ def test_a_tls_context_says_how() -> None:
 
 
 def test_a_tls_context_needs_no_certificate_to_be_used_with_pods() -> None:
-    assert cluster_of(obj("TLSContext", "pods", {}), tls="pods").connection.tls == UpstreamTls("pods.shop")
+    cluster = cluster_of(obj("TLSContext", "pods", {}), tls="pods")
+    assert cluster.connection.tls == UpstreamTls("pods.shop", "greet.shop")
 
 
 def test_a_renewed_certificate_leaves_the_cluster_its_name() -> None:

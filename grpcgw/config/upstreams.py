@@ -88,13 +88,11 @@ def _compile_tls(
         context = around.find_tls_context(spec.tls, key.namespace)
         if context is None:
             findings.error(f"TLSContext {spec.tls} is unknown or left out", "tls")
-        return context
+            return None
+        return replace(context, server_name=context.server_name or parsed.service.hostname)
     if not parsed.tls:
         return None
-    note = find_pending("Mapping.service.https")
-    if note is not None and not spec.tls:
-        findings.error(f"{spec.service!r} asks for TLS to pods, which is not supported yet: {note.meaning}", "service")
-    return SYSTEM_TLS
+    return replace(SYSTEM_TLS, server_name=parsed.service.hostname)
 
 
 def _compile_addressing(

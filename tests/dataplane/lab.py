@@ -176,8 +176,14 @@ class Lab:
         self._threads_before = set(threading.enumerate())
         self._clients, self._gateways, self._pods = ExitStack(), [], ExitStack()
 
-    def pod(self, name: str = "pod", methods: Mapping[str, Behaviour] | None = None, port: int = 0) -> Pod:
-        pod = Pod(name, methods, port)
+    def pod(
+        self,
+        name: str = "pod",
+        methods: Mapping[str, Behaviour] | None = None,
+        port: int = 0,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> Pod:
+        pod = Pod(name, methods, port, credentials)
         self._pods.callback(pod.stop)
         return pod
 

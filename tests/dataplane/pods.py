@@ -43,7 +43,13 @@ class Pod(grpc.GenericRpcHandler):
     `methods`: name → behaviour that gets an iterator over the requests and yields the replies.
     """
 
-    def __init__(self, name: str = "pod", methods: Mapping[str, Behaviour] | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        name: str = "pod",
+        methods: Mapping[str, Behaviour] | None = None,
+        port: int = 0,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.name = name
         self.calls: list[SeenCall] = []
         self._methods: dict[str, Any] = {
@@ -58,7 +64,11 @@ class Pod(grpc.GenericRpcHandler):
             self._methods[method] = grpc.stream_stream_rpc_method_handler(behaviour)
         self._workers = ThreadPoolExecutor(32, thread_name_prefix=f"pod {name}")
         self._server = grpc.server(self._workers, handlers=(self,), options=ARGUMENTS)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        if credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, credentials)
         self._server.start()
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:

@@ -136,6 +136,7 @@ class Connection:
         self._window = threading.Condition()
         self._streams: dict[int, Stream] = {}
         self.goaway_received = threading.Event()
+        self.pinged = threading.Event()
         self.threads: list[threading.Thread] = []
 
     def act(self, do: Callable[[h2.connection.H2Connection], object]) -> None:
@@ -220,6 +221,8 @@ class Connection:
                 self._streams[number].events.put(None)
             case h2.events.StreamReset(stream_id=number, error_code=code, remote_reset=True):
                 self._end(self._streams[number], code)
+            case h2.events.PingReceived():
+                self.pinged.set()
             case h2.events.ConnectionTerminated():
                 self.goaway_received.set()
 
