@@ -144,7 +144,7 @@ def test_pods_name_themselves_in_unary_and_streamed_replies() -> None:
 
 
 def test_answers_of_one_pod_alone_are_not_taken_for_turns() -> None:
-    with running_pods(2) as pods, pytest.raises(UserError, match="did not take strict turns: pod-00 pod-00"):
+    with running_pods(2) as pods, pytest.raises(UserError, match="did not take strict turns: pod-000 pod-000"):
         check_answers("one pod", pods[0].port, pods)
 
 
@@ -160,7 +160,7 @@ def test_a_run_through_the_gateway_is_believed_only_with_every_reply_whole(tmp_p
         write_configuration(tmp_path, pods)
         with running_gateway(("--config", str(tmp_path))) as gateway:
             check_answers("grpcgw", gateway.port, pods)
-            assert run_checked(gateway, 200).body_bytes == 200 * len(make_frame(make_reply("pod-00")))
+            assert run_checked(gateway, 200).body_bytes == 200 * len(make_frame(make_reply("pod-000")))
             write_configuration(tmp_path, ())
             wait_until_refused(gateway.port)
             with pytest.raises(UserError, match="of 200 RPCs 200 succeeded, with 0 bytes of replies"):
