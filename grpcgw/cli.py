@@ -200,7 +200,7 @@ def routes(
     rows = [
         describe_destination(order, route, destination, snapshot.clusters[destination.cluster])
         for order, route in enumerate(snapshot.routes, 1)
-        for destination in route.destinations
+        for destination in route.all_destinations()
     ]
     if as_json:
         typer.echo(json.dumps({"version": snapshot.version, "routes": rows}, indent=2))
@@ -224,6 +224,7 @@ def describe_destination(order: int, route: Route, destination: Destination, clu
         "conditions": list(describe_conditions(route)),
         "precedence": route.precedence,
         "mapping": destination.label,
+        "shadow": destination is route.shadow,
         "weight_percent": destination.weight_percent,
         "service": str(cluster.service),
         "resolver": cluster.resolver_name,
@@ -238,8 +239,10 @@ def describe_destination(order: int, route: Route, destination: Destination, clu
 def draw_table(rows: Sequence[Row]) -> Table:
     """One line per Mapping; what is the same everywhere or rarely set is left to --json."""
     conditions = ("conditions",) if any(row["conditions"] for row in rows) else ()
+    shadow = ("shadow",) if any(row["shadow"] for row in rows) else ()
     columns = (
-        *("order", "kind", "path", *conditions, "mapping", "weight_percent", "service", "resolver", "load_balancer"),
+        *("order", "kind", "path", *conditions, "mapping", *shadow, "weight_percent", "service", "resolver"),
+        "load_balancer",
         "where",
     )
     table = Table(*(column.replace("_percent", " %").replace("_", " ") for column in columns), box=None, pad_edge=False)
@@ -249,6 +252,8 @@ def draw_table(rows: Sequence[Row]) -> Table:
 
 
 def _show_cell(value: str | int | list[str] | None) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 

@@ -320,6 +320,22 @@ def test_routes_as_json_follow_the_evaluation_order(tmp_path: Path, capsys: pyte
     assert re.fullmatch("[0-9a-f]{12}", printed["version"])
 
 
+def test_routes_show_shadows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "real", "weight", "100")
+    shadow = (
+        MAPPING.replace("{name: NAME}", "{name: copy}").replace("NAME", "real").replace("KEY: VALUE", "shadow: true")
+    )
+    (tmp_path / "copy.yaml").write_text(shadow)
+    assert execute(["routes", "--json", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)["routes"]
+    assert [(row["order"], row["mapping"], row["shadow"]) for row in rows] == [
+        (1, "real.default", False),
+        (1, "copy.default", True),
+    ]
+    assert execute(["routes", str(tmp_path)]) == 0
+    assert "shadow" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_routes_show_what_else_a_mapping_asks_for_and_what_it_balances_by(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import prometheus_client
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from grpcgw.telemetry.codes import status_name
 from grpcgw.telemetry.metrics import MetricsInput, SourceAge, render_metrics
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport
 
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -111,6 +112,43 @@ def test_workers_and_retries_are_counted() -> None:
     assert value_of(samples, "start_time_seconds") == NOW_S - 100
 
 
+def test_copies_for_a_shadow_are_counted_apart_from_what_clients_got() -> None:
+    plain = parse(make_input())
+    shadows = (ShadowReport("copy.default", {0: 3, 14: 1}, {"too-slow": 2}, 1),)
+    samples = parse(make_input(workers=tuple(replace(one, shadows=shadows) for one in problem_state().workers)))
+
+    assert value_of(samples, "shadow_rpcs_total", mapping="copy.default", grpc_status="OK") == 6
+    assert value_of(samples, "shadow_rpcs_total", mapping="copy.default", grpc_status="UNAVAILABLE") == 2
+    assert value_of(samples, "shadow_dropped_total", mapping="copy.default", reason="too-slow") == 4
+    assert value_of(samples, "shadow_rpcs_in_flight", mapping="copy.default") == 2
+    assert {key: value for key, value in samples.items() if "_shadow_" not in key[0]} == plain
+
+
+def test_metrics_call_a_cluster_by_the_stats_name_of_its_mapping() -> None:
+    state = greet_state()
+    (route,) = state.snapshot.routes
+    named = replace(route, destinations=(replace(route.destinations[0], stats_name="greeter"),))
+    snapshot = replace(state.snapshot, routes=(named,))
+    samples = parse(make_input(snapshot=snapshot, endpoints=state.endpoints, workers=state.workers))
+
+    assert value_of(samples, "cluster_endpoints", cluster="greeter") == 2
+    assert value_of(samples, "pod_rpcs_in_flight", cluster="greeter", pod="10.244.1.7:50051") == 2
+    assert not [labels for _, labels in samples if ("cluster", GREET) in labels]
+
+
+def test_clusters_of_one_stats_name_are_one_upstream() -> None:
+    state = greet_state()
+    (route,) = state.snapshot.routes
+    one, two = (replace(route.destinations[0], stats_name="greeter", cluster=name) for name in (GREET, "other"))
+    snapshot = replace(
+        state.snapshot, routes=(replace(route, destinations=(one,)), replace(route, destinations=(two,)))
+    )
+    endpoints = {GREET: state.endpoints[GREET], "other": state.endpoints[GREET]}
+    samples = parse(make_input(snapshot=snapshot, endpoints=endpoints))
+
+    assert value_of(samples, "cluster_endpoints", cluster="greeter") == 4
+
+
 def test_a_gateway_without_configuration_and_workers_renders() -> None:
     samples = parse(MetricsInput(now_s=NOW_S, started_at_s=NOW_S, ready=False))
 
@@ -139,7 +177,8 @@ def test_the_global_registry_stays_untouched() -> None:
 
 
 def test_documentation_names_every_metric_with_its_labels_and_no_other() -> None:
-    families = text_string_to_metric_families(render_metrics(make_input()).decode())
+    shadowed = replace(problem_state().workers[0], shadows=(ShadowReport("copy.default", {0: 1}, {"too-slow": 1}, 0),))
+    families = text_string_to_metric_families(render_metrics(make_input(workers=(shadowed,))).decode())
     rendered = {}
     for family in families:
         name = family.name + ("_total" if family.type == "counter" else "")

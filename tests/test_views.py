@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics
 from grpcgw.admin.humanize import format_age, format_count, format_duration, format_latency
+from grpcgw.admin.page import render_page
+from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import (
     Health,
     PodView,
@@ -46,7 +48,7 @@ from grpcgw.config.policies import (
     RegexRewrite,
     RetryPolicy,
 )
-from grpcgw.telemetry.report import PodReport, PodState
+from grpcgw.telemetry.report import PodReport, PodState, ShadowReport
 
 
 def pods_of(state, cluster=GREET):
@@ -390,3 +392,38 @@ def test_what_a_mapping_does_about_bad_pods_is_shown() -> None:
         "max_requests 100",
         "ejects a pod after 5 failures in a row",
     ]
+
+
+def shadow_state() -> GatewayState:
+    shadow = make_destination("copy", GREET, weight_percent=10, timeout_ms=500)
+    state = greet_state()
+    route = replace(state.snapshot.routes[0], shadow=shadow)
+    counted = ShadowReport("copy.default", {0: 7, 14: 2}, {"too-slow": 1}, 1)
+    workers = tuple(replace(worker, shadows=(counted,)) for worker in state.workers)
+    return replace(state, snapshot=replace(state.snapshot, routes=(route,)), workers=workers)
+
+
+def test_a_shadow_is_shown_beside_those_that_serve_with_its_copies_over_all_workers() -> None:
+    view = view_gateway(shadow_state())
+    shadow = view.routes[0].shadow
+    assert shadow is not None
+    assert (shadow.finished, shadow.not_ok, shadow.copies.in_flight) == (18, 4, 2)
+    shown = render_diagnostics(view)["route_info"][0]["shadow"]
+    assert (shown["mapping"], shown["weight"], shown["type_label"]) == ("copy.default", 10, "shadow")
+    assert shown["copies_by_status"] == {"OK": 14, "UNAVAILABLE": 4}
+    assert shown["copies_dropped"] == {"too-slow": 2}
+    assert view.traffic.finished == view_gateway(greet_state()).traffic.finished
+
+
+def test_the_page_shows_a_shadow() -> None:
+    shown = render_page(view_gateway(shadow_state()))
+    assert "copy.default" in shown
+    assert ">shadow</span>" in shown
+    assert "10 %" in shown
+
+
+def test_a_shadow_that_copied_nothing_yet_is_shown_as_well() -> None:
+    state = shadow_state()
+    view = view_gateway(replace(state, workers=()))
+    assert view.routes[0].shadow is not None
+    assert view.routes[0].shadow.finished == 0

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from grpcgw import __version__
 from grpcgw.admin.humanize import format_age, format_duration
-from grpcgw.admin.views import ClusterView, DestinationView, GatewayView, PodView, RouteView
+from grpcgw.admin.views import ClusterView, DestinationView, GatewayView, PodView, RouteView, ShadowView
 from grpcgw.config.objects import Problem
 from grpcgw.config.policies import LoadBalancer
 from grpcgw.config.snapshot import ResolverKind
@@ -105,8 +105,27 @@ def _route(view: RouteView) -> Json:
         "host": view.host,
         "precedence": view.route.precedence,
         "clusters": [_route_cluster(destination) for destination in view.destinations],
+        "shadow": None if view.shadow is None else _shadow(view.shadow),
         "_group_id": view.key,
         "_source": first.where,
+    }
+
+
+def _shadow(view: ShadowView) -> Json:
+    destination, cluster = view.destination, view.cluster.cluster
+    return {
+        "name": cluster.name,
+        "service": str(cluster.service),
+        "weight": destination.weight_percent,
+        "type_label": "shadow",
+        "_source": destination.where,
+        "mapping": destination.label,
+        "timeout_ms": destination.timeout_ms,
+        "copies": view.finished,
+        "copies_in_flight": view.copies.in_flight,
+        "copies_by_status": {status_name(code): count for code, count in sorted(view.copies.codes.items())},
+        "copies_dropped": dict(sorted(view.copies.dropped.items())),
+        "pods": [pod.address for pod in view.cluster.pods],
     }
 
 
@@ -192,7 +211,7 @@ def _cluster_stats(view: GatewayView) -> Json:
 def _resolvers(view: GatewayView) -> list[Json]:
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for route in view.routes:
-        for destination in route.destinations:
+        for destination in (*route.destinations, *((route.shadow,) if route.shadow else ())):
             cluster = destination.cluster.cluster
             groups[cluster.resolver_name, cluster.resolver].append(route.key)
     return [

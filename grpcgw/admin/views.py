@@ -18,7 +18,8 @@ from grpcgw.config.objects import Problem, Severity
 from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch, LoadBalancer
 from grpcgw.config.snapshot import Cluster, Destination, Route
 from grpcgw.telemetry.codes import status_name
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, WorkerReport
+from grpcgw.telemetry.merge import merge_shadows
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport, WorkerReport
 
 NO_MAPPING = "other"
 """Service name in reports of RPCs that matched no Mapping."""
@@ -145,11 +146,33 @@ class DestinationView:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowView:
+    """A shadow Mapping with its copies over all workers."""
+
+    destination: Destination
+    cluster: ClusterView
+    copies: ShadowReport
+
+    @property
+    def finished(self) -> int:
+        return sum(self.copies.codes.values())
+
+    @property
+    def not_ok(self) -> int:
+        return self.finished - self.copies.codes.get(0, 0)
+
+    @property
+    def balancing(self) -> str:
+        return describe_balancing(self.destination.load_balancer)
+
+
+@dataclass(frozen=True, slots=True)
 class RouteView:
     key: str
     """Stable over reloads while the match and its Mappings stay the same."""
     route: Route
     destinations: tuple[DestinationView, ...]
+    shadow: ShadowView | None = None
 
     @property
     def host(self) -> str:
@@ -178,11 +201,13 @@ def view_gateway(state: GatewayState) -> GatewayView:
     by_mapping: dict[str, list[MethodView]] = defaultdict(list)
     for (mapping, _, _), method in methods.items():
         by_mapping[mapping].append(method)
+    shadows = merge_shadows(shadow for worker in state.workers for shadow in worker.shadows)
+    copies = {shadow.mapping: shadow for shadow in shadows}
     return GatewayView(
         state=state,
         errors=tuple(problem for problem in state.problems if problem.severity is Severity.ERROR),
         notices=tuple(problem for problem in state.problems if problem.severity is Severity.NOTICE),
-        routes=tuple(_view_route(route, clusters, by_mapping) for route in state.snapshot.routes),
+        routes=tuple(_view_route(route, clusters, by_mapping, copies) for route in state.snapshot.routes),
         clusters=tuple(clusters.values()),
         traffic=_add_up(methods.values()),
         unmatched=_add_up(method for method in methods.values() if method.service == NO_MAPPING),
@@ -277,7 +302,10 @@ def not_ready_reason(state: GatewayState) -> str:
 
 
 def _view_route(
-    route: Route, clusters: Mapping[str, ClusterView], by_mapping: Mapping[str, list[MethodView]]
+    route: Route,
+    clusters: Mapping[str, ClusterView],
+    by_mapping: Mapping[str, list[MethodView]],
+    copies: Mapping[str, ShadowReport],
 ) -> RouteView:
     names = "\n".join(str(destination.mapping) for destination in route.destinations)
     identity = f"{route.match.kind}\n{route.match.value}\n{route.precedence}\n{names}"
@@ -288,7 +316,15 @@ def _view_route(
             _view_destination(destination, clusters[destination.cluster], by_mapping.get(destination.label, []))
             for destination in route.destinations
         ),
+        shadow=None if route.shadow is None else _view_shadow(route.shadow, clusters, copies),
     )
+
+
+def _view_shadow(
+    shadow: Destination, clusters: Mapping[str, ClusterView], copies: Mapping[str, ShadowReport]
+) -> ShadowView:
+    counted = copies.get(shadow.label) or ShadowReport(shadow.label, {}, {}, 0)
+    return ShadowView(shadow, clusters[shadow.cluster], counted)
 
 
 def _view_destination(destination: Destination, cluster: ClusterView, methods: list[MethodView]) -> DestinationView:

@@ -8,9 +8,6 @@ from __future__ import annotations
 from grpcgw.config.fields import FieldNote, Resource, planned, refused
 
 NOT_WIRED: dict[str, FieldNote] = {
-    "Mapping.shadow": refused("copies of calls are not sent; the Mapping would answer real calls; leave it out"),
-    "Mapping.stats_name": planned("metrics name the Mapping"),
-    "Mapping.v3StatsName": planned("it stands for `stats_name`"),
     "TLSContext.cert_required": refused("client certificates are not checked; every client would be served"),
     "TLSContext.ca_secret": planned("client certificates are not asked for"),
     "Host.requestPolicy": planned(

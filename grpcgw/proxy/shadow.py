@@ -294,8 +294,8 @@ class Copy:
         if self._attempt is None:
             self._end(_CANCELLED, now_s)
         elif self._half_closed and not client_gone:
-            timeout_ms = self._shadow.target.timeout_ms
-            self._limit_s = now_s + (LINGER_S if timeout_ms is None else timeout_ms / 1000)
+            if self._shadow.target.timeout_ms is None:  # else the copy has a deadline of its own
+                self._limit_s = now_s + LINGER_S
         else:
             self._give_up()
 

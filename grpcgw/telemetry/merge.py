@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from grpcgw.telemetry.report import MethodReport, PodReport, PodState, WorkerReport
+from grpcgw.telemetry.report import MethodReport, PodReport, PodState, ShadowReport, WorkerReport
 
 
 def leave_behind(last: WorkerReport) -> WorkerReport:
@@ -15,6 +16,7 @@ def leave_behind(last: WorkerReport) -> WorkerReport:
         pid=0,
         methods=tuple(replace(method, in_flight=0) for method in last.methods),
         pods=tuple(replace(pod, in_flight=0, state=PodState.IDLE, note="") for pod in last.pods),
+        shadows=tuple(replace(shadow, in_flight=0) for shadow in last.shadows),
     )
 
 
@@ -32,6 +34,7 @@ def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
         methods=tuple(methods.values()),
         pods=pods,
         retries=report.retries + former.retries,
+        shadows=merge_shadows((*former.shadows, *report.shadows)),
         access_log_dropped=report.access_log_dropped + former.access_log_dropped,
     )
 
@@ -46,6 +49,22 @@ def add_methods(one: MethodReport, other: MethodReport) -> MethodReport:
         latency_sum_s=one.latency_sum_s + other.latency_sum_s,
         in_flight=one.in_flight + other.in_flight,
     )
+
+
+def merge_shadows(shadows: Iterable[ShadowReport]) -> tuple[ShadowReport, ...]:
+    """One report for each shadow Mapping."""
+    merged: dict[str, ShadowReport] = {}
+    for one in shadows:
+        before = merged.get(one.mapping)
+        merged[one.mapping] = one if before is None else _add_shadow(before, one)
+    return tuple(merged.values())
+
+
+def _add_shadow(one: ShadowReport, other: ShadowReport) -> ShadowReport:
+    codes, dropped = Counter(one.codes), Counter(one.dropped)
+    codes.update(other.codes)
+    dropped.update(other.dropped)
+    return ShadowReport(one.mapping, dict(codes), dict(dropped), one.in_flight + other.in_flight)
 
 
 def _add_pods(pods: Iterable[PodReport], former: Iterable[PodReport]) -> tuple[PodReport, ...]:

@@ -67,7 +67,8 @@ class _GatewayCollector(Collector):
         yield from _collect_sources(self._values)
         yield from _collect_workers(self._values)
         yield from _collect_rpcs(self._values.workers)
-        yield from _collect_pods(self._values.workers)
+        yield from _collect_shadows(self._values.workers)
+        yield from _collect_pods(self._values.workers, name_upstreams(self._values.snapshot))
 
 
 def _collect_process(values: MetricsInput) -> Iterator[Metric]:
@@ -98,11 +99,15 @@ def _collect_configuration(values: MetricsInput) -> Iterator[Metric]:
         [],
         {(): values.configuration_errors_total},
     )
+    names = name_upstreams(values.snapshot)
+    endpoints: Counter[tuple[str, ...]] = Counter()
+    for name, known in values.endpoints.items():
+        endpoints[(names.get(name, name),)] += len(known.endpoints)
     yield _gauge(
         "cluster_endpoints",
         "Ready pods known behind each cluster (a service through a resolver).",
         ["cluster"],
-        [((name,), len(found.endpoints)) for name, found in sorted(values.endpoints.items())],
+        sorted(endpoints.items()),
     )
 
 
@@ -152,22 +157,57 @@ def _collect_rpcs(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
     yield _gauge("rpcs_in_flight", "RPCs running now.", ["mapping"], sorted(in_flight.items()))
 
 
-def _collect_pods(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
+def _collect_shadows(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
+    by_status: Counter[tuple[str, ...]] = Counter()
+    dropped: Counter[tuple[str, ...]] = Counter()
+    in_flight: Counter[tuple[str, ...]] = Counter()
+    for report in (shadow for worker in workers for shadow in worker.shadows):
+        for code, count in report.codes.items():
+            by_status[report.mapping, status_name(code)] += count
+        for reason, count in report.dropped.items():
+            dropped[report.mapping, reason] += count
+        in_flight[(report.mapping,)] += report.in_flight
+    yield _counter(
+        "shadow_rpcs_total",
+        "Copies of RPCs ended, by the gRPC status that was dropped.",
+        ["mapping", "grpc_status"],
+        by_status,
+    )
+    yield _counter(
+        "shadow_dropped_total",
+        "Copies of RPCs not sent, or not to their end.",
+        ["mapping", "reason"],
+        dropped,
+    )
+    yield _gauge("shadow_rpcs_in_flight", "Copies running now.", ["mapping"], sorted(in_flight.items()))
+
+
+def name_upstreams(snapshot: Snapshot) -> dict[str, str]:
+    """What metrics call a cluster: the `stats_name` of the first Mapping over it that has one; absent: its own name."""
+    names: dict[str, str] = {}
+    for route in snapshot.routes:
+        for destination in route.all_destinations():
+            if destination.stats_name:
+                names.setdefault(destination.cluster, destination.stats_name)
+    return names
+
+
+def _collect_pods(workers: Iterable[WorkerReport], names: Mapping[str, str]) -> Iterator[Metric]:
     total: Counter[tuple[str, ...]] = Counter()
     failures: Counter[tuple[str, ...]] = Counter()
     in_flight: Counter[tuple[str, ...]] = Counter()
     states: Counter[tuple[str, ...]] = Counter()
     for pod in (pod for worker in workers for pod in worker.pods):
-        labels = (pod.cluster, pod.address)
+        labels = (names.get(pod.cluster, pod.cluster), pod.address)
         total[labels] += pod.total
         failures[labels] += pod.failures
         in_flight[labels] += pod.in_flight
         states[*labels, str(pod.state)] += 1
-    names = ["cluster", "pod"]
-    yield _counter("pod_rpcs_total", "RPCs sent to a pod (tries, not client calls).", names, total)
-    yield _counter("pod_failures_total", "RPCs a pod or its connection failed.", names, failures)
-    yield _gauge("pod_rpcs_in_flight", "RPCs running on a pod now.", names, sorted(in_flight.items()))
-    yield _gauge("pod_state", "Workers that see the pod in this state.", [*names, "state"], sorted(states.items()))
+    by = ["cluster", "pod"]
+    yield _counter("pod_rpcs_total", "RPCs sent to a pod (tries, not client calls).", by, total)
+    yield _counter("pod_failures_total", "RPCs a pod or its connection failed.", by, failures)
+    yield _gauge("pod_rpcs_in_flight", "RPCs running on a pod now.", by, sorted(in_flight.items()))
+    yield _gauge("pod_state", "Workers that see the pod in this state.", [*by, "state"], sorted(states.items()))
 
 
 def _gauge(

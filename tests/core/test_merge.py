@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.telemetry.merge import add_methods, carry_on, leave_behind
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, WorkerReport
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport, WorkerReport
 
 NUMBERS = st.integers(0, 50)
 
@@ -120,3 +120,11 @@ def test_what_ran_in_a_dead_worker_runs_no_more() -> None:
 def test_adding_keeps_every_code() -> None:
     added = add_methods(method_report("a", {0: 1, 5: 2}, 1), method_report("a", {0: 3, 14: 4}, 2))
     assert (added.codes, added.in_flight) == ({0: 4, 5: 2, 14: 4}, 3)
+
+
+def test_copies_of_every_life_are_in_the_sum() -> None:
+    first = replace(worker(), shadows=(ShadowReport("copy", {0: 3}, {"too-slow": 1}, 5),))
+    second = replace(worker(), shadows=(ShadowReport("other", {}, {}, 0), ShadowReport("copy", {0: 1, 14: 2}, {}, 2)))
+    copied, other = carry_on(second, leave_behind(first)).shadows
+    assert copied == ShadowReport("copy", {0: 4, 14: 2}, {"too-slow": 1}, 2)
+    assert other.mapping == "other"

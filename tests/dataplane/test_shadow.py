@@ -10,6 +10,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
+from dataplane.configured import configured, who_answers
 from dataplane.lab import Gateway, Lab, mapping
 from dataplane.pods import Context, Gate, Pod
 from dataplane.raw_client import Answer
@@ -358,3 +359,30 @@ def test_a_shadow_comes_and_goes_by_configuration(lab: Lab) -> None:
     assert client.call("Unary").status == 0
     assert wait_for_copies(gateway, 2).codes == {0: 2}
     assert len(shadow.calls) == 2
+
+
+def test_a_shadow_of_ambassadors_yaml_gets_its_share_with_settings_of_its_own(lab: Lab) -> None:
+    recorder = Recorder()
+    copied = lab.scripted_pod(recorder)
+    gateway = configured(
+        lab,
+        """
+        metadata: {name: real}
+        spec: {service: real}
+        ---
+        metadata: {name: copy}
+        spec:
+          service: copies
+          shadow: true
+          weight: 50
+          rewrite: /other.Service/
+          add_request_headers: {x-shadow: "yes"}
+        """,
+        real=lab.pod("real"),
+        copies=copied,
+    )
+    client = lab.raw_client(gateway)
+    assert [who_answers(client) for _ in range(10)] == ["real"] * 10
+    assert wait_for_copies(gateway, 5).codes == {0: 5}
+    assert {stream.header(":path") for stream in copied.streams} == {"/other.Service/Unary"}
+    assert {stream.header("x-shadow") for stream in copied.streams} == {"yes"}
