@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from grpcgw import collector
@@ -23,7 +24,7 @@ from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.config.reuse import NOTHING_TO_REUSE, Reuse
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, Snapshot
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Listener, ResolverKind, Snapshot, Transport
 from grpcgw.discovery.catalogue import RESOLVERS
 from grpcgw.discovery.directory import DirectorySource
 from grpcgw.discovery.kubernetes import KubernetesSource
@@ -33,7 +34,7 @@ from grpcgw.discovery.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.logs import set_up_logging
-from grpcgw.ports import HeldPorts
+from grpcgw.ports import DataPorts
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 QUIET_S, AT_MOST_S = 0.02, 0.1
 """A change is compiled when nothing else changed for so long, or after at most so long."""
+PORTS_AGAIN_S = 5.0
+"""How often a port that another program has is tried again."""
 NOT_COMPILED_KINDS = frozenset({"Service", "Endpoints", "EndpointSlice"})
 """Pods come and go without a compilation; every other kind is the compiler's business."""
 
@@ -78,10 +81,10 @@ class Control:
         self._source = make_source(settings, self._store)
         self._status_writer = make_status_writer(settings, self._store)
         self._resolvers = Resolvers(self._store, self._on_endpoints)
-        self._ports = HeldPorts(settings.address, settings.port, settings.tls_port)
-        self._plan = make_plan(settings, *self._ports.numbers)
+        self_signed = make_self_signed(socket.gethostname(), datetime.datetime.now(datetime.UTC))
+        self._ports = DataPorts(settings.address, settings.port, settings.tls_port, self_signed)
         self._engine = settings.engine
-        self._data_plane = data_plane or make_data_plane(settings, self._plan)
+        self._data_plane = data_plane or make_data_plane(settings, make_plan(settings))
         self._admin = AdminServer(self, settings.admin_address, settings.admin_port)
         self._stop_wanted = asyncio.Event()
         self._changed = asyncio.Event()
@@ -93,7 +96,6 @@ class Control:
         self._started_at_s = time.time()
         self._configured_at_s = 0.0
         self._errors_total = 0
-        self._open_ports: tuple[int, ...] = ()
         self._serving = False
         self._draining = False
         self.admin_port = 0
@@ -131,6 +133,7 @@ class Control:
             "workers": self._data_plane.run(),
             "compiler": self._compile_on_change(),
             "listeners": self._note_listeners(),
+            "ports": self._try_ports_again(),
         }
         if self._status_writer is not None:
             work["status"] = self._status_writer.run()
@@ -141,7 +144,7 @@ class Control:
         self._stop_wanted.set()
 
     async def listening(self) -> tuple[int, ...]:
-        """The open data ports (clear text, then TLS), once the first complete configuration is served."""
+        """The data ports open then (clear text, then TLS), once the first complete configuration is served."""
         return await self._data_plane.listening()
 
     async def state(self) -> GatewayState:
@@ -161,7 +164,7 @@ class Control:
             endpoints=self._resolvers.endpoints,
             sources=self._store.statuses(),
             workers=await self._data_plane.reports(),
-            listeners=self._listeners(),
+            listeners=self._show_listeners(),
             configuration_errors_total=self._errors_total,
             worker_restarts_total=self._data_plane.restarts,
         )
@@ -207,6 +210,10 @@ class Control:
         await self._take(compiled)
 
     async def _take(self, compiled: Compiled) -> None:
+        snapshot = compiled.snapshot
+        if self._data_plane.opens_ports:
+            snapshot = self._ports.settle(snapshot)
+            compiled = replace(compiled, problems=(*compiled.problems, *self._ports.problems(compiled.last_good)))
         if self._status_writer is not None:
             self._status_writer.report(compiled)
         if not self._configured_at_s:
@@ -217,12 +224,13 @@ class Control:
             if problem not in self._problems:
                 log.warning("%s", problem)
         self._problems = compiled.problems
-        snapshot = compiled.snapshot
-        if snapshot.version == self._snapshot.version:
+        if (snapshot.version, snapshot.listeners) == (self._snapshot.version, self._snapshot.listeners):
             return
         self._resolvers.want(snapshot.clusters)
         await self._data_plane.apply(snapshot)
         self._resolvers.drop_unwanted()
+        if self._serving:
+            self._log_listeners(self._snapshot.listeners or (), snapshot.listeners or ())
         self._snapshot, self._configured_at_s = snapshot, time.time()
         log.info(
             "configuration %s: %d routes, %d clusters", snapshot.version, len(snapshot.routes), len(snapshot.clusters)
@@ -234,11 +242,10 @@ class Control:
     # --- ports
 
     async def _note_listeners(self) -> None:
-        self._open_ports = await self._data_plane.listening()
+        await self._data_plane.listening()
         self._serving = True
+        self._log_listeners((), self._snapshot.listeners or ())
         await self._note_engine()
-        for listener in self._listeners():
-            log.info("listening on %s (%s)", listener.address, listener.protocol)
 
     async def _note_engine(self) -> None:
         """Compile anew where another engine serves than was asked for: what the compiler says depends on it."""
@@ -247,23 +254,46 @@ class Control:
             self._engine = EngineName.GENERIC_HANDLER
             self._changed.set()
 
-    def _listeners(self) -> tuple[ListenerState, ...]:
-        address = f"[{self._plan.address}]" if ":" in self._plan.address else self._plan.address
-        protocols = [
-            name for name, wanted in (("h2c", self._plan.port), ("tls", self._plan.tls_port)) if wanted is not None
-        ]
+    async def _try_ports_again(self) -> None:
+        while True:
+            await asyncio.sleep(PORTS_AGAIN_S)
+            if self._ports.taken:
+                self._changed.set()
+
+    def _show_listeners(self) -> tuple[ListenerState, ...]:
+        if not self._serving:
+            return ()
         return tuple(
-            ListenerState(f"{address}:{port}", protocol, self._certificate_names() if protocol == "tls" else "")
-            for port, protocol in zip(self._open_ports, protocols, strict=False)  # none are open at first
+            ListenerState(self._address(listener), _protocol(listener), _describe(listener))
+            for listener in self._snapshot.listeners or ()
         )
 
-    def _certificate_names(self) -> str:
-        return ", ".join(certificate.name for certificate in self._snapshot.certificates) or "self-signed"
+    def _address(self, listener: Listener) -> str:
+        address = self._settings.address
+        return f"[{address}]:{listener.port}" if ":" in address else f"{address}:{listener.port}"
+
+    def _log_listeners(self, before: tuple[Listener, ...], after: tuple[Listener, ...]) -> None:
+        was, now = ({self._address(each): each for each in listeners} for listeners in (before, after))
+        for address in was.keys() - now.keys():
+            log.info("listening on %s no more", address)
+        for address, listener in now.items():
+            if address not in was or _protocol(was[address]) != _protocol(listener):
+                log.info("listening on %s (%s)", address, _protocol(listener))
 
     async def _drain(self) -> None:
         self._draining = True
         log.info("draining: running RPCs may take %.0f s", self._settings.drain_time_s)
         await self._data_plane.drain(self._settings.drain_time_s)
+
+
+def _protocol(listener: Listener) -> str:
+    return "tls" if listener.transport is Transport.TLS else "h2c"
+
+
+def _describe(listener: Listener) -> str:
+    """The Listener, unless it is a flag, and its certificates."""
+    names = [] if listener.name.startswith("--") else [listener.name]
+    return ", ".join([*names, *(certificate.name for certificate in listener.certificates)])
 
 
 def _find_user_error(errors: ExceptionGroup[Exception]) -> UserError | None:
@@ -341,22 +371,20 @@ class _Directory:
         await self._source.run()
 
 
-def make_plan(settings: Settings, port: int | None, tls_port: int | None) -> WorkerPlan:
-    now = datetime.datetime.now(datetime.UTC)
+def make_plan(settings: Settings) -> WorkerPlan:
     return WorkerPlan(
         engine=settings.engine,
         address=settings.address,
-        port=port,
-        tls_port=tls_port,
         drain_time_s=settings.drain_time_s,
         max_concurrent_streams=settings.max_concurrent_streams,
         max_metadata_bytes=settings.max_metadata_bytes,
+        max_connection_age_s=settings.max_connection_age_s,
+        max_connection_age_grace_s=settings.max_connection_age_grace_s,
         access_log=settings.access_log,
         access_log_sample_percent=settings.access_log_sample_percent,
         reflection=settings.reflection,
         zone=settings.zone,
         log_level=settings.log_level,
-        self_signed=None if tls_port is None else make_self_signed(socket.gethostname(), now),
     )
 
 

@@ -37,4 +37,4 @@ def make_self_signed(hostname: str, now: datetime.datetime) -> ServerCertificate
     private_key = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return ServerCertificate(NAME, ("*",), certificate.public_bytes(serialization.Encoding.PEM), private_key)
+    return ServerCertificate("self-signed", ("*",), certificate.public_bytes(serialization.Encoding.PEM), private_key)

@@ -62,6 +62,7 @@ class Gateway:
 class _ThisLoop:
     """The data plane (`workers.supervisor.DataPlane`) in the event loop that runs everything."""
 
+    opens_ports = False
     restarts = 0
 
     def __init__(self, proxy: LoopProxy) -> None:

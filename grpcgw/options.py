@@ -194,6 +194,28 @@ MaxConcurrentStreams = Annotated[
         rich_help_panel=TRAFFIC,
     ),
 ]
+MaxConnectionAge = Annotated[
+    float | None,
+    typer.Option(
+        envvar="GRPCGW_MAX_CONNECTION_AGE",
+        min=0.1,
+        metavar="SECONDS",
+        help="Send clients away to connect anew after so long, give or take a tenth.",
+        show_default="never",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+MaxConnectionAgeGrace = Annotated[
+    float | None,
+    typer.Option(
+        envvar="GRPCGW_MAX_CONNECTION_AGE_GRACE",
+        min=0,
+        metavar="SECONDS",
+        help="How long RPCs may go on on a connection of that age before they are cut off.",
+        show_default="for ever",
+        rich_help_panel=TRAFFIC,
+    ),
+]
 AccessLog = Annotated[
     AccessLogMode,
     typer.Option(

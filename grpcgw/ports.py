@@ -1,4 +1,4 @@
-"""The data ports: settled once for all workers, and held while the gateway lives.
+"""The data ports: which there are by now, settled once for all workers, and held while they serve.
 
 Workers share a port by SO_REUSEPORT. So would a second gateway, by mistake, if nobody looked first.
 """
@@ -7,31 +7,110 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
+from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.config.policies import HostPolicy
+from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
 from grpcgw.errors import UserError
+
+
+class DataPorts:
+    """Those of the command line, or of Listeners where the configuration has some (docs/decisions)."""
+
+    def __init__(self, address: str, port: int | None, tls_port: int | None, self_signed: ServerCertificate) -> None:
+        """Port 0 takes a free one, None none; they stay ours while Listeners serve. `self_signed` is for TLS ports
+        without a certificate. Raises UserError where one is taken or the address is not ours."""
+        if port is not None and port == tls_port != 0:
+            raise UserError(f"port {port} is asked for twice, for clear text and for TLS; choose another port")
+        self._held = HeldPorts(address)
+        self._self_signed = self_signed
+        try:
+            self._flags = tuple(
+                Listener(flag, self._held.hold(number), transport, SecurityModel.XFP)
+                for flag, number, transport in (
+                    ("--port", port, Transport.CLEAR),
+                    ("--tls-port", tls_port, Transport.TLS),
+                )
+                if number is not None
+            )
+        except UserError:
+            self._held.release()
+            raise
+        self.taken: dict[str, str] = {}
+        """Why a Listener's port cannot be had, by the Listener's name."""
+
+    def settle(self, snapshot: Snapshot) -> Snapshot:
+        """With the ports that are to be opened as its Listeners; what cannot be had is left out, and in `taken`."""
+        wanted = self._of_flags(snapshot) if snapshot.listeners is None else snapshot.listeners
+        self.taken = {}
+        had = tuple(self._certify(listener) for listener in wanted if self._try(listener))
+        self._held.release(keep={listener.port for listener in (*self._flags, *had)})
+        return replace(snapshot, listeners=had)
+
+    def _of_flags(self, snapshot: Snapshot) -> tuple[Listener, ...]:
+        # They serve the names of which no Host speaks as well.
+        hosts = (*snapshot.hosts, HostPolicy(None)) if snapshot.hosts else ()
+        return tuple(replace(flag, hosts=hosts, certificates=snapshot.certificates) for flag in self._flags)
+
+    def _try(self, listener: Listener) -> bool:
+        try:
+            self._held.hold(listener.port)
+        except UserError as error:
+            self.taken[listener.name] = str(error)
+        return listener.name not in self.taken
+
+    def _certify(self, listener: Listener) -> Listener:
+        if listener.transport is Transport.CLEAR:
+            return replace(listener, certificates=())
+        return listener if listener.certificates else replace(listener, certificates=(self._self_signed,))
+
+    def problems(self, objects: Mapping[ObjectKey, KubeObject]) -> tuple[Problem, ...]:
+        """Of the Listeners whose ports are taken; `objects` say where they are written."""
+        if not self.taken:
+            return ()
+        by_name = {str(key): obj for key, obj in objects.items() if key.kind == "Listener"}
+        return tuple(
+            Problem(
+                Severity.ERROR,
+                f"{why}, or free it: it is tried again",
+                by_name[name].source.locate(("spec", "port")),
+                by_name[name].key,
+                "spec.port",
+            )
+            for name, why in self.taken.items()
+        )
+
+    def release(self) -> None:
+        self._held.release()
 
 
 class HeldPorts:
     """Ports that are bound and do not listen: no connection ever comes here, and nobody else gets them."""
 
-    def __init__(self, address: str, *ports: int | None) -> None:
-        """Port 0 takes a free one, None none. Raises UserError where one is taken or the address is not ours."""
-        self._sockets: list[socket.socket] = []
-        self.numbers = tuple(None if port is None else self._hold(address, port) for port in ports)
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._sockets: dict[int, socket.socket] = {}
 
-    def release(self) -> None:
-        for held in self._sockets:
-            held.close()
-
-    def _hold(self, address: str, port: int) -> int:
+    def hold(self, port: int) -> int:
+        """The port's number, which 0 has taken a free one for. Raises UserError where it is taken or the address is
+        not ours."""
+        if port in self._sockets:
+            return port
         try:
-            with contextlib.closing(_bind(address, port, share=False)) as alone:
+            with contextlib.closing(_bind(self._address, port, share=False)) as alone:
                 number: int = alone.getsockname()[1]
-            self._sockets.append(_bind(address, number, share=True))
+            self._sockets[number] = _bind(self._address, number, share=True)
         except OSError as error:
-            self.release()
-            raise UserError(f"cannot listen on {address}:{port}: {error.strerror}; choose another port") from error
+            raise UserError(
+                f"cannot listen on {self._address}:{port}: {error.strerror}; choose another port"
+            ) from error
         return number
+
+    def release(self, keep: Collection[int] = ()) -> None:
+        for number in self._sockets.keys() - set(keep):
+            self._sockets.pop(number).close()
 
 
 def _bind(address: str, port: int, share: bool) -> socket.socket:

@@ -68,6 +68,10 @@ class Settings:
     max_concurrent_streams: int = 1000
     """Open RPCs a client connection may have; more are held back by HTTP/2 (SETTINGS_MAX_CONCURRENT_STREAMS)."""
     max_metadata_bytes: int = 65_536
+    max_connection_age_s: float | None = None
+    """Clients are sent away to connect anew after so long, give or take a tenth; None: never."""
+    max_connection_age_grace_s: float | None = None
+    """What then still runs on the connection is cut off after so long; None: never."""
     access_log: AccessLogMode = AccessLogMode.OFF
     access_log_sample_percent: float = 100.0
     """Share of the RPCs in the access log, of Mappings that do not say."""

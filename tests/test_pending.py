@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grpcgw.config.fields import State
+from grpcgw.config.fields import State, planned, refused
 from grpcgw.config.mapping_spec import LoadBalancerSpec
 from grpcgw.config.pending import NOT_WIRED, note_of
 from grpcgw.config.resources import MODELS
@@ -39,7 +39,7 @@ def test_a_line_wins_over_the_model_and_its_deletion_gives_the_model_its_say(mon
     assert said(compile_objects(waiting)) == []
 
 
-PENDING = {note.state: note for note in NOT_WIRED.values()}
+PENDING = {note.state: note for note in (planned("it waits"), refused("it waits"))}
 
 
 def test_models_without_a_kind_have_their_own_notes() -> None:

@@ -232,7 +232,6 @@ def test_keys_of_a_module_are_checked_and_noted_one_by_one() -> None:
     ("model", "spec"),
     [
         (TLSContextSpec, {"cert_chain_file": "/tls.crt"}),
-        (TLSContextSpec, {"cert_required": True}),
         (HostSpec, {"tlsSecret": {}}),
         (HostSpec, {"tlsSecret": "name"}),
     ],

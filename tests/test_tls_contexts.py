@@ -256,11 +256,11 @@ def test_tls_and_a_tls_context_exclude_each_other() -> None:
     assert "tls and tlsContext exclude each other" in said(compiled)[0]
 
 
-def test_certificates_of_one_port_agree_in_what_they_ask_of_clients() -> None:
+def test_of_the_certificates_of_one_port_those_serve_that_ask_for_clients_certificates() -> None:
     compiled = compile_objects(tls_context(**MUTUAL), host(), secret(CHAIN, PRIVATE), AUTHORITIES)
-    assert served(compiled) == {"Host host.shop": b""}
+    assert served(compiled) == {"TLSContext tls.shop": CA}
     (error,) = said(compiled, Severity.ERROR)
-    assert error.startswith("tls.yaml: error: TLSContext tls.shop: its certificate is not served: Host host.shop asks")
+    assert error.startswith("host.yaml: error: Host host.shop: its certificate is not served: TLSContext tls.shop asks")
 
 
 # Clear text
@@ -413,8 +413,8 @@ def test_the_certificates_of_a_listener_agree_in_what_they_ask_of_clients() -> N
     mutual = obj("Host", "m", {"hostname": "m", "tlsSecret": {"name": "cert"}, "tls": MUTUAL})
     compiled = compile_objects(listener(protocol="HTTPS"), mutual, AUTHORITIES, *HOSTS)
     (found,) = compiled.snapshot.listeners
-    assert {certificate.hosts[0][0] for certificate in found.certificates} == {"a", "b"}
-    assert "the certificate of Host m.shop is not served here" in said(compiled, Severity.ERROR)[0]
+    assert {certificate.hosts[0][0] for certificate in found.certificates} == {"m"}
+    assert "the certificate of Host a.shop is not served here" in said(compiled, Severity.ERROR)[0]
 
 
 def test_ports_hosts_and_policies_are_part_of_the_version() -> None:

@@ -154,7 +154,7 @@ def _compile_ports(configuration: _Configuration, secrets: Secrets, generations:
     by_contexts = [certificate for certificate in certified if certificate is not None]
     listeners = compile_listeners(configuration.of("Listener"), hosts, by_contexts, generations)
     kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])
-    if not listeners:
+    if listeners is None:
         _report_disagreement(kept, others, configuration, generations)
     policies = order_policies(host.policy for host in hosts)
     return _Ports(contexts, hosts, Snapshot("", certificates=kept, listeners=listeners, hosts=policies))

@@ -10,7 +10,6 @@ from grpcgw.config.host_specs import HostSpec
 from grpcgw.config.matching import parse_host_glob
 from grpcgw.config.objects import KubeObject, ObjectKey
 from grpcgw.config.parse import Findings, parse_spec, read_metadata
-from grpcgw.config.pending import find_pending
 from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
 from grpcgw.config.secrets import Secrets
 from grpcgw.config.snapshot import ServerCertificate
@@ -117,7 +116,7 @@ def _compile_selector(spec: HostSpec, host: HostMatch | None) -> HostSelector | 
 def _compile_policy(spec: HostSpec, host: HostMatch | None, findings: Findings) -> HostPolicy:
     insecure = spec.requestPolicy.insecure if spec.requestPolicy is not None else None
     action = insecure.action if insecure is not None else None
-    if action == "Redirect" and find_pending("Host.requestPolicy") is None:
+    if action == "Redirect":
         findings.notice(
             "gRPC clients follow no redirect: calls in clear text are refused", "requestPolicy", "insecure", "action"
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from grpcgw.config.generations import Generations
 from grpcgw.config.host_specs import ListenerSpec
 from grpcgw.config.hosts import Host, order_policies
 from grpcgw.config.objects import KubeObject
-from grpcgw.config.parse import Findings, parse_spec, report_note
-from grpcgw.config.pending import find_pending
+from grpcgw.config.parse import Findings, parse_spec
 from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.config.tls import agree
 
@@ -34,12 +33,17 @@ class _Unbound:
 
 
 def compile_listeners(
-    objects: Iterable[KubeObject],
+    objects: Sequence[KubeObject],
     hosts: Sequence[Host],
     by_contexts: Sequence[ServerCertificate],
     generations: Generations,
-) -> tuple[Listener, ...]:
-    """In the order of their ports. `by_contexts` are the certificates of TLSContexts, which belong to every port."""
+) -> tuple[Listener, ...] | None:
+    """In the order of their ports; None where there are no Listeners, be they good or bad.
+
+    `by_contexts` are the certificates of TLSContexts, which belong to every port.
+    """
+    if not objects:
+        return None
     found: dict[int, Listener] = {}
     for obj in objects:
         unbound = generations.serve(obj, _build)
@@ -57,9 +61,6 @@ def compile_listeners(
 
 def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
     spec = parse_spec(obj, ListenerSpec, findings)
-    note = find_pending("Listener")
-    if note is not None:
-        report_note(note, findings)
     if spec is None:
         return None
     stack = (spec.protocol,) if spec.protocol is not None else tuple(spec.protocolStack or ())

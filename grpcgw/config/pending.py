@@ -5,18 +5,9 @@ Where a field is wired, its line is deleted; the note in the model then holds, i
 
 from __future__ import annotations
 
-from grpcgw.config.fields import FieldNote, Resource, planned, refused
+from grpcgw.config.fields import FieldNote, Resource
 
-NOT_WIRED: dict[str, FieldNote] = {
-    "TLSContext.cert_required": refused("client certificates are not checked; every client would be served"),
-    "TLSContext.ca_secret": planned("client certificates are not asked for"),
-    "Host.requestPolicy": planned(
-        "clear text and TLS are both served; gRPC follows no redirect", {"insecure": {"action": "Route"}}
-    ),
-    "Host.selector": planned("every Mapping serves every host"),
-    "Host.mappingSelector": planned("every Mapping serves every host"),
-    "Listener": planned("ports are flags of `grpcgw run`"),
-}
+NOT_WIRED: dict[str, FieldNote] = {}
 """By `<Kind>.<field>`, or by the kind alone; the Module's keys and defaults go with the Mapping's fields."""
 
 

@@ -207,8 +207,8 @@ class Snapshot:
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     certificates: tuple[ServerCertificate, ...] = ()
     """Empty: the TLS port serves a self-signed certificate."""
-    listeners: tuple[Listener, ...] = ()
-    """Empty: the ports of the command line are served."""
+    listeners: tuple[Listener, ...] | None = None
+    """In the order of their ports. None: there are no Listeners, and the ports of the command line are served."""
     hosts: tuple[HostPolicy, ...] = ()
     """Of all Hosts, in evaluation order; a name that none matches is served in clear text too."""
     access_log: LogFormat | None = None

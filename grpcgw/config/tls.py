@@ -140,8 +140,9 @@ def agree(
 ) -> tuple[tuple[ServerCertificate, ...], tuple[ServerCertificate, ...]]:
     """Those that can share a port, in the order of their names, and those that ask clients for something else.
 
-    grpc core asks for client certificates on a whole port or not at all; the first by name decides.
+    grpc core asks for client certificates on a whole port or not at all. Who asks for them decides, so that nobody
+    comes in without; of several the first by name.
     """
-    ordered = sorted(certificates, key=lambda certificate: certificate.name)
+    ordered = sorted(certificates, key=lambda certificate: (not certificate.client_ca, certificate.name))
     kept = tuple(one for one in ordered if one.client_ca == ordered[0].client_ca)
     return kept, tuple(one for one in ordered if one.client_ca != ordered[0].client_ca)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from grpcgw.policy.headers import RequestFacts
 from grpcgw.proxy.metadata import Peer
+from grpcgw.proxy.ports import SOME_PORT, PortView
 from grpcgw.proxy.status import Metadata, Refusal, Status
 from grpcgw.upstream.pod import Pod
 
@@ -28,6 +29,7 @@ class Request:
     peer: Peer
     received_at_s: float = 0.0
     """Seconds since the epoch; for people and headers, nothing is timed by it."""
+    port: PortView = SOME_PORT
     refusal: Refusal | None = None
     """Why it is not even routed."""
 

@@ -1,9 +1,9 @@
 """The default engine: sessions driven directly by grpcio's completion queues, without a thread per RPC.
 
-The only module that imports `grpc._cython`. One thread takes the server's events, one per pod that pod's events, and
-one keeps house (join windows, connection states, idle RPCs). An RPC's events may come from two of them: its lock
-makes them one at a time. `check_fit` says whether the installed grpcio has the shape used here; where it has not,
-importing this module raises EngineUnfit.
+It and its ports alone import `grpc._cython`. One thread takes the events of all ports, one per pod that pod's events,
+and one keeps house (join windows, connection states, idle RPCs, ports that close). An RPC's events may come from two
+of them: its lock makes them one at a time. `check_fit` says whether the installed grpcio has the shape used here;
+where it has not, importing this module raises EngineUnfit.
 """
 
 from __future__ import annotations
@@ -27,21 +27,17 @@ from grpc._cython import cygrpc
 
 from grpcgw import __version__
 from grpcgw.config.policies import ConnectionSettings, HealthCheck
-from grpcgw.config.snapshot import ServerCertificate
-from grpcgw.errors import EngineUnfit, UserError
+from grpcgw.config.snapshot import Listener
+from grpcgw.errors import EngineUnfit
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
+from grpcgw.proxy.completion_queue_port import QueuePort
 from grpcgw.proxy.credentials import make_credentials
-from grpcgw.proxy.engine import (
-    ServerOptions,
-    channel_arguments,
-    pod_target,
-    server_arguments,
-    sweep_interval_s,
-)
+from grpcgw.proxy.engine import ServerOptions, channel_arguments, pod_target, sweep_interval_s
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
 from grpcgw.proxy.metadata import Peer, parse_peer
+from grpcgw.proxy.ports import Ports, PortView
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.status import POD_LEFT, Metadata, Status
 from grpcgw.telemetry.report import PodState
@@ -55,11 +51,11 @@ log = logging.getLogger(__name__)
 NO_FLAGS = 0
 NO_DEADLINE_S = 4e9
 """cygrpc gives "no deadline" as a huge epoch value; taken for a deadline it would end every RPC at once."""
-WAITING_REQUESTS = 128
-"""RPCs grpc core may hand over before the server thread asks for more."""
 REFRESH_S = 0.05
 """How often connections are looked at; faster (JOIN_WINDOW_S) while some are still connecting."""
 KNOWN_PEERS = 4096
+CUT_OFF_S = 1.0
+"""How long an RPC that was ended because its port closes may take to be over, before core cuts it off."""
 CANCELLED, UNAVAILABLE = 1, 14
 
 Event = Any
@@ -84,6 +80,7 @@ _USED = {
     "Call": ("start_server_batch", "peer", "cancel"),
     "BatchOperationEvent": ("batch_operations", "success", "tag"),
     "RequestCallEvent": ("call", "call_details", "invocation_metadata"),
+    "auth_context": (),
     "ReceiveCloseOnServerOperation": ("cancelled",),
     "ReceiveMessageOperation": ("message",),
     "ReceiveInitialMetadataOperation": ("initial_metadata",),
@@ -279,10 +276,10 @@ class _Attempt:
 class _Rpc:
     """One RPC on the client's side: the session's `Call`."""
 
-    __slots__ = ("_asked_again", "_call", "_closed", "_engine", "attempt", "lock", "session")
+    __slots__ = ("_asked_again", "_call", "_closed", "_engine", "attempt", "lock", "port", "session")
 
-    def __init__(self, engine: CompletionQueueEngine, event: Event, now_s: float) -> None:
-        self._engine, self._call = engine, event.call
+    def __init__(self, engine: CompletionQueueEngine, port: QueuePort, event: Event, now_s: float) -> None:
+        self._engine, self.port, self._call = engine, port, event.call
         self.lock = threading.Lock()
         self._closed = self._asked_again = False
         self.attempt: _Attempt | None = None
@@ -295,6 +292,7 @@ class _Rpc:
             now_s + deadline_s - wall_s if deadline_s < NO_DEADLINE_S else None,
             engine.peer(event.call),
             wall_s,
+            port.view,
         )
         self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
 
@@ -439,102 +437,80 @@ class CompletionQueueEngine:
     name = "completion-queue"
 
     def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
-        self._options = options
+        self._options, self._drain_time_s = options, drain_time_s
         self.serving = Serving(self._connect, seed, drain_time_s, options.max_metadata_bytes)
         self.joining: dict[_Rpc, float] = {}
         self._active: set[_Rpc] = set()
         self._peers: dict[bytes, Peer] = {}
-        self._server: Any = None
+        self.ports = Ports(self._open_port)
         self._queue: Any = None
-        self._ports: list[int] = []
-        self._certificate: Any = None
-        self._fresh_certificate: Any = None
+        self._closing_ports: dict[QueuePort, float] = {}
         self._settled = threading.Event()
         self._stopping = threading.Event()
         self._housekeeping_wanted = threading.Event()
-        self._shut_down = threading.Event()
         self._threads: list[threading.Thread] = []
 
     # --- life
 
     def start(self, settle_s: float) -> None:
+        self._queue = cygrpc.CompletionQueue()
+        self._spawn("server", self._run_server)
         self._spawn("housekeeping", self._run_housekeeping)
         self._settled.wait(settle_s)
-        arguments = tuple((key.encode(), value) for key, value in server_arguments(self._options))
-        self._server = cygrpc.Server(arguments, False)
-        self._queue = cygrpc.CompletionQueue()
-        self._server.register_completion_queue(self._queue)
-        try:
-            self._open_ports()
-        except UserError:
-            self._server.destroy()
-            self._server = None  # it never started, so that nothing of it is to be drained or stopped
-            raise
-        self._server.start()
-        for _ in range(WAITING_REQUESTS):
-            self._server.request_call(self._queue, self._queue, self._on_request)
-        self._spawn("server", self._run_server)
 
     def _spawn(self, name: str, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=f"grpcgw {name}", daemon=True)
         thread.start()
         self._threads.append(thread)
 
-    def ports(self) -> tuple[int, ...]:
-        return tuple(self._ports)
-
-    def set_certificate(self, certificate: ServerCertificate) -> None:
-        pairs = [(certificate.private_key, certificate.certificate_chain)]
-        self._fresh_certificate = grpc.ssl_server_certificate_configuration(pairs)
-
     def drain(self, limit_s: float) -> None:
         self.serving.begin_drain(time.monotonic())
         limit = time.monotonic() + limit_s
-        self._server.shutdown(self._queue, self._on_shut_down)
+        self.ports.update(())
         for rpc in self._active.copy():
             rpc.sweep(time.monotonic())
-        if not self._shut_down.wait(limit_s):
+        if not self._wait_closed(limit):
             for rpc in self._active.copy():
                 rpc.end_for_drain(limit)
-            self._shut_down.wait(1.0)
+            self._wait_closed(time.monotonic() + CUT_OFF_S)
+
+    def _wait_closed(self, limit_s: float) -> bool:
+        return all(port.closed.wait(max(0.0, limit_s - time.monotonic())) for port in self._closing_ports.copy())
 
     def stop(self) -> None:
-        if self._server is not None:
-            self._stop_server()
+        if not self.serving.draining:
+            self.drain(0.0)
+        for port in self._closing_ports.copy():
+            if not port.closed.is_set():
+                port.cut_off()
+                port.closed.wait()
         self._stopping.set()
         self._housekeeping_wanted.set()
+        if self._queue is not None:
+            self._queue.shutdown()
         for thread in self._threads:
             thread.join()
         for pod in self.serving.pods():
             pod.connection.close()
 
-    def _stop_server(self) -> None:
-        if not self.serving.draining:
-            self.drain(0.0)
-        if not self._shut_down.is_set():
-            self._server.cancel_all_calls()
-            self._shut_down.wait()
-        self._server.destroy()
-        self._queue.shutdown()
+    # --- ports
 
-    def _open_ports(self) -> None:
-        for address, secure in self._options.endpoints():
-            credentials = self._server_credentials() if secure else None
-            port = self._server.add_http2_port(address.encode(), *((credentials,) if secure else ()))
-            if not port:
-                raise UserError(f"cannot listen on {address}: the address is in use or not this machine's")
-            self._ports.append(port)
+    def _open_port(self, listener: Listener, view: PortView) -> QueuePort:
+        return QueuePort(self._queue, self._options, listener, view, self._take, self._note_closing)
 
-    def _server_credentials(self) -> Any:
-        if self._fresh_certificate is None:
-            raise UserError("the TLS port needs a certificate before it opens")
-        first, self._fresh_certificate = self._fresh_certificate, None
-        return grpc.dynamic_ssl_server_credentials(first, self._next_certificate)._credentials
+    def _note_closing(self, port: QueuePort) -> None:
+        self._closing_ports[port] = time.monotonic() + self._drain_time_s
 
-    def _next_certificate(self) -> Any:
-        """Asked by grpc core at each handshake: a new certificate, or None to keep the last."""
-        fresh, self._fresh_certificate = self._fresh_certificate, None
-        return fresh
+    def _see_ports_out(self, now_s: float) -> None:
+        """End what still runs on ports whose drain time is over."""
+        for port, limit_s in self._closing_ports.copy().items():
+            if port.closed.is_set():
+                del self._closing_ports[port]
+            elif now_s >= limit_s + CUT_OFF_S:
+                port.cut_off()
+            elif now_s >= limit_s:
+                for rpc in [rpc for rpc in self._active.copy() if rpc.port is port]:
+                    rpc.end_for_drain(now_s)
 
     def _connect(self, address: str, settings: ConnectionSettings) -> Connection:
         return _PodConnection(address, self._options.max_metadata_bytes, settings)
@@ -558,21 +534,14 @@ class CompletionQueueEngine:
     def forget(self, rpc: _Rpc) -> None:
         self._active.discard(rpc)
 
-    def _on_request(self, event: Event) -> None:
-        if not event.success:  # the server is shutting down
-            return
-        if not self.serving.draining:
-            self._server.request_call(self._queue, self._queue, self._on_request)
+    def _take(self, port: QueuePort, event: Event) -> None:
         now_s = time.monotonic()
-        rpc = _Rpc(self, event, now_s)
+        rpc = _Rpc(self, port, event, now_s)
         self._active.add(rpc)
         try:
             rpc.start(now_s)
         except Exception:  # see _run_server
             rpc.end_for_defect()
-
-    def _on_shut_down(self, event: Event) -> None:
-        self._shut_down.set()
 
     def _run_server(self) -> None:
         poll = self._queue.poll
@@ -628,6 +597,7 @@ class CompletionQueueEngine:
         """Whether every connection has come to rest."""
         for pod in self.serving.refresh(now_s):
             pod.connection.close()
+        self._see_ports_out(now_s)
         settled = self.serving.settled()
         if settled:
             self._settled.set()

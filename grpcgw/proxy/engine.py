@@ -6,12 +6,13 @@ An engine owns sockets and drives sessions; what RPCs mean is in `session`, what
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from grpcgw.config.policies import ConnectionSettings
-from grpcgw.config.snapshot import ServerCertificate, Snapshot
+from grpcgw.config.snapshot import Listener, Snapshot
+from grpcgw.proxy.ports import Ports
 from grpcgw.proxy.serving import Serving
 
 # Read when grpc is first used. Core would write a line for each malformed request, as many as a bad client likes.
@@ -26,45 +27,41 @@ WAITING_RPCS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where a worker listens and what one client connection may do. A port of None is not opened."""
+    """Where a worker listens and what one client connection may do."""
 
     address: str
-    port: int | None
-    tls_port: int | None
     max_concurrent_streams: int
+    """Of ports that do not say themselves."""
     max_metadata_bytes: int
+    max_connection_age_s: float | None = None
+    """Clients are sent away to connect anew after so long, give or take a tenth; None: never."""
+    max_connection_age_grace_s: float | None = None
+    """What still runs on their connection is cut off after so long; None: never."""
 
-    def endpoints(self) -> Iterable[tuple[str, bool]]:
-        """`host:port` and whether it is TLS, of each port to open."""
+    def target(self, port: int) -> str:
+        """`host:port` to listen on."""
         host = f"[{self.address}]" if ":" in self.address else self.address
-        if self.port is not None:
-            yield f"{host}:{self.port}", False
-        if self.tls_port is not None:
-            yield f"{host}:{self.tls_port}", True
+        return f"{host}:{port}"
 
 
 class Engine(Protocol):
-    """One worker's data plane. `start`, then changes through `serving`, then `drain` and `stop`, each once."""
+    """One worker's data plane. `start`, then changes through `serving` and `ports`, then `drain` and `stop`, each once.
+
+    All but `serving` is for one thread at a time.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def serving(self) -> Serving: ...
+    @property
+    def ports(self) -> Ports:
+        """Opened after `start`: RPCs so find their turns from the first one on, instead of the pod that happened to
+        connect first."""
+        ...
 
     def start(self, settle_s: float) -> None:
-        """Connect to the pods, for at most `settle_s`, then open the ports.
-
-        RPCs so find their turns from the first one on, instead of the pod that happened to connect first. Raises
-        UserError where a port cannot be opened.
-        """
-        ...
-
-    def ports(self) -> tuple[int, ...]:
-        """The ports in fact open, in the order of `ServerOptions.endpoints`."""
-        ...
-
-    def set_certificate(self, certificate: ServerCertificate) -> None:
-        """Serve new TLS handshakes with `certificate`; connections that stand are not touched."""
+        """Keep connections to the pods from now on; returns when each is tried, at the latest after `settle_s`."""
         ...
 
     def drain(self, limit_s: float) -> None:
@@ -77,13 +74,14 @@ class Engine(Protocol):
         ...
 
 
-def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
-    """grpc core's arguments for the listening side; the reasons of each limit are in docs/hardening.md."""
+def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[str, int]]:
+    """grpc core's arguments for a port; the reasons of each limit are in docs/hardening.md."""
     return [
+        *_age_arguments(options),
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", options.max_concurrent_streams),
+        ("grpc.max_concurrent_streams", listener.max_concurrent_streams or options.max_concurrent_streams),
         # On, core counts RPCs that are just ending against the limit and refuses new ones of a well-behaved client.
         ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", options.max_metadata_bytes),
@@ -104,6 +102,14 @@ def server_arguments(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def _age_arguments(options: ServerOptions) -> Iterator[tuple[str, int]]:
+    # Core itself varies the age of each connection by a tenth.
+    if options.max_connection_age_s is not None:
+        yield "grpc.max_connection_age_ms", round(1000 * options.max_connection_age_s)
+        if options.max_connection_age_grace_s is not None:
+            yield "grpc.max_connection_age_grace_ms", round(1000 * options.max_connection_age_grace_s)
 
 
 def channel_arguments(

@@ -39,7 +39,12 @@ def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float)
     path, index = request.path, serving.reflection
     if path.startswith(HEALTH_PREFIX) and _is_local(serving, request):
         return HealthExchange(serving, call, request, now_s)
-    if index is not None and path in REFLECTION_PATHS and _is_local(serving, request):
+    if (
+        index is not None
+        and path in REFLECTION_PATHS
+        and _is_local(serving, request)
+        and not serving.refuses(request.authority, request.metadata, request.port)
+    ):
         return ReflectionExchange(serving, index, call, request, now_s)
     return Session(serving, call, request, now_s)
 

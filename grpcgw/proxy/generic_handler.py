@@ -20,21 +20,16 @@ import grpc.aio
 
 from grpcgw import __version__
 from grpcgw.config.policies import ConnectionSettings, HealthCheck
-from grpcgw.config.snapshot import ServerCertificate
-from grpcgw.errors import UserError
+from grpcgw.config.snapshot import Listener
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.credentials import make_credentials
-from grpcgw.proxy.engine import (
-    ServerOptions,
-    channel_arguments,
-    pod_target,
-    server_arguments,
-    sweep_interval_s,
-)
+from grpcgw.proxy.engine import ServerOptions, channel_arguments, pod_target, sweep_interval_s
 from grpcgw.proxy.exchange import Exchange, begin_exchange
+from grpcgw.proxy.generic_handler_port import HandlerPort
 from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
 from grpcgw.proxy.metadata import parse_peer
+from grpcgw.proxy.ports import SOME_PORT, Ports, PortView
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.status import POD_LEFT, Code, Metadata, Reason, Status, core_reason
 from grpcgw.telemetry.report import PodState
@@ -43,6 +38,8 @@ from grpcgw.upstream.pod import Connection, Pod
 log = logging.getLogger(__name__)
 
 REFRESH_S = 0.05
+CUT_OFF_S = 1.0
+"""How long an RPC that was ended because its port closes may take to be over, before grpc cuts it off."""
 NO_DEADLINE_S = 1e9
 """A remaining time beyond this is grpcio's way to say that there is no deadline."""
 
@@ -59,6 +56,7 @@ WRITE_FAILED = "Internal error from Core"
 """grpc.aio's words for an RPC that was over before a message was written."""
 LOST_STATUS_S = 1.0
 """How long after a write that failed the pod's own status may still come."""
+_SOME_TLS_PORT = PortView(tls=True)
 _ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError)
 """What grpc.aio raises for reading or writing on an RPC that is over; its status comes another way."""
 
@@ -226,8 +224,8 @@ def _never_reached(status: Status) -> bool:
 class _Rpc:
     """One RPC on the client's side: the session's `Call`. Everything happens in the engine's loop."""
 
-    def __init__(self, engine: LoopProxy, path: str, metadata: Metadata, context: Any) -> None:
-        self._engine, self._context = engine, context
+    def __init__(self, engine: LoopProxy, port: PortView, path: str, metadata: Metadata, context: Any) -> None:
+        self._engine, self.port, self._context = engine, port, context
         self._over: asyncio.Future[tuple[Metadata | None, bytes | None, Status]] = (
             asyncio.get_running_loop().create_future()
         )
@@ -236,7 +234,7 @@ class _Rpc:
         now_s = time.monotonic()
         left_s = context.time_remaining()
         deadline_s = now_s + left_s if left_s is not None and left_s < NO_DEADLINE_S else None
-        request = Request(path, "", metadata, deadline_s, parse_peer(context.peer()), time.time())
+        request = Request(path, "", metadata, deadline_s, parse_peer(context.peer()), time.time(), port)
         self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
 
     async def serve(self) -> None:
@@ -382,12 +380,13 @@ class _Copying:
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio publishes no types
     """Takes every method: what is served is the snapshot's business."""
 
-    def __init__(self, engine: LoopProxy) -> None:
-        self._engine = engine
+    def __init__(self, engine: LoopProxy, port: PortView | None) -> None:
+        self._engine, self._port = engine, port
 
     def service(self, details: Any) -> Any:
         async def behaviour(_: Any, context: Any) -> None:
-            await self._engine.serve(details.method, tuple(details.invocation_metadata), context)
+            port = self._port or self._engine.see_port(context)
+            await self._engine.serve(port, details.method, tuple(details.invocation_metadata), context)
 
         return grpc.stream_stream_rpc_method_handler(behaviour)
 
@@ -402,9 +401,9 @@ class LoopProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._house: asyncio.Task[None] | None = None
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """For a `grpc.aio` server that runs in this loop."""
-        return _Handler(self)
+    def handler(self, port: PortView | None = None) -> grpc.GenericRpcHandler:
+        """For a `grpc.aio` server that runs in this loop. Without `port` it is somebody else's."""
+        return _Handler(self, port)
 
     async def start(self, settle_s: float) -> None:
         """Keep connections to the pods from now on; returns when each is tried, at the latest after `settle_s`."""
@@ -422,13 +421,16 @@ class LoopProxy:
         for rpc in self._active.copy():
             rpc.sweep()
 
-    async def finish(self, limit_s: float) -> None:
-        """Wait until the last RPC is over, at most `limit_s`; then end the rest with UNAVAILABLE."""
+    async def finish(self, limit_s: float, port: PortView | None = None) -> None:
+        """Wait until the last RPC (of `port`) is over, at most `limit_s`; then end the rest with UNAVAILABLE."""
         limit = time.monotonic() + limit_s
-        while self._active and time.monotonic() < limit:  # noqa: ASYNC110 - once in a life: no event for every RPC
+        while self._running(port) and time.monotonic() < limit:  # noqa: ASYNC110 - rare: no event for every RPC
             await asyncio.sleep(REFRESH_S)
-        for rpc in self._active.copy():
+        for rpc in self._running(port):
             rpc.end_for_drain()
+
+    def _running(self, port: PortView | None) -> list[_Rpc]:
+        return [rpc for rpc in self._active if port is None or rpc.port is port]
 
     async def stop(self) -> None:
         """Close every connection; returns when nothing runs any more."""
@@ -450,8 +452,14 @@ class LoopProxy:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def serve(self, path: str, metadata: Metadata, context: Any) -> None:
-        rpc = _Rpc(self, path, metadata, context)
+    def see_port(self, context: Any) -> PortView:
+        """Of an RPC that came in by somebody else's port."""
+        if not self.serving.has_rules or context.auth_context().get("transport_security_type") != [b"ssl"]:
+            return SOME_PORT
+        return _SOME_TLS_PORT
+
+    async def serve(self, port: PortView, path: str, metadata: Metadata, context: Any) -> None:
+        rpc = _Rpc(self, port, path, metadata, context)
         self._active.add(rpc)
         try:
             await rpc.serve()
@@ -479,39 +487,34 @@ class LoopProxy:
 
 
 class GenericHandlerEngine:
-    """A `LoopProxy` with a loop, a thread and a server of its own."""
+    """A `LoopProxy` with a loop, a thread and ports of its own."""
 
     name = "generic-handler"
 
     def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
-        self._options = options
+        self._options, self._drain_time_s = options, drain_time_s
         self._proxy = LoopProxy(options.max_metadata_bytes, seed, drain_time_s)
         self.serving = self._proxy.serving
+        self.ports = Ports(self._open_port)
+        self._closing_ports: set[HandlerPort] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpcgw loop", daemon=True)
-        self._server: grpc.aio.Server | None = None
-        self._ports: list[int] = []
-        self._fresh_certificate: Any = None
 
-    # --- life; called from outside the loop
+    # --- called from outside the loop
 
     def start(self, settle_s: float) -> None:
         self._thread.start()
-        self._run(self._start(settle_s))
-
-    def ports(self) -> tuple[int, ...]:
-        return tuple(self._ports)
-
-    def set_certificate(self, certificate: ServerCertificate) -> None:
-        pairs = [(certificate.private_key, certificate.certificate_chain)]
-        self._fresh_certificate = grpc.ssl_server_certificate_configuration(pairs)
+        self._run(self._proxy.start(settle_s))
 
     def drain(self, limit_s: float) -> None:
+        self.ports.update(())
         self._run(self._drain(limit_s))
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            self._run(self._stop())
+            if not self.serving.draining:
+                self.drain(0.0)
+            self._run(self._proxy.stop())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._loop.close()
@@ -519,38 +522,28 @@ class GenericHandlerEngine:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def _open_port(self, listener: Listener, view: PortView) -> HandlerPort:
+        port = HandlerPort(listener, view, self._note_closing)
+        self._run(port.start(self._options, self._proxy.handler(view)))
+        return port
+
+    def _note_closing(self, port: HandlerPort) -> None:
+        self._loop.call_soon_threadsafe(self._begin_to_close, port)
+
     # --- in the loop
 
-    async def _start(self, settle_s: float) -> None:
-        await self._proxy.start(settle_s)
-        self._server = grpc.aio.server(options=server_arguments(self._options))
-        self._server.add_generic_rpc_handlers((self._proxy.handler(),))
-        for address, secure in self._options.endpoints():
-            self._ports.append(self._open_port(self._server, address, secure))
-        await self._server.start()
+    def _begin_to_close(self, port: HandlerPort) -> None:
+        self._closing_ports.add(port)
+        self._proxy.spawn(self._see_out(port))
 
-    def _open_port(self, server: grpc.aio.Server, address: str, secure: bool) -> int:
-        try:
-            if not secure:
-                return int(server.add_insecure_port(address))
-            first, self._fresh_certificate = self._fresh_certificate, None
-            credentials = grpc.dynamic_ssl_server_credentials(first, self._next_certificate)
-            return int(server.add_secure_port(address, credentials))
-        except RuntimeError as error:
-            raise UserError(f"cannot listen on {address}: the address is in use or not this machine's") from error
+    async def _see_out(self, port: HandlerPort) -> None:
+        await self._stop_port(port, self._drain_time_s)
+        self._closing_ports.discard(port)
 
-    def _next_certificate(self) -> Any:
-        """Asked by grpc core at each handshake: a new certificate, or None to keep the last."""
-        fresh, self._fresh_certificate = self._fresh_certificate, None
-        return fresh
+    async def _stop_port(self, port: HandlerPort, limit_s: float) -> None:
+        # The server says goodbye to its clients at once, and waits a little longer than the proxy does.
+        await asyncio.gather(port.stop(limit_s + CUT_OFF_S), self._proxy.finish(limit_s, port.view))
 
     async def _drain(self, limit_s: float) -> None:
         self._proxy.refuse()
-        if self._server is not None:
-            # The server says goodbye to its clients at once, and waits a little longer than the proxy does.
-            await asyncio.gather(self._server.stop(limit_s + 1.0), self._proxy.finish(limit_s))
-
-    async def _stop(self) -> None:
-        if not self.serving.draining:
-            await self._drain(0.0)
-        await self._proxy.stop()
+        await asyncio.gather(*(self._stop_port(port, limit_s) for port in self._closing_ports))

@@ -24,10 +24,12 @@ from grpcgw.config.policies import ClientRules, ConnectionSettings, HealthCheck,
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Route, Snapshot
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
+from grpcgw.policy.hosts import Entry, compile_rules
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.proxy.clients import Reception, make_reception
 from grpcgw.proxy.descriptors import DescriptorIndex
+from grpcgw.proxy.ports import SOME_PORT, PortView
 from grpcgw.proxy.shadow import Shadow, Shadows
 from grpcgw.proxy.status import Metadata, Reason, Refusal
 from grpcgw.routing.split import Split
@@ -280,10 +282,12 @@ class RouteTargets:
 class Table:
     """One snapshot, ready to be looked up."""
 
-    __slots__ = ("_by_route", "_routes", "snapshot")
+    __slots__ = ("_by_route", "_routes", "rules", "snapshot")
 
     def __init__(self, snapshot: Snapshot, routes: RouteTable, by_route: dict[int, RouteTargets]) -> None:
         self.snapshot = snapshot
+        self.rules = compile_rules(snapshot)
+        """What Hosts ask of an RPC; None: nothing."""
         self._routes = routes
         self._by_route = by_route  # by id(): the snapshot keeps the routes alive, and hashing one costs microseconds
 
@@ -330,16 +334,42 @@ class Serving:
 
     # --- for every RPC
 
-    def route(self, path: str, authority: str = "", metadata: Metadata = ()) -> Target | Refusal:
+    def route(
+        self, path: str, authority: str = "", metadata: Metadata = (), port: PortView = SOME_PORT
+    ) -> Target | Refusal:
         """Where an RPC goes, or why it goes nowhere."""
-        if self.draining:
-            return Refusal(Reason.DRAINING, "the gateway is shutting down")
-        found = self._table.find(path, authority, metadata)
+        table = self._table
+        if self.draining or port.closing or table.rules is not None:
+            refusal = self._refuse(table, authority, metadata, port)
+            if refusal is not None:
+                return refusal
+        found = table.find(path, authority, metadata)
         if found is None:
             return Refusal(Reason.NO_MAPPING, f"no Mapping matches {path}")
         return found.choose(metadata) or Refusal(
             Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
         )
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether Hosts ask something of RPCs, so that it matters how they came in."""
+        return self._table.rules is not None
+
+    def refuses(self, authority: str, metadata: Metadata, port: PortView) -> bool:
+        """Whether an RPC is refused whatever its path is."""
+        return self._refuse(self._table, authority, metadata, port) is not None
+
+    def _refuse(self, table: Table, authority: str, metadata: Metadata, port: PortView) -> Refusal | None:
+        if self.draining:
+            return Refusal(Reason.DRAINING, "the gateway is shutting down")
+        if port.closing:
+            return Refusal(Reason.DRAINING, "the gateway closes this port")
+        if table.rules is None:
+            return None
+        refused = table.rules.refuse(Entry(port.listener, port.tls, authority, metadata))
+        if refused is None:
+            return None
+        return Refusal(Reason.CLEAR_TEXT if refused.clear_text else Reason.NO_HOST, refused.message)
 
     def has_route(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
         return self._table.find(path, authority, metadata) is not None

@@ -137,7 +137,7 @@ class Session:
             target = (
                 request.refusal
                 or self._refuse_too_large()
-                or serving.route(request.path, request.authority, request.metadata)
+                or serving.route(request.path, request.authority, request.metadata, request.port)
             )
         except Exception:  # a defect, which the engine contains: what is counted as ended must have begun
             self._counters.begin()

@@ -37,6 +37,8 @@ class Reason(StrEnum):
     """Value of the `x-grpcgw-reason` trailer of every status the gateway makes."""
 
     NO_MAPPING = "no-mapping"
+    NO_HOST = "no-host"
+    CLEAR_TEXT = "clear-text"
     NO_ENDPOINTS = "no-endpoints"
     UNROUTED_SHARE = "unrouted-share"
     METADATA_TOO_LARGE = "metadata-too-large"
@@ -62,6 +64,8 @@ POD_LEFT = "Socket closed: the pod left, its drain time is over"
 
 _CODES = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
+    Reason.NO_HOST: Code.UNIMPLEMENTED,
+    Reason.CLEAR_TEXT: Code.PERMISSION_DENIED,
     Reason.METADATA_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
     Reason.TIMEOUT: Code.DEADLINE_EXCEEDED,
     Reason.IDLE_TIMEOUT: Code.DEADLINE_EXCEEDED,

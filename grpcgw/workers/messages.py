@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from grpcgw import collector
 from grpcgw.config.difference import Difference
 from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.report import WorkerReport
 
@@ -26,14 +25,12 @@ class WorkerPlan:
 
     engine: EngineName
     address: str
-    port: int | None
-    tls_port: int | None
     drain_time_s: float
     max_concurrent_streams: int
     max_metadata_bytes: int
     log_level: str
-    self_signed: ServerCertificate | None
-    """Served on the TLS port while the configuration names no certificate; None: there is no TLS port."""
+    max_connection_age_s: float | None = None
+    max_connection_age_grace_s: float | None = None
     access_log: AccessLogMode = AccessLogMode.OFF
     access_log_sample_percent: float = 100.0
     reflection: bool = False
@@ -55,7 +52,7 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class ApplySnapshot:
-    """Serve this from the next RPC on. The first one opens the ports; answered by `Listening`, `Unable` or `Behind`."""
+    """Serve this from the next RPC on, by its Listeners' ports alone. Answered by `Listening`, `Unable` or `Behind`."""
 
     difference: Difference
     """To the snapshot told before; the whole, to a worker that was told none."""
@@ -87,6 +84,7 @@ class Drain:
 @dataclass(frozen=True, slots=True)
 class Listening:
     ports: tuple[int, ...]
+    """Those in fact open."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,11 @@ class DataPlane(Protocol):
     """The workers, however many and wherever they run."""
 
     @property
+    def opens_ports(self) -> bool:
+        """False: RPCs come in by another program's ports."""
+        ...
+
+    @property
     def restarts(self) -> int:
         """How many workers were replaced since the start."""
         ...
@@ -64,12 +69,12 @@ class DataPlane(Protocol):
         ...
 
     async def apply(self, snapshot: Snapshot) -> None:
-        """Serve `snapshot` soon; returns when it is on its way."""
+        """Serve `snapshot` soon, by its Listeners' ports alone; returns when it is on its way."""
         ...
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None: ...
     async def listening(self) -> tuple[int, ...]:
-        """The open ports, once every worker serves the first snapshot."""
+        """The ports open then, once every worker serves the first snapshot."""
         ...
 
     async def reports(self) -> tuple[WorkerReport, ...]: ...
@@ -297,6 +302,8 @@ class WorkerProcesses:
     system: other gateways on the node would choose the same cores.
     """
 
+    opens_ports = True
+
     def __init__(self, plan: WorkerPlan, count: int, cores: list[int]) -> None:
         self._told = News()
         self._newest = EMPTY_SNAPSHOT
@@ -346,6 +353,7 @@ class WorkerProcesses:
 class WorkerHere:
     """The one worker inside the control process (`--workers 0`): tests and embedding."""
 
+    opens_ports = True
     restarts = 0
 
     def __init__(self, plan: WorkerPlan) -> None:

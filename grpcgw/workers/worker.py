@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from grpcgw import collector
 from grpcgw.config.access_log import LogFormat, LogType
 from grpcgw.config.difference import Difference, WrongBase, apply_difference
-from grpcgw.config.snapshot import ServerCertificate, Snapshot
+from grpcgw.config.snapshot import Listener, Snapshot
 from grpcgw.errors import EngineUnfit, UserError
 from grpcgw.logs import set_up_logging
 from grpcgw.proxy.engine import Engine, ServerOptions
@@ -60,7 +60,11 @@ LOG_CLOSE_S = 2.0
 def make_engine(plan: WorkerPlan, worker: int) -> Engine:
     """The engine of `plan`, or the one on grpcio's public API where the installed grpcio does not fit the default."""
     options = ServerOptions(
-        plan.address, plan.port, plan.tls_port, plan.max_concurrent_streams, plan.max_metadata_bytes
+        plan.address,
+        plan.max_concurrent_streams,
+        plan.max_metadata_bytes,
+        plan.max_connection_age_s,
+        plan.max_connection_age_grace_s,
     )
     if plan.engine is EngineName.COMPLETION_QUEUE:
         try:
@@ -115,8 +119,7 @@ class Worker:
         self._number, self._plan = number, plan
         self._engine = make_engine(plan, number)
         self._engine.serving.zone = plan.zone
-        self._certificate: ServerCertificate | None = None
-        self._listening = False
+        self._started = False
         self._access_log = make_access_log(plan)
         if self._access_log is not None:
             self._engine.serving.rpc_log = RpcLog(self._access_log.put, plan.access_log_sample_percent)
@@ -124,19 +127,30 @@ class Worker:
         self._started_at_s = time.time()
 
     def apply(self, snapshot: Snapshot) -> tuple[int, ...]:
-        """Serve `snapshot`; the first time also open the ports. Returns the open ports. Raises UserError."""
-        self._use_certificate(snapshot)
+        """Serve `snapshot` by its Listeners' ports. Returns those in fact open. Raises UserError if none ever was."""
+        ports = snapshot.listeners or ()
+        self._engine.ports.retire(ports)
         if self._access_log is not None:
             self._access_log.log_format = snapshot.access_log or own_format(self._plan)
         self._engine.serving.apply(snapshot, time.monotonic())
-        if not self._listening:
+        first = not self._started
+        if first:
             self._engine.start(SETTLE_S)
-            self._listening = True
-            if self._keeper is not None:
+            self._started = True
+        self._open(ports, first)
+        if self._keeper is not None:
+            if first:
                 self._keeper.start()
-        elif self._keeper is not None:
-            self._keeper.look_again()
-        return self._engine.ports()
+            else:
+                self._keeper.look_again()
+        return self._engine.ports.numbers()
+
+    def _open(self, ports: tuple[Listener, ...], first: bool) -> None:
+        faults = self._engine.ports.update(ports)
+        if first and faults and not self._engine.ports.numbers():
+            raise UserError("; ".join(faults))
+        for fault in faults:
+            log.error("%s", fault)
 
     def take_over(self, difference: Difference) -> Listening | Behind:
         """Serve what `difference` makes of what is served."""
@@ -162,19 +176,13 @@ class Worker:
 
     def drain(self, limit_s: float) -> None:
         """Refuse new RPCs, let the others finish for at most `limit_s`, then close everything."""
-        if self._listening:
+        if self._started:
             self._engine.drain(limit_s)
         self._engine.stop()
         if self._keeper is not None:
             self._keeper.close()
         if self._access_log is not None:
             self._access_log.close(LOG_CLOSE_S)
-
-    def _use_certificate(self, snapshot: Snapshot) -> None:
-        certificate = snapshot.certificates[0] if snapshot.certificates else self._plan.self_signed
-        if certificate is not None and certificate != self._certificate:
-            self._certificate = certificate
-            self._engine.set_certificate(certificate)
 
 
 # --- the process

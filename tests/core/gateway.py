@@ -19,6 +19,7 @@ from grpcgw.config.snapshot import (
     ServiceRef,
     Snapshot,
 )
+from grpcgw.proxy.ports import SOME_PORT, PortView
 from grpcgw.proxy.serving import Serving, Target
 from grpcgw.proxy.status import Metadata, Refusal
 from grpcgw.telemetry.report import PodState
@@ -104,8 +105,10 @@ class Gateway(Serving):
         self.set_endpoints("greet", endpoints(*range(1, pods + 1)), 0.0)
         self.refresh(0.0)
 
-    def route(self, path: str, authority: str = "", metadata: Metadata = ()) -> Target | Refusal:
-        target = super().route(path, authority, metadata)
+    def route(
+        self, path: str, authority: str = "", metadata: Metadata = (), port: PortView = SOME_PORT
+    ) -> Target | Refusal:
+        target = super().route(path, authority, metadata, port)
         if isinstance(target, Refusal):
             return target
         watched = WatchedTarget(target)

@@ -11,6 +11,7 @@ import pytest
 
 from dataplane.lab import Gateway, Lab
 from dataplane.waiting import PATIENCE_S
+from grpcgw.proxy.ports import PortView
 from grpcgw.proxy.serving import Target
 from grpcgw.proxy.status import REASON_KEY, Metadata, Refusal
 
@@ -37,12 +38,12 @@ def break_target(gateway: Gateway, what: str) -> Callable[[], None]:
     """Let `what` fail for new RPCs with the metadata `break`."""
     route = gateway.serving.route
 
-    def broken(path: str, authority: str = "", metadata: Metadata = ()) -> Target | Refusal:
+    def broken(path: str, authority: str, metadata: Metadata, port: PortView) -> Target | Refusal:
         if not any(key == "break" for key, _ in metadata):
-            return route(path, authority, metadata)
+            return route(path, authority, metadata, port)
         if what == "route":
             fail()
-        return Broken(route(path, authority, metadata), what)  # type: ignore[arg-type,return-value]
+        return Broken(route(path, authority, metadata, port), what)  # type: ignore[arg-type,return-value]
 
     gateway.serving.route = broken  # type: ignore[method-assign]
 

@@ -19,12 +19,14 @@ if sys.argv[1]:
 from grpcgw.settings import EngineName
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.worker import make_engine
-plan = WorkerPlan(EngineName.COMPLETION_QUEUE, "127.0.0.1", 0, None, 1.0, 100, 65536, "info", None)
+from grpcgw.config.snapshot import Listener, SecurityModel, Transport
+plan = WorkerPlan(EngineName.COMPLETION_QUEUE, "127.0.0.1", 1.0, 100, 65536, "info")
 engine = make_engine(plan, 0)
 engine.start(0.1)
+engine.ports.update([Listener("test", 0, Transport.CLEAR, SecurityModel.XFP)])
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-with grpc.insecure_channel(f"127.0.0.1:{engine.ports()[0]}") as channel:
+with grpc.insecure_channel(f"127.0.0.1:{engine.ports.numbers()[0]}") as channel:
     answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
 print(engine.name, answer.status)
 engine.stop()

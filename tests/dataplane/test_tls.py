@@ -5,15 +5,15 @@ from __future__ import annotations
 import datetime
 import socket
 import ssl
+from dataclasses import replace
 
 import pytest
 
-from dataplane.lab import ENGINES, Gateway, Lab
+from dataplane.authorities import Authority
+from dataplane.lab import Gateway, Lab, clear_port, tls_port
 from dataplane.waiting import eventually
 from grpcgw.certificates import make_self_signed
 from grpcgw.config.snapshot import ServerCertificate
-from grpcgw.errors import UserError
-from grpcgw.proxy.engine import ServerOptions
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_new_certificate_is_shown_without_restart_and_old_connections_stand(
     assert before(b"1") == b"a:1"
     assert handshake(gateway, "h2")[1] == certificate.certificate_chain
     renewed = make_self_signed("gateway.test", datetime.datetime.now(datetime.UTC))
-    gateway.engine.set_certificate(renewed)
+    gateway.listen(clear_port(), tls_port(renewed))
     eventually(lambda: handshake(gateway, "h2")[1] == renewed.certificate_chain)
     after = lab.tls_channel(gateway, renewed.certificate_chain).unary_unary("/test.Pod/Unary")
     assert after(b"2") == b"a:2"
@@ -70,12 +70,33 @@ def test_clear_text_client_on_the_tls_port_harms_nobody(lab: Lab, certificate: S
         assert secure.unary_unary("/test.Pod/Unary")(b"x") == b"a:x"
 
 
-def test_port_in_use_is_the_users_error(lab: Lab) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        engine = ENGINES[lab.engine](ServerOptions("127.0.0.1", port, None, 100, 65_536))
-        try:
-            with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
-                engine.start(settle_s=0.1)
-        finally:
-            engine.stop()
+def shown_for(gateway: Gateway, name: str) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    host, _, port = gateway.tls_address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secure,
+    ):
+        shown = secure.getpeercert(binary_form=True)
+        assert shown is not None
+        return ssl.DER_cert_to_PEM_cert(shown).encode()
+
+
+def test_of_several_certificates_each_client_is_shown_the_one_for_its_name(lab: Lab) -> None:
+    authority = Authority()
+    names = ("a.example", "b.example", "*.c.example")
+    own = {name: authority.certificate(name) for name in names}
+    gateway = lab.gateway(lab.pod("a"), ports=(tls_port(*own.values()),))
+    number = gateway.engine.ports.numbers()[0]
+    for name in ("a.example", "b.example", "x.c.example"):
+        call = lab.channel_to(tls_port(port=number), authority.client(), name).unary_unary("/test.Pod/Unary")
+        assert call(b"x", timeout=30) == b"a:x", name
+    assert shown_for(gateway, "b.example") == own["b.example"].certificate_chain
+    assert shown_for(gateway, "x.c.example") == own["*.c.example"].certificate_chain
+    assert shown_for(gateway, "elsewhere") == own["a.example"].certificate_chain, "the first"
+
+    own["b.example"], every = authority.certificate("b.example"), authority.certificate("any.example")
+    gateway.listen(tls_port(*own.values(), replace(every, hosts=("*",))))
+    eventually(lambda: shown_for(gateway, "b.example") == own["b.example"].certificate_chain, "renewed")
+    assert shown_for(gateway, "elsewhere") == every.certificate_chain, "the one that is for every name"

@@ -17,7 +17,6 @@ from grpcgw.config.compile import CompileOptions, compile_snapshot
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
-from grpcgw.ports import HeldPorts
 from grpcgw.settings import Settings
 from grpcgw.workers.messages import FRAME, Command, SetEndpoints, decode
 from grpcgw.workers.supervisor import News, Update, WorkerProcesses, make_update
@@ -86,9 +85,7 @@ async def wait_for_version(workers: WorkerProcesses, version: str) -> None:
 @asynccontextmanager
 async def running_workers() -> AsyncIterator[WorkerProcesses]:
     """One worker."""
-    settings = Settings(address="127.0.0.1", port=0, tls_port=None)
-    held = HeldPorts(settings.address, settings.port, settings.tls_port)
-    workers = WorkerProcesses(make_plan(settings, *held.numbers), 1, [0, 1])
+    workers = WorkerProcesses(make_plan(Settings(address="127.0.0.1")), 1, [0, 1])
     running = asyncio.create_task(workers.run())
     try:
         yield workers
@@ -96,7 +93,6 @@ async def running_workers() -> AsyncIterator[WorkerProcesses]:
     finally:
         running.cancel()
         await asyncio.wait((running,))
-        held.release()
 
 
 def test_ten_thousand_mappings_reach_a_worker_and_then_what_changes() -> None:

@@ -1,0 +1,90 @@
+"""What Hosts say to an RPC before it is routed: whether its port serves its name, and serves it in clear text.
+
+Pure. Compiled once per snapshot, and not at all where no Host restricts anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grpcgw.config.policies import HostPolicy
+from grpcgw.config.snapshot import SecurityModel, Snapshot
+from grpcgw.routing.headers import Metadata
+from grpcgw.routing.hosts import HostTable
+
+FORWARDED_PROTO = "x-forwarded-proto"
+_EVERY_NAME = HostPolicy(None)
+_HIDDEN = "this port serves the names of its Hosts alone, and this engine does not know which name was called"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How an RPC came in."""
+
+    listener: str
+    """Name of the port's Listener; empty: the port is another program's (docs/embedding.md)."""
+    tls: bool
+    authority: str
+    """Empty where the engine does not know it."""
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class HostRefusal:
+    message: str
+    clear_text: bool
+    """Refused for its clear text; else no Host of its port has its name."""
+
+
+class HostRules:
+    """The rules of all ports."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._by_listener = {
+            listener.name: _PortRules(listener.hosts, listener.security_model) for listener in snapshot.listeners or ()
+        }
+        self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP)
+
+    def refuse(self, entry: Entry) -> HostRefusal | None:
+        """Why an RPC is not served; None: it is."""
+        rules = self._by_listener.get(entry.listener) if entry.listener else self._of_others
+        if rules is None:
+            return HostRefusal("the port is about to close", clear_text=False)
+        return rules.refuse(entry)
+
+
+def compile_rules(snapshot: Snapshot) -> HostRules | None:
+    """None where no Host restricts anything, so that nothing is to be computed per RPC."""
+    restricted = any(_restricts(listener.hosts) for listener in snapshot.listeners or ())
+    return HostRules(snapshot) if restricted or not all(policy.clear_text for policy in snapshot.hosts) else None
+
+
+def _restricts(policies: tuple[HostPolicy, ...]) -> bool:
+    some_names_alone = bool(policies) and policies[-1].host is not None
+    return some_names_alone or not all(policy.clear_text for policy in policies)
+
+
+class _PortRules:
+    def __init__(self, policies: tuple[HostPolicy, ...], model: SecurityModel) -> None:
+        self._table = HostTable(policies or (_EVERY_NAME,))
+        self._model = model
+        self._clear_text_everywhere = all(policy.clear_text for policy in policies)
+
+    def refuse(self, entry: Entry) -> HostRefusal | None:
+        authority = entry.authority
+        policy = self._table.find(authority)
+        if policy is None:
+            return HostRefusal(f"no Host of this port serves {authority}" if authority else _HIDDEN, clear_text=False)
+        # Of a name that is not known the strictest Host is taken to speak.
+        served = policy.clear_text if authority else self._clear_text_everywhere
+        if served or self._is_secure(entry):
+            return None
+        return HostRefusal(
+            f"{authority or 'a Host of this port'} is not served in clear text: use TLS", clear_text=True
+        )
+
+    def _is_secure(self, entry: Entry) -> bool:
+        if self._model is SecurityModel.XFP:
+            proto = next((value for key, value in entry.metadata if key == FORWARDED_PROTO), None)
+            return entry.tls if proto is None else str(proto).lower() == "https"
+        return self._model is SecurityModel.SECURE

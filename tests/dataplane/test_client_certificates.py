@@ -1,0 +1,110 @@
+"""Client certificates: required by a port or not asked for, and no way past them when that changes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from dataplane.authorities import Authority
+from dataplane.lab import Gateway, Lab, tls_port
+from dataplane.waiting import eventually
+from grpcgw.config.snapshot import Listener, ServerCertificate
+from grpcgw.ports import HeldPorts
+
+
+@pytest.fixture(scope="module")
+def servers() -> Authority:
+    return Authority("servers")
+
+
+@pytest.fixture(scope="module")
+def clients() -> Authority:
+    return Authority("clients")
+
+
+@pytest.fixture(scope="module")
+def strangers() -> Authority:
+    return Authority("strangers")
+
+
+@pytest.fixture
+def number() -> Iterator[int]:
+    """A port that stays ours, whoever opens and closes it."""
+    held = HeldPorts("127.0.0.1")
+    yield held.hold(0)
+    held.release()
+
+
+def port(number: int, *certificates: ServerCertificate) -> Listener:
+    return tls_port(*certificates, port=number)
+
+
+def is_served(channel: grpc.Channel) -> bool:
+    with contextlib.suppress(grpc.RpcError):
+        reply: bytes = channel.unary_unary("/test.Pod/Unary")(b"x", timeout=30)
+        return reply == b"a:x"
+    return False
+
+
+def gateway_of(lab: Lab, ports: Listener) -> Gateway:
+    return lab.gateway(lab.pod("a"), ports=(ports,))
+
+
+def test_only_clients_of_the_authority_are_served_where_they_are_asked(
+    lab: Lab, number: int, servers: Authority, clients: Authority, strangers: Authority
+) -> None:
+    asking = port(number, servers.certificate("localhost", client_ca=clients.pem))
+    gateway_of(lab, asking)
+    assert is_served(lab.channel_to(asking, servers.client(clients.sign("me"))))
+    assert not is_served(lab.channel_to(asking, servers.client()))
+    assert not is_served(lab.channel_to(asking, servers.client(strangers.sign("me"))))
+    assert not is_served(lab.channel_to(asking, servers.client(clients.sign("me", days=-1)))), "it has expired"
+
+
+def test_every_name_of_a_port_asks(lab: Lab, number: int, servers: Authority, clients: Authority) -> None:
+    names = ("a.example", "b.example", "*")
+    asking = port(number, *(servers.certificate(name, client_ca=clients.pem) for name in names))
+    gateway_of(lab, asking)
+    for name in names[:2]:
+        assert is_served(lab.channel_to(asking, servers.client(clients.sign("me")), name))
+        assert not is_served(lab.channel_to(asking, servers.client(), name))
+
+
+def test_a_port_begins_to_ask_while_it_serves(lab: Lab, number: int, servers: Authority, clients: Authority) -> None:
+    plain = servers.certificate("localhost")
+    gateway = gateway_of(lab, port(number, plain))
+    before = lab.channel_to(port(number), servers.client())
+    assert is_served(before)
+    asking = port(number, servers.certificate("localhost", client_ca=clients.pem))
+    gateway.listen(asking)
+    assert not is_served(before), "nor on a connection that stood"
+    assert not is_served(lab.channel_to(asking, servers.client()))
+    mine = lab.channel_to(asking, servers.client(clients.sign("me")))
+    assert is_served(mine)
+    gateway.listen(port(number, plain))
+    eventually(lambda: is_served(lab.channel_to(asking, servers.client())), "it asks no more")
+
+
+def test_a_new_authority_counts_from_the_next_handshake_on(
+    lab: Lab, number: int, servers: Authority, clients: Authority, strangers: Authority
+) -> None:
+    gateway = gateway_of(lab, port(number, servers.certificate("localhost", client_ca=clients.pem)))
+    before = lab.channel_to(port(number), servers.client(clients.sign("me")))
+    assert is_served(before)
+    gateway.listen(port(number, servers.certificate("localhost", client_ca=strangers.pem)))
+    assert is_served(lab.channel_to(port(number), servers.client(strangers.sign("you"))))
+    assert not is_served(lab.channel_to(port(number), servers.client(clients.sign("me"))))
+    assert is_served(before), "connections that stand are not touched"
+
+
+def test_another_port_of_the_gateway_does_not_ask(lab: Lab, servers: Authority, clients: Authority) -> None:
+    held = HeldPorts("127.0.0.1")
+    lab.defer(held.release)
+    asking = tls_port(servers.certificate("localhost", client_ca=clients.pem), name="asking", port=held.hold(0))
+    other = tls_port(servers.certificate("localhost"), name="other", port=held.hold(0))
+    lab.gateway(lab.pod("a"), ports=(asking, other))
+    assert is_served(lab.channel_to(other, servers.client()))
+    assert not is_served(lab.channel_to(asking, servers.client()))

@@ -1,0 +1,169 @@
+"""What Hosts say of RPCs: which names a port serves, and whether it serves them in clear text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from dataplane.authorities import Authority
+from dataplane.configured import configured
+from dataplane.lab import Gateway, Lab, clear_port, mapping, snapshot, tls_port
+from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.config.snapshot import Listener, SecurityModel, Snapshot
+from grpcgw.proxy.descriptors import DescriptorIndex
+
+EVERYBODY = HostPolicy(None)
+ONLY_TLS = HostPolicy(None, clear_text=False)
+OK, REFUSED, NO_HOST = (0, ""), (7, "clear-text"), (12, "no-host")
+
+
+def policy(name: str, clear_text: bool = True) -> HostPolicy:
+    return HostPolicy(HostMatch(HostKind.EXACT, name), clear_text)
+
+
+def configuration(*ports: Listener) -> Snapshot:
+    return replace(snapshot(mapping()), listeners=ports)
+
+
+def gateway_of(lab: Lab, *ports: Listener) -> Gateway:
+    return lab.gateway(lab.pod("a"), configuration=configuration(*ports), ports=ports)
+
+
+def answer_of(channel: grpc.Channel, *metadata: tuple[str, str]) -> tuple[int, str]:
+    """Code and reason."""
+    try:
+        channel.unary_unary("/test.Pod/Unary")(b"x", metadata=metadata, timeout=30)
+    except grpc.RpcError as error:
+        return error.code().value[0], str(dict(error.trailing_metadata()).get("x-grpcgw-reason", ""))
+    return OK
+
+
+def call(lab: Lab, gateway: Gateway, authority: str) -> tuple[int, str]:
+    with lab.raw_client(gateway) as client:
+        answer = client.call("Unary", authority=authority)
+        return answer.status, answer.header("x-grpcgw-reason") or ""
+
+
+def test_a_host_that_wants_tls_is_not_served_in_clear_text(lab: Lab) -> None:
+    authority = Authority()
+    gateway = gateway_of(
+        lab, clear_port(hosts=(ONLY_TLS,)), tls_port(authority.certificate("localhost"), hosts=(ONLY_TLS,))
+    )
+    assert answer_of(lab.channel(gateway)) == REFUSED
+    assert answer_of(lab.tls_channel(gateway, authority.pem)) == OK
+
+
+@pytest.mark.parametrize(
+    ("model", "in_clear_text", "in_tls"),
+    [
+        (SecurityModel.XFP, {"": REFUSED, "http": REFUSED, "https": OK}, {"": OK, "http": REFUSED, "https": OK}),
+        (SecurityModel.SECURE, {"": OK, "http": OK, "https": OK}, {"": OK, "http": OK, "https": OK}),
+        (
+            SecurityModel.INSECURE,
+            {"": REFUSED, "http": REFUSED, "https": REFUSED},
+            {"": REFUSED, "http": REFUSED, "https": REFUSED},
+        ),
+    ],
+)
+def test_what_counts_as_clear_text_is_the_listeners_choice(
+    lab: Lab, model: SecurityModel, in_clear_text: dict[str, object], in_tls: dict[str, object]
+) -> None:
+    authority = Authority()
+    rules = {"hosts": (ONLY_TLS,), "security_model": model}
+    gateway = gateway_of(lab, clear_port(**rules), tls_port(authority.certificate("localhost"), **rules))
+    for channel, expected in (
+        (lab.channel(gateway), in_clear_text),
+        (lab.tls_channel(gateway, authority.pem), in_tls),
+    ):
+        seen = {proto: answer_of(channel, *([("x-forwarded-proto", proto)] if proto else [])) for proto in expected}
+        assert seen == expected
+
+
+def test_the_host_of_the_name_decides(lab: Lab) -> None:
+    gateway = gateway_of(lab, clear_port(hosts=(policy("strict.example", False), EVERYBODY)))
+    assert call(lab, gateway, "strict.example") == REFUSED
+    assert call(lab, gateway, "STRICT.example:8080") == REFUSED
+    assert call(lab, gateway, "other.example") == OK
+
+
+def test_a_port_serves_the_names_of_its_hosts_alone(lab: Lab) -> None:
+    gateway = gateway_of(lab, clear_port(hosts=(policy("a.example"), policy("b.example"))))
+    assert call(lab, gateway, "a.example") == OK
+    assert call(lab, gateway, "b.example:80") == OK
+    assert call(lab, gateway, "c.example") == NO_HOST
+
+
+def test_where_the_name_is_not_known_nothing_is_served_that_some_host_refuses(lab: Lab) -> None:
+    """Whatever an engine knows of names, these are never served: it may not guess to the better."""
+    refusing = (policy("strict.example", False), EVERYBODY)
+    assert call(lab, gateway_of(lab, clear_port(hosts=refusing)), "strict.example") == REFUSED
+    assert call(lab, gateway_of(lab, clear_port(hosts=(policy("a.example"),))), "b.example") == NO_HOST
+
+
+def test_hosts_change_while_rpcs_go_on(lab: Lab) -> None:
+    gateway = gateway_of(lab, clear_port())
+    channel = lab.channel(gateway)
+    for hosts, expected in (((ONLY_TLS,), REFUSED), ((EVERYBODY,), OK), ((ONLY_TLS,), REFUSED), ((), OK)):
+        gateway.apply(configuration(clear_port(hosts=hosts)))
+        gateway.listen(clear_port(hosts=hosts))
+        assert answer_of(channel) == expected
+
+
+def test_health_is_answered_whatever_hosts_say_and_reflection_is_not(lab: Lab) -> None:
+    gateway = gateway_of(lab, clear_port(hosts=(ONLY_TLS,)))
+    gateway.serving.reflection = DescriptorIndex({})
+    channel = lab.channel(gateway)
+    stub = health_pb2_grpc.HealthStub(channel)
+    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    asked: Iterable[reflection_pb2.ServerReflectionRequest] = iter(
+        [reflection_pb2.ServerReflectionRequest(list_services="")]
+    )
+    with pytest.raises(grpc.RpcError) as refused:
+        list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=30))
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_request_policy_as_it_is_written(lab: Lab) -> None:
+    gateway = configured(
+        lab,
+        """
+        {name: m, service: pods}
+        ---
+        {kind: Host, name: h, hostname: "*", requestPolicy: {insecure: {action: Reject}}}
+        """,
+        pods=lab.pod("a"),
+    )
+    gateway.apply(replace(gateway.serving.snapshot, listeners=(clear_port(hosts=gateway.serving.snapshot.hosts),)))
+    assert answer_of(lab.channel(gateway)) == REFUSED
+
+
+SELECTING = """
+{{name: chosen, service: chosen, metadata_labels: {{tier: web}}}}
+---
+{{name: other, service: other}}
+---
+{{kind: Host, name: h, hostname: web.example, {field}: {{matchLabels: {{tier: web}}}}}}
+"""
+
+
+@pytest.mark.parametrize("field", ["selector", "mappingSelector"])
+def test_a_mapping_that_a_host_selects_serves_its_name_alone(lab: Lab, field: str) -> None:
+    chosen, other = lab.pod("chosen"), lab.pod("other")
+    gateway = configured(lab, SELECTING.format(field=field), chosen=chosen, other=other)
+    for authority, expected in (("web.example", b"chosen:x"), ("elsewhere.example", b"other:x")):
+        with lab.raw_client(gateway) as client:
+            assert client.call("Unary", messages=[b"x"], authority=authority).data[5:] == expected, authority
+
+
+def test_no_rule_costs_nothing_per_rpc(lab: Lab) -> None:
+    gateway = gateway_of(lab, clear_port(hosts=(policy("a.example"), EVERYBODY)))
+    assert not gateway.serving.has_rules
+    gateway.serving.apply(configuration(clear_port(hosts=(ONLY_TLS,))), time.monotonic())
+    assert gateway.serving.has_rules
