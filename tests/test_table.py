@@ -173,13 +173,17 @@ def test_a_pattern_that_is_none_is_refused() -> None:
 
 
 def test_a_client_that_makes_up_paths_cannot_grow_the_cache_without_bound() -> None:
-    table = RouteTable([prefix("/a/")])
+    table = RouteTable([prefix("/a/"), route(MatchKind.PREFIX, "/b/", headers=(HeaderMatch("x", exact="1"),))])
     for number in range(20_000):
         assert table.match(f"/a/{number}") is not None
+        assert table.match(f"/b/{number}", f"host-{number}", (("x", "1"),)) is not None
         assert table.match(f"/unknown/{number}") is None
-    assert table.match("/a/" + "x" * 10_000) is not None
-    assert len(table._cache) <= 4096
-    assert all(len(path) <= 256 for path in table._cache)
+    for path, authority in (("/a/" + "x" * 10_000, ""), ("/b/m", "h" * 10_000)):
+        assert table.match(path, authority, (("x", "1"),)) is not None
+    assert len(table._by_path) <= 4096
+    assert all(len(path) <= 256 for path in table._by_path)
+    assert 0 < len(table._by_host) <= 4096
+    assert all(len(text) <= 256 for key in table._by_host for text in key)
 
 
 class Counted(str):
@@ -284,7 +288,7 @@ def test_a_path_without_conditions_is_one_look_up_whoever_calls() -> None:
     guarded = route(MatchKind.PREFIX, "/b/", headers=(HeaderMatch("x", exact="1"),))
     table = RouteTable([plain, guarded])
     assert table.match("/a/m", "host", (("x", "1"),)) is plain
-    assert table._cache["/a/m"] is plain
+    assert table._by_path["/a/m"] is plain
     assert table.match("/b/m") is None
     assert table.match("/b/m", "", (("x", "1"),)) is guarded
 

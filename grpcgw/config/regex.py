@@ -5,7 +5,10 @@ The one place that knows the `re2` package; the compiler checks patterns with it
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import takewhile
+from typing import TypeVar
 
 import re2
 
@@ -15,6 +18,12 @@ DEFAULT_MAX_SIZE = 200
 """Greatest program size of a pattern unless the Module's `regex_max_size` says otherwise; Ambassador's default."""
 
 _LITERAL_BYTES = 200
+
+
+_REMEMBERED, _REMEMBERED_LENGTH = 512, 256
+"""Texts whose answers are kept, and how long such a text is at most: some 200 KB for each pattern."""
+
+T = TypeVar("T")
 
 
 class InvalidRegex(GrpcgwError):
@@ -59,6 +68,12 @@ class Replacement:
 
     def _expand(self, match: re2._Match) -> bytes:
         return b"".join(part if isinstance(part, bytes) else match.group(part) or b"" for part in self._substitution)
+
+
+def remember(ask: Callable[[str], T]) -> Callable[[str], T]:
+    """`ask`, which has no other state, with a memory: the same few texts come again and again, RPC after RPC."""
+    known = lru_cache(_REMEMBERED)(ask)
+    return lambda text: known(text) if len(text) <= _REMEMBERED_LENGTH else ask(text)
 
 
 def check_regex(pattern: str, max_size: int = DEFAULT_MAX_SIZE) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grpcgw.config.regex import Replacement
+from grpcgw.config.regex import Replacement, remember
 from grpcgw.config.snapshot import Destination, MatchKind, PathMatch
 
 RewritePath = Callable[[str], str]
@@ -18,7 +18,7 @@ def compile_rewrite(match: PathMatch, destination: Destination) -> RewritePath |
     """
     regex = destination.regex_rewrite
     if regex is not None:
-        return Replacement(regex.pattern, regex.substitution).apply
+        return remember(Replacement(regex.pattern, regex.substitution).apply)
     rewrite, matched = destination.rewrite, len(match.value)
     if rewrite is None or match.kind is MatchKind.REGEX:
         return None

@@ -423,7 +423,7 @@ class Session:
         status = self._status
         if status is None or self._reading_pod or self._sending_client or not self._pod_headers_seen:
             return
-        reason = core_reason(status.code, status.details, status.trailers)
+        reason = core_reason(status.code, status.details, status.trailers) if status.code else None
         if reason is Reason.CONNECT_FAILED and self._reached:
             reason = None  # the pod's own words about a connection of its own
         if reason is Reason.CONNECT_FAILED and self._pod is not None:

@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 
 from grpcgw.config.policies import CONSTANT_HEADERS, HeaderMatch
-from grpcgw.config.regex import FullRegex
+from grpcgw.config.regex import FullRegex, remember
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -36,21 +36,21 @@ def _as_text(value: str | bytes) -> str:
 class Condition:
     """One HeaderMatch, ready to be tried."""
 
-    __slots__ = ("exact", "name", "regex")
+    __slots__ = ("_matches", "exact", "name")
 
     def __init__(self, match: HeaderMatch) -> None:
         self.name = match.name
         self.exact = match.exact
         if match.exact is not None and match.name.endswith("-bin"):
             self.exact = match.exact.rstrip("=")
-        self.regex = None if match.regex is None else FullRegex(match.regex)
+        self._matches = None if match.regex is None else remember(FullRegex(match.regex).matches)
 
     def holds(self, value: str | None) -> bool:
         if value is None:
             return False
         if self.exact is not None:
             return value == self.exact
-        return self.regex is None or self.regex.matches(value)
+        return self._matches is None or self._matches(value)
 
 
 def bind(headers: Sequence[HeaderMatch]) -> tuple[Condition, ...] | None:

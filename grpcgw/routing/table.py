@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from string import ascii_lowercase, ascii_uppercase
+from typing import TypeVar
 
 from grpcgw.config.policies import HostMatch
 from grpcgw.config.regex import FullRegex
@@ -19,12 +20,16 @@ from grpcgw.routing.headers import Condition, Metadata, Values, bind
 from grpcgw.routing.hosts import HostIndex
 
 _CACHE_ENTRIES = 4096
-_CACHED_PATH_LENGTH = 256
-"""Together with the entries this bounds the cache to about 2 MB."""
+_CACHED_LENGTH = 256
+"""Of a path, and of an authority. Together with the entries this bounds a cache to about 2 MB."""
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _NEVER = 2**62
 """A rank behind all others. A rank is a place in the evaluation order: the lowest match wins."""
+
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class RouteTable:
@@ -42,7 +47,8 @@ class RouteTable:
                 self._place(route).add(rank, route.host, conditions)
         self._folds = self._folded.seal()
         self._as_written.seal()
-        self._cache: dict[str, Route | tuple[_Candidates, ...]] = {}
+        self._by_path: dict[str, Route | tuple[_Candidates, ...]] = {}
+        self._by_host: dict[tuple[str, str], _Narrowed] = {}
 
     def _place(self, route: Route) -> _Candidates:
         if route.case_sensitive:
@@ -54,24 +60,18 @@ class RouteTable:
     def match(self, path: str, authority: str = "", metadata: Metadata = ()) -> Route | None:
         """The first Route in evaluation order that matches, or None.
 
-        `path` is `/package.Service/Method`; keys of `metadata` are lower case and may come several times. Only paths
-        that some Route matches are remembered. Threads share the cache without a lock: each operation on it is
+        `path` is `/package.Service/Method`; keys of `metadata` are lower case and may come several times. Only what
+        some Route may match is remembered. Threads share the caches without a lock: each operation on them is
         atomic, and a lost entry costs one search.
         """
-        found = self._cache.get(path)
+        found = self._by_path.get(path)
         if found is None:
             found = self._search(path)
             if not found:
                 return None
-            if len(path) <= _CACHED_PATH_LENGTH:
-                self._remember(path, found)
-        return found if isinstance(found, Route) else self._decide(found, authority, metadata)
-
-    def _remember(self, path: str, found: Route | tuple[_Candidates, ...]) -> None:
-        # Paths are the client's choice, so whoever floods the cache must not freeze it: start anew.
-        if len(self._cache) >= _CACHE_ENTRIES:
-            self._cache.clear()
-        self._cache[path] = found
+            if len(path) <= _CACHED_LENGTH:
+                _remember(self._by_path, path, found)
+        return found if isinstance(found, Route) else self._decide(found, path, authority, metadata)
 
     def _search(self, path: str) -> Route | tuple[_Candidates, ...]:
         """All that may match `path`, best first, or the Route itself where nothing else of the RPC matters."""
@@ -84,17 +84,37 @@ class RouteTable:
             return self._routes[plain]
         return tuple(candidates for candidates in found if candidates.lowest <= plain)
 
-    def _decide(self, found: tuple[_Candidates, ...], authority: str, metadata: Metadata) -> Route | None:
-        values = Values(metadata)
-        best = _NEVER
-        for candidates in found:
-            if candidates.lowest >= best:
-                break
-            best = min(best, candidates.plain)
-            if candidates.hosts is not None:
-                for leaf in candidates.hosts.matching(authority):
-                    best = leaf.find(values, best)
+    def _decide(self, found: tuple[_Candidates, ...], path: str, authority: str, metadata: Metadata) -> Route | None:
+        narrowed = self._by_host.get((path, authority))
+        if narrowed is None:
+            narrowed = _narrow(found, authority)
+            if narrowed != _NOTHING and len(path) <= _CACHED_LENGTH and len(authority) <= _CACHED_LENGTH:
+                _remember(self._by_host, (path, authority), narrowed)
+        best, leaves = narrowed
+        if leaves:
+            values = Values(metadata)
+            for leaf in leaves:
+                best = leaf.find(values, best)
         return self._routes[best] if best < _NEVER else None
+
+
+def _remember(cache: dict[K, V], key: K, value: V) -> None:
+    # Paths and hosts are the client's choice, so whoever floods a cache must not freeze it: start anew.
+    if len(cache) >= _CACHE_ENTRIES:
+        cache.clear()
+    cache[key] = value
+
+
+def _narrow(found: Iterable[_Candidates], authority: str) -> _Narrowed:
+    best, leaves = _NEVER, []
+    for candidates in found:
+        if candidates.lowest >= best:
+            break
+        best = min(best, candidates.plain)
+        for leaf in candidates.hosts.matching(authority) if candidates.hosts is not None else ():
+            best = min(best, leaf.plain)
+            leaves.append(leaf)
+    return best, tuple(leaf for leaf in leaves if leaf.lowest_conditional < best)
 
 
 def _fold(text: str) -> str:
@@ -117,11 +137,11 @@ class _Entry:
 class _Leaf:
     """The Routes over one path match and one host, which differ in headers alone."""
 
-    __slots__ = ("_by_value", "_entries", "_others", "plain")
+    __slots__ = ("_by_value", "_entries", "_others", "lowest_conditional", "plain")
 
     def __init__(self) -> None:
-        self.plain = _NEVER
-        """Rank of the first Route without conditions on metadata."""
+        self.plain = self.lowest_conditional = _NEVER
+        """Ranks of the first Routes without and with conditions on metadata."""
         self._entries: list[_Entry] = []
         self._by_value: dict[str, dict[str, list[_Entry]]] = {}
         self._others: list[_Entry] = []
@@ -132,6 +152,7 @@ class _Leaf:
             self.plain = min(self.plain, entry.rank)
         elif entry.rank < self.plain:  # else it is hidden
             self._entries.append(entry)
+            self.lowest_conditional = min(self.lowest_conditional, entry.rank)
 
     def seal(self) -> None:
         """File each entry under the value that the fewest others ask for."""
@@ -145,13 +166,17 @@ class _Leaf:
                 self._others.append(entry)
 
     def find(self, values: Values, best: int) -> int:
-        """The lowest rank that matches, if lower than `best`; else `best`."""
-        best = min(best, self.plain)
+        """The lowest rank with conditions that hold, if lower than `best`; else `best`."""
         for name, by_value in self._by_value.items():
             value = values.get(name)
             if value is not None:
                 best = _first(by_value.get(value, ()), values, best)
         return _first(self._others, values, best)
+
+
+_Narrowed = tuple[int, tuple[_Leaf, ...]]
+"""What path and host leave open: the rank of the first Route that asks for nothing more, and those before it."""
+_NOTHING: _Narrowed = (_NEVER, ())
 
 
 def _first(entries: Iterable[_Entry], values: Values, best: int) -> int:
