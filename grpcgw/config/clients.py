@@ -11,7 +11,14 @@ from ipaddress import ip_network
 
 from grpcgw.config.module_spec import ModuleConfig
 from grpcgw.config.parse import Findings
-from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
+from grpcgw.config.policies import (
+    DEFAULT_CLIENT_RULES,
+    AddressRule,
+    CertificateDetail,
+    CertificateForwarding,
+    ClientRules,
+    Underscores,
+)
 
 LARGEST_METADATA_KB = 64
 
@@ -30,6 +37,8 @@ def compile_client_rules(config: ModuleConfig, findings: Findings) -> ClientRule
         allow=allow if config.ip_allow else None,
         deny=deny,
         max_metadata_bytes=_read_limit(config, findings),
+        certificates=_read_forwarding(config, findings),
+        certificate_details=tuple(_read_details(config, findings)),
     )
     return DEFAULT_CLIENT_RULES if rules == DEFAULT_CLIENT_RULES else rules
 
@@ -49,6 +58,32 @@ def _read_rules(entries: Sequence[Mapping[str, object]], findings: Findings, key
                 f"{network!r} is no IP address or network (10.0.0.0/8); this entry is left out",
                 *("config", key, index, who),
             )
+
+
+def _read_forwarding(config: ModuleConfig, findings: Findings) -> CertificateForwarding:
+    given = config.forward_client_cert_details
+    try:
+        return CertificateForwarding.SANITIZE if given is None else CertificateForwarding(given.lower())
+    except ValueError:
+        known = ", ".join(one.upper() for one in CertificateForwarding)
+        findings.fault(
+            f"{given!r} should be one of {known}; pods are told nothing of certificates",
+            *("config", "forward_client_cert_details"),
+        )
+        return CertificateForwarding.SANITIZE
+
+
+def _read_details(config: ModuleConfig, findings: Findings) -> Iterator[CertificateDetail]:
+    given = config.set_current_client_cert_details or {}
+    known = ", ".join(CertificateDetail)
+    for name, wanted in given.items():
+        if name not in list(CertificateDetail) or not isinstance(wanted, bool):
+            findings.fault(
+                f"should be true or false, of one of {known}; it is left out",
+                *("config", "set_current_client_cert_details", name),
+            )
+        elif wanted:
+            yield CertificateDetail(name)
 
 
 def _read_limit(config: ModuleConfig, findings: Findings) -> int | None:

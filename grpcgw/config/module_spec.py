@@ -72,7 +72,13 @@ class ModuleConfig(Resource):
     ] = None
     envoy_log_path: Annotated[str | None, planned("the access log goes to stdout")] = None
     envoy_log_type: Annotated[str | None, served("`text` or `json`; wins over `--access-log`")] = None
-    forward_client_cert_details: Annotated[str | None, planned("client certificates are not asked for")] = None
+    forward_client_cert_details: Annotated[
+        str | None,
+        served(
+            "`x-forwarded-client-cert` for pods, as in Envoy: `SANITIZE` (default), `FORWARD_ONLY`, `APPEND_FORWARD`,"
+            " `SANITIZE_SET`, `ALWAYS_FORWARD_ONLY`; without `By`"
+        ),
+    ] = None
     grpc_stats: Annotated[
         Table | None, no_meaning("calls are counted by Mapping, service and method always; see `/metrics`")
     ] = None
@@ -113,7 +119,9 @@ class ModuleConfig(Resource):
         None
     )
     retry_policy: Annotated[RetryPolicySpec | None, served("default of all Mappings")] = None
-    set_current_client_cert_details: Annotated[Table | None, planned("client certificates are not asked for")] = None
+    set_current_client_cert_details: Annotated[
+        Table | None, served("what it tells beside `Hash`: `cert`, `chain`, `subject`, `uri`, `dns`, each `true`")
+    ] = None
     statsd: Annotated[Table | None, planned("metrics are on the admin port, for Prometheus")] = None
     strip_matching_host_port: Annotated[
         bool | None,

@@ -221,6 +221,31 @@ class AddressRule:
     """By the address of the connection (`peer`), whoever the client behind it is (`remote`)."""
 
 
+class CertificateForwarding(StrEnum):
+    """What becomes of `x-forwarded-client-cert`; all but the first and the last only of who has shown a certificate."""
+
+    SANITIZE = "sanitize"
+    """No pod gets it."""
+    FORWARD_ONLY = "forward_only"
+    """As the client sent it."""
+    APPEND_FORWARD = "append_forward"
+    """As the client sent it, and the client's own certificate after it."""
+    SANITIZE_SET = "sanitize_set"
+    """The client's own certificate alone."""
+    ALWAYS_FORWARD_ONLY = "always_forward_only"
+    """As anybody sent it."""
+
+
+class CertificateDetail(StrEnum):
+    """What it tells of a certificate beside its hash."""
+
+    CERT = "cert"
+    CHAIN = "chain"
+    SUBJECT = "subject"
+    URI = "uri"
+    DNS = "dns"
+
+
 @dataclass(frozen=True, slots=True)
 class ClientRules:
     """What the Module says of clients and their requests, whatever the Mapping."""
@@ -238,6 +263,8 @@ class ClientRules:
     """Clients that one of these matches are not served."""
     max_metadata_bytes: int | None = None
     """What a request's metadata may be, counted as HTTP/2 does; None: the gateway's own limit."""
+    certificates: CertificateForwarding = CertificateForwarding.SANITIZE
+    certificate_details: tuple[CertificateDetail, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.headers import RequestFacts
 from grpcgw.proxy.metadata import Peer
 from grpcgw.proxy.ports import SOME_PORT, PortView
@@ -30,6 +31,8 @@ class Request:
     received_at_s: float = 0.0
     """Seconds since the epoch; for people and headers, nothing is timed by it."""
     port: PortView = SOME_PORT
+    certificate: ClientCertificate | None = None
+    """The client's, if it has shown one that pods may be told of."""
     refusal: Refusal | None = None
     """Why it is not even routed."""
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
+from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, CertificateForwarding, ClientRules, Underscores
+from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE, forward_certificate
 from grpcgw.proxy.call import Request
 from grpcgw.proxy.metadata import FORWARDED_FOR, Peer
 from grpcgw.proxy.status import Metadata, Reason, Refusal
@@ -23,6 +24,7 @@ class Reception:
         self._rules = rules
         self._hops = rules.trusted_hops + (not rules.use_remote_address)
         self._keeps_ids = rules.preserve_request_id or not rules.use_remote_address
+        self._forwards_certificates = rules.certificates is not CertificateForwarding.SANITIZE
         self._allow = None if rules.allow is None else _matcher(rules.allow)
         self._deny = _matcher(rules.deny)
 
@@ -30,6 +32,8 @@ class Reception:
         """Say in `request` who its client is, and why it is refused where it is."""
         peer = request.peer
         client = self._find_client(peer, request.metadata)
+        if self._forwards_certificates:
+            client.certificate = self._find_certificate(request)
         request.peer = client
         underscores = self._rules.underscores
         if underscores is not Underscores.ALLOW:
@@ -50,6 +54,11 @@ class Reception:
         client.hop = peer.address if self._rules.use_remote_address else ""
         client.keeps_id = self._keeps_ids or client.keeps_id
         return client
+
+    def _find_certificate(self, request: Request) -> str:
+        rules = self._rules
+        given = ",".join(str(value) for key, value in request.metadata if key == FORWARDED_CERTIFICATE)
+        return forward_certificate(rules.certificates, rules.certificate_details, given, request.certificate)
 
     def _admits(self, peer: str, client: str) -> bool:
         if self._allow is not None and not self._allow(peer, client):

@@ -29,6 +29,7 @@ from grpcgw import __version__
 from grpcgw.config.policies import ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import Listener
 from grpcgw.errors import EngineUnfit
+from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.completion_queue_port import QueuePort
@@ -294,6 +295,8 @@ class _Rpc:
             wall_s,
             port.view,
         )
+        if engine.serving.wants_certificate(port.view):
+            request.certificate = read_certificate(cygrpc.auth_context(event.call))
         self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
 
     def start(self, now_s: float) -> None:

@@ -21,6 +21,7 @@ import grpc.aio
 from grpcgw import __version__
 from grpcgw.config.policies import ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import Listener
+from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.credentials import make_credentials
@@ -56,7 +57,7 @@ WRITE_FAILED = "Internal error from Core"
 """grpc.aio's words for an RPC that was over before a message was written."""
 LOST_STATUS_S = 1.0
 """How long after a write that failed the pod's own status may still come."""
-_SOME_TLS_PORT = PortView(tls=True)
+_SOME_TLS_PORT = PortView(tls=True, asks_clients=True)
 _ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError)
 """What grpc.aio raises for reading or writing on an RPC that is over; its status comes another way."""
 
@@ -235,6 +236,8 @@ class _Rpc:
         left_s = context.time_remaining()
         deadline_s = now_s + left_s if left_s is not None and left_s < NO_DEADLINE_S else None
         request = Request(path, "", metadata, deadline_s, parse_peer(context.peer()), time.time(), port)
+        if engine.serving.wants_certificate(port):
+            request.certificate = read_certificate(context.auth_context())
         self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
 
     async def serve(self) -> None:

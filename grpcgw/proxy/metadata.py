@@ -9,6 +9,7 @@ import ipaddress
 import random
 from urllib.parse import unquote
 
+from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
 from grpcgw.proxy.status import Metadata
 
 # user-agent is listed because grpc core always sends its own; the others describe this hop alone.
@@ -25,6 +26,8 @@ HOP_BY_HOP = frozenset(
         "accept-encoding",
         "content-length",
         "host",
+        # Of the client's connection; the Module may say that pods are told of it (`Peer.certificate`).
+        FORWARDED_CERTIFICATE,
     }
 )
 FORWARDED_FOR = "x-forwarded-for"
@@ -59,6 +62,8 @@ def forward_request(metadata: Metadata, peer: Peer) -> Metadata:
         kept.append((FORWARDED_FOR, forwarded_for))
     if not has_id:
         kept.append((REQUEST_ID, make_request_id()))
+    if peer.certificate:
+        kept.append((FORWARDED_CERTIFICATE, peer.certificate))
     return tuple(kept)
 
 
@@ -82,7 +87,7 @@ def make_request_id() -> str:
 class Peer:
     """A client: who is at the other end of a connection, unless the Module's rules say who is behind it."""
 
-    __slots__ = ("address", "hop", "keeps_id", "port")
+    __slots__ = ("address", "certificate", "hop", "keeps_id", "port")
 
     def __init__(self, address: str, port: int = 0) -> None:
         """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
@@ -91,6 +96,8 @@ class Peer:
         """What is appended to `x-forwarded-for`; empty: nothing."""
         self.keeps_id = _is_internal(address)
         """Whether the request id that it sends is kept: an internal client's is."""
+        self.certificate = ""
+        """What pods are told of its certificate (`x-forwarded-client-cert`); empty: nothing."""
 
 
 def parse_peer(peer: str) -> Peer:

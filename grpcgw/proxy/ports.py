@@ -20,11 +20,13 @@ class PortView:
 
     listener: str = ""
     tls: bool = False
+    asks_clients: bool = False
+    """For their certificates."""
     closing: bool = False
     """New RPCs are refused."""
 
 
-SOME_PORT = PortView()
+SOME_PORT = PortView(asks_clients=True)
 """Of an RPC whose engine knows nothing of its port."""
 
 
@@ -81,7 +83,7 @@ class Ports:
         return tuple(faults)
 
     def _bring_about(self, listener: Listener, known: tuple[Listener, Port] | None) -> Port:
-        view = PortView(listener.name, listener.transport is Transport.TLS)
+        view = PortView(listener.name, listener.transport is Transport.TLS, asks_clients(listener))
         if known is None:
             return self._open_port(listener, view)
         before, port = known

@@ -350,6 +350,10 @@ class Serving:
             Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
         )
 
+    def wants_certificate(self, port: PortView) -> bool:
+        """Whether an engine is to say which certificate the client of an RPC has shown."""
+        return self.reception is not None and port.asks_clients
+
     @property
     def has_rules(self) -> bool:
         """Whether Hosts ask something of RPCs, so that it matters how they came in."""

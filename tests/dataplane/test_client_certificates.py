@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import unquote
 
 import grpc
 import pytest
 
 from dataplane.authorities import Authority
-from dataplane.lab import Gateway, Lab, tls_port
+from dataplane.configured import compile_yaml
+from dataplane.lab import Gateway, Lab, mapping, snapshot, tls_port
+from dataplane.pods import Pod
 from dataplane.waiting import eventually
+from grpcgw.config.policies import CertificateDetail, CertificateForwarding, ClientRules
 from grpcgw.config.snapshot import Listener, ServerCertificate
 from grpcgw.ports import HeldPorts
 
@@ -108,3 +114,81 @@ def test_another_port_of_the_gateway_does_not_ask(lab: Lab, servers: Authority, 
     lab.gateway(lab.pod("a"), ports=(asking, other))
     assert is_served(lab.channel_to(other, servers.client()))
     assert not is_served(lab.channel_to(asking, servers.client()))
+
+
+def certified(lab: Lab, servers: Authority, clients: Authority | None, **rules: object) -> tuple[Listener, Pod]:
+    """A port that asks clients for certificates of `clients`, and the pod behind it."""
+    pod = lab.pod("a")
+    client_ca = b"" if clients is None else clients.pem
+    listener = tls_port(servers.certificate("localhost", client_ca=client_ca))
+    configuration = replace(snapshot(mapping()), clients=ClientRules(**rules))  # type: ignore[arg-type]
+    gateway = lab.gateway(pod, configuration=configuration, ports=(listener,))
+    return replace(listener, port=gateway.engine.ports.numbers()[0]), pod
+
+
+SENT = "Hash=0;By=somebody"
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "expected"),
+    [
+        ("sanitize", True, []),
+        ("forward_only", True, [SENT]),
+        ("forward_only", False, []),
+        ("append_forward", True, [f"{SENT},{{own}}"]),
+        ("append_forward", False, []),
+        ("sanitize_set", True, ["{own}"]),
+        ("sanitize_set", False, []),
+        ("always_forward_only", False, [SENT]),
+    ],
+)
+def test_what_pods_are_told_of_certificates(
+    lab: Lab, servers: Authority, clients: Authority, mode: str, asked: bool, expected: list[str]
+) -> None:
+    port, pod = certified(lab, servers, clients if asked else None, certificates=CertificateForwarding(mode))
+    me = clients.sign("me")
+    call = lab.channel_to(port, servers.client(me)).unary_unary("/test.Pod/Unary")
+    call(b"x", metadata=[("x-forwarded-client-cert", SENT)], timeout=30)
+    own = f"Hash={hashlib.sha256(me.der).hexdigest()}"
+    assert pod.calls[0].values("x-forwarded-client-cert") == [text.format(own=own) for text in expected]
+
+
+def test_the_details_of_a_certificate_are_told_in_envoys_order(
+    lab: Lab, servers: Authority, clients: Authority
+) -> None:
+    port, pod = certified(
+        lab,
+        servers,
+        clients,
+        certificates=CertificateForwarding.SANITIZE_SET,
+        certificate_details=tuple(CertificateDetail),
+    )
+    me = clients.sign("me", "spiffe://cluster/ns/default", 'urn:a;URI=b"')
+    shown = replace(me, certificate=me.certificate + clients.pem)
+    assert is_served(lab.channel_to(port, servers.client(shown)))
+    (told,) = pod.calls[0].values("x-forwarded-client-cert")
+    parts = str(told).split(";", 6)
+    assert parts[0] == f"Hash={hashlib.sha256(me.der).hexdigest()}"
+    assert unquote(parts[1]) == f'Cert="{me.certificate.decode()}"'
+    assert unquote(parts[2]) == f'Chain="{me.certificate.decode()}{clients.pem.decode()}"'
+    assert parts[3:] == [
+        'Subject="CN=me"',
+        "URI=spiffe://cluster/ns/default",
+        'URI="urn:a',
+        'URI=b\\"";DNS=me',
+    ]
+
+
+def test_the_module_says_what_pods_are_told() -> None:
+    compiled = compile_yaml(
+        """
+        {kind: Module, name: ambassador, config: {
+            forward_client_cert_details: SANITIZE_SET,
+            set_current_client_cert_details: {subject: true, dns: false, by: true}}}
+        """
+    )
+    rules = compiled.snapshot.clients
+    assert rules.certificates is CertificateForwarding.SANITIZE_SET
+    assert rules.certificate_details == (CertificateDetail.SUBJECT,)
+    (problem,) = map(str, compiled.problems)
+    assert "set_current_client_cert_details.by: should be true or false" in problem
