@@ -130,6 +130,18 @@ def test_an_expired_certificate_serves_with_a_notice() -> None:
     assert compile_objects(host(), expired, options=CompileOptions(now=NOW - timedelta(1))).problems == ()
 
 
+def test_an_expired_certificate_does_not_take_the_place_of_one_that_has_not_expired() -> None:
+    fresh, options = key_pair("fresh", NOW + timedelta(3)), CompileOptions(now=NOW)
+    compiled = compile_objects(host(), secret(*fresh), options=options)
+    for _ in range(2):
+        compiled = compile_objects(host(), secret(*key_pair("old", NOW)), last=compiled, options=options)
+        assert compiled.snapshot.certificates[0].certificate_chain == fresh[0]
+        assert "the certificate in Secret cert.shop expired on 2030-01-01; " in said(compiled, Severity.ERROR)[0]
+    later = CompileOptions(now=NOW + timedelta(4))
+    compiled = compile_objects(host(), secret(*key_pair("old", NOW)), last=compiled, options=later)
+    assert compiled.snapshot.certificates[0].certificate_chain == key_pair("old", NOW)[0], "now neither is better"
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

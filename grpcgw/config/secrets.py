@@ -27,10 +27,33 @@ class Secrets:
         self._now = now
 
     def find_key_pair(self, key: ObjectKey | None, findings: Findings, *path: str) -> KeyPair | None:
-        """The certificate in the Secret; None: an error is in `findings`, unless `key` is None."""
+        """The certificate in the Secret; None: an error is in `findings`, unless `key` is None.
+
+        One that has expired does not take the place of an earlier one that has not.
+        """
         key_pair = self._find(key, read_key_pair, findings, *path)
-        if key_pair is not None and self._now is not None and key_pair.expires_at <= self._now:
-            findings.notice(f"the certificate in {key} expired on {key_pair.expires_at:%Y-%m-%d}; renew it", *path)
+        if key is None or key_pair is None or self._now is None or key_pair.expires_at > self._now:
+            return key_pair
+        expired = f"the certificate in {key} expired on {key_pair.expires_at:%Y-%m-%d}"
+        earlier = self._find_unexpired(key, self._now)
+        if earlier is None:
+            findings.notice(f"{expired}; renew it", *path)
+            return key_pair
+        findings.fault(f"{expired}; {SERVES_ON}", *path)
+        return earlier
+
+    def _find_unexpired(self, key: ObjectKey, now: datetime) -> KeyPair | None:
+        """The Secret's last good version, where that is still good."""
+        earlier = self._generations.earlier.get(key)
+        if earlier is None:
+            return None
+        try:
+            key_pair = read_key_pair(earlier)
+        except InvalidSecret:
+            return None
+        if key_pair.expires_at <= now:
+            return None
+        self._generations.last_good[key] = earlier
         return key_pair
 
     def find_authorities(self, key: ObjectKey | None, findings: Findings, *path: str) -> bytes:
