@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 QUIET_S, AT_MOST_S = 0.02, 0.1
 """A change is compiled when nothing else changed for so long, or after at most so long."""
-PORTS_AGAIN_S = 5.0
+PORTS_AGAIN_S = 3.0
 """How often a port that another program has is tried again."""
 NOT_COMPILED_KINDS = frozenset({"Service", "Endpoints", "EndpointSlice"})
 """Pods come and go without a compilation; every other kind is the compiler's business."""

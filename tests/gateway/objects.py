@@ -37,6 +37,11 @@ def host(secret: str, hostname: str, name: str = "host") -> Body:
     return _custom("Host", name, {"hostname": hostname, "tlsSecret": {"name": secret}})
 
 
+def listener(name: str, port: int, protocol: str = "HTTP") -> Body:
+    obj = _custom("Listener", name, {"port": port, "protocol": protocol, "securityModel": "XFP"})
+    return {**obj, "apiVersion": "getambassador.io/v3alpha1"}
+
+
 def _custom(kind: str, name: str, spec: Body) -> Body:
     metadata = {"name": name, "namespace": "default"}
     return {"apiVersion": "getambassador.io/v2", "kind": kind, "metadata": metadata, "spec": spec}

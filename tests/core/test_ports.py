@@ -1,0 +1,162 @@
+"""Which ports open, change and close, without an engine: what must never happen when one of them cannot be opened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from grpcgw.config.objects import KubeObject, ObjectKey, Source
+from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
+from grpcgw.errors import UserError
+from grpcgw.policy.hosts import Entry, compile_rules
+from grpcgw.ports import DataPorts
+from grpcgw.proxy.ports import Ports, PortView
+
+SELF_SIGNED = ServerCertificate("self-signed", ("*",), b"chain", b"key")
+PLAIN = ServerCertificate("Host a", ("*",), b"chain", b"key")
+ASKING = replace(PLAIN, client_ca=b"authority")
+
+
+class FakePort:
+    def __init__(self, listener: Listener, view: PortView) -> None:
+        self.number, self.view, self.certificates = listener.port, view, listener.certificates
+        self.closed = 0
+
+    def set_certificates(self, certificates: tuple[ServerCertificate, ...]) -> None:
+        self.certificates = certificates
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Engine:
+    """Opens ports, unless it is told not to."""
+
+    def __init__(self) -> None:
+        self.made: list[FakePort] = []
+        self.fails = False
+        self.ports = Ports(self._open)
+
+    def _open(self, listener: Listener, view: PortView) -> FakePort:
+        if self.fails:
+            raise UserError("no")
+        self.made.append(FakePort(listener, view))
+        return self.made[-1]
+
+
+def tls(*certificates: ServerCertificate, **fields: object) -> Listener:
+    return Listener("tls", 8443, Transport.TLS, SecurityModel.XFP, certificates=certificates, **fields)  # type: ignore[arg-type]
+
+
+def test_what_stays_is_not_opened_again() -> None:
+    engine = Engine()
+    for hosts in ((), (HostPolicy(None),)):
+        assert engine.ports.update([tls(PLAIN, hosts=hosts)]) == ()
+    assert [port.closed for port in engine.made] == [0]
+
+
+def test_new_certificates_are_set_without_opening() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    renewed = replace(PLAIN, certificate_chain=b"renewed")
+    engine.ports.update([tls(renewed)])
+    assert [port.certificates for port in engine.made] == [(renewed,)]
+
+
+CHANGED = [
+    tls(ASKING),
+    tls(PLAIN, max_concurrent_streams=7),
+    replace(tls(PLAIN), port=9443),
+    replace(tls(), transport=Transport.CLEAR),
+]
+
+
+@pytest.mark.parametrize("after", CHANGED)
+def test_what_grpc_settles_at_opening_is_opened_anew_before_the_old_one_closes(after: Listener) -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.ports.update([after])
+    assert [port.closed for port in engine.made] == [1, 0]
+
+
+def test_a_port_that_must_ask_for_certificates_and_cannot_be_opened_so_is_closed() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.fails = True
+    assert engine.ports.update([tls(ASKING)]) == ("tls: no",)
+    assert [port.closed for port in engine.made] == [1]
+    assert engine.ports.numbers() == ()
+
+
+def test_a_port_whose_limit_cannot_be_changed_keeps_the_old_one_until_it_can() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.fails = True
+    assert engine.ports.update([tls(PLAIN, max_concurrent_streams=7)]) == ("tls: no",)
+    assert [port.closed for port in engine.made] == [0]
+    engine.fails = False
+    assert engine.ports.update([tls(PLAIN, max_concurrent_streams=7)]) == ()
+    assert [port.closed for port in engine.made] == [1, 0]
+
+
+def settled(snapshot: Snapshot) -> Snapshot:
+    ports = DataPorts("127.0.0.1", 0, 0, SELF_SIGNED)
+    try:
+        return ports.settle(snapshot)
+    finally:
+        ports.release()
+
+
+def test_without_listeners_the_flags_are_the_ports() -> None:
+    strict = HostPolicy(HostMatch(HostKind.EXACT, "a"), clear_text=False)
+    clear, secure = settled(Snapshot("1", hosts=(strict,), certificates=(PLAIN,))).listeners or ()
+    assert (clear.name, clear.certificates, clear.hosts) == ("--port", (), (strict, HostPolicy(None)))
+    assert (secure.name, secure.certificates, secure.hosts) == ("--tls-port", (PLAIN,), clear.hosts)
+
+
+def test_with_listeners_good_or_bad_the_flags_are_not_opened() -> None:
+    assert settled(Snapshot("1", listeners=())).listeners == ()
+
+
+def test_a_tls_port_without_a_certificate_shows_a_self_signed_one() -> None:
+    assert settled(Snapshot("1")).listeners[-1].certificates == (SELF_SIGNED,)  # type: ignore[index]
+
+
+def test_a_taken_port_is_told_where_its_listener_is_written() -> None:
+    first = DataPorts("127.0.0.1", 0, None, SELF_SIGNED)
+    (held,) = first.settle(Snapshot("1")).listeners or ()
+    mine = Listener("Listener mine.shop", held.port, Transport.CLEAR, SecurityModel.XFP)
+    second = DataPorts("127.0.0.1", None, None, SELF_SIGNED)
+    assert second.settle(Snapshot("1", listeners=(mine,))).listeners == ()
+    key = ObjectKey("Listener", "shop", "mine")
+    written = KubeObject("v3alpha1", key, {}, Source("ports.yaml", {("spec", "port"): 7}))
+    (problem,) = second.problems({key: written})
+    assert str(problem).startswith(
+        f"ports.yaml:7: error: Listener mine.shop spec.port: cannot listen on 127.0.0.1:{held.port}"
+    )
+    first.release()
+    assert second.settle(Snapshot("1", listeners=(mine,))).listeners == (mine,)
+    assert second.problems({key: written}) == ()
+    second.release()
+
+
+def refused(snapshot: Snapshot, listener: str = "--port", authority: str = "a", tls: bool = False) -> bool | None:
+    """None: served; True: for its clear text."""
+    rules = compile_rules(snapshot)
+    assert rules is not None
+    refusal = rules.refuse(Entry(listener, tls, authority, ()))
+    return None if refusal is None else refusal.clear_text
+
+
+def test_an_unknown_name_is_judged_by_the_strictest_host() -> None:
+    strict = settled(Snapshot("1", hosts=(HostPolicy(HostMatch(HostKind.EXACT, "a"), clear_text=False),)))
+    assert [refused(strict, authority=name) for name in ("a", "b", "")] == [True, None, True]
+    assert refused(strict, authority="", tls=True) is None
+
+
+def test_a_port_that_no_listener_speaks_of_any_more_serves_nothing() -> None:
+    strict = settled(Snapshot("1", hosts=(HostPolicy(None, clear_text=False),)))
+    assert refused(strict, listener="Listener gone.shop", tls=True) is False
+    assert refused(strict, listener="", tls=True) is None, "another program's port"

@@ -1,0 +1,124 @@
+"""Listeners come, change and go while `grpcgw run` serves."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+import grpc
+import pytest
+from dataplane.authorities import Authority, Identity
+from dataplane.waiting import eventually
+
+from gateway.harness import HOST, Gateway, Stream, greet, running_gateway, status_of
+from gateway.objects import Body, Directory, host, listener, secret
+from grpcgw.ports import HeldPorts
+
+
+@pytest.fixture
+def free_ports() -> tuple[int, int]:
+    """Ports nobody has now."""
+    held = HeldPorts(HOST)
+    numbers = held.hold(0), held.hold(0)
+    held.release()
+    return numbers
+
+
+def channel_to(port: int, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", "localhost")]
+    if credentials is None:
+        return grpc.insecure_channel(f"{HOST}:{port}", options[:1])
+    return grpc.secure_channel(f"{HOST}:{port}", credentials, options)
+
+
+def is_served(port: int, credentials: grpc.ChannelCredentials | None = None) -> bool:
+    with contextlib.suppress(grpc.RpcError), channel_to(port, credentials) as channel:
+        return bool(greet(channel))
+    return False
+
+
+def listened_on(gateway: Gateway) -> set[tuple[int, str]]:
+    found = gateway.diagnostics("listeners")
+    return {(int(each["address"].rpartition(":")[2]), each["protocol"]) for each in found}
+
+
+def test_listeners_come_change_and_go_while_others_serve(
+    directory: Directory, tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    first, second = free_ports
+    with running_gateway("--config", str(directory.path), folder=tmp_path, workers=2) as gateway:
+        assert listened_on(gateway) == {(gateway.port, "h2c"), (gateway.tls_port, "tls")}
+        directory.put(listener("first", first))
+        eventually(lambda: is_served(first), gateway.log)
+        eventually(lambda: not is_served(gateway.port), "the Listener stands in for the flags")
+        assert listened_on(gateway) == {(first, "h2c")}
+        with channel_to(first) as channel, Stream(channel) as stream:
+            assert stream.echo()
+            directory.put(listener("second", second))
+            eventually(lambda: is_served(second), gateway.log)
+            directory.put(listener("second", second, protocol="HTTPS"))
+            eventually(lambda: listened_on(gateway) == {(first, "h2c"), (second, "tls")}, gateway.log)
+            eventually(lambda: not is_served(second), "it speaks TLS now")
+            directory.delete("Listener", "default", "second")
+            eventually(lambda: listened_on(gateway) == {(first, "h2c")}, gateway.log)
+            assert stream.echo(), "the other port's connections are not touched"
+        directory.delete("Listener", "default", "first")
+        eventually(lambda: is_served(gateway.port), "the flags' ports are back")
+        eventually(lambda: not is_served(first), gateway.log)
+        assert gateway.errors() == []
+
+
+def test_a_port_that_another_program_has_is_told_on_the_listener_and_had_later(
+    directory: Directory, tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    taken, free = free_ports
+    directory.put(listener("free", free))
+    directory.put(listener("taken", taken))
+    with contextlib.ExitStack() as other_program:
+        other_program.enter_context(socket.create_server((HOST, taken)))
+        with running_gateway("--config", str(directory.path), folder=tmp_path, workers=1) as gateway:
+            assert is_served(free)
+            (error,) = gateway.errors()
+            assert "Listener taken.default" in error
+            assert f"cannot listen on {HOST}:{taken}" in error
+            assert listened_on(gateway) == {(free, "h2c")}
+            other_program.close()
+            eventually(lambda: is_served(taken), gateway.log)
+            assert gateway.errors() == []
+
+
+def mutual(name: str, secret_name: str, ca: str) -> Body:
+    obj = host(secret_name, "*", name)
+    obj["spec"]["tls"] = {"ca_secret": ca, "cert_required": True}
+    obj["spec"]["requestPolicy"] = {"insecure": {"action": "Reject"}}
+    return obj
+
+
+def test_client_certificates_and_request_policy_and_a_broken_certificate_keeps_the_old(
+    directory: Directory, tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    clear, tls = free_ports
+    servers, clients = Authority("servers"), Authority("clients")
+    put_pair(directory, "cert", servers.sign("localhost"))
+    put_pair(directory, "ca", Identity(clients.pem, b""))
+    directory.put(listener("clear", clear))
+    directory.put(listener("tls", tls, protocol="HTTPS"))
+    directory.put(mutual("web", "cert", "ca"))
+    me = servers.client(clients.sign("me"))
+    with running_gateway("--config", str(directory.path), folder=tmp_path, workers=1) as gateway:
+        assert is_served(tls, me)
+        assert not is_served(tls, servers.client())
+        with channel_to(clear) as channel:
+            assert status_of(channel)[0] is grpc.StatusCode.PERMISSION_DENIED
+        put_pair(directory, "cert", Identity(b"no certificate", b"no key"))
+        eventually(gateway.errors, "the broken Secret is told")
+        assert is_served(tls, me)
+        assert not is_served(tls, servers.client())
+        put_pair(directory, "cert", servers.sign("localhost", days=-1))
+        eventually(lambda: "expired" in str(gateway.errors()), "the expired one is told")
+        assert is_served(tls, me)
+
+
+def put_pair(directory: Directory, name: str, identity: Identity) -> None:
+    directory.put(secret(name, identity.certificate, identity.key))
