@@ -60,8 +60,10 @@ CUSTOM_KINDS = (
     Kind("Module", "modules", "getambassador.io", CUSTOM_VERSIONS),
     Kind("KubernetesEndpointResolver", "kubernetesendpointresolvers", "getambassador.io", CUSTOM_VERSIONS),
     Kind("KubernetesServiceResolver", "kubernetesserviceresolvers", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("ConsulResolver", "consulresolvers", "getambassador.io", CUSTOM_VERSIONS),
     Kind("TLSContext", "tlscontexts", "getambassador.io", CUSTOM_VERSIONS),
     Kind("Host", "hosts", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("Listener", "listeners", "getambassador.io", CUSTOM_VERSIONS[:1]),
 )
 BUILT_IN_KINDS = (
     Kind("Service", "services", "", ("v1",)),

@@ -86,8 +86,10 @@ WATCHED_KINDS = (
     _ambassador("Module", "modules"),
     _ambassador("KubernetesEndpointResolver", "kubernetesendpointresolvers"),
     _ambassador("KubernetesServiceResolver", "kubernetesserviceresolvers"),
+    _ambassador("ConsulResolver", "consulresolvers"),
     _ambassador("TLSContext", "tlscontexts"),
     _ambassador("Host", "hosts"),
+    WatchedKind((Resource(AMBASSADOR_GROUP, "v3alpha1", "Listener", "listeners"),)),
     WatchedKind((Resource("", "v1", "Service", "services"),)),
     # Only certificates: no other Secret of the cluster enters this process.
     WatchedKind((Resource("", "v1", "Secret", "secrets", "type=kubernetes.io/tls"),)),

@@ -33,6 +33,7 @@ def test_a_mapping_by_host_is_an_error_on_the_engine_that_does_not_know_the_host
 class OtherEngine:
     """A data plane that turns out to run on the generic-handler engine, whatever was asked for."""
 
+    opens_ports = False
     restarts = 0
 
     def __init__(self) -> None:

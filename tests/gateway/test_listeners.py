@@ -11,9 +11,11 @@ import pytest
 from dataplane.authorities import Authority, Identity
 from dataplane.waiting import eventually
 
+from examples.greet.server import Pod
 from gateway.harness import HOST, Gateway, Stream, greet, running_gateway, status_of
-from gateway.objects import Body, Directory, host, listener, secret
+from gateway.objects import Body, Directory, host, listener, put_greet, secret
 from grpcgw.ports import HeldPorts
+from tests.kube_api import KubeApi
 
 
 @pytest.fixture
@@ -122,3 +124,14 @@ def test_client_certificates_and_request_policy_and_a_broken_certificate_keeps_t
 
 def put_pair(directory: Directory, name: str, identity: Identity) -> None:
     directory.put(secret(name, identity.certificate, identity.key))
+
+
+def test_a_listener_of_the_cluster_is_a_port(
+    api: KubeApi, pods: list[Pod], tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    put_greet(api, [pod.port for pod in pods])
+    api.put(listener("web", free_ports[0]))
+    arguments = ("--kubernetes", "--kubeconfig", str(api.kubeconfig(tmp_path / "kubeconfig")))
+    with running_gateway(*arguments, folder=tmp_path) as gateway:
+        assert is_served(free_ports[0])
+        assert listened_on(gateway) == {(free_ports[0], "h2c")}
