@@ -40,6 +40,9 @@ class QueuePort:
         self.closed = threading.Event()
         """The last of its RPCs is over."""
         self._queue, self._take, self._note_closing = queue, take, note_closing
+        self._in_core = threading.Lock()
+        """Held while another thread than the queue's is inside the server: core reports that a server is shut down
+        before the call that asked for it has returned, and a server destroyed then is used after it was freed."""
         self._fresh = FreshCertificates(listener.certificates)
         arguments = tuple((key.encode(), value) for key, value in server_arguments(options, listener))
         self._server = cygrpc.Server(arguments, False)
@@ -66,11 +69,14 @@ class QueuePort:
     def close(self) -> None:
         self.view.closing = True
         self._note_closing(self)
-        self._server.shutdown(self._queue, self._on_closed)
+        with self._in_core:
+            self._server.shutdown(self._queue, self._on_closed)
 
     def cut_off(self) -> None:
         """End at once what runs still."""
-        self._server.cancel_all_calls()
+        with self._in_core:
+            if not self.closed.is_set():
+                self._server.cancel_all_calls()
 
     def _request(self) -> None:
         with contextlib.suppress(ValueError):  # cygrpc's word for a server that was told to shut down meanwhile
@@ -84,5 +90,6 @@ class QueuePort:
         self._take(self, event)
 
     def _on_closed(self, _: Any) -> None:
-        self._server.destroy()
-        self.closed.set()
+        with self._in_core:
+            self._server.destroy()
+            self.closed.set()
