@@ -5,6 +5,8 @@ Every flag of `grpcgw run` has a variable GRPCGW_…; where Ambassador has one o
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +18,19 @@ SOURCE = "Where configuration and pods come from: one of --config and --kubernet
 LISTEN = "Where to listen"
 TRAFFIC = "Data plane"
 AUTO_WORKERS = len(cores())
+LONGEST_S = 86_400
+"""A day: more than anybody waits for, and less than the clocks of grpc core overflow at."""
+MOST_STREAMS = 2**31 - 1
 
 
 def parse_port(text: str | int) -> int | None:
     """A port number, or None for `off`."""
     if text == "off":
         return None
+    if str(text).startswith("tcp://"):
+        raise typer.BadParameter(
+            f"{text} is what Kubernetes tells pods of a Service of that name: say enableServiceLinks: false in the pod"
+        )
     if not str(text).isdecimal() or int(text) > 65_535:
         raise typer.BadParameter(f"{text} is no port: say 0 to 65535 (0 takes a free one) or off")
     return int(text)
@@ -32,6 +41,27 @@ def parse_workers(text: str | int) -> int:
         return AUTO_WORKERS
     if not str(text).isdecimal():
         raise typer.BadParameter(f"{text} is no number of workers: say auto, or 0, 1, 2, …")
+    return int(text)
+
+
+def seconds(least: float) -> Callable[[str | float | None], float | None]:
+    """A parser of seconds, `least` to a day."""
+
+    def parse(text: str | float | None) -> float | None:
+        try:
+            value = None if text is None else float(text)
+        except ValueError:
+            value = math.nan
+        if value is not None and not least <= value <= LONGEST_S:
+            raise typer.BadParameter(f"{text} is no number of seconds from {least:g} to {LONGEST_S}")
+        return value
+
+    return parse
+
+
+def parse_streams(text: str | int) -> int:
+    if not str(text).isdecimal() or not 1 <= int(text) <= MOST_STREAMS:
+        raise typer.BadParameter(f"{text} is no number of calls from 1 to {MOST_STREAMS}")
     return int(text)
 
 
@@ -178,7 +208,7 @@ DrainTime = Annotated[
     float,
     typer.Option(
         envvar=["GRPCGW_DRAIN_TIME", "AMBASSADOR_DRAIN_TIME"],
-        min=0,
+        parser=seconds(0),
         metavar="SECONDS",
         help="How long running RPCs may go on after SIGTERM, and on a pod that left.",
         rich_help_panel=TRAFFIC,
@@ -188,7 +218,7 @@ MaxConcurrentStreams = Annotated[
     int,
     typer.Option(
         envvar="GRPCGW_MAX_CONCURRENT_STREAMS",
-        min=1,
+        parser=parse_streams,
         metavar="N",
         help="Open RPCs a client connection may have; more are held back.",
         rich_help_panel=TRAFFIC,
@@ -198,7 +228,7 @@ MaxConnectionAge = Annotated[
     float | None,
     typer.Option(
         envvar="GRPCGW_MAX_CONNECTION_AGE",
-        min=0.1,
+        parser=seconds(0.1),
         metavar="SECONDS",
         help="Send clients away to connect anew after so long, give or take a tenth.",
         show_default="never",
@@ -209,7 +239,7 @@ MaxConnectionAgeGrace = Annotated[
     float | None,
     typer.Option(
         envvar="GRPCGW_MAX_CONNECTION_AGE_GRACE",
-        min=0,
+        parser=seconds(0),
         metavar="SECONDS",
         help="How long RPCs may go on on a connection of that age before they are cut off.",
         show_default="for ever",

@@ -18,9 +18,11 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 @cache
-def key_pair(name: str, expires: datetime = NOW + timedelta(days=1)) -> tuple[bytes, bytes]:
+def key_pair(
+    name: str, expires: datetime = NOW + timedelta(days=1), curve: type[ec.EllipticCurve] = ec.SECP256R1
+) -> tuple[bytes, bytes]:
     """A self-signed certificate and its key, as PEM; the same for the same name."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(curve())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, expires - timedelta(days=9), expires)
     certificate = builder.sign(key, SHA256())

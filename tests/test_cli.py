@@ -172,7 +172,11 @@ def test_a_flag_wins_over_grpcgws_variable_and_that_over_ambassadors(monkeypatch
         (("--config", GREET, "--workers", "many"), "many is no number of workers"),
         (("--config", GREET, "--workers", "-1"), "-1 is no number of workers"),
         (("--config", GREET, "--engine", "warp"), "completion-queue"),
+        (("--config", GREET, "--port", "tcp://10.96.12.7:8080"), "say enableServiceLinks: false"),
         (("--config", GREET, "--drain-time", "-1"), "--drain-time"),
+        (("--config", GREET, "--drain-time", "inf"), "--drain-time"),
+        (("--config", GREET, "--max-connection-age", "1e12"), "--max-connection-age"),
+        (("--config", GREET, "--max-concurrent-streams", "99999999999"), "--max-concurrent-streams"),
         (("--config", GREET, "--sped", "1"), "--sped"),
     ],
 )

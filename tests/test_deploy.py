@@ -141,6 +141,10 @@ def test_pod_reads_the_cluster_it_runs_in_and_can_be_probed(settings: Settings) 
     assert settings.namespace == "", "the rights of rbac.yaml are for all namespaces"
 
 
+def test_services_of_the_namespace_do_not_set_the_ports(gateway: Manifest) -> None:
+    assert pod_of(gateway)["enableServiceLinks"] is False, "a Service grpcgw would be told as GRPCGW_PORT=tcp://…"
+
+
 def test_pod_knows_its_zone_where_kubernetes_tells_it(settings: Settings) -> None:
     assert settings.zone == "east"
 

@@ -425,11 +425,28 @@ def test_a_directory_that_disappears_keeps_the_last_state_and_is_followed_again_
     follow(directory, scenario, lambda path: Followed(path, watch=often))
 
 
-def test_without_inotify_files_are_polled_and_a_notice_says_so(tmp_path: Path) -> None:
+def test_names_that_are_no_utf_8_end_nothing_and_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(document("a"))
+
+    async def scenario(followed: Followed) -> None:
+        os.close(os.open(os.fsencode(tmp_path) + b"/\xff.txt", os.O_CREAT))
+        (tmp_path / os.fsdecode(b"\xfe.yaml")).write_text("a: [\n")
+        (tmp_path / "a.yaml").write_text(document("a", 2))
+        await followed.until(lambda: followed.versions() == {"a": 2})
+        await followed.until(lambda: any("\ufffd.yaml" in message for message in followed.messages()))
+        assert "\n".join(followed.messages()).encode()
+
+    follow(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, lambda error: ExceptionGroup("of a task group", [error])])
+def test_without_inotify_files_are_polled_and_a_notice_says_so(
+    tmp_path: Path, wrap: Callable[[Exception], Exception]
+) -> None:
     (tmp_path / "a.yaml").write_text(document("a"))
 
     async def no_watch(directory: Path) -> AsyncGenerator[object, None]:
-        raise OSError("inotify limit reached")
+        raise wrap(OSError("inotify limit reached"))
         yield
 
     async def scenario(followed: Followed) -> None:

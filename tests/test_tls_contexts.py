@@ -82,6 +82,7 @@ BROKEN_SECRETS = {
     "data of tls.crt is no base64": raw_secret({"data": {"tls.crt": "%", "tls.key": ""}}),
     "tls.crt is no PEM certificate": secret(b"text", PRIVATE),
     "tls.key is no PEM private key": secret(CHAIN, b"text"),
+    "tls.key is of a kind that grpc cannot serve": secret(*key_pair("k", curve=ec.SECP256K1)),
     "tls.key does not belong to the certificate in tls.crt": secret(CHAIN, key_pair("b")[1]),
     "tls.key is encrypted": secret(
         CHAIN,

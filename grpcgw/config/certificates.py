@@ -13,12 +13,18 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from grpcgw.config.objects import KubeObject
 from grpcgw.errors import GrpcgwError
 
 _CHAIN, _KEY, _AUTHORITIES = "tls.crt", "tls.key", "ca.crt"
+_LEAST_RSA_BITS = 1024
+_CURVES = {"secp256r1", "secp384r1", "secp521r1"}
 
 
 class InvalidSecret(GrpcgwError):
@@ -52,9 +58,20 @@ def read_key_pair(secret: KubeObject) -> KeyPair:
         raise InvalidSecret(f"{_KEY} is encrypted; store it without a password") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidSecret(f"{_KEY} is no PEM private key") from error
+    if not _is_usable(key):
+        raise InvalidSecret(f"{_KEY} is of a kind that grpc cannot serve; use RSA of 2048 bits, EC P-256 or Ed25519")
     if key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public:
         raise InvalidSecret(f"{_KEY} does not belong to the certificate in {_CHAIN}")
     return KeyPair(chain, private_key, leaf.not_valid_after_utc)
+
+
+def _is_usable(key: PrivateKeyTypes) -> bool:
+    """Whether grpc core's BoringSSL can serve it: with another the whole port would stay shut."""
+    if isinstance(key, RSAPrivateKey):
+        return key.key_size >= _LEAST_RSA_BITS
+    if isinstance(key, EllipticCurvePrivateKey):
+        return key.curve.name in _CURVES
+    return isinstance(key, Ed25519PrivateKey)
 
 
 def read_authorities(secret: KubeObject) -> bytes:

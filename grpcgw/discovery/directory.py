@@ -115,8 +115,9 @@ class DirectorySource:
             try:
                 self._watch_error = ""
                 await self._follow_one_directory()
-            except (OSError, RuntimeError) as error:  # watchfiles raises both, for instance at an inotify limit
-                self._watch_error = str(error)
+            # watchfiles raises both, for instance at an inotify limit or for a name that is not UTF-8, also in groups.
+            except* (OSError, RuntimeError) as errors:
+                self._watch_error = _first_message(errors)
             self._changed.set()
             await asyncio.sleep(POLL_S)
 
@@ -154,6 +155,18 @@ class DirectorySource:
                 f"{POLL_S * 1000:.0f} ms; raise fs.inotify.max_user_watches and fs.inotify.max_user_instances"
             )
             yield Problem(Severity.NOTICE, message, str(self._directory))
+
+
+def _first_message(errors: BaseExceptionGroup[BaseException]) -> str:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return str(first)
+
+
+def _show(path: Path) -> str:
+    """The path as text that can be printed: a name need not be UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerator[object, None]:
@@ -208,14 +221,14 @@ def read_file(path: Path, former: FileState | None) -> FileState:
         content = _read_bytes(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        return _broken(None, former, (Problem(Severity.ERROR, f"cannot read this file: {reason}", str(path)),))
+        return _broken(None, former, (Problem(Severity.ERROR, f"cannot read this file: {reason}", _show(path)),))
     if former is not None and content == former.content:
         return former if former.settled else replace(former, awaited=None, gone=False)
     if former is not None and not content.endswith(b"\n") and content and content != former.awaited:
         return replace(former, awaited=content, gone=False)
-    objects, problems = parse_content(content, str(path))
+    objects, problems = parse_content(content, _show(path))
     if not objects and not problems and former is not None and former.objects:
-        problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{path}:1"),)
+        problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{_show(path)}:1"),)
     if any(problem.severity is Severity.ERROR for problem in problems):
         return _broken(content, former, problems, objects)
     return FileState(content, objects, problems)
