@@ -15,7 +15,7 @@ run: $(VENV)/.ready ## keep the gateway up on examples/greet (Ctrl-C ends it)
 	@$(BIN)/grpcgw run --config examples/greet --workers 1
 
 test: $(VENV)/.ready $(VENV)/.system ## all tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 fuzz: $(VENV)/.ready ## the properties among the tests, each tried thousands of times (some minutes)
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis --timeout 0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from grpcgw.discovery.watch import WATCHED_KINDS, Resource
 from grpcgw.errors import UserError
 from tests.kube_api import BUILT_IN_KINDS, CUSTOM_KINDS, KubeApi, Request
 from tests.kube_cluster import Body, Cluster, kinds_of_cluster, open_cluster
+from tests.scenarios import run
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 DEADLINE_S = 30.0
@@ -40,18 +40,6 @@ class Highest(Random):
 
     def uniform(self, a: float, b: float) -> float:
         return b
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run `scenario`; afterwards no task and no thread of its own may be left."""
-    threads = set(threading.enumerate())
-
-    async def alone() -> None:
-        await scenario
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(alone())
-    assert set(threading.enumerate()) <= threads
 
 
 @asynccontextmanager

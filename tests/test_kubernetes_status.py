@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from grpcgw.discovery.object_status import (
 )
 from grpcgw.discovery.store import ObjectStore
 from tests.kube_api import Body, KubeApi, Request
+from tests.scenarios import run
 
 DEADLINE_S = 40.0
 READING = Pace(request_s=20.0, recheck_s=0.1, retry_base_s=0.02, retry_cap_s=0.1)
@@ -210,18 +210,6 @@ def test_each_ambassador_id_has_a_lease_of_its_own(ambassador_id: str, name: str
 
 
 # ---- against the emulated API server
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run `scenario`; afterwards no task and no thread of its own may be left."""
-    threads = set(threading.enumerate())
-
-    async def alone() -> None:
-        await scenario
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(alone())
-    assert set(threading.enumerate()) <= threads
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

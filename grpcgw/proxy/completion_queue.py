@@ -34,7 +34,7 @@ from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.completion_queue_port import QueuePort
 from grpcgw.proxy.credentials import make_credentials
-from grpcgw.proxy.engine import ServerOptions, channel_arguments, pod_target, sweep_interval_s
+from grpcgw.proxy.engine import REFUSING_S, ServerOptions, channel_arguments, pod_target, sweep_interval_s
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
 from grpcgw.proxy.metadata import Peer, parse_peer
@@ -469,6 +469,7 @@ class CompletionQueueEngine:
     def drain(self, limit_s: float) -> None:
         self.serving.begin_drain(time.monotonic())
         limit = time.monotonic() + limit_s
+        self._stopping.wait(min(REFUSING_S, limit_s))
         self.ports.update(())
         for rpc in self._active.copy():
             rpc.sweep(time.monotonic())

@@ -21,6 +21,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 CLIENT_WINDOW_BYTES = 262_144
 """What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
 
+REFUSING_S = 0.1
+"""How long a gateway that drains answers new RPCs itself: once it says goodbye to clients, grpc core ends those that
+arrive as CANCELLED, which no client tries again."""
+
 WAITING_RPCS = 10_000
 """RPCs that may wait for a worker, which takes some thousands each second; about 15 KB each."""
 

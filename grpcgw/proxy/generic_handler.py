@@ -25,7 +25,7 @@ from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.credentials import make_credentials
-from grpcgw.proxy.engine import ServerOptions, channel_arguments, pod_target, sweep_interval_s
+from grpcgw.proxy.engine import REFUSING_S, ServerOptions, channel_arguments, pod_target, sweep_interval_s
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.generic_handler_port import HandlerPort
 from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
@@ -510,6 +510,7 @@ class GenericHandlerEngine:
         self._run(self._proxy.start(settle_s))
 
     def drain(self, limit_s: float) -> None:
+        self._run(self._refuse(min(REFUSING_S, limit_s)))
         self.ports.update(())
         self._run(self._drain(limit_s))
 
@@ -547,6 +548,9 @@ class GenericHandlerEngine:
         # The server says goodbye to its clients at once, and waits a little longer than the proxy does.
         await asyncio.gather(port.stop(limit_s + CUT_OFF_S), self._proxy.finish(limit_s, port.view))
 
-    async def _drain(self, limit_s: float) -> None:
+    async def _refuse(self, pause_s: float) -> None:
         self._proxy.refuse()
+        await asyncio.sleep(pause_s)
+
+    async def _drain(self, limit_s: float) -> None:
         await asyncio.gather(*(self._stop_port(port, limit_s) for port in self._closing_ports))
