@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 from grpcgw.config.fields import FieldNote, Resource
 from grpcgw.config.mapping_spec import MappingSettings
 from grpcgw.config.module_spec import ModuleConfig
-from grpcgw.config.pending import NOT_WIRED, note_of
 from grpcgw.config.resources import MODELS, PLANNED_KINDS, ResolverSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "ambassador.md"
@@ -45,38 +44,24 @@ def _lines() -> Iterator[str]:
     for kind, model in MODELS.items():
         if kind in resolvers[1:]:
             continue
-        yield from _table(" and ".join(resolvers) if kind in resolvers else kind, model, _pending_kind(kind))
+        yield from _table(" and ".join(resolvers) if kind in resolvers else kind, model)
         if kind == "Mapping":
-            yield from _table("Mapping: fields the Module's `defaults.httpmapping` may set", MappingSettings, "")
+            yield from _table("Mapping: fields the Module's `defaults.httpmapping` may set", MappingSettings)
         if kind == "Module":
-            yield from _table("Keys of a Module's `config`", ModuleConfig, "")
+            yield from _table("Keys of a Module's `config`", ModuleConfig)
     yield from ("", "## Kinds without effect yet", "", "| kind | meaning |", "|---|---|")
     yield from (f"| `{kind}` | {meaning} |" for kind, meaning in sorted(PLANNED_KINDS.items()))
 
 
-def _pending_kind(kind: str) -> str:
-    note = NOT_WIRED.get(kind)
-    return "" if note is None else f"The whole kind is {note.state}: {note.meaning}."
-
-
-def _table(title: str, model: type[Resource], remark: str) -> Iterator[str]:
+def _table(title: str, model: type[Resource]) -> Iterator[str]:
     yield from ("", f"## {title}", "")
-    if remark:
-        yield from (remark, "")
     yield from ("| field | state | meaning |", "|---|---|---|")
     for name, field in model.model_fields.items():
         if model is MODELS["Mapping"] and name in MappingSettings.model_fields:
             continue  # in a table of their own
-        note = note_of(model, name, _note(field))
+        note = _note(field)
         assert note is not None, f"{title}.{name} has no note"
-        yield f"| `{name}` | {note.state} | {note.meaning}{_pending_values(model, name)} |"
-
-
-def _pending_values(model: type[Resource], name: str) -> str:
-    if name != "load_balancer" or model not in (MappingSettings, ModuleConfig):
-        return ""
-    waiting = [key.partition(".")[2] for key in NOT_WIRED if key.startswith("LoadBalancer.")]
-    return f"; not yet: {', '.join(f'`{name}`' for name in waiting)}" if waiting else ""
+        yield f"| `{name}` | {note.state} | {note.meaning} |"
 
 
 def _note(field: FieldInfo) -> FieldNote | None:

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from grpcgw.config import pending
 from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
 from grpcgw.config.objects import KubeObject, ObjectKey, Severity, Source
 from grpcgw.config.snapshot import Cluster, Destination, Route
-
-
-@pytest.fixture
-def everything_wired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiler as it is once the data plane carries out all it says."""
-    monkeypatch.setattr(pending, "NOT_WIRED", {})
 
 
 def obj(

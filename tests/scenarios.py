@@ -21,5 +21,5 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 def _threads() -> set[threading.Thread]:
-    """All but the one in which pycares closes its channels: it starts with the first, and lives as long as the process."""
+    """All but the one in which pycares closes its channels, which lives as long as the process."""
     return {thread for thread in threading.enumerate() if "_run_safe_shutdown_loop" not in thread.name}

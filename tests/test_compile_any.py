@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pickle
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpcgw.config import pending
 from grpcgw.config.compile import CompileOptions, compile_snapshot
 from grpcgw.config.objects import KubeObject
 from grpcgw.config.resources import MODELS
@@ -51,13 +49,10 @@ def objects(draw: st.DrawFn) -> KubeObject:
     return obj(kind, name, {**spec, **draw(st.dictionaries(fields, VALUES, max_size=5))}, metadata=metadata)
 
 
-@given(found=st.lists(objects(), max_size=6), wired=st.booleans())
+@given(found=st.lists(objects(), max_size=6))
 @settings(max_examples=150)
-def test_any_objects_compile_to_a_snapshot_that_can_be_used(found: list[KubeObject], wired: bool) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        if wired:
-            patch.setattr(pending, "NOT_WIRED", {})
-        compiled = compile_snapshot([mapping("good", prefix="/good/"), *found], {}, CompileOptions())
+def test_any_objects_compile_to_a_snapshot_that_can_be_used(found: list[KubeObject]) -> None:
+    compiled = compile_snapshot([mapping("good", prefix="/good/"), *found], {}, CompileOptions())
     snapshot = compiled.snapshot
     if not any(one.key.kind in ("Module", "Host") for one in found):  # those speak of all Mappings
         assert "good.shop" in {one.label for route in snapshot.routes for one in route.destinations}

@@ -16,10 +16,7 @@ from grpcgw.config.policies import (
     RegexRewrite,
     RetryPolicy,
 )
-from tests.compiling import compile_objects, destinations, everything_wired, mapping, module, only, said
-
-__all__ = ["everything_wired"]
-pytestmark = pytest.mark.usefixtures("everything_wired")
+from tests.compiling import compile_objects, destinations, mapping, module, only, said
 
 UNAVAILABLE, ABORTED = 14, 10
 

@@ -8,10 +8,7 @@ from grpcgw.config.objects import Severity
 from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch
 from grpcgw.config.snapshot import Route
 from grpcgw.routing.table import RouteTable
-from tests.compiling import compile_objects, destinations, everything_wired, mapping, module, obj, only_route, said
-
-__all__ = ["everything_wired"]
-pytestmark = pytest.mark.usefixtures("everything_wired")
+from tests.compiling import compile_objects, destinations, mapping, module, obj, only_route, said
 
 
 def route_of(**fields: object) -> Route:

@@ -13,11 +13,8 @@ from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, Transport
 from grpcgw.routing.hosts import HostTable
-from tests.compiling import compile_objects, everything_wired, obj, said
+from tests.compiling import compile_objects, obj, said
 from tests.pems import NOW, key_pair, raw_secret, secret
-
-__all__ = ["everything_wired"]
-pytestmark = pytest.mark.usefixtures("everything_wired")
 
 
 def tls_context(**fields: object) -> KubeObject:

@@ -8,11 +8,8 @@ from grpcgw.config.compile import CompileOptions
 from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.config.policies import Addressing, ConnectionSettings, ConsulAgent, UpstreamTls
 from grpcgw.config.snapshot import Cluster, ResolverKind, ServiceRef
-from tests.compiling import compile_objects, destinations, everything_wired, mapping, module, obj, only_cluster, said
+from tests.compiling import compile_objects, destinations, mapping, module, obj, only_cluster, said
 from tests.pems import key_pair, secret
-
-__all__ = ["everything_wired"]
-pytestmark = pytest.mark.usefixtures("everything_wired")
 
 PLAIN = "greet.shop:50051/KubernetesEndpointResolver"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -59,8 +59,6 @@ class Resource(BaseModel):
     """Base of all models: unknown fields are errors, `"1"` is no number and `1` no boolean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    kind: ClassVar[str] = ""
-    """The kind whose fields these are, as `grpcgw.config.pending` names it; the Module's defaults are the Mapping's."""
 
 
 def _as_list(value: object) -> object:

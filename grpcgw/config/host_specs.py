@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -26,8 +26,6 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 class TlsSettings(Resource):
     """What a TLSContext and the `tls` of a Host have in common."""
-
-    kind: ClassVar[str] = "TLSContext"
 
     alpn_protocols: Annotated[str | None, served("must contain `h2`, which is always offered, alone")] = None
     cert_chain_file: Annotated[str | None, refused("certificates come from a Secret; set `secret`")] = None
@@ -107,7 +105,6 @@ class RequestPolicy(Resource):
 
 
 class HostSpec(Resource):
-    kind: ClassVar[str] = "Host"
     ambassador_id: AmbassadorId = None
     hostname: Annotated[str | None, served("glob for the names the Host speaks of, `*` by default")] = None
     tlsSecret: Annotated[  # noqa: N815
@@ -156,7 +153,6 @@ class HostBinding(Resource):
 
 
 class ListenerSpec(Resource):
-    kind: ClassVar[str] = "Listener"
     ambassador_id: AmbassadorId = None
     port: Annotated[Port, served("required; the port to listen on")]
     protocol: Annotated[

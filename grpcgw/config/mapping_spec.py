@@ -5,7 +5,7 @@ Knows no other object and no routes: what fields mean together, and with others,
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -63,7 +63,6 @@ class Cookie(Resource):
 
 
 class LoadBalancerSpec(Resource):
-    kind: ClassVar[str] = "LoadBalancer"
     policy: Literal["round_robin", "least_request", "ring_hash", "maglev", "weighted_round_robin"]
     header: str | None = None
     source_ip: bool | None = None
@@ -181,8 +180,6 @@ AddedHeaders = dict[str, Annotated[AddedHeader, BeforeValidator(_as_added)]]
 
 class MappingSettings(Resource):
     """What a Mapping may leave to the Module's `defaults`."""
-
-    kind: ClassVar[str] = "Mapping"
 
     resolver: Annotated[
         str | None, served("name of a resolver; default: the Module's `resolver`, else `kubernetes-service`")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from grpcgw.config.fields import (
     AmbassadorId,
@@ -32,8 +32,6 @@ class ModuleDefaults(Resource):
 
 class ModuleConfig(Resource):
     """The keys of the Module's `config`."""
-
-    kind: ClassVar[str] = "Mapping"
 
     resolver: Annotated[str | None, served("default `resolver` of all Mappings")] = None
     load_balancer: Annotated[

@@ -13,9 +13,8 @@ from typing import TypeGuard, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from grpcgw.config.fields import FieldNote, Resource, State
+from grpcgw.config.fields import FieldNote, State
 from grpcgw.config.objects import FieldPath, KubeObject, Problem, Severity
-from grpcgw.config.pending import find_pending
 
 API_VERSIONS = ("v1", "v2", "v3alpha1")
 
@@ -114,7 +113,6 @@ def _fields_of(model: type[BaseModel]) -> dict[str, tuple[FieldNote | None, type
 def _note_fields(raw: Mapping[object, object], model: type[BaseModel], findings: Findings, *path: str) -> None:
     """Report the fields that are set but not served as their author may expect, as their `FieldNote` says."""
     fields = _fields_of(model)
-    kind = model.kind if issubclass(model, Resource) else ""
     for name, value in raw.items():
         found = fields.get(name) if isinstance(name, str) else None
         if found is None or value is None:
@@ -122,7 +120,6 @@ def _note_fields(raw: Mapping[object, object], model: type[BaseModel], findings:
         note, nested = found
         if nested is not None and isinstance(value, Mapping):
             _note_fields(value, nested, findings, *path, str(name))
-        note = find_pending(f"{kind}.{name}") or note
         if note is not None and note.state is not State.SUPPORTED and not note.is_neutral(value):
             report_note(note, findings, *path, str(name))
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from grpcgw.config.generations import Generations
 from grpcgw.config.objects import KubeObject
-from grpcgw.config.parse import Findings, parse_spec, report_note
-from grpcgw.config.pending import find_pending
+from grpcgw.config.parse import Findings, parse_spec
 from grpcgw.config.policies import ConsulAgent
 from grpcgw.config.resources import ConsulResolverSpec, ResolverSpec
 from grpcgw.config.service import InvalidService, parse_service
@@ -73,9 +72,6 @@ def _build(obj: KubeObject, environment: Mapping[str, str], findings: Findings) 
     if kind is not ResolverKind.CONSUL:
         return Resolver(obj.key.name, kind) if parse_spec(obj, ResolverSpec, findings) is not None else None
     spec = parse_spec(obj, ConsulResolverSpec, findings)
-    note = find_pending(kind)
-    if note is not None:
-        report_note(note, findings)
     if spec is None:
         return None
     address = _compile_address(spec.address or DEFAULT_CONSUL_ADDRESS, environment, findings)

@@ -10,7 +10,6 @@ from grpcgw.config.mapping_settings import Settings
 from grpcgw.config.mapping_spec import MappingSpec
 from grpcgw.config.objects import ObjectKey
 from grpcgw.config.parse import Findings
-from grpcgw.config.pending import find_pending
 from grpcgw.config.policies import (
     DEFAULT_ADDRESSING,
     DEFAULT_CONNECTION,
@@ -73,11 +72,8 @@ def _find_resolver(name: str | None, around: Surroundings, findings: Findings) -
     wanted = name or "kubernetes-service"
     resolver = around.resolvers.get(wanted)
     if resolver is None:
-        known = ", ".join(sorted(name for name, one in around.resolvers.items() if not find_pending(one.kind)))
+        known = ", ".join(sorted(around.resolvers))
         findings.error(f"resolver {wanted} is unknown; declare it or use one of {known}", "resolver")
-    elif find_pending(resolver.kind) is not None:
-        findings.error(f"resolver {wanted} is a {resolver.kind}, which is not supported yet", "resolver")
-        return None
     return resolver
 
 
