@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +23,7 @@ from greet import greet_pb2, greet_pb2_grpc
 SERVICE = greet_pb2.DESCRIPTOR.services_by_name["GrpcService"].full_name
 GRACE_S = 10.0
 """How long running calls may go on after SIGTERM."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Greeter(greet_pb2_grpc.GrpcServiceServicer):
@@ -93,16 +93,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    # Held back before there are other threads, and waited for: a handler that sets an Event may meet the thread that
+    # waits for it halfway, and then neither goes on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         pod = Pod(options.host_name, options.address, options.port)
     except RuntimeError:
         print(f"cannot listen on {options.address}:{options.port}: is the port taken?", file=sys.stderr)
         return 1
     print(f"{options.host_name} serves {SERVICE} on {options.address}:{pod.port}", flush=True)
-    stopping.wait()
+    signal.sigwait(STOP_SIGNALS)
     pod.stop()
     return 0
 
