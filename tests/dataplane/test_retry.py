@@ -157,13 +157,22 @@ def test_second_message_makes_a_call_unrepeatable(lab: Lab) -> None:
 
 
 def test_refusal_after_headers_is_not_repeated(lab: Lab) -> None:
+    heard = threading.Event()
+    lab.defer(heard.set)
+
     def answer_then_refuse(stream: Stream) -> None:
         stream.send_headers()
         stream.send_message(b"one")
+        assert heard.wait(PATIENCE_S)
         stream.reset(REFUSED_STREAM)
 
     pods = [lab.scripted_pod(answer_then_refuse) for _ in range(2)]
-    answer = lab.raw_client(lab.gateway(*pods)).call("Unary")
+    client = lab.raw_client(lab.gateway(*pods))
+    stream = client.request("Unary")
+    while not client.answers[stream].data:
+        assert client.receive()
+    heard.set()
+    answer = client.finish(stream)
     assert (answer.status, answer.header("x-grpcgw-reason")) == (UNAVAILABLE, "stream-refused")
     assert asked(*pods) == 1
 
