@@ -23,8 +23,3 @@ def compile_rewrite(match: PathMatch, destination: Destination) -> RewritePath |
     if rewrite is None or match.kind is MatchKind.REGEX:
         return None
     return lambda path: rewrite + path[matched:]
-
-
-def choose_authority(destination: Destination, authority: str) -> str:
-    """`:authority` towards the pod: the Mapping's (`host_rewrite`, `auto_host_rewrite`), else the client's."""
-    return destination.authority or authority

@@ -8,7 +8,7 @@ from grpcgw.config.objects import ObjectKey
 from grpcgw.config.policies import RegexRewrite
 from grpcgw.config.regex import InvalidRegex
 from grpcgw.config.snapshot import Destination, MatchKind, PathMatch
-from grpcgw.policy.rewrite import choose_authority, compile_rewrite
+from grpcgw.policy.rewrite import compile_rewrite
 
 PREFIX = PathMatch(MatchKind.PREFIX, "/old.Greeter/")
 PATH = "/old.Greeter/Greet"
@@ -69,8 +69,3 @@ def test_a_path_that_is_no_text_is_rewritten_all_the_same() -> None:
     compiled = compile_rewrite(PREFIX, make_destination(None, ("^/old", "/new")))
     assert compiled is not None
     assert compiled("/old\ud800").startswith("/new")
-
-
-def test_the_mappings_authority_wins_over_the_clients() -> None:
-    assert choose_authority(make_destination(authority="pod.example"), "api.example.com") == "pod.example"
-    assert choose_authority(make_destination(), "api.example.com") == "api.example.com"
