@@ -1,6 +1,8 @@
 """Pods that cost little: one process serves several, each on a port of its own, on grpcio's completion queues.
 
-    python -m bench.backend NAME:PORT [NAME:PORT...]
+    python -m bench.backend NAME [NAME...]
+
+The first line of its output has the port of each, as the system chose them.
 
 A pod answers every Greet at once with one prepared reply, as if the input were always `test`, and echoes its name to
 every message of GreetEach. It parses nothing: what is measured stands before it.
@@ -39,14 +41,15 @@ def make_reply(name: str) -> bytes:
 
 
 class Pod:
-    def __init__(self, name: str, port: int, queue: Any) -> None:
-        """Start to serve. Raises RuntimeError where the port cannot be bound."""
+    def __init__(self, name: str, queue: Any) -> None:
+        """Start to serve. Raises RuntimeError where no port can be bound."""
         self._queue = queue
         self._reply = make_reply(name)
         self._server = cygrpc.Server(OPTIONS, False)
         self._server.register_completion_queue(queue)
-        if not self._server.add_http2_port(f"{HOST}:{port}".encode()):
-            raise RuntimeError(f"cannot listen on {HOST}:{port}")
+        self.port: int = self._server.add_http2_port(f"{HOST}:0".encode())
+        if not self.port:
+            raise RuntimeError(f"cannot listen on {HOST}")
         self._server.start()
         for _ in range(WAITING_REQUESTS):
             self._server.request_call(queue, queue, self._on_request)
@@ -104,10 +107,10 @@ def _ignore(_: Event) -> None:
     """The RPC is over."""
 
 
-def main(pods: list[str]) -> None:
+def main(names: list[str]) -> None:
     queue = cygrpc.CompletionQueue()
-    serving = [Pod(name, int(port), queue) for name, _, port in (pod.partition(":") for pod in pods)]
-    print(f"{len(serving)} pods", flush=True)
+    serving = [Pod(name, queue) for name in names]
+    print(*(pod.port for pod in serving), flush=True)
     poll: Callable[[], Event] = queue.poll
     while True:
         event = poll()

@@ -34,12 +34,18 @@ def on_cores(chosen: Iterable[int]) -> Iterator[None]:
 
 @contextmanager
 def running(
-    command: Sequence[str], on: Iterable[int] = OTHER_CORES, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    on: Iterable[int] = OTHER_CORES,
+    environment: Mapping[str, str] | None = None,
+    says: bool = False,
 ) -> Iterator[Process]:
-    """A child process; silent, except for what it has to say on stderr."""
+    """A child process; silent, except for what it has to say on stderr, and where it `says` more to be read here."""
     with on_cores(on):
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**clean_environment(), **(environment or {})}, stdout=subprocess.DEVNULL
+            command,
+            cwd=ROOT,
+            env={**clean_environment(), **(environment or {})},
+            stdout=subprocess.PIPE if says else subprocess.DEVNULL,
         )
     try:
         yield process

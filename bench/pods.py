@@ -17,8 +17,8 @@ import grpc
 import yaml
 
 from bench.backend import METHOD, make_reply, make_request
-from bench.children import running, wait_for_port
-from grpcgw.demo import HOST, free_port, took_strict_turns
+from bench.children import running
+from grpcgw.demo import HOST, took_strict_turns
 from grpcgw.errors import UserError
 
 NAMESPACE = "bench"
@@ -41,12 +41,13 @@ class Pod:
 @contextmanager
 def running_pods(count: int) -> Iterator[tuple[Pod, ...]]:
     """Pods that cost little (`bench.backend`). All names have the same length, and so have all replies."""
-    pods = tuple(Pod(f"pod-{number:03}", free_port(0)) for number in range(count))
-    command = [sys.executable, "-m", "bench.backend", *(f"{pod.name}:{pod.port}" for pod in pods)]
-    with running(command) as process:
-        for pod in pods:
-            wait_for_port(pod.port, process, pod.name)
-        yield pods
+    names = [f"pod-{number:03}" for number in range(count)]
+    with running([sys.executable, "-m", "bench.backend", *names], says=True) as process:
+        assert process.stdout is not None
+        ports = process.stdout.readline().split()
+        if len(ports) != count:
+            raise UserError(f"of {count} pods {len(ports)} started; see above")
+        yield tuple(Pod(name, int(port)) for name, port in zip(names, ports, strict=True))
 
 
 # ---- configuration

@@ -384,6 +384,7 @@ def make_plan(settings: Settings) -> WorkerPlan:
         access_log_sample_percent=settings.access_log_sample_percent,
         reflection=settings.reflection,
         zone=settings.zone,
+        scheduling=settings.scheduling,
         log_level=settings.log_level,
     )
 

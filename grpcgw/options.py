@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from grpcgw.settings import AccessLogMode, EngineName, LogLevel, cores
+from grpcgw.settings import AccessLogMode, EngineName, LogLevel, Scheduling, cores
 
 SOURCE = "Where configuration and pods come from: one of --config and --kubernetes"
 LISTEN = "Where to listen"
@@ -201,6 +201,16 @@ Engine = Annotated[
         envvar="GRPCGW_ENGINE",
         metavar="NAME",
         help="What carries the RPCs: completion-queue (fast) or generic-handler (grpcio's public API only).",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+SchedulingName = Annotated[
+    Scheduling,
+    typer.Option(
+        "--scheduling",
+        envvar="GRPCGW_SCHEDULING",
+        metavar="NAME",
+        help="Of workers' threads: batch (less CPU per RPC) or normal (sooner awake on a machine without idle cores).",
         rich_help_panel=TRAFFIC,
     ),
 ]

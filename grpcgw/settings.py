@@ -21,6 +21,13 @@ class EngineName(StrEnum):
         return self is EngineName.COMPLETION_QUEUE
 
 
+class Scheduling(StrEnum):
+    """Of workers' threads: whether one that wakes waits for the one that runs, or interrupts it."""
+
+    BATCH = "batch"
+    NORMAL = "normal"
+
+
 class LogLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"
@@ -63,6 +70,7 @@ class Settings:
     workers: int = 0
     """Data-plane processes; 0 runs the data plane inside the control process."""
     engine: EngineName = EngineName.COMPLETION_QUEUE
+    scheduling: Scheduling = Scheduling.BATCH
     drain_time_s: float = 30.0
     """How long running RPCs may go on after SIGTERM, and streams to a pod that left."""
     max_concurrent_streams: int = 1000

@@ -1,4 +1,4 @@
-"""Circuit breakers: how many RPCs, waiting RPCs, retries and connections a Mapping may have at one time (bulkhead).
+"""Circuit breakers: how many RPCs, waiting RPCs and retries a Mapping may have at one time (bulkhead).
 
 One `Breaker` per Mapping and priority class and worker; a Mapping without limits has none, and pays nothing. What
 happens at a limit (RESOURCE_EXHAUSTED, naming it) is the session's business. Names and meanings are Envoy's.
@@ -6,8 +6,9 @@ happens at a limit (RESOURCE_EXHAUSTED, naming it) is the session's business. Na
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,15 +17,21 @@ from grpcgw.config.snapshot import Destination
 
 
 class Limit(StrEnum):
-    CONNECTIONS = "max_connections"
+    """What is counted. Not `max_connections`: a worker has one connection to a pod, and the first is always allowed."""
+
     PENDING_REQUESTS = "max_pending_requests"
     REQUESTS = "max_requests"
     RETRIES = "max_retries"
 
 
+_REQUEST = (Limit.REQUESTS,)
+_WAITING_REQUEST = (Limit.REQUESTS, Limit.PENDING_REQUESTS)
+_PENDING = (Limit.PENDING_REQUESTS,)
+
+
 @dataclass(frozen=True, slots=True)
 class Overflow:
-    """A limit that is reached; as text, what the client and the page are told."""
+    """A limit that is reached; as text, what the client is told."""
 
     limit: Limit
     value: int
@@ -36,18 +43,17 @@ class Overflow:
 class Breaker:
     """Counts of one class. Any thread may call any method; each is one short step under a lock."""
 
-    __slots__ = ("_in_use", "_lock", "_values", "overflows")
+    __slots__ = ("_in_use", "_lock", "_values")
 
     def __init__(self, limits: CircuitBreaker) -> None:
         self._lock = threading.Lock()
         self._in_use = dict.fromkeys(Limit, 0)
-        self.overflows = dict.fromkeys(Limit, 0)
-        """How often each limit turned something away."""
         self.change_limits(limits)
 
     def change_limits(self, limits: CircuitBreaker) -> None:
         """From now on; what is in use stays in use, even where it is more than the new limits allow."""
-        self._values: dict[Limit, int | None] = {limit: getattr(limits, limit) for limit in Limit}
+        values: dict[Limit, int | None] = {limit: getattr(limits, limit) for limit in Limit}
+        self._values = {limit: sys.maxsize if value is None else value for limit, value in values.items()}
 
     def in_use(self, limit: Limit) -> int:
         return self._in_use[limit]
@@ -57,36 +63,20 @@ class Breaker:
 
         A Permit must be released exactly when its RPC is over. An RPC that is turned away needs nothing more.
         """
-        wanted = (Limit.REQUESTS, Limit.PENDING_REQUESTS) if waits else (Limit.REQUESTS,)
-        return self.take(wanted) or Permit(self, wanted)
+        return self.take(_WAITING_REQUEST if waits else _REQUEST) or Permit(self, waits)
 
-    def open_connection(self, first: bool) -> Overflow | None:
-        """Before a connection to a pod is opened; `close_connection` must follow, unless the answer is an Overflow.
-
-        The `first` one to a pod is always allowed, as in Envoy: without any, RPCs would wait for nothing.
-        """
-        if not first:
-            return self.take((Limit.CONNECTIONS,))
-        with self._lock:
-            self._in_use[Limit.CONNECTIONS] += 1
-        return None
-
-    def close_connection(self) -> None:
-        self.give_back((Limit.CONNECTIONS,))
-
-    def take(self, wanted: Collection[Limit]) -> Overflow | None:
+    def take(self, wanted: Iterable[Limit]) -> Overflow | None:
         """One of each of `wanted`, or none of them and the first limit in the way."""
+        in_use = self._in_use
         with self._lock:
             for limit in wanted:
-                value = self._values[limit]
-                if value is not None and self._in_use[limit] >= value:
-                    self.overflows[limit] += 1
-                    return Overflow(limit, value)
+                if in_use[limit] >= self._values[limit]:
+                    return Overflow(limit, self._values[limit])
             for limit in wanted:
-                self._in_use[limit] += 1
+                in_use[limit] += 1
         return None
 
-    def give_back(self, held: Collection[Limit]) -> None:
+    def give_back(self, held: Iterable[Limit]) -> None:
         with self._lock:
             for limit in held:
                 self._in_use[limit] -= 1
@@ -95,35 +85,36 @@ class Breaker:
 class Permit:
     """What one RPC holds of its breaker. Used by one thread at a time, as its session is."""
 
-    __slots__ = ("_breaker", "_held")
+    __slots__ = ("_breaker", "_over", "_retries", "_waits")
 
-    def __init__(self, breaker: Breaker, held: Collection[Limit]) -> None:
-        self._breaker = breaker
-        self._held = set(held)
+    def __init__(self, breaker: Breaker, waits: bool) -> None:
+        self._breaker, self._waits = breaker, waits
+        self._retries = self._over = False
 
     def connected(self) -> None:
         """The RPC is on its way: it waits for no connection any more. Any number of times."""
-        self._give_back({Limit.PENDING_REQUESTS})
+        if self._waits:
+            self._waits = False
+            self._breaker.give_back(_PENDING)
 
     def retry(self, waits: bool) -> Overflow | None:
         """Before a try after the first; it counts as a retry until the RPC is over. None: go on."""
         self.connected()
-        wanted = {Limit.RETRIES, Limit.PENDING_REQUESTS} if waits else {Limit.RETRIES}
-        wanted -= self._held
-        overflow = self._breaker.take(sorted(wanted))
+        wanted = [] if self._retries else [Limit.RETRIES]
+        if waits:
+            wanted.append(Limit.PENDING_REQUESTS)
+        overflow = self._breaker.take(wanted)
         if overflow is None:
-            self._held |= wanted
+            self._retries, self._waits = True, waits
         return overflow
 
     def release(self) -> None:
         """The RPC is over. Again does nothing."""
-        self._give_back(set(self._held))
-
-    def _give_back(self, limits: set[Limit]) -> None:
-        given = limits & self._held
-        if given:
-            self._held -= given
-            self._breaker.give_back(given)
+        if self._over:
+            return
+        self._over = True
+        self.connected()
+        self._breaker.give_back((Limit.REQUESTS, Limit.RETRIES) if self._retries else _REQUEST)
 
 
 class Breakers:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from grpcgw.config.header_edits import check_header_name, parse_added_header
 from grpcgw.config.operators import Line, Operator
@@ -21,19 +22,24 @@ Value = str | bytes
 Metadata = tuple[tuple[str, Value], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class ClientAddress(Protocol):
+    address: str
+    """IP address of the client, without brackets; empty where the transport has none."""
+    port: int
+
+
+class RequestFacts(Protocol):
     """What operators can say of a request."""
 
     metadata: Metadata
     """As the client sent it."""
     path: str
     authority: str
-    remote_address: str
-    """IP address of the client, without brackets; empty where the transport has none."""
-    remote_port: int
-    started_at_s: float
+    received_at_s: float
     """Seconds since the epoch."""
+
+    @property
+    def peer(self) -> ClientAddress: ...
 
 
 def compile_edits(edits: HeaderEdits) -> Edit | None:
@@ -46,23 +52,22 @@ def compile_edits(edits: HeaderEdits) -> Edit | None:
 class Edit:
     """Removals come first, then additions in order. An empty value is not added and replaces nothing, as in Envoy."""
 
-    __slots__ = ("_additions", "_constant", "_removed", "uses_request")
+    __slots__ = ("_additions", "_constant", "_removed")
 
     def __init__(self, removed: frozenset[str], additions: tuple[_Addition, ...]) -> None:
-        self.uses_request = any(addition.evaluate is not None for addition in additions)
-        """Whether the facts are looked at; where not, None will do."""
-        self._removed, self._additions = removed, additions
-        self._constant: Metadata = ()
-        if not self.uses_request:
-            self._constant = tuple(_add([], additions, None))
-            self._removed |= {addition.name for addition in additions if addition.replaces and addition.value}
+        self._removed = removed | {addition.name for addition in additions if addition.replaces and addition.value}
+        self._additions = additions
+        constant = all(addition.evaluate is None for addition in additions)
+        self._constant: Metadata | None = _evaluate(additions, (), None) if constant else None
 
-    def __call__(self, metadata: Metadata, facts: RequestFacts | None) -> Metadata:
+    def __call__(self, metadata: Metadata, facts: RequestFacts) -> Metadata:
         removed = self._removed
-        kept = [item for item in metadata if item[0] not in removed] if removed else metadata
-        if self.uses_request:
-            return tuple(_add(list(kept), self._additions, facts))
-        return (*kept, *self._constant)
+        kept = tuple([item for item in metadata if item[0] not in removed]) if removed else metadata
+        return _evaluate(self._additions, kept, facts) if self._constant is None else kept + self._constant
+
+
+def _without(name: str, metadata: Metadata) -> Metadata:
+    return tuple([item for item in metadata if item[0] != name])
 
 
 Evaluate = Callable[[RequestFacts], Value]
@@ -77,20 +82,21 @@ class _Addition:
     evaluate: Evaluate | None
 
 
-def _add(
-    metadata: list[tuple[str, Value]], additions: tuple[_Addition, ...], facts: RequestFacts | None
-) -> list[tuple[str, Value]]:
+def _evaluate(additions: tuple[_Addition, ...], kept: Metadata, facts: RequestFacts | None) -> Metadata:
+    """`kept`, which what is removed is out of, with the additions. `facts`: None where there is nothing to evaluate."""
+    added: Metadata = ()
     for addition in additions:
         value = addition.value
         if addition.evaluate is not None:
             assert facts is not None
             value = addition.evaluate(facts)
-        if not value:
-            continue
-        if addition.replaces:
-            metadata = [item for item in metadata if item[0] != addition.name]
-        metadata.append((addition.name, value))
-    return metadata
+            if value and addition.replaces:
+                kept = _without(addition.name, kept)
+        if value:
+            if addition.replaces and added:
+                added = _without(addition.name, added)
+            added += ((addition.name, value),)
+    return kept + added
 
 
 def _compile_addition(add: HeaderAdd) -> _Addition:
@@ -132,9 +138,9 @@ def _choose(operator: Operator) -> Callable[[RequestFacts], str]:
         case "DOWNSTREAM_REMOTE_ADDRESS":
             return _remote_address
         case "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":
-            return lambda facts: facts.remote_address
+            return lambda facts: facts.peer.address
         case "DOWNSTREAM_REMOTE_PORT":
-            return lambda facts: str(facts.remote_port) if facts.remote_address else ""
+            return lambda facts: str(facts.peer.port) if facts.peer.address else ""
         case "PROTOCOL":
             return lambda facts: "HTTP/2"
         case _:
@@ -167,10 +173,10 @@ def _to_text(value: Value) -> str:
 
 
 def _remote_address(facts: RequestFacts) -> str:
-    address = facts.remote_address
+    address = facts.peer.address
     if not address:
         return ""
-    return f"[{address}]:{facts.remote_port}" if ":" in address else f"{address}:{facts.remote_port}"
+    return f"[{address}]:{facts.peer.port}" if ":" in address else f"{address}:{facts.peer.port}"
 
 
 _FRACTION = re.compile(r"%([1-9]?)f|%(s)")
@@ -180,7 +186,7 @@ def _compile_time(form: str) -> Callable[[RequestFacts], str]:
     """By `form`, which is strftime's with Envoy's `%s` (seconds since the epoch) and `%3f` (digits of the fraction)."""
 
     def show(facts: RequestFacts) -> str:
-        seconds, nanoseconds = divmod(round(facts.started_at_s * 1_000_000_000), 1_000_000_000)
+        seconds, nanoseconds = divmod(round(facts.received_at_s * 1_000_000_000), 1_000_000_000)
 
         def fill(token: re.Match[str]) -> str:
             return str(seconds) if token[2] else f"{nanoseconds:09d}"[: int(token[1] or 9)]

@@ -71,25 +71,18 @@ class RetryBudget:
     Envoy's retry budget. Any thread may call any method.
     """
 
-    __slots__ = ("_in_flight", "_lock", "_retrying")
+    __slots__ = ("_count_in_flight", "_lock", "_retrying")
 
-    def __init__(self) -> None:
+    def __init__(self, count_in_flight: Callable[[], int]) -> None:
+        """`count_in_flight`: how many RPCs of the Mapping are running. Asked when one failed, not for each."""
+        self._count_in_flight = count_in_flight
         self._lock = threading.Lock()
-        self._in_flight = self._retrying = 0
-
-    def begin(self) -> None:
-        """An RPC of the Mapping begins; `end` must follow, once."""
-        with self._lock:
-            self._in_flight += 1
-
-    def end(self) -> None:
-        with self._lock:
-            self._in_flight -= 1
+        self._retrying = 0
 
     def take(self, percent: int) -> bool:
         """Whether one more RPC may be retried now; if so `give_back` must follow, once, when it is over."""
+        allowed = max(MIN_CONCURRENT_RETRIES, self._count_in_flight() * percent // 100)
         with self._lock:
-            allowed = max(MIN_CONCURRENT_RETRIES, self._in_flight * percent // 100)
             if self._retrying >= allowed:
                 return False
             self._retrying += 1

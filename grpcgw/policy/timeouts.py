@@ -6,20 +6,23 @@ Deadlines are seconds since the epoch, as grpc gives and takes them; None is no 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 # grpc core sends a timeout with two to three significant digits, rounded up: 2,000 ms may arrive as 2,009. Cut to the
 # step core will use before it does, the value that arrives is never larger than what was left.
-_STEPS_MS = (
-    (1_000, 1),
-    (10_000, 10),
-    (100_000, 100),
-    (1_000_000, 1_000),
-    (10_000_000, 10_000),
-    (60_000_000, 100_000),
-    (600_000_000, 600_000),
-    (6_000_000_000, 6_000_000),
-    (math.inf, 3_600_000),
-)
+_STEPS_MS = {
+    1_000: 1,
+    10_000: 10,
+    100_000: 100,
+    1_000_000: 1_000,
+    10_000_000: 10_000,
+    60_000_000: 100_000,
+    600_000_000: 600_000,
+    6_000_000_000: 6_000_000,
+    math.inf: 3_600_000,
+}
+"""Below so many milliseconds, core counts in steps of so many."""
+_LIMITS_MS, _STEP_BY_LIMIT_MS = tuple(_STEPS_MS), tuple(_STEPS_MS.values())
 _CLOCK_ROUNDING_MS = 2
 """grpc core counts in whole milliseconds: a deadline is rounded up on its way in, and the time now down."""
 _LARGEST_CUT = 0.01
@@ -37,7 +40,7 @@ def bound_deadline(client_deadline_s: float | None, timeout_ms: int | None, now_
 def upstream_deadline(deadline_s: float, now_s: float) -> float:
     """The deadline to give to grpc core so that the pod never sees more than is left. In the past: it has passed."""
     left_ms = (deadline_s - now_s) * 1000
-    step_ms = next(step for limit, step in _STEPS_MS if left_ms < limit)
+    step_ms = _STEP_BY_LIMIT_MS[bisect_right(_LIMITS_MS, left_ms)]
     return now_s + (math.floor(left_ms / step_ms) * step_ms - _CLOCK_ROUNDING_MS) / 1000
 
 

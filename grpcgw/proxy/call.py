@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from grpcgw.policy.client_certificates import ClientCertificate
-from grpcgw.policy.headers import RequestFacts
 from grpcgw.proxy.metadata import Peer
 from grpcgw.proxy.ports import SOME_PORT, PortView
 from grpcgw.proxy.status import Metadata, Refusal, Status
@@ -35,11 +34,6 @@ class Request:
     """The client's, if it has shown one that pods may be told of."""
     refusal: Refusal | None = None
     """Why it is not even routed."""
-
-    def facts(self) -> RequestFacts:
-        """What the operators of header edits may ask for."""
-        peer = self.peer
-        return RequestFacts(self.metadata, self.path, self.authority, peer.address, peer.port, self.received_at_s)
 
 
 class Call(Protocol):

@@ -73,7 +73,7 @@ class Balancing:
 class Balanced:
     """One way to balance over one cluster: the policy, the picker in force, and the pods it leaves out."""
 
-    __slots__ = ("__weakref__", "_all", "_zone", "balancer", "candidates", "checker", "outliers", "picker")
+    __slots__ = ("__weakref__", "_all", "_zone", "balancer", "candidates", "checker", "is_ready", "outliers", "picker")
 
     def __init__(self, balancing: Balancing, checker: HealthChecker | None, seed: int, zone: str) -> None:
         """`checker`: of `balancing.health_check`, shared with others that ask for the same. `zone`: the gateway's own;
@@ -85,6 +85,8 @@ class Balanced:
         self.checker = checker
         self._all: tuple[Pod, ...] = ()
         self.candidates: tuple[Pod, ...] = ()
+        self.is_ready = False
+        """Whether some candidate is, so that an RPC need not wait for a connection."""
         self.picker: Picker = self.balancer.update(())
 
     def update(self, pods: tuple[Pod, ...], connected: tuple[Pod, ...], hints: ZoneHints) -> None:
@@ -107,6 +109,7 @@ class Balanced:
         if connected != self.candidates:
             self.candidates = connected
             self.picker = self.balancer.update(connected)
+        self.is_ready = any(pod.is_ready() for pod in connected)
 
     def refresh(self, now_s: float) -> None:
         """Take up what time alone changes: ejections that end, weights that grow."""
@@ -231,8 +234,8 @@ class Target:
         return outliers is not None and outliers.record(pod, outcome.failed, now_s)
 
     def is_connected(self) -> bool:
-        """Whether some pod is connected, so that an RPC need not wait for a connection."""
-        return any(pod.is_ready() for pod in self._balanced.candidates)
+        """Whether some pod is, as far as is known, so that an RPC need not wait for a connection."""
+        return self._balanced.is_ready
 
     def can_serve(self) -> bool:
         return any(pod.state is not PodState.FAILING for pod in self._balanced.candidates)
@@ -401,7 +404,7 @@ class Serving:
             changed = self._take_clusters(snapshot.clusters, now_s)
             destinations = [destination for route in snapshot.routes for destination in route.all_destinations()]
             self._breakers.replace(destinations)
-            self._budgets = {d.label: self._budgets.get(d.label) or RetryBudget() for d in destinations}
+            self._budgets = {d.label: self._budgets.get(d.label) or self._make_budget(d.label) for d in destinations}
             by_route, used = self._bind_routes(snapshot.routes, changed)
             for name in changed | used:
                 self._fill(name, now_s)
@@ -516,6 +519,9 @@ class Serving:
             )
         breaker, budget = self._breakers.of(destination), self._budgets[destination.label]
         return Target(route, destination, state, balanced, breaker, budget, self._log_percent(destination))
+
+    def _make_budget(self, mapping: str) -> RetryBudget:
+        return RetryBudget(partial(self.counters.count_in_flight, mapping))
 
     def _log_percent(self, destination: Destination) -> float:
         if self.rpc_log is None:

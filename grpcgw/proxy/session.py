@@ -24,7 +24,6 @@ from typing import NoReturn
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.policy.breakers import Breaker, Overflow, Permit
-from grpcgw.policy.headers import Edit, RequestFacts
 from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.call import Attempt, Call, Opening, Request
@@ -154,8 +153,6 @@ class Session:
         if target.log_percent:
             self._tally = start_tally(target.log_percent)
         self._deadline_s = bound_deadline(request.deadline_s, target.timeout_ms, now_s)
-        if target.retry is not None:
-            target.budget.begin()
         if target.breaker is not None and not self._admit(target.breaker, target, now_s):
             return
         if target.shadow is not None:
@@ -196,7 +193,7 @@ class Session:
             if self._copy is not None:
                 self._copy.metadata = metadata
             edit = target.edit_request
-            self._metadata = metadata if edit is None else edit(metadata, self._facts(edit))
+            self._metadata = metadata if edit is None else edit(metadata, request)
         self._pod, self._pod_since_s = pod, now_s
         self._try_deadline_s = self._deadline_s
         if target.retry is not None:
@@ -217,10 +214,6 @@ class Session:
             raise
         if self._copy is not None:
             self._copy.open(now_s)
-
-    def _facts(self, edit: Edit) -> RequestFacts | None:
-        """What the operators of `edit` may ask for; None where there are none."""
-        return self._request.facts() if edit.uses_request else None
 
     def _open_failed(self, pod: Pod, cause: str, now_s: float) -> None:
         """The pod left, and its connection was closed, after it was picked."""
@@ -327,7 +320,7 @@ class Session:
     def _edited_headers(self) -> Metadata:
         """The pod's initial metadata as the client gets it. A trailers-only answer has none, and gets none."""
         edit = self._target.edit_response if self._target is not None else None
-        return self._headers if edit is None else edit(self._headers, self._facts(edit))
+        return self._headers if edit is None else edit(self._headers, self._request)
 
     def on_pod_message(self, message: bytes | None, now_s: float) -> None:
         """A reply, or None: there are no more, the status follows or is here."""
@@ -659,8 +652,6 @@ class Session:
             self._permit.release()
         if self._retries is not None:
             self._retries.close()
-        if self._target is not None and self._target.retry is not None:
-            self._target.budget.end()
 
 
 _ENDED_BY = {

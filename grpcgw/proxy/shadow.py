@@ -238,7 +238,7 @@ class Copy:
         edit = target.edit_request
         metadata = self.metadata
         if edit is not None:
-            metadata = edit(metadata, request.facts() if edit.uses_request else None)
+            metadata = edit(metadata, request)
         authority = target.authority or request.authority
         if target.tls is None:  # with TLS it is the name in the pod's certificate
             authority = mark_authority(authority)

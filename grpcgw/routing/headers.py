@@ -14,19 +14,21 @@ Metadata = Sequence[tuple[str, str | bytes]]
 class Values:
     """The metadata of one RPC by key, joined as Envoy does."""
 
-    __slots__ = ("_known", "_metadata")
+    __slots__ = ("_last", "_metadata", "_repeats")
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
-        self._known: dict[str, str | None] = {}
+        self._last = dict(metadata)
+        """The last value of each key; mostly the only one."""
+        self._repeats = len(self._last) < len(metadata)
 
     def get(self, name: str) -> str | None:
-        if name in self._known:
-            return self._known[name]
-        values = [_as_text(value) for key, value in self._metadata if key == name]
-        joined = ",".join(values) if values else None
-        self._known[name] = joined
-        return joined
+        last = self._last.get(name)
+        if last is None:
+            return None
+        if self._repeats:
+            return ",".join([_as_text(value) for key, value in self._metadata if key == name])
+        return last if isinstance(last, str) else _as_text(last)
 
 
 def _as_text(value: str | bytes) -> str:
@@ -54,9 +56,15 @@ class Condition:
 
 
 def bind(headers: Sequence[HeaderMatch]) -> tuple[Condition, ...] | None:
-    """The conditions that depend on the RPC; None where one can hold for no gRPC call."""
+    """The conditions that depend on the RPC; None where one can hold for no gRPC call.
+
+    That a key is there at all goes without saying where something is asked of its value.
+    """
+    of_values = {match.name for match in headers if match.exact is not None or match.regex is not None}
     conditions = []
     for match in headers:
+        if match.exact is None and match.regex is None and match.name in of_values:
+            continue
         condition = Condition(match)
         if match.name not in CONSTANT_HEADERS:
             conditions.append(condition)

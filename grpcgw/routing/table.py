@@ -106,14 +106,14 @@ def _remember(cache: dict[K, V], key: K, value: V) -> None:
 
 
 def _narrow(found: Iterable[_Candidates], authority: str) -> _Narrowed:
-    best, leaves = _NEVER, []
+    best, leaves = _NEVER, dict[_Leaf, None]()  # a host may match one leaf with its port and without
     for candidates in found:
         if candidates.lowest >= best:
             break
         best = min(best, candidates.plain)
         for leaf in candidates.hosts.matching(authority) if candidates.hosts is not None else ():
             best = min(best, leaf.plain)
-            leaves.append(leaf)
+            leaves[leaf] = None
     return best, tuple(leaf for leaf in leaves if leaf.lowest_conditional < best)
 
 
@@ -131,7 +131,10 @@ class _Entry:
         self.conditions = conditions
 
     def holds(self, values: Values) -> bool:
-        return all(condition.holds(values.get(condition.name)) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110  # all() costs three times that of a loop, in every RPC
+            if not condition.holds(values.get(condition.name)):
+                return False
+        return True
 
 
 class _Leaf:

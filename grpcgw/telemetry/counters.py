@@ -80,6 +80,11 @@ class Counters:
         with self._lock:
             self.retries += 1
 
+    def count_in_flight(self, mapping: str) -> int:
+        """RPCs through `mapping` that are running. Walks the methods: for RPCs that failed, not for each."""
+        with self._lock:
+            return sum(method.in_flight for (of, _), method in self._methods.items() if of == mapping)
+
     def reports(self) -> tuple[MethodReport, ...]:
         with self._lock:
             methods = tuple(self._methods.values())

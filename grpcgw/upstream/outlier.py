@@ -1,7 +1,7 @@
 """Outlier detection: pods of one cluster that fail too often are left out for a while, and come back by themselves.
 
 After Envoy's outlier detection and gRFC A50. Decides only: whoever picks pods leaves out the ejected ones. The time is
-an argument and never goes back. Any thread may call any method; each is one short step under a lock.
+an argument and never goes back. Any thread may call any method.
 """
 
 from __future__ import annotations
@@ -64,13 +64,15 @@ class OutlierDetector:
 
     def record(self, pod: Candidate, failed: bool, now_s: float) -> bool:
         """An RPC on `pod` ended. Returns whether the pod is ejected now and was not before."""
+        record = self._records.get(pod)
+        if record is None or record.ejected_until_s is not None:
+            return False  # gone, or out already: what still ends there says nothing new
+        if not failed:  # without the lock: mostly one thread counts for a pod, and one lost now and then tips nothing
+            record.successes += 1
+            record.failures_in_a_row = 0
+            return False
         with self._lock:
-            record = self._records.get(pod)
-            if record is None or record.ejected_until_s is not None:
-                return False  # gone, or out already: what still ends there says nothing new
-            if not failed:
-                record.successes += 1
-                record.failures_in_a_row = 0
+            if record.ejected_until_s is not None:
                 return False
             record.failures += 1
             record.failures_in_a_row += 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from grpcgw import collector
 from grpcgw.config.difference import Difference
 from grpcgw.config.endpoint import EndpointSet
-from grpcgw.settings import AccessLogMode, EngineName
+from grpcgw.settings import AccessLogMode, EngineName, Scheduling
 from grpcgw.telemetry.report import WorkerReport
 
 FRAME = struct.Struct("!I")
@@ -35,6 +35,7 @@ class WorkerPlan:
     access_log_sample_percent: float = 100.0
     reflection: bool = False
     zone: str = ""
+    scheduling: Scheduling = Scheduling.BATCH
 
 
 # --- from the control process

@@ -45,6 +45,7 @@ from grpcgw.workers.messages import (
     decode,
     encode,
 )
+from grpcgw.workers.scheduling import arrange_threads
 
 if TYPE_CHECKING:
     from grpcgw.proxy.reflection_source import DescriptorKeeper
@@ -230,8 +231,7 @@ def main() -> None:
     if not isinstance(configure, Configure):
         return
     set_up_logging(configure.plan.log_level, f"worker {configure.worker}")
-    if configure.core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {configure.core})
+    arrange_threads(configure.plan.scheduling, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody is there to be answered
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))
 

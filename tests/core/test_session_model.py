@@ -59,7 +59,7 @@ def test_every_pick_is_accounted_for_once(scenario: Scenario) -> None:
 def test_what_policies_lent_is_given_back(scenario: Scenario) -> None:
     world = play(scenario)
     (target,) = world.gateway.targets
-    assert (target.budget._in_flight, target.budget._retrying) == (0, 0)
+    assert (target.budget._count_in_flight(), target.budget._retrying) == (0, 0)
     refused = [reason_of([step]) for step in Rpc(world.gateway).starts() if isinstance(step, Finish)]
     assert "circuit-breaker" not in refused
 

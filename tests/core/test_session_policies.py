@@ -50,7 +50,7 @@ def lent(gateway: Gateway) -> tuple[int, int]:
     """RPCs and retries that the budget counts."""
     budget = gateway.route(METHOD).budget  # type: ignore[union-attr]
     gateway.targets.pop()
-    return budget._in_flight, budget._retrying  # nothing else tells
+    return budget._count_in_flight(), budget._retrying  # nothing else tells
 
 
 def assert_all_given_back(gateway: Gateway) -> None:

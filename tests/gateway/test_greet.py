@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections import Counter
 from collections.abc import Iterator
@@ -116,6 +117,17 @@ def test_workers_are_pinned_where_each_core_gets_one(double: Gateway) -> None:
     cores = cores_of(psutil.Process())
     pinned = [cores_of(psutil.Process(pid)) for pid in double.worker_pids()]
     assert pinned == ([[core] for core in cores] if len(cores) == 2 else [cores, cores])
+
+
+def test_all_threads_of_a_worker_are_batch_unless_it_is_told_otherwise(double: Gateway, tmp_path: Path) -> None:
+    assert all(policies_of(pid) == {os.SCHED_BATCH} for pid in double.worker_pids())
+    assert policies_of(double.process.pid) == {os.sched_getscheduler(0)}
+    with gateway_of(tmp_path, 1, "--scheduling", "normal") as gateway:
+        assert policies_of(*gateway.worker_pids()) == {os.sched_getscheduler(0)}
+
+
+def policies_of(pid: int) -> set[int]:
+    return {os.sched_getscheduler(thread.id) for thread in psutil.Process(pid).threads()}
 
 
 def cores_of(process: psutil.Process) -> list[int]:

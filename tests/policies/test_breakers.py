@@ -31,7 +31,6 @@ def test_the_rpc_beyond_max_requests_is_turned_away_until_another_is_over() -> N
     assert str(overflow) == "circuit breaker max_requests 2 reached"
     first.release()
     admit(breaker)
-    assert breaker.overflows[Limit.REQUESTS] == 1
 
 
 def test_only_rpcs_that_wait_count_as_pending() -> None:
@@ -59,17 +58,9 @@ def test_a_limit_of_zero_lets_nothing_pass() -> None:
     assert Breaker(CircuitBreaker(max_requests=0)).admit(False) == Overflow(Limit.REQUESTS, 0)
 
 
-def test_the_first_connection_to_a_pod_is_always_allowed() -> None:
-    breaker = Breaker(CircuitBreaker(max_connections=1))
-    assert breaker.open_connection(first=False) is None
-    assert breaker.open_connection(first=True) is None
-    assert breaker.open_connection(first=False) == Overflow(Limit.CONNECTIONS, 1)
-    breaker.close_connection()
-    breaker.close_connection()
-    assert breaker.open_connection(first=False) is None
-
-
-@pytest.mark.parametrize("limits", [(), (CircuitBreaker(),), (CircuitBreaker(Priority.HIGH, max_requests=1),)])
+@pytest.mark.parametrize(
+    "limits", [(), (CircuitBreaker(max_connections=1),), (CircuitBreaker(Priority.HIGH, max_requests=1),)]
+)
 def test_a_mapping_without_limits_of_its_class_has_no_breaker(limits: tuple[CircuitBreaker, ...]) -> None:
     breakers = Breakers()
     destination = replace(DESTINATION, circuit_breakers=limits)
@@ -138,25 +129,22 @@ class BreakerModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = CircuitBreaker(max_connections=2, max_pending_requests=2, max_requests=3, max_retries=1)
+        self.limits = CircuitBreaker(max_pending_requests=2, max_requests=3, max_retries=1)
         self.breaker = Breaker(self.limits)
         self.held: dict[Permit, set[Limit]] = {}
-        self.connections = 0
 
     permits = Bundle("permits")
 
     def count(self, limit: Limit) -> int:
-        if limit is Limit.CONNECTIONS:
-            return self.connections
         return sum(limit in held for held in self.held.values())
 
     def fits(self, limit: Limit) -> bool:
         value = getattr(self.limits, limit)
         return value is None or self.count(limit) < value
 
-    @rule(requests=maybe, pending=maybe, retries=maybe, connections=maybe)
-    def change(self, requests: int | None, pending: int | None, retries: int | None, connections: int | None) -> None:
-        self.limits = CircuitBreaker(Priority.DEFAULT, connections, pending, requests, retries)
+    @rule(requests=maybe, pending=maybe, retries=maybe)
+    def change(self, requests: int | None, pending: int | None, retries: int | None) -> None:
+        self.limits = CircuitBreaker(Priority.DEFAULT, None, pending, requests, retries)
         self.breaker.change_limits(self.limits)
 
     @rule(target=permits, waits=st.booleans())
@@ -196,18 +184,6 @@ class BreakerModel(RuleBasedStateMachine):
             if twice:
                 permit.release()
             del self.held[permit]
-
-    @rule(first=st.booleans())
-    def open_connection(self, first: bool) -> None:
-        expected = first or self.fits(Limit.CONNECTIONS)
-        assert (self.breaker.open_connection(first) is None) is expected
-        self.connections += expected
-
-    @rule()
-    def close_connection(self) -> None:
-        if self.connections:
-            self.connections -= 1
-            self.breaker.close_connection()
 
     @invariant()
     def counts_are_right(self) -> None:

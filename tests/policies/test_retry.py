@@ -26,7 +26,7 @@ def pushback(text: str | bytes) -> tuple[tuple[str, str | bytes], ...]:
 
 
 def make_retries(policy: RetryPolicy = POLICY, draw: float = 0.5) -> Retries:
-    return Retries(policy, RetryBudget(), lambda: draw)
+    return Retries(policy, RetryBudget(lambda: 0), lambda: draw)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_no_retries_where_the_policy_allows_none() -> None:
 
 
 def test_three_rpcs_may_be_retried_at_one_time_however_little_traffic_there_is() -> None:
-    budget = RetryBudget()
+    budget = RetryBudget(lambda: 4)
     many = [Retries(POLICY, budget) for _ in range(4)]
     verdicts = [retries.decide(Failure(UNAVAILABLE)) for retries in many]
     assert [isinstance(verdict, Retry) for verdict in verdicts] == [True, True, True, False]
@@ -99,25 +99,21 @@ def test_three_rpcs_may_be_retried_at_one_time_however_little_traffic_there_is()
 
 def test_a_dead_service_gets_at_most_its_share_of_retries() -> None:
     """1,000 RPCs in flight that all fail: 20 % are retried, the rest fail at once."""
-    budget = RetryBudget()
-    for _ in range(1_000):
-        budget.begin()
+    budget = RetryBudget(lambda: 1_000)
     retried = [Retries(POLICY, budget).decide(Failure(UNAVAILABLE)) for _ in range(1_000)]
     assert sum(isinstance(verdict, Retry) for verdict in retried) == 200
 
 
 @given(st.lists(st.sampled_from(["begin", "end", "fail", "close"]), max_size=200), st.integers(0, 100))
 def test_retries_never_exceed_the_budget(steps: list[str], percent: int) -> None:
-    budget = RetryBudget()
-    policy = RetryPolicy(frozenset({UNAVAILABLE}), 3, budget_percent=percent)
     in_flight = 0
+    budget = RetryBudget(lambda: in_flight)
+    policy = RetryPolicy(frozenset({UNAVAILABLE}), 3, budget_percent=percent)
     retrying: list[Retries] = []
     for step in steps:
         if step == "begin":
-            budget.begin()
             in_flight += 1
         elif step == "end" and in_flight:
-            budget.end()
             in_flight -= 1
         elif step == "fail":
             retries = Retries(policy, budget)
