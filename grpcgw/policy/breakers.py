@@ -113,7 +113,8 @@ class Permit:
         if self._over:
             return
         self._over = True
-        self.connected()
+        if self._waits:
+            self.connected()
         self._breaker.give_back((Limit.REQUESTS, Limit.RETRIES) if self._retries else _REQUEST)
 
 

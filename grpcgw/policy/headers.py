@@ -58,16 +58,18 @@ class Edit:
         self._removed = removed | {addition.name for addition in additions if addition.replaces and addition.value}
         self._additions = additions
         constant = all(addition.evaluate is None for addition in additions)
-        self._constant: Metadata | None = _evaluate(additions, (), None) if constant else None
+        self._constant: Metadata | None = _evaluate(additions, [], None) if constant else None
 
     def __call__(self, metadata: Metadata, facts: RequestFacts) -> Metadata:
         removed = self._removed
-        kept = tuple([item for item in metadata if item[0] not in removed]) if removed else metadata
-        return _evaluate(self._additions, kept, facts) if self._constant is None else kept + self._constant
+        kept = [item for item in metadata if item[0] not in removed]
+        if self._constant is not None:
+            return (*kept, *self._constant)
+        return _evaluate(self._additions, kept, facts)
 
 
-def _without(name: str, metadata: Metadata) -> Metadata:
-    return tuple([item for item in metadata if item[0] != name])
+def _without(name: str, metadata: list[tuple[str, Value]]) -> list[tuple[str, Value]]:
+    return [item for item in metadata if item[0] != name]
 
 
 Evaluate = Callable[[RequestFacts], Value]
@@ -82,9 +84,9 @@ class _Addition:
     evaluate: Evaluate | None
 
 
-def _evaluate(additions: tuple[_Addition, ...], kept: Metadata, facts: RequestFacts | None) -> Metadata:
+def _evaluate(additions: tuple[_Addition, ...], kept: list[tuple[str, Value]], facts: RequestFacts | None) -> Metadata:
     """`kept`, which what is removed is out of, with the additions. `facts`: None where there is nothing to evaluate."""
-    added: Metadata = ()
+    added: list[tuple[str, Value]] = []
     for addition in additions:
         value = addition.value
         if addition.evaluate is not None:
@@ -95,8 +97,8 @@ def _evaluate(additions: tuple[_Addition, ...], kept: Metadata, facts: RequestFa
         if value:
             if addition.replaces and added:
                 added = _without(addition.name, added)
-            added += ((addition.name, value),)
-    return kept + added
+            added.append((addition.name, value))
+    return (*kept, *added)
 
 
 def _compile_addition(add: HeaderAdd) -> _Addition:

@@ -41,7 +41,7 @@ def upstream_deadline(deadline_s: float, now_s: float) -> float:
     """The deadline to give to grpc core so that the pod never sees more than is left. In the past: it has passed."""
     left_ms = (deadline_s - now_s) * 1000
     step_ms = _STEP_BY_LIMIT_MS[bisect_right(_LIMITS_MS, left_ms)]
-    return now_s + (math.floor(left_ms / step_ms) * step_ms - _CLOCK_ROUNDING_MS) / 1000
+    return now_s + (left_ms // step_ms * step_ms - _CLOCK_ROUNDING_MS) / 1000
 
 
 def may_have_passed(deadline_s: float, since_s: float, now_s: float) -> bool:

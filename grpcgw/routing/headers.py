@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from grpcgw.config.policies import CONSTANT_HEADERS, HeaderMatch
 from grpcgw.config.regex import FullRegex, remember
@@ -11,27 +11,25 @@ from grpcgw.config.regex import FullRegex, remember
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
-class Values:
-    """The metadata of one RPC by key, joined as Envoy does."""
-
-    __slots__ = ("_last", "_metadata", "_repeats")
-
-    def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
-        self._last = dict(metadata)
-        """The last value of each key; mostly the only one."""
-        self._repeats = len(self._last) < len(metadata)
-
-    def get(self, name: str) -> str | None:
-        last = self._last.get(name)
-        if last is None:
-            return None
-        if self._repeats:
-            return ",".join([_as_text(value) for key, value in self._metadata if key == name])
-        return last if isinstance(last, str) else _as_text(last)
+Values = Mapping[str, str | bytes]
+"""The metadata of one RPC by key."""
 
 
-def _as_text(value: str | bytes) -> str:
+def join_values(metadata: Metadata) -> Values:
+    """Several values of a key are joined as Envoy does."""
+    values = dict(metadata)
+    return values if len(values) == len(metadata) else _join(metadata)
+
+
+def _join(metadata: Metadata) -> Values:
+    joined: dict[str, str] = {}
+    for key, value in metadata:
+        text = as_text(value)
+        joined[key] = f"{joined[key]},{text}" if key in joined else text
+    return joined
+
+
+def as_text(value: str | bytes) -> str:
     return value if isinstance(value, str) else b64encode(value).decode("ascii").rstrip("=")
 
 
@@ -47,9 +45,11 @@ class Condition:
             self.exact = match.exact.rstrip("=")
         self._matches = None if match.regex is None else remember(FullRegex(match.regex).matches)
 
-    def holds(self, value: str | None) -> bool:
+    def holds(self, value: str | bytes | None) -> bool:
         if value is None:
             return False
+        if not isinstance(value, str):
+            value = as_text(value)
         if self.exact is not None:
             return value == self.exact
         return self._matches is None or self._matches(value)

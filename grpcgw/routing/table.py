@@ -16,7 +16,7 @@ from typing import TypeVar
 from grpcgw.config.policies import HostMatch
 from grpcgw.config.regex import FullRegex
 from grpcgw.config.snapshot import MatchKind, PathMatch, Route
-from grpcgw.routing.headers import Condition, Metadata, Values, bind
+from grpcgw.routing.headers import Condition, Metadata, Values, as_text, bind, join_values
 from grpcgw.routing.hosts import HostIndex
 
 _CACHE_ENTRIES = 4096
@@ -92,7 +92,7 @@ class RouteTable:
                 _remember(self._by_host, (path, authority), narrowed)
         best, leaves = narrowed
         if leaves:
-            values = Values(metadata)
+            values = join_values(metadata)
             for leaf in leaves:
                 best = leaf.find(values, best)
         return self._routes[best] if best < _NEVER else None
@@ -173,7 +173,7 @@ class _Leaf:
         for name, by_value in self._by_value.items():
             value = values.get(name)
             if value is not None:
-                best = _first(by_value.get(value, ()), values, best)
+                best = _first(by_value.get(as_text(value), ()), values, best)
         return _first(self._others, values, best)
 
 
