@@ -32,6 +32,7 @@ from grpcgw.discovery.kubernetes_api import ClusterAccess
 from grpcgw.discovery.kubernetes_status import StatusWriter
 from grpcgw.discovery.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.discovery.withholding import Withholding
 from grpcgw.errors import UserError
 from grpcgw.logs import set_up_logging
 from grpcgw.ports import DataPorts
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 QUIET_S, AT_MOST_S = 0.02, 0.1
 """A change is compiled when nothing else changed for so long, or after at most so long."""
+RELEASE_S = 0.02
+"""How often pods that are withheld are looked at, while there are any."""
 PORTS_AGAIN_S = 3.0
 """How often a port that another program has is tried again."""
 NOT_COMPILED_KINDS = frozenset({"Service", "Endpoints", "EndpointSlice"})
@@ -80,7 +83,7 @@ class Control:
         self._store = ObjectStore()
         self._source = make_source(settings, self._store)
         self._status_writer = make_status_writer(settings, self._store)
-        self._resolvers = Resolvers(self._store, self._on_endpoints)
+        self._resolvers = Resolvers(self._store, self._on_endpoints, self._is_compiling)
         self_signed = make_self_signed(socket.gethostname(), datetime.datetime.now(datetime.UTC))
         self._ports = DataPorts(settings.address, settings.port, settings.tls_port, self_signed)
         self._engine = settings.engine
@@ -88,6 +91,7 @@ class Control:
         self._admin = AdminServer(self, settings.admin_address, settings.admin_port)
         self._stop_wanted = asyncio.Event()
         self._changed = asyncio.Event()
+        self._compiling = True
         self._last_good: Mapping[ObjectKey, KubeObject] = {}
         self._reuse: Reuse = NOTHING_TO_REUSE
         self._snapshot: Snapshot = EMPTY_SNAPSHOT
@@ -182,8 +186,14 @@ class Control:
             self._changed.clear()
         while True:
             await self._compile()
+            self._compiling = False
             await self._changed.wait()
+            self._compiling = True
             await self._until_quiet()
+
+    def _is_compiling(self) -> bool:
+        """Whether something has changed that is not yet in force."""
+        return self._compiling or self._changed.is_set()
 
     async def _until_quiet(self) -> None:
         limit_s = time.monotonic() + AT_MOST_S
@@ -307,9 +317,14 @@ def _find_user_error(errors: ExceptionGroup[Exception]) -> UserError | None:
 class Resolvers:
     """One watch per cluster in use, and the pods it last published."""
 
-    def __init__(self, store: ObjectStore, publish: Callable[[str, EndpointSet], None]) -> None:
+    def __init__(
+        self, store: ObjectStore, publish: Callable[[str, EndpointSet], None], is_compiling: Callable[[], bool]
+    ) -> None:
+        """`is_compiling`: whether a change of the configuration is not yet in force."""
         self._resolvers: dict[ResolverKind, Resolver] = {kind: make(store) for kind, make in RESOLVERS.items()}
-        self._publish = publish
+        self._publish, self._is_compiling = publish, is_compiling
+        self._withholding = Withholding()
+        self._withheld = asyncio.Event()
         self._wanted: Mapping[str, Cluster] = {}
         self._watches: dict[str, Callable[[], None]] = {}
         self.endpoints: dict[str, EndpointSet] = {}
@@ -318,6 +333,7 @@ class Resolvers:
         async with asyncio.TaskGroup() as tasks:
             for kind, resolver in self._resolvers.items():
                 tasks.create_task(resolver.run(), name=f"resolver {kind}")
+            tasks.create_task(self._release_withheld(), name="withheld pods")
 
     def want(self, clusters: Mapping[str, Cluster]) -> None:
         """Watch what is new in `clusters`, before the routes to it are served: most pods are known at once."""
@@ -330,14 +346,30 @@ class Resolvers:
         """End the watches nobody wants any more, after the routes to them are gone."""
         for name in [name for name in self._watches if name not in self._wanted]:
             self._watches.pop(name)()
+            self._withholding.forget(name)
             self.endpoints.pop(name, None)
 
     def _publisher(self, cluster: str) -> Callable[[EndpointSet], None]:
         def publish(endpoints: EndpointSet) -> None:
-            self.endpoints[cluster] = endpoints
-            self._publish(cluster, endpoints)
+            if self._withholding.admit(cluster, endpoints, time.monotonic()):
+                self._publish_now(cluster, endpoints)
+            else:
+                self._withheld.set()
 
         return publish
+
+    def _publish_now(self, cluster: str, endpoints: EndpointSet) -> None:
+        self.endpoints[cluster] = endpoints
+        self._publish(cluster, endpoints)
+
+    async def _release_withheld(self) -> None:
+        while True:
+            await self._withheld.wait()
+            self._withheld.clear()
+            while self._withholding:
+                await asyncio.sleep(RELEASE_S)
+                for cluster, endpoints in self._withholding.release(time.monotonic(), self._is_compiling()).items():
+                    self._publish_now(cluster, endpoints)
 
 
 def make_source(settings: Settings, store: ObjectStore) -> Source:

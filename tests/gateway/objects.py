@@ -66,6 +66,13 @@ def endpoint_slice(port: int, ready: bool = True, terminating: bool = False, ser
     }
 
 
+def endpoints(ports: Iterable[int], service: str = "grpcserver") -> Body:
+    """One subset for each pod, as their ports differ here."""
+    named = ({"name": "grpc", "port": port, "protocol": "TCP"} for port in ports)
+    subsets = [{"addresses": [{"ip": "127.0.0.1"}], "ports": [port]} for port in named]
+    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": _in_namespace(service), "subsets": subsets}
+
+
 def secret(name: str, chain: bytes, key: bytes) -> Body:
     data = {"tls.crt": base64.b64encode(chain).decode(), "tls.key": base64.b64encode(key).decode()}
     metadata = {"name": name, "namespace": "default"}

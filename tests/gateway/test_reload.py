@@ -6,14 +6,25 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 from dataplane.waiting import eventually
 
 from examples.greet.server import Pod
-from gateway.harness import Gateway, Stream, greet, running_pods, status_of
-from gateway.objects import Directory, endpoint_slice, mapping, put_greet, remove_pod, service
+from gateway.harness import Gateway, Stream, greet, running_gateway, running_pods, status_of, traffic
+from gateway.objects import (
+    Directory,
+    endpoint_slice,
+    endpoints,
+    mapping,
+    put_greet,
+    remove_pod,
+    resolver,
+    service,
+)
 
 
 @pytest.fixture
@@ -138,3 +149,27 @@ def test_an_empty_directory_is_a_complete_configuration(directory: Directory, ga
         assert not is_served(channel, "/greet.GrpcService/Greet")
         put_greet(directory, [])
         eventually(lambda: is_served(channel, "/greet.GrpcService/Greet"), "it is served again")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_service_renamed_with_its_mapping_fails_no_rpc(workers: int, pods: list[Pod], tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "config")
+    directory.put(resolver())
+
+    def name_everything(name: str) -> None:
+        objects = (service(name), endpoints([pod.port for pod in pods], name), mapping(name, service=name))
+        (directory.path / "greet.yaml").write_text(yaml.safe_dump_all(objects))
+
+    name_everything("before")
+    with (
+        running_gateway("--config", str(directory.path), folder=tmp_path, workers=workers) as gateway,
+        traffic(gateway, clients=3) as load,
+        traffic(gateway, clients=1, reconnect=True) as short,
+    ):
+        for name in ("after", "before") * 10:
+            name_everything(name)
+            eventually(lambda: name in str(gateway.diagnostics("route_info")), "it is served")  # noqa: B023
+        for running in (load, short):
+            running.end()
+        assert gateway.errors() == []
+    assert load.faults + short.faults == []
