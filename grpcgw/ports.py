@@ -45,7 +45,11 @@ class DataPorts:
         """With the ports that are to be opened as its Listeners; what cannot be had is left out, and in `taken`."""
         wanted = self._of_flags(snapshot) if snapshot.listeners is None else snapshot.listeners
         self.taken = {}
-        had = tuple(self._certify(listener) for listener in wanted if self._try(listener))
+        had = tuple(
+            replace(self._certify(listener), idle_timeout_ms=snapshot.client_idle_timeout_ms)
+            for listener in wanted
+            if self._try(listener)
+        )
         self._held.release(keep={listener.port for listener in (*self._flags, *had)})
         return replace(snapshot, listeners=had)
 

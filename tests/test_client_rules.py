@@ -35,6 +35,15 @@ def test_the_keys_are_read(config: dict[str, object], rules: ClientRules) -> Non
     assert said(compiled) == []
 
 
+@pytest.mark.parametrize(("given", "idle_ms"), [(None, 3_600_000), (30_000, 30_000), (0, None)])
+def test_connections_without_rpcs_are_closed_in_an_hour_or_as_the_module_says(
+    given: int | None, idle_ms: int | None
+) -> None:
+    compiled = compile_objects(module(listener_idle_timeout_ms=given))
+    assert compiled.snapshot.client_idle_timeout_ms == idle_ms
+    assert said(compiled) == []
+
+
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
@@ -68,7 +77,14 @@ def test_more_metadata_than_grpc_takes_is_not_promised() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{"xff_num_trusted_hops": -1}, {"headers_with_underscores_action": "MAYBE"}, {"max_request_headers_kb": 0}],
+    [
+        {"xff_num_trusted_hops": -1},
+        {"listener_idle_timeout_ms": -1},
+        {"listener_idle_timeout_ms": 2**31},
+        {"listener_idle_timeout_ms": "1s"},
+        {"headers_with_underscores_action": "MAYBE"},
+        {"max_request_headers_kb": 0},
+    ],
 )
 def test_values_out_of_range_are_errors(config: dict[str, object]) -> None:
     (told,) = said(compile_objects(module(**config)))
@@ -76,5 +92,7 @@ def test_values_out_of_range_are_errors(config: dict[str, object]) -> None:
 
 
 def test_other_rules_are_another_configuration() -> None:
-    versions = {compile_objects(module(ip_deny=[{"remote": ip}])).snapshot.version for ip in ("10.0.0.1", "10.0.0.2")}
-    assert len(versions) == 2
+    changes = ({"remote": "10.0.0.1"}, {"remote": "10.0.0.2"})
+    versions = {compile_objects(module(ip_deny=[change])).snapshot.version for change in changes}
+    idle = compile_objects(module(ip_deny=[changes[0]], listener_idle_timeout_ms=1000)).snapshot.version
+    assert len({*versions, idle}) == 3

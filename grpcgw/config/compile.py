@@ -28,7 +28,13 @@ from grpcgw.config.resolvers import compile_resolvers
 from grpcgw.config.resources import API_GROUPS, MODELS, PLANNED_KINDS
 from grpcgw.config.reuse import NOTHING_TO_REUSE, MappingReader, Reuse
 from grpcgw.config.secrets import Secrets
-from grpcgw.config.snapshot import Cluster, ResolverKind, ServerCertificate, Snapshot
+from grpcgw.config.snapshot import (
+    DEFAULT_CLIENT_IDLE_TIMEOUT_MS,
+    Cluster,
+    ResolverKind,
+    ServerCertificate,
+    Snapshot,
+)
 from grpcgw.config.tls import TLSContext, agree, certify, compile_tls_contexts
 from grpcgw.config.upstreams import Surroundings
 from grpcgw.config.version import digest, hash_content
@@ -91,7 +97,12 @@ def compile_snapshot(
     )
     reader = MappingReader(context, reuse)
     serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)
-    settings = replace(ports.snapshot, access_log=module.access_log, clients=module.clients)
+    settings = replace(
+        ports.snapshot,
+        access_log=module.access_log,
+        clients=module.clients,
+        client_idle_timeout_ms=_client_idle_timeout_ms(module.config),
+    )
     snapshot = _make_snapshot(serving, groups, reader, settings)
     problems = sorted(generations.problems, key=_object_order)
     return Compiled(snapshot, tuple(problems), generations.last_good, reader.finish())
@@ -213,6 +224,11 @@ def _build_module(obj: KubeObject, findings: Findings) -> _Module | None:
     return _Module(config, defaults, core, _read_log_format(config, findings), clients)
 
 
+def _client_idle_timeout_ms(config: ModuleConfig) -> int | None:
+    given = config.listener_idle_timeout_ms
+    return DEFAULT_CLIENT_IDLE_TIMEOUT_MS if given is None else given or None
+
+
 def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | None:
     if config.envoy_log_type is None and config.envoy_log_format is None:
         return None
@@ -237,7 +253,7 @@ def _make_snapshot(serving: Serving, groups: Groups, reader: MappingReader, sett
         [
             *(made[id(route)].digest for route in routes),
             *(reader.digest_cluster(clusters[name]) for name in sorted(clusters)),
-            digest((settings.certificates, settings.listeners, settings.hosts, settings.access_log, settings.clients)),
+            digest(settings),
         ]
     )
     return replace(settings, version=version, routes=routes, clusters=clusters)

@@ -96,7 +96,11 @@ class ModuleConfig(Resource):
     ] = None
     keepalive: Annotated[KeepaliveSpec | None, served("default of all Mappings")] = None
     listener_idle_timeout_ms: Annotated[
-        Milliseconds | None, planned("client connections without calls are closed after an hour", 3_600_000)
+        Milliseconds | None,
+        served(
+            "closes a client's connection that has been without calls for so long, after one more period at the latest;"
+            " default 3600000; 0: never"
+        ),
     ] = None
     liveness_probe: Annotated[
         Table | None, no_meaning("the admin port answers probes: `/ambassador/v0/check_alive`")

@@ -149,6 +149,10 @@ class Route:
         return self.destinations if self.shadow is None else (*self.destinations, self.shadow)
 
 
+DEFAULT_CLIENT_IDLE_TIMEOUT_MS = 3_600_000
+"""As Envoy's of client connections."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
     """A certificate for the TLS port, as PEM. The key is never shown, logged or hashed in the clear."""
@@ -190,6 +194,8 @@ class Listener:
     security_model: SecurityModel
     max_concurrent_streams: int | None = None
     """Per connection; None: grpc core's default."""
+    idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
+    """Closes a client's connection without RPCs; None: never. As the snapshot's, once the ports are settled."""
     hosts: tuple[HostPolicy, ...] = ()
     """The Hosts bound to it, as in Snapshot.hosts. Where there are any, calls to other names are not served."""
     certificates: tuple[ServerCertificate, ...] = ()
@@ -214,6 +220,8 @@ class Snapshot:
     access_log: LogFormat | None = None
     """What the Module asks for; None: grpcgw's own lines, of the type of `--access-log`."""
     clients: ClientRules = DEFAULT_CLIENT_RULES
+    client_idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
+    """Closes a client's connection without RPCs, on every port; None: never."""
 
 
 EMPTY_SNAPSHOT = Snapshot(version="none")

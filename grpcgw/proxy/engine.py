@@ -29,6 +29,10 @@ WAITING_RPCS = 10_000
 """RPCs that may wait for a worker, which takes some thousands each second; about 15 KB each."""
 
 
+NEVER_MS = 2**31 - 1
+"""grpc core's word for a timeout that is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Where a worker listens and what one client connection may do."""
@@ -98,8 +102,8 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
         ("grpc.server_handshake_timeout_ms", 10_000),
         # Until a client acknowledges the settings, core holds it to none of them.
         ("grpc.http2.settings_timeout", 10_000),
-        # As Envoy: a connection without RPCs, be it a client's that is gone or one that never ends its headers.
-        ("grpc.max_connection_idle_ms", 3_600_000),
+        # A connection without RPCs, be it a client's that is gone or one that never ends its headers.
+        ("grpc.max_connection_idle_ms", listener.idle_timeout_ms or NEVER_MS),
         # The probe lets a stream's window grow by megabytes, and so what a slow reader makes the gateway keep.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", CLIENT_WINDOW_BYTES),

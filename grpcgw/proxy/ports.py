@@ -108,6 +108,7 @@ def asks_clients(listener: Listener) -> bool:
     return any(certificate.client_ca for certificate in listener.certificates)
 
 
-def _fixed(listener: Listener) -> tuple[int, Transport, int | None, bool]:
+def _fixed(listener: Listener) -> tuple[object, ...]:
     """What grpc core settles when it opens a port: where it changes, the port is opened anew."""
-    return listener.port, listener.transport, listener.max_concurrent_streams, asks_clients(listener)
+    limits = listener.max_concurrent_streams, listener.idle_timeout_ms
+    return listener.port, listener.transport, asks_clients(listener), *limits

@@ -68,6 +68,7 @@ def test_new_certificates_are_set_without_opening() -> None:
 CHANGED = [
     tls(ASKING),
     tls(PLAIN, max_concurrent_streams=7),
+    tls(PLAIN, idle_timeout_ms=1000),
     replace(tls(PLAIN), port=9443),
     replace(tls(), transport=Transport.CLEAR),
 ]
@@ -114,6 +115,14 @@ def test_without_listeners_the_flags_are_the_ports() -> None:
     clear, secure = settled(Snapshot("1", hosts=(strict,), certificates=(PLAIN,))).listeners or ()
     assert (clear.name, clear.certificates, clear.hosts) == ("--port", (), (strict, HostPolicy(None)))
     assert (secure.name, secure.certificates, secure.hosts) == ("--tls-port", (PLAIN,), clear.hosts)
+
+
+def test_all_ports_have_the_modules_idle_timeout() -> None:
+    flags = settled(Snapshot("1", client_idle_timeout_ms=1000)).listeners or ()
+    assert [port.idle_timeout_ms for port in flags] == [1000, 1000]
+    free = Listener("Listener free.shop", flags[0].port, Transport.CLEAR, SecurityModel.XFP)
+    (had,) = settled(Snapshot("1", listeners=(free,), client_idle_timeout_ms=None)).listeners or ()
+    assert had.idle_timeout_ms is None
 
 
 def test_with_listeners_good_or_bad_the_flags_are_not_opened() -> None:
