@@ -198,6 +198,10 @@ class KubeApi:
         """Raises KeyError if there is no such object."""
         self._do(lambda: self._delete(kind, namespace, name))
 
+    def swap(self, gone: Sequence[tuple[str, str, str]], new: Sequence[Body]) -> None:
+        """Delete objects (kind, namespace, name) and put others; every watch hears of all of it together."""
+        self._do(lambda: ([self._delete(*key) for key in gone], [self._put(copy.deepcopy(obj)) for obj in new]))
+
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
         """A copy of an object as it is now."""
         return self._do(lambda: copy.deepcopy(self._objects.get((kind, namespace, name))))

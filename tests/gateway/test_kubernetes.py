@@ -15,7 +15,7 @@ from dataplane.waiting import eventually
 
 from examples.greet.server import Pod
 from gateway.harness import Gateway, greet, running_gateway, running_pods, status_of, traffic
-from gateway.objects import endpoint_slice, mapping, put_greet, remove_pod
+from gateway.objects import NAMESPACE, endpoint_slice, mapping, put_greet, remove_pod, service
 from tests.kube_api import KubeApi
 
 
@@ -82,6 +82,20 @@ def test_a_hundred_changes_at_once_end_at_the_last_and_fail_nothing(
         eventually(lambda: Counter(greet(channel) for _ in range(8)) == {"pod-2": 4, "pod-3": 4}, "and served")
         load.end()
     assert load.faults == []
+
+
+def test_a_service_that_gives_way_to_another_with_its_mapping_fails_no_rpc(
+    gateway: Gateway, api: KubeApi, pods: list[Pod]
+) -> None:
+    slices = {name: [endpoint_slice(pod.port, service=name) for pod in pods] for name in ("grpcserver", "other")}
+    with traffic(gateway, clients=3) as load, traffic(gateway, clients=1, reconnect=True) as short:
+        for old, new in [("grpcserver", "other"), ("other", "grpcserver")] * 10:
+            gone = [("EndpointSlice", NAMESPACE, each["metadata"]["name"]) for each in slices[old]]
+            api.swap([("Service", NAMESPACE, old), *gone], [service(new), *slices[new], mapping(service=new)])
+            eventually(lambda: f"{new}.{NAMESPACE}" in str(gateway.diagnostics("route_info")), "it serves")  # noqa: B023
+        for running in (load, short):
+            running.end()
+    assert load.faults + short.faults == []
 
 
 def test_all_pods_are_restarted_under_load_and_no_rpc_fails(gateway: Gateway, api: KubeApi, pods: list[Pod]) -> None:
