@@ -21,7 +21,7 @@ from grpcgw.config.mapping_settings import NO_SETTINGS, Settings, compile_defaul
 from grpcgw.config.mappings import MappingContext, core_fields
 from grpcgw.config.module_spec import ModuleConfig, ModuleSpec
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
-from grpcgw.config.parse import Findings, parse_spec, raw_spec
+from grpcgw.config.parse import Findings, is_meant_for, parse_spec
 from grpcgw.config.policies import DEFAULT_CLIENT_RULES, ClientRules
 from grpcgw.config.regex import DEFAULT_MAX_SIZE
 from grpcgw.config.resolvers import compile_resolvers
@@ -113,7 +113,11 @@ class _Configuration:
 
     def __init__(self, objects: Iterable[KubeObject], ambassador_id: str) -> None:
         self._by_kind: dict[str, list[KubeObject]] = {}
-        mine = (obj for obj in objects if obj.api_version.partition("/")[0] in API_GROUPS and _owns(obj, ambassador_id))
+        mine = (
+            obj
+            for obj in objects
+            if obj.api_version.partition("/")[0] in API_GROUPS and is_meant_for(obj, ambassador_id)
+        )
         for obj in sorted(mine, key=lambda obj: (obj.key.kind, obj.key.namespace, obj.key.name)):
             self._by_kind.setdefault(obj.key.kind, []).append(obj)
 
@@ -123,16 +127,6 @@ class _Configuration:
 
     def of(self, *kinds: str) -> list[KubeObject]:
         return [obj for kind in sorted(kinds) for obj in self._by_kind.get(kind, ())]
-
-
-def _owns(obj: KubeObject, ambassador_id: str) -> bool:
-    """Whether the object is for this gateway. An id of the wrong type is everybody's, so that somebody reports it."""
-    spec = raw_spec(obj)
-    given = spec.get("ambassador_id") if isinstance(spec, Mapping) else None
-    if given is None:
-        given = ["default"]
-    wanted = [given] if isinstance(given, str) else given
-    return not isinstance(wanted, list) or ambassador_id in wanted or "_automatic_" in wanted
 
 
 def _report_other_kinds(configuration: _Configuration, generations: Generations) -> None:

@@ -11,6 +11,7 @@ from grpcgw.config.matching import parse_host_glob
 from grpcgw.config.objects import KubeObject, ObjectKey
 from grpcgw.config.parse import Findings, parse_spec, read_metadata
 from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.config.secret_names import name_secrets_of_host
 from grpcgw.config.secrets import Secrets
 from grpcgw.config.snapshot import ServerCertificate
 from grpcgw.config.tls import (
@@ -88,9 +89,8 @@ def _compile_certificate(
     secrets: Secrets,
     findings: Findings,
 ) -> ServerCertificate | None:
-    secret = spec.tlsSecret
-    named = None if secret is None else ObjectKey("Secret", secret.namespace or key.namespace, secret.name)
-    key_pair = secrets.find_key_pair(named, findings, "tlsSecret", "name")
+    named = name_secrets_of_host(spec, key.namespace)
+    key_pair = secrets.find_key_pair(named.key_pair, findings, "tlsSecret", "name")
     client_ca = b""
     if spec.tlsContext is not None:
         context = find_tls_context(contexts, spec.tlsContext.name, key.namespace)
@@ -101,7 +101,7 @@ def _compile_certificate(
     elif spec.tls is not None:
         check_tls_settings(spec.tls, findings, "tls")
         note_optional_client_certificates(spec.tls, findings, "tls")
-        ca = find_ca(spec.tls, key.namespace, secrets, findings, "tls")
+        ca = find_ca(spec.tls, named.authorities, secrets, findings, "tls")
         client_ca = ca if spec.tls.cert_required else b""
     return certify(key, (spec.hostname or "*",), key_pair, client_ca)
 

@@ -61,6 +61,19 @@ def raw_spec(obj: KubeObject) -> object:
     return {name: value for name, value in obj.body.items() if name not in _METADATA}
 
 
+def is_meant_for(obj: KubeObject, ambassador_id: str) -> bool:
+    """Whether the object is for the gateway with this id.
+
+    An id of the wrong type is everybody's, so that somebody reports it.
+    """
+    spec = raw_spec(obj)
+    given = spec.get("ambassador_id") if isinstance(spec, Mapping) else None
+    if given is None:
+        given = ["default"]
+    wanted = [given] if isinstance(given, str) else given
+    return not isinstance(wanted, list) or ambassador_id in wanted or "_automatic_" in wanted
+
+
 def read_metadata(obj: KubeObject, section: str) -> Mapping[str, object]:
     """`labels` or `annotations` of an object; what is no object of names counts as none."""
     metadata = obj.body.get("metadata")

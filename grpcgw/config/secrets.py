@@ -84,13 +84,3 @@ class Secrets:
             raise InvalidSecret(f"{key} ({secret.source.locate()}) cannot be used: {error}") from error
         self._generations.last_good[key] = secret
         return found
-
-
-def name_secret(text: str | None, namespace: str, namespacing: bool | None = None) -> ObjectKey | None:
-    """The Secret that `name[.namespace]` means; with `namespacing` False, dots belong to the name."""
-    if not text:
-        return None
-    name, dot, other = text.rpartition(".")
-    if not dot or namespacing is False:
-        return ObjectKey("Secret", namespace, text)
-    return ObjectKey("Secret", other, name)

@@ -16,7 +16,8 @@ from grpcgw.config.host_specs import TLSContextSpec, TlsSettings
 from grpcgw.config.objects import KubeObject, ObjectKey
 from grpcgw.config.parse import Findings, parse_spec
 from grpcgw.config.policies import UpstreamTls
-from grpcgw.config.secrets import Secrets, name_secret
+from grpcgw.config.secret_names import name_secrets_of_context
+from grpcgw.config.secrets import Secrets
 from grpcgw.config.snapshot import ServerCertificate
 
 
@@ -53,9 +54,9 @@ def _build(obj: KubeObject, secrets: Secrets, findings: Findings) -> TLSContext 
     check_tls_settings(spec, findings)
     if spec.hosts and not spec.secret:
         findings.error("is required with hosts: name the Secret with the certificate", "secret")
-    secret = name_secret(spec.secret, obj.key.namespace, spec.secret_namespacing)
-    key_pair = secrets.find_key_pair(secret, findings, "secret")
-    ca = find_ca(spec, obj.key.namespace, secrets, findings, namespacing=spec.secret_namespacing)
+    named = name_secrets_of_context(spec, obj.key.namespace)
+    key_pair = secrets.find_key_pair(named.key_pair, findings, "secret")
+    ca = find_ca(spec, named.authorities, secrets, findings)
     if spec.hosts:
         note_optional_client_certificates(spec, findings)
     return TLSContext(
@@ -104,17 +105,12 @@ def check_tls_settings(spec: TlsSettings, findings: Findings, *path: str) -> Non
 
 
 def find_ca(
-    spec: TlsSettings,
-    namespace: str,
-    secrets: Secrets,
-    findings: Findings,
-    *path: str,
-    namespacing: bool | None = None,
+    spec: TlsSettings, authorities: ObjectKey | None, secrets: Secrets, findings: Findings, *path: str
 ) -> bytes:
-    """The authorities of `ca_secret`, as PEM; an error where clients' certificates cannot be checked without."""
+    """What `authorities`, the Secret of `ca_secret`, holds, as PEM; an error where clients' certificates need it."""
     if spec.cert_required and not spec.ca_secret:
         findings.error("is required with cert_required: name the Secret with the authorities", *path, "ca_secret")
-    return secrets.find_authorities(name_secret(spec.ca_secret, namespace, namespacing), findings, *path, "ca_secret")
+    return secrets.find_authorities(authorities, findings, *path, "ca_secret")
 
 
 def note_optional_client_certificates(spec: TlsSettings, findings: Findings, *path: str) -> None:
