@@ -21,7 +21,7 @@ class Pool:
 
     serving: dict[Endpoint, Pod] = field(default_factory=dict)
     arriving: dict[Endpoint, Pod] = field(default_factory=dict)
-    """New connections to pods of `serving`, each to take the place of the one there once it stands (`take_over`)."""
+    """New connections to pods of `serving`, each to take the place of the one there once it stands (`look`)."""
     leaving: dict[Pod, float] = field(default_factory=dict)
     """Pod → monotonic time at which its remaining RPCs are cancelled."""
 
@@ -56,11 +56,22 @@ class Pool:
             self._retire(pod)
         self.arriving = {endpoint: open_pod(endpoint) for endpoint in self.serving}
 
-    def take_over(self) -> None:
+    def look(self) -> bool:
+        """Take up the state of every connection; returns whether one that serves has another, or was replaced."""
+        changed = False
+        for pod in self.serving.values():
+            state = pod.connection.state()
+            if state is not pod.state:
+                pod.state, changed = state, True
+        return bool(self.arriving and self._take_over()) or changed
+
+    def _take_over(self) -> bool:
         """Put each new connection that stands in the place of the old one, which ends with its last RPC.
 
-        One that does not stand waits, and the old one goes on serving; unless that is lost too.
+        One that does not stand waits, and the old one goes on serving; unless that is lost too. Returns whether any
+        did.
         """
+        waiting = len(self.arriving)
         for endpoint, pod in tuple(self.arriving.items()):
             pod.state = pod.connection.state()
             former = self.serving[endpoint]
@@ -68,6 +79,7 @@ class Pool:
                 pod.carry_on(former)
                 self.serving[endpoint] = self.arriving.pop(endpoint)
                 self._retire(former)
+        return len(self.arriving) < waiting
 
     def _retire(self, pod: Pod) -> None:
         pod.draining = True

@@ -99,12 +99,12 @@ def test_a_pod_that_comes_back_is_a_new_one() -> None:
 
 
 def renewed(pool: Pool, state: PodState) -> Pod:
-    """The new connection to the only pod, once `take_over` saw it in `state`."""
+    """The new connection to the only pod, once `look` saw it in `state`."""
     pool.reconnect(open_pod)
     (arriving,) = pool.arriving.values()
     assert isinstance(arriving.connection, FakeConnection)
     arriving.connection.connectivity = state
-    pool.take_over()
+    pool.look()
     return arriving
 
 
@@ -133,9 +133,23 @@ def test_a_new_connection_that_does_not_stand_leaves_the_old_one_serving(state: 
     new = renewed(pool, state)
     assert list(pool.serving.values()) == [old]
     assert list(pool.pods()) == [old, new]
-    old.state = PodState.CONNECTING
-    pool.take_over()
+    assert isinstance(old.connection, FakeConnection)
+    old.connection.connectivity = PodState.CONNECTING
+    pool.look()
     assert list(pool.serving.values()) == [new], "there is nothing to keep any more"
+
+
+def test_looking_tells_whether_anything_has_changed() -> None:
+    pool, old = serving_one()
+    assert isinstance(old.connection, FakeConnection)
+    assert not pool.look()
+    old.connection.connectivity = PodState.FAILING
+    assert pool.look()
+    assert old.state is PodState.FAILING
+    assert not pool.look()
+    pool.reconnect(open_pod)
+    assert pool.look(), "the new connection took the place of the old one"
+    assert not pool.look()
 
 
 def test_a_change_during_a_renewal_begins_it_again() -> None:
@@ -164,7 +178,7 @@ def test_a_connection_of_full_age_is_renewed_once() -> None:
         pool.renew(open_pod, now_s)
         assert len(pool.arriving) == (now_s >= 5.0)
     (new,) = pool.arriving.values()
-    pool.take_over()
+    pool.look()
     assert list(pool.pods()) == [new, old]
 
 

@@ -101,6 +101,24 @@ class ServingModel(RuleBasedStateMachine):
         self.now_s += seconds
         for pod in self.serving.refresh(self.now_s):
             pod.connection.close()
+        self._check_that_everything_is_published()
+
+    def _check_that_everything_is_published(self) -> None:
+        """Although only what changed was: publishing all of it now changes nothing."""
+        before = self._published()
+        for _, pods in self.serving.clusters():
+            for pod in pods[:1]:
+                self.serving.republish(pod)
+        assert self._published() == before
+
+    def _published(self) -> list[object]:
+        targets = (self.serving.route(f"/{name}/Method") for name in sorted(self.mapped))
+        return [(each.is_connected(), each.can_serve()) for each in targets if isinstance(each, Target)]
+
+    @invariant()
+    def settled_is_what_the_pods_say(self) -> None:
+        pods = [pod for _, pods in self.serving.clusters() for pod in pods]
+        assert self.serving.settled() is all(pod.is_ready() or pod.state is PodState.FAILING for pod in pods)
 
     @rule()
     def connections_that_stand_are_made_as_configured(self) -> None:
