@@ -339,14 +339,15 @@ def test_a_failure_on_a_pod_whose_cluster_is_gone_is_noted_quietly() -> None:
 
 
 def test_it_has_settled_when_every_pod_was_connected_or_failed_to() -> None:
-    serving, _ = make_serving()
+    serving, connections = make_serving()
     serving.apply(snapshot(route()), 0.0)
     assert serving.settled()
     serving.set_endpoints("greet", endpoints(1, 2), 0.0)
     assert not serving.settled()
     serving.note_failure(pod(serving, 1))
     assert not serving.settled()
-    pod(serving, 2).state = PodState.READY
+    connections.opened[0].connectivity = PodState.FAILING
+    serving.refresh(1.0)
     assert serving.settled()
 
 
