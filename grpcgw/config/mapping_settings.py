@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 
 from grpcgw.config.mapping_spec import KeepaliveSpec, LoadBalancerSpec, MappingSettings
-from grpcgw.config.metadata_edits import check_key, compile_added, compile_removed
+from grpcgw.config.metadata_edits import check_key, compile_added, compile_removed, note_hidden_key
 from grpcgw.config.module_spec import ModuleConfig
 from grpcgw.config.parse import Findings
 from grpcgw.config.policies import (
@@ -118,6 +118,8 @@ def _compile_parts(spec: MappingSettings, findings: Findings, *path: str) -> Ite
 def compile_load_balancer(spec: LoadBalancerSpec, findings: Findings, *path: str) -> LoadBalancer:
     if spec.cookie is not None:
         findings.notice("has no effect: gRPC clients keep no cookies; hash a header or source_ip", *path, "cookie")
+    if spec.header:
+        note_hidden_key(spec.header, findings, *path, "header")
     return LoadBalancer(
         policy=spec.policy,
         header=check_key(spec.header, findings, *path, "header") if spec.header else "",

@@ -5,10 +5,12 @@ Knows no other object and no routes: what fields mean together, and with others,
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from grpcgw.config.durations import parse_duration_ms
 from grpcgw.config.fields import (
     AmbassadorId,
     Anything,
@@ -37,6 +39,22 @@ def _check_service(text: str) -> str:
         parse_service(text, namespace="")
     except InvalidService as error:
         raise ValueError(str(error)) from error
+    return text
+
+
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(:[0-9]{1,5})?", re.ASCII)
+"""Host and port of RFC 3986, without the user, whom RFC 9113 forbids."""
+
+
+def _check_authority(text: str) -> str:
+    if text and not _AUTHORITY.fullmatch(text):
+        raise ValueError(f"{text!r} is no :authority: write a host name or an address, and perhaps a port")
+    return text
+
+
+def _check_some_time(text: str) -> str:
+    if not parse_duration_ms(text):
+        raise ValueError(f"{text!r} is no time at all; leave it out for the default")
     return text
 
 
@@ -139,9 +157,12 @@ class CircuitBreakerSpec(Resource):
     max_retries: Count | None = None
 
 
+Authority = Annotated[str, AfterValidator(_check_authority)]
+
+
 class GrpcHealthSpec(Resource):
     upstream_name: str
-    authority: str | None = None
+    authority: Authority | None = None
 
 
 class HealthProbeSpec(Resource):
@@ -157,8 +178,8 @@ class HealthProbeSpec(Resource):
 
 class HealthCheckSpec(Resource):
     health_check: HealthProbeSpec
-    timeout: Duration | None = None
-    interval: Duration | None = None
+    timeout: Annotated[Duration, AfterValidator(_check_some_time)] | None = None
+    interval: Annotated[Duration, AfterValidator(_check_some_time)] | None = None
     unhealthy_threshold: PositiveCount | None = None
     healthy_threshold: PositiveCount | None = None
 
@@ -322,7 +343,7 @@ class MappingSpec(MappingSettings):
         RegexRewriteSpec | None,
         served("`pattern`, `substitution`: replaces each match in the path; wins over `rewrite`"),
     ] = None
-    host_rewrite: Annotated[str | None, served("`:authority` for the pod; wins over `auto_host_rewrite`")] = None
+    host_rewrite: Annotated[Authority | None, served("`:authority` for the pod; wins over `auto_host_rewrite`")] = None
 
     bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
     auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from grpcgw.config.hosts import HostSelector
 from grpcgw.config.mapping_settings import Settings, compile_settings
 from grpcgw.config.mapping_spec import MappingSpec
 from grpcgw.config.matching import asks_for_query, compile_matching
-from grpcgw.config.metadata_edits import check_key
+from grpcgw.config.metadata_edits import check_key, note_hidden_key
 from grpcgw.config.objects import KubeObject
 from grpcgw.config.parse import Findings, parse_spec, read_metadata
 from grpcgw.config.policies import NO_EDITS, ROUND_ROBIN, HeaderAdd, HeaderEdits, Priority, RegexRewrite
@@ -23,6 +24,8 @@ from grpcgw.config.upstreams import Surroundings, compile_cluster
 DEFAULT_IDLE_TIMEOUT_MS = 300_000
 STICKY_HEADER = "grpcgw.io/sticky-header"
 """Annotation: the metadata key whose hash decides between the Mappings of a group. Not in Ambassador."""
+
+_IN_PATH = re.compile(r"[\x21-\x7e]*")
 
 _CORE_FIELDS = (
     *("bypass_auth", "case_sensitive", "circuit_breakers", "cluster_idle_timeout_ms"),
@@ -143,6 +146,11 @@ def _compile_rewrite(spec: MappingSpec, findings: Findings) -> str | None:
         return None
     if spec.rewrite == "/" and spec.prefix != "/":
         findings.notice("cuts the matched prefix, the gRPC service name, off the path; leave it out", "rewrite")
+    if not spec.rewrite.startswith("/") or not _IN_PATH.fullmatch(spec.rewrite):
+        findings.error(
+            f"{spec.rewrite!r} makes no path: it should begin with '/' and have printable ASCII without spaces",
+            "rewrite",
+        )
     return spec.rewrite
 
 
@@ -156,6 +164,8 @@ def _compile_regex_rewrite(spec: MappingSpec, max_size: int, findings: Findings)
         message = f"{pattern!r} is no RE2 pattern that can be used: {error}"
         findings.error(message, "regex_rewrite", "pattern")
         return None
+    if not _IN_PATH.fullmatch(substitution):
+        findings.error(f"{substitution!r} should have printable ASCII without spaces", "regex_rewrite", "substitution")
     try:
         Replacement(pattern, substitution)
     except InvalidRegex as error:
@@ -165,7 +175,10 @@ def _compile_regex_rewrite(spec: MappingSpec, max_size: int, findings: Findings)
 
 def _read_sticky_header(obj: KubeObject, findings: Findings) -> str:
     name = read_metadata(obj, "annotations").get(STICKY_HEADER)
-    return check_key(str(name), findings) if name else ""
+    if not name:
+        return ""
+    note_hidden_key(str(name), findings)
+    return check_key(str(name), findings)
 
 
 def _read_log_share(obj: KubeObject, findings: Findings) -> float | None:
@@ -187,8 +200,6 @@ def _created(obj: KubeObject) -> str:
 
 def _choose_authority(spec: MappingSpec, settings: Settings, cluster: Cluster | None, findings: Findings) -> str:
     if spec.host_rewrite:
-        if not spec.host_rewrite.isascii() or not spec.host_rewrite.isprintable() or " " in spec.host_rewrite:
-            findings.error(f"{spec.host_rewrite!r} is no :authority", "host_rewrite")
         if spec.auto_host_rewrite:
             findings.notice("has no effect beside host_rewrite", "auto_host_rewrite")
         return spec.host_rewrite

@@ -7,26 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from grpcgw.config.mapping_spec import MappingSpec
-from grpcgw.config.metadata_edits import check_key
+from grpcgw.config.metadata_edits import HIDDEN_KEYS, check_key
 from grpcgw.config.parse import Findings
 from grpcgw.config.policies import CONSTANT_HEADERS, HeaderMatch, HostKind, HostMatch
 from grpcgw.config.regex import FullRegex, InvalidRegex, check_regex
 from grpcgw.config.snapshot import MatchKind, PathMatch
 
 _AUTHORITY = frozenset({":authority", "host"})
-_HIDDEN = frozenset(
-    {
-        "connection",
-        "content-length",
-        "grpc-accept-encoding",
-        "grpc-encoding",
-        "grpc-timeout",
-        "keep-alive",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-"""Keys of one hop, which grpc core reads and shows nobody."""
 _HOST = re.compile(r"[a-z0-9_*.:\[\]-]+", re.ASCII)
 
 
@@ -187,7 +174,7 @@ def _check_key(name: str, findings: Findings, *path: str) -> str:
     lower = name.lower()
     if lower in _AUTHORITY or lower in CONSTANT_HEADERS:
         return lower
-    if lower in _HIDDEN:
+    if lower in HIDDEN_KEYS:
         findings.error("cannot be matched: grpc keeps it to itself", *path)
     elif lower.startswith(":"):
         findings.error("cannot be matched; of the pseudo-headers only :authority and :method can", *path)

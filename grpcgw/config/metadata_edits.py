@@ -8,8 +8,21 @@ from collections.abc import Iterable, Mapping
 from grpcgw.config.header_edits import InvalidHeader, check_header_name, is_reserved, parse_added_header
 from grpcgw.config.mapping_spec import AddedHeader
 from grpcgw.config.parse import Findings
-from grpcgw.config.policies import HeaderAdd
+from grpcgw.config.policies import CONSTANT_HEADERS, HeaderAdd
 
+HIDDEN_KEYS = frozenset(
+    {
+        "connection",
+        "content-length",
+        "grpc-accept-encoding",
+        "grpc-encoding",
+        "grpc-timeout",
+        "keep-alive",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Keys of one hop, which grpc core reads and shows nobody."""
 _KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 
 
@@ -19,6 +32,13 @@ def check_key(name: str, findings: Findings, *path: str | int) -> str:
     if not _KEY.fullmatch(lower):
         findings.error(f"{name!r} is no key of metadata: it has letters, digits and _ . - only", *path)
     return lower
+
+
+def note_hidden_key(name: str, findings: Findings, *path: str | int) -> None:
+    """For keys whose value calls are to be told apart by."""
+    lower = name.lower()
+    if lower in HIDDEN_KEYS or lower in CONSTANT_HEADERS or lower == "host":
+        findings.notice(f"{name} tells no gRPC calls apart: grpc shows it of none", *path)
 
 
 def compile_added(headers: Mapping[str, AddedHeader], findings: Findings, *path: str) -> tuple[HeaderAdd, ...]:

@@ -88,8 +88,8 @@ def _make_health_check(spec: HealthCheckSpec) -> HealthCheck:
     return HealthCheck(
         service=spec.health_check.grpc.upstream_name,
         authority=spec.health_check.grpc.authority or "",
-        timeout_ms=(parse_duration_ms(spec.timeout) if spec.timeout else 0) or defaults.timeout_ms,
-        interval_ms=(parse_duration_ms(spec.interval) if spec.interval else 0) or defaults.interval_ms,
+        timeout_ms=parse_duration_ms(spec.timeout) if spec.timeout else defaults.timeout_ms,
+        interval_ms=parse_duration_ms(spec.interval) if spec.interval else defaults.interval_ms,
         unhealthy_threshold=spec.unhealthy_threshold or defaults.unhealthy_threshold,
         healthy_threshold=spec.healthy_threshold or defaults.healthy_threshold,
     )
