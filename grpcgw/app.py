@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -48,6 +48,8 @@ RELEASE_S = 0.02
 """How often pods that are withheld are looked at, while there are any."""
 PORTS_AGAIN_S = 3.0
 """How often a port that another program has is tried again."""
+MOST_LOGGED = 30
+"""Problems of one configuration that are logged; the diagnostics have all of them."""
 NOT_COMPILED_KINDS = frozenset({"Service", "Endpoints", "EndpointSlice"})
 """Pods come and go without a compilation; every other kind is the compiler's business."""
 
@@ -230,9 +232,8 @@ class Control:
             collector.keep()
         self._last_good, self._reuse = compiled.last_good, compiled.reuse
         self._errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
-        for problem in compiled.problems:
-            if problem not in self._problems:
-                log.warning("%s", problem)
+        for line in describe_news(compiled.problems, self._problems):
+            log.warning("%s", line)
         self._problems = compiled.problems
         if (snapshot.version, snapshot.listeners) == (self._snapshot.version, self._snapshot.listeners):
             return
@@ -312,6 +313,17 @@ def _find_user_error(errors: ExceptionGroup[Exception]) -> UserError | None:
         if isinstance(found, UserError):
             return found
     return None
+
+
+def describe_news(problems: Iterable[Problem], earlier: Iterable[Problem]) -> list[str]:
+    """What the log is told of a configuration's problems: those it had not `earlier`, errors first, at most so many."""
+    known = set(earlier)
+    new = [problem for problem in dict.fromkeys(problems) if problem not in known]
+    new.sort(key=lambda problem: problem.severity is not Severity.ERROR)
+    lines = [str(problem) for problem in new[:MOST_LOGGED]]
+    if len(new) > MOST_LOGGED:
+        lines.append(f"... and {len(new) - MOST_LOGGED} more, see the diagnostics")
+    return lines
 
 
 class Resolvers:
