@@ -405,6 +405,33 @@ def test_a_group_with_too_much_weight_gets_nothing_and_all_members_say_so() -> N
     ]
 
 
+@pytest.mark.parametrize(("weights", "total"), [((10, 20), 30), ((0, 0), 0)])
+def test_who_leaves_calls_without_a_mapping_is_told(weights: tuple[int, int], total: int) -> None:
+    a, b = weights
+    compiled = compile_objects(mapping("a", weight=a), mapping("b", weight=b), mapping("c", weight=5, shadow=True))
+    assert said(compiled) == [
+        f"a.yaml: notice: Mapping a.shop spec.weight: the weights over /greet.GrpcService/ add up to {total}, so"
+        f" {100 - total} of 100 calls end with UNAVAILABLE; leave the weight of one Mapping out, and it gets the rest"
+    ]
+    assert compile_objects(mapping("a", weight=a), mapping("b")).problems == ()
+
+
+def test_both_names_of_the_keepalive_time_are_one_field_to_a_group() -> None:
+    compiled = compile_objects(mapping("a", keepalive={"time": 9}), mapping("b", keepalive={"idle_time": 9}))
+    assert compiled.problems == ()
+    other = compile_objects(mapping("a", keepalive={"time": 9}), mapping("b", keepalive={"idle_time": 8}))
+    assert "mismatched keepalive: {'time': 8} != {'time': 9}" in said(other)[0]
+
+
+def test_a_mismatch_is_told_in_the_words_of_the_mapping() -> None:
+    headers = compile_objects(
+        mapping("a", headers={"x": "1", "y": True}), mapping("b", regex_headers={"x": "1", "y": ""})
+    )
+    assert "mismatched headers: x like '1', y like '' != x equal to '1';" in said(headers)[0]
+    hosts = compile_objects(mapping("a", host="a.b"), mapping("b", host="a.b", host_regex=True))
+    assert "mismatched host: regex 'a.b' != exact 'a.b';" in said(hosts)[0]
+
+
 def test_a_change_that_overloads_a_group_leaves_the_former_shares() -> None:
     before = compile_objects(mapping("a", weight=60), mapping("b", weight=40))
     changed = (mapping("a", weight=60), mapping("b", weight=50), mapping("c", weight=1))

@@ -113,9 +113,9 @@ def _compare(first: Candidate, newcomer: Candidate) -> Complaint | None:
         if value != terms.get(name, name == "case_sensitive" if isinstance(value, bool) else None)
     ]
     if first.matching.headers != newcomer.matching.headers:
-        mismatches.append(("headers", newcomer.matching.headers, first.matching.headers))
+        mismatches.append(("headers", _describe_headers(newcomer), _describe_headers(first)))
     if first.matching.host != newcomer.matching.host:
-        mismatches.append(("host", newcomer.matching.host, first.matching.host))
+        mismatches.append(("host", _describe_host(newcomer), _describe_host(first)))
     if not mismatches:
         return None
     listed = ", ".join(f"{name}: {value} != {term}" for name, value, term in mismatches)
@@ -124,6 +124,20 @@ def _compare(first: Candidate, newcomer: Candidate) -> Complaint | None:
         f" {first.destination.label} was first in its group, set the same in both",
         (mismatches[0][0],),
     )
+
+
+def _describe_headers(member: Candidate) -> str:
+    conditions = (
+        f"{match.name} like {match.regex!r}" if match.regex is not None else f"{match.name} equal to {match.exact!r}"
+        for match in member.matching.headers
+        if match.regex is not None or match.exact is not None
+    )
+    return ", ".join(conditions)
+
+
+def _describe_host(member: Candidate) -> str:
+    host = member.matching.host
+    return "" if host is None else f"{host.kind} {_host_text(host)!r}"
 
 
 def _check_sticky(sticky: str, member: Candidate) -> Complaint | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from grpcgw.config.generations import LEFT_OUT, SERVES_ON, Build, Generations
-from grpcgw.config.grouping import Candidate, Complaint, GroupKey, find_complaints, group_candidates
+from grpcgw.config.grouping import Candidate, Complaint, GroupKey, find_complaints, group_candidates, share_weights
 from grpcgw.config.mappings import CompiledMapping
 from grpcgw.config.objects import KubeObject, ObjectKey
 from grpcgw.config.parse import Findings
@@ -30,6 +30,7 @@ def choose_mappings(
         findings.error(f"{complaint.message}; {SERVES_ON if key in serving else LEFT_OUT}", *complaint.path)
         generations.report(findings)
     _report_lone_shadows(groups, by_key, generations)
+    _report_unrouted(groups, by_key, generations)
     return serving, groups
 
 
@@ -76,4 +77,23 @@ def _report_lone_shadows(groups: Groups, by_key: Mapping[ObjectKey, KubeObject],
         if members[0].shadow and all(member.shadow for member in members):
             findings = Findings(by_key[members[0].destination.mapping])
             findings.notice("there is no other Mapping in its group whose calls it could get copies of", "shadow")
+            generations.report(findings)
+
+
+def _report_unrouted(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
+    """A sum below 100 is legal, and mostly a slip."""
+    totals: dict[ObjectKey, tuple[str, int]] = {}
+    for group, members in groups.items():
+        serving = [member for member in members if not member.shadow]
+        if len(serving) > 1:
+            total = sum(share_weights([member.weight for member in serving]) or ())
+            totals[serving[0].destination.mapping] = (group.prefix, total)
+    for key, (prefix, total) in totals.items():
+        if total < 100:
+            findings = Findings(by_key[key])
+            findings.notice(
+                f"the weights over {prefix} add up to {total}, so {100 - total} of 100 calls end with UNAVAILABLE;"
+                " leave the weight of one Mapping out, and it gets the rest",
+                "weight",
+            )
             generations.report(findings)

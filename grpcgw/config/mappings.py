@@ -11,7 +11,7 @@ from grpcgw.config.access_log import InvalidLogFormat, parse_share
 from grpcgw.config.grouping import Candidate, make_group_key
 from grpcgw.config.hosts import HostSelector
 from grpcgw.config.mapping_settings import Settings, compile_settings
-from grpcgw.config.mapping_spec import MappingSpec
+from grpcgw.config.mapping_spec import KeepaliveSpec, MappingSpec
 from grpcgw.config.matching import asks_for_query, compile_matching
 from grpcgw.config.metadata_edits import check_key, note_hidden_key
 from grpcgw.config.objects import KubeObject
@@ -250,6 +250,8 @@ def core_fields(spec: object) -> dict[str, object]:
 def _as_written(value: object) -> object:
     if isinstance(value, list):
         return [_as_written(one) for one in value]
+    if isinstance(value, KeepaliveSpec):  # two names of one field
+        value = value.model_copy(update={"time": value.time or value.idle_time, "idle_time": None})
     dump = getattr(value, "model_dump", None)
     return dump(exclude_none=True) if dump else value
 
