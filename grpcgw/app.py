@@ -24,7 +24,7 @@ from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.config.reuse import NOTHING_TO_REUSE, Reuse
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Listener, ResolverKind, Snapshot, Transport
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, ServerCertificate, Snapshot, Transport
 from grpcgw.discovery.catalogue import RESOLVERS
 from grpcgw.discovery.directory import DirectorySource
 from grpcgw.discovery.kubernetes import KubernetesSource
@@ -35,7 +35,8 @@ from grpcgw.discovery.store import ObjectStore
 from grpcgw.discovery.withholding import Withholding
 from grpcgw.errors import UserError
 from grpcgw.logs import set_up_logging
-from grpcgw.ports import DataPorts
+from grpcgw.ports import DataPorts, find_open, find_worker_problems
+from grpcgw.proxy.ports import OpenPort
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
@@ -102,6 +103,8 @@ class Control:
         self._started_at_s = time.time()
         self._configured_at_s = 0.0
         self._errors_total = 0
+        self._open: tuple[OpenPort, ...] = ()
+        self._port_problems: tuple[Problem, ...] = ()
         self._serving = False
         self._draining = False
         self.admin_port = 0
@@ -138,7 +141,7 @@ class Control:
             "resolvers": self._resolvers.run(),
             "workers": self._data_plane.run(),
             "compiler": self._compile_on_change(),
-            "listeners": self._note_listeners(),
+            "listeners": self._follow_ports(),
             "ports": self._try_ports_again(),
         }
         if self._status_writer is not None:
@@ -161,12 +164,12 @@ class Control:
             hostname=socket.gethostname(),
             ambassador_id=self._settings.ambassador_id,
             namespace=self._settings.namespace,
-            ready=self._serving and not self._draining,
+            ready=self._serving and not self._draining and bool(self._open or not self._data_plane.opens_ports),
             draining=self._draining,
             snapshot=self._snapshot,
             configured_at_s=self._configured_at_s,
             compile_ms=self._compile_ms,
-            problems=(*self._store.problems(), *self._problems),
+            problems=(*self._store.problems(), *self._problems, *self._port_problems),
             endpoints=self._resolvers.endpoints,
             sources=self._store.statuses(),
             workers=await self._data_plane.reports(),
@@ -236,12 +239,12 @@ class Control:
             log.warning("%s", line)
         self._problems = compiled.problems
         if (snapshot.version, snapshot.listeners) == (self._snapshot.version, self._snapshot.listeners):
+            if self._port_problems:
+                await self._data_plane.apply(self._snapshot)
             return
         self._resolvers.want(snapshot.clusters)
         await self._data_plane.apply(snapshot)
         self._resolvers.drop_unwanted()
-        if self._serving:
-            self._log_listeners(self._snapshot.listeners or (), snapshot.listeners or ())
         self._snapshot, self._configured_at_s = snapshot, time.time()
         log.info(
             "configuration %s: %d routes, %d clusters", snapshot.version, len(snapshot.routes), len(snapshot.clusters)
@@ -252,11 +255,29 @@ class Control:
 
     # --- ports
 
-    async def _note_listeners(self) -> None:
+    async def _follow_ports(self) -> None:
         await self._data_plane.listening()
+        self._note_ports()
         self._serving = True
-        self._log_listeners((), self._snapshot.listeners or ())
         await self._note_engine()
+        while True:
+            await self._data_plane.ports_changed.wait()
+            self._data_plane.ports_changed.clear()
+            self._note_ports()
+
+    def _note_ports(self) -> None:
+        heard = self._data_plane.heard
+        before, self._open = self._open, find_open(heard.values())
+        for port in before:
+            if port not in self._open:
+                log.info("listening on %s no more", self._address(port))
+        for port in self._open:
+            if port not in before:
+                log.info("listening on %s (%s)", self._address(port), _protocol(port))
+        known, self._port_problems = self._port_problems, find_worker_problems(heard, self._last_good)
+        for problem in self._port_problems:
+            if problem not in known:
+                log.warning("%s", problem)
 
     async def _note_engine(self) -> None:
         """Compile anew where another engine serves than was asked for: what the compiler says depends on it."""
@@ -268,28 +289,21 @@ class Control:
     async def _try_ports_again(self) -> None:
         while True:
             await asyncio.sleep(PORTS_AGAIN_S)
-            if self._ports.taken:
+            if self._ports.taken or self._port_problems:
                 self._changed.set()
 
     def _show_listeners(self) -> tuple[ListenerState, ...]:
         if not self._serving:
             return ()
+        certificates = {each.name: each.certificates for each in self._snapshot.listeners or ()}
         return tuple(
-            ListenerState(self._address(listener), _protocol(listener), _describe(listener))
-            for listener in self._snapshot.listeners or ()
+            ListenerState(self._address(port), _protocol(port), _describe(port, certificates.get(port.listener, ())))
+            for port in self._open
         )
 
-    def _address(self, listener: Listener) -> str:
+    def _address(self, port: OpenPort) -> str:
         address = self._settings.address
-        return f"[{address}]:{listener.port}" if ":" in address else f"{address}:{listener.port}"
-
-    def _log_listeners(self, before: tuple[Listener, ...], after: tuple[Listener, ...]) -> None:
-        was, now = ({self._address(each): each for each in listeners} for listeners in (before, after))
-        for address in was.keys() - now.keys():
-            log.info("listening on %s no more", address)
-        for address, listener in now.items():
-            if address not in was or _protocol(was[address]) != _protocol(listener):
-                log.info("listening on %s (%s)", address, _protocol(listener))
+        return f"[{address}]:{port.number}" if ":" in address else f"{address}:{port.number}"
 
     async def _drain(self) -> None:
         self._draining = True
@@ -297,14 +311,14 @@ class Control:
         await self._data_plane.drain(self._settings.drain_time_s)
 
 
-def _protocol(listener: Listener) -> str:
-    return "tls" if listener.transport is Transport.TLS else "h2c"
+def _protocol(port: OpenPort) -> str:
+    return "tls" if port.transport is Transport.TLS else "h2c"
 
 
-def _describe(listener: Listener) -> str:
+def _describe(port: OpenPort, certificates: Iterable[ServerCertificate]) -> str:
     """The Listener, unless it is a flag, and its certificates."""
-    names = [] if listener.name.startswith("--") else [listener.name]
-    return ", ".join([*names, *(certificate.name for certificate in listener.certificates)])
+    names = [] if port.listener.startswith("--") else [port.listener]
+    return ", ".join([*names, *(certificate.name for certificate in certificates)])
 
 
 def _find_user_error(errors: ExceptionGroup[Exception]) -> UserError | None:

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.config.policies import HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
 from grpcgw.errors import UserError
+from grpcgw.proxy.ports import OpenPort, PortFault
+from grpcgw.workers.messages import Listening
+
+NOTHING_OPEN = Problem(
+    Severity.ERROR,
+    "no data port is asked for, so no call is served: set --port or --tls-port, or add a Listener that can be served",
+    "--port, --tls-port",
+)
 
 
 class DataPorts:
@@ -40,11 +48,13 @@ class DataPorts:
             raise
         self.taken: dict[str, str] = {}
         """Why a Listener's port cannot be had, by the Listener's name."""
+        self._some_wanted = True
 
     def settle(self, snapshot: Snapshot) -> Snapshot:
         """With the ports that are to be opened as its Listeners; what cannot be had is left out, and in `taken`."""
         wanted = self._of_flags(snapshot) if snapshot.listeners is None else snapshot.listeners
         self.taken = {}
+        self._some_wanted = bool(wanted)
         had = tuple(
             replace(self._certify(listener), idle_timeout_ms=snapshot.client_idle_timeout_ms)
             for listener in wanted
@@ -71,23 +81,42 @@ class DataPorts:
         return listener if listener.certificates else replace(listener, certificates=(self._self_signed,))
 
     def problems(self, objects: Mapping[ObjectKey, KubeObject]) -> tuple[Problem, ...]:
-        """Of the Listeners whose ports are taken; `objects` say where they are written."""
-        if not self.taken:
-            return ()
-        by_name = {str(key): obj for key, obj in objects.items() if key.kind == "Listener"}
-        return tuple(
-            Problem(
-                Severity.ERROR,
-                f"{why}, or free it: it is tried again",
-                by_name[name].source.locate(("spec", "port")),
-                by_name[name].key,
-                "spec.port",
-            )
-            for name, why in self.taken.items()
+        """What `settle` found: ports that are taken, or none at all. `objects` say where Listeners are written."""
+        taken = tuple(
+            _blame(name, f"{why}, or free it: it is tried again", objects) for name, why in self.taken.items()
         )
+        return taken if self._some_wanted else (*taken, NOTHING_OPEN)
 
     def release(self) -> None:
         self._held.release()
+
+
+def find_worker_problems(
+    heard: Mapping[int, Listening], objects: Mapping[ObjectKey, KubeObject]
+) -> tuple[Problem, ...]:
+    """Of the ports that some workers could not open, or not change."""
+    workers: dict[PortFault, list[str]] = {}
+    for number, said in sorted(heard.items()):
+        for fault in said.faults:
+            workers.setdefault(fault, []).append(f"worker {number}")
+    return tuple(
+        _blame(fault.listener, f"{', '.join(numbers)}: {fault.why}; it is tried again", objects)
+        for fault, numbers in workers.items()
+    )
+
+
+def find_open(heard: Iterable[Listening]) -> tuple[OpenPort, ...]:
+    """The ports at least one worker serves clients on, by number."""
+    return tuple(sorted({port for said in heard for port in said.ports}, key=lambda port: (port.number, port.listener)))
+
+
+def _blame(listener: str, message: str, objects: Mapping[ObjectKey, KubeObject]) -> Problem:
+    """`listener` is the name of a Listener, or a flag."""
+    by_name = {str(key): obj for key, obj in objects.items() if key.kind == "Listener"}
+    obj = by_name.get(listener)
+    if obj is None:
+        return Problem(Severity.ERROR, message, listener)
+    return Problem(Severity.ERROR, message, obj.source.locate(("spec", "port")), obj.key, "spec.port")
 
 
 class HeldPorts:

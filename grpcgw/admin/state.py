@@ -37,7 +37,7 @@ class GatewayState:
     namespace: str
     """Namespace scope; empty: all namespaces."""
     ready: bool
-    """The first complete configuration is served and the gateway is not draining."""
+    """The first complete configuration is served on a port at least, and the gateway is not draining."""
     draining: bool
     snapshot: Snapshot = EMPTY_SNAPSHOT
     configured_at_s: float = 0.0

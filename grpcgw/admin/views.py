@@ -298,6 +298,8 @@ def not_ready_reason(state: GatewayState) -> str:
     waiting = [source.name for source in state.sources if not source.synced]
     if waiting:
         return "waiting for a first complete read of " + ", ".join(waiting)
+    if state.configured_at_s and not state.listeners:
+        return "no data port is open; where it stays so, the problems on the diagnostics page say why"
     return "no complete configuration is served yet"
 
 

@@ -30,6 +30,23 @@ SOME_PORT = PortView(asks_clients=True)
 """Of an RPC whose engine knows nothing of its port."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenPort:
+    """A port on which clients are served, for those who do not serve them."""
+
+    listener: str
+    number: int
+    transport: Transport
+
+
+@dataclass(frozen=True, slots=True)
+class PortFault:
+    """What was wanted of a Listener's port and could not be done."""
+
+    listener: str
+    why: str
+
+
 class Port(Protocol):
     """An open port of an engine."""
 
@@ -58,7 +75,11 @@ class Ports:
 
     def numbers(self) -> tuple[int, ...]:
         """Of the open ports, in the order in which they were asked for."""
-        return tuple(port.number for _, port in self._open.values())
+        return tuple(port.number for port in self.list_open())
+
+    def list_open(self) -> tuple[OpenPort, ...]:
+        """As they are, not as they were wanted: a port that could not be changed is the old one."""
+        return tuple(OpenPort(had.name, port.number, had.transport) for had, port in self._open.values())
 
     def retire(self, wanted: Iterable[Listener]) -> None:
         """Refuse new RPCs on all ports but `wanted`: called before a configuration that no longer speaks of them."""
@@ -66,7 +87,7 @@ class Ports:
         for name, (_, port) in self._open.items():
             port.view.closing |= name not in kept
 
-    def update(self, wanted: Iterable[Listener]) -> tuple[str, ...]:
+    def update(self, wanted: Iterable[Listener]) -> tuple[PortFault, ...]:
         """Open, change and close ports until `wanted` are open and no others. Returns what could not be done."""
         before, self._open = self._open, {}
         faults = []
@@ -75,7 +96,7 @@ class Ports:
             try:
                 self._open[listener.name] = listener, self._bring_about(listener, known)
             except UserError as fault:
-                faults.append(f"{listener.name}: {fault}")
+                faults.append(PortFault(listener.name, str(fault)))
                 if known is not None:
                     self._keep_or_close(listener, *known)
         for _, port in before.values():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from grpcgw import collector
 from grpcgw.config.difference import Difference
 from grpcgw.config.endpoint import EndpointSet
+from grpcgw.proxy.ports import OpenPort, PortFault
 from grpcgw.settings import AccessLogMode, EngineName, Scheduling
 from grpcgw.telemetry.report import WorkerReport
 
@@ -53,7 +54,7 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class ApplySnapshot:
-    """Serve this from the next RPC on, by its Listeners' ports alone. Answered by `Listening`, `Unable` or `Behind`."""
+    """Serve this from the next RPC on, by its Listeners' ports alone. Answered by `Listening` or `Behind`."""
 
     difference: Difference
     """To the snapshot told before; the whole, to a worker that was told none."""
@@ -84,15 +85,10 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    ports: tuple[int, ...]
+    ports: tuple[OpenPort, ...]
     """Those in fact open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unable:
-    """The worker cannot serve, and no other worker could: `message` is for the operator."""
-
-    message: str
+    faults: tuple[PortFault, ...] = ()
+    """Why others are not; they are tried again with the next `ApplySnapshot`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,7 @@ class Report:
 
 
 Command = Configure | ApplySnapshot | SetEndpoints | Collect | Drain
-Answer = Listening | Unable | Behind | Report
+Answer = Listening | Behind | Report
 
 
 def encode(message: Command | Answer) -> bytes:

@@ -12,6 +12,7 @@ import itertools
 import logging
 import socket
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,7 +20,6 @@ from typing import Protocol
 from grpcgw.config.difference import find_difference
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
-from grpcgw.errors import UserError
 from grpcgw.telemetry.merge import carry_on, leave_behind
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.messages import (
@@ -32,7 +32,6 @@ from grpcgw.workers.messages import (
     Listening,
     Report,
     SetEndpoints,
-    Unable,
     WorkerPlan,
     decode,
     encode,
@@ -64,8 +63,18 @@ class DataPlane(Protocol):
         """How many workers were replaced since the start."""
         ...
 
+    @property
+    def heard(self) -> Mapping[int, Listening]:
+        """What each worker that serves said last of its ports, by its number."""
+        ...
+
+    @property
+    def ports_changed(self) -> asyncio.Event:
+        """Set when `heard` changes; who looks clears it."""
+        ...
+
     async def run(self) -> None:
-        """Start and keep going until cancelled. Raises UserError where no worker can ever serve."""
+        """Start and keep going until cancelled."""
         ...
 
     async def apply(self, snapshot: Snapshot) -> None:
@@ -124,11 +133,29 @@ class News:
         return endpoints, update
 
 
+class _Heard:
+    """What workers said of their ports."""
+
+    def __init__(self) -> None:
+        self.by_worker: dict[int, Listening] = {}
+        self.changed = asyncio.Event()
+
+    def note(self, worker: int, said: Listening) -> None:
+        if self.by_worker.get(worker) != said:
+            self.by_worker[worker] = said
+            self.changed.set()
+
+    def forget(self, worker: int) -> None:
+        if self.by_worker.pop(worker, None) is not None:
+            self.changed.set()
+
+
 class _Child:
     """One worker's place: the process that fills it now, those that still finish their RPCs, and what all counted."""
 
-    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: News) -> None:
+    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: News, ports: _Heard) -> None:
         self.number = number
+        self._ports = ports
         self._plan, self._core, self._told = plan, core, told
         self._news = News()
         self._news_came = asyncio.Event()
@@ -140,7 +167,8 @@ class _Child:
         self._asked: dict[int, asyncio.Future[WorkerReport]] = {}
         self._former: WorkerReport | None = None
         self._last: WorkerReport | None = None
-        self.listening: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
+        self.listening: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
+        """The first answer to a snapshot."""
         self.draining = False
         self.restarts = 0
 
@@ -209,6 +237,7 @@ class _Child:
                 telling.cancel()
         finally:
             self._writer = None
+            self._ports.forget(self.number)
             writer.transport.abort()
             for asked in self._asked.values():
                 asked.cancel()
@@ -243,11 +272,10 @@ class _Child:
 
     def _on_answer(self, message: object) -> None:
         match message:
-            case Listening(ports):
+            case Listening():
+                self._ports.note(self.number, message)
                 if not self.listening.done():
-                    self.listening.set_result(ports)
-            case Unable(text):
-                raise UserError(text)
+                    self.listening.set_result(message)
             case Behind():
                 log.warning("worker %d lacks what a change begins with, and is told everything again", self.number)
                 self._tell_all()
@@ -307,9 +335,19 @@ class WorkerProcesses:
     def __init__(self, plan: WorkerPlan, count: int, cores: list[int]) -> None:
         self._told = News()
         self._newest = EMPTY_SNAPSHOT
+        self._ports = _Heard()
         self._children = [
-            _Child(number, plan, cores[number] if count == len(cores) else None, self._told) for number in range(count)
+            _Child(number, plan, cores[number] if count == len(cores) else None, self._told, self._ports)
+            for number in range(count)
         ]
+
+    @property
+    def heard(self) -> Mapping[int, Listening]:
+        return self._ports.by_worker
+
+    @property
+    def ports_changed(self) -> asyncio.Event:
+        return self._ports.changed
 
     @property
     def restarts(self) -> int:
@@ -334,8 +372,8 @@ class WorkerProcesses:
             child.set_endpoints(cluster, endpoints)
 
     async def listening(self) -> tuple[int, ...]:
-        ports = await asyncio.gather(*(asyncio.shield(child.listening) for child in self._children))
-        return ports[0]
+        first, *_ = await asyncio.gather(*(asyncio.shield(child.listening) for child in self._children))
+        return tuple(port.number for port in first.ports)
 
     async def reports(self) -> tuple[WorkerReport, ...]:
         reports = await asyncio.gather(*(child.report() for child in self._children))
@@ -359,18 +397,28 @@ class WorkerHere:
     def __init__(self, plan: WorkerPlan) -> None:
         self._worker = Worker(0, plan)
         self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue()
+        self._ports = _Heard()
         self._listening: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
         # Opening ports and draining block; on one thread neither can meet the other half way.
         self._thread = ThreadPoolExecutor(1, "grpcgw worker")
         self._drained = False
 
+    @property
+    def heard(self) -> Mapping[int, Listening]:
+        return self._ports.by_worker
+
+    @property
+    def ports_changed(self) -> asyncio.Event:
+        return self._ports.changed
+
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                ports = await loop.run_in_executor(self._thread, self._worker.apply, await self._snapshots.get())
+                said = await loop.run_in_executor(self._thread, self._worker.apply, await self._snapshots.get())
+                self._ports.note(0, said)
                 if not self._listening.done():
-                    self._listening.set_result(ports)
+                    self._listening.set_result(tuple(port.number for port in said.ports))
         finally:
             if not self._drained:
                 self._thread.submit(self._worker.drain, 0.0)

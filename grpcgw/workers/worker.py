@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from grpcgw import collector
 from grpcgw.config.access_log import LogFormat, LogType
 from grpcgw.config.difference import Difference, WrongBase, apply_difference
-from grpcgw.config.snapshot import Listener, Snapshot
-from grpcgw.errors import EngineUnfit, UserError
+from grpcgw.config.snapshot import Snapshot
+from grpcgw.errors import EngineUnfit
 from grpcgw.logs import set_up_logging
 from grpcgw.proxy.engine import Engine, ServerOptions
 from grpcgw.proxy.serving import RpcLog, Serving
@@ -40,7 +40,6 @@ from grpcgw.workers.messages import (
     Listening,
     Report,
     SetEndpoints,
-    Unable,
     WorkerPlan,
     decode,
     encode,
@@ -127,8 +126,8 @@ class Worker:
         self._keeper = make_keeper(plan, self._engine.serving)
         self._started_at_s = time.time()
 
-    def apply(self, snapshot: Snapshot) -> tuple[int, ...]:
-        """Serve `snapshot` by its Listeners' ports. Returns those in fact open. Raises UserError if none ever was."""
+    def apply(self, snapshot: Snapshot) -> Listening:
+        """Serve `snapshot` by its Listeners' ports. Returns those in fact open, and why others are not."""
         ports = snapshot.listeners or ()
         self._engine.ports.retire(ports)
         if self._access_log is not None:
@@ -138,20 +137,13 @@ class Worker:
         if first:
             self._engine.start(SETTLE_S)
             self._started = True
-        self._open(ports, first)
+        faults = self._engine.ports.update(ports)
         if self._keeper is not None:
             if first:
                 self._keeper.start()
             else:
                 self._keeper.look_again()
-        return self._engine.ports.numbers()
-
-    def _open(self, ports: tuple[Listener, ...], first: bool) -> None:
-        faults = self._engine.ports.update(ports)
-        if first and faults and not self._engine.ports.numbers():
-            raise UserError("; ".join(faults))
-        for fault in faults:
-            log.error("%s", fault)
+        return Listening(self._engine.ports.list_open(), faults)
 
     def take_over(self, difference: Difference) -> Listening | Behind:
         """Serve what `difference` makes of what is served."""
@@ -161,10 +153,10 @@ class Worker:
             log.warning("%s", error)
             return Behind()
         with collector.paused():
-            ports = self.apply(snapshot)
+            listening = self.apply(snapshot)
         if difference.is_whole():
             collector.keep()
-        return Listening(ports)
+        return listening
 
     def set_endpoints(self, message: SetEndpoints) -> None:
         self._engine.serving.set_endpoints(message.cluster, message.endpoints, time.monotonic())
@@ -238,16 +230,12 @@ def main() -> None:
 
 def run_worker(configure: Configure, commands: Iterator[object], answer: Callable[[Answer], None]) -> None:
     """Serve until told to drain, or left alone; then finish what runs, and return."""
-    try:
-        worker = Worker(configure.worker, configure.plan)
-        gc.collect()
-        collector.keep()
-        drain = None
-        with contextlib.suppress(ConnectionError):
-            drain = obey(worker, commands, answer)
-    except UserError as error:
-        answer(Unable(str(error)))
-        return
+    worker = Worker(configure.worker, configure.plan)
+    gc.collect()
+    collector.keep()
+    drain = None
+    with contextlib.suppress(ConnectionError):
+        drain = obey(worker, commands, answer)
     worker.drain(configure.plan.drain_time_s if drain is None else drain.limit_s)
 
 

@@ -11,8 +11,9 @@ from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
 from grpcgw.errors import UserError
 from grpcgw.policy.hosts import Entry, compile_rules
-from grpcgw.ports import DataPorts
-from grpcgw.proxy.ports import Ports, PortView
+from grpcgw.ports import DataPorts, find_open, find_worker_problems
+from grpcgw.proxy.ports import OpenPort, PortFault, Ports, PortView
+from grpcgw.workers.messages import Listening
 
 SELF_SIGNED = ServerCertificate("self-signed", ("*",), b"chain", b"key")
 PLAIN = ServerCertificate("Host a", ("*",), b"chain", b"key")
@@ -86,7 +87,7 @@ def test_a_port_that_must_ask_for_certificates_and_cannot_be_opened_so_is_closed
     engine = Engine()
     engine.ports.update([tls(PLAIN)])
     engine.fails = True
-    assert engine.ports.update([tls(ASKING)]) == ("tls: no",)
+    assert engine.ports.update([tls(ASKING)]) == (PortFault("tls", "no"),)
     assert [port.closed for port in engine.made] == [1]
     assert engine.ports.numbers() == ()
 
@@ -95,7 +96,7 @@ def test_a_port_whose_limit_cannot_be_changed_keeps_the_old_one_until_it_can() -
     engine = Engine()
     engine.ports.update([tls(PLAIN)])
     engine.fails = True
-    assert engine.ports.update([tls(PLAIN, max_concurrent_streams=7)]) == ("tls: no",)
+    assert engine.ports.update([tls(PLAIN, max_concurrent_streams=7)]) == (PortFault("tls", "no"),)
     assert [port.closed for port in engine.made] == [0]
     engine.fails = False
     assert engine.ports.update([tls(PLAIN, max_concurrent_streams=7)]) == ()
@@ -169,3 +170,40 @@ def test_a_port_that_no_listener_speaks_of_any_more_serves_nothing() -> None:
     strict = settled(Snapshot("1", hosts=(HostPolicy(None, clear_text=False),)))
     assert refused(strict, listener="Listener gone.shop", tls=True) is False
     assert refused(strict, listener="", tls=True) is None, "another program's port"
+
+
+def test_a_port_that_could_not_be_changed_is_shown_as_it_is() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.fails = True
+    engine.ports.update([replace(tls(PLAIN), port=9443)])
+    assert engine.ports.list_open() == (OpenPort("tls", 8443, Transport.TLS),)
+
+
+@pytest.mark.parametrize("listeners", [None, ()])
+def test_a_gateway_that_is_asked_for_no_port_is_told_so(listeners: tuple[Listener, ...] | None) -> None:
+    ports = DataPorts("127.0.0.1", None, None, SELF_SIGNED)
+    ports.settle(Snapshot("1", listeners=listeners))
+    (problem,) = ports.problems({})
+    assert "no data port is asked for" in problem.message
+    ports.settle(Snapshot("1", listeners=(Listener("web", 0, Transport.CLEAR, SecurityModel.XFP),)))
+    assert ports.problems({}) == ()
+    ports.release()
+
+
+def test_what_workers_cannot_open_is_told_once_with_the_workers_where_it_is_written() -> None:
+    key = ObjectKey("Listener", "shop", "mine")
+    written = KubeObject("v3alpha1", key, {}, Source("ports.yaml", {("spec", "port"): 7}))
+    mine, flag = PortFault(str(key), "the port is taken"), PortFault("--port", "no descriptors are left")
+    heard = {1: Listening((), (mine,)), 0: Listening((), (mine, flag)), 2: Listening(())}
+    assert [str(problem) for problem in find_worker_problems(heard, {key: written})] == [
+        "ports.yaml:7: error: Listener mine.shop spec.port: worker 0, worker 1: the port is taken; it is tried again",
+        "--port: error: worker 0: no descriptors are left; it is tried again",
+    ]
+    assert find_worker_problems(heard, {})[0].where == str(key), "a Listener that has just gone"
+
+
+def test_a_port_is_open_where_one_worker_serves_it() -> None:
+    high, low = OpenPort("a", 9000, Transport.TLS), OpenPort("b", 80, Transport.CLEAR)
+    assert find_open([Listening((high,)), Listening((high, low))]) == (low, high)
+    assert find_open([]) == ()

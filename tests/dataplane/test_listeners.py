@@ -179,7 +179,8 @@ def test_a_port_in_use_is_told_by_its_listener_and_stops_no_other(lab: Lab, one:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         (fault,) = gateway.engine.ports.update((clear_port("mine", port=number), one))
-        assert fault.startswith(f"mine: cannot listen on 127.0.0.1:{number}: ")
+        assert fault.listener == "mine"
+        assert fault.why.startswith(f"cannot listen on 127.0.0.1:{number}: ")
         assert gateway.engine.ports.numbers() == (one.port,)
         assert call(lab.channel_to(one)) == b"a:x"
     gateway.listen(clear_port("mine", port=number), one)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 from dataplane.authorities import Authority, Identity
-from dataplane.waiting import eventually
+from dataplane.waiting import PATIENCE_S, eventually
 
 from examples.greet.server import Pod
-from gateway.harness import HOST, Gateway, Stream, greet, running_gateway, status_of
+from gateway.harness import BASE, HOST, Gateway, Stream, greet, running_gateway, status_of
 from gateway.objects import Body, Directory, host, listener, put_greet, secret
+from grpcgw import app
+from grpcgw.admin.state import GatewayState
+from grpcgw.admin.views import not_ready_reason
+from grpcgw.app import Control, make_data_plane, make_plan
 from grpcgw.ports import HeldPorts
+from grpcgw.settings import Settings
 from tests.kube_api import KubeApi
+
+OTHER_HOST = "127.0.0.2"
 
 
 @pytest.fixture
@@ -135,3 +145,76 @@ def test_a_listener_of_the_cluster_is_a_port(
     with running_gateway(*arguments, folder=tmp_path) as gateway:
         assert is_served(free_ports[0])
         assert listened_on(gateway) == {(free_ports[0], "h2c")}
+
+
+def test_without_a_port_the_gateway_says_so_and_is_not_ready_until_a_listener_comes(
+    directory: Directory, tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    arguments = ("--config", str(directory.path), "--port", "off", "--tls-port", "off")
+    with running_gateway(*arguments, folder=tmp_path, ready=False) as gateway:
+        gateway.wait_for_admin()
+        eventually(gateway.errors, gateway.log)
+        (error,) = gateway.errors()
+        assert "set --port or --tls-port, or add a Listener" in error
+        assert "no data port is asked for" in gateway.log()
+        status, reason = gateway.get(f"{BASE}/check_ready")
+        assert status == 503
+        assert "no data port is open" in reason
+        assert gateway.metric("configuration_errors", severity="error") == 1
+        assert gateway.metric("ready") == 0
+        assert gateway.diagnostics("listeners") == []
+        directory.put(listener("first", free_ports[0]))
+        eventually(gateway.is_ready, gateway.log)
+        assert is_served(free_ports[0])
+        assert gateway.errors() == []
+        directory.delete("Listener", "default", "first")
+        eventually(lambda: not gateway.is_ready(), gateway.log)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_port_that_a_worker_cannot_open_is_a_problem_and_is_opened_once_it_can(
+    workers: int, directory: Directory, free_ports: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "PORTS_AGAIN_S", 0.05)
+    taken, free = free_ports
+    directory.put(listener("free", free))
+    settings = Settings(config_dir=directory.path, address=HOST, admin_port=0, workers=workers)
+    # The gateway holds the ports of one address, its workers are to open those of another, where one is taken.
+    plan = replace(make_plan(settings), address=OTHER_HOST)
+
+    async def scenario() -> None:
+        control = Control(settings, make_data_plane(settings, plan))
+        running = asyncio.create_task(control.run())
+        try:
+            with socket.create_server((OTHER_HOST, taken)):
+                assert await control.listening() == (free,)
+                directory.put(listener("taken", taken))
+                state = await until(control, lambda state: state.problems)
+                assert state.ready, "the other port is open"
+                (problem,) = state.problems
+                assert str(problem.object) == "Listener taken.default"
+                assert f"worker 0: cannot listen on {OTHER_HOST}:{taken}" in problem.message
+                assert numbers(state) == {free}
+                directory.delete("Listener", "default", "free")
+                state = await until(control, lambda state: not state.listeners)
+                assert not state.ready, "no port is open at all"
+                assert "no data port is open" in not_ready_reason(state)
+            state = await until(control, lambda state: state.ready)
+            assert (numbers(state), state.problems) == ({taken}, ())
+        finally:
+            control.shut_down()
+            await running
+
+    asyncio.run(scenario())
+
+
+async def until(control: Control, holds: Callable[[GatewayState], object]) -> GatewayState:
+    """The first state in which it `holds`."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds(state := await control.state()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return state
+
+
+def numbers(state: GatewayState) -> set[int]:
+    return {int(each.address.rpartition(":")[2]) for each in state.listeners}
