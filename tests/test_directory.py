@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ import pytest
 from grpcgw.config.objects import KubeObject, ObjectKey, Severity
 from grpcgw.discovery import directory as module
 from grpcgw.discovery.directory import (
+    CLOCK_STEP_NS,
     DirectorySource,
+    FileState,
+    Stamp,
     Watch,
     list_files,
     read_directory,
@@ -274,6 +278,61 @@ def test_a_missing_file_loses_its_objects_only_when_it_is_missing_twice(tmp_path
     assert scan(tmp_path, scan(tmp_path, back)[0])[0] == {}
 
 
+def stamp_of(path: Path) -> Stamp:
+    status = path.stat()
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+def test_only_a_file_whose_stamp_changed_is_read_again_unless_all_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(document("former"))
+    state = read_file(path, None)
+    path.write_text(document("a"))
+    stamp = stamp_of(path)
+    believed = replace(state, stamp=stamp)
+
+    def objects_after(former: FileState, read_all: bool = False) -> list[str]:
+        return names(scan(tmp_path, {path: former}, read_all)[0][path].objects)
+
+    assert objects_after(believed) == ["former"]
+    assert objects_after(believed, read_all=True) == ["a"]
+    for name in ("size", "modified_ns", "changed_ns", "inode", "device"):
+        other = replace(stamp, **{name: getattr(stamp, name) + 1})
+        assert objects_after(replace(believed, stamp=other)) == ["a"], name
+    assert objects_after(replace(believed, stamp=None)) == ["a"]
+    assert objects_after(replace(believed, gone=True)) == ["a"]
+    assert objects_after(replace(believed, awaited=b"half")) == ["a"]
+
+
+def test_a_stamp_proves_something_only_when_the_last_change_was_over_before_the_reading() -> None:
+    changed_ns = 1_000 * CLOCK_STEP_NS
+    stamp = Stamp(1, changed_ns - 5, changed_ns, 1, 1)
+    for later_ns, proves in [(-1, False), (0, False), (CLOCK_STEP_NS - 1, False), (CLOCK_STEP_NS, True)]:
+        assert stamp.is_final(changed_ns + later_ns) is proves
+        assert replace(stamp, modified_ns=changed_ns, changed_ns=0).is_final(changed_ns + later_ns) is proves
+
+
+def test_a_file_that_has_long_been_what_it_is_gets_a_stamp_and_one_just_saved_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(document("a"))
+    os.utime(path, ns=(0, 0))
+    assert read_file(path, None).stamp is None
+    long_there = Path(__file__)
+    assert read_file(long_there, None).stamp == stamp_of(long_there)
+
+
+def test_changes_of_equal_size_in_one_step_of_the_clock_are_all_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(document("a", 1000))
+    status = path.stat()
+    files, _ = scan(tmp_path, {})
+    for version in range(1001, 1101):
+        path.write_text(document("a", version))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        files, _ = scan(tmp_path, files)
+        assert [obj.body["spec"] for obj in files[path].objects] == [{"version": version}]
+
+
 # Following
 
 
@@ -296,7 +355,7 @@ def test_saved_added_and_deleted_files_reach_the_store(tmp_path: Path) -> None:
 def test_a_saved_change_is_told_by_the_system_not_found_by_reading_again(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(document("a"))
 
-    def never_on_its_own(place: Path) -> AsyncGenerator[object, None]:
+    def never_on_its_own(place: Path) -> AsyncGenerator[Collection[object], None]:
         return watch_directory(place, rescan_ms=10 * DEADLINE_S * 1000)
 
     async def scenario(followed: Followed) -> None:
@@ -304,6 +363,28 @@ def test_a_saved_change_is_told_by_the_system_not_found_by_reading_again(tmp_pat
         await followed.until(lambda: followed.versions() == {"a": 2})
 
     follow(tmp_path, scenario, lambda path: Followed(path, watch=never_on_its_own))
+
+
+def test_without_any_event_every_file_is_read_whatever_its_stamp_says(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(document("a"))
+    reports: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
+
+    async def lying(place: Path) -> AsyncGenerator[Collection[object], None]:
+        while True:
+            yield await reports.get()
+
+    async def scenario(followed: Followed) -> None:
+        (state,) = followed.source._files.values()
+        path.write_text(document("a", 2))
+        followed.source._files = {path: replace(state, stamp=stamp_of(path))}
+        for report, expected in ((("something",), 1), ((), 2)):
+            readings = followed.readings
+            reports.put_nowait(report)
+            await followed.until(lambda: followed.readings > readings)  # noqa: B023 - ends in the round
+            assert followed.versions() == {"a": expected}
+
+    follow(tmp_path, scenario, lambda path: Followed(path, watch=lying))
 
 
 def test_a_change_before_the_watch_is_set_up_is_not_missed(tmp_path: Path) -> None:
@@ -418,7 +499,7 @@ def test_a_directory_that_disappears_keeps_the_last_state_and_is_followed_again_
 
     watched = asyncio.Event()
 
-    def often(place: Path) -> AsyncGenerator[object, None]:
+    def often(place: Path) -> AsyncGenerator[Collection[object], None]:
         watched.set()
         return watch_directory(place, rescan_ms=100)
 
@@ -445,7 +526,7 @@ def test_without_inotify_files_are_polled_and_a_notice_says_so(
 ) -> None:
     (tmp_path / "a.yaml").write_text(document("a"))
 
-    async def no_watch(directory: Path) -> AsyncGenerator[object, None]:
+    async def no_watch(directory: Path) -> AsyncGenerator[Collection[object], None]:
         raise wrap(OSError("inotify limit reached"))
         yield
 

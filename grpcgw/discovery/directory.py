@@ -11,9 +11,9 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from watchfiles import awatch
@@ -32,9 +32,33 @@ RESCAN_MS = 2_000
 """Everything is read anew this often without any event, too: no file system reports every change."""
 POLL_S = 0.1
 """Pause between readings while the directory cannot be watched."""
+CLOCK_STEP_NS = 2_000_000_000
+"""The longest step in which a file system counts the time of a change (FAT; for most it is some ms)."""
 
-Watch = Callable[[Path], AsyncGenerator[object, None]]
-"""Yields whenever something below a directory may have changed; raises OSError or RuntimeError if it cannot."""
+Watch = Callable[[Path], AsyncGenerator[Collection[object], None]]
+"""Yields whenever something below a directory may have changed, an empty collection where nothing is known to have;
+raises OSError or RuntimeError if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells one version of a file from the next without reading it. The owner of a file can set `modified_ns` to
+    any time, but nobody sets `changed_ns`."""
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+    device: int
+
+    def is_final(self, read_at_ns: int) -> bool:
+        """Whether a file that had this stamp before it was read, at `read_at_ns`, has another after every change.
+
+        A change within the same step of the clock as the one before it, and of the same size, leaves the stamp as it
+        was. So the last change must have been over for longer than such a step when the reading began: whatever comes
+        later then comes in a later step. A change in the future says that the clocks differ, and proves nothing.
+        """
+        return read_at_ns - max(self.modified_ns, self.changed_ns) >= CLOCK_STEP_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +72,8 @@ class FileState:
     """New content that looks half written; believed if it is still there at the next reading."""
     gone: bool = False
     """The file was missing at the last reading, as it is for a moment while some editors save it."""
+    stamp: Stamp | None = field(default=None, compare=False)
+    """While the file has it, its content is known; None: only reading tells."""
 
     @property
     def settled(self) -> bool:
@@ -87,6 +113,8 @@ class DirectorySource:
         self._files: Files = {}
         self._conflicts: tuple[Problem, ...] = ()
         self._changed = asyncio.Event()
+        self._read_all = True
+        """The next reading trusts no stamp."""
         self._synced = False
         self._watch_error = ""
         self._last_contact_s = 0.0
@@ -118,22 +146,30 @@ class DirectorySource:
             # watchfiles raises both, for instance at an inotify limit or for a name that is not UTF-8, also in groups.
             except* (OSError, RuntimeError) as errors:
                 self._watch_error = _first_message(errors)
-            self._changed.set()
+            self._read_everything()
             await asyncio.sleep(POLL_S)
 
     async def _follow_one_directory(self) -> None:
         """Follow what has the directory's name now; ends when another directory, or nothing, has taken its place."""
         identity = _identity(self._directory)
         async with aclosing(self._watch(self._directory)) as changes:
-            async for _ in changes:
-                self._changed.set()
+            async for changed in changes:
+                if changed:
+                    self._changed.set()
+                else:
+                    self._read_everything()
                 if _identity(self._directory) != identity:
                     return
 
+    def _read_everything(self) -> None:
+        """Nothing is known to have changed: what file systems say of their files is not believed either."""
+        self._read_all = True
+        self._changed.set()
+
     async def _refresh(self) -> None:
         self._changed.clear()
-        before = self._files
-        self._files, unlisted = await asyncio.to_thread(scan, self._directory, before)
+        before, read_all, self._read_all = self._files, self._read_all, False
+        self._files, unlisted = await asyncio.to_thread(scan, self._directory, before, read_all)
         if self._files != before:
             objects, self._conflicts = merge(self._files)
             self._store.replace(self._name, objects)
@@ -169,8 +205,8 @@ def _show(path: Path) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerator[object, None]:
-    """Report changes after 10 ms of quiet, at the latest 50 ms after the first, and after `rescan_ms` without any."""
+def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerator[Collection[object], None]:
+    """Report changes after 10 ms of quiet, at the latest 50 ms after the first, and none after `rescan_ms` without."""
     return awatch(
         directory,
         watch_filter=None,
@@ -182,12 +218,16 @@ def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerat
     )
 
 
-def scan(directory: Path, former: Files) -> tuple[Files, tuple[Problem, ...]]:
-    """Read all files anew: their states in order of path, and what could not be listed, which keeps its files."""
+def scan(directory: Path, former: Files, read_all: bool = False) -> tuple[Files, tuple[Problem, ...]]:
+    """The states of all files in order of path, and what could not be listed, which keeps its files.
+
+    `read_all`: read even a file whose stamp says that it has not changed.
+    """
     paths, errors = list_files(directory)
     unlisted = [Path(error.filename or directory) for error in errors]
     kept = {path: state for path, state in former.items() if any(path.is_relative_to(place) for place in unlisted)}
-    states = kept | {path: read_file(path, former.get(path)) for path in paths}
+    read = read_file if read_all else read_changed_file
+    states = kept | {path: read(path, former.get(path)) for path in paths}
     for path, state in former.items():
         if path not in states and not state.gone:
             states[path] = replace(state, awaited=None, gone=True)
@@ -215,8 +255,23 @@ def list_files(directory: Path) -> tuple[list[Path], list[OSError]]:
     return sorted(paths), errors
 
 
+def read_changed_file(path: Path, former: FileState | None) -> FileState:
+    """`read_file`, unless `former` is still what the file holds."""
+    if former is not None and former.stamp is not None and former.settled and former.stamp == _find_stamp(path):
+        return former
+    return read_file(path, former)
+
+
 def read_file(path: Path, former: FileState | None) -> FileState:
     """The state of a file after `former`: broken content changes nothing but the problems."""
+    read_at_ns = time.time_ns()
+    stamp = _find_stamp(path)  # before the content: if that changes meanwhile, the stamp is another at the next look
+    state = _read_state(path, former)
+    proves = stamp is not None and state.content is not None and stamp.is_final(read_at_ns)
+    return replace(state, stamp=stamp if proves else None)
+
+
+def _read_state(path: Path, former: FileState | None) -> FileState:
     try:
         content = _read_bytes(path)
     except OSError as error:
@@ -279,6 +334,15 @@ def _read_bytes(path: Path) -> bytes:
     if len(content) > MAX_FILE_BYTES:
         raise OSError(f"it is larger than {MAX_FILE_BYTES // 1024**2} MB; split it")
     return content
+
+
+def _find_stamp(path: Path) -> Stamp | None:
+    """None where the file cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 def _problems_of(files: Files) -> Iterable[Problem]:
