@@ -53,6 +53,7 @@ SERVED = RpcRecord(
     duration_s=1.5,
     authority="gw.example.com:8080",
     peer="192.0.2.7",
+    peer_port=5123,
     metadata=(("user-agent", "grpc-python/1.80"), ("x-tenant", "a"), ("x-tenant", "b"), ("key-bin", b"\x00\xff")),
     mapping="grpcserver.default",
     cluster="grpcserver.grpcserver:50051/KubernetesEndpointResolver",
@@ -143,6 +144,7 @@ def test_a_text_line_says_the_same() -> None:
         ("%RESP(server)% %TRAILER(cost)% %TRAILER(none)%", "greet 3 -"),
         ("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)%", "NotFound NOT_FOUND 5"),
         ("%RESPONSE_CODE_DETAILS%", "via_upstream"),
+        ("%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_PORT%", "192.0.2.7:5123 5123"),
         ("%UPSTREAM_REQUEST_ATTEMPT_COUNT% of %ROUTE_NAME%", "2 of grpcserver.default"),
         ("100%% sure\n", "100% sure"),
     ],
@@ -187,6 +189,21 @@ def test_a_json_format_of_one_s_own_has_these_fields_alone() -> None:
     }
 
 
+def test_typed_json_keeps_numbers_and_null() -> None:
+    names = {
+        "bytes": "%BYTES_SENT%", "status": "%GRPC_STATUS(NUMBER)%", "name": "%GRPC_STATUS%",
+        "port": "%DOWNSTREAM_REMOTE_PORT%", "timeout": "%TIMEOUT%", "none": "%REQ(x-none)%", "cut": "%BYTES_SENT:1%", "text": "%BYTES_SENT% bytes",
+    }  # fmt: skip
+    line = render_line(replace(SERVED, timeout_s=None), ENDED_AT_S, parse_log_format("typed_json", names))
+    assert json.loads(line) == {
+        "bytes": 34, "status": 5, "name": "NotFound", "port": 5123,
+        "timeout": None, "none": None, "cut": "3", "text": "34 bytes",
+    }  # fmt: skip
+    assert render_line(SERVED, ENDED_AT_S, parse_log_format("typed_json", None)) == render_line(
+        SERVED, ENDED_AT_S, JSON
+    )
+
+
 NASTY = st.text(st.sampled_from('"\\\n\r\0\x85\u2028%a') | st.characters())
 
 
@@ -220,7 +237,8 @@ def test_long_values_are_cut() -> None:
 @pytest.mark.parametrize(
     ("log_type", "log_format", "said"),
     [
-        ("xml", None, "should be text or json, not 'xml'"),
+        ("xml", None, "should be text, json or typed_json, not 'xml'"),
+        ("typed_json", "%PROTOCOL%", "should be an object of names and formats where envoy_log_type is typed_json"),
         ("text", {"a": "b"}, "should be a string"),
         (None, {"a": "b"}, "should be a string"),
         ("json", "%PROTOCOL%", "should be an object"),

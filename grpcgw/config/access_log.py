@@ -19,6 +19,8 @@ ANNOTATION = "grpcgw.io/access-log"
 class LogType(StrEnum):
     JSON = "json"
     TEXT = "text"
+    TYPED_JSON = "typed_json"
+    """JSON in which numbers are numbers, and null is what is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class LogFormat:
     text: Line = ()
     """Of type TEXT; empty: grpcgw's own line."""
     fields: tuple[tuple[str, Line], ...] = ()
-    """Of type JSON: name and value of each; empty: grpcgw's own fields."""
+    """Of the types of JSON: name and value of each; empty: grpcgw's own fields."""
 
 
 class InvalidLogFormat(ValueError):
@@ -40,7 +42,9 @@ PLAIN_OPERATORS = frozenset(
         "BYTES_SENT",
         "CANCELLED_BY",
         "DEADLINE_LEFT",
+        "DOWNSTREAM_REMOTE_ADDRESS",
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_REMOTE_PORT",
         "DURATION",
         "GRPC_MESSAGE",
         "GRPC_STATUS_NUMBER",
@@ -72,10 +76,10 @@ _GRAMMAR = Grammar(PLAIN_OPERATORS, KEYED_OPERATORS, {"GRPC_STATUS": STATUS_STYL
 def parse_log_format(log_type: str | None, log_format: object) -> LogFormat:
     """The format that Module `envoy_log_type` (default `text`, as in Ambassador) and `envoy_log_format` ask for.
 
-    `text` takes a string, `json` an object of strings; None is grpcgw's own format. Raises InvalidLogFormat.
+    `text` takes a string, the others an object of strings; None is grpcgw's own format. Raises InvalidLogFormat.
     """
     if log_type not in (None, *LogType):
-        raise InvalidLogFormat(f"envoy_log_type should be text or json, not {log_type!r}")
+        raise InvalidLogFormat(f"envoy_log_type should be text, json or typed_json, not {log_type!r}")
     chosen = LogType(log_type or LogType.TEXT)
     if log_format is None:
         return LogFormat(chosen)
@@ -84,7 +88,9 @@ def parse_log_format(log_type: str | None, log_format: object) -> LogFormat:
             raise InvalidLogFormat("envoy_log_format should be a string where envoy_log_type is text")
         return LogFormat(chosen, text=parse_line(log_format))
     if not isinstance(log_format, Mapping):
-        raise InvalidLogFormat("envoy_log_format should be an object of names and formats where envoy_log_type is json")
+        raise InvalidLogFormat(
+            f"envoy_log_format should be an object of names and formats where envoy_log_type is {chosen}"
+        )
     return LogFormat(chosen, fields=tuple(_parse_fields(log_format)))
 
 

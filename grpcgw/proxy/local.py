@@ -93,6 +93,7 @@ class LocalExchange:
                 duration_s=now_s - self._since_s,
                 authority=request.authority,
                 peer=request.peer.address,
+                peer_port=request.peer.port,
                 metadata=request.metadata,
                 message=status.details,
                 request_messages=self._requests,

@@ -627,6 +627,7 @@ class Session:
             duration_s=now_s - self._since_s,
             authority=request.authority,
             peer=request.peer.address,
+            peer_port=request.peer.port,
             metadata=request.metadata,
             mapping=target.label if target is not None else "",
             cluster=target.cluster if target is not None else "",

@@ -57,6 +57,7 @@ class RpcRecord:
     authority: str
     peer: str
     """The client's IP address; empty where the transport has none."""
+    peer_port: int = 0
     metadata: Metadata = ()
     """The client's, with `user-agent`."""
     mapping: str = ""
@@ -145,12 +146,14 @@ def render_line(record: RpcRecord, ended_at_s: float, log_format: LogFormat) -> 
             for part in log_format.text or DEFAULT_TEXT
         )
         return "".join(parts).rstrip("\n").replace("\n", " ")
-    fields: Mapping[str, object] = (
-        {name: _join(line, record, started_at_s) for name, line in log_format.fields}
-        if log_format.fields
-        else _default_fields(record, started_at_s)
-    )
-    return _to_json(fields)
+    return _to_json(_make_fields(record, started_at_s, log_format))
+
+
+def _make_fields(record: RpcRecord, started_at_s: float, log_format: LogFormat) -> dict[str, object]:
+    if not log_format.fields:
+        return _default_fields(record, started_at_s)
+    show = _to_typed if log_format.type is LogType.TYPED_JSON else _join
+    return {name: show(line, record, started_at_s) for name, line in log_format.fields}
 
 
 def _default_fields(record: RpcRecord, started_at_s: float) -> dict[str, object]:
@@ -185,6 +188,16 @@ def _join(line: Line, record: RpcRecord, started_at_s: float) -> str:
     return "".join(part if isinstance(part, str) else _render(part, record, started_at_s) for part in line)
 
 
+def _to_typed(line: Line, record: RpcRecord, started_at_s: float) -> str | int | None:
+    """A line of one operator as a number where it is one, and None where there is none; other lines are text."""
+    only = line[0] if len(line) == 1 else None
+    if not isinstance(only, Operator):
+        return _join(line, record, started_at_s)
+    value = _clip(_evaluate(only, record, started_at_s))[: only.max_length]
+    is_number = only.max_length is None and (only.name in _NUMBERS or (only.name, only.argument) == _STATUS_NUMBER)
+    return int(value) if value and is_number else value or None
+
+
 def _render(operator: Operator, record: RpcRecord, started_at_s: float) -> str:
     """The operator's value; `-` where there is none, as in Envoy."""
     value = _clip(_evaluate(operator, record, started_at_s)) or "-"
@@ -207,12 +220,32 @@ def _evaluate(operator: Operator, record: RpcRecord, started_at_s: float) -> str
             return PLAIN_VALUES[name](record)
 
 
+_NUMBERS = frozenset(
+    {
+        "BYTES_RECEIVED",
+        "BYTES_SENT",
+        "DEADLINE_LEFT",
+        "DOWNSTREAM_REMOTE_PORT",
+        "DURATION",
+        "GRPC_STATUS_NUMBER",
+        "REQUEST_MESSAGES",
+        "RESPONSE_CODE",
+        "RESPONSE_MESSAGES",
+        "RETRIES",
+        "TIMEOUT",
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT",
+    }
+)
+_STATUS_NUMBER = ("GRPC_STATUS", "NUMBER")
+
 PLAIN_VALUES: Mapping[str, Callable[[RpcRecord], str]] = {
     "BYTES_RECEIVED": lambda record: str(record.request_bytes),
     "BYTES_SENT": lambda record: str(record.response_bytes),
     "CANCELLED_BY": lambda record: record.cancelled_by.value,
     "DEADLINE_LEFT": lambda record: _show_ms(record.deadline_left_s),
+    "DOWNSTREAM_REMOTE_ADDRESS": lambda record: _show_address(record.peer, record.peer_port),
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: record.peer,
+    "DOWNSTREAM_REMOTE_PORT": lambda record: str(record.peer_port) if record.peer else "",
     "DURATION": lambda record: str(round(1000 * record.duration_s)),
     "GRPC_MESSAGE": lambda record: record.message,
     "GRPC_STATUS_NUMBER": lambda record: str(record.code),
@@ -257,6 +290,12 @@ def _find(metadata: Metadata, key: str) -> str:
     """All values of `key`, joined as HTTP joins them; binary ones in base64."""
     values = (value for name, value in metadata if name == key)
     return ",".join(base64.b64encode(value).decode() if isinstance(value, bytes) else value for value in values)
+
+
+def _show_address(host: str, port: int) -> str:
+    if not host:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _show_status(code: int, style: str) -> str:
