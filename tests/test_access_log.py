@@ -192,7 +192,8 @@ def test_a_json_format_of_one_s_own_has_these_fields_alone() -> None:
 def test_typed_json_keeps_numbers_and_null() -> None:
     names = {
         "bytes": "%BYTES_SENT%", "status": "%GRPC_STATUS(NUMBER)%", "name": "%GRPC_STATUS%",
-        "port": "%DOWNSTREAM_REMOTE_PORT%", "timeout": "%TIMEOUT%", "none": "%REQ(x-none)%", "cut": "%BYTES_SENT:1%", "text": "%BYTES_SENT% bytes",
+        "port": "%DOWNSTREAM_REMOTE_PORT%", "timeout": "%TIMEOUT%", "none": "%REQ(x-none)%",
+        "cut": "%BYTES_SENT:1%", "text": "%BYTES_SENT% bytes",
     }  # fmt: skip
     line = render_line(replace(SERVED, timeout_s=None), ENDED_AT_S, parse_log_format("typed_json", names))
     assert json.loads(line) == {
