@@ -50,7 +50,7 @@ class CompileOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     """What `${NAME}` in the address of a ConsulResolver is filled in from."""
     authority_hidden_by: str = ""
-    """The engine, where it does not know the client's `:authority`: Mappings that match by host then serve no call."""
+    """The engine, where it does not know the client's `:authority`: what is for certain hosts then serves no call."""
     zone_unknown: bool = False
     """The gateway does not know where it runs; who asks for the pods of its zone is told."""
 
@@ -79,7 +79,8 @@ def compile_snapshot(
     configuration = _Configuration(by_key.values(), options.ambassador_id)
     generations = Generations(last_good)
     _report_other_kinds(configuration, generations)
-    ports = _compile_ports(configuration, Secrets(by_key, generations, options.now), generations)
+    secrets = Secrets(by_key, generations, options.now)
+    ports = _compile_ports(configuration, secrets, generations, options.authority_hidden_by)
     module = _compile_module(configuration, options.ambassador_namespace, generations)
     context = MappingContext(
         around=Surroundings(
@@ -152,12 +153,14 @@ class _Ports:
     """With certificates, hosts and listeners alone."""
 
 
-def _compile_ports(configuration: _Configuration, secrets: Secrets, generations: Generations) -> _Ports:
+def _compile_ports(
+    configuration: _Configuration, secrets: Secrets, generations: Generations, authority_hidden_by: str
+) -> _Ports:
     contexts = compile_tls_contexts(configuration.of("TLSContext"), secrets, generations)
     hosts = compile_hosts(configuration.of("Host"), contexts, secrets, generations)
     certified = (certify(one.key, one.hosts, one.key_pair, one.client_ca) for one in contexts.values())
     by_contexts = [certificate for certificate in certified if certificate is not None]
-    listeners = compile_listeners(configuration.of("Listener"), hosts, by_contexts, generations)
+    listeners = compile_listeners(configuration.of("Listener"), hosts, by_contexts, generations, authority_hidden_by)
     kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])
     if listeners is None:
         _report_disagreement(kept, others, configuration, generations)

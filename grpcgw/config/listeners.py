@@ -37,10 +37,12 @@ def compile_listeners(
     hosts: Sequence[Host],
     by_contexts: Sequence[ServerCertificate],
     generations: Generations,
+    authority_hidden_by: str = "",
 ) -> tuple[Listener, ...] | None:
     """In the order of their ports; None where there are no Listeners, be they good or bad.
 
-    `by_contexts` are the certificates of TLSContexts, which belong to every port.
+    `by_contexts` are the certificates of TLSContexts, which belong to every port. `authority_hidden_by` is as in
+    CompileOptions.
     """
     if not objects:
         return None
@@ -56,6 +58,8 @@ def compile_listeners(
         listener = _bind(unbound, obj, hosts, by_contexts, generations)
         if listener is not None:
             found[port] = listener
+            if authority_hidden_by:
+                generations.report(_note_hidden_authority(listener, obj, authority_hidden_by))
     return tuple(found[port] for port in sorted(found))
 
 
@@ -108,6 +112,29 @@ def _bind(
         listener = replace(unbound.listener, hosts=policies, certificates=kept)
     generations.report(findings)
     return listener
+
+
+def _note_hidden_authority(listener: Listener, obj: KubeObject, engine: str) -> Findings:
+    """What a port cannot do whose engine does not know which name is called (`policy.hosts` has the rules)."""
+    findings = Findings(obj)
+    reason = f"the {engine} engine does not know the :authority of calls"
+    if listener.hosts and listener.hosts[-1].host is not None:
+        findings.fault(
+            f"serves no call: {reason}, and none of its Hosts is for *; add such a Host, or run grpcgw with"
+            " --engine completion-queue"
+        )
+    elif _takes_clear_text(listener) and len({policy.clear_text for policy in listener.hosts}) > 1:
+        findings.notice(
+            f"{reason}, and some of its Hosts refuse calls in clear text: they are refused for all names; give these"
+            " Hosts a Listener of their own, or run grpcgw with --engine completion-queue"
+        )
+    return findings
+
+
+def _takes_clear_text(listener: Listener) -> bool:
+    if listener.security_model is SecurityModel.XFP:
+        return listener.transport is Transport.CLEAR
+    return listener.security_model is SecurityModel.INSECURE
 
 
 def _report_disagreement(
