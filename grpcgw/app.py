@@ -26,6 +26,7 @@ from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.config.reuse import NOTHING_TO_REUSE, Reuse
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, ServerCertificate, Snapshot, Transport
 from grpcgw.discovery.catalogue import RESOLVERS
+from grpcgw.discovery.certificate_files import CertificateFiles
 from grpcgw.discovery.directory import DirectorySource
 from grpcgw.discovery.kubernetes import KubernetesSource
 from grpcgw.discovery.kubernetes_api import ClusterAccess
@@ -85,6 +86,7 @@ class Control:
         self._settings = settings
         self._store = ObjectStore()
         self._source = make_source(settings, self._store)
+        self._certificate_files = CertificateFiles(self._store, settings.ambassador_id)
         self._status_writer = make_status_writer(settings, self._store)
         self._resolvers = Resolvers(self._store, self._on_endpoints, self._is_compiling)
         self_signed = make_self_signed(socket.gethostname(), datetime.datetime.now(datetime.UTC))
@@ -138,6 +140,7 @@ class Control:
         """What goes on side by side, by name."""
         work = {
             "source": self._source.run(),
+            "certificate files": self._certificate_files.run(),
             "resolvers": self._resolvers.run(),
             "workers": self._data_plane.run(),
             "compiler": self._compile_on_change(),
@@ -217,6 +220,7 @@ class Control:
             authority_hidden_by="" if self._engine.shows_authority else self._engine,
             zone_unknown=not self._settings.zone,
         )
+        await self._certificate_files.read_wanted()
         # In a thread: thousands of Mappings take seconds, and pods come and go meanwhile.
         objects = list(self._store.objects())
         with collector.paused():

@@ -165,17 +165,19 @@ def choose_api_server(config: Path | None, wanted: bool, settings: KubernetesSet
 def compile_directory(directory: Path, ambassador_id: str) -> tuple[Snapshot, list[Problem]]:
     """What the gateway would serve from `directory`, and everything there is to say against its files."""
     from grpcgw.config.compile import CompileOptions, compile_snapshot
+    from grpcgw.discovery.certificate_files import read_certificate_files
     from grpcgw.discovery.directory import read_directory
 
     objects, problems = read_directory(directory)
+    files = read_certificate_files(objects, ambassador_id)
     compile_options = CompileOptions(ambassador_id=ambassador_id, now=datetime.now(UTC))
-    compiled = compile_snapshot(objects, {}, compile_options)
+    compiled = compile_snapshot([*objects, *files], {}, compile_options)
     return compiled.snapshot, [*problems, *compiled.problems]
 
 
 @commands.command()
 def check(directory: options.Directory, ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id) -> int:
-    """Say what is wrong with the YAML files of a directory, with file and line.
+    """Say what is wrong with the YAML files of a directory, and the certificate files they name, with file and line.
 
     Exit code 1 when there are errors, 0 when there are none (notices do not count).
     """

@@ -8,11 +8,13 @@ import pty
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from grpcgw import __version__, options
+from grpcgw.certificates import make_self_signed
 from grpcgw.cli import execute
 from grpcgw.errors import UserError
 from grpcgw.settings import EngineName, KubernetesSettings, LogLevel, Settings, cores
@@ -307,6 +309,36 @@ def test_check_passes_with_notices(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_check_keeps_to_the_ambassador_id(tmp_path: Path) -> None:
     write_mapping(tmp_path, "other", "ambassador_id", "other")
     assert execute(["routes", str(tmp_path), "--ambassador-id", "other"]) == 0
+
+
+TLS_CONTEXT = """\
+apiVersion: getambassador.io/v2
+kind: TLSContext
+metadata: {name: tls}
+spec:
+  hosts: ["*"]
+  cert_chain_file: FOLDER/tls.crt
+  private_key_file: FOLDER/tls.key
+"""
+
+
+def test_check_and_routes_read_the_certificate_files_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tls.yaml").write_text(TLS_CONTEXT.replace("FOLDER", str(tmp_path)))
+    assert execute(["check", str(tmp_path)]) == 1
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(
+        f"{tmp_path}/tls.yaml:6: error: TLSContext tls.default spec.cert_chain_file: {tmp_path}/tls"
+    )
+    assert "cannot be read: No such file or directory; put a PEM file there" in first
+    made = make_self_signed("greet.example", datetime.now(UTC))
+    (tmp_path / "tls.crt").write_bytes(made.certificate_chain)
+    (tmp_path / "tls.key").write_bytes(made.private_key)
+    assert execute(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: no errors, no notices\n"
+    assert execute(["routes", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_check_of_a_missing_directory_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,8 @@ def test_keys_of_a_module_are_checked_and_noted_one_by_one() -> None:
     ("model", "spec"),
     [
         (TLSContextSpec, {"cert_chain_file": "/tls.crt"}),
+        (TLSContextSpec, {"private_key_file": "/tls.key"}),
+        (TLSContextSpec, {"cacert_chain_file": "ca.crt"}),
         (HostSpec, {"tlsSecret": {}}),
         (HostSpec, {"tlsSecret": "name"}),
     ],

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
+from grpcgw.config.certificate_files import find_named_files, list_paths, make_object
 from grpcgw.config.compile import Compiled, CompileOptions
 from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, Transport
 from grpcgw.routing.hosts import HostTable
-from tests.compiling import compile_objects, obj, said
+from tests.compiling import compile_objects, mapping, obj, only_cluster, said
 from tests.pems import NOW, key_pair, raw_secret, secret
 
 
@@ -72,6 +74,15 @@ def test_a_tls_context_without_hosts_serves_nothing_by_itself() -> None:
 
 
 CHAIN, PRIVATE = key_pair("a")
+CA, _ = key_pair("ca")
+AUTHORITIES = raw_secret({"stringData": {"ca.crt": CA.decode()}}, "ca")
+MUTUAL = {"ca_secret": "ca", "cert_required": True}
+
+
+def served(compiled: Compiled) -> dict[str, bytes]:
+    return {certificate.name: certificate.client_ca for certificate in compiled.snapshot.certificates}
+
+
 BROKEN_SECRETS = {
     "does not exist": None,
     "it has no tls.crt": raw_secret({"data": {}}),
@@ -145,7 +156,6 @@ def test_an_expired_certificate_does_not_take_the_place_of_one_that_has_not_expi
     [
         ({"alpn_protocols": "http/1.1"}, "should contain h2"),
         ({"secret": None}, "spec.secret: is required with hosts"),
-        ({"secret": None, "cert_chain_file": "/a", "private_key_file": "/b"}, "certificates come from a Secret"),
     ],
 )
 def test_a_tls_context_that_cannot_be_kept_is_left_out(fields: dict[str, object], reason: str) -> None:
@@ -167,16 +177,195 @@ def test_no_private_key_is_in_anything_printed() -> None:
     assert PRIVATE.decode().splitlines()[1] not in repr(good)
 
 
+# Certificates in files
+
+
+IN_FILES: dict[str, object] = {"cert_chain_file": "/tls/tls.crt", "private_key_file": "/tls/tls.key"}
+AUTHORITIES_FILE = {"cacert_chain_file": "/ca/ca.crt"}
+
+
+def files(**contents: bytes | str) -> list[KubeObject]:
+    """What a source makes of files: their content, or as text why there is none; `crt` and `key`, or `ca`."""
+    paths = {"crt": "/tls/tls.crt", "key": "/tls/tls.key", "ca": "/ca/ca.crt"}
+    readable = {paths[name]: found for name, found in contents.items() if isinstance(found, bytes)}
+    unreadable = {paths[name]: found for name, found in contents.items() if isinstance(found, str)}
+    user = obj("TLSContext", "user", {**IN_FILES, **AUTHORITIES_FILE})
+    wanted = [key for key in find_named_files(user) if {*readable, *unreadable}.issuperset(list_paths(key))]
+    return [make_object(key, readable, unreadable) for key in wanted]
+
+
+USERS: dict[str, Callable[..., KubeObject]] = {
+    "TLSContext": lambda **fields: tls_context(secret=None, **fields),
+    "Host": lambda **fields: host(tlsSecret=None, tls=fields),
+}
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_a_certificate_in_files_serves(kind: str) -> None:
+    compiled = compile_objects(USERS[kind](**IN_FILES), *files(crt=CHAIN, key=PRIVATE))
+    assert compiled.problems == ()
+    (one,) = compiled.snapshot.certificates
+    assert (one.certificate_chain, one.private_key, one.client_ca) == (CHAIN, PRIVATE, b"")
+
+
+def test_a_host_serves_the_certificate_in_files_of_its_tls_context() -> None:
+    context = tls_context(hosts=None, secret=None, **IN_FILES)
+    compiled = compile_objects(
+        host(tlsSecret=None, tlsContext={"name": "tls"}), context, *files(crt=CHAIN, key=PRIVATE)
+    )
+    assert compiled.problems == ()
+    assert served(compiled) == {"Host host.shop": b""}
+
+
+def test_a_host_takes_the_names_of_its_fields_in_both_spellings() -> None:
+    spelled = {"certChainFile": "/tls/tls.crt", "privateKeyFile": "/tls/tls.key"}
+    compiled = compile_objects(host(tlsSecret=None, tls=spelled), *files(crt=CHAIN, key=PRIVATE))
+    assert served(compiled) == {"Host host.shop": b""}
+
+
+EXCLUDED = {
+    "secret too": ({**IN_FILES, "secret": "cert"}, "secret and cert_chain_file exclude each other; leave one out"),
+    "no key": ({"cert_chain_file": "/tls/tls.crt"}, "cert_chain_file and private_key_file are used together; set both"),
+    "no chain": ({"private_key_file": "/tls/tls.key"}, "cert_chain_file and private_key_file are used together"),
+    "relative": ({**IN_FILES, "cert_chain_file": "tls.crt"}, "cert_chain_file: 'tls.crt' should be the absolute"),
+    "unprintable": (
+        {**IN_FILES, "private_key_file": "/a\nb"},
+        "private_key_file: '/a\\nb' should be the absolute",
+    ),
+    "NUL": ({**IN_FILES, "cert_chain_file": "/a\0b"}, "cert_chain_file: '/a\\x00b' should be the absolute"),
+    "relative CA": (
+        {**IN_FILES, "cacert_chain_file": "../ca"},
+        "cacert_chain_file: '../ca' should be the absolute",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", USERS)
+@pytest.mark.parametrize("case", EXCLUDED)
+def test_files_that_cannot_be_meant_are_errors(case: str, kind: str) -> None:
+    fields, reason = EXCLUDED[case]
+    if "secret" in fields:
+        user = tls_context(**fields) if kind == "TLSContext" else host(tls=IN_FILES)
+        reason = reason if kind == "TLSContext" else "tlsSecret and the cert_chain_file of tls exclude each other"
+    else:
+        user = USERS[kind](**fields)
+    compiled = compile_objects(user, secret(CHAIN, PRIVATE), *files(crt=CHAIN, key=PRIVATE, ca=CHAIN))
+    assert compiled.snapshot.certificates == ()
+    assert any(reason in error for error in said(compiled, Severity.ERROR)), said(compiled)
+
+
+@pytest.mark.parametrize("fields", [{}, {"cert_chain_file": "", "private_key_file": ""}])
+def test_hosts_need_a_certificate_from_somewhere(fields: dict[str, object]) -> None:
+    compiled = compile_objects(tls_context(secret=None, **fields))
+    assert "spec.secret: is required with hosts: name the Secret with the certificate, or set" in said(compiled)[0]
+
+
+BROKEN_FILES: dict[str, list[KubeObject]] = {
+    "/tls/tls.crt does not exist": [],
+    "/tls/tls.crt cannot be read: No such file; put a PEM file there that the gateway may read": files(
+        crt="No such file", key=PRIVATE
+    ),
+    "/tls/tls.key cannot be read: No such file; put a PEM file there": files(crt=CHAIN, key="No such file"),
+    "/tls/tls.crt is no PEM certificate": files(crt=PRIVATE, key=PRIVATE),
+    "/tls/tls.key is no PEM private key": files(crt=CHAIN, key=b"-----BEGIN hunter2"),
+    "/tls/tls.key does not belong to the certificate in /tls/tls.crt": files(crt=CHAIN, key=key_pair("b")[1]),
+}
+
+
+@pytest.mark.parametrize("kind", USERS)
+@pytest.mark.parametrize("reason", BROKEN_FILES)
+def test_files_that_cannot_be_used_are_an_error_of_who_names_them(reason: str, kind: str) -> None:
+    compiled = compile_objects(USERS[kind](**IN_FILES), *BROKEN_FILES[reason])
+    assert compiled.snapshot.certificates == ()
+    (error,) = said(compiled)
+    assert f"cert_chain_file: {reason}" in error
+    assert error.startswith(("tls.yaml: error: TLSContext tls.shop", "host.yaml: error: Host host.shop"))
+    assert "hunter2" not in repr(compiled)
+
+
+@pytest.mark.parametrize("kind", USERS)
+@pytest.mark.parametrize("reason", BROKEN_FILES)
+def test_the_last_good_files_keep_serving(reason: str, kind: str) -> None:
+    user = USERS[kind](**IN_FILES)
+    compiled = compile_objects(user, *files(crt=CHAIN, key=PRIVATE))
+    expected = compiled.snapshot
+    for _ in range(2):
+        compiled = compile_objects(user, *BROKEN_FILES[reason], last=compiled)
+        assert compiled.snapshot == expected
+        (error,) = said(compiled, Severity.ERROR)
+        assert error.endswith("; the last good version keeps serving")
+
+
+def test_an_expired_file_does_not_take_the_place_of_one_that_has_not_expired() -> None:
+    user, options = tls_context(secret=None, **IN_FILES), CompileOptions(now=NOW)
+    (fresh, fresh_key), (old, old_key) = key_pair("fresh", NOW + timedelta(3)), key_pair("old", NOW)
+    compiled = compile_objects(user, *files(crt=old, key=old_key), options=options)
+    assert "the certificate in /tls/tls.crt expired on 2030-01-01; renew it" in said(compiled, Severity.NOTICE)[0]
+    compiled = compile_objects(user, *files(crt=fresh, key=fresh_key), options=options)
+    compiled = compile_objects(user, *files(crt=old, key=old_key), last=compiled, options=options)
+    assert compiled.snapshot.certificates[0].certificate_chain == fresh
+    assert "the certificate in /tls/tls.crt expired on 2030-01-01; the last" in said(compiled, Severity.ERROR)[0]
+
+
+def test_one_file_can_hold_chain_and_key_and_only_certificates_are_shown_of_it() -> None:
+    user = tls_context(secret=None, cert_chain_file="/a.pem", private_key_file="/a.pem")
+    (key,) = find_named_files(user)
+    whole = make_object(key, {"/a.pem": b"a comment\n" + PRIVATE + CHAIN + CA}, {})
+    compiled = compile_objects(user, whole)
+    (one,) = compiled.snapshot.certificates
+    assert one.certificate_chain == CHAIN + CA
+    assert PRIVATE.decode().splitlines()[1] not in repr(compiled)
+    again = compile_objects(user, make_object(key, {"/a.pem": PRIVATE + CHAIN + CA}, {}))
+    assert again.snapshot.version == compiled.snapshot.version, "what stands beside does not matter"
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_authorities_in_a_file_check_the_certificates_of_clients(kind: str) -> None:
+    fields = {**IN_FILES, **AUTHORITIES_FILE, "cert_required": True}
+    compiled = compile_objects(USERS[kind](**fields), *files(crt=CHAIN, key=PRIVATE), *files(ca=CA))
+    assert compiled.problems == ()
+    assert list(served(compiled).values()) == [CA]
+
+
+def test_authorities_in_a_file_go_with_a_certificate_in_a_secret() -> None:
+    context = tls_context(cert_required=True, **AUTHORITIES_FILE)
+    assert served(compile_objects(context, secret(CHAIN, PRIVATE), *files(ca=CA))) == {"TLSContext tls.shop": CA}
+
+
+def test_the_secret_of_authorities_goes_before_their_file_and_a_notice_says_so() -> None:
+    other, _ = key_pair("other")
+    context = tls_context(**MUTUAL, **AUTHORITIES_FILE)
+    compiled = compile_objects(context, secret(CHAIN, PRIVATE), AUTHORITIES, *files(ca=other))
+    assert served(compiled) == {"TLSContext tls.shop": CA}
+    assert "spec.cacert_chain_file: has no effect: ca_secret goes before it" in said(compiled, Severity.NOTICE)[0]
+
+
+def test_optional_client_certificates_by_a_file_are_an_error_too() -> None:
+    compiled = compile_objects(tls_context(**AUTHORITIES_FILE), secret(CHAIN, PRIVATE), *files(ca=CA))
+    assert "spec.cacert_chain_file: client certificates are not asked for" in said(compiled, Severity.ERROR)[0]
+
+
+@pytest.mark.parametrize("broken", [files(ca=b"-----BEGIN"), files(ca="it is no regular file"), []])
+def test_authorities_in_a_file_keep_their_last_good_version(broken: list[KubeObject]) -> None:
+    context = tls_context(cert_required=True, **AUTHORITIES_FILE)
+    alone = compile_objects(context, secret(CHAIN, PRIVATE), *broken)
+    assert alone.snapshot.certificates == ()
+    before = compile_objects(context, secret(CHAIN, PRIVATE), *files(ca=CA))
+    after = compile_objects(context, secret(CHAIN, PRIVATE), *broken, last=before)
+    assert after.snapshot == before.snapshot
+    assert "spec.cacert_chain_file: /ca/ca.crt " in said(after)[0]
+
+
+def test_files_say_how_pods_are_spoken_to() -> None:
+    context = tls_context(hosts=None, secret=None, **IN_FILES, **AUTHORITIES_FILE)
+    compiled = compile_objects(context, mapping(tls="tls"), *files(crt=CHAIN, key=PRIVATE), *files(ca=CA))
+    tls = only_cluster(compiled).connection.tls
+    assert compiled.problems == ()
+    assert tls is not None
+    assert (tls.certificate_chain, tls.private_key, tls.ca) == (CHAIN, PRIVATE, CA)
+
+
 # What grpc in Python can do, and what it cannot
-
-
-CA, _ = key_pair("ca")
-AUTHORITIES = raw_secret({"stringData": {"ca.crt": CA.decode()}}, "ca")
-MUTUAL = {"ca_secret": "ca", "cert_required": True}
-
-
-def served(compiled: Compiled) -> dict[str, bytes]:
-    return {certificate.name: certificate.client_ca for certificate in compiled.snapshot.certificates}
 
 
 def test_clients_must_show_a_certificate_of_the_authorities() -> None:
@@ -218,7 +407,6 @@ CANNOT = {
     "ciphers": ({"cipher_suites": ["ECDHE-RSA-AES128-GCM-SHA256"]}, "set GRPC_SSL_CIPHER_SUITES in the gateway's"),
     "curves": ({"ecdh_curves": ["X25519"]}, "ecdh_curves: grpc in Python takes no curves"),
     "revocation": ({"crl_secret": "crl"}, "crl_secret: grpc in Python reads no revocation lists"),
-    "CA file": ({"cacert_chain_file": "/ca.crt"}, "set `ca_secret`"),
 }
 
 

@@ -1,6 +1,6 @@
-"""From a Secret to a checked certificate and key, as PEM.
+"""From a Secret, or files, to a checked certificate and key, as PEM.
 
-Private keys pass through here and are never part of a message.
+Private keys pass through here and are never part of a message, nor is anything else that was read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from grpcgw.config.certificate_files import CERTIFICATE_FILES, list_paths
 from grpcgw.config.objects import KubeObject
 from grpcgw.errors import GrpcgwError
 
@@ -27,8 +28,8 @@ _LEAST_RSA_BITS = 1024
 _CURVES = {"secp256r1", "secp384r1", "secp521r1"}
 
 
-class InvalidSecret(GrpcgwError):
-    """The Secret holds no usable certificate; the message says why, without a word of its content."""
+class InvalidCertificate(GrpcgwError):
+    """What should be a certificate cannot be used; the message says why, without a word of its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +37,54 @@ class KeyPair:
     """A checked certificate chain (leaf first) and its private key, as PEM."""
 
     chain: bytes
+    """Certificates and nothing else, whatever stood beside them."""
     private_key: bytes = field(repr=False)
     expires_at: datetime
     """Of the leaf, with time zone UTC."""
 
 
-def read_key_pair(secret: KubeObject) -> KeyPair:
-    """The certificate of a `kubernetes.io/tls` Secret (`data` in base64 or `stringData`).
+def read_key_pair(obj: KubeObject) -> KeyPair:
+    """The certificate of a `kubernetes.io/tls` Secret (`data` in base64 or `stringData`), or of two files.
 
-    Raises InvalidSecret where a part is missing, is no PEM, or key and certificate do not belong together.
+    Raises InvalidCertificate where a part is missing, is no PEM, or key and certificate do not belong together.
     """
-    chain, private_key = _read_entry(secret, _CHAIN), _read_entry(secret, _KEY)
+    chain_name, key_name = list_paths(obj.key) if obj.key.kind == CERTIFICATE_FILES else (_CHAIN, _KEY)
+    chain, private_key = _read_entry(obj, chain_name), _read_entry(obj, key_name)
+    certificates = _load_certificates(chain, chain_name)
     try:
-        leaf = x509.load_pem_x509_certificates(chain)[0]
-        public = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        public = certificates[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidSecret(f"{_CHAIN} is no PEM certificate") from error
+        raise InvalidCertificate(f"{chain_name} is no PEM certificate") from error
+    if _load_private_key(private_key, key_name) != public:
+        raise InvalidCertificate(f"{key_name} does not belong to the certificate in {chain_name}")
+    return KeyPair(_join(certificates), private_key, certificates[0].not_valid_after_utc)
+
+
+def _load_certificates(pem: bytes, name: str) -> list[x509.Certificate]:
+    """At least one."""
     try:
-        key = load_pem_private_key(private_key, password=None)
+        return x509.load_pem_x509_certificates(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidCertificate(f"{name} is no PEM certificate") from error
+
+
+def _join(certificates: list[x509.Certificate]) -> bytes:
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def _load_private_key(pem: bytes, name: str) -> bytes:
+    """The public half of a key that grpc can serve."""
+    try:
+        key = load_pem_private_key(pem, password=None)
     except TypeError as error:
-        raise InvalidSecret(f"{_KEY} is encrypted; store it without a password") from error
+        raise InvalidCertificate(f"{name} is encrypted; store it without a password") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidSecret(f"{_KEY} is no PEM private key") from error
+        raise InvalidCertificate(f"{name} is no PEM private key") from error
     if not _is_usable(key):
-        raise InvalidSecret(f"{_KEY} is of a kind that grpc cannot serve; use RSA of 2048 bits, EC P-256 or Ed25519")
-    if key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public:
-        raise InvalidSecret(f"{_KEY} does not belong to the certificate in {_CHAIN}")
-    return KeyPair(chain, private_key, leaf.not_valid_after_utc)
+        raise InvalidCertificate(
+            f"{name} is of a kind that grpc cannot serve; use RSA of 2048 bits, EC P-256 or Ed25519"
+        )
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _is_usable(key: PrivateKeyTypes) -> bool:
@@ -74,37 +96,43 @@ def _is_usable(key: PrivateKeyTypes) -> bool:
     return isinstance(key, Ed25519PrivateKey)
 
 
-def read_authorities(secret: KubeObject) -> bytes:
-    """The certificates of authorities, as PEM: `ca.crt`, or else `tls.crt`, which is what Ambassador reads.
+def read_authorities(obj: KubeObject) -> bytes:
+    """The certificates of authorities, as PEM: of a file, or of a Secret's `ca.crt`, or else its `tls.crt`, which is
+    what Ambassador reads.
 
-    Raises InvalidSecret.
+    Raises InvalidCertificate.
     """
-    name = _AUTHORITIES if _has_entry(secret, _AUTHORITIES) else _CHAIN
-    authorities = _read_entry(secret, name)
-    try:
-        x509.load_pem_x509_certificates(authorities)
-    except ValueError as error:
-        raise InvalidSecret(f"{name} is no PEM certificate") from error
-    return authorities
+    if obj.key.kind == CERTIFICATE_FILES:
+        (name,) = list_paths(obj.key)
+    else:
+        name = _AUTHORITIES if _has_entry(obj, _AUTHORITIES) else _CHAIN
+    return _join(_load_certificates(_read_entry(obj, name), name))
 
 
-def _has_entry(secret: KubeObject, name: str) -> bool:
-    return any(_entry(secret, section, name) is not None for section in ("stringData", "data"))
+def _has_entry(obj: KubeObject, name: str) -> bool:
+    return any(_entry(obj, section, name) is not None for section in ("stringData", "data"))
 
 
-def _read_entry(secret: KubeObject, name: str) -> bytes:
-    plain, encoded = _entry(secret, "stringData", name), _entry(secret, "data", name)
+def _read_entry(obj: KubeObject, name: str) -> bytes:
+    plain, encoded = _entry(obj, "stringData", name), _entry(obj, "data", name)
     if plain is not None:  # as the API server does: stringData wins
         return plain.encode()
     if encoded is None:
-        raise InvalidSecret(f"it has no {name}")
+        raise InvalidCertificate(_explain_absence(obj, name))
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidSecret(f"data of {name} is no base64") from error
+        raise InvalidCertificate(f"data of {name} is no base64") from error
 
 
-def _entry(secret: KubeObject, section: str, name: str) -> str | None:
-    entries = secret.body.get(section)
+def _explain_absence(obj: KubeObject, name: str) -> str:
+    reason = _entry(obj, "unreadable", name)
+    if reason is None:
+        return f"it has no {name}"
+    return f"{name} cannot be read: {reason}; put a PEM file there that the gateway may read, or name another"
+
+
+def _entry(obj: KubeObject, section: str, name: str) -> str | None:
+    entries = obj.body.get(section)
     value = entries.get(name) if isinstance(entries, Mapping) else None
     return value if isinstance(value, str) else None

@@ -78,6 +78,12 @@ def _check_duration(text: str) -> str:
     return text
 
 
+def _check_file_path(path: str) -> str:
+    if path and not (path.startswith("/") and path.isprintable()):
+        raise ValueError(f"{path[:60]!r} should be the absolute path of a file on the gateway's disk")
+    return path
+
+
 StringOrList = Annotated[list[str], BeforeValidator(_as_list)]
 Text = Annotated[str, Field(min_length=1)]
 Milliseconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -87,6 +93,8 @@ PositiveCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 """`1s`, `1500ms`, `1m30s`."""
+FilePath = Annotated[str, AfterValidator(_check_file_path)]
+"""Absolute, in printable characters; empty: none."""
 Table = dict[str, object]
 Anything = object
 """For fields without effect, and for those whose parts are checked one by one."""

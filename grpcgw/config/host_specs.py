@@ -10,13 +10,13 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from grpcgw.config.fields import (
     AmbassadorId,
+    FilePath,
     PositiveCount,
     Resource,
     Table,
     Text,
     http_only,
     no_meaning,
-    refused,
     served,
 )
 
@@ -28,16 +28,22 @@ class TlsSettings(Resource):
     """What a TLSContext and the `tls` of a Host have in common."""
 
     alpn_protocols: Annotated[str | None, served("must contain `h2`, which is always offered, alone")] = None
-    cert_chain_file: Annotated[str | None, refused("certificates come from a Secret; set `secret`")] = None
-    private_key_file: Annotated[str | None, refused("certificates come from a Secret; set `secret`")] = None
+    cert_chain_file: Annotated[
+        FilePath | None, served("PEM file on the gateway's disk with the certificate, in place of a Secret; followed")
+    ] = None
+    private_key_file: Annotated[
+        FilePath | None, served("PEM file with the key of the certificate in `cert_chain_file`, which needs it")
+    ] = None
     cert_required: Annotated[
-        bool | None, served("clients must show a certificate of an authority in `ca_secret`; see below")
+        bool | None, served("clients must show a certificate of an authority in `ca_secret` or its file; see below")
     ] = None
     ca_secret: Annotated[
         str | None,
         served("Secret with authorities (`ca.crt`, else `tls.crt`): of clients with `cert_required`, and of pods"),
     ] = None
-    cacert_chain_file: Annotated[str | None, refused("authorities come from a Secret; set `ca_secret`")] = None
+    cacert_chain_file: Annotated[
+        FilePath | None, served("PEM file on the gateway's disk with authorities; `ca_secret` goes before it")
+    ] = None
     crl_secret: Annotated[
         str | None, served("an error: grpc reads no revocation lists in Python, revoked certificates would pass")
     ] = None
@@ -52,6 +58,12 @@ class TlsSettings(Resource):
         str | None, served("name a pod is asked for and its certificate must carry; default: the host of `service`")
     ] = None
 
+    @model_validator(mode="after")
+    def _check_files(self) -> TlsSettings:
+        if bool(self.cert_chain_file) != bool(self.private_key_file):
+            raise ValueError("cert_chain_file and private_key_file are used together; set both, or none")
+        return self
+
 
 class TLSContextSpec(TlsSettings):
     ambassador_id: AmbassadorId = None
@@ -59,10 +71,19 @@ class TLSContextSpec(TlsSettings):
         list[str] | None,
         served("names the certificate is for; without, it serves only the Hosts and Mappings that name the TLSContext"),
     ] = None
-    secret: Annotated[str | None, served("`name` or `name.namespace` of the Secret with the certificate")] = None
+    secret: Annotated[
+        str | None,
+        served("`name` or `name.namespace` of the Secret with the certificate; not beside `cert_chain_file`"),
+    ] = None
     secret_namespacing: Annotated[
         bool | None, served("default true; `false`: dots in `secret` belong to the name, the namespace is its own")
     ] = None
+
+    @model_validator(mode="after")
+    def _check_certificate(self) -> TLSContextSpec:
+        if self.secret and self.cert_chain_file:
+            raise ValueError("secret and cert_chain_file exclude each other; leave one out")
+        return self
 
 
 def _as_snake_case(value: object) -> object:
@@ -113,7 +134,7 @@ class HostSpec(Resource):
     ] = None
     tlsContext: Annotated[  # noqa: N815
         NameReference | None,
-        served("a TLSContext, whose Secret serves where `tlsSecret` is absent, and whose settings apply"),
+        served("a TLSContext, whose certificate serves where `tlsSecret` is absent, and whose settings apply"),
     ] = None
     tls: Annotated[
         Annotated[TlsSettings, BeforeValidator(_as_snake_case)] | None,
@@ -136,6 +157,8 @@ class HostSpec(Resource):
     def _check_tls(self) -> HostSpec:
         if self.tls is not None and self.tlsContext is not None:
             raise ValueError("tls and tlsContext exclude each other; leave one out")
+        if self.tlsSecret is not None and self.tls is not None and self.tls.cert_chain_file:
+            raise ValueError("tlsSecret and the cert_chain_file of tls exclude each other; leave one out")
         return self
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from grpcgw.config.certificate_files import name_key_pair_files
 from grpcgw.config.generations import Generations
 from grpcgw.config.host_specs import HostSpec
 from grpcgw.config.matching import parse_host_glob
@@ -101,6 +102,8 @@ def _compile_certificate(
     elif spec.tls is not None:
         check_tls_settings(spec.tls, findings, "tls")
         note_optional_client_certificates(spec.tls, findings, "tls")
+        files = name_key_pair_files(spec.tls)
+        key_pair = key_pair or secrets.find_key_pair(files, findings, "tls", "cert_chain_file")
         ca = find_ca(spec.tls, named.authorities, secrets, findings, "tls")
         client_ca = ca if spec.tls.cert_required else b""
     return certify(key, (spec.hostname or "*",), key_pair, client_ca)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from grpcgw.config.certificate_files import name_authorities_file, name_key_pair_files
 from grpcgw.config.certificates import KeyPair
 from grpcgw.config.generations import Generations
 from grpcgw.config.host_specs import TLSContextSpec, TlsSettings
@@ -52,10 +53,12 @@ def _build(obj: KubeObject, secrets: Secrets, findings: Findings) -> TLSContext 
     if spec is None:
         return None
     check_tls_settings(spec, findings)
-    if spec.hosts and not spec.secret:
-        findings.error("is required with hosts: name the Secret with the certificate", "secret")
     named = name_secrets_of_context(spec, obj.key.namespace)
+    files = name_key_pair_files(spec)
+    if spec.hosts and not (named.key_pair or files):
+        findings.error("is required with hosts: name the Secret with the certificate, or set cert_chain_file", "secret")
     key_pair = secrets.find_key_pair(named.key_pair, findings, "secret")
+    key_pair = key_pair or secrets.find_key_pair(files, findings, "cert_chain_file")
     ca = find_ca(spec, named.authorities, secrets, findings)
     if spec.hosts:
         note_optional_client_certificates(spec, findings)
@@ -107,19 +110,30 @@ def check_tls_settings(spec: TlsSettings, findings: Findings, *path: str) -> Non
 def find_ca(
     spec: TlsSettings, authorities: ObjectKey | None, secrets: Secrets, findings: Findings, *path: str
 ) -> bytes:
-    """What `authorities`, the Secret of `ca_secret`, holds, as PEM; an error where clients' certificates need it."""
-    if spec.cert_required and not spec.ca_secret:
-        findings.error("is required with cert_required: name the Secret with the authorities", *path, "ca_secret")
-    return secrets.find_authorities(authorities, findings, *path, "ca_secret")
+    """What `authorities`, the Secret of `ca_secret`, or else `cacert_chain_file` holds, as PEM; an error where clients
+    cannot be checked without."""
+    file = name_authorities_file(spec)
+    if authorities is not None:
+        if file is not None:
+            findings.notice("has no effect: ca_secret goes before it; leave one out", *path, "cacert_chain_file")
+        return secrets.find_authorities(authorities, findings, *path, "ca_secret")
+    if spec.cert_required and file is None:
+        findings.error(
+            "is required with cert_required: name the Secret with the authorities, or set cacert_chain_file",
+            *path,
+            "ca_secret",
+        )
+    return secrets.find_authorities(file, findings, *path, "cacert_chain_file")
 
 
 def note_optional_client_certificates(spec: TlsSettings, findings: Findings, *path: str) -> None:
-    if spec.ca_secret and not spec.cert_required:
+    name = "ca_secret" if spec.ca_secret else "cacert_chain_file"
+    if (spec.ca_secret or spec.cacert_chain_file) and not spec.cert_required:
         findings.fault(
             "client certificates are not asked for: grpc in Python cannot ask without requiring them;"
-            " set cert_required or leave ca_secret out",
+            f" set cert_required or leave {name} out",
             *path,
-            "ca_secret",
+            name,
         )
 
 

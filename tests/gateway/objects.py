@@ -33,6 +33,12 @@ def tls_context(secret: str, name: str = "tls") -> Body:
     return _custom("TLSContext", name, {"hosts": ["*"], "secret": secret})
 
 
+def tls_context_of_files(folder: Path) -> Body:
+    """Of `tls.crt` and `tls.key` in `folder`."""
+    files = {"cert_chain_file": str(folder / "tls.crt"), "private_key_file": str(folder / "tls.key")}
+    return _custom("TLSContext", "tls", {"hosts": ["*"], **files})
+
+
 def host(secret: str, hostname: str, name: str = "host") -> Body:
     return _custom("Host", name, {"hostname": hostname, "tlsSecret": {"name": secret}})
 

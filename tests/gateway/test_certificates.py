@@ -21,6 +21,7 @@ from gateway.objects import (
     put_greet,
     secret,
     tls_context,
+    tls_context_of_files,
 )
 from tests.kube_api import KubeApi
 
@@ -30,11 +31,17 @@ def shown(gateway: Gateway) -> bytes:
     return ssl.get_server_certificate((HOST, gateway.tls_port), timeout=30).strip().encode()
 
 
+def named(gateway: Gateway) -> str:
+    """What the diagnostics say of the TLS port."""
+    (detail,) = (each["detail"] for each in gateway.diagnostics("listeners") if each["protocol"] == "tls")
+    return str(detail)
+
+
 def test_without_a_certificate_a_self_signed_one_for_localhost_is_shown(gateway: Gateway) -> None:
     trust = shown(gateway)
     names = x509.load_pem_x509_certificate(trust).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert "localhost" in names.value.get_values_for_type(x509.DNSName)
-    assert [each["detail"] for each in gateway.diagnostics("listeners")] == ["", "self-signed"]
+    assert named(gateway) == "self-signed"
     with gateway.secure_channel(trust, "localhost") as channel:
         assert greet(channel)
 
@@ -85,11 +92,50 @@ def test_the_certificate_of_a_secret_is_replaced_without_restart(
             assert shown(gateway) == second[0].strip()
         with gateway.secure_channel(second[0], "second.example") as channel:
             assert greet(channel)
-        assert named_by in gateway.diagnostics("listeners")[1]["detail"]
+        assert named_by in named(gateway)
 
         objects.delete(named_by, "default", user["metadata"]["name"])
         eventually(lambda: shown(gateway) not in (first[0].strip(), second[0].strip()), "self-signed again")
-        assert gateway.diagnostics("listeners")[1]["detail"] == "self-signed"
+        assert named(gateway) == "self-signed"
+
+
+def mount(volume: Path, version: str, chain: bytes, key: bytes) -> None:
+    """Give a volume new content as a kubelet does: in a folder beside the former one, to which a link is turned."""
+    (volume / version).mkdir(parents=True)
+    (volume / version / "tls.crt").write_bytes(chain)
+    (volume / version / "tls.key").write_bytes(key)
+    (volume / "..new").symlink_to(version)
+    (volume / "..new").rename(volume / "..data")
+    for name in ("tls.crt", "tls.key"):
+        if not (volume / name).is_symlink():
+            (volume / name).symlink_to(Path("..data", name))
+
+
+def test_a_certificate_in_files_is_replaced_without_restart(place: tuple[Objects, list[str]], tmp_path: Path) -> None:
+    objects, arguments = place
+    volume = tmp_path / "volume"
+    first, second = make_key_pair("first.example"), make_key_pair("second.example")
+    mount(volume, "..1", *first)
+    objects.put(tls_context_of_files(volume))
+    with running_gateway(*arguments, folder=tmp_path, workers=1) as gateway:
+        assert shown(gateway) == first[0].strip(), "from the first connection on"
+        with gateway.secure_channel(first[0], "first.example") as channel:
+            assert greet(channel)
+            mount(volume, "..2", *second)
+            eventually(lambda: shown(gateway) == second[0].strip(), gateway.log)
+            assert greet(channel), "connections that stand are not touched"
+        with gateway.secure_channel(second[0], "second.example") as channel:
+            assert greet(channel)
+
+        mount(volume, "..3", b"root:hunter2", first[1])
+        eventually(gateway.errors, "the broken file is told")
+        (error,) = gateway.errors()
+        assert f"{volume}/tls.crt cannot be read: it holds no PEM" in error
+        assert "TLSContext tls.default" in error
+        assert shown(gateway) == second[0].strip()
+        everything = gateway.log() + gateway.get("/ambassador/v0/diag/?json=true")[1]
+        for hidden in ("hunter2", *(key.decode().splitlines()[1] for _, key in (first, second))):
+            assert hidden not in everything
 
 
 def test_a_client_that_trusts_another_certificate_is_refused(gateway: Gateway) -> None:
