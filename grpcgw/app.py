@@ -407,7 +407,7 @@ def make_source(settings: Settings, store: ObjectStore) -> Source:
         return _Directory(DirectorySource(store, settings.config_dir))
     if settings.kubernetes is None:
         raise UserError("say where the configuration comes from: --config DIR or --kubernetes")
-    return KubernetesSource(store, make_access(settings.kubernetes), settings.namespace)
+    return KubernetesSource(store, make_access(settings.kubernetes), settings.namespace, settings.ambassador_id)
 
 
 def make_status_writer(settings: Settings, store: ObjectStore) -> StatusWriter | None:

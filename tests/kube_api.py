@@ -10,8 +10,9 @@ It runs in a thread with its own event loop; every method may be called from any
 returns, and may be used while the server is down (`stop`), as if others had reached another API server meanwhile.
 
 Emulated, as a real server does it: resourceVersions, pages (`limit`, `continue`), watches from a resourceVersion,
-bookmarks, `timeoutSeconds`, the field selector `type=`, namespaced and cluster-wide paths, discovery, 410 for forgotten
-versions, built-in kinds without `kind` in lists, the same custom object under every served version (no conversion).
+bookmarks, `timeoutSeconds`, field selectors (`metadata.name=ca,type!=Opaque`), namespaced and cluster-wide paths,
+discovery, 410 for forgotten versions, built-in kinds without `kind` in lists, the same custom object under every served
+version (no conversion).
 Over HTTP it takes what grpcgw writes: a merge patch of a custom object's status, Events, and Leases (get, create,
 replace); each with the conflicts a real server has (409 for a stale resourceVersion or a taken name).
 Not emulated: TLS, label selectors, other writes; authentication is one bearer `token`, where set.
@@ -31,6 +32,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -135,7 +137,7 @@ class KubeApi:
         self._changes: list[_Change] = []
         self._version = 100
         self._oldest = 100
-        self._refusals: dict[tuple[str, str], tuple[int, int | None]] = {}
+        self._refusals: dict[tuple[str, str, str], tuple[int, int | None]] = {}
         self._watchers: set[_Watcher] = set()
         self._lists: dict[str, tuple[int, list[Body]]] = {}
         self._loop = asyncio.new_event_loop()
@@ -217,9 +219,12 @@ class KubeApi:
 
     # ---- bad days
 
-    def refuse(self, status: int, kind: str = "*", verb: str = "*", retry_after_s: int | None = None) -> None:
-        """Answer `status` to every verb (or the one in `verb`) of `kind`, until `accept`."""
-        self._do(lambda: self._refusals.__setitem__((kind, verb), (status, retry_after_s)))
+    def refuse(
+        self, status: int, kind: str = "*", verb: str = "*", retry_after_s: int | None = None, name: str = "*"
+    ) -> None:
+        """Answer `status` to every verb (or the one in `verb`) of `kind`, until `accept`; with `name` only to lists and
+        watches of that object alone."""
+        self._do(lambda: self._refusals.__setitem__((kind, verb, name), (status, retry_after_s)))
 
     def accept(self) -> None:
         """Take back every `refuse`."""
@@ -254,6 +259,11 @@ class KubeApi:
     def watches(self, kind: str) -> int:
         """How many watches of `kind` are open."""
         return self._do(lambda: sum(watcher.kind == kind for watcher in self._watchers))
+
+    def watched_names(self, kind: str) -> list[str]:
+        """The names of the objects of `kind` that have an open watch of their own, in order."""
+        watchers = self._do(lambda: [watcher for watcher in self._watchers if watcher.kind == kind])
+        return sorted(filter(None, (_named_in(dict(watcher.request.query)) for watcher in watchers)))
 
     # ---- on the server's loop
 
@@ -333,7 +343,7 @@ class KubeApi:
         self.requests.append(Request(verb, name, namespace, path, query, time.monotonic()))
         if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
             return _refusal(401, "Unauthorized")
-        for key in ((name, verb), (name, "*"), ("*", verb), ("*", "*")):
+        for key in product((name, "*"), (verb, "*"), (_named_in(query), "*")):
             if key in self._refusals:
                 status, retry_after_s = self._refusals[key]
                 return _refusal(status, "made to fail", retry_after_s)
@@ -502,12 +512,26 @@ class KubeApi:
 
 
 def _selector(kind: str, namespace: str, query: dict[str, str]) -> Callable[[Body], bool]:
-    field, _, value = query.get("fieldSelector", "").partition("=")
+    terms = [term for term in query.get("fieldSelector", "").split(",") if term]
     return lambda body: (
         body["kind"] == kind
         and namespace in ("", body["metadata"]["namespace"])
-        and (not field or body.get(field) == value)
+        and all(_holds(term, body) for term in terms)
     )
+
+
+def _holds(term: str, body: Body) -> bool:
+    """One term of a field selector: `field=value` or `field!=value`."""
+    field, _, value = term.partition("=")
+    is_negated = field.endswith("!")
+    parent, _, leaf = field.removesuffix("!").rpartition(".")
+    return ((body[parent] if parent else body).get(leaf) == value) is not is_negated
+
+
+def _named_in(query: dict[str, str]) -> str:
+    """The one name that a list or watch asks for; empty: all."""
+    terms = (term.partition("=") for term in query.get("fieldSelector", "").split(","))
+    return next((value for field, _, value in terms if field == "metadata.name"), "")
 
 
 def _merge(target: Body, patch: Body) -> Body:

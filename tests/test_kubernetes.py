@@ -44,13 +44,18 @@ class Highest(Random):
 
 @asynccontextmanager
 async def reading(
-    access: ClusterAccess, namespace: str = "", pace: Pace = BRISK, random: Random | None = None
+    access: ClusterAccess,
+    namespace: str = "",
+    pace: Pace = BRISK,
+    random: Random | None = None,
+    ambassador_id: str = "default",
 ) -> AsyncIterator[ObjectStore]:
     store = ObjectStore()
     async with asyncio.TaskGroup() as group:
-        source = group.create_task(KubernetesSource(store, access, namespace, pace=pace, random=random).run())
+        source = KubernetesSource(store, access, namespace, ambassador_id, pace=pace, random=random)
+        running = group.create_task(source.run())
         yield store
-        source.cancel()
+        running.cancel()
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -653,10 +658,12 @@ def test_credentials_that_were_replaced_are_read_again(api: KubeApi, access: Clu
     [
         (None, None, "kubeconfig {path} cannot be used"),
         ("clusters: [", None, "kubeconfig {path} cannot be used"),
-        ("just text", None, "kubeconfig {path} cannot be used"),
+        ("just text", None, "kubeconfig {path} cannot be used: it should be a file with clusters, users and contexts"),
+        ("", None, "kubeconfig {path} cannot be used: it should be a file with clusters, users and contexts"),
+        ("# nothing yet", None, "kubeconfig {path} cannot be used: it should be a file with clusters"),
         ("valid", "nowhere", "kubeconfig {path}, context nowhere cannot be used"),
     ],
-    ids=["missing", "broken YAML", "not a kubeconfig", "unknown context"],
+    ids=["missing", "broken YAML", "not a kubeconfig", "empty", "only a comment", "unknown context"],
 )
 def test_a_kubeconfig_that_cannot_be_used_is_named(
     api: KubeApi, tmp_path: Path, content: str | None, context: str | None, named: str

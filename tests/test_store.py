@@ -162,3 +162,19 @@ def test_a_listener_that_follows_the_told_keys_always_has_the_same_objects_as_th
     for partition, content in steps:
         store.replace(partition, [an_object(name, version) for name, version in content.items()])
         assert copy == {obj.key: obj for obj in store.objects()} == {obj.key: obj for obj in store.of_kind("Mapping")}
+
+
+def test_a_partition_that_is_dropped_leaves_nothing_behind() -> None:
+    store = ObjectStore()
+    store.set_status(SourceStatus("stays", synced=True, last_contact_s=1.0))
+    store.set_status(SourceStatus("p", synced=False, last_contact_s=1.0))
+    store.replace("p", [an_object("x")])
+    store.report("p", [Problem(Severity.ERROR, "wrong", "p")])
+    heard = listened(store)
+
+    store.drop("p")
+    store.drop("never there")
+
+    assert heard == [{"x"}, set(), set()], "objects, problems, and that all is synced now"
+    assert (list(store.objects()), store.problems(), store.synced()) == ([], (), True)
+    assert [each.name for each in store.statuses()] == ["stays"]

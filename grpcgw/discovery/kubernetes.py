@@ -1,4 +1,5 @@
-"""Objects from an API server: one list/watch loop per kind, each writing its own partition of the store.
+"""Objects from an API server: one list/watch loop per kind, each writing its own partition of the store, and one per
+Secret that is named and no certificate (`named_secrets.py` says which those are).
 
 Owns the order of requests, their pace, and the status of each kind. What a line of a watch means is decided in
 `watch.py`; what an object means is not known here. Runs in the control process's event loop, without threads.
@@ -11,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from grpcgw.config.objects import KubeObject, Problem, Severity
+from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.discovery.kubernetes_api import ApiAway, ApiRefused, ClusterAccess, KubernetesApi
+from grpcgw.discovery.named_secrets import NamedSecrets
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.discovery.watch import (
+    CERTIFICATES,
     WATCHED_KINDS,
     Backoff,
     Cursor,
@@ -31,6 +34,7 @@ from grpcgw.discovery.watch import (
     decode_event,
     read_kinds,
     read_page,
+    watch_secret,
 )
 from grpcgw.errors import UserError
 
@@ -48,7 +52,7 @@ class Pace:
     """A watch that says nothing for so long is dead: bookmarks come once a minute. So a kind whose status says
     `watching` may have had its last contact up to `silence_s` ago; an older one is never `watching`."""
     request_s: float = 60.0
-    """For a page of a list."""
+    """For a page of a list. So long is a single Secret waited for at the start, too."""
     recheck_s: float = 10.0
     """How soon a kind that is not installed is looked for again."""
     settled_s: float = 5.0
@@ -61,10 +65,10 @@ class Pace:
 
 
 class KubernetesSource:
-    """Keeps the store equal to the cluster, for the kinds of `WATCHED_KINDS`.
+    """Keeps the store equal to the cluster, for the kinds of `WATCHED_KINDS` and the Secrets that are named.
 
     From its creation on the store is not `synced` until every kind has been read once. `namespace` empty: all
-    namespaces. `clock` gives seconds since the epoch.
+    namespaces. `ambassador_id`: whose objects count in naming Secrets. `clock` gives seconds since the epoch.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class KubernetesSource:
         store: ObjectStore,
         access: ClusterAccess,
         namespace: str = "",
+        ambassador_id: str = "default",
         *,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.time,
@@ -80,10 +85,15 @@ class KubernetesSource:
         pace = pace or Pace()
         self._api = KubernetesApi(access)
         discovery = _Discovery(self._api, pace)
-        self._loops = [
-            _KindLoop(kind, self._api, discovery, store, namespace, pace, clock, random or Random())
-            for kind in WATCHED_KINDS
-        ]
+
+        def make_loop(kind: WatchedKind, namespace: str) -> _KindLoop:
+            return _KindLoop(kind, self._api, discovery, store, namespace, pace, clock, random or Random())
+
+        def make_secret_loop(key: ObjectKey) -> _KindLoop:
+            return make_loop(watch_secret(key), key.namespace)
+
+        self._named = NamedSecrets(store, make_secret_loop, _name_partition(CERTIFICATES), namespace, ambassador_id)
+        self._loops = [make_loop(kind, namespace) for kind in WATCHED_KINDS]
 
     async def run(self) -> None:
         """Run until cancelled. Raises UserError at once where address or credentials cannot be loaded; an API server
@@ -91,6 +101,7 @@ class KubernetesSource:
         await self._api.connect()
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._named.run(), name="kubernetes named Secrets")
                 for loop in self._loops:
                     group.create_task(loop.run(), name=loop.partition)
         finally:
@@ -133,8 +144,12 @@ class _Discovery:
         return kinds
 
 
+def _name_partition(kind: WatchedKind) -> str:
+    return f"kubernetes {kind.name}"
+
+
 class _KindLoop:
-    """List, watch, and what comes after the end of a watch, for one kind."""
+    """List, watch, and what comes after the end of a watch, for one kind, or for one object of it."""
 
     def __init__(
         self,
@@ -147,7 +162,7 @@ class _KindLoop:
         clock: Callable[[], float],
         random: Random,
     ) -> None:
-        self.partition = f"kubernetes {kind.name}"
+        self.partition = _name_partition(kind)
         self._kind = kind
         self._api = api
         self._discovery = discovery
@@ -166,8 +181,12 @@ class _KindLoop:
         self._watching_since: float | None = None
         self._absences = 0
         self._verb = "list"
+        self._missing_right = ""
+        """What the last refusal of a right said; empty from when there is a watch."""
+        self._waited_for_until_s = 0.0
 
     async def run(self) -> None:
+        self._waited_for_until_s = asyncio.get_running_loop().time() + self._pace.request_s
         while True:
             delay_s = await self._follow_once()
             await asyncio.sleep(delay_s)
@@ -200,8 +219,8 @@ class _KindLoop:
             # The list changed too much between two pages to be continued: take it in one piece.
             objects, version = await self._read_pages(0)
         self._store.replace(self.partition, objects)
-        self._store.report(self.partition, self._notices())
         self._absences = 0
+        self._report()
         self._set_status(replace(self._status, synced=True, last_contact_s=self._clock()))
         self._cursor = Cursor(version, {obj.key for obj in objects})
         return self._cursor
@@ -229,6 +248,8 @@ class _KindLoop:
         path = self._resource.path(self._namespace)
         async with self._api.stream(path, query, self._pace.silence_s) as chunks:
             self._watching_since = asyncio.get_running_loop().time()
+            self._missing_right = ""
+            self._report()
             self._set_status(replace(self._status, watching=True, error="", last_contact_s=self._clock()))
             async for chunk in chunks:
                 for line in lines.feed(chunk):
@@ -270,11 +291,19 @@ class _KindLoop:
         if refusal.status == 403:
             right = self._resource.describe_right(self._verb, self._namespace)
             error = f"not allowed: grpcgw needs the right {right} (deploy/rbac.yaml grants it): {refusal.message}"
-        return max(self._note_failure(error), min(refusal.retry_after_s, self._pace.retry_cap_s))
+            self._missing_right = error
+            self._report()
+        return max(self._note_failure(error, refusal.is_passing), min(refusal.retry_after_s, self._pace.retry_cap_s))
 
-    def _note_failure(self, error: str) -> float:
-        self._set_status(replace(self._status, watching=False, error=error))
+    def _note_failure(self, error: str, is_passing: bool = True) -> float:
+        synced = self._status.synced or (self._kind.only is not None and not self._is_waited_for(is_passing))
+        self._set_status(replace(self._status, synced=synced, watching=False, error=error))
         return self._next_delay(self._retry)
+
+    def _is_waited_for(self, is_passing: bool) -> bool:
+        """Whether a single Secret that could not be read still keeps the gateway from starting: it is worth a while,
+        not more, as everything that does not need it can be served."""
+        return is_passing and asyncio.get_running_loop().time() < self._waited_for_until_s
 
     def _next_delay(self, backoff: Backoff) -> float:
         since = self._watching_since
@@ -283,12 +312,16 @@ class _KindLoop:
             self._rewatch.reset()
         return backoff.next_s()
 
-    def _notices(self) -> list[Problem]:
+    def _report(self) -> None:
+        self._store.report(self.partition, self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
         preferred = self._kind.candidates[0]
-        if self._resource.kind == preferred.kind:
-            return []
-        text = f"the cluster does not serve {preferred.kind} {preferred.api_version}; {self._resource.kind} is read"
-        return [Problem(Severity.NOTICE, text, "kubernetes")]
+        if self._resource.kind != preferred.kind:
+            text = f"the cluster does not serve {preferred.kind} {preferred.api_version}; {self._resource.kind} is read"
+            yield Problem(Severity.NOTICE, text, "kubernetes")
+        if self._missing_right:
+            yield Problem(Severity.ERROR, self._missing_right, "kubernetes", self._kind.only)
 
     def _absence_notice(self) -> Problem:
         text = (

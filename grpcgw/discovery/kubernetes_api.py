@@ -67,7 +67,8 @@ class KubernetesApi:
     def __init__(self, access: ClusterAccess, connect_timeout_s: float = 10.0) -> None:
         self._access = access
         self._connect_timeout_s = connect_timeout_s
-        self._configuration = client.Configuration()
+        # Each watch holds a connection, and there is one for each Secret that is named: a bound would stop them all.
+        self._configuration = client.Configuration(connection_pool_maxsize=0)
         self._client: client.ApiClient | None = None
         self._renewal = asyncio.Lock()
 
@@ -187,7 +188,10 @@ class KubernetesApi:
             path = str(self._access.kubeconfig) if self._access.kubeconfig else None
             # persist_config would write to the user's file.
             await _load_kubeconfig(path, self._access.context, self._configuration, persist_config=False)
-        except (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        except (TypeError, KeyError) as error:  # a part is missing, or is something else
+            reason = "it should be a file with clusters, users and contexts, as kubectl config view shows"
+            raise UserError(f"{self._describe()} cannot be used: {reason}") from error
+        except (config.ConfigException, OSError, yaml.YAMLError, ValueError) as error:
             raise UserError(f"{self._describe()} cannot be used: {error}") from error
 
     def _uses_service_account(self) -> bool:

@@ -20,7 +20,8 @@ class SourceStatus:
     name: str
     """`directory examples/greet` or `kubernetes Mapping`."""
     synced: bool
-    """A first complete set has been read (a kind that is not installed counts as read: it is empty)."""
+    """A first complete set has been read. A kind that is not installed counts as read, it is empty; so does a single
+    Secret that is refused."""
     last_contact_s: float
     """Wall-clock seconds since the epoch at which the source last proved to be alive; 0.0: never."""
     watching: bool = True
@@ -60,6 +61,16 @@ class ObjectStore:
     def remove(self, partition: str, key: ObjectKey) -> None:
         if self._partitions.get(partition, {}).pop(key, None) is not None:
             self._settle((key,))
+
+    def drop(self, partition: str) -> None:
+        """Forget `partition`, its problems and its status: nobody writes it any more."""
+        self.replace(partition, ())
+        self.report(partition, ())
+        self._problems.pop(partition, None)
+        synced = self.synced()
+        self._statuses.pop(partition, None)
+        if self.synced() != synced:
+            self._notify(frozenset())
 
     def report(self, partition: str, problems: Iterable[Problem]) -> None:
         """Say what was wrong with `partition` as a whole (a file that is no YAML); replaces what was said before."""

@@ -7,6 +7,7 @@ more (`Relist`). Knows no HTTP client, event loop or clock; `kubernetes.py` is t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -21,6 +22,12 @@ most: Ambassador's conversion to v2 flattens some fields, and Ambassador 4 conve
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """Far above what an API server stores (1.5 MB in etcd): a longer line is no event, and must not fill the memory."""
+
+CERTIFICATE_TYPE = "kubernetes.io/tls"
+"""Secrets of this type are read all; RBAC cannot tell types apart, a field selector can."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+"""RFC 1123, as Kubernetes checks it for Secrets; its namespaces are stricter."""
 
 _ORIGIN = Source("kubernetes")
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -64,10 +71,12 @@ class WatchedKind:
     """What one list/watch loop reads: the first of `candidates` that the cluster serves."""
 
     candidates: tuple[Resource, ...]
+    only: ObjectKey | None = None
+    """The one object that is read; None: all."""
 
     @property
     def name(self) -> str:
-        return self.candidates[0].kind
+        return self.candidates[0].kind if self.only is None else str(self.only)
 
     def choose(self, served: Mapping[str, Collection[str]]) -> Resource | None:
         """The candidate to read, given the kinds served by API version (the core group is always served)."""
@@ -81,6 +90,9 @@ def _ambassador(kind: str, plural: str) -> WatchedKind:
     return WatchedKind(tuple(Resource(AMBASSADOR_GROUP, version, kind, plural) for version in AMBASSADOR_VERSIONS))
 
 
+CERTIFICATES = WatchedKind((Resource("", "v1", "Secret", "secrets", f"type={CERTIFICATE_TYPE}"),))
+"""Of other types only Secrets that are named enter this process, each by its own `watch_secret`."""
+
 WATCHED_KINDS = (
     _ambassador("Mapping", "mappings"),
     _ambassador("Module", "modules"),
@@ -91,8 +103,7 @@ WATCHED_KINDS = (
     _ambassador("Host", "hosts"),
     WatchedKind((Resource(AMBASSADOR_GROUP, "v3alpha1", "Listener", "listeners"),)),
     WatchedKind((Resource("", "v1", "Service", "services"),)),
-    # Only certificates: no other Secret of the cluster enters this process.
-    WatchedKind((Resource("", "v1", "Secret", "secrets", "type=kubernetes.io/tls"),)),
+    CERTIFICATES,
     WatchedKind(
         (
             Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
@@ -100,6 +111,21 @@ WATCHED_KINDS = (
         )
     ),
 )
+
+
+def watch_secret(key: ObjectKey) -> WatchedKind:
+    """What reads one Secret, unless it is a certificate: no Secret is read twice. `key` is a possible name.
+
+    The name in the selector lets a Role with `resourceNames` grant this Secret alone.
+    """
+    selector = f"metadata.name={key.name},type!={CERTIFICATE_TYPE}"
+    return WatchedKind((Resource("", "v1", "Secret", "secrets", selector),), key)
+
+
+def is_possible_name(key: ObjectKey) -> bool:
+    """Whether an object can be called so. Another name must not get into a path or selector, where it would ask for
+    something else."""
+    return _NAME.fullmatch(key.name) is not None and _NAME.fullmatch(key.namespace) is not None
 
 
 @dataclass(frozen=True, slots=True)
