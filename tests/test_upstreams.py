@@ -116,6 +116,34 @@ def test_tls_changes_the_default_port(service: str, port: int) -> None:
     assert cluster_of(service=service, tls=True).service.port == port
 
 
+def test_another_authority_of_pods_with_tls_is_another_connection() -> None:
+    compiled = compile_objects(
+        mapping("a", prefix="/a/", tls=True),
+        mapping("b", prefix="/b/", tls=True, host_rewrite="other.test"),
+        mapping("c", prefix="/c/", tls=True, auto_host_rewrite=True),
+    )
+    by_mapping = {label: compiled.snapshot.clusters[one.cluster] for label, one in destinations(compiled).items()}
+    assert by_mapping["a.shop"] is by_mapping["c.shop"]
+    tls = by_mapping["b.shop"].connection.tls
+    assert tls is not None
+    assert (tls.server_name, tls.authority) == ("greet.shop", "other.test")
+    clear = compile_objects(mapping("a", prefix="/a/"), mapping("b", prefix="/b/", host_rewrite="other.test"))
+    assert len(clear.snapshot.clusters) == 1
+
+
+def test_a_health_check_calls_pods_with_tls_by_the_name_all_calls_have() -> None:
+    checks = [{"health_check": {"grpc": {"upstream_name": "", "authority": "other.test"}}}]
+    compiled = compile_objects(mapping(tls=True, health_checks=checks))
+    assert (
+        "spec.health_checks: authority other.test has no effect: pods with TLS are called by greet.shop"
+        in (said(compiled, Severity.NOTICE)[0])
+    )
+    (destination,) = destinations(compiled).values()
+    assert destination.health_check is not None
+    assert destination.health_check.authority == ""
+    assert compile_objects(mapping(tls=True, health_checks=checks, host_rewrite="other.test")).problems == ()
+
+
 def test_a_tls_context_says_how() -> None:
     chain, private = key_pair("client")
     ca, _ = key_pair("ca")

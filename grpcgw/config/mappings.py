@@ -19,7 +19,7 @@ from grpcgw.config.parse import Findings, parse_spec, read_metadata
 from grpcgw.config.policies import NO_EDITS, ROUND_ROBIN, HeaderAdd, HeaderEdits, Priority, RegexRewrite
 from grpcgw.config.regex import InvalidRegex, Replacement, check_regex
 from grpcgw.config.snapshot import Cluster, Destination, ResolverKind
-from grpcgw.config.upstreams import Surroundings, compile_cluster
+from grpcgw.config.upstreams import Surroundings, choose_authority, compile_cluster
 
 DEFAULT_IDLE_TIMEOUT_MS = 300_000
 STICKY_HEADER = "grpcgw.io/sticky-header"
@@ -72,10 +72,11 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     rewrite = _compile_rewrite(spec, findings)
     regex_rewrite = _compile_regex_rewrite(spec, context.regex_max_size, findings)
     sticky = _read_sticky_header(obj, findings)
-    authority = _choose_authority(spec, settings, cluster, findings)
     log_percent = _read_log_share(obj, findings)
     if findings.rejected or cluster is None:
         return None
+    settings = _check_authority_of_checks(settings, own, cluster, findings)
+    authority = choose_authority(spec, settings, cluster.service)
     _note_others(spec, findings)
     if context.zone_unknown and settings.load_balancer is not None and settings.load_balancer.prefer_same_zone:
         findings.notice(
@@ -198,12 +199,19 @@ def _created(obj: KubeObject) -> str:
     return str(metadata.get("creationTimestamp") or "") if isinstance(metadata, Mapping) else ""
 
 
-def _choose_authority(spec: MappingSpec, settings: Settings, cluster: Cluster | None, findings: Findings) -> str:
-    if spec.host_rewrite:
-        if spec.auto_host_rewrite:
-            findings.notice("has no effect beside host_rewrite", "auto_host_rewrite")
-        return spec.host_rewrite
-    return cluster.service.hostname if settings.auto_host_rewrite and cluster is not None else ""
+def _check_authority_of_checks(settings: Settings, own: Settings, cluster: Cluster, findings: Findings) -> Settings:
+    """A connection with TLS takes calls for one name alone (grpc core compares it with the certificate's)."""
+    check, tls = settings.health_check, cluster.connection.tls
+    if check is None or tls is None:
+        return settings
+    name = tls.authority or tls.server_name
+    if check.authority in ("", name):
+        return settings
+    if own.health_check is not None:
+        findings.notice(
+            f"authority {check.authority} has no effect: pods with TLS are called by {name}", "health_checks"
+        )
+    return replace(settings, health_check=replace(check, authority=""))
 
 
 def _make_destination(
@@ -259,6 +267,8 @@ def _as_written(value: object) -> object:
 def _note_others(spec: MappingSpec, findings: Findings) -> None:
     if spec.grpc is False:
         findings.notice("has no effect: pods are spoken to in gRPC all the same; leave it out", "grpc")
+    if spec.host_rewrite and spec.auto_host_rewrite:
+        findings.notice("has no effect beside host_rewrite", "auto_host_rewrite")
     if spec.host_regex and not spec.host:
         findings.notice("has no effect without host", "host_regex")
 

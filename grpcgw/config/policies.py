@@ -165,6 +165,8 @@ class UpstreamTls:
     ca: bytes = b""
     certificate_chain: bytes = b""
     private_key: bytes = field(default=b"", repr=False)
+    authority: str = ""
+    """`:authority` of the calls, where it is another name; empty: the server name. A connection takes no third."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def compile_cluster(
     service = _resolve_service(resolver, parsed, findings)
     if service is None:
         return None
-    connection = _compile_connection(settings, tls)
+    connection = _compile_connection(settings, tls and _call_by(tls, choose_authority(spec, settings, service)))
     name = _name_cluster(resolver, service, connection, addressing)
     return Cluster(
         name=f"{spec.cluster_tag}/{name}" if spec.cluster_tag else name,
@@ -66,6 +66,15 @@ def compile_cluster(
         consul=resolver.consul,
         addressing=addressing,
     )
+
+
+def choose_authority(spec: MappingSpec, settings: Settings, service: ServiceRef) -> str:
+    """What the Mapping says of `:authority` towards its pods; empty: nothing."""
+    return spec.host_rewrite or (service.hostname if settings.auto_host_rewrite else "")
+
+
+def _call_by(tls: UpstreamTls, authority: str) -> UpstreamTls:
+    return tls if authority in ("", tls.server_name) else replace(tls, authority=authority)
 
 
 def _find_resolver(name: str | None, around: Surroundings, findings: Findings) -> Resolver | None:
@@ -173,6 +182,6 @@ def _name_cluster(
 
 def _hash_settings(connection: ConnectionSettings, addressing: Addressing) -> str:
     tls = connection.tls
-    named = None if tls is None else (tls.name, tls.server_name)
+    named = None if tls is None else (tls.name, tls.server_name, *filter(None, [tls.authority]))
     text = repr((named, replace(connection, tls=None), addressing))
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]

@@ -156,6 +156,8 @@ def _settings_arguments(settings: ConnectionSettings) -> Iterator[tuple[str, int
         yield "grpc.keepalive_timeout_ms", 1000 * settings.keepalive_timeout_s
     if settings.tls is not None and settings.tls.server_name:
         yield "grpc.ssl_target_name_override", settings.tls.server_name
+    if settings.tls is not None and settings.tls.authority:
+        yield "grpc.default_authority", settings.tls.authority
 
 
 def sweep_interval_s(snapshot: Snapshot) -> float:

@@ -76,7 +76,7 @@ class _PodConnection:
 
     def channel(self, authority: str = "") -> grpc.aio.Channel:
         tls = self._settings.tls
-        if tls is not None and authority == tls.server_name:
+        if tls is not None and authority == (tls.authority or tls.server_name):
             authority = ""  # it is the channel's own
         if authority not in self._channels:
             self._channels[authority] = self._open(authority)

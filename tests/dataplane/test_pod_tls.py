@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from dataplane.configured import compile_yaml
 from dataplane.lab import Gateway, Lab
@@ -19,6 +20,7 @@ from grpcgw.config.snapshot import ServerCertificate
 from tests.pems import key_pair
 
 UNAVAILABLE = 14
+CHECK = "/grpc.health.v1.Health/Check"
 MAPPING = "metadata: {name: test}\nspec: {service: 'pods:50051', tls: to-pods}"
 
 
@@ -64,6 +66,11 @@ def talk(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
     yield from requests
 
 
+def serving(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+    list(requests)
+    yield HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
+
+
 def tls_pod(lab: Lab, certificate: ServerCertificate, *clients: ServerCertificate) -> Pod:
     """`clients`: whom it serves; none: everybody."""
     credentials = grpc.ssl_server_credentials(
@@ -71,7 +78,7 @@ def tls_pod(lab: Lab, certificate: ServerCertificate, *clients: ServerCertificat
         b"".join(client.certificate_chain for client in clients) or None,
         require_client_auth=bool(clients),
     )
-    return lab.pod("a", {"Who": who, "Talk": talk}, credentials=credentials)
+    return lab.pod("a", {"Who": who, "Talk": talk, CHECK: serving}, credentials=credentials)
 
 
 def shown(lab: Lab, gateway: Gateway) -> bytes:
@@ -97,6 +104,27 @@ def test_pod_is_spoken_to_in_tls_by_the_name_it_proves(lab: Lab, of_pod: ServerC
     assert [call(b"1"), call(b"2")] == [b"a:1", b"a:2"]
     assert shown(lab, gateway) == b""
     assert len(gateway.serving.pods()) == 1
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "host_rewrite: other.test",
+        "host_rewrite: 'pod.test:443'",
+        "host_rewrite: Pod.test",
+        "auto_host_rewrite: true",
+        "host_rewrite: other.test, health_checks: [{interval: 50ms, health_check: {grpc: {upstream_name: ''}}}]",
+        "health_checks: [{interval: 50ms, health_check: {grpc: {upstream_name: '', authority: other.test}}}]",
+    ],
+)
+def test_pod_that_proves_one_name_can_be_called_by_another(lab: Lab, of_pod: ServerCertificate, field: str) -> None:
+    pod = tls_pod(lab, of_pod)
+    text = speaking_tls(of_pod).replace("tls: to-pods", f"tls: to-pods, {field}")
+    gateway = gateway_for(lab, text, pod)
+    gateway.wait_for_ready_pods(1)
+    if "health_checks" in field:
+        eventually(lambda: [call.method for call in pod.calls].count(CHECK) > 1, "two checks")
+    assert lab.channel(gateway).unary_unary("/test.Pod/Unary")(b"1") == b"a:1"
 
 
 def test_without_sni_the_pod_proves_the_name_of_the_service(lab: Lab) -> None:
