@@ -35,7 +35,7 @@ from grpcgw.discovery.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.discovery.withholding import Withholding
 from grpcgw.errors import UserError
-from grpcgw.logs import set_up_logging
+from grpcgw.logs import count, set_up_logging
 from grpcgw.ports import DataPorts, find_open, find_worker_problems
 from grpcgw.proxy.ports import OpenPort
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
@@ -250,9 +250,8 @@ class Control:
         await self._data_plane.apply(snapshot)
         self._resolvers.drop_unwanted()
         self._snapshot, self._configured_at_s = snapshot, time.time()
-        log.info(
-            "configuration %s: %d routes, %d clusters", snapshot.version, len(snapshot.routes), len(snapshot.clusters)
-        )
+        sizes = count(len(snapshot.routes), "route"), count(len(snapshot.clusters), "cluster")
+        log.info("configuration %s: %s, %s", snapshot.version, *sizes)
 
     def _on_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         self._data_plane.set_endpoints(cluster, endpoints)
@@ -267,6 +266,8 @@ class Control:
         while True:
             await self._data_plane.ports_changed.wait()
             self._data_plane.ports_changed.clear()
+            if self._draining:  # they all close now, one after the other
+                return
             self._note_ports()
 
     def _note_ports(self) -> None:

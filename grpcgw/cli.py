@@ -26,6 +26,7 @@ from typer.exceptions import TyperException
 
 from grpcgw import __version__, options
 from grpcgw.errors import UserError
+from grpcgw.logs import count
 from grpcgw.settings import KubernetesSettings, Settings
 
 if TYPE_CHECKING:
@@ -62,13 +63,20 @@ def execute(arguments: Sequence[str], start: Callable[[Settings], int] = start_g
     try:
         return int(commands(list(arguments), prog_name="grpcgw", standalone_mode=False, obj=start) or 0)
     except TyperException as error:
-        complain(error.format_message())
+        complain(explain_usage(error))
         return error.exit_code
     except typer.Abort:
         return 130
     except (UserError, OSError) as error:
         complain(str(error))
         return 1
+
+
+def explain_usage(error: TyperException) -> str:
+    """typer's words, with the variables of a flag that has several as a reader writes a list."""
+    variables = getattr(getattr(error, "param", None), "envvar", None)
+    message = error.format_message()
+    return message.replace(f"'{variables}'", ", ".join(variables)) if isinstance(variables, list) else message
 
 
 def complain(message: str) -> None:
@@ -191,10 +199,6 @@ def check(directory: options.Directory, ambassador_id: options.AmbassadorId = DE
         console.print(Text(str(problem), style=style), soft_wrap=True)
     console.print(f"{directory}: {count(errors, 'error')}, {count(len(problems) - errors, 'notice')}")
     return 1 if errors else 0
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 @commands.command()

@@ -1,4 +1,4 @@
-"""How the gateway's own log looks: one line per event on stderr, with the process it comes from."""
+"""How the gateway's own log looks: one line per event on stderr, with the process it comes from; how it counts."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def set_up_logging(level: str, process: str) -> None:
     )
     for noisy in ("asyncio", "watchfiles", "uvicorn.error", "grpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def count(number: int, noun: str) -> str:
+    """`no routes`, `1 route`, `2 routes`."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

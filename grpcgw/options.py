@@ -5,8 +5,11 @@ Every flag of `grpcgw run` has a variable GRPCGW_…; where Ambassador has one o
 
 from __future__ import annotations
 
+import contextlib
 import math
+import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +37,22 @@ def parse_port(text: str | int) -> int | None:
     if not str(text).isdecimal() or int(text) > 65_535:
         raise typer.BadParameter(f"{text} is no port: say 0 to 65535 (0 takes a free one) or off")
     return int(text)
+
+
+def parse_address(text: str) -> str:
+    """An IP address, or a name that the system knows, `localhost` for one."""
+    with contextlib.suppress(ValueError):
+        return str(ip_address(text))
+    try:
+        if not any(letter.isalpha() for letter in text):  # the system would read 8080 as 0.0.31.144
+            raise OSError("it is no name")
+        socket.getaddrinfo(text, None, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise typer.BadParameter(
+            f"{text!r} is no IP address, and no name of this machine: say 0.0.0.0 or :: for all of its addresses,"
+            " or one of them, such as 127.0.0.1"
+        ) from error
+    return text
 
 
 def parse_workers(text: str | int) -> int:
@@ -142,7 +161,14 @@ Namespace = Annotated[
 ]
 
 Address = Annotated[
-    str, typer.Option(envvar="GRPCGW_ADDRESS", help="Address of both data ports.", rich_help_panel=LISTEN)
+    str,
+    typer.Option(
+        envvar="GRPCGW_ADDRESS",
+        parser=parse_address,
+        metavar="ADDRESS",
+        help="Address of the data ports.",
+        rich_help_panel=LISTEN,
+    ),
 ]
 Port = Annotated[
     int | None,
@@ -168,6 +194,8 @@ AdminAddress = Annotated[
     str,
     typer.Option(
         envvar="GRPCGW_ADMIN_ADDRESS",
+        parser=parse_address,
+        metavar="ADDRESS",
         help="Address of the admin port. Its pages have no login: mind who can reach it.",
         rich_help_panel=LISTEN,
     ),

@@ -6,6 +6,7 @@ Workers share a port by SO_REUSEPORT. So would a second gateway, by mistake, if 
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -136,9 +137,8 @@ class HeldPorts:
                 number: int = alone.getsockname()[1]
             self._sockets[number] = _bind(self._address, number, share=True)
         except OSError as error:
-            raise UserError(
-                f"cannot listen on {self._address}:{port}: {error.strerror}; choose another port"
-            ) from error
+            hint = "choose another --address" if error.errno == errno.EADDRNOTAVAIL else "choose another port"
+            raise UserError(f"cannot listen on {self._address}:{port}: {error.strerror}; {hint}") from error
         return number
 
     def release(self, keep: Collection[int] = ()) -> None:

@@ -136,6 +136,12 @@ def test_config_directory_is_an_environment_variable_as_well(monkeypatch: pytest
     assert settings_of().config_dir == Path(GREET)
 
 
+@pytest.mark.parametrize("address", ["::", "0.0.0.0", "localhost"])
+def test_addresses_are_numbers_or_names(address: str) -> None:
+    settings = settings_of("--config", GREET, "--address", address, "--admin-address", address)
+    assert (settings.address, settings.admin_address) == (address, address)
+
+
 def test_no_flag_of_run_lacks_its_environment_variable() -> None:
     flags = [getattr(options, name) for name in vars(options) if hasattr(getattr(options, name), "__metadata__")]
     variables = [flag.__metadata__[0].envvar for flag in flags if flag is not options.Directory]
@@ -176,6 +182,11 @@ def test_a_flag_wins_over_grpcgws_variable_and_that_over_ambassadors(monkeypatch
         (("--config", GREET, "--engine", "warp"), "completion-queue"),
         (("--config", GREET, "--port", "tcp://10.96.12.7:8080"), "say enableServiceLinks: false"),
         (("--config", GREET, "--drain-time", "-1"), "--drain-time"),
+        (("--config", GREET, "--drain-time", "x"), "(env var: GRPCGW_DRAIN_TIME, AMBASSADOR_DRAIN_TIME): x is no"),
+        (("--config", GREET, "--address", ""), "'--address' (env var: 'GRPCGW_ADDRESS'): '' is no IP address"),
+        (("--config", GREET, "--address", "8080"), "'8080' is no IP address"),
+        (("--config", GREET, "--address", "nonsense.invalid"), "'nonsense.invalid' is no IP address, and no name"),
+        (("--config", GREET, "--admin-address", ""), "say 0.0.0.0 or :: for all of its addresses"),
         (("--config", GREET, "--drain-time", "inf"), "--drain-time"),
         (("--config", GREET, "--max-connection-age", "1e12"), "--max-connection-age"),
         (("--config", GREET, "--max-concurrent-streams", "99999999999"), "--max-concurrent-streams"),

@@ -70,6 +70,9 @@ def test_the_host_a_mapping_asks_for(fields: dict[str, object], host: HostMatch 
         ({"regex_headers": {"x": True}}, "should be a valid string, not True"),
         ({"v2BoolHeaders": ["a b"]}, "spec.v2BoolHeaders: 'a b' is no key of metadata"),
         ({"prefix": "/(", "prefix_regex": True}, "spec.prefix: '/(' is no RE2 pattern"),
+        ({"prefix": "/greet/\n"}, "spec.prefix: '/greet/\\n' matches no path"),
+        ({"prefix": "/gr\x7feet/"}, "spec.prefix: '/gr\\x7feet/' matches no path"),
+        ({"prefix": "/greet/.*\n", "prefix_regex": True}, "spec.prefix: '/greet/.*\\n' matches no path"),
     ],
 )
 def test_a_match_that_cannot_be_is_an_error_where_it_stands(fields: dict[str, object], reason: str) -> None:

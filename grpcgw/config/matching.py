@@ -14,6 +14,7 @@ from grpcgw.config.regex import FullRegex, InvalidRegex, check_regex
 from grpcgw.config.snapshot import MatchKind, PathMatch
 
 _AUTHORITY = frozenset({":authority", "host"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"[a-z0-9_*.:\[\]-]+", re.ASCII)
 
 
@@ -67,6 +68,10 @@ class _Patterns:
 
 
 def _compile_path(spec: MappingSpec, patterns: _Patterns, findings: Findings) -> PathMatch:
+    if _CONTROL.search(spec.prefix):
+        findings.error(
+            f"{spec.prefix!r} matches no path: no path has line breaks or other control characters", "prefix"
+        )
     if spec.prefix_regex:
         if spec.prefix_exact:
             findings.notice("has no effect beside prefix_regex", "prefix_exact")

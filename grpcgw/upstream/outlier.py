@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from grpcgw.balancer.base import Candidate
 from grpcgw.config.policies import OutlierDetection
+from grpcgw.logs import count
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ class OutlierDetector:
             if limit is None or record.failures_in_a_row < limit:
                 return False
             record.failures_in_a_row = 0
-            return self._eject(record, now_s, f"{limit} failures in a row")
+            return self._eject(record, now_s, f"{count(limit, 'failure')} in a row")
 
     def sweep(self, now_s: float) -> bool:
         """To be called often. Lets pods back in time, and compares success rates once an interval.

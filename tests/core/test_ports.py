@@ -152,6 +152,11 @@ def test_a_taken_port_is_told_where_its_listener_is_written() -> None:
     second.release()
 
 
+def test_an_address_of_another_machine_is_no_matter_of_ports() -> None:
+    with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1:0: .*; choose another --address"):
+        DataPorts("192.0.2.1", 0, None, SELF_SIGNED)
+
+
 def refused(snapshot: Snapshot, listener: str = "--port", authority: str = "a", tls: bool = False) -> bool | None:
     """None: served; True: for its clear text."""
     rules = compile_rules(snapshot)

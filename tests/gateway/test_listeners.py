@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -157,6 +158,7 @@ def test_without_a_port_the_gateway_says_so_and_is_not_ready_until_a_listener_co
         (error,) = gateway.errors()
         assert "set --port or --tls-port, or add a Listener" in error
         assert "no data port is asked for" in gateway.log()
+        assert re.search(r"configuration \w+: 1 route, 1 cluster$", gateway.log(), re.MULTILINE)
         status, reason = gateway.get(f"{BASE}/check_ready")
         assert status == 503
         assert "no data port is open" in reason
