@@ -190,7 +190,7 @@ def files(**contents: bytes | str) -> list[KubeObject]:
     readable = {paths[name]: found for name, found in contents.items() if isinstance(found, bytes)}
     unreadable = {paths[name]: found for name, found in contents.items() if isinstance(found, str)}
     user = obj("TLSContext", "user", {**IN_FILES, **AUTHORITIES_FILE})
-    wanted = [key for key in find_named_files(user) if {*readable, *unreadable}.issuperset(list_paths(key))]
+    wanted = [key for key in find_named_files(user) or () if {*readable, *unreadable}.issuperset(list_paths(key))]
     return [make_object(key, readable, unreadable) for key in wanted]
 
 
@@ -309,7 +309,7 @@ def test_an_expired_file_does_not_take_the_place_of_one_that_has_not_expired() -
 
 def test_one_file_can_hold_chain_and_key_and_only_certificates_are_shown_of_it() -> None:
     user = tls_context(secret=None, cert_chain_file="/a.pem", private_key_file="/a.pem")
-    (key,) = find_named_files(user)
+    (key,) = find_named_files(user) or ()
     whole = make_object(key, {"/a.pem": b"a comment\n" + PRIVATE + CHAIN + CA}, {})
     compiled = compile_objects(user, whole)
     (one,) = compiled.snapshot.certificates

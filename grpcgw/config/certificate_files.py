@@ -15,7 +15,6 @@ from grpcgw.config.objects import KubeObject, ObjectKey, Source
 from grpcgw.config.parse import Findings, parse_spec
 
 CERTIFICATE_FILES = "CertificateFiles"
-NAMING_KINDS = ("TLSContext", "Host")
 
 _SEPARATOR = "\n"
 """Between the paths in a key: none holds it (`fields.FilePath`)."""
@@ -32,21 +31,20 @@ def name_authorities_file(spec: TlsSettings) -> ObjectKey | None:
     return _key_of(spec.cacert_chain_file) if spec.cacert_chain_file else None
 
 
-def find_named_files(obj: KubeObject) -> frozenset[ObjectKey]:
-    """All that an object of `NAMING_KINDS` names; nothing where it is too broken to tell (its compilation says why)."""
-    settings = _read_settings(obj)
+def find_named_files(obj: KubeObject) -> frozenset[ObjectKey] | None:
+    """All that a TLSContext or Host names; None: it is too broken to tell (its compilation says why)."""
+    findings = Findings(obj)
+    if obj.key.kind == "TLSContext":
+        settings: TlsSettings | None = parse_spec(obj, TLSContextSpec, findings)
+    else:
+        host = parse_spec(obj, HostSpec, findings)
+        settings = None if host is None else host.tls
+    if findings.rejected:
+        return None
     if settings is None:
         return frozenset()
     named = (name_key_pair_files(settings), name_authorities_file(settings))
     return frozenset(key for key in named if key is not None)
-
-
-def _read_settings(obj: KubeObject) -> TlsSettings | None:
-    findings = Findings(obj)
-    if obj.key.kind == "TLSContext":
-        return parse_spec(obj, TLSContextSpec, findings)
-    host = parse_spec(obj, HostSpec, findings)
-    return None if host is None else host.tls
 
 
 def list_paths(key: ObjectKey) -> list[str]:

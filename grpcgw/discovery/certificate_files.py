@@ -16,10 +16,11 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from grpcgw.config.certificate_files import CERTIFICATE_FILES, NAMING_KINDS, find_named_files, list_paths, make_object
+from grpcgw.config.certificate_files import CERTIFICATE_FILES, find_named_files, list_paths, make_object
 from grpcgw.config.objects import KubeObject, ObjectKey
 from grpcgw.config.parse import is_meant_for
 from grpcgw.config.resources import API_GROUPS
+from grpcgw.config.secret_names import NAMING_KINDS
 from grpcgw.discovery.store import ObjectStore
 
 PARTITION = "certificate files"
@@ -50,13 +51,14 @@ Files = Mapping[str, FileState]
 
 def read_certificate_files(objects: Iterable[KubeObject], ambassador_id: str) -> list[KubeObject]:
     """What the files hold that `objects` name, as objects to be compiled beside them."""
-    keys = {key for obj in objects for key in find_wanted(obj, ambassador_id)}
+    keys = {key for obj in objects for key in find_wanted(obj, ambassador_id) or ()}
     files = read_files(keys, {})
     return [make_file_object(key, files) for key in sorted(keys)]
 
 
-def find_wanted(obj: KubeObject, ambassador_id: str) -> frozenset[ObjectKey]:
-    """The files an object names that is this gateway's configuration; those of another gateway are not read."""
+def find_wanted(obj: KubeObject, ambassador_id: str) -> frozenset[ObjectKey] | None:
+    """The files an object names that is this gateway's configuration; those of another gateway are not read. None: it
+    is too broken to tell."""
     group = obj.api_version.partition("/")[0]
     if obj.key.kind not in NAMING_KINDS or group not in API_GROUPS or not is_meant_for(obj, ambassador_id):
         return frozenset()
@@ -103,12 +105,15 @@ class CertificateFiles:
         return make_file_object(key, self._files)
 
     def _find_wanted(self) -> frozenset[ObjectKey]:
-        """What all objects want; each is read once, since this is asked before each compilation."""
+        """What all objects want; each is read once, since this is asked before each compilation. One that is broken
+        wants what it wanted before: its last good version serves on."""
         former, self._wanted_by = self._wanted_by, {}
         for obj in (obj for kind in NAMING_KINDS for obj in self._store.of_kind(kind)):
             known = former.get(obj.key)
             if known is None or known[0] is not obj:
-                known = (obj, find_wanted(obj, self._ambassador_id))
+                wanted = find_wanted(obj, self._ambassador_id)
+                before = frozenset() if known is None else known[1]
+                known = (obj, before if wanted is None else wanted)
             self._wanted_by[obj.key] = known
         return frozenset(key for _, wanted in self._wanted_by.values() for key in wanted)
 
