@@ -539,9 +539,9 @@ def listener(name: str = "http", port: int = 8080, **fields: object) -> KubeObje
     ],
 )
 def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -> None:
-    compiled = compile_objects(listener(http2MaxConcurrentStreams=7, **fields))
+    compiled = compile_objects(listener(http2MaxConcurrentStreams=7, l7Depth=2, **fields))
     assert compiled.snapshot.listeners == (
-        Listener("Listener http.shop", 8080, transport, SecurityModel.XFP, max_concurrent_streams=7),
+        Listener("Listener http.shop", 8080, transport, SecurityModel.XFP, max_concurrent_streams=7, trusted_hops=2),
     )
     assert compiled.problems == ()
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from grpcgw.config.fields import (
     AmbassadorId,
+    Count,
     FilePath,
     PositiveCount,
     Resource,
@@ -186,7 +187,7 @@ class ListenerSpec(Resource):
     ] = None
     securityModel: Annotated[  # noqa: N815
         Literal["XFP", "SECURE", "INSECURE"],
-        served("required; what counts as clear text for `requestPolicy`: by `x-forwarded-proto`, never, always"),
+        served("required; what counts as clear text for `requestPolicy`: no TLS (or `x-forwarded-proto`), none, all"),
     ]
     http2MaxConcurrentStreams: Annotated[  # noqa: N815
         PositiveCount | None, served("calls at a time on one client connection")
@@ -195,7 +196,9 @@ class ListenerSpec(Resource):
         HostBinding | None, served("which Hosts it serves: `namespace.from` SELF (default) or ALL, `selector`")
     ] = None
     statsPrefix: Annotated[str | None, no_meaning("metrics name the Mapping")] = None  # noqa: N815
-    l7Depth: Annotated[int | None, http_only("no hop is trusted")] = None  # noqa: N815
+    l7Depth: Annotated[  # noqa: N815
+        Count | None, served("so many proxies before this port are believed; 0: the Module's `xff_num_trusted_hops`")
+    ] = None
 
     @model_validator(mode="after")
     def _check_protocol(self) -> ListenerSpec:

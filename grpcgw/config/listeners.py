@@ -83,6 +83,7 @@ def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
         transport=transport,
         security_model=SecurityModel(spec.securityModel),
         max_concurrent_streams=spec.http2MaxConcurrentStreams,
+        trusted_hops=spec.l7Depth or 0,
     )
     return _Unbound(listener, "" if anywhere else obj.key.namespace, frozenset((labels or {}).items()))
 

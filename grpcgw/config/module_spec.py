@@ -66,10 +66,10 @@ class ModuleConfig(Resource):
     enable_ipv4: Annotated[bool | None, served("default of all Mappings")] = None
     enable_ipv6: Annotated[bool | None, served("default of all Mappings")] = None
     envoy_log_format: Annotated[
-        Anything, served("format of the access log: a string for `text`, an object of strings for `json`")
+        Anything, served("format of the access log: a string for `text`, an object of strings for the others")
     ] = None
     envoy_log_path: Annotated[str | None, planned("the access log goes to stdout")] = None
-    envoy_log_type: Annotated[str | None, served("`text` or `json`; wins over `--access-log`")] = None
+    envoy_log_type: Annotated[str | None, served("`text`, `json` or `typed_json`; wins over `--access-log`")] = None
     forward_client_cert_details: Annotated[
         str | None,
         served(

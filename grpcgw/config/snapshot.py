@@ -178,7 +178,7 @@ class SecurityModel(StrEnum):
     """What a call over a Listener counts as (`securityModel`); HostPolicy.clear_text speaks of those not secure."""
 
     XFP = "XFP"
-    """Secure if its `x-forwarded-proto` is https, or it came over TLS where it has none."""
+    """Secure if it came over TLS; by proxies that are believed, if its `x-forwarded-proto` is https."""
     SECURE = "SECURE"
     INSECURE = "INSECURE"
 
@@ -200,6 +200,8 @@ class Listener:
     """The Hosts bound to it, as in Snapshot.hosts. Where there are any, calls to other names are not served."""
     certificates: tuple[ServerCertificate, ...] = ()
     """For TLS: those of its Hosts, and of the TLSContexts."""
+    trusted_hops: int = 0
+    """So many proxies before this port are believed what they say of the client; 0: as many as `ClientRules` says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,12 @@ class HostRules:
     """The rules of all ports."""
 
     def __init__(self, snapshot: Snapshot) -> None:
+        believed = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address
         self._by_listener = {
-            listener.name: _PortRules(listener.hosts, listener.security_model) for listener in snapshot.listeners or ()
+            one.name: _PortRules(one.hosts, one.security_model, believed or one.trusted_hops > 0)
+            for one in snapshot.listeners or ()
         }
-        self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP)
+        self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP, believed)
 
     def refuse(self, entry: Entry) -> HostRefusal | None:
         """Why an RPC is not served; None: it is."""
@@ -65,9 +67,10 @@ def _restricts(policies: tuple[HostPolicy, ...]) -> bool:
 
 
 class _PortRules:
-    def __init__(self, policies: tuple[HostPolicy, ...], model: SecurityModel) -> None:
+    def __init__(self, policies: tuple[HostPolicy, ...], model: SecurityModel, proxies_believed: bool) -> None:
+        """`proxies_believed`: who calls is a proxy, whose `x-forwarded-proto` counts; a client could write anything."""
         self._table = HostTable(policies or (_EVERY_NAME,))
-        self._model = model
+        self._model, self._proxies_believed = model, proxies_believed
         self._clear_text_everywhere = all(policy.clear_text for policy in policies)
 
     def refuse(self, entry: Entry) -> HostRefusal | None:
@@ -85,6 +88,7 @@ class _PortRules:
 
     def _is_secure(self, entry: Entry) -> bool:
         if self._model is SecurityModel.XFP:
-            proto = next((value for key, value in entry.metadata if key == FORWARDED_PROTO), None)
+            given = entry.metadata if self._proxies_believed else ()
+            proto = next((value for key, value in given if key == FORWARDED_PROTO), None)
             return entry.tls if proto is None else str(proto).lower() == "https"
         return self._model is SecurityModel.SECURE

@@ -1,4 +1,4 @@
-"""What the Module asks of every request before it is routed: who its client is, and whether it is served. Pure.
+"""What the Module and Listeners ask of every request before it is routed: who its client is, if it is served. Pure.
 
 Serving makes one `Reception` per snapshot; without rules there is none, and requests are what they were. The rules of
 `x-forwarded-for` are Envoy's (`use_remote_address`, `xff_num_trusted_hops`).
@@ -6,11 +6,12 @@ Serving makes one `Reception` per snapshot; without rules there is none, and req
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, CertificateForwarding, ClientRules, Underscores
+from grpcgw.config.snapshot import Listener
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE, forward_certificate
 from grpcgw.proxy.call import Request
 from grpcgw.proxy.metadata import FORWARDED_FOR, Peer
@@ -20,9 +21,11 @@ from grpcgw.proxy.status import Metadata, Reason, Refusal
 class Reception:
     """Receives requests by rules that ask for something."""
 
-    def __init__(self, rules: ClientRules) -> None:
+    def __init__(self, rules: ClientRules, listeners: Iterable[Listener] = ()) -> None:
         self._rules = rules
-        self._hops = rules.trusted_hops + (not rules.use_remote_address)
+        own = int(not rules.use_remote_address)
+        self._hops = rules.trusted_hops + own
+        self._hops_by_listener = {one.name: one.trusted_hops + own for one in listeners if one.trusted_hops}
         self._keeps_ids = rules.preserve_request_id or not rules.use_remote_address
         self._forwards_certificates = rules.certificates is not CertificateForwarding.SANITIZE
         self._allow = None if rules.allow is None else _matcher(rules.allow)
@@ -31,7 +34,8 @@ class Reception:
     def receive(self, request: Request) -> None:
         """Say in `request` who its client is, and why it is refused where it is."""
         peer = request.peer
-        client = self._find_client(peer, request.metadata)
+        hops = self._hops_by_listener.get(request.port.listener, self._hops)
+        client = self._find_client(peer, request.metadata, hops)
         if self._forwards_certificates:
             client.certificate = self._find_certificate(request)
         request.peer = client
@@ -47,9 +51,9 @@ class Reception:
             where = client.address or "a Unix socket"
             request.refusal = Refusal(Reason.CLIENT_ADDRESS, f"clients at {where} are not served (ip_allow, ip_deny)")
 
-    def _find_client(self, peer: Peer, metadata: Metadata) -> Peer:
+    def _find_client(self, peer: Peer, metadata: Metadata, hops: int) -> Peer:
         """The client as far as the proxies before the gateway are believed."""
-        address = (self._hops and _forwarded(metadata, self._hops)) or peer.address
+        address = (hops and _forwarded(metadata, hops)) or peer.address
         client = Peer(address, peer.port if address == peer.address else 0)
         client.hop = peer.address if self._rules.use_remote_address else ""
         client.keeps_id = self._keeps_ids or client.keeps_id
@@ -66,9 +70,10 @@ class Reception:
         return not self._deny(peer, client)
 
 
-def make_reception(rules: ClientRules) -> Reception | None:
+def make_reception(rules: ClientRules, listeners: Sequence[Listener] = ()) -> Reception | None:
     """None: there is nothing to do for a request."""
-    return None if replace(rules, max_metadata_bytes=None) == DEFAULT_CLIENT_RULES else Reception(rules)
+    asks = replace(rules, max_metadata_bytes=None) != DEFAULT_CLIENT_RULES
+    return Reception(rules, listeners) if asks or any(one.trusted_hops for one in listeners) else None
 
 
 def _forwarded(metadata: Metadata, hops: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
@@ -21,7 +21,7 @@ from grpcgw.balancer.hashing import make_key
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.policies import ClientRules, ConnectionSettings, HealthCheck, LoadBalancer, OutlierDetection
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Route, Snapshot
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener, Route, Snapshot
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
 from grpcgw.policy.hosts import Entry, compile_rules
@@ -412,10 +412,10 @@ class Serving:
             for name in changed | used:
                 self._fill(name, now_s)
             self._table = Table(snapshot, table, by_route)
-            self._receive_by(snapshot.clients)
+            self._receive_by(snapshot.clients, snapshot.listeners or ())
 
-    def _receive_by(self, rules: ClientRules) -> None:
-        self.reception = make_reception(rules)
+    def _receive_by(self, rules: ClientRules, listeners: Sequence[Listener]) -> None:
+        self.reception = make_reception(rules, listeners)
         largest = self._largest_metadata_bytes
         self.max_metadata_bytes = min(largest, rules.max_metadata_bytes or largest)
 

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
+from grpcgw.config.snapshot import Listener, SecurityModel, Transport
 from grpcgw.proxy.call import Request
 from grpcgw.proxy.clients import make_reception
 from grpcgw.proxy.metadata import FORWARDED_FOR, REQUEST_ID, Peer, forward_request
+from grpcgw.proxy.ports import PortView
 from grpcgw.proxy.status import Metadata, Reason
 
 PROXY, CLIENT = "9.9.9.9", "8.8.8.8"
@@ -50,6 +52,19 @@ def test_the_client_is_who_the_trusted_proxies_say(rules: ClientRules, before: s
     request = received(rules, (FORWARDED_FOR, before))
     assert request.peer.address == address
     assert dict(forwarded(request))[FORWARDED_FOR] == after
+
+
+def test_a_listener_may_believe_other_proxies_than_the_module() -> None:
+    behind = Listener("behind", 1, Transport.CLEAR, SecurityModel.XFP, trusted_hops=2)
+    open_to_all = Listener("open", 2, Transport.CLEAR, SecurityModel.XFP)
+    assert make_reception(DEFAULT_CLIENT_RULES, [open_to_all]) is None
+    reception = make_reception(DEFAULT_CLIENT_RULES, [behind, open_to_all])
+    assert reception is not None
+    for listener, address in ((behind, CLIENT), (open_to_all, PROXY)):
+        metadata = ((FORWARDED_FOR, f"{CLIENT},10.0.0.1"),)
+        request = Request("/a.B/C", "test", metadata, None, Peer(PROXY, 4711), port=PortView(listener.name))
+        reception.receive(request)
+        assert request.peer.address == address
 
 
 def test_without_x_forwarded_for_the_client_is_who_connected() -> None:

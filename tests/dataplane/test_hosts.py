@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from dataplane.authorities import Authority
 from dataplane.configured import configured
 from dataplane.lab import Gateway, Lab, clear_port, mapping, snapshot, tls_port
-from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.config.policies import ClientRules, HostKind, HostMatch, HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, Snapshot
 from grpcgw.proxy.descriptors import DescriptorIndex
 
@@ -62,7 +62,7 @@ def test_a_host_that_wants_tls_is_not_served_in_clear_text(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("model", "in_clear_text", "in_tls"),
     [
-        (SecurityModel.XFP, {"": REFUSED, "http": REFUSED, "https": OK}, {"": OK, "http": REFUSED, "https": OK}),
+        (SecurityModel.XFP, {"": REFUSED, "http": REFUSED, "https": REFUSED}, {"": OK, "http": OK, "https": OK}),
         (SecurityModel.SECURE, {"": OK, "http": OK, "https": OK}, {"": OK, "http": OK, "https": OK}),
         (
             SecurityModel.INSECURE,
@@ -83,6 +83,27 @@ def test_what_counts_as_clear_text_is_the_listeners_choice(
     ):
         seen = {proto: answer_of(channel, *([("x-forwarded-proto", proto)] if proto else [])) for proto in expected}
         assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("hops", "clients"),
+    [
+        (1, ClientRules()),
+        (0, ClientRules(trusted_hops=1)),
+        (0, ClientRules(use_remote_address=False)),
+    ],
+)
+def test_of_proxies_that_are_believed_the_forwarded_protocol_counts(lab: Lab, hops: int, clients: ClientRules) -> None:
+    authority = Authority()
+    ports = (
+        clear_port(hosts=(ONLY_TLS,), trusted_hops=hops),
+        tls_port(authority.certificate("localhost"), hosts=(ONLY_TLS,), trusted_hops=hops),
+    )
+    gateway = lab.gateway(lab.pod(), configuration=replace(configuration(*ports), clients=clients), ports=ports)
+    for channel, without in ((lab.channel(gateway), REFUSED), (lab.tls_channel(gateway, authority.pem), OK)):
+        assert answer_of(channel) == without
+        assert answer_of(channel, ("x-forwarded-proto", "http")) == REFUSED
+        assert answer_of(channel, ("x-forwarded-proto", "https")) == OK
 
 
 def test_the_host_of_the_name_decides(lab: Lab) -> None:
