@@ -151,17 +151,35 @@ def test_whatever_names_a_secret_makes_it_read(api: KubeApi, access: ClusterAcce
     run(scenario())
 
 
+def selectors(api: KubeApi) -> set[str]:
+    return {each.query["fieldSelector"] for each in requests_for(api, "list", "Secret")}
+
+
 def test_certificates_that_are_named_are_not_asked_for_one_by_one(api: KubeApi, access: ClusterAccess) -> None:
     api.put(secret("ca", "kubernetes.io/tls"))
+    api.put(context())
+    api.refuse(503, "Secret")
+
+    async def scenario() -> None:
+        async with reading(access) as store:
+            await until(lambda: names(store, "TLSContext") == {"tls"}, "known before any certificate")
+            api.accept()
+            await until_synced(store)
+            assert sources(store) == set()
+
+    run(scenario())
+    assert selectors(api) == {"type=kubernetes.io/tls"}
+
+
+def test_what_is_asked_for_by_name_leaves_out_certificates(api: KubeApi, access: ClusterAccess) -> None:
     api.put(context())
 
     async def scenario() -> None:
         async with reading(access) as store:
             await until_synced(store)
-            assert sources(store) == set()
 
     run(scenario())
-    assert {each.query["fieldSelector"] for each in requests_for(api, "list", "Secret")} == {"type=kubernetes.io/tls"}
+    assert selectors(api) == {"type=kubernetes.io/tls", "metadata.name=ca,type!=kubernetes.io/tls"}
 
 
 @pytest.mark.parametrize(
