@@ -113,6 +113,20 @@ def test_objects_of_another_ambassador_id_are_passed_over_in_silence(
     assert bool(compiled.problems) is serves
 
 
+@pytest.mark.parametrize(
+    ("fields", "own_id", "serves"),
+    [
+        ({"ambassadorId": ["blue"]}, "blue", True),
+        ({"ambassadorId": "blue"}, "default", False),
+        ({"ambassadorId": "blue", "ambassador_id": "green"}, "green", True),
+    ],
+)
+def test_a_host_may_spell_its_ambassador_id_in_two_ways(fields: dict[str, object], own_id: str, serves: bool) -> None:
+    compiled = compile_objects(obj("Host", "host", fields), options=CompileOptions(own_id))
+    assert bool(compiled.snapshot.hosts) is serves
+    assert compiled.problems == ()
+
+
 def test_an_ambassador_id_of_the_wrong_type_is_reported() -> None:
     compiled = compile_objects(mapping(ambassador_id=3))
     assert said(compiled) == [

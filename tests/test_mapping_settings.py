@@ -102,6 +102,7 @@ def test_a_setting_becomes_its_value(case: str) -> None:
 
 BAD = {
     "policy": ({"load_balancer": {"policy": "random"}}, "load_balancer.policy: should be 'round_robin', 'least_req"),
+    "policy alone": ({"load_balancer": "round_robin"}, "load_balancer: should be an object of fields, not 'round_"),
     "no hash source": ({"load_balancer": {"policy": "maglev"}}, "policy maglev needs exactly one of header, source_ip"),
     "slow start of a hash": (
         {"load_balancer": {"policy": "maglev", "source_ip": True, "slow_start_ms": 1}}, "maglev takes no slow_start_ms",

@@ -557,6 +557,7 @@ def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -
         ({"protocol": "HTTPPROXY"}, "spec.protocol: HTTPPROXY carries no gRPC"),
         ({"protocol": None, "protocolStack": ["UDP"]}, "spec.protocolStack: UDP carries no gRPC"),
         ({"hostBinding": {"namespace": {"from": "NONE"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
+        ({"hostBinding": {"namespace": {"from": "SELECTOR"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
         ({"http2MaxConcurrentStreams": 0}, "spec.http2MaxConcurrentStreams: should be greater"),
     ],
 )

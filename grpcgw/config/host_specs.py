@@ -14,6 +14,7 @@ from grpcgw.config.fields import (
     FilePath,
     PositiveCount,
     Resource,
+    StringOrList,
     Table,
     Text,
     http_only,
@@ -128,6 +129,9 @@ class RequestPolicy(Resource):
 
 class HostSpec(Resource):
     ambassador_id: AmbassadorId = None
+    ambassadorId: Annotated[  # noqa: N815
+        StringOrList | None, served("other name of `ambassador_id`, which wins")
+    ] = None
     hostname: Annotated[str | None, served("glob for the names the Host speaks of, `*` by default")] = None
     tlsSecret: Annotated[  # noqa: N815
         SecretReference | None,
@@ -168,7 +172,7 @@ Layer = Literal["HTTP", "PROXY", "TLS", "TCP", "UDP"]
 
 
 class NamespaceBinding(Resource):
-    from_: Annotated[Literal["SELF", "ALL", "SELECTOR"] | None, Field(alias="from")] = None
+    from_: Annotated[Literal["SELF", "ALL"] | None, Field(alias="from")] = None
 
 
 class HostBinding(Resource):

@@ -67,7 +67,10 @@ def is_meant_for(obj: KubeObject, ambassador_id: str) -> bool:
     An id of the wrong type is everybody's, so that somebody reports it.
     """
     spec = raw_spec(obj)
-    given = spec.get("ambassador_id") if isinstance(spec, Mapping) else None
+    fields = spec if isinstance(spec, Mapping) else {}
+    given = fields.get("ambassador_id")
+    if given is None and obj.key.kind == "Host":
+        given = fields.get("ambassadorId")  # as a Host of v2 may spell it
     if given is None:
         given = ["default"]
     wanted = [given] if isinstance(given, str) else given
@@ -159,6 +162,8 @@ def _describe(detail: ErrorDetails, model: type[BaseModel]) -> str:
     match detail["type"]:
         case "missing":
             return "is required"
+        case "model_type":
+            return f"should be an object of fields, not {_show(detail['input'])}"
         case "extra_forbidden":
             return f"is an unknown field{_suggest(detail['loc'], model)}"
         case "value_error":
