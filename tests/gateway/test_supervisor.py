@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,9 +18,11 @@ from grpcgw.app import make_plan
 from grpcgw.config.compile import CompileOptions, compile_snapshot
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Listener, SecurityModel, Snapshot, Transport
+from grpcgw.ports import HeldPorts
+from grpcgw.proxy.ports import OpenPort
 from grpcgw.settings import Settings
-from grpcgw.workers.messages import FRAME, Command, SetEndpoints, decode
+from grpcgw.workers.messages import FRAME, Command, Listening, SetEndpoints, decode
 from grpcgw.workers.supervisor import News, Update, WorkerProcesses, make_update
 
 CLUSTERS = ("a", "b", "c")
@@ -123,5 +127,26 @@ def test_a_worker_that_lacks_what_a_change_begins_with_is_told_everything() -> N
             workers._newest = workers._children[0]._held = forged  # as a defect would have it
             await workers.apply(replace(snapshot, version="next"))
             await wait_for_version(workers, "next")
+
+    asyncio.run(scenario())
+
+
+def test_the_ports_of_a_worker_that_died_are_open_again_only_when_its_replacement_says_so() -> None:
+    async def scenario() -> None:
+        held = HeldPorts("127.0.0.1")
+        port = Listener("web", held.hold(0), Transport.CLEAR, SecurityModel.XFP)
+        async with running_workers() as workers, asyncio.timeout(PATIENCE_S):
+            await workers.apply(replace(compiled(1), listeners=(port,)))
+            assert await workers.listening() == (port.port,)
+            said = Listening((OpenPort("web", port.port, Transport.CLEAR),))
+            assert workers.heard == {0: said}
+            workers.ports_changed.clear()
+            (report,) = await workers.reports()
+            os.kill(report.pid, signal.SIGKILL)
+            for heard in ({}, {0: said}):
+                await workers.ports_changed.wait()
+                workers.ports_changed.clear()
+                assert workers.heard == heard
+        held.release()
 
     asyncio.run(scenario())
