@@ -30,7 +30,13 @@ class HandlerPort:
         """Raises UserError where the port cannot be opened."""
         self._server = grpc.aio.server(options=server_arguments(options, self._listener))
         self._server.add_generic_rpc_handlers((handler,))
-        self.number = self._open(self._server, options.target(self._listener.port))
+        try:
+            self.number = self._open(self._server, options.target(self._listener.port))
+        except UserError:
+            # A server that never started keeps its memory for ever, and ports are tried again and again.
+            await self._server.start()
+            await self._server.stop(None)
+            raise
         await self._server.start()
 
     def _open(self, server: grpc.aio.Server, target: str) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 from collections.abc import Iterator
 
 import grpc
+import psutil
 import pytest
 
 from dataplane.authorities import Authority
@@ -185,6 +187,22 @@ def test_a_port_in_use_is_told_by_its_listener_and_stops_no_other(lab: Lab, one:
         assert call(lab.channel_to(one)) == b"a:x"
     gateway.listen(clear_port("mine", port=number), one)
     assert call(lab.channel_to(clear_port(port=number))) == b"a:x"
+
+
+def test_a_port_that_is_tried_again_and_again_in_vain_keeps_no_memory(lab: Lab) -> None:
+    gateway = lab.gateway(lab.pod("a"), ports=())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = clear_port("mine", port=taken.getsockname()[1])
+
+        def try_often() -> int:
+            for _ in range(500):
+                assert gateway.engine.ports.update((port,))
+            gc.collect()
+            return psutil.Process().memory_info().rss
+
+        try_often()
+        before = try_often()
+        assert try_often() - before < 1_000_000, "a server that is left behind is 4 KB"
 
 
 def test_a_gateway_without_ports_begins_and_ends(lab: Lab) -> None:
