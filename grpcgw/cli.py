@@ -27,7 +27,7 @@ from typer.exceptions import TyperException
 from grpcgw import __version__, options
 from grpcgw.errors import UserError
 from grpcgw.logs import count
-from grpcgw.settings import KubernetesSettings, Settings
+from grpcgw.settings import EngineName, KubernetesSettings, Settings
 
 if TYPE_CHECKING:
     from grpcgw.config.objects import Problem
@@ -170,28 +170,41 @@ def choose_api_server(config: Path | None, wanted: bool, settings: KubernetesSet
 # ---- check and routes ----
 
 
-def compile_directory(directory: Path, ambassador_id: str) -> tuple[Snapshot, list[Problem]]:
-    """What the gateway would serve from `directory`, and everything there is to say against its files."""
+def compile_directory(
+    directory: Path, ambassador_id: str, ambassador_namespace: str, engine: EngineName
+) -> tuple[Snapshot, list[Problem]]:
+    """What a gateway with these settings would serve from `directory`, and everything to say against its files."""
     from grpcgw.config.compile import CompileOptions, compile_snapshot
     from grpcgw.discovery.certificate_files import read_certificate_files
     from grpcgw.discovery.directory import read_directory
 
     objects, problems = read_directory(directory)
     files = read_certificate_files(objects, ambassador_id)
-    compile_options = CompileOptions(ambassador_id=ambassador_id, now=datetime.now(UTC))
+    compile_options = CompileOptions(
+        ambassador_id=ambassador_id,
+        ambassador_namespace=ambassador_namespace,
+        now=datetime.now(UTC),
+        environment=os.environ,
+        authority_hidden_by="" if engine.shows_authority else engine,
+    )
     compiled = compile_snapshot([*objects, *files], {}, compile_options)
     return compiled.snapshot, [*problems, *compiled.problems]
 
 
 @commands.command()
-def check(directory: options.Directory, ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id) -> int:
+def check(
+    directory: options.Directory,
+    ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
+    ambassador_namespace: options.AmbassadorNamespace = DEFAULTS.ambassador_namespace,
+    engine: options.Engine = DEFAULTS.engine,
+) -> int:
     """Say what is wrong with the YAML files of a directory, and the certificate files they name, with file and line.
 
     Exit code 1 when there are errors, 0 when there are none (notices do not count).
     """
     from grpcgw.config.objects import Severity
 
-    _, problems = compile_directory(directory, ambassador_id)
+    _, problems = compile_directory(directory, ambassador_id, ambassador_namespace, engine)
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
     console = output()
     for problem in problems:
@@ -205,10 +218,12 @@ def check(directory: options.Directory, ambassador_id: options.AmbassadorId = DE
 def routes(
     directory: options.Directory,
     ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
+    ambassador_namespace: options.AmbassadorNamespace = DEFAULTS.ambassador_namespace,
+    engine: options.Engine = DEFAULTS.engine,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> int:
     """Show the route table compiled from a directory, in the order it is tried."""
-    snapshot, problems = compile_directory(directory, ambassador_id)
+    snapshot, problems = compile_directory(directory, ambassador_id, ambassador_namespace, engine)
     rows = [
         describe_destination(order, route, destination, snapshot.clusters[destination.cluster])
         for order, route in enumerate(snapshot.routes, 1)

@@ -322,6 +322,47 @@ def test_check_keeps_to_the_ambassador_id(tmp_path: Path) -> None:
     assert execute(["routes", str(tmp_path), "--ambassador-id", "other"]) == 0
 
 
+CONSUL = """\
+apiVersion: getambassador.io/v2
+kind: ConsulResolver
+metadata: {name: agent}
+spec: {address: "${AGENT_OF_TEST}:8500", datacenter: dc1}
+"""
+
+
+def test_check_fills_in_the_environment_as_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "consul.yaml").write_text(CONSUL)
+    assert execute(["check", str(tmp_path)]) == 1
+    monkeypatch.setenv("AGENT_OF_TEST", "agent.example")
+    assert execute(["check", str(tmp_path)]) == 0
+
+
+def test_check_and_routes_judge_for_the_engine_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mapping(tmp_path, "one", "hostname", "a.example")
+    assert execute(["check", str(tmp_path)]) == 0
+    assert execute(["check", str(tmp_path), "--engine", "generic-handler"]) == 1
+    assert "the generic-handler engine does not know the :authority" in capsys.readouterr().out
+    assert execute(["routes", str(tmp_path), "--engine", "generic-handler"]) == 0
+    assert "1 problem found" in capsys.readouterr().err
+
+
+MODULE = """\
+apiVersion: getambassador.io/v2
+kind: Module
+metadata: {name: ambassador, namespace: gateway}
+spec: {config: {use_ambassador_namespace_for_service_resolution: true}}
+"""
+
+
+def test_routes_look_for_services_where_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "one", "grpc", "true")
+    (tmp_path / "module.yaml").write_text(MODULE)
+    assert execute(["routes", str(tmp_path), "--json", "--ambassador-namespace", "gateway"]) == 0
+    assert ".gateway:" in json.loads(capsys.readouterr().out)["routes"][0]["service"]
+
+
 TLS_CONTEXT = """\
 apiVersion: getambassador.io/v2
 kind: TLSContext
