@@ -182,6 +182,8 @@ def test_a_setting_that_cannot_be_is_an_error_with_its_path(case: str) -> None:
         ({"dns_type": "logical_dns"}, "dns_type: has no effect: resolver endpoint asks no DNS"),
         ({"respect_dns_ttl": True}, "respect_dns_ttl: has no effect"),
         ({"host_regex": True}, "host_regex: has no effect without host"),
+        ({"circuit_breakers": [{"max_requests": 1}], "priority": "high"}, "circuit_breakers: has no effect: calls of"),
+        ({"circuit_breakers": [{"max_requests": 1, "priority": "high"}]}, "circuit_breakers: has no effect: calls of"),
     ],
 )
 def test_a_setting_without_effect_is_a_notice(fields: dict[str, object], reason: str) -> None:

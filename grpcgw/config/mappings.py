@@ -78,6 +78,7 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     settings = _check_authority_of_checks(settings, own, cluster, findings)
     authority = choose_authority(spec, settings, cluster.service)
     _note_others(spec, findings)
+    _note_unused_breakers(own, settings.priority or Priority.DEFAULT, findings)
     if context.zone_unknown and settings.load_balancer is not None and settings.load_balancer.prefer_same_zone:
         findings.notice(
             "has no effect: the gateway does not know its zone; give it one with --zone or GRPCGW_ZONE",
@@ -271,6 +272,14 @@ def _note_others(spec: MappingSpec, findings: Findings) -> None:
         findings.notice("has no effect beside host_rewrite", "auto_host_rewrite")
     if spec.host_regex and not spec.host:
         findings.notice("has no effect without host", "host_regex")
+
+
+def _note_unused_breakers(own: Settings, priority: Priority, findings: Findings) -> None:
+    if own.circuit_breakers and all(breaker.priority is not priority for breaker in own.circuit_breakers):
+        findings.notice(
+            f"has no effect: calls of the Mapping have priority {priority}, and no entry is for that",
+            "circuit_breakers",
+        )
 
 
 def _note_hidden_authority(candidates: tuple[Candidate, ...], engine: str, findings: Findings) -> None:
