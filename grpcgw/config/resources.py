@@ -9,7 +9,8 @@ from grpcgw.config.host_specs import HostSpec, ListenerSpec, TLSContextSpec
 from grpcgw.config.mapping_spec import MappingSpec
 from grpcgw.config.module_spec import ModuleSpec
 
-API_GROUPS = frozenset({"getambassador.io", "x.getambassador.io"})
+API_GROUPS = frozenset({"getambassador.io", "x.getambassador.io", "ambassador"})
+"""The last is the older name that annotations and files still have: `ambassador/v1`."""
 
 
 class ResolverSpec(Resource):
