@@ -34,6 +34,9 @@ BRISK = Pace(
     page_size=2, watch_s=(5.0, 9.0), silence_s=20.0, request_s=20.0, recheck_s=0.1, retry_base_s=0.02, retry_cap_s=0.1
 )
 
+HASTY = replace(BRISK, silence_s=2.0, request_s=1.0)
+"""For servers that stop: a connection made in that moment may stay open without an answer."""
+
 
 class Highest(Random):
     """The longest delay that jitter allows."""
@@ -512,7 +515,7 @@ def test_whatever_happens_the_store_ends_equal_to_the_cluster(tmp_path: Path, st
     with KubeApi() as api:
 
         async def scenario() -> None:
-            async with reading(ClusterAccess(api.kubeconfig(tmp_path / "kubeconfig"))) as store:
+            async with reading(ClusterAccess(api.kubeconfig(tmp_path / "kubeconfig")), pace=HASTY) as store:
                 for name, number in steps:
                     STEPS[name](api, number)
                     await asyncio.sleep(0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from grpcgw.config.objects import ObjectKey, Problem, Severity
 from grpcgw.discovery.kubernetes_api import ClusterAccess
@@ -17,6 +20,7 @@ from tests.kube_cluster import Body, Cluster, kinds_of_cluster, open_cluster
 from tests.scenarios import run
 from tests.test_kubernetes import (
     BRISK,
+    HASTY,
     body_of,
     mapping,
     names,
@@ -350,3 +354,63 @@ def test_the_start_waits_for_a_secret_that_fails_but_not_for_ever(api: KubeApi, 
             await until(lambda: store.get(CA) is not None, "read all the same when it can be")
 
     run(scenario())
+
+
+# ---- whatever happens
+
+
+def remove(api: KubeApi, kind: str, name: str) -> None:
+    if api.get(kind, "greet", name) is not None:
+        api.delete(kind, "greet", name)
+
+
+def make(api: KubeApi, name: str, kind: str) -> None:
+    """Anew: the type of a Secret cannot be changed."""
+    remove(api, "Secret", name)
+    api.put(secret(name, kind))
+
+
+STEPS: dict[str, Callable[[KubeApi, str, str], object]] = {
+    "name": lambda api, one, other: api.put(context(other, one)),
+    "name no more": lambda api, one, _: remove(api, "TLSContext", one),
+    "opaque": lambda api, one, _: make(api, one, "Opaque"),
+    "certificate": lambda api, one, _: make(api, one, "kubernetes.io/tls"),
+    "gone": lambda api, one, _: remove(api, "Secret", one),
+    "drop": lambda api, *_: api.drop_connections(),
+    "expire": lambda api, *_: api.send_error(410, "Secret"),
+    "compact": lambda api, *_: api.compact(),
+    "refuse": lambda api, one, _: api.refuse(403, "Secret", name=one),
+    "accept": lambda api, *_: api.accept(),
+    "stop": lambda api, *_: api.stop(),
+    "start": lambda api, *_: api.start(),
+}
+LETTERS = st.sampled_from("abc")
+
+
+def types(api: KubeApi) -> dict[str, str]:
+    return {body["metadata"]["name"]: body["type"] for body in api.all("Secret")}
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.sampled_from(sorted(STEPS)), LETTERS, LETTERS), max_size=20))
+def test_whatever_happens_certificates_and_what_is_named_are_read_and_nothing_else(
+    tmp_path: Path, steps: list[tuple[str, str, str]]
+) -> None:
+    with KubeApi() as api:
+
+        async def scenario() -> None:
+            async with reading(ClusterAccess(api.kubeconfig(tmp_path / "kubeconfig")), pace=HASTY) as store:
+                for name, one, other in steps:
+                    STEPS[name](api, one, other)
+                    await asyncio.sleep(0)
+                api.accept()
+                api.start()
+                certificates = {name for name, kind in types(api).items() if kind == "kubernetes.io/tls"}
+                named = {body["spec"]["ca_secret"] for body in api.all("TLSContext")} - certificates
+                await until_synced(store)
+                await until(lambda: names(store, "Secret") == certificates | (named & set(types(api))), "these Secrets")
+                await until(lambda: api.watched_names("Secret") == sorted(named), "these watches")
+                assert sources(store) == {f"kubernetes Secret {name}.greet" for name in named}
+                await until(lambda: store.problems() == (), "nothing is wrong any more")
+
+        run(scenario())

@@ -114,10 +114,7 @@ WATCHED_KINDS = (
 
 
 def watch_secret(key: ObjectKey) -> WatchedKind:
-    """What reads one Secret, unless it is a certificate: no Secret is read twice. `key` is a possible name.
-
-    The name in the selector lets a Role with `resourceNames` grant this Secret alone.
-    """
+    """What reads one Secret, unless it is a certificate: no Secret is read twice. `key` is a possible name."""
     selector = f"metadata.name={key.name},type!={CERTIFICATE_TYPE}"
     return WatchedKind((Resource("", "v1", "Secret", "secrets", selector),), key)
 
