@@ -219,7 +219,8 @@ def _result(coroutine: Coroutine[Any, Any, Status]) -> Status:
 
 
 def _never_reached(status: Status) -> bool:
-    return core_reason(status.code, status.details, status.trailers) is Reason.CONNECT_FAILED
+    reason = core_reason(status.code, status.details, status.trailers)
+    return reason in (Reason.CONNECT_FAILED, Reason.BAD_METADATA)
 
 
 class _Rpc:

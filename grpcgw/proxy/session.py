@@ -382,7 +382,7 @@ class Session:
     def _end_try(self, pod: Pod, status: Status, now_s: float) -> None:
         target = self._target
         assert target is not None
-        failed = counts_against_pod(status.code)
+        failed = counts_against_pod(status)
         duration_s = now_s - self._pod_since_s
         pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
         if target.done(pod, Outcome(status.code, failed, duration_s, status.trailers), now_s):
@@ -417,8 +417,8 @@ class Session:
         if status is None or self._reading_pod or self._sending_client or not self._pod_headers_seen:
             return
         reason = core_reason(status.code, status.details, status.trailers) if status.code else None
-        if reason is Reason.CONNECT_FAILED and self._reached:
-            reason = None  # the pod's own words about a connection of its own
+        if reason in (Reason.CONNECT_FAILED, Reason.BAD_METADATA) and self._reached:
+            reason = None  # the pod's own words about a connection or a call of its own
         if reason is Reason.CONNECT_FAILED and self._pod is not None:
             self._serving.note_failure(self._pod)
         if status.code and self._retry(status, reason, now_s):

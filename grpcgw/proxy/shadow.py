@@ -380,7 +380,7 @@ class Copy:
             self._end_try(pod, status, now_s)
 
     def _end_try(self, pod: Pod, status: Status, now_s: float) -> None:
-        failed = counts_against_pod(status.code)
+        failed = counts_against_pod(status)
         duration_s = now_s - self._pod_since_s
         pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
         outcome = Outcome(status.code, failed, duration_s, status.trailers)

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     NO_ENDPOINTS = "no-endpoints"
     UNROUTED_SHARE = "unrouted-share"
     METADATA_TOO_LARGE = "metadata-too-large"
+    BAD_METADATA = "bad-metadata"
     CONNECT_FAILED = "connect-failed"
     STREAM_REFUSED = "stream-refused"
     CONNECTION_LOST = "connection-lost"
@@ -67,6 +68,7 @@ _CODES = {
     Reason.NO_HOST: Code.UNIMPLEMENTED,
     Reason.CLEAR_TEXT: Code.PERMISSION_DENIED,
     Reason.METADATA_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
+    Reason.BAD_METADATA: Code.INVALID_ARGUMENT,
     Reason.TIMEOUT: Code.DEADLINE_EXCEEDED,
     Reason.IDLE_TIMEOUT: Code.DEADLINE_EXCEEDED,
     Reason.CLIENT_DEADLINE: Code.DEADLINE_EXCEEDED,
@@ -127,6 +129,8 @@ _CORE_TEXTS: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
 _TOO_LARGE = "Stream removed (received metadata size exceeds"
 _NEVER_HANDLED = (Code.CANCELLED, "CANCELLED")
 """What a server on grpc core answers to an RPC that no handler has taken when it shuts down (grpc issue 41785)."""
+_UNSENDABLE = (Code.INTERNAL, "Invalid metadata")
+"""What core says of metadata that it took from a client and sends to nobody: a value that is not printable ASCII."""
 _CORE_CODES = frozenset({Code.UNAVAILABLE, Code.UNKNOWN, Code.INTERNAL})
 
 
@@ -139,6 +143,8 @@ def core_reason(code: int, details: str, trailers: Metadata) -> Reason | None:
         return Reason.METADATA_TOO_LARGE
     if (code, details) == _NEVER_HANDLED and not trailers:
         return Reason.STREAM_REFUSED
+    if (code, details) == _UNSENDABLE and not trailers:
+        return Reason.BAD_METADATA
     if code not in _CORE_CODES or trailers:
         return None
     return next((reason for pattern, reason in _CORE_TEXTS if pattern.match(details)), None)
@@ -149,9 +155,9 @@ def safe_to_retry(reason: Reason) -> bool:
     return reason in _SAFE_TO_RETRY
 
 
-def counts_against_pod(code: int) -> bool:
-    """Codes that speak of the pod's health rather than of the request."""
-    return code in _FAILURES
+def counts_against_pod(status: Status) -> bool:
+    """Whether it speaks of the pod's health rather than of the request."""
+    return status.code in _FAILURES and (status.code, status.details) != _UNSENDABLE
 
 
 _FAILURES = frozenset({Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.proxy.status import REASON_KEY, Code, Reason, core_reason, counts_against_pod, make_status, safe_to_retry
+from grpcgw.proxy.status import (
+    REASON_KEY,
+    Code,
+    Reason,
+    Status,
+    core_reason,
+    counts_against_pod,
+    make_status,
+    safe_to_retry,
+)
 
 GATEWAY_CODES = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
@@ -18,6 +27,7 @@ GATEWAY_CODES = {
     Reason.DRAINING: Code.UNAVAILABLE,
     Reason.STREAM_RESET: Code.INTERNAL,
     Reason.BAD_RESPONSE: Code.INTERNAL,
+    Reason.BAD_METADATA: Code.INVALID_ARGUMENT,
     Reason.DEFECT: Code.INTERNAL,
     Reason.TIMEOUT: Code.DEADLINE_EXCEEDED,
     Reason.IDLE_TIMEOUT: Code.DEADLINE_EXCEEDED,
@@ -65,6 +75,7 @@ def test_no_cause_is_unknown_or_ok(reason: Reason) -> None:
         (Code.UNKNOWN, "Received http2 header with status: 404", Reason.BAD_RESPONSE),
         (Code.UNAVAILABLE, "failed parsing HTTP/2", Reason.BAD_RESPONSE),
         (Code.INTERNAL, "Invalid compression algorithm value", Reason.BAD_RESPONSE),
+        (Code.INTERNAL, "Invalid metadata", Reason.BAD_METADATA),
     ],
 )
 def test_what_grpc_core_says_is_recognised(code: Code, details: str, reason: Reason) -> None:
@@ -92,8 +103,9 @@ def test_only_what_never_reached_a_pod_is_tried_again() -> None:
 
 def test_codes_that_speak_of_the_request_do_not_count_against_the_pod() -> None:
     failures = {Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
-    assert {code for code in Code if counts_against_pod(code)} == failures
+    assert {code for code in Code if counts_against_pod(Status(code, "words"))} == failures
+    assert not counts_against_pod(Status(Code.INTERNAL, "Invalid metadata"))
 
 
 def test_a_code_grpc_does_not_define_does_not_count_against_the_pod() -> None:
-    assert not counts_against_pod(77)
+    assert not counts_against_pod(Status(77, ""))

@@ -11,7 +11,7 @@ from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import ScriptedPod, Stream
 from dataplane.waiting import eventually
 
-INTERNAL, NOT_FOUND = 13, 5
+INVALID_ARGUMENT, INTERNAL, NOT_FOUND = 3, 13, 5
 
 
 class Answers:
@@ -35,6 +35,20 @@ def note(gateway: Gateway, pod: ScriptedPod) -> str:
 
 def statuses(client: RawClient, count: int) -> Counter[int | None]:
     return Counter(client.call("Unary").status for _ in range(count))
+
+
+def test_metadata_that_cannot_be_sent_is_the_clients_fault_and_no_pods(lab: Lab) -> None:
+    pods = [lab.scripted_pod(Answers()), lab.scripted_pod(Answers())]
+    settings = "consecutive_failures: 1, max_ejection_percent: 100"
+    gateway = configured(lab, detecting(settings, ", retry_policy: {retry_on: internal}"), pods=pods)
+    client = lab.raw_client(gateway)
+    for value in ("caf\u00e9", "a\x01b", "a\x7f"):
+        answer = client.call("Unary", ("x-name", value))
+        assert (answer.status, answer.header("x-grpcgw-reason")) == (INVALID_ARGUMENT, "bad-metadata")
+        assert answer.message.startswith("Mapping test.default: ")
+    assert client.call("Unary").status == 0
+    assert [note(gateway, pod) for pod in pods] == ["", ""]
+    assert sum(len(pod.streams) for pod in pods) == 1
 
 
 def test_pod_that_fails_in_a_row_is_ejected_and_named(lab: Lab) -> None:
