@@ -582,7 +582,7 @@ class Serving:
             self._orphans.update(pool.leaving)
 
     def _over_orphans(self, now_s: float) -> tuple[Pod, ...]:
-        over = tuple(pod for pod, limit_s in self._orphans.items() if not pod.in_flight or now_s >= limit_s)
+        over = tuple(pod for pod, limit_s in self._orphans.items() if pod.is_over(now_s, limit_s))
         for pod in over:
             del self._orphans[pod]
         return over

@@ -14,6 +14,10 @@ from grpcgw.config.endpoint import Endpoint
 from grpcgw.config.policies import HealthCheck
 from grpcgw.telemetry.report import PodReport, PodState
 
+LINGER_S = 0.5
+"""How long a pod that left stays connected without any RPC: one that chose its Mapping or its pod just before may only
+now be about to be sent."""
+
 
 class Connection(Protocol):
     """An engine's channel to one pod."""
@@ -50,6 +54,7 @@ class Pod:
         "in_flight",
         "last_error",
         "latency_sum_s",
+        "left_at_s",
         "rests",
         "state",
         "total",
@@ -69,6 +74,8 @@ class Pod:
         self.rests, self.expires_at_s = rests, expires_at_s
         self.state = PodState.IDLE
         self.draining = False
+        self.left_at_s: float | None = None
+        """Monotonic time at which it was first asked whether it is over."""
         self.in_flight = self.total = self.finished = self.failures = 0
         self.latency_sum_s = 0.0
         self.last_error = ""
@@ -77,6 +84,12 @@ class Pod:
     def is_ready(self) -> bool:
         """Whether an RPC can be sent without waiting for more than its own connection to wake."""
         return self.state is PodState.READY or (self.rests and self.state is PodState.IDLE)
+
+    def is_over(self, now_s: float, limit_s: float) -> bool:
+        """Whether the connection of this pod, which left, is to be closed; at `limit_s` whatever still runs there."""
+        if self.left_at_s is None:
+            self.left_at_s = now_s
+        return now_s >= limit_s or (not self.in_flight and now_s >= self.left_at_s + LINGER_S)
 
     def carry_on(self, former: Pod) -> None:
         """Count on from `former`, whose place on the same endpoint this pod takes."""

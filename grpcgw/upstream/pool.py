@@ -86,8 +86,8 @@ class Pool:
         self.leaving[pod] = math.inf
 
     def finished(self, now_s: float) -> tuple[Pod, ...]:
-        """Take out the leaving pods that are to be closed now: without RPCs, or at their drain limit."""
-        over = tuple(pod for pod, limit_s in self.leaving.items() if not pod.in_flight or now_s >= limit_s)
+        """Take out the leaving pods that are to be closed now: without RPCs for a while, or at their drain limit."""
+        over = tuple(pod for pod, limit_s in self.leaving.items() if pod.is_over(now_s, limit_s))
         for pod in over:
             del self.leaving[pod]
         return over

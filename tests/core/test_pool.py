@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from grpcgw.config.endpoint import Endpoint
 from grpcgw.telemetry.report import PodState
-from grpcgw.upstream.pod import Pod
+from grpcgw.upstream.pod import LINGER_S, Pod
 from grpcgw.upstream.pool import Pool, usable
 from tests.core.gateway import FakeConnection, endpoints
 
@@ -55,12 +55,14 @@ def test_a_pod_that_leaves_drains() -> None:
     assert hosts(pool.serving.values()) == [2]
 
 
-def test_a_pod_without_rpcs_is_closed_at_once() -> None:
+def test_a_pod_without_rpcs_is_closed_when_none_can_be_on_its_way_to_it() -> None:
     pool = Pool()
     replace(pool, 1)
     (left,) = replace(pool)
-    assert pool.finished(0.0) == (left,)
-    assert pool.finished(0.0) == ()
+    assert pool.finished(5.0) == ()
+    assert pool.finished(5.0 + LINGER_S / 2) == ()
+    assert pool.finished(5.0 + LINGER_S) == (left,)
+    assert pool.finished(5.0 + LINGER_S) == ()
     assert list(pool.pods()) == []
 
 
@@ -70,6 +72,7 @@ def test_a_pod_with_rpcs_is_closed_when_the_last_one_ended() -> None:
     (left,) = pool.serving.values()
     left.begin()
     replace(pool)
+    assert pool.finished(0.0) == ()
     assert pool.finished(29.9) == ()
     left.end(1.0, "")
     assert pool.finished(29.9) == (left,)
@@ -122,9 +125,10 @@ def test_a_new_connection_that_stands_takes_over_and_the_old_one_ends_with_its_l
     new = renewed(pool, PodState.READY)
     assert list(pool.serving.values()) == [new]
     assert (new.total, old.draining) == (1, True)
+    assert pool.finished(0.0) == ()
     assert pool.finished(1e9) == ()
     old.end(1.0, "")
-    assert pool.finished(0.0) == (old,)
+    assert pool.finished(1e9) == (old,)
 
 
 @pytest.mark.parametrize("state", [PodState.IDLE, PodState.CONNECTING, PodState.FAILING])
@@ -157,7 +161,8 @@ def test_a_change_during_a_renewal_begins_it_again() -> None:
     first = renewed(pool, PodState.CONNECTING)
     second = renewed(pool, PodState.READY)
     assert list(pool.serving.values()) == [second]
-    assert set(pool.finished(0.0)) == {first, old}
+    assert pool.finished(0.0) == ()
+    assert set(pool.finished(LINGER_S)) == {first, old}
 
 
 def test_a_pod_that_leaves_during_a_renewal_takes_all_its_connections_along() -> None:
@@ -167,7 +172,8 @@ def test_a_pod_that_leaves_during_a_renewal_takes_all_its_connections_along() ->
     new.begin()
     newest = renewed(pool, PodState.CONNECTING)
     replace(pool, drain_until_s=30.0)
-    assert pool.finished(0.0) == (newest,)
+    assert pool.finished(0.0) == ()
+    assert pool.finished(LINGER_S) == (newest,)
     assert set(pool.finished(30.0)) == {old, new}
 
 

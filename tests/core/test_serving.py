@@ -21,7 +21,7 @@ from grpcgw.config.policies import (
 from grpcgw.proxy.serving import Serving, Target
 from grpcgw.proxy.status import Reason, Refusal
 from grpcgw.telemetry.report import PodState
-from grpcgw.upstream.pod import Pod
+from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.core.gateway import SERVICE, FakeConnection, cluster, destination, endpoints, route, snapshot
 
 METHOD = f"{SERVICE}Greet"
@@ -199,10 +199,25 @@ def test_a_cluster_that_is_not_used_any_more_is_drained_then_closed() -> None:
     serving.apply(snapshot(version="2"), 10.0)
     assert not serving.has_route(METHOD)
     assert {pod.state for pod in serving.pod_reports()} == {PodState.DRAINING}
-    assert serving.refresh(10.0) == (idle,)
+    assert serving.refresh(10.0) == ()
+    assert serving.refresh(10.0 + LINGER_S) == (idle,)
     assert serving.refresh(39.9) == ()
     assert serving.refresh(40.0) == (busy,)
     assert serving.pods() == ()
+
+
+def test_an_rpc_on_its_way_when_its_mapping_goes_finds_its_pod_connected() -> None:
+    serving = serving_greet(1)
+    running = target(serving)
+    serving.apply(snapshot(version="2"), 10.0)
+    assert serving.refresh(10.0) == ()
+    chosen = running.pick(None)
+    assert chosen is not None
+    assert serving.refresh(10.05) == ()
+    chosen.begin()
+    assert serving.refresh(10.0 + LINGER_S) == ()
+    chosen.end(0.1, "")
+    assert serving.refresh(10.05 + LINGER_S) == (chosen,)
 
 
 def test_a_pod_that_was_leaving_keeps_its_limit_when_its_cluster_goes() -> None:
@@ -262,7 +277,7 @@ def test_a_pod_that_left_gets_no_new_rpc_and_keeps_its_old_ones() -> None:
     assert picks(serving, 4) == [2] * 4
     assert serving.refresh(0.0) == ()
     leaving.end(1.0, "")
-    assert serving.refresh(0.0) == (leaving,)
+    assert serving.refresh(LINGER_S) == (leaving,)
 
 
 def test_a_running_rpc_sees_the_pods_of_now_when_it_picks_again() -> None:

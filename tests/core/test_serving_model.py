@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings
 from grpcgw.proxy.serving import Serving, Target
 from grpcgw.telemetry.report import PodState
-from grpcgw.upstream.pod import Pod
+from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.core.gateway import FakeConnection, destination, endpoints, route, snapshot
 
 CLUSTERS = ("greet", "other")
@@ -160,6 +160,7 @@ class ServingModel(RuleBasedStateMachine):
         """When nothing is served any more, all is closed, at the drain limit at the latest."""
         self.serving.apply(snapshot(version="last"), self.now_s)
         self.house_is_kept(0.0)
+        self.house_is_kept(LINGER_S)
         busy = {pod for pod in self.running if pod in self.serving.pods()}
         assert len(self._open()) == len(busy)
         self.house_is_kept(DRAIN_S)
