@@ -135,17 +135,17 @@ def running(module: str, *arguments: str, **streams: IO[bytes] | int) -> Iterato
 
 
 def read_ports(log_file: Path, process: subprocess.Popen[bytes]) -> tuple[int, int, int]:
-    """Those of the diagnostics page, of clear text and of TLS, as the log names them once all are open."""
-    found: list[str] = []
+    """Those of the diagnostics page, of clear text and of TLS, as the log names them in any order, when all are open."""
+    found: dict[str, int] = {}
 
     def all_open() -> bool:
-        found[:] = re.findall(rf"{HOST}:(\d+)(?:/ambassador/v0/diag/| \(h2c\)| \(tls\))", log_file.read_text())
+        said = re.findall(rf"{HOST}:(\d+)(/ambassador/v0/diag/| \(h2c\)| \(tls\))", log_file.read_text())
+        found.update({what.strip(): int(port) for port, what in said})
         return len(found) == 3 or process.poll() is not None
 
     eventually(all_open, START_LIMIT_S)
     assert len(found) == 3, log_file.read_text()
-    admin_port, port, tls_port = (int(port) for port in found)
-    return admin_port, port, tls_port
+    return found["/ambassador/v0/diag/"], found["(h2c)"], found["(tls)"]
 
 
 def eventually(holds: Callable[[], bool], limit_s: float = LIMIT_S) -> bool:
