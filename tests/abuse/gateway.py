@@ -135,7 +135,7 @@ def running(module: str, *arguments: str, **streams: IO[bytes] | int) -> Iterato
 
 
 def read_ports(log_file: Path, process: subprocess.Popen[bytes]) -> tuple[int, int, int]:
-    """Those of the diagnostics page, of clear text and of TLS, as the log names them in any order, when all are open."""
+    """Those of the diagnostics page, of clear text and of TLS, as the log names them in any order once all are open."""
     found: dict[str, int] = {}
 
     def all_open() -> bool:
