@@ -84,7 +84,7 @@ def _report_unrouted(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], gen
     """A sum below 100 is legal, and mostly a slip."""
     totals: dict[ObjectKey, tuple[str, int]] = {}
     for group, members in groups.items():
-        serving = [member for member in members if not member.shadow]
+        serving = [member for member in members if not member.shadow] if len(members) > 1 else ()
         if len(serving) > 1:
             total = sum(share_weights([member.weight for member in serving]) or ())
             totals[serving[0].destination.mapping] = (group.prefix, total)
