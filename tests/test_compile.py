@@ -352,6 +352,31 @@ def test_a_module_that_breaks_keeps_its_last_good_version() -> None:
     assert said(after)[0].endswith("; the last good version keeps serving")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"no_such_key": 1}, "config.no_such_key: is an unknown field"),
+        ({"defaults": {"tcpmapping": {}}}, "config.defaults.tcpmapping: is an unknown field"),
+        ({"cluster_request_timeout_ms": "x"}, "config.cluster_request_timeout_ms: "),
+    ],
+)
+def test_of_a_module_that_never_was_whole_each_wrong_key_leaves_out_itself(
+    wrong: dict[str, object], message: str
+) -> None:
+    """Otherwise a key that Ambassador takes and grpcgw does not know would let in whom `ip_allow` keeps out."""
+    broken = module(**wrong, ip_allow=[{"peer": "10.0.0.0/8"}])
+    first = compile_objects(mapping(), broken)
+    again = compile_objects(mapping(), broken, last=first)
+    for compiled in (first, again):
+        assert compiled.snapshot.clients.allow is not None
+        (problem,) = said(compiled)
+        assert message in problem
+        assert problem.endswith("; this key is left out")
+    mended = compile_objects(mapping(), module(ip_allow=[{"peer": "10.0.0.0/8"}]), last=again)
+    assert said(mended) == []
+    assert said(compile_objects(mapping(), broken, last=mended))[0].endswith("; the last good version keeps serving")
+
+
 # Groups, weights, order
 
 

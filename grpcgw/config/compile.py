@@ -10,31 +10,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from grpcgw.config.access_log import InvalidLogFormat, LogFormat, parse_log_format
-from grpcgw.config.clients import compile_client_rules
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.groups import Groups, Serving, choose_mappings
 from grpcgw.config.hosts import Host, compile_hosts, order_policies
 from grpcgw.config.listeners import compile_listeners
-from grpcgw.config.mapping_settings import NO_SETTINGS, Settings, compile_defaults
-from grpcgw.config.mappings import MappingContext, core_fields
-from grpcgw.config.module_spec import ModuleConfig, ModuleSpec
+from grpcgw.config.mappings import MappingContext
+from grpcgw.config.module import compile_module
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
-from grpcgw.config.parse import Findings, is_meant_for, parse_spec
-from grpcgw.config.policies import DEFAULT_CLIENT_RULES, ClientRules
+from grpcgw.config.parse import Findings, is_meant_for
 from grpcgw.config.regex import DEFAULT_MAX_SIZE
 from grpcgw.config.resolvers import compile_resolvers
 from grpcgw.config.resources import API_GROUPS, MODELS, PLANNED_KINDS
 from grpcgw.config.reuse import NOTHING_TO_REUSE, MappingReader, Reuse
 from grpcgw.config.secrets import Secrets
-from grpcgw.config.snapshot import (
-    DEFAULT_CLIENT_IDLE_TIMEOUT_MS,
-    Cluster,
-    ResolverKind,
-    ServerCertificate,
-    Snapshot,
-)
+from grpcgw.config.snapshot import Cluster, ResolverKind, ServerCertificate, Snapshot
 from grpcgw.config.tls import TLSContext, agree, certify, compile_tls_contexts
 from grpcgw.config.upstreams import Surroundings
 from grpcgw.config.version import digest, hash_content
@@ -81,7 +71,7 @@ def compile_snapshot(
     _report_other_kinds(configuration, generations)
     secrets = Secrets(by_key, generations, options.now)
     ports = _compile_ports(configuration, secrets, generations, options.authority_hidden_by)
-    module = _compile_module(configuration, options.ambassador_namespace, generations)
+    module = compile_module(configuration.of("Module"), options.ambassador_namespace, generations)
     context = MappingContext(
         around=Surroundings(
             resolvers=compile_resolvers(configuration.of(*ResolverKind), options.environment, generations),
@@ -102,7 +92,7 @@ def compile_snapshot(
         ports.snapshot,
         access_log=module.access_log,
         clients=module.clients,
-        client_idle_timeout_ms=_client_idle_timeout_ms(module.config),
+        client_idle_timeout_ms=module.client_idle_timeout_ms,
     )
     snapshot = _make_snapshot(serving, groups, reader, settings)
     problems = sorted(generations.problems, key=_object_order)
@@ -182,58 +172,6 @@ def _report_disagreement(
             " Python asks on a whole port or not at all; give them ports of their own with Listeners"
         )
         generations.report(findings)
-
-
-@dataclass(frozen=True, slots=True)
-class _Module:
-    config: ModuleConfig
-    defaults: Settings
-    core: Mapping[str, object]
-    """The fields Mappings of a group must agree in, as far as the Module sets them."""
-    access_log: LogFormat | None = None
-    clients: ClientRules = DEFAULT_CLIENT_RULES
-
-
-def _compile_module(configuration: _Configuration, ambassador_namespace: str, generations: Generations) -> _Module:
-    """The Module of the gateway's own namespace, else the first by namespace; more than one is an error."""
-    modules = configuration.of("Module")
-    modules.sort(key=lambda obj: obj.key.namespace != ambassador_namespace)
-    chosen: _Module | None = None
-    for obj in modules:
-        if chosen is None:
-            chosen = generations.serve(obj, _build_module)
-        else:
-            generations.leave_out(obj, "another Module is in use, and only one is read")
-    return chosen or _Module(ModuleConfig(), NO_SETTINGS, {})
-
-
-def _build_module(obj: KubeObject, findings: Findings) -> _Module | None:
-    if obj.key.name != "ambassador":
-        findings.error("the Module should be named ambassador; no other is read")
-        return None
-    spec = parse_spec(obj, ModuleSpec, findings)
-    if spec is None:
-        return None
-    config = spec.config or ModuleConfig()
-    own = config.defaults.httpmapping if config.defaults is not None else None
-    core = {**core_fields(config), **core_fields(own)}
-    defaults, clients = compile_defaults(config, findings), compile_client_rules(config, findings)
-    return _Module(config, defaults, core, _read_log_format(config, findings), clients)
-
-
-def _client_idle_timeout_ms(config: ModuleConfig) -> int | None:
-    given = config.listener_idle_timeout_ms
-    return DEFAULT_CLIENT_IDLE_TIMEOUT_MS if given is None else given or None
-
-
-def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | None:
-    if config.envoy_log_type is None and config.envoy_log_format is None:
-        return None
-    try:
-        return parse_log_format(config.envoy_log_type, config.envoy_log_format)
-    except InvalidLogFormat as error:
-        findings.fault(f"{error}; the access log has grpcgw's own lines instead", "config")
-        return None
 
 
 def _make_snapshot(serving: Serving, groups: Groups, reader: MappingReader, settings: Snapshot) -> Snapshot:

@@ -1,0 +1,106 @@
+"""The Module: what one object sets for the whole gateway. Of several, one is read.
+
+Knows no Mapping. Where no version of it was ever whole, what can be read of it holds: a key that Ambassador takes and
+grpcgw does not know must not take `ip_allow` with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from grpcgw.config.access_log import InvalidLogFormat, LogFormat, parse_log_format
+from grpcgw.config.clients import compile_client_rules
+from grpcgw.config.generations import Generations
+from grpcgw.config.mapping_settings import NO_SETTINGS, Settings, compile_defaults
+from grpcgw.config.mappings import core_fields
+from grpcgw.config.module_spec import ModuleConfig, ModuleSpec
+from grpcgw.config.objects import KubeObject, Severity
+from grpcgw.config.parse import Findings, parse_spec, raw_spec
+from grpcgw.config.policies import DEFAULT_CLIENT_RULES, ClientRules
+from grpcgw.config.snapshot import DEFAULT_CLIENT_IDLE_TIMEOUT_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    config: ModuleConfig
+    defaults: Settings
+    core: Mapping[str, object]
+    """The fields Mappings of a group must agree in, as far as the Module sets them."""
+    access_log: LogFormat | None = None
+    clients: ClientRules = DEFAULT_CLIENT_RULES
+
+    @property
+    def client_idle_timeout_ms(self) -> int | None:
+        """After which a client's connection without RPCs is closed; None: never."""
+        given = self.config.listener_idle_timeout_ms
+        return DEFAULT_CLIENT_IDLE_TIMEOUT_MS if given is None else given or None
+
+
+NO_MODULE = Module(ModuleConfig(), NO_SETTINGS, {})
+
+
+def compile_module(modules: Iterable[KubeObject], ambassador_namespace: str, generations: Generations) -> Module:
+    """The Module of the gateway's own namespace, else the first by namespace; more than one is an error."""
+    chosen: Module | None = None
+    for obj in sorted(modules, key=lambda obj: obj.key.namespace != ambassador_namespace):
+        if chosen is None:
+            earlier = generations.earlier.get(obj.key)
+            was_whole = earlier is not None and _build(earlier, Findings(earlier)) is not None
+            chosen = generations.serve(obj, _build if was_whole else _build_readable)
+        else:
+            generations.leave_out(obj, "another Module is in use, and only one is read")
+    return chosen or NO_MODULE
+
+
+def _build(obj: KubeObject, findings: Findings) -> Module | None:
+    if obj.key.name != "ambassador":
+        findings.error("the Module should be named ambassador; no other is read")
+        return None
+    spec = parse_spec(obj, ModuleSpec, findings)
+    if spec is None:
+        return None
+    config = spec.config or ModuleConfig()
+    own = config.defaults.httpmapping if config.defaults is not None else None
+    core = {**core_fields(config), **core_fields(own)}
+    defaults, clients = compile_defaults(config, findings), compile_client_rules(config, findings)
+    module = Module(config, defaults, core, _read_log_format(config, findings), clients)
+    return None if findings.rejected else module
+
+
+def _build_readable(obj: KubeObject, findings: Findings) -> Module | None:
+    """As `_build`, but a key of `config` that is wrong leaves out itself alone."""
+    spec = raw_spec(obj)
+    config = spec.get("config") if isinstance(spec, Mapping) else None
+    if not isinstance(spec, Mapping) or not isinstance(config, Mapping):
+        return _build(obj, findings)
+    kept = {key: value for key, value in config.items() if _is_readable(obj, spec, {key: value}, findings)}
+    return _build(_with_config(obj, spec, kept), findings)
+
+
+def _is_readable(obj: KubeObject, spec: Mapping[str, object], config: object, findings: Findings) -> bool:
+    alone = Findings(obj)
+    if _build(_with_config(obj, spec, config), alone) is not None:
+        return True
+    findings.problems += (
+        replace(problem, message=f"{problem.message}; this key is left out")
+        for problem in alone.problems
+        if problem.severity is Severity.ERROR
+    )
+    return False
+
+
+def _with_config(obj: KubeObject, spec: Mapping[str, object], config: object) -> KubeObject:
+    changed = {**spec, "config": config}
+    body = {**obj.body, "spec": changed} if "spec" in obj.body else {**obj.body, **changed}
+    return replace(obj, body=body)
+
+
+def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | None:
+    if config.envoy_log_type is None and config.envoy_log_format is None:
+        return None
+    try:
+        return parse_log_format(config.envoy_log_type, config.envoy_log_format)
+    except InvalidLogFormat as error:
+        findings.fault(f"{error}; the access log has grpcgw's own lines instead", "config")
+        return None
