@@ -57,6 +57,7 @@ class Reception:
         client = Peer(address, peer.port if address == peer.address else 0)
         client.hop = peer.address if self._rules.use_remote_address else ""
         client.keeps_id = self._keeps_ids or client.keeps_id
+        client.keeps_proto = hops > 0
         return client
 
     def _find_certificate(self, request: Request) -> str:

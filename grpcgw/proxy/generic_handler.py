@@ -458,9 +458,7 @@ class LoopProxy:
 
     def see_port(self, context: Any) -> PortView:
         """Of an RPC that came in by somebody else's port."""
-        if not self.serving.has_rules or context.auth_context().get("transport_security_type") != [b"ssl"]:
-            return SOME_PORT
-        return _SOME_TLS_PORT
+        return _SOME_TLS_PORT if context.auth_context().get("transport_security_type") == [b"ssl"] else SOME_PORT
 
     async def serve(self, port: PortView, path: str, metadata: Metadata, context: Any) -> None:
         rpc = _Rpc(self, port, path, metadata, context)

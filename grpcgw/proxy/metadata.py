@@ -1,4 +1,4 @@
-"""Metadata as it crosses the gateway: what stays behind at each hop, and the two headers Envoy would add. Pure.
+"""Metadata as it crosses the gateway: what stays behind at each hop, and the headers Envoy would add. Pure.
 
 Keys arrive in lower case, without pseudo-headers (grpc core keeps those); order and duplicates are kept.
 """
@@ -10,6 +10,7 @@ import random
 from urllib.parse import unquote
 
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
+from grpcgw.policy.hosts import FORWARDED_PROTO
 from grpcgw.proxy.status import Metadata
 
 # user-agent is listed because grpc core always sends its own; the others describe this hop alone.
@@ -32,34 +33,37 @@ HOP_BY_HOP = frozenset(
 )
 FORWARDED_FOR = "x-forwarded-for"
 REQUEST_ID = "x-request-id"
+_HANDLED = HOP_BY_HOP | {FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID}
 FIELD_OVERHEAD_BYTES = 32
 
 
-def forward_request(metadata: Metadata, peer: Peer) -> Metadata:
-    """The client's metadata as the pod gets it, with `x-forwarded-for` and `x-request-id` as Envoy sets them.
+def forward_request(metadata: Metadata, peer: Peer, tls: bool) -> Metadata:
+    """The client's metadata as the pod gets it, with what Envoy sets by default. `tls`: it came in over TLS.
 
     The address of the connection is appended to `x-forwarded-for`. A request id is made where there is none; one that
-    comes from an external client is replaced. The Module may say otherwise of both (`clients`).
+    comes from an external client is replaced. `x-forwarded-proto` says how the RPC came in, unless a proxy before the
+    gateway is believed to know. The Module may say otherwise of all three (`clients`).
     """
     kept = []
-    forwarded_for = ""
+    forwarded_for = proto = ""
     has_id = False
     for item in metadata:
         key = item[0]
-        if key in HOP_BY_HOP:
-            continue
-        if key == FORWARDED_FOR:
+        if key not in _HANDLED:
+            kept.append(item)
+        elif key == FORWARDED_FOR:
             forwarded_for = f"{forwarded_for},{item[1]!s}" if forwarded_for else str(item[1])
-            continue
-        if key == REQUEST_ID:
-            if not peer.keeps_id or has_id:
-                continue
-            has_id = True
-        kept.append(item)
+        elif key == REQUEST_ID:
+            if peer.keeps_id and not has_id:
+                kept.append(item)
+                has_id = True
+        elif key == FORWARDED_PROTO:
+            proto = str(item[1])
     if peer.hop:
-        kept.append((FORWARDED_FOR, f"{forwarded_for},{peer.hop}" if forwarded_for else peer.hop))
-    elif forwarded_for:
+        forwarded_for = f"{forwarded_for},{peer.hop}" if forwarded_for else peer.hop
+    if forwarded_for:
         kept.append((FORWARDED_FOR, forwarded_for))
+    kept.append((FORWARDED_PROTO, proto if proto and peer.keeps_proto else "https" if tls else "http"))
     if not has_id:
         kept.append((REQUEST_ID, make_request_id()))
     if peer.certificate:
@@ -87,7 +91,7 @@ def make_request_id() -> str:
 class Peer:
     """A client: who is at the other end of a connection, unless the Module's rules say who is behind it."""
 
-    __slots__ = ("address", "certificate", "hop", "keeps_id", "port")
+    __slots__ = ("address", "certificate", "hop", "keeps_id", "keeps_proto", "port")
 
     def __init__(self, address: str, port: int = 0) -> None:
         """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
@@ -96,6 +100,8 @@ class Peer:
         """What is appended to `x-forwarded-for`; empty: nothing."""
         self.keeps_id = _is_internal(address)
         """Whether the request id that it sends is kept: an internal client's is."""
+        self.keeps_proto = False
+        """Whether what it says in `x-forwarded-proto` is kept: a proxy that is believed knows how the client came."""
         self.certificate = ""
         """What pods are told of its certificate (`x-forwarded-client-cert`); empty: nothing."""
 

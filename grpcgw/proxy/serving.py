@@ -360,11 +360,6 @@ class Serving:
         """Whether an engine is to say which certificate the client of an RPC has shown."""
         return self.reception is not None and port.asks_clients
 
-    @property
-    def has_rules(self) -> bool:
-        """Whether Hosts ask something of RPCs, so that it matters how they came in."""
-        return self._table.rules is not None
-
     def refuses(self, authority: str, metadata: Metadata, port: PortView) -> bool:
         """Whether an RPC is refused whatever its path is."""
         return self._refuse(self._table, authority, metadata, port) is not None

@@ -189,7 +189,7 @@ class Session:
             self._finish_with(Reason.NO_ENDPOINTS, target.why_no_endpoint(), now_s)
             return
         if not self._metadata:
-            metadata = forward_request(request.metadata, request.peer)
+            metadata = forward_request(request.metadata, request.peer, request.port.tls)
             if self._copy is not None:
                 self._copy.metadata = metadata
             edit = target.edit_request

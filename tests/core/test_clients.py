@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
 from grpcgw.config.snapshot import Listener, SecurityModel, Transport
+from grpcgw.policy.hosts import FORWARDED_PROTO
 from grpcgw.proxy.call import Request
 from grpcgw.proxy.clients import make_reception
 from grpcgw.proxy.metadata import FORWARDED_FOR, REQUEST_ID, Peer, forward_request
@@ -28,7 +29,7 @@ def received(rules: ClientRules, *metadata: tuple[str, str], peer: str = PROXY) 
 
 
 def forwarded(request: Request) -> Metadata:
-    return forward_request(request.metadata, request.peer)
+    return forward_request(request.metadata, request.peer, request.port.tls)
 
 
 def test_without_rules_there_is_nothing_to_do() -> None:
@@ -91,6 +92,18 @@ def test_several_lines_of_x_forwarded_for_are_one_list() -> None:
 def test_a_request_id_is_kept_where_it_is_trusted(rules: ClientRules, client: str, kept: bool) -> None:
     request = received(rules, (FORWARDED_FOR, client), (REQUEST_ID, "mine"))
     assert (dict(forwarded(request))[REQUEST_ID] == "mine") is kept
+
+
+@pytest.mark.parametrize(
+    ("rules", "proto"),
+    [
+        (ClientRules(trusted_hops=1), "https"),
+        (ClientRules(use_remote_address=False), "https"),
+        (ClientRules(preserve_request_id=True), "http"),
+    ],
+)
+def test_how_the_client_came_is_for_believed_proxies_to_say(rules: ClientRules, proto: str) -> None:
+    assert dict(forwarded(received(rules, (FORWARDED_PROTO, "https"))))[FORWARDED_PROTO] == proto
 
 
 @pytest.mark.parametrize(

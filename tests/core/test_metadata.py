@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpcgw.policy.hosts import FORWARDED_PROTO
 from grpcgw.proxy.metadata import (
     FORWARDED_FOR,
     HOP_BY_HOP,
@@ -22,7 +23,7 @@ from grpcgw.proxy.status import Metadata
 EXTERNAL, INTERNAL, SOCKET = Peer("8.8.8.8"), Peer("10.1.2.3"), Peer("")
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
-SPECIAL = {FORWARDED_FOR, REQUEST_ID}
+SPECIAL = {FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID}
 KEYS = st.from_regex(r"[a-z0-9_.-]{1,8}", fullmatch=True).filter(lambda key: key not in HOP_BY_HOP | SPECIAL)
 TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=8)
 PLAIN = st.tuples(KEYS.filter(lambda key: not key.endswith("-bin")), TEXT)
@@ -42,36 +43,42 @@ def test_all_but_what_belongs_to_the_hop_crosses_in_order(
     mixed = list(metadata)
     for hop in hops:
         mixed.insert(data.draw(st.integers(0, len(mixed))), hop)
-    forwarded = forward_request(tuple(mixed), EXTERNAL)
+    forwarded = forward_request(tuple(mixed), EXTERNAL, tls=False)
     assert tuple(item for item in forwarded if item[0] not in SPECIAL) == metadata
 
 
 @given(metadata=ORDINARY)
 def test_address_and_request_id_are_there_once(metadata: Metadata) -> None:
-    forwarded = forward_request(metadata, EXTERNAL)
+    forwarded = forward_request(metadata, EXTERNAL, tls=False)
     assert values(forwarded, FORWARDED_FOR) == ["8.8.8.8"]
     (request_id,) = values(forwarded, REQUEST_ID)
     assert UUID4.fullmatch(str(request_id))
 
 
 def test_the_clients_address_is_appended() -> None:
-    forwarded = forward_request(((FORWARDED_FOR, "1.1.1.1"), (FORWARDED_FOR, "2.2.2.2")), EXTERNAL)
+    forwarded = forward_request(((FORWARDED_FOR, "1.1.1.1"), (FORWARDED_FOR, "2.2.2.2")), EXTERNAL, tls=False)
     assert values(forwarded, FORWARDED_FOR) == ["1.1.1.1,2.2.2.2,8.8.8.8"]
 
 
 def test_a_client_without_an_address_leaves_the_list_as_it_is() -> None:
-    assert values(forward_request(((FORWARDED_FOR, "1.1.1.1"),), SOCKET), FORWARDED_FOR) == ["1.1.1.1"]
-    assert values(forward_request((), SOCKET), FORWARDED_FOR) == []
+    assert values(forward_request(((FORWARDED_FOR, "1.1.1.1"),), SOCKET, tls=False), FORWARDED_FOR) == ["1.1.1.1"]
+    assert values(forward_request((), SOCKET, tls=False), FORWARDED_FOR) == []
+
+
+@pytest.mark.parametrize(("tls", "said"), [(True, "https"), (False, "http")])
+def test_pods_are_told_how_the_rpc_came_in_whatever_the_client_says(tls: bool, said: str) -> None:
+    for claimed in ((), ((FORWARDED_PROTO, "https"),), ((FORWARDED_PROTO, "http"), (FORWARDED_PROTO, "https"))):
+        assert values(forward_request(claimed, INTERNAL, tls), FORWARDED_PROTO) == [said]
 
 
 def test_a_request_id_of_an_external_client_is_replaced() -> None:
-    (request_id,) = values(forward_request(((REQUEST_ID, "mine"),), EXTERNAL), REQUEST_ID)
+    (request_id,) = values(forward_request(((REQUEST_ID, "mine"),), EXTERNAL, tls=False), REQUEST_ID)
     assert request_id != "mine"
 
 
 @pytest.mark.parametrize("peer", [INTERNAL, SOCKET])
 def test_a_request_id_of_an_internal_client_is_kept(peer: Peer) -> None:
-    forwarded = forward_request(((REQUEST_ID, "mine"), ("k", "v"), (REQUEST_ID, "again")), peer)
+    forwarded = forward_request(((REQUEST_ID, "mine"), ("k", "v"), (REQUEST_ID, "again")), peer, tls=False)
     assert values(forwarded, REQUEST_ID) == ["mine"]
     assert forwarded[:2] == ((REQUEST_ID, "mine"), ("k", "v"))
 

@@ -81,7 +81,7 @@ def test_the_pod_is_sent_what_the_mapping_and_the_client_say() -> None:
     assert isinstance(opened, Open)
     assert (opened.path, opened.authority, opened.deadline_s) == ("/other.Service/Greet", "gateway.example", 9.0)
     assert opened.metadata[:3] == (("k", "1"), ("k", "2"), ("x-forwarded-for", "192.0.2.7"))
-    assert [key for key, _ in opened.metadata[3:]] == ["x-request-id"]
+    assert [key for key, _ in opened.metadata[3:]] == ["x-forwarded-proto", "x-request-id"]
 
 
 def test_a_mapping_without_rewrite_leaves_the_path_alone() -> None:

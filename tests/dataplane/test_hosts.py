@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -181,10 +180,3 @@ def test_a_mapping_that_a_host_selects_serves_its_name_alone(lab: Lab, field: st
     for authority, expected in (("web.example", b"chosen:x"), ("elsewhere.example", b"other:x")):
         with lab.raw_client(gateway) as client:
             assert client.call("Unary", messages=[b"x"], authority=authority).data[5:] == expected, authority
-
-
-def test_no_rule_costs_nothing_per_rpc(lab: Lab) -> None:
-    gateway = gateway_of(lab, clear_port(hosts=(policy("a.example"), EVERYBODY)))
-    assert not gateway.serving.has_rules
-    gateway.serving.apply(configuration(clear_port(hosts=(ONLY_TLS,))), time.monotonic())
-    assert gateway.serving.has_rules

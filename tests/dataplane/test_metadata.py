@@ -136,7 +136,7 @@ def test_request_id_of_an_internal_client_is_kept(lab: Lab) -> None:
 
 def test_request_id_of_an_external_client_is_replaced() -> None:
     # A client of this machine is internal, so that this rule shows only without sockets.
-    forwarded = forward_request((("x-request-id", "mine"), ("x-a", "b")), Peer("8.8.8.8"))
+    forwarded = forward_request((("x-request-id", "mine"), ("x-a", "b")), Peer("8.8.8.8"), tls=False)
     ids = [value for key, value in forwarded if key == "x-request-id"]
     assert len(ids) == 1
     assert ids != ["mine"]
