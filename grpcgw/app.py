@@ -161,6 +161,7 @@ class Control:
 
     async def state(self) -> GatewayState:
         """What the admin port shows (`StateProvider`)."""
+        workers = await self._data_plane.reports()  # first: everything below is of one moment
         return GatewayState(
             now_s=time.time(),
             started_at_s=self._started_at_s,
@@ -175,7 +176,7 @@ class Control:
             problems=(*self._store.problems(), *self._problems, *self._port_problems),
             endpoints=self._resolvers.endpoints,
             sources=self._store.statuses(),
-            workers=await self._data_plane.reports(),
+            workers=workers,
             listeners=self._show_listeners(),
             configuration_errors_total=self._errors_total,
             worker_restarts_total=self._data_plane.restarts,
