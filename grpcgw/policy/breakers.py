@@ -85,16 +85,18 @@ class Breaker:
 class Permit:
     """What one RPC holds of its breaker. Used by one thread at a time, as its session is."""
 
-    __slots__ = ("_breaker", "_over", "_retries", "_waits")
+    __slots__ = ("_breaker", "_over", "_retries", "waits")
 
     def __init__(self, breaker: Breaker, waits: bool) -> None:
-        self._breaker, self._waits = breaker, waits
+        self._breaker = breaker
+        self.waits = waits
+        """Whether it counts as one that waits for a connection."""
         self._retries = self._over = False
 
     def connected(self) -> None:
         """The RPC is on its way: it waits for no connection any more. Any number of times."""
-        if self._waits:
-            self._waits = False
+        if self.waits:
+            self.waits = False
             self._breaker.give_back(_PENDING)
 
     def retry(self, waits: bool) -> Overflow | None:
@@ -105,7 +107,7 @@ class Permit:
             wanted.append(Limit.PENDING_REQUESTS)
         overflow = self._breaker.take(wanted)
         if overflow is None:
-            self._retries, self._waits = True, waits
+            self._retries, self.waits = True, waits
         return overflow
 
     def release(self) -> None:
@@ -113,7 +115,7 @@ class Permit:
         if self._over:
             return
         self._over = True
-        if self._waits:
+        if self.waits:
             self.connected()
         self._breaker.give_back((Limit.REQUESTS, Limit.RETRIES) if self._retries else _REQUEST)
 

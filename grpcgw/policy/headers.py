@@ -52,20 +52,35 @@ def compile_edits(edits: HeaderEdits) -> Edit | None:
 class Edit:
     """Removals come first, then additions in order. An empty value is not added and replaces nothing, as in Envoy."""
 
-    __slots__ = ("_additions", "_constant", "_removed")
+    __slots__ = ("_constant", "_removed", "_steps")
 
     def __init__(self, removed: frozenset[str], additions: tuple[_Addition, ...]) -> None:
         self._removed = removed | {addition.name for addition in additions if addition.replaces and addition.value}
-        self._additions = additions
+        self._steps = tuple((one.name, one.value, one.evaluate, one.replaces) for one in additions)
         constant = all(addition.evaluate is None for addition in additions)
-        self._constant: Metadata | None = _evaluate(additions, [], None) if constant else None
+        self._constant: Metadata | None = self._add([], None) if constant else None
 
     def __call__(self, metadata: Metadata, facts: RequestFacts) -> Metadata:
         removed = self._removed
         kept = [item for item in metadata if item[0] not in removed]
-        if self._constant is not None:
-            return (*kept, *self._constant)
-        return _evaluate(self._additions, kept, facts)
+        return self._add(kept, facts) if self._constant is None else (*kept, *self._constant)
+
+    def _add(self, kept: list[tuple[str, Value]], facts: RequestFacts | None) -> Metadata:
+        """`kept`, which what is removed is out of, with the additions. `facts`: None where nothing is evaluated."""
+        added: list[tuple[str, Value]] = []
+        for name, constant, evaluate, replaces in self._steps:
+            if evaluate is None:
+                value = constant
+            else:
+                assert facts is not None
+                value = evaluate(facts)
+                if value and replaces:
+                    kept = _without(name, kept)
+            if value:
+                if replaces and added:
+                    added = _without(name, added)
+                added.append((name, value))
+        return (*kept, *added)
 
 
 def _without(name: str, metadata: list[tuple[str, Value]]) -> list[tuple[str, Value]]:
@@ -82,23 +97,6 @@ class _Addition:
     value: Value
     """Where there is nothing to evaluate."""
     evaluate: Evaluate | None
-
-
-def _evaluate(additions: tuple[_Addition, ...], kept: list[tuple[str, Value]], facts: RequestFacts | None) -> Metadata:
-    """`kept`, which what is removed is out of, with the additions. `facts`: None where there is nothing to evaluate."""
-    added: list[tuple[str, Value]] = []
-    for addition in additions:
-        value = addition.value
-        if addition.evaluate is not None:
-            assert facts is not None
-            value = addition.evaluate(facts)
-            if value and addition.replaces:
-                kept = _without(addition.name, kept)
-        if value:
-            if addition.replaces and added:
-                added = _without(addition.name, added)
-            added.append((addition.name, value))
-    return (*kept, *added)
 
 
 def _compile_addition(add: HeaderAdd) -> _Addition:

@@ -284,7 +284,7 @@ class Session:
         if not ok:
             return
         self._sending_pod = False
-        if self._permit is not None:
+        if self._permit is not None and self._permit.waits:
             self._permit.connected()
         if not self.finished:
             self._last_active_s = now_s

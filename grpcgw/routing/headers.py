@@ -45,14 +45,14 @@ class Condition:
             self.exact = match.exact.rstrip("=")
         self._matches = None if match.regex is None else remember(FullRegex(match.regex).matches)
 
-    def holds(self, value: str | bytes | None) -> bool:
+    def holds(self, values: Values) -> bool:
+        value = values.get(self.name)
         if value is None:
             return False
         if not isinstance(value, str):
             value = as_text(value)
-        if self.exact is not None:
-            return value == self.exact
-        return self._matches is None or self._matches(value)
+        matches = self._matches
+        return matches(value) if matches is not None else self.exact is None or value == self.exact
 
 
 def bind(headers: Sequence[HeaderMatch]) -> tuple[Condition, ...] | None:
@@ -68,6 +68,6 @@ def bind(headers: Sequence[HeaderMatch]) -> tuple[Condition, ...] | None:
         condition = Condition(match)
         if match.name not in CONSTANT_HEADERS:
             conditions.append(condition)
-        elif not condition.holds(CONSTANT_HEADERS[match.name]):
+        elif not condition.holds(CONSTANT_HEADERS):
             return None
     return tuple(conditions)
