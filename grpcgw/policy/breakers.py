@@ -26,6 +26,7 @@ class Limit(StrEnum):
 
 _REQUEST = (Limit.REQUESTS,)
 _WAITING_REQUEST = (Limit.REQUESTS, Limit.PENDING_REQUESTS)
+_RETRIED_REQUEST = (Limit.REQUESTS, Limit.RETRIES)
 _PENDING = (Limit.PENDING_REQUESTS,)
 
 
@@ -85,13 +86,13 @@ class Breaker:
 class Permit:
     """What one RPC holds of its breaker. Used by one thread at a time, as its session is."""
 
-    __slots__ = ("_breaker", "_over", "_retries", "waits")
+    __slots__ = ("_breaker", "_held", "waits")
 
     def __init__(self, breaker: Breaker, waits: bool) -> None:
         self._breaker = breaker
+        self._held: tuple[Limit, ...] = _REQUEST
         self.waits = waits
-        """Whether it counts as one that waits for a connection."""
-        self._retries = self._over = False
+        """Whether it counts as one that waits for a connection, too."""
 
     def connected(self) -> None:
         """The RPC is on its way: it waits for no connection any more. Any number of times."""
@@ -102,22 +103,20 @@ class Permit:
     def retry(self, waits: bool) -> Overflow | None:
         """Before a try after the first; it counts as a retry until the RPC is over. None: go on."""
         self.connected()
-        wanted = [] if self._retries else [Limit.RETRIES]
+        wanted = [] if self._held is _RETRIED_REQUEST else [Limit.RETRIES]
         if waits:
             wanted.append(Limit.PENDING_REQUESTS)
         overflow = self._breaker.take(wanted)
         if overflow is None:
-            self._retries, self.waits = True, waits
+            self._held, self.waits = _RETRIED_REQUEST, waits
         return overflow
 
     def release(self) -> None:
         """The RPC is over. Again does nothing."""
-        if self._over:
-            return
-        self._over = True
-        if self.waits:
+        held, self._held = self._held, ()
+        if held:
             self.connected()
-        self._breaker.give_back((Limit.REQUESTS, Limit.RETRIES) if self._retries else _REQUEST)
+            self._breaker.give_back(held)
 
 
 class Breakers:

@@ -61,9 +61,11 @@ class Edit:
         self._constant: Metadata | None = self._add([], None) if constant else None
 
     def __call__(self, metadata: Metadata, facts: RequestFacts) -> Metadata:
-        removed = self._removed
+        constant, removed = self._constant, self._removed
+        if constant is not None and not metadata:  # as most pods send none of their own
+            return constant
         kept = [item for item in metadata if item[0] not in removed]
-        return self._add(kept, facts) if self._constant is None else (*kept, *self._constant)
+        return self._add(kept, facts) if constant is None else (*kept, *constant)
 
     def _add(self, kept: list[tuple[str, Value]], facts: RequestFacts | None) -> Metadata:
         """`kept`, which what is removed is out of, with the additions. `facts`: None where nothing is evaluated."""
