@@ -377,6 +377,15 @@ def test_of_a_module_that_never_was_whole_each_wrong_key_leaves_out_itself(
     assert said(compile_objects(mapping(), broken, last=mended))[0].endswith("; the last good version keeps serving")
 
 
+@pytest.mark.parametrize("wrong", [{"ip_allow": "10.0.0.0/8"}, {"ip_deny": 5}])
+def test_a_module_that_never_was_whole_and_does_not_say_whom_to_serve_serves_nobody(wrong: dict[str, object]) -> None:
+    first = compile_objects(mapping(), module(**wrong, cluster_request_timeout_ms=5))
+    assert first.snapshot.clients.allow == ()
+    assert only(first).timeout_ms == 5
+    assert said(first)[0].endswith("; nobody is served until it is right")
+    assert compile_objects(mapping(), module(), last=first).snapshot.clients.allow is None
+
+
 # Groups, weights, order
 
 

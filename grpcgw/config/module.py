@@ -1,7 +1,7 @@
 """The Module: what one object sets for the whole gateway. Of several, one is read.
 
 Knows no Mapping. Where no version of it was ever whole, what can be read of it holds: a key that Ambassador takes and
-grpcgw does not know must not take `ip_allow` with it.
+grpcgw does not know must not take `ip_allow` with it. Where that cannot be read itself, nobody is served.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class Module:
         return DEFAULT_CLIENT_IDLE_TIMEOUT_MS if given is None else given or None
 
 
+_ADMITTING = frozenset({"ip_allow", "ip_deny"})
+"""Keys without which those would be served who are to be kept out."""
+
 NO_MODULE = Module(ModuleConfig(), NO_SETTINGS, {})
 
 
@@ -69,21 +72,25 @@ def _build(obj: KubeObject, findings: Findings) -> Module | None:
 
 
 def _build_readable(obj: KubeObject, findings: Findings) -> Module | None:
-    """As `_build`, but a key of `config` that is wrong leaves out itself alone."""
+    """As `_build`, but a key of `config` that is wrong leaves out itself alone; or everybody, where it says whom."""
     spec = raw_spec(obj)
     config = spec.get("config") if isinstance(spec, Mapping) else None
     if not isinstance(spec, Mapping) or not isinstance(config, Mapping):
         return _build(obj, findings)
-    kept = {key: value for key, value in config.items() if _is_readable(obj, spec, {key: value}, findings)}
-    return _build(_with_config(obj, spec, kept), findings)
+    kept = {key: value for key, value in config.items() if _is_readable(obj, spec, key, value, findings)}
+    module = _build(_with_config(obj, spec, kept), findings)
+    if module is None or _ADMITTING.isdisjoint(config.keys() - kept.keys()):
+        return module
+    return replace(module, clients=replace(module.clients, allow=()))
 
 
-def _is_readable(obj: KubeObject, spec: Mapping[str, object], config: object, findings: Findings) -> bool:
+def _is_readable(obj: KubeObject, spec: Mapping[str, object], key: object, value: object, findings: Findings) -> bool:
     alone = Findings(obj)
-    if _build(_with_config(obj, spec, config), alone) is not None:
+    if _build(_with_config(obj, spec, {key: value}), alone) is not None:
         return True
+    outcome = "nobody is served until it is right" if key in _ADMITTING else "this key is left out"
     findings.problems += (
-        replace(problem, message=f"{problem.message}; this key is left out")
+        replace(problem, message=f"{problem.message}; {outcome}")
         for problem in alone.problems
         if problem.severity is Severity.ERROR
     )
