@@ -92,10 +92,11 @@ async function update() {
   } catch (error) {
     setLost(true);
   }
-  // A page with very many routes costs the gateway time: such a page is fetched less often.
+  // A page with very many routes costs the gateway time: such a page is fetched less often. A gateway that does not
+  // answer is asked again soon.
   const took = performance.now() - started;
   busy = false;
-  schedule(again ? 0 : Math.max(PERIOD_MS - took, 4 * took));
+  schedule(again ? 0 : lost.hidden ? Math.max(PERIOD_MS - took, 4 * took) : PERIOD_MS);
   again = false;
 }
 
