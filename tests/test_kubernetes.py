@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.discovery.watch import WATCHED_KINDS, Resource
 from grpcgw.errors import UserError
 from tests.kube_api import BUILT_IN_KINDS, CUSTOM_KINDS, KubeApi, Request
-from tests.kube_cluster import Body, Cluster, kinds_of_cluster, open_cluster
+from tests.kube_cluster import Body, Cluster
 from tests.scenarios import run
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -106,23 +106,6 @@ def endpoints(kind: str, name: str, namespace: str = "greet") -> Body:
         return {"apiVersion": "v1", "kind": kind, "metadata": metadata, "subsets": []}
     slice_of = {"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 50051}]}
     return {"apiVersion": "discovery.k8s.io/v1", "kind": kind, "metadata": metadata, **slice_of}
-
-
-@pytest.fixture
-def api() -> Iterator[KubeApi]:
-    with KubeApi() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def access(api: KubeApi, tmp_path: Path) -> ClusterAccess:
-    return ClusterAccess(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))
-
-
-@pytest.fixture(params=kinds_of_cluster())
-def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
-    with open_cluster(request.param, tmp_path) as found:
-        yield found
 
 
 def requests_for(api: KubeApi, verb: str, kind: str) -> list[Request]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -217,17 +217,6 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-def api() -> Iterator[KubeApi]:
-    with KubeApi() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def access(api: KubeApi, tmp_path: Path) -> ClusterAccess:
-    return ClusterAccess(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))
 
 
 class Replica:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from grpcgw.discovery.kubernetes_api import ClusterAccess
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.discovery.watch import WATCHED_KINDS
 from tests.kube_api import KubeApi
-from tests.kube_cluster import Body, Cluster, kinds_of_cluster, open_cluster
+from tests.kube_cluster import Body, Cluster
 from tests.scenarios import run
 from tests.test_kubernetes import (
     BRISK,
@@ -33,23 +33,6 @@ from tests.test_kubernetes import (
 )
 
 CA = ObjectKey("Secret", "greet", "ca")
-
-
-@pytest.fixture
-def api() -> Iterator[KubeApi]:
-    with KubeApi() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def access(api: KubeApi, tmp_path: Path) -> ClusterAccess:
-    return ClusterAccess(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))
-
-
-@pytest.fixture(params=kinds_of_cluster())
-def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
-    with open_cluster(request.param, tmp_path) as found:
-        yield found
 
 
 def custom(kind: str, name: str, spec: object, namespace: str = "greet") -> Body:
