@@ -265,14 +265,14 @@ class Control:
         self._serving = True
         await self._note_engine()
         while True:
-            await self._data_plane.ports_changed.wait()
-            self._data_plane.ports_changed.clear()
+            await self._data_plane.ports.changed.wait()
+            self._data_plane.ports.changed.clear()
             if self._draining:  # they all close now, one after the other
                 return
             self._note_ports()
 
     def _note_ports(self) -> None:
-        heard = self._data_plane.heard
+        heard = self._data_plane.ports.by_worker
         before, self._open = self._open, find_open(heard.values())
         for port in before:
             if port not in self._open:

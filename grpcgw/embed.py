@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -20,7 +19,7 @@ from grpcgw.config.snapshot import Snapshot
 from grpcgw.proxy.generic_handler import LoopProxy
 from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
-from grpcgw.workers.messages import Listening
+from grpcgw.workers.supervisor import HeardPorts
 from grpcgw.workers.worker import SETTLE_S, make_report
 
 
@@ -72,8 +71,7 @@ class _ThisLoop:
         self._configured = asyncio.Event()
         self._serving = asyncio.Event()
         self._started_at_s = time.time()
-        self.ports_changed = asyncio.Event()
-        self.heard: Mapping[int, Listening] = {}
+        self.ports = HeardPorts()
 
     async def run(self) -> None:
         try:

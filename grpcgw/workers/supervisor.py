@@ -12,7 +12,6 @@ import itertools
 import logging
 import socket
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -64,13 +63,8 @@ class DataPlane(Protocol):
         ...
 
     @property
-    def heard(self) -> Mapping[int, Listening]:
-        """What each worker that serves said last of its ports, by its number."""
-        ...
-
-    @property
-    def ports_changed(self) -> asyncio.Event:
-        """Set when `heard` changes; who looks clears it."""
+    def ports(self) -> HeardPorts:
+        """What the workers that serve say of their ports."""
         ...
 
     async def run(self) -> None:
@@ -133,12 +127,14 @@ class News:
         return endpoints, update
 
 
-class _Heard:
+class HeardPorts:
     """What workers said of their ports."""
 
     def __init__(self) -> None:
         self.by_worker: dict[int, Listening] = {}
+        """The last word of each that serves, by its number."""
         self.changed = asyncio.Event()
+        """Set when that changes; who looks clears it."""
 
     def note(self, worker: int, said: Listening) -> None:
         if self.by_worker.get(worker) != said:
@@ -153,7 +149,7 @@ class _Heard:
 class _Child:
     """One worker's place: the process that fills it now, those that still finish their RPCs, and what all counted."""
 
-    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: News, ports: _Heard) -> None:
+    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: News, ports: HeardPorts) -> None:
         self.number = number
         self._ports = ports
         self._plan, self._core, self._told = plan, core, told
@@ -335,19 +331,11 @@ class WorkerProcesses:
     def __init__(self, plan: WorkerPlan, count: int, cores: list[int]) -> None:
         self._told = News()
         self._newest = EMPTY_SNAPSHOT
-        self._ports = _Heard()
+        self.ports = HeardPorts()
         self._children = [
-            _Child(number, plan, cores[number] if count == len(cores) else None, self._told, self._ports)
+            _Child(number, plan, cores[number] if count == len(cores) else None, self._told, self.ports)
             for number in range(count)
         ]
-
-    @property
-    def heard(self) -> Mapping[int, Listening]:
-        return self._ports.by_worker
-
-    @property
-    def ports_changed(self) -> asyncio.Event:
-        return self._ports.changed
 
     @property
     def restarts(self) -> int:
@@ -397,26 +385,18 @@ class WorkerHere:
     def __init__(self, plan: WorkerPlan) -> None:
         self._worker = Worker(0, plan)
         self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue()
-        self._ports = _Heard()
+        self.ports = HeardPorts()
         self._listening: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
         # Opening ports and draining block; on one thread neither can meet the other half way.
         self._thread = ThreadPoolExecutor(1, "grpcgw worker")
         self._drained = False
-
-    @property
-    def heard(self) -> Mapping[int, Listening]:
-        return self._ports.by_worker
-
-    @property
-    def ports_changed(self) -> asyncio.Event:
-        return self._ports.changed
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while True:
                 said = await loop.run_in_executor(self._thread, self._worker.apply, await self._snapshots.get())
-                self._ports.note(0, said)
+                self.ports.note(0, said)
                 if not self._listening.done():
                     self._listening.set_result(tuple(port.number for port in said.ports))
         finally:

@@ -14,7 +14,7 @@ from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import Snapshot
 from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
-from grpcgw.workers.messages import Listening
+from grpcgw.workers.supervisor import HeardPorts
 
 BY_HOST = mapping("by-host", "/host.Only/", rewrite="/greet.GrpcService/", hostname="api.example.com")
 SAID = "Mapping by-host.default: serves no call for api.example.com: the generic-handler engine does not know"
@@ -39,8 +39,7 @@ class OtherEngine:
 
     def __init__(self) -> None:
         self._configured = asyncio.Event()
-        self.ports_changed = asyncio.Event()
-        self.heard: dict[int, Listening] = {}
+        self.ports = HeardPorts()
         self.applied = 0
 
     async def run(self) -> None:

@@ -139,14 +139,14 @@ def test_the_ports_of_a_worker_that_died_are_open_again_only_when_its_replacemen
             await workers.apply(replace(compiled(1), listeners=(port,)))
             assert await workers.listening() == (port.port,)
             said = Listening((OpenPort("web", port.port, Transport.CLEAR),))
-            assert workers.heard == {0: said}
-            workers.ports_changed.clear()
+            assert workers.ports.by_worker == {0: said}
+            workers.ports.changed.clear()
             (report,) = await workers.reports()
             os.kill(report.pid, signal.SIGKILL)
             for heard in ({}, {0: said}):
-                await workers.ports_changed.wait()
-                workers.ports_changed.clear()
-                assert workers.heard == heard
+                await workers.ports.changed.wait()
+                workers.ports.changed.clear()
+                assert workers.ports.by_worker == heard
         held.release()
 
     asyncio.run(scenario())
