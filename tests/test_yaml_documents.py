@@ -246,7 +246,18 @@ def test_an_alias_to_itself_or_to_nothing_is_an_error(text: str) -> None:
     assert "stands for nothing" in only_fault(text).message
 
 
-@pytest.mark.parametrize("text", ["[" * 1_000_000, "{a: " * 1_000_000, "- " * 1_000_000, "a: 1\na: " + "[" * 1_000_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1_000_000,
+        "{" * 1_000_000,
+        "{a: " * 1_000_000,
+        "[{" * 500_000,
+        "- " * 1_000_000,
+        "a: 1\na: " + "[" * 1_000_000,
+    ],
+    ids=["lists", "objects", "keys", "both", "block", "second line"],
+)
 def test_deep_nesting_is_refused_early(text: str) -> None:
     faults = [found for found in read_documents(text) if isinstance(found, Fault)]
     assert "nested more than" in faults[-1].message

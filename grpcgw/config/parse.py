@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from grpcgw.config.fields import FieldNote, State
+from grpcgw.config.mismatch import describe_mismatch, show
 from grpcgw.config.objects import FieldPath, KubeObject, Problem, Severity
 
 API_VERSIONS = ("v1", "v2", "v3alpha1")
@@ -94,7 +95,7 @@ def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT
     if raw is None:
         raw = {}
     if not isinstance(raw, Mapping):
-        findings.error(f"spec should be a mapping of fields, not {_show(raw)}")
+        findings.error(f"spec should be a mapping of fields, not {show(raw)}")
         return None
     _note_fields(raw, model, findings)
     try:
@@ -159,17 +160,8 @@ def report_note(note: FieldNote, findings: Findings, *path: str) -> None:
 
 
 def _describe(detail: ErrorDetails, model: type[BaseModel]) -> str:
-    match detail["type"]:
-        case "missing":
-            return "is required"
-        case "model_type":
-            return f"should be an object of fields, not {_show(detail['input'])}"
-        case "extra_forbidden":
-            return f"is an unknown field{_suggest(detail['loc'], model)}"
-        case "value_error":
-            return detail["msg"].removeprefix("Value error, ")
-        case _:
-            return f"{detail['msg'].removeprefix('Input ').removeprefix('String ')}, not {_show(detail['input'])}"
+    suggestion = _suggest(detail["loc"], model) if detail["type"] == "extra_forbidden" else ""
+    return describe_mismatch(detail) + suggestion
 
 
 def _suggest(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
@@ -182,8 +174,3 @@ def _suggest(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
             model = nested
     near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _show(value: object) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -23,6 +23,7 @@ ANNOTATION = "getambassador.io/config"
 """Ambassador also reads resources from this annotation of a Service: YAML documents in one string."""
 
 MAX_DEPTH = 100
+TOO_DEEP = f"values are nested more than {MAX_DEPTH} deep"
 MAX_ALIASED_VALUES = 100_000
 """Values aliases may stand for in one document: a small file must not grow to gigabytes (billion laughs)."""
 
@@ -121,9 +122,9 @@ def read_documents(text: str) -> Iterator[Document | Fault]:
                 if isinstance(document, Fault) or document.value is not None:
                     yield document
     except _TooDeep as error:
-        yield Fault(error.line, f"values are nested more than {MAX_DEPTH} deep", whole_text=True)
+        yield Fault(error.line, TOO_DEEP, whole_text=True)
     except yaml.MarkedYAMLError as error:
-        yield Fault(_line_of(error.problem_mark), f"this is not YAML: {_describe(error)}", whole_text=True)
+        yield Fault(_line_of(error.problem_mark), _describe(error, text), whole_text=True)
     except UnicodeEncodeError as error:
         line = text.count("\n", 0, error.start) + 1
         yield Fault(line, "this is not YAML: half of a UTF-16 surrogate pair stands alone", whole_text=True)
@@ -398,9 +399,16 @@ def _line_of(mark: _Mark | None) -> int:
     return mark.line + 1 if mark is not None else 1
 
 
-def _describe(error: yaml.MarkedYAMLError) -> str:
+def _describe(error: yaml.MarkedYAMLError, text: str) -> str:
+    """Why the parser gave up.
+
+    It reads ahead of its events, and a newer one stops at a depth of its own: that is the same fault in other words.
+    """
+    read = text[: error.problem_mark.index] if error.problem_mark is not None else ""
+    if sum(map(read.count, "[{")) - sum(map(read.count, "]}")) > MAX_DEPTH:
+        return TOO_DEEP
     context = f"{error.context}: " if error.context else ""
-    return f"{context}{error.problem}"
+    return f"this is not YAML: {context}{error.problem}"
 
 
 def _code_point(error: yaml.reader.ReaderError) -> int:
