@@ -137,8 +137,6 @@ def test_an_ambassador_id_of_the_wrong_type_is_reported() -> None:
 def test_the_older_name_of_the_api_group_is_read_too() -> None:
     fields = {"prefix": "/a.B/", "service": "a"}
     assert list(destinations(compile_objects(obj("Mapping", "old", fields, api="ambassador/v1")))) == ["old.shop"]
-    older = compile_objects(obj("Mapping", "older", fields, api="ambassador/v0"))
-    assert "apiVersion ambassador/v0 is not read; use one of v1, v2, v3alpha1; left out" in said(older)[0]
 
 
 def test_kinds_that_are_no_configuration_are_passed_over() -> None:

@@ -130,7 +130,7 @@ class RequestPolicy(Resource):
 class HostSpec(Resource):
     ambassador_id: AmbassadorId = None
     ambassadorId: Annotated[  # noqa: N815
-        StringOrList | None, served("other name of `ambassador_id`, which wins")
+        StringOrList | None, served("other name of `ambassador_id`; both count")
     ] = None
     hostname: Annotated[str | None, served("glob for the names the Host speaks of, `*` by default")] = None
     tlsSecret: Annotated[  # noqa: N815

@@ -291,7 +291,9 @@ class MappingSpec(MappingSettings):
     hostname: Annotated[
         str | None, served("glob for `:authority` with one leading or trailing `*`; wins over `host`", "*")
     ] = None
-    host: Annotated[str | None, served("`:authority`, exactly, or a pattern with `host_regex`")] = None
+    host: Annotated[
+        str | None, served("as `hostname`; in `v3alpha1` compared exactly; a pattern with `host_regex`")
+    ] = None
     host_regex: Annotated[bool | None, served("`host` is an RE2 pattern for the whole name")] = None
     headers: Annotated[
         HeaderConditions | None,
@@ -348,6 +350,7 @@ class MappingSpec(MappingSettings):
     bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
     auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
     labels: Annotated[Table | None, planned("there is no rate limiting")] = None
+    rate_limits: Annotated[Anything, planned("what `labels` are, in `ambassador/v0`")] = None
     modules: Annotated[Anything, no_meaning("Ambassador never read it")] = None
     envoy_override: Annotated[Anything, no_meaning("there is no Envoy to configure")] = None
     docs: Annotated[Table | None, no_meaning("there is no developer portal")] = None

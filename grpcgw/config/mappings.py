@@ -25,6 +25,8 @@ DEFAULT_IDLE_TIMEOUT_MS = 300_000
 STICKY_HEADER = "grpcgw.io/sticky-header"
 """Annotation: the metadata key whose hash decides between the Mappings of a group. Not in Ambassador."""
 
+_NO_HOST = "_skip_mapping_with_empty_host_"
+"""`host` of a v3alpha1 Mapping without hostname that is stored, or asked for, as v2."""
 _IN_PATH = re.compile(r"[\x21-\x7e]*")
 
 _CORE_FIELDS = (
@@ -63,7 +65,7 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if spec is None:
         return None
     spec = _resolve_aliases(spec)
-    matching = compile_matching(spec, context.regex_max_size, findings)
+    matching = compile_matching(spec, not obj.api_version.endswith("/v3alpha1"), context.regex_max_size, findings)
     own = compile_settings(spec, findings)
     settings = own.or_else(context.defaults)
     cluster = compile_cluster(obj.key, spec, settings, context.around, findings)
@@ -109,10 +111,11 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
 
 def _resolve_aliases(spec: MappingSpec) -> MappingSpec:
     """The names that conversions between Ambassador's versions leave behind, as the fields they stand for."""
-    if not spec.v3StatsName and not spec.v3health_checks:
+    if not spec.v3StatsName and not spec.v3health_checks and spec.host != _NO_HOST:
         return spec
     return spec.model_copy(
         update={
+            "host": None if spec.host == _NO_HOST else spec.host,
             "stats_name": spec.stats_name or spec.v3StatsName,
             "health_checks": spec.health_checks or spec.v3health_checks,
         }

@@ -36,13 +36,16 @@ class _Host:
     path: tuple[str, ...]
 
 
-def compile_matching(spec: MappingSpec, regex_max_size: int, findings: Findings) -> Matching:
-    """Errors are in `findings`; the result means something only without any."""
+def compile_matching(spec: MappingSpec, host_is_glob: bool, regex_max_size: int, findings: Findings) -> Matching:
+    """Errors are in `findings`; the result means something only without any.
+
+    `host_is_glob`: `host` means what `hostname` does, as Emissary reads it in versions before v3alpha1.
+    """
     patterns = _Patterns(regex_max_size, findings)
     return Matching(
         path=_compile_path(spec, patterns, findings),
         case_sensitive=spec.case_sensitive is not False,
-        host=_choose_host(list(_find_hosts(spec, patterns, findings)), findings),
+        host=_choose_host(list(_find_hosts(spec, host_is_glob, patterns, findings)), findings),
         headers=_compile_headers(spec, patterns, findings),
     )
 
@@ -82,13 +85,15 @@ def _compile_path(spec: MappingSpec, patterns: _Patterns, findings: Findings) ->
     return PathMatch(MatchKind.EXACT if spec.prefix_exact else MatchKind.PREFIX, spec.prefix)
 
 
-def _find_hosts(spec: MappingSpec, patterns: _Patterns, findings: Findings) -> Iterator[_Host]:
+def _find_hosts(spec: MappingSpec, host_is_glob: bool, patterns: _Patterns, findings: Findings) -> Iterator[_Host]:
     """Every host the Mapping names; the first one counts."""
     if spec.hostname:
         yield _Host(spec.hostname, parse_host_glob(spec.hostname, findings, "hostname"), ("hostname",))
     if spec.host and spec.host_regex:
         patterns.check(spec.host, "host")
         yield _Host(spec.host, HostMatch(HostKind.REGEX, spec.host), ("host",))
+    elif spec.host and host_is_glob:
+        yield _Host(spec.host, parse_host_glob(spec.host, findings, "host"), ("host",))
     elif spec.host:
         yield _Host(spec.host, _parse_exact(spec.host, findings, "host"), ("host",))
     for name, value in (spec.headers or {}).items():
@@ -116,7 +121,7 @@ def _choose_host(named: list[_Host], findings: Findings) -> HostMatch | None:
 
 def parse_host_glob(text: str, findings: Findings, *path: str) -> HostMatch | None:
     """`*`, `*.example.com`, `example.*` or a name, each with or without a port; None matches every host."""
-    glob = text.lower().removesuffix(":*")
+    glob = _complete(text.lower().removesuffix(":*"))
     if glob == "*":
         return None
     if not _HOST.fullmatch(glob):
@@ -131,12 +136,18 @@ def parse_host_glob(text: str, findings: Findings, *path: str) -> HostMatch | No
 
 
 def _parse_exact(text: str, findings: Findings, *path: str) -> HostMatch:
-    name = text.lower()
+    name = _complete(text.lower())
     if "*" in name:
         findings.error(f"{text!r} is compared exactly and cannot match anything; use hostname for a glob", *path)
     elif not _HOST.fullmatch(name):
         findings.error(f"{text!r} is no host name", *path)
     return HostMatch(HostKind.EXACT, name)
+
+
+def _complete(host: str) -> str:
+    """Without the dot that says that the name is complete; see `split_authority`, which does the same to calls'."""
+    name, colon, port = host.partition(":")
+    return f"{name.removesuffix('.')}{colon}{port}"
 
 
 def _compile_headers(spec: MappingSpec, patterns: _Patterns, findings: Findings) -> tuple[HeaderMatch, ...]:

@@ -153,8 +153,16 @@ class ModuleConfig(Resource):
     suppress_envoy_headers: Annotated[bool | None, http_only("no Envoy headers are sent", True)] = None
     x_forwarded_proto_redirect: Annotated[bool | None, http_only("gRPC clients follow no redirect")] = None
 
+    allow_chunked_length: Annotated[bool | None, http_only("HTTP/2 has no chunks")] = None
+    reject_requests_with_escaped_slashes: Annotated[bool | None, http_only("no gRPC path has escapes", True)] = None
+
     admin_port: Annotated[int | None, no_meaning("it was Envoy's; see `grpcgw run --admin-port`")] = None
+    ambassador_id: Annotated[Anything, no_meaning("it belongs beside `config`")] = None
+    auth_enabled: Annotated[bool | None, no_meaning("Ambassador never read it")] = None
+    debug_mode: Annotated[bool | None, no_meaning("Ambassador never read it; see `grpcgw run --log-level`")] = None
+    diag_port: Annotated[int | None, no_meaning("see `grpcgw run --admin-port`", 8877)] = None
     envoy_validation_timeout: Annotated[int | None, no_meaning("there is no Envoy to validate")] = None
+    regex_type: Annotated[str | None, no_meaning("all patterns are RE2", "safe")] = None
     runtime_flags: Annotated[Table | None, no_meaning("there is no Envoy to configure")] = None
     service_port: Annotated[int | None, no_meaning("ports are flags of `grpcgw run`")] = None
 

@@ -18,6 +18,10 @@ from grpcgw.config.mismatch import describe_mismatch, show
 from grpcgw.config.objects import FieldPath, KubeObject, Problem, Severity
 
 API_VERSIONS = ("v1", "v2", "v3alpha1")
+_OLDEST = "ambassador/v0"
+"""Of annotations of 2018. What it has is in v1 too, but for a Mapping's `rate_limits`."""
+_STORED_AS_V2 = "--apiVersion-v3alpha1-only--"
+"""What Emissary's conversion puts before each id of a v3alpha1 object that is stored, or asked for, as v2."""
 
 _METADATA = frozenset(
     {"apiVersion", "kind", "metadata", "status", "name", "namespace", "generation", "metadata_labels"}
@@ -69,13 +73,17 @@ def is_meant_for(obj: KubeObject, ambassador_id: str) -> bool:
     """
     spec = raw_spec(obj)
     fields = spec if isinstance(spec, Mapping) else {}
-    given = fields.get("ambassador_id")
-    if given is None and obj.key.kind == "Host":
-        given = fields.get("ambassadorId")  # as a Host of v2 may spell it
-    if given is None:
-        given = ["default"]
-    wanted = [given] if isinstance(given, str) else given
-    return not isinstance(wanted, list) or ambassador_id in wanted or "_automatic_" in wanted
+    names = ("ambassador_id", "ambassadorId") if obj.key.kind == "Host" else ("ambassador_id",)
+    given = [value for name in names if (value := fields.get(name)) is not None] or ["default"]
+    return any(_names_gateway(value, ambassador_id) for value in given)
+
+
+def _names_gateway(given: object, ambassador_id: str) -> bool:
+    ids = [given] if isinstance(given, str) else given
+    if not isinstance(ids, list):
+        return True
+    names = {one.removeprefix(_STORED_AS_V2) for one in ids if isinstance(one, str)}
+    return not names.isdisjoint((ambassador_id, "_automatic_"))
 
 
 def read_metadata(obj: KubeObject, section: str) -> Mapping[str, object]:
@@ -87,8 +95,7 @@ def read_metadata(obj: KubeObject, section: str) -> Mapping[str, object]:
 
 def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT | None:
     """The typed spec, or None with an error for each thing that is wrong. Fields without effect become notices."""
-    version = obj.api_version.rpartition("/")[2]
-    if version not in API_VERSIONS:
+    if obj.api_version != _OLDEST and obj.api_version.rpartition("/")[2] not in API_VERSIONS:
         findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(API_VERSIONS)}")
         return None
     raw = raw_spec(obj)
@@ -99,11 +106,19 @@ def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT
         return None
     _note_fields(raw, model, findings)
     try:
-        return model.model_validate(dict(raw))
+        return model.model_validate(_without_metadata(raw, model, findings))
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             findings.error(_describe(detail, model), *detail["loc"])
         return None
+
+
+def _without_metadata(raw: Mapping[object, object], model: type[BaseModel], findings: Findings) -> dict[object, object]:
+    """Without what Ambassador's older form has beside the fields, and its CRDs let stand in `spec` without meaning."""
+    out_of_place = [name for name in raw if name in _METADATA and name not in model.model_fields]
+    for name in out_of_place:
+        findings.notice("has no effect here: it belongs to the object's metadata", str(name))
+    return {name: value for name, value in raw.items() if name not in out_of_place}
 
 
 def parse_part(raw: object, model: type[SpecT], findings: Findings, *path: str | int) -> SpecT | None:

@@ -51,7 +51,8 @@ def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService
     `tls`: TLS was asked for elsewhere, whatever the scheme.
 
     Host names are lower-cased, as DNS and Kubernetes compare them. IPv6 addresses stand in brackets. `hostname` of
-    the result is what DNS is asked for: the host as written, an unqualified name with its namespace.
+    the result is what DNS is asked for: the host as written, an unqualified name with its namespace. A dot at its end
+    says that the name is complete, and keeps the search list of resolv.conf out.
 
     Raises InvalidService. Source of the rules: Ambassador's `parseService` and `normalize_service_name`; what they
     only log (bad ports, odd dots) is an error here.
@@ -108,7 +109,7 @@ def _check_host(text: str, start: int, host: str) -> None:
     if len(host) > _MAX_HOST_LENGTH:
         raise _invalid(text, start, f"has a host of {len(host)} characters; at most {_MAX_HOST_LENGTH} are allowed")
     position = start
-    for label in host.split("."):
+    for label in host.removesuffix(".").split("."):
         if not label:
             raise _invalid(text, position, "has an empty name part: a dot too many")
         if not _LABEL.fullmatch(label):
@@ -148,8 +149,10 @@ def _parse_name(host: str, namespace: str, digits: str | None, tls: bool) -> Par
     """`host` and `digits` are well-formed."""
     given = bool(digits)
     port = int(digits) if digits else _default_port(tls)
-    labels = host.split(".")
+    labels = host.removesuffix(".").split(".")
     name = labels[0]
+    if len(labels) == 1 and host.endswith("."):
+        return ParsedService(ServiceRef(name, namespace, port, host), tls, qualified=True, port_given=given)
     if len(labels) == 1:
         # localhost is a DNS name everywhere; any other single name would be looked up in the gateway's own namespace.
         hostname = host if name == "localhost" else f"{name}.{namespace}"

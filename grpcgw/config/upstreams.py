@@ -70,7 +70,12 @@ def compile_cluster(
 
 def choose_authority(spec: MappingSpec, settings: Settings, service: ServiceRef) -> str:
     """What the Mapping says of `:authority` towards its pods; empty: nothing."""
-    return spec.host_rewrite or (service.hostname if settings.auto_host_rewrite else "")
+    return spec.host_rewrite or (_spell(service) if settings.auto_host_rewrite else "")
+
+
+def _spell(service: ServiceRef) -> str:
+    """The host as certificates and `:authority` have it: the dot that ends a complete name is DNS's alone."""
+    return service.hostname.removesuffix(".")
 
 
 def _call_by(tls: UpstreamTls, authority: str) -> UpstreamTls:
@@ -94,10 +99,10 @@ def _compile_tls(
         if context is None:
             findings.error(f"TLSContext {spec.tls} is unknown or left out", "tls")
             return None
-        return replace(context, server_name=context.server_name or parsed.service.hostname)
+        return replace(context, server_name=context.server_name or _spell(parsed.service))
     if not parsed.tls:
         return None
-    return replace(SYSTEM_TLS, server_name=parsed.service.hostname)
+    return replace(SYSTEM_TLS, server_name=_spell(parsed.service))
 
 
 def _compile_addressing(

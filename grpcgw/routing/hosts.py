@@ -15,10 +15,16 @@ T = TypeVar("T")
 
 
 def split_authority(authority: str) -> tuple[str, ...]:
-    """`:authority` in lower case as it is and, where it has a port, without it too."""
+    """`:authority` in lower case as it is and, where it has a port, without it too.
+
+    A dot at the end of the name, which only says that the name is complete, is left out.
+    """
     full = authority.lower()
     name, colon, port = full.rpartition(":")
-    return (full, name) if colon and port.isdigit() and not name.endswith(":") else (full,)
+    if not (colon and port.isdigit()) or name.endswith(":"):
+        return (full.removesuffix("."),)
+    name = name.removesuffix(".")
+    return f"{name}:{port}", name
 
 
 class HostIndex(Generic[T]):
