@@ -15,7 +15,7 @@ from grpcgw.config.compile import CompileOptions
 from grpcgw.config.grouping import share_weights
 from grpcgw.config.objects import KubeObject, ObjectKey, Severity, Source
 from grpcgw.config.snapshot import Cluster, Destination, MatchKind, PathMatch, ResolverKind, Route, ServiceRef
-from grpcgw.discovery.yaml_documents import parse_objects
+from grpcgw.discovery.yaml_objects import parse_objects
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only, order, said
 from tests.pems import key_pair, secret
 

@@ -18,7 +18,7 @@ from grpcgw.config.module_spec import ModuleSpec
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity, Source
 from grpcgw.config.parse import Findings, parse_spec
 from grpcgw.config.resources import MODELS
-from grpcgw.discovery.yaml_documents import parse_objects
+from grpcgw.discovery.yaml_objects import parse_objects
 
 GOOD = {"prefix": "/greet.GrpcService/", "service": "greet"}
 

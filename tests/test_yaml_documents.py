@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
-from grpcgw.discovery.yaml_documents import Document, Fault, parse_objects, read_documents
+from grpcgw.discovery.yaml_documents import Document, Fault, read_documents
+from grpcgw.discovery.yaml_objects import parse_objects
 
 GREET = textwrap.dedent("""\
     # the greet service

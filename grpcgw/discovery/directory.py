@@ -20,7 +20,7 @@ from watchfiles import awatch
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.discovery.store import ObjectStore, SourceStatus
-from grpcgw.discovery.yaml_documents import parse_objects
+from grpcgw.discovery.yaml_objects import parse_objects
 from grpcgw.errors import UserError
 
 SUFFIXES = (".yaml", ".yml", ".json")

@@ -13,7 +13,7 @@ from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Header, ScriptedPod
 from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
 from grpcgw.config.objects import Severity
-from grpcgw.discovery.yaml_documents import parse_objects
+from grpcgw.discovery.yaml_objects import parse_objects
 from grpcgw.settings import EngineName
 
 Pods = Iterable[Pod | ScriptedPod] | Pod | ScriptedPod

@@ -18,7 +18,7 @@ from grpcgw.discovery.endpoints import EndpointsResolver
 from grpcgw.discovery.lookup import Answer
 from grpcgw.discovery.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
-from grpcgw.discovery.yaml_documents import parse_objects
+from grpcgw.discovery.yaml_objects import parse_objects
 
 
 class Everywhere:

@@ -1,0 +1,156 @@
+"""Objects from YAML (and JSON) text: documents, items of lists, Ambassador's flat form, and what annotations carry.
+
+Pure: knows neither files nor the store. What is wrong with a text becomes a `Problem`; nothing here raises for it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from grpcgw.config.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
+from grpcgw.discovery.yaml_documents import Document, Fault, read_documents
+
+DEFAULT_NAMESPACE = "default"
+ANNOTATION = "getambassador.io/config"
+"""Ambassador also reads resources from this annotation of a Service: YAML documents in one string."""
+
+
+def parse_objects(
+    text: str, origin: str, namespace: str = DEFAULT_NAMESPACE
+) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """All objects of the YAML documents in `text`, in order, and what is wrong with the text.
+
+    `origin` is what `Source` and problems call it, `namespace` is for objects that name none. Lists are unfolded,
+    empty documents skipped, Ambassador's flat form is brought into the usual one, and a Service's annotated objects
+    follow it. A document that is no object is left out with an error; a text that is no YAML gives no objects.
+    """
+    objects: list[KubeObject] = []
+    problems: list[Problem] = []
+    for document in read_documents(text):
+        if isinstance(document, Fault):
+            problems.append(Problem(Severity.ERROR, document.message, f"{origin}:{document.line}"))
+            if document.whole_text:
+                return (), tuple(problems)
+            continue
+        for found in _objects_of(document, origin, namespace):
+            if isinstance(found, KubeObject):
+                annotated, faults = annotated_objects(found)
+                objects += (found, *annotated)
+                problems += faults
+            else:
+                problems.append(found)
+    return tuple(objects), tuple(problems)
+
+
+def annotated_objects(carrier: KubeObject) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """The objects in the `getambassador.io/config` annotation of a Service: in its namespace, located at its line."""
+    metadata = carrier.body.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    text = annotations.get(ANNOTATION) if isinstance(annotations, Mapping) else None
+    if carrier.key.kind != "Service" or not isinstance(text, str):
+        return (), ()
+    path: FieldPath = ("metadata", "annotations", ANNOTATION)
+    objects, problems = parse_objects(text, "line", carrier.key.namespace)
+    source = carrier.source
+    if path in source.lines:
+        source = Source(source.origin, {(): source.lines[path]})
+    where = carrier.source.locate(path)
+    return (
+        tuple(replace(found, source=source) for found in objects),
+        tuple(
+            replace(problem, message=f"annotation {ANNOTATION}, {problem.where}: {problem.message}", where=where)
+            for problem in problems
+        ),
+    )
+
+
+def _objects_of(document: Document, origin: str, namespace: str) -> Iterator[KubeObject | Problem]:
+    body = document.value
+    if isinstance(body, dict) and body.get("kind") == "List" and isinstance(body.get("items"), list):
+        for item in _items_of(document, body["items"]):
+            yield from _objects_of(item, origin, namespace)
+        return
+    source = Source(origin, document.lines)
+    if _is_flat(body):
+        assert isinstance(body, dict)
+        body = _unflatten(body)
+        source = Source(origin, _unflatten_lines(document.lines))
+    yield _object_of(body, source, namespace)
+
+
+def _items_of(document: Document, items: list[object]) -> Iterator[Document]:
+    """The items of a List as documents of their own, each with its own lines."""
+    lines: dict[int, dict[FieldPath, int]] = defaultdict(dict)
+    for path, line in document.lines.items():
+        if len(path) > 1 and path[0] == "items" and isinstance(path[1], int):
+            lines[path[1]][path[2:]] = line
+    fallback: dict[FieldPath, int] = {(): document.lines.get(("items",), 1)}
+    for position, item in enumerate(items):
+        yield Document(item, lines.get(position, fallback))
+
+
+def _object_of(body: object, source: Source, namespace: str) -> KubeObject | Problem:
+    if not isinstance(body, dict):
+        return _no_object(source, (), "this document is no object: it needs apiVersion, kind and metadata")
+    for name in ("apiVersion", "kind"):
+        if not _is_name(body.get(name)):
+            return _no_object(source, (name,), f"this document is no object: {_lack(body.get(name), name)}")
+    metadata = body.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    if not _is_name(metadata.get("name")):
+        lack = _lack(metadata.get("name"), "metadata.name")
+        return _no_object(source, ("metadata", "name"), f"this {body['kind']} has no name: {lack}")
+    named = metadata.get("namespace") or namespace
+    if not isinstance(named, str):
+        message = f"{body['kind']} {metadata['name']}: {_lack(named, 'metadata.namespace')}"
+        return _no_object(source, ("metadata", "namespace"), message)
+    return KubeObject(body["apiVersion"], ObjectKey(body["kind"], named, metadata["name"]), body, source)
+
+
+def _no_object(source: Source, path: FieldPath, message: str) -> Problem:
+    return Problem(Severity.ERROR, message, source.locate(path), path=".".join(str(step) for step in path))
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _lack(value: object, name: str) -> str:
+    return f"{name} is missing" if value is None or value == "" else f"{name} must be text (put it in quotes)"
+
+
+_FLAT_METADATA = {
+    ("name",): ("metadata", "name"),
+    ("namespace",): ("metadata", "namespace"),
+    ("generation",): ("metadata", "generation"),
+    ("metadata_labels",): ("metadata", "labels"),
+    ("apiVersion",): ("apiVersion",),
+    ("kind",): ("kind",),
+}
+"""Where the top-level fields of Ambassador's flat form belong; every other field belongs into `spec`."""
+
+
+def _is_flat(body: object) -> bool:
+    """Ambassador's own file form, older than its CRDs: `name` and the fields at the top, without metadata and spec."""
+    if not isinstance(body, dict) or "metadata" in body or "name" not in body:
+        return False
+    return str(body.get("apiVersion")).startswith(("getambassador.io/", "ambassador/"))
+
+
+def _unflatten(body: dict[str, object]) -> dict[str, object]:
+    usual: dict[str, object] = {}
+    metadata: dict[str, object] = {}
+    spec: dict[str, object] = {}
+    for name, value in body.items():
+        place = _FLAT_METADATA.get((name,), ("spec", name))
+        {"metadata": metadata, "spec": spec}.get(place[0], usual)[place[-1]] = value
+    return {**usual, "metadata": metadata, "spec": spec}
+
+
+def _unflatten_lines(lines: Mapping[FieldPath, int]) -> dict[FieldPath, int]:
+    return {
+        (*_FLAT_METADATA.get((str(path[0]),), ("spec", path[0])), *path[1:]) if path else (): line
+        for path, line in lines.items()
+    }
