@@ -16,7 +16,7 @@ from grpcgw.config.endpoint import Endpoint
 
 
 class Candidate(Protocol):
-    """What a policy may know of a pod. Compared by identity: a pod that left and came back is another candidate."""
+    """What a policy may know of a pod. Compared by identity: a pod that is connected to anew is another candidate."""
 
     @property
     def endpoint(self) -> Endpoint: ...

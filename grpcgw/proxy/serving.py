@@ -39,7 +39,7 @@ from grpcgw.telemetry.counters import Counters
 from grpcgw.telemetry.report import PodReport, PodState
 from grpcgw.upstream.health import HealthChecker, PodHealth
 from grpcgw.upstream.outlier import OutlierDetector
-from grpcgw.upstream.pod import Connection, Pod
+from grpcgw.upstream.pod import Connection, Pod, PodCounts
 from grpcgw.upstream.pool import Pool, usable
 
 Connect = Callable[[str, ConnectionSettings], Connection]
@@ -53,6 +53,9 @@ class RpcLog:
     put: Callable[[RpcRecord], None]
     share_percent: float
 
+
+MOST_GONE_COUNTED = 1000
+"""Of so many pods that are gone it is remembered what was counted, should they come back."""
 
 MOST_NAMED_PODS = 3
 """In the message of one status."""
@@ -320,6 +323,9 @@ class Serving:
         self._clusters: dict[str, ClusterState] = {}
         self._endpoints: dict[str, EndpointSet] = {}
         self._orphans: dict[Pod, float] = {}
+        """Pods of clusters that are not used any more → as `Pool.leaving`."""
+        self._counts: dict[tuple[str, Endpoint], PodCounts] = {}
+        """By cluster and address; kept for a while of pods that are gone, which may come back."""
         self._refreshed_at_s = 0.0
         self._table = Table(EMPTY_SNAPSHOT, RouteTable(()), {})
         self._breakers = Breakers()
@@ -406,6 +412,7 @@ class Serving:
             by_route, used = self._bind_routes(snapshot.routes, changed)
             for name in changed | used:
                 self._fill(name, now_s)
+            self._limit_orphans(now_s)
             self._table = Table(snapshot, table, by_route)
             self._receive_by(snapshot.clients, snapshot.listeners or ())
 
@@ -420,6 +427,7 @@ class Serving:
             self._endpoints[cluster] = endpoints
             if cluster in self._clusters:
                 self._fill(cluster, now_s)
+                self._limit_orphans(now_s)
 
     def note_failure(self, pod: Pod) -> None:
         """An RPC could not connect to `pod`: leave it out until its connection says otherwise."""
@@ -447,7 +455,17 @@ class Serving:
                     state.publish()
                 if state.pool.leaving:
                     over += state.pool.finished(now_s)
+            if over:
+                self._forget_counts()
             return tuple(over)
+
+    def _forget_counts(self) -> None:
+        """Of the pods that are gone, keep what was counted of so many that went last."""
+        if len(self._counts) > MOST_GONE_COUNTED:
+            here = {(pod.cluster, pod.endpoint) for pod in self._pods()}
+            gone = [key for key in self._counts if key not in here]
+            for key in gone[: max(0, len(gone) - MOST_GONE_COUNTED)]:
+                del self._counts[key]
 
     def _refresh_cluster(self, state: ClusterState, now_s: float) -> bool:
         """Whether there is something to publish. Goes over every cluster 20 times a second: asks, and makes nothing."""
@@ -478,7 +496,10 @@ class Serving:
 
     def pods(self) -> tuple[Pod, ...]:
         with self._lock:
-            return (*(pod for state in self._clusters.values() for pod in state.pool.pods()), *self._orphans)
+            return self._pods()
+
+    def _pods(self) -> tuple[Pod, ...]:
+        return (*(pod for state in self._clusters.values() for pod in state.pool.pods()), *self._orphans)
 
     def clusters(self) -> tuple[tuple[Cluster, tuple[Pod, ...]], ...]:
         """The clusters in use, each with the pods that get its RPCs."""
@@ -489,7 +510,10 @@ class Serving:
         with self._lock:
             now_s = self._refreshed_at_s
             notes = {pod: state.explain(pod, now_s) for state in self._clusters.values() for pod in state.pool.pods()}
-        return tuple(pod.report(notes.get(pod, "")) for pod in self.pods())
+            pods = self._pods()
+        # Of several connections to one address the first says what was counted.
+        telling = {id(pod.counts): pod for pod in reversed(pods)}
+        return tuple(pod.report(notes.get(pod, ""), telling[id(pod.counts)] is pod) for pod in pods)
 
     def _bind_routes(self, routes: tuple[Route, ...], changed: set[str]) -> tuple[dict[int, RouteTargets], set[str]]:
         """What each Route is bound to, by its id(), and the clusters of those that were bound anew."""
@@ -549,7 +573,8 @@ class Serving:
             if age_ms is not None:
                 expires_at_s = now_s + age_ms / 1000 * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
             connection = self._connect(str(endpoint), settings)
-            return Pod(cluster.name, endpoint, connection, settings.idle_timeout_ms is not None, expires_at_s)
+            counts = self._counts.setdefault((cluster.name, endpoint), PodCounts())
+            return Pod(cluster.name, endpoint, connection, settings, expires_at_s, counts)
 
         return open_pod
 
@@ -559,7 +584,7 @@ class Serving:
         for name, cluster in clusters.items():
             state = self._clusters.get(name)
             if state is None:
-                self._clusters[name] = ClusterState(cluster)
+                self._clusters[name] = self._make_cluster(cluster)
             elif state.cluster is cluster:
                 continue
             else:
@@ -569,12 +594,26 @@ class Serving:
             changed.add(name)
         return changed
 
+    def _make_cluster(self, cluster: Cluster) -> ClusterState:
+        state = ClusterState(cluster)
+        earlier = {pod: limit_s for pod, limit_s in self._orphans.items() if pod.cluster == cluster.name}
+        for pod in earlier:
+            del self._orphans[pod]
+        state.pool.adopt(earlier, cluster.connection)
+        return state
+
     def _drop_clusters(self, snapshot: Snapshot, now_s: float) -> None:
         for name in [name for name in self._clusters if name not in snapshot.clusters]:
             pool = self._clusters.pop(name).pool
             self._endpoints.pop(name, None)
             pool.replace((), _open_nothing, now_s + self._drain_time_s)
             self._orphans.update(pool.leaving)
+
+    def _limit_orphans(self, now_s: float) -> None:
+        """A pod that some cluster still has stays, and what runs there ends by itself; the others have a limit."""
+        for pod, limit_s in self._orphans.items():
+            stays = any(pod.endpoint in state.pool.serving for state in self._clusters.values())
+            self._orphans[pod] = math.inf if stays else min(limit_s, now_s + self._drain_time_s)
 
     def _over_orphans(self, now_s: float) -> tuple[Pod, ...]:
         over = tuple(pod for pod, limit_s in self._orphans.items() if pod.is_over(now_s, limit_s))

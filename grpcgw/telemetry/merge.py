@@ -8,14 +8,24 @@ from dataclasses import replace
 
 from grpcgw.telemetry.report import MethodReport, PodReport, PodState, ShadowReport, WorkerReport
 
+MOST_GONE_COUNTED = 1000
+"""Of so many pods that a worker did not have when it went, its predecessors' counts are passed on."""
 
-def leave_behind(last: WorkerReport) -> WorkerReport:
-    """What remains of a worker that is gone: its counts, with nothing in flight or connected any more. Its pid is 0."""
+
+def leave_behind(last: WorkerReport, former: WorkerReport | None = None) -> WorkerReport:
+    """What remains of a worker that is gone: its counts, with nothing in flight or connected any more. Its pid is 0.
+
+    `former`: what the worker before it left behind; of pods that this one did not have, or not yet, it is passed on.
+    """
+    known = {(pod.cluster, pod.address) for pod in last.pods}
+    earlier = () if former is None else former.pods
+    missing = [pod for pod in earlier if (pod.cluster, pod.address) not in known]
+    pods = (*last.pods, *missing[:MOST_GONE_COUNTED])
     return replace(
         last,
         pid=0,
         methods=tuple(replace(method, in_flight=0) for method in last.methods),
-        pods=tuple(replace(pod, in_flight=0, state=PodState.IDLE, note="") for pod in last.pods),
+        pods=tuple(replace(pod, in_flight=0, state=PodState.IDLE, note="") for pod in pods),
         shadows=tuple(replace(shadow, in_flight=0) for shadow in last.shadows),
     )
 

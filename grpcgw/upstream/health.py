@@ -21,17 +21,21 @@ INTERVAL_JITTER = 0.1
 """Each pause is up to this share shorter or longer, so that pods and gateways do not check in step."""
 
 
+LOST_S = 5.0
+"""A check that says nothing for so long after its time-out is lost, and the pod is asked anew."""
+
+
 class PodHealth:
     """Health of one pod under one Mapping's checks. One thread at a time."""
 
-    __slots__ = ("_in_a_row", "_last_failure", "_settings", "asked", "due_s", "healthy")
+    __slots__ = ("_in_a_row", "_last_failure", "_settings", "due_s", "healthy", "waits_until_s")
 
     def __init__(self, settings: HealthCheck) -> None:
         self._settings = settings
         self.due_s = 0.0
         """Monotonic time of the next check."""
-        self.asked = False
-        """A check is under way."""
+        self.waits_until_s: float | None = None
+        """Monotonic time until which the answer of a check under way is waited for; None: there is none."""
         self._in_a_row = 0
         self._last_failure = ""
         self.healthy: bool | None = None
@@ -47,7 +51,7 @@ class PodHealth:
         The first check decides alone, as in Envoy; after it a change needs as many checks in a row as its threshold.
         """
         passed = not failure
-        self.asked = False
+        self.waits_until_s = None
         if failure:
             self._last_failure = failure
         if self.healthy is None:
@@ -62,6 +66,14 @@ class PodHealth:
             return False
         self.healthy, self._in_a_row = passed, 0
         return True
+
+    def begin(self, now_s: float, pause_s: float) -> None:
+        """A check begins; the next one is due after `pause_s`."""
+        self.due_s = now_s + pause_s
+        self.waits_until_s = now_s + self._settings.timeout_ms / 1000 + LOST_S
+
+    def is_due(self, now_s: float) -> bool:
+        return now_s >= self.due_s and (self.waits_until_s is None or now_s >= self.waits_until_s)
 
     def explain(self) -> str:
         """For the operator: what the checks say of the pod."""
@@ -110,20 +122,22 @@ class HealthChecker:
         self._health: dict[Endpoint, PodHealth] = {}
 
     def set_pods(self, pods: Iterable[Pod]) -> None:
-        """Check these from now on."""
+        """Check these from now on. A check on a connection that was replaced may never be answered: it is forgotten."""
+        before, connections = self._health, set(self._pods)
         self._pods = tuple(pods)
-        before = self._health
         self._health = {p.endpoint: before.get(p.endpoint) or PodHealth(self.settings) for p in self._pods}
+        for pod in self._pods:
+            if pod not in connections:
+                self._health[pod.endpoint].waits_until_s = None
 
     def take_due(self, now_s: float) -> list[tuple[Pod, PodHealth]]:
-        """The pods to ask now; `record` of each one's health must follow, once. A pod is asked once at a time."""
+        """The pods to ask now; `record` of each one's health should follow. A pod is asked once at a time."""
         due = []
         for pod in self._pods:
             health = self._health[pod.endpoint]
-            if now_s >= health.due_s and not health.asked:
-                health.asked = True
+            if health.is_due(now_s):
                 pause_s = self.settings.interval_ms / 1000
-                health.due_s = now_s + pause_s * self._draw(1 - INTERVAL_JITTER, 1 + INTERVAL_JITTER)
+                health.begin(now_s, pause_s * self._draw(1 - INTERVAL_JITTER, 1 + INTERVAL_JITTER))
                 due.append((pod, health))
         return due
 

@@ -1,4 +1,4 @@
-"""One pod of one cluster in this worker: its counters, its connection's state, and whether new RPCs may go there.
+"""One pod of one cluster in this worker: what was counted of it, its connection's state, whether new RPCs may go there.
 
 Knows nothing of channels: an engine holds those behind the `Connection` port.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from grpcgw.config.endpoint import Endpoint
-from grpcgw.config.policies import HealthCheck
+from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
 from grpcgw.telemetry.report import PodReport, PodState
 
 LINGER_S = 0.5
@@ -39,25 +39,40 @@ class Connection(Protocol):
         ...
 
 
+class PodCounts:
+    """What was counted of one address in one cluster, over all connections to it. Never falls.
+
+    Several threads count: the lock costs some 60 ns where an RPC costs 100 µs (docs/performance.md).
+    """
+
+    __slots__ = ("failures", "finished", "last_error", "latency_sum_s", "lock", "total")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.total = self.finished = self.failures = 0
+        self.latency_sum_s = 0.0
+        self.last_error = ""
+
+
+NOTHING_COUNTED = PodCounts()
+
+
 class Pod:
-    """Several threads count: the lock costs some 60 ns where an RPC costs 100 µs (docs/performance.md)."""
+    """One connection to a pod, or the first to come."""
 
     __slots__ = (
-        "_lock",
         "cluster",
         "connection",
+        "counts",
         "draining",
         "endpoint",
         "expires_at_s",
-        "failures",
-        "finished",
         "in_flight",
-        "last_error",
-        "latency_sum_s",
         "left_at_s",
+        "replaced",
         "rests",
+        "settings",
         "state",
-        "total",
     )
 
     def __init__(
@@ -65,21 +80,23 @@ class Pod:
         cluster: str,
         endpoint: Endpoint,
         connection: Connection,
-        rests: bool = False,
+        settings: ConnectionSettings = DEFAULT_CONNECTION,
         expires_at_s: float = math.inf,
+        counts: PodCounts | None = None,
     ) -> None:
-        """`rests`: the connection may close while it is idle, and is as good as connected then. `expires_at_s`: the
-        monotonic time at which another connection is to take its place."""
+        """`settings`: what `connection` was made with. `expires_at_s`: the monotonic time at which another connection
+        is to take its place. `counts`: of this address so far; None: nothing was counted."""
         self.cluster, self.endpoint, self.connection = cluster, endpoint, connection
-        self.rests, self.expires_at_s = rests, expires_at_s
+        self.settings, self.expires_at_s = settings, expires_at_s
+        self.rests = settings.idle_timeout_ms is not None
+        """The connection may close while it is idle, and is as good as connected then."""
         self.state = PodState.IDLE
-        self.draining = False
+        self.draining = self.replaced = False
+        """`replaced`: another connection has its place, or is to have it. It serves no more, though its pod be back."""
         self.left_at_s: float | None = None
         """Monotonic time at which it was first asked whether it is over."""
-        self.in_flight = self.total = self.finished = self.failures = 0
-        self.latency_sum_s = 0.0
-        self.last_error = ""
-        self._lock = threading.Lock()
+        self.in_flight = 0
+        self.counts = counts or PodCounts()
 
     def is_ready(self) -> bool:
         """Whether an RPC can be sent without waiting for more than its own connection to wake."""
@@ -91,38 +108,41 @@ class Pod:
             self.left_at_s = now_s
         return now_s >= limit_s or (not self.in_flight and now_s >= self.left_at_s + LINGER_S)
 
-    def carry_on(self, former: Pod) -> None:
-        """Count on from `former`, whose place on the same endpoint this pod takes."""
-        self.total, self.finished, self.failures = former.total, former.finished, former.failures
-        self.latency_sum_s, self.last_error = former.latency_sum_s, former.last_error
+    def come_back(self) -> None:
+        """The pod that left is there again. How its connection is will be seen when it is looked at next."""
+        self.draining, self.left_at_s, self.state = False, None, PodState.IDLE
 
     def begin(self) -> None:
         """An RPC is about to be sent to this pod."""
-        with self._lock:
+        counts = self.counts
+        with counts.lock:
             self.in_flight += 1
-            self.total += 1
+            counts.total += 1
 
     def end(self, duration_s: float, error: str) -> None:
         """The RPC is over; `error` is empty unless it counts against the pod."""
-        with self._lock:
+        counts = self.counts
+        with counts.lock:
             self.in_flight -= 1
-            self.finished += 1
-            self.latency_sum_s += duration_s
+            counts.finished += 1
+            counts.latency_sum_s += duration_s
             if error:
-                self.failures += 1
-                self.last_error = error
+                counts.failures += 1
+                counts.last_error = error
 
-    def report(self, note: str = "") -> PodReport:
-        mean_ms = 1000 * self.latency_sum_s / self.finished if self.finished else 0.0
+    def report(self, note: str = "", counted: bool = True) -> PodReport:
+        """`counted`: with what was counted of the address; of several connections to it one alone is to say so."""
+        counts = self.counts if counted else NOTHING_COUNTED
+        mean_ms = 1000 * counts.latency_sum_s / counts.finished if counts.finished else 0.0
         state = PodState.DRAINING if self.draining else self.state
         return PodReport(
             self.cluster,
             str(self.endpoint),
             state,
             self.in_flight,
-            self.total,
-            self.failures,
+            counts.total,
+            counts.failures,
             mean_ms,
-            self.last_error,
+            counts.last_error,
             note,
         )

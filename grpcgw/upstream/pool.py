@@ -7,10 +7,11 @@ argument. Not thread-safe: the data plane's lock guards it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grpcgw.config.endpoint import Endpoint
+from grpcgw.config.policies import ConnectionSettings
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
 
@@ -23,26 +24,44 @@ class Pool:
     arriving: dict[Endpoint, Pod] = field(default_factory=dict)
     """New connections to pods of `serving`, each to take the place of the one there once it stands (`look`)."""
     leaving: dict[Pod, float] = field(default_factory=dict)
-    """Pod → monotonic time at which its remaining RPCs are cancelled."""
+    """Pod → monotonic time at which its remaining RPCs are cancelled; never while the pod itself stays."""
 
     def replace(
         self, endpoints: Sequence[Endpoint], open_pod: Callable[[Endpoint], Pod], drain_until_s: float
     ) -> tuple[Pod, ...]:
-        """Make `endpoints` the pods that get new RPCs. A pod that stays keeps its connection and counters.
+        """Make `endpoints` the pods that get new RPCs. A pod that stays keeps its connection, as one that comes back
+        before its RPCs are over.
 
         Returns the pods that left just now; they finish their RPCs until `drain_until_s`.
         """
-        before = self.serving
-        self.serving = {endpoint: before.get(endpoint) or open_pod(endpoint) for endpoint in endpoints}
+        before, gone = self.serving, {pod.endpoint: pod for pod in self.leaving if not pod.replaced}
+        self.serving = {
+            endpoint: before.get(endpoint) or self._bring_back(gone.get(endpoint), endpoint) or open_pod(endpoint)
+            for endpoint in endpoints
+        }
         left = tuple(pod for endpoint, pod in before.items() if endpoint not in self.serving)
         for pod in left:
             self._retire(pod)
         for endpoint in self.arriving.keys() - self.serving.keys():
-            self._retire(self.arriving.pop(endpoint))
+            self._replace(self.arriving.pop(endpoint))
         for pod, limit_s in self.leaving.items():
-            if pod.endpoint not in self.serving:
-                self.leaving[pod] = min(limit_s, drain_until_s)
+            stays = pod.endpoint in self.serving
+            self.leaving[pod] = math.inf if stays else min(limit_s, drain_until_s)
         return left
+
+    def _bring_back(self, gone: Pod | None, endpoint: Endpoint) -> Pod | None:
+        """`gone`, which left and has not been closed; None where it is not, or was another pod at the same address."""
+        if gone is None or gone.endpoint.name != endpoint.name:
+            return None
+        del self.leaving[gone]
+        gone.come_back()
+        return gone
+
+    def adopt(self, leaving: Mapping[Pod, float], settings: ConnectionSettings) -> None:
+        """See out `leaving` of an earlier pool of the same cluster. `settings`: what connections are made with now."""
+        for pod, limit_s in leaving.items():
+            pod.replaced |= pod.settings != settings
+            self.leaving[pod] = limit_s
 
     def renew(self, open_pod: Callable[[Endpoint], Pod], now_s: float) -> None:
         """Begin to connect anew to each pod whose connection has reached its age."""
@@ -52,8 +71,8 @@ class Pool:
 
     def reconnect(self, open_pod: Callable[[Endpoint], Pod]) -> None:
         """Begin to connect anew to every pod: what its connection is made with has changed."""
-        for pod in self.arriving.values():
-            self._retire(pod)
+        for pod in (*self.arriving.values(), *self.leaving):
+            self._replace(pod)
         self.arriving = {endpoint: open_pod(endpoint) for endpoint in self.serving}
 
     def look(self) -> bool:
@@ -76,10 +95,14 @@ class Pool:
             pod.state = pod.connection.state()
             former = self.serving[endpoint]
             if pod.state is PodState.READY or not former.is_ready():
-                pod.carry_on(former)
                 self.serving[endpoint] = self.arriving.pop(endpoint)
-                self._retire(former)
+                self._replace(former)
         return len(self.arriving) < waiting
+
+    def _replace(self, pod: Pod) -> None:
+        pod.replaced = True
+        if pod not in self.leaving:
+            self._retire(pod)
 
     def _retire(self, pod: Pod) -> None:
         pod.draining = True

@@ -186,7 +186,7 @@ class _Child:
 
     def _bequeath(self) -> None:
         last = self._last or self._former
-        self._former, self._last = None if last is None else leave_behind(last), None
+        self._former, self._last = None if last is None else leave_behind(last, self._former), None
         self.restarts += 1
 
     async def _run_once(self, processes: asyncio.TaskGroup) -> None:

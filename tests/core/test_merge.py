@@ -96,6 +96,14 @@ def test_a_pod_that_is_leaving_while_its_successor_serves_has_its_past_once() ->
     assert sum(pod.total for pod in one.pods) == 19
 
 
+def test_what_was_counted_of_a_pod_outlives_a_worker_that_never_had_it() -> None:
+    """The second dies before it knows any pod."""
+    first = leave_behind(worker(pods=[pod_report("p", 10, 2)]))
+    second = leave_behind(carry_on(worker(), first), first)
+    (pod,) = carry_on(worker(pods=[pod_report("p", 1)]), second).pods
+    assert (pod.total, pod.failures) == (11, 2)
+
+
 def test_the_mean_is_that_of_all_rpcs() -> None:
     former = worker(pods=[pod_report("p", 10, mean_ms=2.0, error="old")])
     (pod,) = carry_on(worker(pods=[pod_report("p", 30, mean_ms=6.0)]), former).pods

@@ -88,17 +88,45 @@ def test_a_pod_with_rpcs_is_closed_at_its_drain_limit() -> None:
     assert pool.finished(30.0) == (left,)
 
 
-def test_a_pod_that_comes_back_is_a_new_one() -> None:
+def test_a_pod_that_comes_back_goes_on_with_its_connection_and_has_no_drain_limit() -> None:
     pool = Pool()
     replace(pool, 1)
+    (pod,) = pool.serving.values()
+    pod.begin()
+    replace(pool, drain_until_s=30.0)
+    assert pool.finished(29.0) == ()
+    replace(pool, 1, drain_until_s=59.0)
+    assert list(pool.serving.values()) == [pod]
+    assert (pod.draining, list(pool.pods())) == (False, [pod])
+    assert pool.finished(1e9) == ()
+    replace(pool, drain_until_s=1e9 + 30)
+    assert pool.finished(1e9) == (), "it leaves anew, and has all of its drain time"
+
+
+def test_another_pod_at_the_address_of_one_that_left_gets_a_connection_of_its_own() -> None:
+    pool = Pool()
+    pool.replace((Endpoint("10.0.0.1", 50051, name="greet-0"),), open_pod, 0.0)
     (first,) = pool.serving.values()
     first.begin()
     replace(pool)
-    replace(pool, 1)
+    pool.replace((Endpoint("10.0.0.1", 50051, name="greet-1"),), open_pod, 0.0)
     (second,) = pool.serving.values()
     assert second is not first
-    assert (second.draining, second.total) == (False, 0)
     assert list(pool.pods()) == [second, first]
+
+
+def test_a_pod_that_comes_back_after_its_settings_changed_is_connected_to_anew_and_keeps_its_rpcs() -> None:
+    pool = Pool()
+    replace(pool, 1)
+    (old,) = pool.serving.values()
+    old.begin()
+    replace(pool, drain_until_s=30.0)
+    pool.reconnect(open_pod)
+    replace(pool, 1)
+    assert old not in pool.serving.values()
+    assert pool.finished(1e9) == ()
+    old.end(1.0, "")
+    assert pool.finished(1e9 + LINGER_S) == (old,)
 
 
 def renewed(pool: Pool, state: PodState) -> Pod:
@@ -124,7 +152,7 @@ def test_a_new_connection_that_stands_takes_over_and_the_old_one_ends_with_its_l
     old.begin()
     new = renewed(pool, PodState.READY)
     assert list(pool.serving.values()) == [new]
-    assert (new.total, old.draining) == (1, True)
+    assert (new.in_flight, old.draining) == (0, True)
     assert pool.finished(0.0) == ()
     assert pool.finished(1e9) == ()
     old.end(1.0, "")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grpcgw.balancer.base import Outcome
-from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.policies import (
     DEFAULT_CONNECTION,
     ConnectionSettings,
@@ -18,7 +18,7 @@ from grpcgw.config.policies import (
     OutlierDetection,
     UpstreamTls,
 )
-from grpcgw.proxy.serving import Serving, Target
+from grpcgw.proxy.serving import MOST_GONE_COUNTED, Serving, Target
 from grpcgw.proxy.status import Reason, Refusal
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import LINGER_S, Pod
@@ -229,16 +229,100 @@ def test_a_pod_that_was_leaving_keeps_its_limit_when_its_cluster_goes() -> None:
     assert serving.refresh(30.0) == (busy,)
 
 
-def test_a_cluster_that_comes_back_has_new_pods() -> None:
-    serving = serving_greet(1)
+def test_a_cluster_that_comes_back_goes_on_with_the_pods_that_have_not_ended() -> None:
+    serving = serving_greet(1, drain_time_s=30.0)
     (former,) = serving.pods()
     former.begin()
     serving.apply(snapshot(version="2"), 0.0)
-    serving.apply(snapshot(route(), version="3"), 0.0)
+    serving.apply(snapshot(route(), version="3"), 2.0)
     assert target(serving).pick(None) is None
-    serving.set_endpoints("greet", endpoints(1), 0.0)
+    serving.set_endpoints("greet", endpoints(1), 2.0)
+    assert pick(serving) is former
+    assert serving.refresh(1e6) == ()
+
+
+def replaced_cluster(serving: Serving, **connection: Any) -> None:
+    """The Mapping asks for other connections, which makes another cluster of the same pods."""
+    serving.set_endpoints("greet#2", endpoints(1), 0.0)
+    other = snapshot(route(destination(cluster="greet#2")), version="2")
+    changed = replace(other.clusters["greet#2"], connection=ConnectionSettings(**connection))
+    serving.apply(replace(other, clusters={"greet#2": changed}), 0.0)
+
+
+def test_other_settings_of_connections_leave_running_rpcs_alone_while_the_pod_is_there() -> None:
+    serving = serving_greet(1, drain_time_s=30.0)
+    (former,) = serving.pods()
+    former.begin()
+    replaced_cluster(serving, connect_timeout_ms=5000)
     assert pick(serving) is not former
-    assert len(serving.pods()) == 2
+    assert serving.refresh(1e6) == ()
+    serving.set_endpoints("greet#2", endpoints(), 1e6)
+    assert former not in serving.refresh(1e6 + 29.0)
+    assert former in serving.refresh(1e6 + 30.0)
+
+
+def test_a_connection_that_was_replaced_ends_with_its_last_rpc() -> None:
+    serving = serving_greet(1)
+    (former,) = serving.pods()
+    former.begin()
+    replaced_cluster(serving, keepalive_time_s=5)
+    former.end(1.0, "")
+    assert serving.refresh(1.0) == ()
+    assert serving.refresh(1.0 + LINGER_S) == (former,)
+
+
+def count_rpcs(pod: Pod, count: int) -> None:
+    for _ in range(count):
+        pod.begin()
+        pod.end(0.001, "no")
+
+
+def counted(serving: Serving) -> list[tuple[int, int]]:
+    return [(report.total, report.failures) for report in serving.pod_reports() if report.total]
+
+
+def test_what_was_counted_of_a_pod_counts_once_while_its_connection_is_replaced() -> None:
+    serving, connections = make_serving()
+    aged = replace(cluster(), connection=ConnectionSettings(max_lifetime_ms=10_000))
+    serving.apply(replace(snapshot(route()), clusters={"greet": aged}), 0.0)
+    serving.set_endpoints("greet", endpoints(1), 0.0)
+    serving.refresh(0.0)
+    (old,) = serving.pods()
+    count_rpcs(old, 3)
+    old.begin()
+    serving.refresh(20.0)
+    serving.refresh(20.1)
+    assert (len(connections.opened), pick(serving) is old) == (2, False)
+    assert counted(serving) == [(4, 3)]
+    count_rpcs(pick(serving), 2)
+    assert counted(serving) == [(6, 5)]
+    old.end(1.0, "")
+    assert serving.refresh(21.0) == (old,)
+    assert counted(serving) == [(6, 5)]
+
+
+def test_what_was_counted_of_a_pod_that_left_is_there_when_it_comes_back() -> None:
+    serving = serving_greet(1)
+    (old,) = serving.pods()
+    count_rpcs(old, 3)
+    serving.set_endpoints("greet", endpoints(), 1.0)
+    assert serving.refresh(1.0) == ()
+    assert serving.refresh(2.0) == (old,)
+    serving.set_endpoints("greet", endpoints(1), 3.0)
+    assert pick(serving) is not old
+    assert counted(serving) == [(3, 3)]
+
+
+def test_of_pods_that_are_gone_no_more_than_a_bounded_number_is_remembered() -> None:
+    serving = serving_greet(1)
+    count_rpcs(pod(serving, 1), 3)
+    for number in range(MOST_GONE_COUNTED + 10):
+        address = f"10.1.{number >> 8}.{number & 255}"
+        serving.set_endpoints("greet", EndpointSet((Endpoint(address, 1),)), 10.0 * number)
+        serving.refresh(10.0 * number)
+        serving.refresh(10.0 * number + 1)
+    serving.set_endpoints("greet", endpoints(1), 1e6)
+    assert counted(serving) == []
 
 
 def test_two_mappings_to_one_service_share_pods_and_not_settings() -> None:

@@ -40,7 +40,7 @@ def assert_over(rpc: Rpc, *codes: int) -> None:
     assert all(report.in_flight == 0 for report in rpc.gateway.counters.reports())
     for target in rpc.gateway.targets:
         assert target.picked == [pod for pod, _ in target.done_with]
-    assert all(pod.in_flight == 0 and pod.total == pod.finished for pod in rpc.gateway.pods())
+    assert all(pod.in_flight == 0 and pod.counts.total == pod.counts.finished for pod in rpc.gateway.pods())
 
 
 def learned_stream(gateway: Gateway) -> Gateway:
@@ -963,7 +963,7 @@ def test_pods_count_what_they_were_sent_and_what_failed() -> None:
     gateway = Gateway(pods=2)
     rpc = Rpc(gateway)
     rpc.is_sent_unary()
-    assert (gateway.pod(1).in_flight, gateway.pod(1).total) == (1, 1)
+    assert (gateway.pod(1).in_flight, gateway.pod(1).counts.total) == (1, 1)
     rpc.now_s = 0.25
     rpc.try_fails(CONNECT_FAILED)
     rpc.now_s = 1.0

@@ -52,7 +52,7 @@ def test_every_pick_is_accounted_for_once(scenario: Scenario) -> None:
     assert target.picked == [pod for pod, _ in target.done_with]
     for pod in world.gateway.pods():
         assert pod.in_flight == 0
-        assert pod.total == pod.finished == target.picked.count(pod)
+        assert pod.counts.total == pod.counts.finished == target.picked.count(pod)
 
 
 @given(scenario=SCENARIOS)

@@ -60,6 +60,23 @@ def test_stream_on_a_pod_that_left_ends_at_the_drain_limit(lab: Lab) -> None:
     assert lab.channel(gateway).unary_unary("/test.Pod/Unary")(b"") == b"staying:"
 
 
+def test_stream_on_a_pod_that_comes_back_outlives_the_drain_time(lab: Lab) -> None:
+    held = Held()
+    back, gone, staying = lab.pod("back", {"Hold": held}), lab.pod("gone", {"Hold": held}), lab.pod("staying")
+    gateway = lab.gateway(back, drain_time_s=0.3)
+    call = lab.channel(gateway).unary_stream("/test.Pod/Hold")
+    goes_on = call(b"")
+    assert next(goes_on) == b"started"
+    gateway.set_pods(gone)
+    cut_off = call(b"")
+    assert next(cut_off) == b"started"
+    gateway.set_pods(back, staying)
+    with pytest.raises(grpc.RpcError):
+        next(cut_off)
+    held.gate.open()
+    assert list(goes_on) == [b"done"]
+
+
 def test_pod_that_stays_keeps_its_connection(lab: Lab) -> None:
     staying, other = lab.scripted_pod(refusing(0)), lab.scripted_pod(refusing(0))
     gateway = lab.gateway(staying, other)

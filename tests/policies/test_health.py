@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from grpcgw.config.endpoint import Endpoint
 from grpcgw.config.policies import HealthCheck
-from grpcgw.upstream.health import HealthChecker, PodHealth, judge_check
+from grpcgw.upstream.health import LOST_S, HealthChecker, PodHealth, judge_check
 from grpcgw.upstream.pod import Pod as PooledPod
 from tests.core.gateway import FakeConnection
 
@@ -110,7 +110,8 @@ class HealthModel(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
         due = self.checker.take_due(self.now_s)
-        waiting = {pod for pod, _ in self.asked}
+        limit_s = self.settings.timeout_ms / 1000 + LOST_S
+        waiting = {pod for pod, _ in self.asked if self.now_s < self.last_asked_s[pod] + limit_s}
         expected = [
             pod
             for pod in self.pods.values()
@@ -166,3 +167,20 @@ def test_checks_of_many_pods_do_not_stay_in_step() -> None:
     due_s = {health.due_s for _, health in checker.take_due(10.0)}
     assert len(due_s) > 40
     assert all(10.9 <= one <= 11.1 for one in due_s)
+
+
+def test_a_pod_is_checked_on_its_new_connection_though_the_old_one_owes_an_answer() -> None:
+    checker = HealthChecker(HealthCheck(interval_ms=1_000))
+    checker.set_pods([pooled(1)])
+    assert len(checker.take_due(0.0)) == 1
+    renewed = pooled(1)
+    checker.set_pods([renewed])
+    assert [pod for pod, _ in checker.take_due(2.0)] == [renewed]
+
+
+def test_a_check_that_is_never_answered_does_not_end_the_checks() -> None:
+    checker = HealthChecker(HealthCheck(interval_ms=1_000, timeout_ms=3_000))
+    checker.set_pods([pooled(1)])
+    assert len(checker.take_due(0.0)) == 1
+    assert checker.take_due(3.0) == [], "the answer may still come"
+    assert len(checker.take_due(3.0 + LOST_S)) == 1
