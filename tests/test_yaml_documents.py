@@ -130,28 +130,68 @@ def test_ambassadors_flat_form_is_brought_into_the_usual_form_with_its_lines() -
     assert mapping.source.locate(("metadata", "name")) == "f.yaml:3"
 
 
-def test_a_service_brings_the_objects_of_its_ambassador_annotation() -> None:
-    objects, problems = parse("""\
-        apiVersion: v1
-        kind: Service
+@pytest.mark.parametrize(
+    ("api_version", "kind"), [("v1", "Service"), ("networking.k8s.io/v1", "Ingress"), ("extensions/v1beta1", "Ingress")]
+)
+def test_services_and_ingresses_bring_the_objects_they_are_annotated_with(api_version: str, kind: str) -> None:
+    objects, problems = parse(f"""\
+        apiVersion: {api_version}
+        kind: {kind}
         metadata:
           name: greet
           namespace: there
+          labels: {{team: a}}
           annotations:
             getambassador.io/config: |
+              # The greet service.
+
               apiVersion: getambassador.io/v2
               kind: Mapping
               name: from-annotation
               prefix: /x/
               ---
               kind: Broken
+              ---
+              kind: Mapping
+              name: a
+              name: b
         """)
 
-    assert [str(obj.key) for obj in objects] == ["Service greet.there", "Mapping from-annotation.there"]
-    assert objects[1].source.locate(("spec", "prefix")) == "f.yaml:7"
-    (problem,) = problems
-    assert problem.where == "f.yaml:7"
-    assert "annotation getambassador.io/config, line:6" in problem.message
+    assert [str(obj.key) for obj in objects] == [f"{kind} greet.there", "Mapping from-annotation.there"]
+    assert objects[1].source.locate() == "f.yaml:11"
+    assert objects[1].source.locate(("spec", "prefix")) == "f.yaml:14"
+    assert objects[1].body["metadata"] == {"name": "from-annotation", "labels": {"team": "a"}}
+    assert [problem.where for problem in problems] == ["f.yaml:16", "f.yaml:20"]
+    assert "it was given in line 19 before" in problems[1].message
+
+
+def test_in_a_list_an_annotation_is_still_located_where_it_stands() -> None:
+    objects, _ = parse("""\
+        kind: List
+        items:
+        - apiVersion: v1
+          kind: Service
+          metadata:
+            name: greet
+            annotations:
+              getambassador.io/config: |-
+                apiVersion: ambassador/v1
+                kind: Mapping
+                name: greet
+                prefix: /greet/
+                metadata_labels: {own: "yes"}
+        """)
+    assert objects[1].source.locate(("spec", "prefix")) == "f.yaml:12"
+    assert objects[1].body["metadata"] == {"name": "greet", "labels": {"own": "yes"}}
+
+
+@pytest.mark.parametrize("style", ["'{}'", '"{}"', ">\n      {}"])
+def test_an_annotation_without_lines_of_its_own_is_located_where_it_begins(style: str) -> None:
+    text = "{kind: Broken}"
+    service = "apiVersion: v1\nkind: Service\nmetadata:\n  name: greet\n  annotations:\n    getambassador.io/config: "
+    (_,), (problem,) = parse_objects(service + style.format(text) + "\n", "f.yaml")
+    assert problem.where == "f.yaml:6"
+    assert "annotation getambassador.io/config, line:1: this document is no object" in problem.message
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import yaml
@@ -43,7 +43,8 @@ _FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One decoded YAML document: JSON types only; `lines` as in `Source.lines`."""
+    """One decoded YAML document: JSON types only; `lines` as in `Source.lines`, and for a literal block (`|`) at `path`
+    the line of its first character at `(*path, 0)`."""
 
     value: object
     lines: Mapping[FieldPath, int]
@@ -58,15 +59,25 @@ class Fault:
     whole_text: bool = False
 
 
-def read_documents(text: str) -> Iterator[Document | Fault]:
-    """Decode every YAML document of `text`; empty ones are skipped. Ends after a fault of the whole text."""
+def read_documents(text: str, first_line: int = 1) -> Iterator[Document | Fault]:
+    """Decode every YAML document of `text`, which begins in `first_line` of its file; empty ones are skipped.
+
+    Ends after a fault of the whole text.
+    """
+    for found in _read_documents(text, first_line - 1):
+        if isinstance(found, Fault):
+            yield replace(found, line=found.line + first_line - 1)
+        elif found.value is not None:
+            yield Document(found.value, {path: line + first_line - 1 for path, line in found.lines.items()})
+
+
+def _read_documents(text: str, lines_before: int) -> Iterator[Document | Fault]:
+    """As `read_documents`, with the lines of the text alone."""
     events = _shallow(yaml.parse(text, Loader=_LOADER))
     try:
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
-                document = _read_document(events)
-                if isinstance(document, Fault) or document.value is not None:
-                    yield document
+                yield _read_document(events, lines_before)
     except _TooDeep as error:
         yield Fault(error.line, TOO_DEEP, whole_text=True)
     except yaml.MarkedYAMLError as error:
@@ -114,8 +125,8 @@ def _shallow(events: Iterable[yaml.Event]) -> Iterator[yaml.Event]:
         yield event
 
 
-def _read_document(events: Iterator[yaml.Event]) -> Document | Fault:
-    reader = _DocumentReader(events)
+def _read_document(events: Iterator[yaml.Event], lines_before: int) -> Document | Fault:
+    reader = _DocumentReader(events, lines_before)
     try:
         value, _ = reader.read(next(events), ())
         return Document(value, reader.lines)
@@ -131,6 +142,8 @@ class _DocumentReader:
     """Turns the events of one document into values. `anchors` holds each value with the number of values in it."""
 
     events: Iterator[yaml.Event]
+    lines_before: int = 0
+    """Of the file, before the text: for messages that name a line."""
     lines: dict[FieldPath, int] = field(default_factory=dict)
     anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
     aliased: int = 0
@@ -144,6 +157,8 @@ class _DocumentReader:
         match event:
             case yaml.ScalarEvent():
                 sized: tuple[object, int] = (_decode_scalar(event, line), 1)
+                if event.style == "|":
+                    self.lines[(*path, 0)] = line + 1
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent() if event.tag not in _COLLECTION_TAGS:
                 raise _unknown_tag(line, event.tag)
             case yaml.MappingStartEvent():
@@ -173,7 +188,8 @@ class _DocumentReader:
             line = _line_of(event.start_mark)
             key = self._read_key(event, line)
             if key in first_lines:
-                raise _DocumentError(line, f"duplicate key {key!r}: it was given in line {first_lines[key]} before")
+                before = first_lines[key] + self.lines_before
+                raise _DocumentError(line, f"duplicate key {key!r}: it was given in line {before} before")
             first_lines[key] = self.lines[(*path, key)] = line
             value, count = self.read(next(self.events), (*path, key))
             size += count

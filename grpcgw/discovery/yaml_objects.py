@@ -10,25 +10,30 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from grpcgw.config.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
+from grpcgw.config.parse import read_metadata
 from grpcgw.discovery.yaml_documents import Document, Fault, read_documents
 
 DEFAULT_NAMESPACE = "default"
 ANNOTATION = "getambassador.io/config"
-"""Ambassador also reads resources from this annotation of a Service: YAML documents in one string."""
+"""Ambassador also reads resources from this annotation of a Service or Ingress: YAML documents in one string."""
+CARRIERS = frozenset({"Service", "Ingress"})
+
+_ANNOTATION_PATH: FieldPath = ("metadata", "annotations", ANNOTATION)
 
 
 def parse_objects(
-    text: str, origin: str, namespace: str = DEFAULT_NAMESPACE
+    text: str, origin: str, namespace: str = DEFAULT_NAMESPACE, first_line: int = 1
 ) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
     """All objects of the YAML documents in `text`, in order, and what is wrong with the text.
 
     `origin` is what `Source` and problems call it, `namespace` is for objects that name none. Lists are unfolded,
-    empty documents skipped, Ambassador's flat form is brought into the usual one, and a Service's annotated objects
-    follow it. A document that is no object is left out with an error; a text that is no YAML gives no objects.
+    empty documents skipped, Ambassador's flat form is brought into the usual one, and the objects that a Service or
+    Ingress is annotated with follow it. A document that is no object is left out with an error; a text that is no YAML
+    gives no objects.
     """
     objects: list[KubeObject] = []
     problems: list[Problem] = []
-    for document in read_documents(text):
+    for document in read_documents(text, first_line):
         if isinstance(document, Fault):
             problems.append(Problem(Severity.ERROR, document.message, f"{origin}:{document.line}"))
             if document.whole_text:
@@ -45,25 +50,48 @@ def parse_objects(
 
 
 def annotated_objects(carrier: KubeObject) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
-    """The objects in the `getambassador.io/config` annotation of a Service: in its namespace, located at its line."""
-    metadata = carrier.body.get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
-    text = annotations.get(ANNOTATION) if isinstance(annotations, Mapping) else None
-    if carrier.key.kind != "Service" or not isinstance(text, str):
+    """The objects that a Service or Ingress is annotated with: in its namespace, with its labels where they have none.
+
+    Where the lines of the annotation are known, they are where they stand; else all are where the annotation is.
+    """
+    text = read_metadata(carrier, "annotations").get(ANNOTATION)
+    if carrier.key.kind not in CARRIERS or not isinstance(text, str):
         return (), ()
-    path: FieldPath = ("metadata", "annotations", ANNOTATION)
-    objects, problems = parse_objects(text, "line", carrier.key.namespace)
     source = carrier.source
-    if path in source.lines:
-        source = Source(source.origin, {(): source.lines[path]})
-    where = carrier.source.locate(path)
+    first_line = source.lines.get((*_ANNOTATION_PATH, 0))
+    if first_line is not None:
+        objects, problems = parse_objects(text, source.origin, carrier.key.namespace, first_line)
+    else:
+        objects, problems = _place(parse_objects(text, "line", carrier.key.namespace), carrier)
+    return tuple(_with_labels(found, read_metadata(carrier, "labels")) for found in objects), problems
+
+
+def _place(
+    found: tuple[tuple[KubeObject, ...], tuple[Problem, ...]], carrier: KubeObject
+) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """All at one place: where the annotation begins or, without lines, at the carrier."""
+    objects, problems = found
+    source = carrier.source
+    line = source.lines.get(_ANNOTATION_PATH)
+    if line is not None:
+        source = Source(source.origin, {(): line})
+    else:
+        source = Source(f"{source.origin}, annotation of {carrier.key}")
     return (
-        tuple(replace(found, source=source) for found in objects),
+        tuple(replace(one, source=source) for one in objects),
         tuple(
-            replace(problem, message=f"annotation {ANNOTATION}, {problem.where}: {problem.message}", where=where)
-            for problem in problems
+            replace(one, message=f"annotation {ANNOTATION}, {one.where}: {one.message}", where=source.locate())
+            for one in problems
         ),
     )
+
+
+def _with_labels(obj: KubeObject, labels: Mapping[str, object]) -> KubeObject:
+    """Ambassador gives what is annotated its carrier's labels, by which Hosts select."""
+    metadata = obj.body.get("metadata")
+    if not labels or not isinstance(metadata, Mapping) or "labels" in metadata:
+        return obj
+    return replace(obj, body={**obj.body, "metadata": {**metadata, "labels": dict(labels)}})
 
 
 def _objects_of(document: Document, origin: str, namespace: str) -> Iterator[KubeObject | Problem]:
