@@ -72,6 +72,7 @@ BUILT_IN_KINDS = (
     Kind("Secret", "secrets", "", ("v1",)),
     Kind("Endpoints", "endpoints", "", ("v1",)),
     Kind("EndpointSlice", "endpointslices", "discovery.k8s.io", ("v1",)),
+    Kind("Ingress", "ingresses", "networking.k8s.io", ("v1",)),
 )
 
 

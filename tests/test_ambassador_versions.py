@@ -168,3 +168,33 @@ def test_what_happens_anyway_brings_no_notice() -> None:
         auth_enabled=False,
     )
     assert compile_objects(quiet).problems == ()
+
+
+# Ingresses
+
+
+def ingress(annotations: dict[str, object], spec: dict[str, object] | None = None) -> KubeObject:
+    return obj("Ingress", "shop", spec or {}, api="networking.k8s.io/v1", metadata={"annotations": annotations})
+
+
+@pytest.mark.parametrize(
+    ("one", "is_named"),
+    [
+        (ingress({"kubernetes.io/ingress.class": "ambassador"}), True),
+        (ingress({}, {"ingressClassName": "ambassador"}), True),
+        (ingress({}, {"ingressClassName": "edge"}), True),
+        (ingress({}, {"ingressClassName": "nginx"}), False),
+        (ingress({}), False),
+        (ingress({"kubernetes.io/ingress.class": "ambassador", "getambassador.io/ambassador-id": "blue"}), False),
+    ],
+)
+def test_an_ingress_for_ambassador_is_a_notice_and_another_ones_is_none(one: KubeObject, is_named: bool) -> None:
+    edge = obj(
+        "IngressClass", "edge", {"controller": "getambassador.io/ingress-controller"}, api="networking.k8s.io/v1"
+    )
+    compiled = compile_objects(one, edge)
+    assert said(compiled) == (
+        ["shop.yaml: notice: Ingress shop.shop: no route is made of the rules of an Ingress; write a Mapping for each"]
+        if is_named
+        else []
+    )

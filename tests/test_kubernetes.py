@@ -622,6 +622,76 @@ def test_one_kind_that_fails_does_not_hold_up_the_others(api: KubeApi, access: C
     run(scenario())
 
 
+def test_a_right_to_read_ingresses_is_missed_but_not_waited_for(api: KubeApi, access: ClusterAccess) -> None:
+    api.refuse(403, "Ingress", "list")
+
+    async def scenario() -> None:
+        async with reading(access) as store:
+            await until(store.synced, "synced")
+            await until(lambda: any("ingresses" in str(each) for each in store.problems()), "reported")
+
+    run(scenario())
+
+
+# ---- annotations
+
+
+def annotated(kind: str, name: str, text: str) -> Body:
+    metadata = {"name": name, "namespace": "greet", "annotations": {"getambassador.io/config": text}}
+    api_version = "v1" if kind == "Service" else "networking.k8s.io/v1"
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata}
+
+
+def flat(name: str, prefix: str = "/greet.Greeter/") -> str:
+    return f"---\napiVersion: ambassador/v1\nkind: Mapping\nname: {name}\nprefix: {prefix}\nservice: greet:50051\n"
+
+
+@pytest.mark.parametrize("kind", ["Service", "Ingress"])
+def test_annotations_of_the_cluster_are_objects_that_come_change_and_go(
+    api: KubeApi, access: ClusterAccess, kind: str
+) -> None:
+    api.put(annotated(kind, "greet", flat("one") + flat("two")))
+
+    async def scenario() -> None:
+        async with reading(access) as store:
+            await until_synced(store)
+            assert names(store, "Mapping", "greet") == {"one", "two"}
+            api.put(annotated(kind, "greet", flat("one", "/other.Other/")))
+            await until(lambda: names(store, "Mapping") == {"one"}, "one gone")
+            (one,) = store.of_kind("Mapping")
+            assert body_of(one)["spec"]["prefix"] == "/other.Other/"
+            assert one.source.locate() == f"kubernetes, annotation of {kind} greet.greet"
+            api.delete(kind, "greet", "greet")
+            await until(lambda: not names(store, "Mapping"), "all gone")
+
+    run(scenario())
+
+
+def test_what_is_wrong_in_an_annotation_of_the_cluster_is_reported_until_it_is_right(
+    api: KubeApi, access: ClusterAccess
+) -> None:
+    api.put(annotated("Service", "a", flat("greet")))
+    api.put(annotated("Service", "b", "kind: [\n" + flat("x")))
+    api.put(annotated("Service", "c", flat("greet", "/c/")))
+
+    async def scenario() -> None:
+        async with reading(access) as store:
+            await until_synced(store)
+            said = sorted(str(each) for each in store.problems())
+            assert len(said) == 2
+            assert said[0].startswith(
+                "kubernetes, annotation of Service b.greet: error: annotation getambassador.io/config"
+            )
+            assert said[1].startswith(
+                "kubernetes, annotation of Service c.greet: error: Mapping greet.greet: this object"
+            )
+            api.put(annotated("Service", "b", flat("x")))
+            api.delete("Service", "greet", "c")
+            await until(lambda: store.problems() == () and names(store, "Mapping") == {"greet", "x"}, "mended")
+
+    run(scenario())
+
+
 # ---- credentials
 
 

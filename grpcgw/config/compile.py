@@ -14,6 +14,7 @@ from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.groups import Groups, Serving, choose_mappings
 from grpcgw.config.hosts import Host, compile_hosts, order_policies
+from grpcgw.config.ingresses import note_ingresses
 from grpcgw.config.listeners import compile_listeners
 from grpcgw.config.mappings import MappingContext
 from grpcgw.config.module import compile_module
@@ -69,6 +70,7 @@ def compile_snapshot(
     configuration = _Configuration(by_key.values(), options.ambassador_id)
     generations = Generations(last_good)
     _report_other_kinds(configuration, generations)
+    note_ingresses(by_key.values(), options.ambassador_id, generations)
     secrets = Secrets(by_key, generations, options.now)
     ports = _compile_ports(configuration, secrets, generations, options.authority_hidden_by)
     module = compile_module(configuration.of("Module"), options.ambassador_namespace, generations)

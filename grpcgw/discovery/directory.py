@@ -18,9 +18,9 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.config.objects import KubeObject, Problem, Severity
 from grpcgw.discovery.store import ObjectStore, SourceStatus
-from grpcgw.discovery.yaml_objects import parse_objects
+from grpcgw.discovery.yaml_objects import keep_first, parse_objects
 from grpcgw.errors import UserError
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -301,14 +301,7 @@ def parse_content(content: bytes, origin: str) -> tuple[tuple[KubeObject, ...], 
 
 def merge(files: Files) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
     """One object per key: the first serves, in order of path and then of line; each other one is an error."""
-    objects: dict[ObjectKey, KubeObject] = {}
-    conflicts: list[Problem] = []
-    for obj in (obj for state in files.values() for obj in state.objects):
-        first = objects.setdefault(obj.key, obj)
-        if first is not obj:
-            message = f"this object is already given at {first.source.locate()}, which serves; remove one of the two"
-            conflicts.append(Problem(Severity.ERROR, message, obj.source.locate(), obj.key))
-    return tuple(objects.values()), tuple(conflicts)
+    return keep_first(obj for state in files.values() for obj in state.objects)
 
 
 def _broken(

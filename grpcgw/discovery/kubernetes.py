@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.discovery.annotations import AnnotatedObjects
 from grpcgw.discovery.kubernetes_api import ApiAway, ApiRefused, ClusterAccess, KubernetesApi
 from grpcgw.discovery.named_secrets import NamedSecrets
 from grpcgw.discovery.store import ObjectStore, SourceStatus
@@ -94,17 +95,20 @@ class KubernetesSource:
 
         self._named = NamedSecrets(store, make_secret_loop, _name_partition(CERTIFICATES), namespace, ambassador_id)
         self._loops = [make_loop(kind, namespace) for kind in WATCHED_KINDS]
+        self._annotated = AnnotatedObjects(store)
 
     async def run(self) -> None:
         """Run until cancelled. Raises UserError at once where address or credentials cannot be loaded; an API server
         that is away is no error, here or later: it is waited for."""
         await self._api.connect()
+        unfollow = self._annotated.follow()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._named.run(), name="kubernetes named Secrets")
                 for loop in self._loops:
                     group.create_task(loop.run(), name=loop.partition)
         finally:
+            unfollow()
             await self._api.aclose()
 
 
@@ -296,13 +300,14 @@ class _KindLoop:
         return max(self._note_failure(error, refusal.is_passing), min(refusal.retry_after_s, self._pace.retry_cap_s))
 
     def _note_failure(self, error: str, is_passing: bool = True) -> float:
-        synced = self._status.synced or (self._kind.only is not None and not self._is_waited_for(is_passing))
+        can_wait = self._kind.only is not None or self._kind.optional
+        synced = self._status.synced or (can_wait and not self._is_waited_for(is_passing))
         self._set_status(replace(self._status, synced=synced, watching=False, error=error))
         return self._next_delay(self._retry)
 
     def _is_waited_for(self, is_passing: bool) -> bool:
-        """Whether a single Secret that could not be read still keeps the gateway from starting: it is worth a while,
-        not more, as everything that does not need it can be served."""
+        """Whether a single Secret or optional kind that could not be read still keeps the gateway from starting: it is
+        worth a while, not more, as everything that does not need it can be served."""
         return is_passing and asyncio.get_running_loop().time() < self._waited_for_until_s
 
     def _next_delay(self, backoff: Backoff) -> float:

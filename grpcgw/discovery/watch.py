@@ -73,6 +73,8 @@ class WatchedKind:
     candidates: tuple[Resource, ...]
     only: ObjectKey | None = None
     """The one object that is read; None: all."""
+    optional: bool = False
+    """The gateway starts without it where the right to read it is missing, which is an error all the same."""
 
     @property
     def name(self) -> str:
@@ -103,6 +105,7 @@ WATCHED_KINDS = (
     _ambassador("Host", "hosts"),
     WatchedKind((Resource(AMBASSADOR_GROUP, "v3alpha1", "Listener", "listeners"),)),
     WatchedKind((Resource("", "v1", "Service", "services"),)),
+    WatchedKind((Resource("networking.k8s.io", "v1", "Ingress", "ingresses"),), optional=True),
     CERTIFICATES,
     WatchedKind(
         (

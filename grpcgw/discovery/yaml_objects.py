@@ -6,7 +6,7 @@ Pure: knows neither files nor the store. What is wrong with a text becomes a `Pr
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from grpcgw.config.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
@@ -47,6 +47,18 @@ def parse_objects(
             else:
                 problems.append(found)
     return tuple(objects), tuple(problems)
+
+
+def keep_first(found: Iterable[KubeObject]) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """One object per key: the first serves; each other one is an error."""
+    objects: dict[ObjectKey, KubeObject] = {}
+    conflicts: list[Problem] = []
+    for obj in found:
+        first = objects.setdefault(obj.key, obj)
+        if first is not obj:
+            message = f"this object is already given at {first.source.locate()}, which serves; remove one of the two"
+            conflicts.append(Problem(Severity.ERROR, message, obj.source.locate(), obj.key))
+    return tuple(objects.values()), tuple(conflicts)
 
 
 def annotated_objects(carrier: KubeObject) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
