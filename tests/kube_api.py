@@ -17,8 +17,9 @@ Over HTTP it takes what grpcgw writes: a merge patch of a custom object's status
 replace); each with the conflicts a real server has (409 for a stale resourceVersion or a taken name).
 Not emulated: TLS, label selectors, other writes; authentication is one bearer `token`, where set.
 
-Bad days: `refuse`, `compact`, `stop`/`start`, `uninstall`/`install`, `send_raw`, `drop_connections`, and the
-attributes `hang_lists`, `silent_watches`, `close_watches_after_s`, `bookmark_interval_s`, `compact_between_pages`.
+Bad days: `refuse`, `compact`, `stop`/`start`, `freeze`/`thaw`, `uninstall`/`install`, `send_raw`, `drop_connections`,
+`lose_connections`, and the attributes `hang_lists`, `silent_watches`, `close_watches_after_s`, `ignore_timeouts`,
+`bookmark_interval_s`, `bookmarks_follow_changes`, `compact_between_pages`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import socket
+import struct
 import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -55,6 +59,9 @@ class Kind:
     def paths(self) -> list[str]:
         return [f"/apis/{self.group}/{version}" if self.group else f"/api/{version}" for version in self.versions]
 
+
+TCP_REPAIR = 19
+"""Of Linux (linux/tcp.h); the socket module has no name for it."""
 
 CUSTOM_VERSIONS = ("v3alpha1", "v2", "v1")
 CUSTOM_KINDS = (
@@ -114,6 +121,21 @@ class _Watcher:
         if self.request.transport is not None:
             self.request.transport.abort()
 
+    async def vanish(self) -> None:
+        if self.request.transport is not None:
+            peer: socket.socket = self.request.transport.get_extra_info("socket")
+            peer.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # closed in this state, a socket says no goodbye
+            # An acknowledgement that is still to come would be answered with a reset; nothing else tells of it.
+            while unacknowledged(peer):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            self.abort()
+
+
+def unacknowledged(peer: socket.socket) -> int:
+    """Segments the other side has not acknowledged."""
+    (count,) = struct.unpack_from("I", peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 24)
+    return int(count)
+
 
 class KubeApi:
     """See the module's docstring. `port` 0 lets the system choose; it stays the same over `stop` and `start`."""
@@ -128,7 +150,12 @@ class KubeApi:
         """Accept watches, and send nothing any more, not even on those already open."""
         self.close_watches_after_s: float | None = None
         """End each watch properly after this time, whatever the client asked for."""
+        self.ignore_timeouts = False
+        """Never end a watch, whatever `timeoutSeconds` says."""
         self.bookmark_interval_s = 60.0
+        self.bookmarks_follow_changes = False
+        """Send bookmarks only on watches whose kind has changed since they began: what a real server does where etcd
+        sends no progress notifications."""
         self.compact_between_pages = False
         """Forget the version of a list as soon as its first page is out."""
         self.token: str | None = None
@@ -143,6 +170,7 @@ class KubeApi:
         self._lists: dict[str, tuple[int, list[Body]]] = {}
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
+        self._thawed = threading.Event()
         self._runner: web.AppRunner | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="kube-api", daemon=True)
 
@@ -154,6 +182,7 @@ class KubeApi:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.thaw()
         self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -184,6 +213,23 @@ class KubeApi:
     def stop(self) -> None:
         """Go down at once: the port refuses, open connections are reset. Objects stay, and may change meanwhile."""
         self._wait(self._stop())
+
+    def freeze(self) -> None:
+        """Stand still as a process does after SIGSTOP: the system accepts connections, nothing is read or answered. Of
+        the other methods only `thaw` may be called until then."""
+        standing = threading.Event()
+
+        def stand_still() -> None:
+            standing.set()
+            self._thawed.wait()
+
+        self._thawed.clear()
+        self._loop.call_soon_threadsafe(stand_still)
+        standing.wait(10)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`; nothing if there was none."""
+        self._thawed.set()
 
     # ---- objects
 
@@ -256,6 +302,13 @@ class KubeApi:
     def drop_connections(self, kind: str = "*") -> None:
         """Reset the connection of every open watch, without a proper end."""
         self._do(lambda: [watcher.abort() for watcher in self._watchers if kind in ("*", watcher.kind)])
+
+    def lose_connections(self, kind: str) -> None:
+        """Forget the connection of every open watch of `kind` without a word to the client, as a machine does that was
+        switched off and came back. Needs the right to administer the network; raises PermissionError without."""
+        watchers = self._do(lambda: [watcher for watcher in self._watchers if watcher.kind == kind])
+        for watcher in watchers:
+            self._wait(watcher.vanish())
 
     def watches(self, kind: str) -> int:
         """How many watches of `kind` are open."""
@@ -465,14 +518,17 @@ class KubeApi:
             async with asyncio.timeout(self._lifetime_s(query)):
                 await self._send_changes(response, watcher, (kind, version, namespace), query, since)
         except TimeoutError:
-            await response.write_eof()
+            with suppress(ConnectionError):
+                await response.write_eof()
         except ConnectionError:
             pass  # the client left, or the test dropped the connection
         finally:
             self._watchers.discard(watcher)
         return response
 
-    def _lifetime_s(self, query: dict[str, str]) -> float:
+    def _lifetime_s(self, query: dict[str, str]) -> float | None:
+        if self.ignore_timeouts:
+            return None
         asked_s = float(query.get("timeoutSeconds", "1800"))
         return asked_s if self.close_watches_after_s is None else min(asked_s, self.close_watches_after_s)
 
@@ -486,10 +542,12 @@ class KubeApi:
     ) -> None:
         kind, version, namespace = resource
         wanted = _selector(kind.name, namespace, query)
+        is_quiet = True
         while True:
             changed = self._changed
             news = self._changes[bisect_right(self._changes, since, key=lambda change: change.version) :]
             due = [change for change in news if wanted(change.body)]
+            is_quiet = is_quiet and not due
             since = self._version
             lines = [_line(change.type, _as_watched(change.body, kind, version)) for change in due]
             lines += watcher.raw
@@ -500,7 +558,8 @@ class KubeApi:
                 async with asyncio.timeout(self.bookmark_interval_s):
                     await changed.wait()
             except TimeoutError:
-                if query.get("allowWatchBookmarks") == "true":
+                drops_bookmarks = self.bookmarks_follow_changes and is_quiet
+                if query.get("allowWatchBookmarks") == "true" and not drops_bookmarks:
                     await self._send(response, self._bookmark(kind, version, since))
 
     async def _send(self, response: web.StreamResponse, line: bytes) -> None:

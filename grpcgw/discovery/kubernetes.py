@@ -18,7 +18,8 @@ from random import Random
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.discovery.annotations import AnnotatedObjects
-from grpcgw.discovery.kubernetes_api import ApiAway, ApiRefused, ClusterAccess, KubernetesApi
+from grpcgw.discovery.kubernetes_api import ApiAway, ApiRefused, ClusterAccess, ConnectionLost, KubernetesApi
+from grpcgw.discovery.kubernetes_health import ApiHealth
 from grpcgw.discovery.named_secrets import NamedSecrets
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.discovery.watch import (
@@ -49,9 +50,14 @@ class Pace:
     page_size: int = 500
     watch_s: tuple[float, float] = (300.0, 600.0)
     """A watch ends after a random time in between, told to the server, so that gateways do not return all at once."""
-    silence_s: float = 90.0
-    """A watch that says nothing for so long is dead: bookmarks come once a minute. So a kind whose status says
-    `watching` may have had its last contact up to `silence_s` ago; an older one is never `watching`."""
+    overtime_s: float = 30.0
+    """A watch that the server has not ended so long after its time is dead."""
+    silence_s: float = 30.0
+    """After so long without a byte the server is asked whether it is there at all: a kind that does not change may be
+    silent until its watch ends, as servers send bookmarks only for kinds that have changed. So a kind whose status says
+    `watching` had its last contact `silence_s` and `answer_s` ago at most."""
+    answer_s: float = 10.0
+    """What that question has for its answer. A server that does not answer in time is away."""
     request_s: float = 60.0
     """For a page of a list. So long is a single Secret waited for at the start, too."""
     recheck_s: float = 10.0
@@ -60,7 +66,7 @@ class Pace:
     """A watch that lived so long was a good one: the back-off starts anew."""
     retry_base_s: float = 0.1
     retry_cap_s: float = 30.0
-    """Back-off after failures."""
+    """Back-off after failures. It ends for all kinds as soon as one of them finds the server again."""
     rewatch_cap_s: float = 1.0
     """Back-off after a server closed young watches properly. Shorter, as such a server does deliver."""
 
@@ -86,9 +92,10 @@ class KubernetesSource:
         pace = pace or Pace()
         self._api = KubernetesApi(access)
         discovery = _Discovery(self._api, pace)
+        health = ApiHealth(self._api, pace.answer_s, pace.silence_s / 6)
 
         def make_loop(kind: WatchedKind, namespace: str) -> _KindLoop:
-            return _KindLoop(kind, self._api, discovery, store, namespace, pace, clock, random or Random())
+            return _KindLoop(kind, self._api, discovery, health, store, namespace, pace, clock, random or Random())
 
         def make_secret_loop(key: ObjectKey) -> _KindLoop:
             return make_loop(watch_secret(key), key.namespace)
@@ -160,6 +167,7 @@ class _KindLoop:
         kind: WatchedKind,
         api: KubernetesApi,
         discovery: _Discovery,
+        health: ApiHealth,
         store: ObjectStore,
         namespace: str,
         pace: Pace,
@@ -170,12 +178,15 @@ class _KindLoop:
         self._kind = kind
         self._api = api
         self._discovery = discovery
+        self._health = health
         self._store = store
         self._namespace = namespace
         self._pace = pace
         self._clock = clock
         self._random = random
         self._retry = Backoff(pace.retry_base_s, pace.retry_cap_s, random)
+        self._relist = Backoff(pace.retry_base_s, pace.retry_cap_s, random)
+        """Apart from `_retry`: a list that is due after an outage does not wait for what the outage made of that."""
         self._rewatch = Backoff(pace.retry_base_s, pace.rewatch_cap_s, random)
         self._status = SourceStatus(self.partition, synced=False, last_contact_s=0.0, watching=False)
         store.set_status(self._status)
@@ -183,6 +194,8 @@ class _KindLoop:
         self._cursor: Cursor | None = None
         """None: a list is due."""
         self._watching_since: float | None = None
+        self._ends_at_s = 0.0
+        """When the server should have ended the watch."""
         self._absences = 0
         self._verb = "list"
         self._missing_right = ""
@@ -191,9 +204,14 @@ class _KindLoop:
 
     async def run(self) -> None:
         self._waited_for_until_s = asyncio.get_running_loop().time() + self._pace.request_s
-        while True:
-            delay_s = await self._follow_once()
-            await asyncio.sleep(delay_s)
+        try:
+            while True:
+                delay_s = await self._follow_once()
+                if await self._health.pause(delay_s):
+                    self._reset_backoffs()
+                    await asyncio.sleep(self._retry.next_s())  # not all at once
+        finally:
+            self._health.forget(self.partition)
 
     async def _follow_once(self) -> float:
         """A list where one is due, and a watch until it ends. Returns the seconds to wait before the next round."""
@@ -202,14 +220,22 @@ class _KindLoop:
             cursor = self._cursor or await self._list()
             await self._watch(cursor)
         except _NotInstalled:
+            self._health.note_success(self.partition)
             return self._note_absence()
         except ApiRefused as refusal:
+            self._health.note_answer()
             return self._note_refusal(refusal)
         except Relist as reason:
-            self._cursor = None
-            return self._note_failure(f"listing again: {reason}")
-        except (ApiAway, UserError) as failure:
-            return self._note_failure(str(failure))
+            return self._note_relist(reason)
+        except ConnectionLost as lost:
+            self._note_error(str(lost))
+            return self._next_delay(self._rewatch)
+        except ApiAway as away:
+            self._health.note_away(self.partition, away)
+            self._note_error(str(away))
+            return self._next_delay(self._retry)
+        except UserError as error:
+            return self._note_failure("credentials", str(error))
         return self._next_delay(self._rewatch)
 
     async def _list(self) -> Cursor:
@@ -243,21 +269,31 @@ class _KindLoop:
     async def _watch(self, cursor: Cursor) -> None:
         self._verb = "watch"
         lines = LineSplitter()
+        lasts_s = max(1, round(self._random.uniform(*self._pace.watch_s)))
         query = self._query(
             watch="1",
             allowWatchBookmarks="true",
             resourceVersion=cursor.version,
-            timeoutSeconds=str(max(1, round(self._random.uniform(*self._pace.watch_s)))),
+            timeoutSeconds=str(lasts_s),
         )
         path = self._resource.path(self._namespace)
-        async with self._api.stream(path, query, self._pace.silence_s) as chunks:
+        async with self._api.stream(path, query, self._pace.silence_s, self._prove_life) as chunks:
             self._watching_since = asyncio.get_running_loop().time()
+            self._ends_at_s = self._watching_since + lasts_s
+            self._health.note_success(self.partition)
             self._missing_right = ""
             self._report()
             self._set_status(replace(self._status, watching=True, error="", last_contact_s=self._clock()))
             async for chunk in chunks:
                 for line in lines.feed(chunk):
                     self._apply(line, cursor)
+
+    async def _prove_life(self) -> None:
+        """Raises ApiAway where the watch that is silent cannot be trusted any more."""
+        if asyncio.get_running_loop().time() > self._ends_at_s + self._pace.overtime_s:
+            raise ApiAway("the API server did not end a watch in the time it was given")
+        await self._health.ask()
+        self._set_status(replace(self._status, last_contact_s=self._clock()))
 
     def _apply(self, line: bytes, cursor: Cursor) -> None:
         event = decode_event(line, self._resource)
@@ -291,19 +327,37 @@ class _KindLoop:
             self._cursor = None
         if refusal.status == 404 and self._resource.group:
             return self._note_absence()
-        error = str(refusal)
+        if refusal.status == 410:
+            return self._note_relist(Relist(str(refusal), is_expiry=True))
+        error, cause = str(refusal), f"refused {refusal.status}"
         if refusal.status == 403:
             right = self._resource.describe_right(self._verb, self._namespace)
             error = f"not allowed: grpcgw needs the right {right} (deploy/rbac.yaml grants it): {refusal.message}"
+            cause = f"{self.partition} 403"
             self._missing_right = error
             self._report()
-        return max(self._note_failure(error, refusal.is_passing), min(refusal.retry_after_s, self._pace.retry_cap_s))
+        delay_s = self._note_failure(cause, error, refusal.is_passing)
+        return max(delay_s, min(refusal.retry_after_s, self._pace.retry_cap_s))
 
-    def _note_failure(self, error: str, is_passing: bool = True) -> float:
+    def _note_relist(self, reason: Relist) -> float:
+        self._cursor = None
+        self._health.note_answer()
+        if reason.is_expiry:
+            log.debug("%s: listing again: %s", self.partition, reason)
+        else:
+            self._health.note_failure(self.partition, "list again", f"listing again: {reason}")
+        self._note_error(f"listing again: {reason}")
+        return self._next_delay(self._relist)
+
+    def _note_failure(self, cause: str, error: str, is_passing: bool = True) -> float:
+        self._health.note_failure(self.partition, cause, error)
+        self._note_error(error, is_passing)
+        return self._next_delay(self._retry)
+
+    def _note_error(self, error: str, is_passing: bool = True) -> None:
         can_wait = self._kind.only is not None or self._kind.optional
         synced = self._status.synced or (can_wait and not self._is_waited_for(is_passing))
         self._set_status(replace(self._status, synced=synced, watching=False, error=error))
-        return self._next_delay(self._retry)
 
     def _is_waited_for(self, is_passing: bool) -> bool:
         """Whether a single Secret or optional kind that could not be read still keeps the gateway from starting: it is
@@ -313,9 +367,12 @@ class _KindLoop:
     def _next_delay(self, backoff: Backoff) -> float:
         since = self._watching_since
         if since is not None and asyncio.get_running_loop().time() - since >= self._pace.settled_s:
-            self._retry.reset()
-            self._rewatch.reset()
+            self._reset_backoffs()
         return backoff.next_s()
+
+    def _reset_backoffs(self) -> None:
+        for backoff in (self._retry, self._relist, self._rewatch):
+            backoff.reset()
 
     def _report(self) -> None:
         self._store.report(self.partition, self._problems())
@@ -336,9 +393,5 @@ class _KindLoop:
         return Problem(Severity.NOTICE, text, "kubernetes")
 
     def _set_status(self, status: SourceStatus) -> None:
-        if status.error and status.error != self._status.error:
-            log.warning("%s: %s", status.name, status.error)
-        elif self._status.error and not status.error:
-            log.info("%s: in order again", status.name)
         self._status = status
         self._store.set_status(status)

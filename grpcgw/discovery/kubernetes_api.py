@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from grpcgw import __version__
 from grpcgw.errors import GrpcgwError, UserError
 
 _MAX_REFUSAL_BYTES = 64 * 1024
+_KEEPALIVE_PROBES = 3
 _DONE = (200, 201)
 """A created object comes with 201."""
 
@@ -43,6 +45,10 @@ class ClusterAccess:
 
 class ApiAway(GrpcgwError):
     """The API server gave no usable answer: not reached, silent, cut off, or not speaking its protocol."""
+
+
+class ConnectionLost(ApiAway):
+    """A stream that had begun was cut off: a load balancer dropped it, or the server went. Asking again will tell."""
 
 
 class ApiRefused(GrpcgwError):
@@ -103,16 +109,37 @@ class KubernetesApi:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, query: Mapping[str, str], silence_s: float
+        self, path: str, query: Mapping[str, str], silence_s: float, ask: Callable[[], Awaitable[None]]
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The body at `path` in chunks as they arrive, for as long as the server sends.
 
-        Entering waits for the answer's status. ApiAway, also from within the block, when nothing at all arrives for
-        `silence_s` or the connection is lost; a body that ends properly ends the iteration.
+        Entering waits for the answer's status, `silence_s` at most. Later, after each `silence_s` without a byte, `ask`
+        is awaited: what it raises ends the stream. A peer that left without a word is noticed by TCP keepalive, within
+        `silence_s` too. ConnectionLost, from within the block, when the connection is lost; a body that ends properly
+        ends the iteration.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s, sock_read=silence_s)
-        async with self._request(path, query, timeout) as response:
-            yield response.content.iter_any()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
+        async with self._request(path, query, timeout, status_s=silence_s) as response:
+            _watch_over(response, silence_s)
+            yield self._read_chunks(response.content, silence_s, ask)
+
+    async def _read_chunks(
+        self, content: aiohttp.StreamReader, silence_s: float, ask: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                async with asyncio.timeout(silence_s):
+                    chunk = await content.readany()
+            except TimeoutError:
+                if content.exception() is not None:  # the kernel's: ETIMEDOUT
+                    raise ConnectionLost(f"{self._configuration.host}: the connection timed out") from None
+                await ask()
+                continue
+            except (aiohttp.ClientError, OSError) as error:
+                raise ConnectionLost(f"{self._configuration.host}: {error or type(error).__name__}") from error
+            if not chunk:
+                return
+            yield chunk
 
     async def _read_object(self, path: str, response: aiohttp.ClientResponse) -> dict[str, object]:
         text = await response.read()
@@ -132,9 +159,11 @@ class KubernetesApi:
         timeout: aiohttp.ClientTimeout,
         method: str = "GET",
         body: Mapping[str, object] | None = None,
+        status_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            response = await self._send(path, query, timeout, method, body)
+            async with asyncio.timeout(status_s):
+                response = await self._send(path, query, timeout, method, body)
             try:
                 if response.status not in _DONE:
                     raise await _read_refusal(response)
@@ -205,6 +234,25 @@ class KubernetesApi:
             return "the pod's service account"
         name = f"kubeconfig {self._access.kubeconfig or config.KUBE_CONFIG_DEFAULT_LOCATION}"
         return f"{name}, context {self._access.context}" if self._access.context else name
+
+
+def _watch_over(response: aiohttp.ClientResponse, silence_s: float) -> None:
+    """Let the kernel notice within `silence_s` that the peer of a silent connection is gone (RFC 9293, 3.8.4)."""
+    peer = None if response.connection is None else response.connection.transport
+    if peer is None:
+        return
+    connection = peer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle_s, interval_s = max(1, round(silence_s / 2)), max(1, round(silence_s / 2 / _KEEPALIVE_PROBES))
+    options = {
+        "TCP_KEEPIDLE": idle_s,
+        "TCP_KEEPINTVL": interval_s,
+        "TCP_KEEPCNT": _KEEPALIVE_PROBES,
+        "TCP_USER_TIMEOUT": (idle_s + interval_s * _KEEPALIVE_PROBES) * 1000,
+    }
+    for name, value in options.items():
+        if hasattr(socket, name):  # other systems than Linux lack some, and have their own default
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def _read_refusal(response: aiohttp.ClientResponse) -> ApiRefused:

@@ -36,6 +36,11 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 class Relist(GrpcgwError):
     """What a watch has told so far can no longer be continued; the text says why. Only a new list helps."""
 
+    def __init__(self, reason: str, is_expiry: bool = False) -> None:
+        super().__init__(reason)
+        self.is_expiry = is_expiry
+        """The server has forgotten what came after the last event: no fault, a kind that seldom changes meets it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:
@@ -205,7 +210,7 @@ class Backoff:
         self._base_s = base_s
         self._cap_s = cap_s
         self._random = random
-        self._ceiling_s = base_s
+        self._ceiling_s = min(base_s, cap_s)
 
     def next_s(self) -> float:
         delay_s = self._random.uniform(0.0, self._ceiling_s)
@@ -213,7 +218,7 @@ class Backoff:
         return delay_s
 
     def reset(self) -> None:
-        self._ceiling_s = self._base_s
+        self._ceiling_s = min(self._base_s, self._cap_s)
 
 
 def decode_event(line: bytes, resource: Resource) -> Event:
@@ -231,7 +236,8 @@ def decode_event(line: bytes, resource: Resource) -> Event:
         case "BOOKMARK":
             return Bookmark(read_version(body))
         case "ERROR":
-            raise Relist(f"the API server ended the watch: {body.get('code')} {body.get('message')}")
+            code = body.get("code")
+            raise Relist(f"the API server ended the watch: {code} {body.get('message')}", is_expiry=code == 410)
         case other:
             raise Relist(f"the API server sent an event of unknown type {other!r}")
 
