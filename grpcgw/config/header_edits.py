@@ -30,21 +30,13 @@ HEADER_OPERATORS = Grammar(
     choosing={"START_TIME": ()},
 )
 
-_RESERVED = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "content-type",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    }
+CONNECTION_HEADERS = frozenset(
+    {"connection", "http2-settings", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 )
+"""Those of HTTP/1.1 that speak of one connection: a strict peer ends an HTTP/2 connection over them, and with it the
+RPCs of others (RFC 9113, 8.2.2)."""
+
+_RESERVED = CONNECTION_HEADERS | {"accept-encoding", "content-length", "content-type", "host", "te", "user-agent"}
 """Each hop's own; grpc core sets them."""
 
 _NOT_RESERVED = frozenset({"grpc-trace-bin", "grpc-tags-bin"})

@@ -75,7 +75,7 @@ class Edit:
                 value = constant
             else:
                 assert facts is not None
-                value = evaluate(facts)
+                value = _sendable(evaluate(facts))
                 if value and replaces:
                     kept = _without(name, kept)
             if value:
@@ -83,6 +83,11 @@ class Edit:
                     added = _without(name, added)
                 added.append((name, value))
         return (*kept, *added)
+
+
+def _sendable(value: Value) -> Value:
+    """Nothing for a client's text that metadata cannot have: grpc core refuses a whole answer over it."""
+    return value if isinstance(value, bytes) or (value.isascii() and value.isprintable()) else ""
 
 
 def _without(name: str, metadata: list[tuple[str, Value]]) -> list[tuple[str, Value]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from grpcgw.proxy.admission import admit
 from grpcgw.proxy.call import Call, Request
 from grpcgw.proxy.health import HEALTH_PREFIX, HealthExchange
 from grpcgw.proxy.metadata import is_too_large
@@ -33,6 +34,7 @@ class Exchange(Protocol):
 
 def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
     """The gateway's own services, unless a Mapping takes them over; everything else is forwarded."""
+    admit(request)
     reception = serving.reception
     if reception is not None:
         reception.receive(request)

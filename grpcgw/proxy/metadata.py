@@ -9,16 +9,16 @@ import ipaddress
 import random
 from urllib.parse import unquote
 
+from grpcgw.config.header_edits import CONNECTION_HEADERS
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
 from grpcgw.policy.hosts import FORWARDED_PROTO
 from grpcgw.proxy.status import Metadata
 
 # user-agent is listed because grpc core always sends its own; the others describe this hop alone.
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
     {
         "te",
         "user-agent",
-        "connection",
         "grpc-encoding",
         "grpc-accept-encoding",
         "grpc-internal-encoding-request",
@@ -69,6 +69,13 @@ def forward_request(metadata: Metadata, peer: Peer, tls: bool) -> Metadata:
     if peer.certificate:
         kept.append((FORWARDED_CERTIFICATE, peer.certificate))
     return tuple(kept)
+
+
+def forward_response(metadata: Metadata) -> Metadata:
+    """A pod's initial metadata or trailers as the client gets them: without what speaks of the pod's connection."""
+    if CONNECTION_HEADERS.isdisjoint([key for key, _ in metadata]):
+        return metadata
+    return tuple(item for item in metadata if item[0] not in CONNECTION_HEADERS)
 
 
 def is_too_large(metadata: Metadata, limit_bytes: int) -> bool:

@@ -20,6 +20,7 @@ How a session reads:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NoReturn
 
 from grpcgw.balancer.base import Outcome
@@ -27,7 +28,7 @@ from grpcgw.policy.breakers import Breaker, Overflow, Permit
 from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.call import Attempt, Call, Opening, Request
-from grpcgw.proxy.metadata import forward_request, is_too_large
+from grpcgw.proxy.metadata import forward_request, forward_response, is_too_large
 from grpcgw.proxy.serving import Serving, Target
 from grpcgw.proxy.shadow import Copy
 from grpcgw.proxy.status import (
@@ -300,7 +301,8 @@ class Session:
         if self.finished:
             return
         self._last_active_s = now_s
-        self._pod_headers_seen, self._reached, self._headers = True, headers is not None, headers or ()
+        self._pod_headers_seen, self._reached = True, headers is not None
+        self._headers = forward_response(headers) if headers else ()
         self._looked_unary = self._half_closed and self._requests == 1
         if self._status is not None:
             self._settle(now_s)
@@ -426,7 +428,7 @@ class Session:
         if self._expired(status, now_s):
             self._finish_with(*self._why_expired(), now_s)
         elif reason is None:
-            self._finish(status, now_s, by_pod=True)
+            self._finish(_forward_status(status), now_s, by_pod=True)
         elif self._replies:
             self._finish(make_status(reason, self._explain(status.details)), now_s)
         else:
@@ -668,6 +670,11 @@ def _ended_by(status_from: StatusFrom, reason: str) -> CancelledBy:
     if not reason:
         return CancelledBy.CLIENT if status_from is StatusFrom.NOBODY else CancelledBy.NOBODY
     return _ENDED_BY.get(Reason(reason), CancelledBy.NOBODY)
+
+
+def _forward_status(status: Status) -> Status:
+    trailers = forward_response(status.trailers)
+    return status if trailers is status.trailers else replace(status, trailers=trailers)
 
 
 class _NoCall:

@@ -38,6 +38,8 @@ class Reason(StrEnum):
 
     NO_MAPPING = "no-mapping"
     NO_HOST = "no-host"
+    BAD_PATH = "bad-path"
+    BAD_AUTHORITY = "bad-authority"
     CLEAR_TEXT = "clear-text"
     NO_ENDPOINTS = "no-endpoints"
     UNROUTED_SHARE = "unrouted-share"
@@ -66,6 +68,8 @@ POD_LEFT = "Socket closed: the pod left, its drain time is over"
 _CODES = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
     Reason.NO_HOST: Code.UNIMPLEMENTED,
+    Reason.BAD_PATH: Code.UNIMPLEMENTED,
+    Reason.BAD_AUTHORITY: Code.INVALID_ARGUMENT,
     Reason.CLEAR_TEXT: Code.PERMISSION_DENIED,
     Reason.METADATA_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
     Reason.BAD_METADATA: Code.INVALID_ARGUMENT,

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.config.header_edits import HEADER_OPERATORS, InvalidHeader, check_header_name, parse_header_value
+from grpcgw.config.header_edits import (
+    CONNECTION_HEADERS,
+    HEADER_OPERATORS,
+    InvalidHeader,
+    check_header_name,
+    parse_header_value,
+)
 from grpcgw.config.policies import NO_EDITS, HeaderAdd, HeaderEdits
 from grpcgw.policy.headers import compile_edits
 from grpcgw.proxy.call import Request
@@ -206,3 +212,16 @@ def test_any_text_is_a_value_or_refused(text: str) -> None:
     except InvalidHeader:
         return
     assert all(isinstance(part, str) or part.name in HEADER_OPERATORS.names() for part in line)
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\0b", "\xe9", "\ufffd", "\x7f"])
+def test_a_client_cannot_put_into_an_answer_what_no_answer_can_have(value: str) -> None:
+    facts = replace(FACTS, metadata=(("x-user", value),))
+    assert value_of("%REQ(x-user)%", facts) is None
+    assert value_of("user %REQ(x-user)%", facts) is None
+
+
+@pytest.mark.parametrize("name", sorted(CONNECTION_HEADERS))
+def test_headers_of_a_connection_cannot_be_added(name: str) -> None:
+    with pytest.raises(InvalidHeader, match="set by gRPC itself"):
+        compile_edits(HeaderEdits((HeaderAdd(name, "x"),)))

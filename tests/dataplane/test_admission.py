@@ -1,0 +1,71 @@
+"""What no two readers would read alike is refused at the door: the pod does not see it, and others do not notice."""
+
+from __future__ import annotations
+
+import pytest
+
+from dataplane.lab import Lab, mapping
+from dataplane.raw_client import Answer, RawClient
+from dataplane.scripted_pod import Stream
+from grpcgw.proxy.status import Code
+
+ANYTHING = mapping("/")
+NO_PATHS = (
+    "//test.Pod/Unary",
+    "/test.Pod/Unary?x=1",
+    "/x.Y/../test.Pod/Unary",
+    "/test.Pod/%55nary",
+    "/test.Pod/Unary/",
+    "/test.Pod",
+    "/test.Pod/a b",
+    "/test.Pod/a\nb",
+    "/test.Pod/a\0b",
+)
+
+
+def lenient(client: RawClient) -> RawClient:
+    """Lets it send what HTTP/2 forbids."""
+    client.h2.config.validate_outbound_headers = False
+    client.h2.config.normalize_outbound_headers = False
+    return client
+
+
+def refused(answer: Answer) -> tuple[int, str | None, bool]:
+    return answer.status, answer.header("x-grpcgw-reason"), answer.trailers_only
+
+
+def test_a_path_that_is_not_service_and_method_reaches_no_pod(lab: Lab) -> None:
+    pod = lab.pod()
+    client = lenient(lab.raw_client(lab.gateway(pod, routes=[ANYTHING])))
+    for path in NO_PATHS:
+        assert refused(client.call(path)) == (Code.UNIMPLEMENTED, "bad-path", True), path
+    assert pod.calls == []
+    assert client.call("Unary").status == Code.OK
+
+
+def test_an_authority_that_is_no_host_reaches_no_pod(lab: Lab) -> None:
+    pod = lab.pod()
+    client = lenient(lab.raw_client(lab.gateway(pod)))
+    for authority in ("a b", "a\nb", "a\0b", "\xe9", "user@gateway.test", "gateway.test/x"):
+        assert refused(client.call("Unary", authority=authority)) == (Code.INVALID_ARGUMENT, "bad-authority", True)
+    assert pod.calls == []
+    assert client.call("Unary").status == Code.OK
+
+
+@pytest.mark.parametrize("name", ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"])
+def test_headers_of_the_connection_stay_on_it_both_ways(lab: Lab, name: str) -> None:
+    def answer(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers((name, "x"), ("x-kept", "yes"))
+        stream.send_message(b"ok")
+        stream.end(0, "", (name, "x"), ("x-kept-too", "yes"))
+
+    pod = lab.scripted_pod(answer)
+    client = lenient(lab.raw_client(lab.gateway(pod)))
+    got = client.call("Unary", (name, "x"), ("x-kept", "yes"))
+    assert got.status == Code.OK
+    sent = dict(pod.streams[0].headers)
+    assert name not in sent
+    assert sent["x-kept"] == "yes"
+    assert got.header(name) is None
+    assert (got.header("x-kept"), got.header("x-kept-too")) == ("yes", "yes")
