@@ -53,7 +53,8 @@ def make_method(
 ) -> MethodReport:
     """All RPCs took between 1 and 2.5 ms, 2 ms on average."""
     finished = sum(codes.values())
-    counts = tuple(finished if index == 1 else 0 for index in range(len(LATENCY_BUCKETS_S) + 1))
+    bucket = LATENCY_BUCKETS_S.index(0.0025)
+    counts = tuple(finished if index == bucket else 0 for index in range(len(LATENCY_BUCKETS_S) + 1))
     return MethodReport(mapping, service, method, codes, counts, 0.002 * finished, in_flight)
 
 

@@ -35,8 +35,8 @@ from grpcgw.telemetry.access_log import (
     CancelledBy,
     RpcRecord,
     StatusFrom,
+    is_logged,
     render_line,
-    start_tally,
 )
 from grpcgw.telemetry.log_writer import PIECE_BYTES, AccessLog, cut_pieces
 from tests.compiling import compile_objects, mapping, module, only, said
@@ -294,9 +294,9 @@ def test_sampling_takes_its_share_and_none_and_all_without_a_throw_of_dice() -> 
     def no_dice() -> float:
         raise AssertionError("nothing to decide")
 
-    assert start_tally(0, no_dice) is None
-    assert start_tally(100, no_dice) is not None
-    taken = [start_tally(25, lambda number=number: number / 100) is not None for number in range(100)]  # type: ignore[misc]
+    assert not is_logged(0, no_dice)
+    assert is_logged(100, no_dice)
+    taken = [is_logged(25, lambda number=number: number / 100) for number in range(100)]  # type: ignore[misc]
     assert taken == [True] * 25 + [False] * 75
 
 

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from grpcgw.telemetry.codes import status_name
 from grpcgw.telemetry.metrics import MetricsInput, SourceAge, render_metrics
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport
+from grpcgw.telemetry.process import ProcessUse, measure_process
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport, PodReport, PodState, ShadowReport
 
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -53,9 +54,65 @@ def test_rpcs_of_all_workers_are_one_number_per_mapping_method_and_status() -> N
     samples = parse(make_input(workers=(make_worker(0, (), (method,)), make_worker(1, (), (method,)))))
     labels = {"mapping": "m.default", "service": "greet.GrpcService", "method": "Greet"}
 
-    assert value_of(samples, "rpcs_total", **labels, grpc_status="OK") == 6
-    assert value_of(samples, "rpcs_total", **labels, grpc_status="UNAVAILABLE") == 2
+    assert value_of(samples, "rpcs_total", **labels, grpc_status="OK", reason="") == 6
+    assert value_of(samples, "rpcs_total", **labels, grpc_status="UNAVAILABLE", reason="") == 2
     assert value_of(samples, "rpcs_in_flight", mapping="m.default") == 4
+
+
+def test_statuses_of_the_gateway_are_told_from_those_of_pods() -> None:
+    method = replace(
+        make_method("m", "Greet", {14: 10, 0: 1, 4: 2}), reasons={(14, "no-endpoints"): 7, (4, "timeout"): 2}
+    )
+    samples = parse(make_input(workers=(make_worker(0, (), (method,)), make_worker(1, (), (method,)))))
+    found = {
+        (dict(labels)["grpc_status"], dict(labels)["reason"]): value
+        for (name, labels), value in samples.items()
+        if name == "grpcgw_rpcs_total"
+    }
+
+    assert found == {
+        ("OK", ""): 2,
+        ("UNAVAILABLE", ""): 6,
+        ("UNAVAILABLE", "no-endpoints"): 14,
+        ("DEADLINE_EXCEEDED", "timeout"): 4,
+    }
+
+
+def test_bytes_of_messages_are_counted_both_ways() -> None:
+    method = replace(make_method("m", "Greet", {0: 1}), request_bytes=100, response_bytes=2000)
+    samples = parse(make_input(workers=(make_worker(0, (), (method,)), make_worker(1, (), (method,)))))
+    labels = {"mapping": "m", "service": "greet.GrpcService", "method": "Greet"}
+
+    assert value_of(samples, "rpc_request_bytes_total", **labels) == 200
+    assert value_of(samples, "rpc_response_bytes_total", **labels) == 4000
+
+
+def test_retries_breakers_and_ejections_are_told_by_mapping_and_cluster() -> None:
+    state = greet_state()
+    events = EventReport({"m": 3}, {("m", "max_requests"): 2}, {GREET: 1})
+    samples = parse(make_input(workers=tuple(replace(worker, events=events) for worker in state.workers)))
+
+    assert value_of(samples, "retries_total", mapping="m") == 6
+    assert value_of(samples, "circuit_breaker_refusals_total", mapping="m", limit="max_requests") == 4
+    assert value_of(samples, "pod_ejections_total", cluster=GREET) == 2
+
+
+def test_every_process_tells_what_it_takes_and_a_worker_within_another_is_not_told_twice() -> None:
+    worker = replace(make_worker(0, (), ()), cpu_s=2.5, memory_bytes=1000)
+    here = replace(make_worker(1, (), ()), pid=77, cpu_s=9.0, memory_bytes=5000)
+    samples = parse(make_input(workers=(worker, here), control=ProcessUse(9.0, 5000), control_pid=77))
+
+    assert value_of(samples, "process_cpu_seconds_total", process="worker-0") == 2.5
+    assert value_of(samples, "process_resident_memory_bytes", process="worker-0") == 1000
+    assert value_of(samples, "process_cpu_seconds_total", process="control") == 9.0
+    assert ("grpcgw_process_cpu_seconds_total", (("process", "worker-1"),)) not in samples
+
+
+def test_what_a_process_takes_is_measured() -> None:
+    used = measure_process()
+
+    assert used.cpu_s > 0
+    assert used.memory_bytes > 10_000_000
 
 
 def test_the_latency_histogram_is_cumulative_and_ends_at_infinity() -> None:
@@ -64,7 +121,7 @@ def test_the_latency_histogram_is_cumulative_and_ends_at_infinity() -> None:
     samples = parse(make_input(workers=(make_worker(0, (), (method,)),)))
     labels = {"mapping": "m", "service": "S", "method": "M"}
 
-    assert value_of(samples, "rpc_duration_seconds_bucket", **labels, le="0.005") == 0 + 1 + 2
+    assert value_of(samples, "rpc_duration_seconds_bucket", **labels, le="0.005") == sum(range(6))
     assert value_of(samples, "rpc_duration_seconds_bucket", **labels, le="+Inf") == sum(counts)
     assert value_of(samples, "rpc_duration_seconds_count", **labels) == sum(counts)
     assert value_of(samples, "rpc_duration_seconds_sum", **labels) == 12.5
@@ -103,12 +160,11 @@ def test_a_source_that_never_answered_has_no_age_but_is_not_synced() -> None:
     assert value_of(samples, "source_synced", source="directory x") == 0
 
 
-def test_workers_and_retries_are_counted() -> None:
+def test_workers_are_counted() -> None:
     samples = parse(make_input())
 
     assert value_of(samples, "workers") == 2
     assert value_of(samples, "worker_restarts_total") == 2
-    assert value_of(samples, "retries_total") == 0
     assert value_of(samples, "start_time_seconds") == NOW_S - 100
 
 
@@ -177,8 +233,13 @@ def test_the_global_registry_stays_untouched() -> None:
 
 
 def test_documentation_names_every_metric_with_its_labels_and_no_other() -> None:
-    shadowed = replace(problem_state().workers[0], shadows=(ShadowReport("copy.default", {0: 1}, {"too-slow": 1}, 0),))
-    families = text_string_to_metric_families(render_metrics(make_input(workers=(shadowed,))).decode())
+    full = replace(
+        problem_state().workers[0],
+        shadows=(ShadowReport("copy.default", {0: 1}, {"too-slow": 1}, 0),),
+        events=EventReport({"m": 1}, {("m", "max_requests"): 1}, {GREET: 1}),
+        memory_bytes=1,
+    )
+    families = text_string_to_metric_families(render_metrics(make_input(workers=(full,))).decode())
     rendered = {}
     for family in families:
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -133,6 +133,15 @@ def test_rpcs_that_matched_no_mapping_are_counted_apart() -> None:
     assert view_gateway(problem_state()).unmatched.finished == 7
 
 
+def test_methods_of_a_mapping_that_have_no_name_are_matched_all_the_same() -> None:
+    state = greet_state()
+    unnamed = make_method("grpcserver.default", "other", {12: 3}, service="other")
+    view = view_gateway(replace(state, workers=(make_worker(0, (), (unnamed,)),)))
+
+    assert view.unmatched.finished == 0
+    assert view.routes[0].destinations[0].traffic.finished == 3
+
+
 def test_errors_come_before_notices_and_both_keep_their_order() -> None:
     view = view_gateway(problem_state())
 

@@ -300,7 +300,7 @@ def _workers(view: GatewayView) -> list[Json]:
             "configuration_version": worker.snapshot_version,
             "uptime_s": _age_s(view.state.now_s, worker.started_at_s),
             "restarts": worker.restarts,
-            "retries": worker.retries,
+            "retries": sum(worker.events.retries.values()),
             "in_flight": sum(method.in_flight for method in worker.methods),
         }
         for worker in view.state.workers

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,6 +33,7 @@ from grpcgw.admin.state import GatewayState, StateProvider
 from grpcgw.admin.views import GatewayView, not_ready_reason, view_gateway
 from grpcgw.errors import UserError
 from grpcgw.telemetry.metrics import METRICS_CONTENT_TYPE, MetricsInput, SourceAge, render_metrics
+from grpcgw.telemetry.process import measure_process
 
 _BASE = "/ambassador/v0"
 _STATIC = Path(__file__).parent / "static"
@@ -204,6 +206,8 @@ def _metrics_input(state: GatewayState) -> MetricsInput:
         sources=tuple(SourceAge(source.name, source.synced, source.last_contact_s) for source in state.sources),
         workers=state.workers,
         worker_restarts_total=state.worker_restarts_total,
+        control=measure_process(),
+        control_pid=os.getpid(),
     )
 
 

@@ -18,11 +18,12 @@ from grpcgw.config.objects import Problem, Severity
 from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch, LoadBalancer
 from grpcgw.config.snapshot import Cluster, Destination, Route
 from grpcgw.telemetry.codes import status_name
+from grpcgw.telemetry.counters import OTHER
 from grpcgw.telemetry.merge import merge_shadows
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport, WorkerReport
 
-NO_MAPPING = "other"
-"""Service name in reports of RPCs that matched no Mapping."""
+NO_MAPPING = ("", OTHER)
+"""Mapping and service in reports of RPCs that matched no Mapping."""
 
 _WORST_FIRST = (PodState.FAILING, PodState.DRAINING, PodState.CONNECTING, PodState.IDLE, PodState.READY)
 
@@ -210,7 +211,9 @@ def view_gateway(state: GatewayState) -> GatewayView:
         routes=tuple(_view_route(route, clusters, by_mapping, copies) for route in state.snapshot.routes),
         clusters=tuple(clusters.values()),
         traffic=_add_up(methods.values()),
-        unmatched=_add_up(method for method in methods.values() if method.service == NO_MAPPING),
+        unmatched=_add_up(
+            method for (mapping, service, _), method in methods.items() if (mapping, service) == NO_MAPPING
+        ),
     )
 
 

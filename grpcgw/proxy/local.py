@@ -8,7 +8,8 @@ from __future__ import annotations
 from grpcgw.proxy.call import Call, Request
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.status import Code, Metadata, Status
-from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, start_tally
+from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, is_logged
+from grpcgw.telemetry.counters import CLIENT_CANCELLED, LOCAL
 
 
 class LocalExchange:
@@ -18,11 +19,12 @@ class LocalExchange:
         """`counted_path`: the path as metrics may name it, however many others clients think of."""
         self.serving, self.call, self.request = serving, call, request
         self.sending = self.finished = False
-        self._counters = serving.counters.of("", counted_path)
-        self._tally = start_tally(serving.rpc_log.share_percent) if serving.rpc_log is not None else None
+        self._counters = serving.counters.name(serving.counters.unmatched, counted_path)
+        self._logged = serving.rpc_log is not None and is_logged(serving.rpc_log.share_percent)
         self._since_s = now_s
         self._headers_sent = False
         self._requests = self._replies = 0
+        self._request_bytes = self._response_bytes = 0
 
     def start(self, now_s: float) -> None:
         self._counters.begin()
@@ -56,8 +58,7 @@ class LocalExchange:
             return
         if message is not None:
             self._requests += 1
-            if self._tally is not None:
-                self._tally.request_bytes += len(message)
+            self._request_bytes += len(message)
         self.answer(message, now_s)
 
     def on_client_sent(self, ok: bool, now_s: float) -> None:
@@ -75,14 +76,14 @@ class LocalExchange:
 
     def _count_reply(self, message: bytes) -> None:
         self._replies += 1
-        if self._tally is not None:
-            self._tally.response_bytes += len(message)
+        self._response_bytes += len(message)
 
     def _record(self, status: Status, status_from: StatusFrom, cancelled_by: CancelledBy, now_s: float) -> None:
         self.finished = True
-        self._counters.end(status.code, now_s - self._since_s)
-        tally, request = self._tally, self.request
-        if tally is None or self.serving.rpc_log is None:
+        reason = CLIENT_CANCELLED if status_from is StatusFrom.NOBODY else LOCAL
+        self._counters.end(status.code, now_s - self._since_s, reason, self._request_bytes, self._response_bytes)
+        request = self.request
+        if not self._logged or self.serving.rpc_log is None:
             return
         deadline_s = request.deadline_s
         self.serving.rpc_log.put(
@@ -97,9 +98,9 @@ class LocalExchange:
                 metadata=request.metadata,
                 message=status.details,
                 request_messages=self._requests,
-                request_bytes=tally.request_bytes,
+                request_bytes=self._request_bytes,
                 response_messages=self._replies,
-                response_bytes=tally.response_bytes,
+                response_bytes=self._response_bytes,
                 timeout_s=None if deadline_s is None else deadline_s - self._since_s,
                 deadline_left_s=None if deadline_s is None else deadline_s - now_s,
                 cancelled_by=cancelled_by,

@@ -43,8 +43,8 @@ from grpcgw.proxy.status import (
     make_status,
     safe_to_retry,
 )
-from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, Tally, start_tally
-from grpcgw.telemetry.counters import MethodCounters
+from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, is_logged
+from grpcgw.telemetry.counters import CLIENT_CANCELLED, MethodCounters
 from grpcgw.upstream.pod import Pod
 
 
@@ -53,6 +53,7 @@ class Session:
         "_attempt",
         "_call",
         "_copy",
+        "_counted_bytes",
         "_counters",
         "_deadline_s",
         "_first",
@@ -62,6 +63,7 @@ class Session:
         "_headers_sent",
         "_held",
         "_last_active_s",
+        "_logged",
         "_looked_unary",
         "_metadata",
         "_pending",
@@ -76,7 +78,9 @@ class Session:
         "_replayable",
         "_replies",
         "_request",
+        "_request_bytes",
         "_requests",
+        "_response_bytes",
         "_retries",
         "_retry_at_s",
         "_sending_client",
@@ -84,7 +88,6 @@ class Session:
         "_serving",
         "_since_s",
         "_status",
-        "_tally",
         "_target",
         "_try_deadline_s",
         "finished",
@@ -99,8 +102,10 @@ class Session:
         self._target: Target | None = None
         self._metadata: Metadata = ()
         self._deadline_s = request.deadline_s
-        self._tally: Tally | None = None
-        """None: the RPC is not logged."""
+        self._logged = False
+        self._request_bytes = self._response_bytes = 0
+        self._counted_bytes = (0, 0)
+        """Of the two what the counters know already."""
         self._copy: Copy | None = None
         """For the Mapping's shadow; None: the RPC is not copied."""
         # towards the pod
@@ -145,14 +150,14 @@ class Session:
         if isinstance(target, Refusal):
             self._counters.begin()
             if serving.rpc_log is not None:
-                self._tally = start_tally(serving.rpc_log.share_percent)
+                self._logged = is_logged(serving.rpc_log.share_percent)
             self._finish_with(target.reason, target.message, now_s)
             return
         self._target = target
         self._counters = counters = serving.counters.of(target.label, request.path)
         counters.begin()
         if target.log_percent:
-            self._tally = start_tally(target.log_percent)
+            self._logged = is_logged(target.log_percent)
         self._deadline_s = bound_deadline(request.deadline_s, target.timeout_ms, now_s)
         if target.breaker is not None and not self._admit(target.breaker, target, now_s):
             return
@@ -167,6 +172,7 @@ class Session:
     def _admit(self, breaker: Breaker, target: Target, now_s: float) -> bool:
         admitted = breaker.admit(waits=not target.is_connected())
         if isinstance(admitted, Overflow):
+            self._serving.counters.count_breaker(target.label, admitted.limit)
             self._finish_with(Reason.CIRCUIT_BREAKER, f"Mapping {target.label}: {admitted}", now_s)
             return False
         self._permit = admitted
@@ -238,8 +244,7 @@ class Session:
             self._half_closed = True
         else:
             self._requests += 1
-            if self._tally is not None:
-                self._tally.request_bytes += len(message)
+            self._request_bytes += len(message)
             if self._requests == 1:
                 self._take_first(message, now_s)
                 return
@@ -334,8 +339,9 @@ class Session:
             self._settle(now_s)
             return
         self._replies += 1
-        if self._tally is not None:
-            self._tally.response_bytes += len(message)
+        self._response_bytes += len(message)
+        if self._counters.unnamed:
+            self._name_method()
         self._held = message
         if self._replies > 1:
             self._counters.one_reply = False
@@ -388,6 +394,7 @@ class Session:
         duration_s = now_s - self._pod_since_s
         pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
         if target.done(pod, Outcome(status.code, failed, duration_s, status.trailers), now_s):
+            self._serving.counters.count_ejection(pod.cluster)
             self._serving.republish(pod)
 
     def on_join_expired(self, now_s: float) -> None:
@@ -456,9 +463,11 @@ class Session:
         decided = self._retries.decide(self._failure(status, reason, timed_out, now_s))
         if isinstance(decided, GiveUp):
             return False
-        if self._permit is not None and self._permit.retry(waits=not target.is_connected()) is not None:
+        overflow = None if self._permit is None else self._permit.retry(waits=not target.is_connected())
+        if overflow is not None:
+            self._serving.counters.count_breaker(target.label, overflow.limit)
             return False
-        self._serving.counters.count_retry()
+        self._serving.counters.count_retry(target.label)
         self._forget_try()
         self._metadata = add_previous_attempts(self._metadata, 1)
         self._retry_at_s = now_s + decided.delay_s
@@ -490,7 +499,7 @@ class Session:
     def _repeat(self, pod: Pod, now_s: float) -> None:
         """Try once more, on another pod than the one that was not reached."""
         self._repeated = True
-        self._serving.counters.count_retry()
+        self._serving.counters.count_retry(self._counters.mapping)
         self._open(now_s, avoid=pod)
 
     def _explain(self, cause: str) -> str:
@@ -537,6 +546,7 @@ class Session:
         target = self._target
         if self.finished or target is None:
             return
+        self._count_bytes()
         on_pod = self._attempt is not None and self._status is None  # then grpc core watches the deadline
         if self._deadline_s is not None and now_s >= self._deadline_s and not on_pod:
             self._end_early(*self._why_expired(), now_s)
@@ -545,6 +555,13 @@ class Session:
             self._end_early(
                 Reason.IDLE_TIMEOUT, f"Mapping {target.label}: no message for idle_timeout_ms {quiet_ms}", now_s
             )
+
+    def _count_bytes(self) -> None:
+        """What a long RPC has moved is seen while it runs."""
+        total, counted = (self._request_bytes, self._response_bytes), self._counted_bytes
+        if total != counted:
+            self._counters.add_bytes(total[0] - counted[0], total[1] - counted[1])
+            self._counted_bytes = total
 
     def on_drained(self, now_s: float) -> None:
         """The drain time is over: the RPC ends now."""
@@ -581,6 +598,8 @@ class Session:
         if headers or (held is not None and headers is not None):
             headers = self._edited_headers()
         call = self._call
+        if by_pod and self._counters.unnamed and status.code != Code.UNIMPLEMENTED:
+            self._name_method()
         self._learn()
         if not by_pod:
             status_from = StatusFrom.GATEWAY
@@ -590,6 +609,13 @@ class Session:
             status_from = StatusFrom.HEADERS
         call.finish(headers, held, status, self._headers_sent)  # first: what it refuses is a defect, told to the client
         self._record(status, status_from, now_s, headers)
+
+    def _name_method(self) -> None:
+        """A pod has answered the method: it exists, and may have a name in metrics."""
+        unnamed = self._counters
+        self._counters = found = self._serving.counters.name(unnamed, self._request.path)
+        if found is not unnamed:
+            unnamed.move(found)
 
     def _learn(self) -> None:
         """A method that looked unary in this RPC is taken for unary in the next."""
@@ -611,17 +637,23 @@ class Session:
         if self._copy is not None:
             self._copy.leave(status_from is StatusFrom.NOBODY, now_s)
         self._release()
-        self._counters.end(status.code, now_s - self._since_s)
-        if self._tally is not None and self._serving.rpc_log is not None:
+        own = status_from is StatusFrom.GATEWAY or status_from is StatusFrom.NOBODY
+        reason = str(dict(status.trailers).get(REASON_KEY, "")) if own else ""
+        self._count_end(status.code, reason or (CLIENT_CANCELLED if own else ""), now_s)
+        if self._logged and self._serving.rpc_log is not None:
             headers = self._edited_headers() if self._headers_sent else last_headers
-            self._serving.rpc_log.put(self._sum_up(self._tally, status, status_from, headers or (), now_s))
+            self._serving.rpc_log.put(self._sum_up(status, status_from, reason, headers or (), now_s))
+
+    def _count_end(self, code: int, reason: str, now_s: float) -> None:
+        requests, responses = self._counted_bytes
+        self._counters.end(
+            code, now_s - self._since_s, reason, self._request_bytes - requests, self._response_bytes - responses
+        )
 
     def _sum_up(
-        self, tally: Tally, status: Status, status_from: StatusFrom, headers: Metadata, now_s: float
+        self, status: Status, status_from: StatusFrom, reason: str, headers: Metadata, now_s: float
     ) -> RpcRecord:
         request, target, pod = self._request, self._target, self._pod
-        own = status_from in (StatusFrom.GATEWAY, StatusFrom.NOBODY)
-        reason = str(dict(status.trailers).get(REASON_KEY, "")) if own else ""
         return RpcRecord(
             path=request.path,
             code=status.code,
@@ -637,9 +669,9 @@ class Session:
             message=status.details,
             reason=reason,
             request_messages=self._requests,
-            request_bytes=tally.request_bytes,
+            request_bytes=self._request_bytes,
             response_messages=self._replies,
-            response_bytes=tally.response_bytes,
+            response_bytes=self._response_bytes,
             timeout_s=None if request.deadline_s is None else request.deadline_s - self._since_s,
             deadline_left_s=None if self._deadline_s is None else self._deadline_s - now_s,
             cancelled_by=_ended_by(status_from, reason),

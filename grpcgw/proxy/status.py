@@ -61,6 +61,8 @@ class Reason(StrEnum):
 
 
 REASON_KEY = "x-grpcgw-reason"
+MAX_MESSAGE_CHARACTERS = 512
+"""Of a status that the gateway makes."""
 
 POD_LEFT = "Socket closed: the pod left, its drain time is over"
 """What an engine says to the RPCs of a connection that it closes itself; known to `core_reason` as any lost one."""
@@ -106,7 +108,12 @@ class Status:
 
 
 def make_status(reason: Reason, message: str) -> Status:
-    """The gateway's own status for `reason`; `message` names the Mapping and the cause."""
+    """The gateway's own status for `reason`; `message` names the Mapping and the cause.
+
+    A long message is cut: it may quote a path or a host of any length, and clients take 8 KiB of trailers.
+    """
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        message = message[: MAX_MESSAGE_CHARACTERS - 1] + "…"
     return Status(_CODES.get(reason, Code.UNAVAILABLE), message, ((REASON_KEY, reason.value),))
 
 

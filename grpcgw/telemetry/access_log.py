@@ -1,6 +1,6 @@
 """One line per RPC: the record a finished RPC leaves, and how it is written down. Pure; `log_writer` does the writing.
 
-`RpcRecord` is the contract with the data plane. Whether an RPC is logged is decided when it begins (`start_tally`); one
+`RpcRecord` is the contract with the data plane. Whether an RPC is logged is decided when it begins (`is_logged`); one
 that is not pays nothing more.
 """
 
@@ -86,20 +86,9 @@ class RpcRecord:
     """Both as the client got them."""
 
 
-class Tally:
-    """Bytes of one RPC that is to be logged: the session adds to it."""
-
-    __slots__ = ("request_bytes", "response_bytes")
-
-    def __init__(self) -> None:
-        self.request_bytes = self.response_bytes = 0
-
-
-def start_tally(share_percent: float, chance: Callable[[], float] = random.random) -> Tally | None:
-    """A Tally if this RPC is among the `share_percent` to be logged."""
-    if share_percent >= 100 or (share_percent > 0 and chance() * 100 < share_percent):
-        return Tally()
-    return None
+def is_logged(share_percent: float, chance: Callable[[], float] = random.random) -> bool:
+    """Whether an RPC is among the `share_percent` to be logged."""
+    return share_percent >= 100 or (share_percent > 0 and chance() * 100 < share_percent)
 
 
 # ---- lines

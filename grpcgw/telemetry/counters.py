@@ -1,18 +1,28 @@
 """Counters of one worker's RPCs, by Mapping and method. Written by every RPC, read for reports.
 
-A method's counters are found once per RPC; methods are bounded in number, since paths below a matched prefix are the
-client's choice: past the bound they count as method `other`.
+Paths below a matched prefix are the client's choice, so a method has counters and a name of its own only once a pod has
+answered it with something else than UNIMPLEMENTED. Until then, and where a Mapping has too many methods or the name is
+too long, its RPCs count under the Mapping's method `other`. What was counted there stays there: no counter falls.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from collections import Counter
+from typing import Final
 
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport
 
-MAX_METHODS = 1000
+MAX_METHODS = 500
+"""Named methods of one Mapping."""
+MAX_PATH_CHARACTERS = 256
+"""Of a path that gets a name."""
 OTHER = "other"
+CLIENT_CANCELLED: Final = "client-cancelled"
+"""Reason of a status that nobody got, because the client was gone first."""
+LOCAL: Final = "local"
+"""Reason of the statuses of the gateway's own services."""
 
 
 class MethodCounters:
@@ -28,14 +38,21 @@ class MethodCounters:
         "method",
         "one_reply",
         "one_request",
+        "reasons",
+        "request_bytes",
+        "response_bytes",
         "service",
+        "unnamed",
     )
 
-    def __init__(self, mapping: str, service: str, method: str) -> None:
-        self.mapping, self.service, self.method = mapping, service, method
+    def __init__(self, mapping: str, service: str, method: str, unnamed: bool = False) -> None:
+        """`unnamed`: stands for methods that have no name yet."""
+        self.mapping, self.service, self.method, self.unnamed = mapping, service, method, unnamed
         self.codes: dict[int, int] = {}
+        self.reasons: dict[tuple[int, str], int] = {}
         self.latency_counts = [0] * (len(LATENCY_BUCKETS_S) + 1)
         self.latency_sum_s = 0.0
+        self.request_bytes = self.response_bytes = 0
         self.in_flight = 0
         self.one_request = self.one_reply = True
         self._lock = threading.Lock()
@@ -44,10 +61,29 @@ class MethodCounters:
         with self._lock:
             self.in_flight += 1
 
-    def end(self, code: int, duration_s: float) -> None:
+    def move(self, to: MethodCounters) -> None:
+        """An RPC that began here ends there."""
         with self._lock:
             self.in_flight -= 1
+        to.begin()
+
+    def add_bytes(self, request_bytes: int, response_bytes: int) -> None:
+        """Of messages of an RPC that still runs."""
+        with self._lock:
+            self.request_bytes += request_bytes
+            self.response_bytes += response_bytes
+
+    def end(
+        self, code: int, duration_s: float, reason: str = "", request_bytes: int = 0, response_bytes: int = 0
+    ) -> None:
+        """`reason`: of a status that the gateway made; empty: the pod's own. The bytes: not yet added."""
+        with self._lock:
+            self.in_flight -= 1
+            self.request_bytes += request_bytes
+            self.response_bytes += response_bytes
             self.codes[code] = self.codes.get(code, 0) + 1
+            if reason:
+                self.reasons[code, reason] = self.reasons.get((code, reason), 0) + 1
             self.latency_counts[bisect_left(LATENCY_BUCKETS_S, duration_s)] += 1
             self.latency_sum_s += duration_s
 
@@ -61,42 +97,87 @@ class MethodCounters:
                 tuple(self.latency_counts),
                 self.latency_sum_s,
                 self.in_flight,
+                dict(self.reasons),
+                self.request_bytes,
+                self.response_bytes,
             )
+
+
+class _MappingCounters:
+    """A Mapping's methods by path, and the one that stands for all without a name."""
+
+    __slots__ = ("methods", "other")
+
+    def __init__(self, mapping: str) -> None:
+        self.methods: dict[str, MethodCounters] = {}
+        self.other = MethodCounters(mapping, OTHER, OTHER, unnamed=True)
 
 
 class Counters:
     def __init__(self) -> None:
-        self._methods: dict[tuple[str, str], MethodCounters] = {}
+        self._mappings: dict[str, _MappingCounters] = {}
         self._lock = threading.Lock()
-        self.retries = 0
-        self.unmatched = self._add("", "", OTHER, OTHER)
+        self._retries: Counter[str] = Counter()
+        self._breaker_trips: Counter[tuple[str, str]] = Counter()
+        self._ejections: Counter[str] = Counter()
+        self.unmatched = self.of("", "")
+
+    @property
+    def retries(self) -> int:
+        return self._retries.total()
 
     def of(self, mapping: str, path: str) -> MethodCounters:
-        """Counters of `/package.Service/Method` through `mapping`."""
-        found = self._methods.get((mapping, path))
-        return found if found is not None else self._find_or_add(mapping, path)
+        """Where an RPC of `/package.Service/Method` through `mapping` counts."""
+        counted = self._mappings.get(mapping)
+        if counted is None:
+            with self._lock:
+                counted = self._mappings.setdefault(mapping, _MappingCounters(mapping))
+        return counted.methods.get(path) or counted.other
 
-    def count_retry(self) -> None:
+    def name(self, counters: MethodCounters, path: str) -> MethodCounters:
+        """Give the method `path` counters of its own: a pod has answered it. `counters` are those `of` gave for it.
+
+        Returns `counters` where there is no room for another, or `path` is none that gets a name.
+        """
+        service, _, method = path.removeprefix("/").rpartition("/")
+        if not service or not method or len(path) > MAX_PATH_CHARACTERS:
+            return counters
+        methods = self._mappings[counters.mapping].methods
         with self._lock:
-            self.retries += 1
+            found = methods.get(path)
+            if found is None and len(methods) < MAX_METHODS:
+                found = methods[path] = MethodCounters(counters.mapping, service, method)
+                found.one_request, found.one_reply = counters.one_request, counters.one_reply
+        return found or counters
+
+    def count_retry(self, mapping: str) -> None:
+        with self._lock:
+            self._retries[mapping] += 1
+
+    def count_breaker(self, mapping: str, limit: str) -> None:
+        """A circuit breaker of `mapping` has refused an RPC or a retry at `limit`."""
+        with self._lock:
+            self._breaker_trips[mapping, limit] += 1
+
+    def count_ejection(self, cluster: str) -> None:
+        with self._lock:
+            self._ejections[cluster] += 1
+
+    def events(self) -> EventReport:
+        with self._lock:
+            return EventReport(dict(self._retries), dict(self._breaker_trips), dict(self._ejections))
 
     def count_in_flight(self, mapping: str) -> int:
         """RPCs through `mapping` that are running. Walks the methods: for RPCs that failed, not for each."""
         with self._lock:
-            return sum(method.in_flight for (of, _), method in self._methods.items() if of == mapping)
+            counted = self._mappings.get(mapping)
+            return 0 if counted is None else sum(method.in_flight for method in _list_methods(counted))
 
     def reports(self) -> tuple[MethodReport, ...]:
         with self._lock:
-            methods = tuple(self._methods.values())
+            methods = [method for counted in self._mappings.values() for method in _list_methods(counted)]
         return tuple(report for report in (method.report() for method in methods) if report.codes or report.in_flight)
 
-    def _find_or_add(self, mapping: str, path: str) -> MethodCounters:
-        service, _, method = path.removeprefix("/").rpartition("/")
-        if len(self._methods) >= MAX_METHODS or not service or not method:
-            service, method, path = OTHER, OTHER, ""
-        with self._lock:
-            return self._methods.get((mapping, path)) or self._add(mapping, path, service, method)
 
-    def _add(self, mapping: str, path: str, service: str, method: str) -> MethodCounters:
-        counters = self._methods[mapping, path] = MethodCounters(mapping, service, method)
-        return counters
+def _list_methods(counted: _MappingCounters) -> tuple[MethodCounters, ...]:
+    return (counted.other, *counted.methods.values())

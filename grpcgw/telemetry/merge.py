@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
-from grpcgw.telemetry.report import MethodReport, PodReport, PodState, ShadowReport, WorkerReport
+from grpcgw.telemetry.report import EventReport, MethodReport, PodReport, PodState, ShadowReport, WorkerReport
+
+K = TypeVar("K", bound=Hashable)
 
 MOST_GONE_COUNTED = 1000
 """Of so many pods that a worker did not have when it went, its predecessors' counts are passed on."""
@@ -24,6 +26,7 @@ def leave_behind(last: WorkerReport, former: WorkerReport | None = None) -> Work
     return replace(
         last,
         pid=0,
+        memory_bytes=0,
         methods=tuple(replace(method, in_flight=0) for method in last.methods),
         pods=tuple(replace(pod, in_flight=0, state=PodState.IDLE, note="") for pod in pods),
         shadows=tuple(replace(shadow, in_flight=0) for shadow in last.shadows),
@@ -43,22 +46,41 @@ def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
         report,
         methods=tuple(methods.values()),
         pods=pods,
-        retries=report.retries + former.retries,
+        events=merge_events((former.events, report.events)),
         shadows=merge_shadows((*former.shadows, *report.shadows)),
         access_log_dropped=report.access_log_dropped + former.access_log_dropped,
+        cpu_s=report.cpu_s + former.cpu_s,
     )
 
 
 def add_methods(one: MethodReport, other: MethodReport) -> MethodReport:
     """Both reports' RPCs, under the names of `one`."""
-    codes = {code: one.codes.get(code, 0) + other.codes.get(code, 0) for code in one.codes | other.codes}
     return replace(
         one,
-        codes=codes,
+        codes=_add(one.codes, other.codes),
+        reasons=_add(one.reasons, other.reasons),
+        request_bytes=one.request_bytes + other.request_bytes,
+        response_bytes=one.response_bytes + other.response_bytes,
         latency_counts=tuple(a + b for a, b in zip(one.latency_counts, other.latency_counts, strict=True)),
         latency_sum_s=one.latency_sum_s + other.latency_sum_s,
         in_flight=one.in_flight + other.in_flight,
     )
+
+
+def merge_events(events: Iterable[EventReport]) -> EventReport:
+    """One report of what happened in all workers."""
+    merged = EventReport()
+    for one in events:
+        merged = EventReport(
+            _add(merged.retries, one.retries),
+            _add(merged.breaker_trips, one.breaker_trips),
+            _add(merged.ejections, one.ejections),
+        )
+    return merged
+
+
+def _add(one: Mapping[K, int], other: Mapping[K, int]) -> dict[K, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in (*one, *other)}
 
 
 def merge_shadows(shadows: Iterable[ShadowReport]) -> tuple[ShadowReport, ...]:
@@ -71,10 +93,8 @@ def merge_shadows(shadows: Iterable[ShadowReport]) -> tuple[ShadowReport, ...]:
 
 
 def _add_shadow(one: ShadowReport, other: ShadowReport) -> ShadowReport:
-    codes, dropped = Counter(one.codes), Counter(one.dropped)
-    codes.update(other.codes)
-    dropped.update(other.dropped)
-    return ShadowReport(one.mapping, dict(codes), dict(dropped), one.in_flight + other.in_flight)
+    codes, dropped = _add(one.codes, other.codes), _add(one.dropped, other.dropped)
+    return ShadowReport(one.mapping, codes, dropped, one.in_flight + other.in_flight)
 
 
 def _add_pods(pods: Iterable[PodReport], former: Iterable[PodReport]) -> tuple[PodReport, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,9 +21,13 @@ from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.objects import Problem, Severity
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.telemetry.codes import status_name
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, WorkerReport
+from grpcgw.telemetry.merge import merge_events
+from grpcgw.telemetry.process import NOT_MEASURED, ProcessUse
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, WorkerReport
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_Labels = TypeVar("_Labels", bound=tuple[str, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class MetricsInput:
     sources: tuple[SourceAge, ...] = ()
     workers: tuple[WorkerReport, ...] = ()
     worker_restarts_total: int = 0
+    control: ProcessUse = NOT_MEASURED
+    control_pid: int = 0
 
 
 def render_metrics(values: MetricsInput) -> bytes:
@@ -66,7 +73,9 @@ class _GatewayCollector(Collector):
         yield from _collect_configuration(self._values)
         yield from _collect_sources(self._values)
         yield from _collect_workers(self._values)
+        yield from _collect_processes(self._values)
         yield from _collect_rpcs(self._values.workers)
+        yield from _collect_events(self._values.workers, name_upstreams(self._values.snapshot))
         yield from _collect_shadows(self._values.workers)
         yield from _collect_pods(self._values.workers, name_upstreams(self._values.snapshot))
 
@@ -131,12 +140,24 @@ def _collect_workers(values: MetricsInput) -> Iterator[Metric]:
     yield _counter(
         "worker_restarts_total", "Workers replaced because they died.", [], {(): values.worker_restarts_total}
     )
-    retries = sum(worker.retries for worker in values.workers)
-    yield _counter("retries_total", "Safe retries of an RPC on another pod.", [], {(): retries})
     dropped = sum(worker.access_log_dropped for worker in values.workers)
     yield _counter(
         "access_log_dropped_total", "RPCs missing in the access log: its reader was too slow.", [], {(): dropped}
     )
+
+
+def _collect_processes(values: MetricsInput) -> Iterator[Metric]:
+    """A worker that runs in the control process is not shown a second time."""
+    cpu_s = {("control",): values.control.cpu_s}
+    memory_bytes = {("control",): values.control.memory_bytes}
+    for worker in values.workers:
+        if worker.pid != values.control_pid:
+            cpu_s[(f"worker-{worker.worker}",)] = worker.cpu_s
+            memory_bytes[(f"worker-{worker.worker}",)] = worker.memory_bytes
+    by = ["process"]
+    yield _counter("process_cpu_seconds_total", "Processor time taken by a process.", by, cpu_s)
+    known = [(labels, number) for labels, number in sorted(memory_bytes.items()) if number]
+    yield _gauge("process_resident_memory_bytes", "Resident memory of a process.", by, known)
 
 
 def _collect_rpcs(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
@@ -144,17 +165,54 @@ def _collect_rpcs(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
     in_flight: Counter[tuple[str, ...]] = Counter()
     buckets: dict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
     latency_s: dict[tuple[str, ...], float] = defaultdict(float)
+    request_bytes: Counter[tuple[str, ...]] = Counter()
+    response_bytes: Counter[tuple[str, ...]] = Counter()
     for report in (method for worker in workers for method in worker.methods):
         labels = (report.mapping, report.service, report.method)
-        for code, count in report.codes.items():
-            by_status[*labels, status_name(code)] += count
+        for status, count in _list_statuses(report):
+            by_status[*labels, *status] += count
         in_flight[(report.mapping,)] += report.in_flight
         buckets[labels].update(dict(enumerate(report.latency_counts)))
         latency_s[labels] += report.latency_sum_s
+        request_bytes[labels] += report.request_bytes
+        response_bytes[labels] += report.response_bytes
     names = ["mapping", "service", "method"]
-    yield _counter("rpcs_total", "RPCs ended, by gRPC status.", [*names, "grpc_status"], by_status)
+    yield _counter("rpcs_total", "RPCs ended, by gRPC status.", [*names, "grpc_status", "reason"], by_status)
     yield _histogram("rpc_duration_seconds", "Time from an RPC's arrival to its status.", names, buckets, latency_s)
     yield _gauge("rpcs_in_flight", "RPCs running now.", ["mapping"], sorted(in_flight.items()))
+    yield _counter("rpc_request_bytes_total", "Bytes of messages from clients.", names, request_bytes)
+    yield _counter("rpc_response_bytes_total", "Bytes of messages from pods.", names, response_bytes)
+
+
+def _list_statuses(report: MethodReport) -> Iterator[tuple[tuple[str, str], int]]:
+    """Name of the status and reason; the reason is empty for statuses that pods gave."""
+    own: Counter[int] = Counter()
+    for (code, reason), count in report.reasons.items():
+        own[code] += count
+        yield (status_name(code), reason), count
+    for code, count in report.codes.items():
+        if count > own[code]:
+            yield (status_name(code), ""), count - own[code]
+
+
+def _collect_events(workers: Iterable[WorkerReport], names: Mapping[str, str]) -> Iterator[Metric]:
+    events = merge_events(worker.events for worker in workers)
+    yield _counter(
+        "retries_total",
+        "Further tries of RPCs on pods.",
+        ["mapping"],
+        {(mapping,): count for mapping, count in events.retries.items()},
+    )
+    yield _counter(
+        "circuit_breaker_refusals_total",
+        "RPCs and retries that a circuit breaker refused.",
+        ["mapping", "limit"],
+        events.breaker_trips,
+    )
+    ejections: Counter[tuple[str, ...]] = Counter()
+    for cluster, count in events.ejections.items():
+        ejections[(names.get(cluster, cluster),)] += count
+    yield _counter("pod_ejections_total", "Times that a pod of a cluster was ejected.", ["cluster"], ejections)
 
 
 def _collect_shadows(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
@@ -219,7 +277,7 @@ def _gauge(
     return family
 
 
-def _counter(name: str, text: str, labels: list[str], samples: Mapping[tuple[str, ...], int]) -> CounterMetricFamily:
+def _counter(name: str, text: str, labels: list[str], samples: Mapping[_Labels, float]) -> CounterMetricFamily:
     family = CounterMetricFamily(f"grpcgw_{name}", text, labels=labels)
     for values, number in sorted(samples.items()):
         family.add_metric(values, number)

@@ -5,10 +5,13 @@ Latency buckets are shared by every histogram, in seconds; the last bucket (+Inf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LATENCY_BUCKETS_S = (
+    *(0.0001, 0.00025, 0.0005),
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
 
 
 class PodState(StrEnum):
@@ -24,7 +27,8 @@ class PodState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MethodReport:
-    """RPCs of one method through one Mapping; `service` and `method` are `other` where no Mapping matched."""
+    """RPCs of one method through one Mapping. `mapping` is empty where none matched; `service` and `method` are `other`
+    there, and for methods of a Mapping that have no name (see `counters`)."""
 
     mapping: str
     service: str
@@ -35,6 +39,23 @@ class MethodReport:
     """RPCs per bucket (not cumulative), one more than LATENCY_BUCKETS_S."""
     latency_sum_s: float
     in_flight: int
+    reasons: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Of `codes` those that the gateway made: (gRPC status code, reason) → RPCs."""
+    request_bytes: int = 0
+    """Of messages, as clients sent them."""
+    response_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """What happened to RPCs and pods by the Mappings' policies."""
+
+    retries: dict[str, int] = field(default_factory=dict)
+    """Mapping → further tries of its RPCs."""
+    breaker_trips: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(Mapping, limit) → RPCs and retries that a circuit breaker refused."""
+    ejections: dict[str, int] = field(default_factory=dict)
+    """Cluster → times that one of its pods was ejected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +98,13 @@ class WorkerReport:
     """Seconds since the epoch."""
     methods: tuple[MethodReport, ...] = ()
     pods: tuple[PodReport, ...] = ()
-    retries: int = 0
-    """Safe retries on another pod."""
+    events: EventReport = field(default_factory=EventReport)
     shadows: tuple[ShadowReport, ...] = ()
     access_log_dropped: int = 0
     """RPCs that should be in the access log and are not: its reader was too slow, or gone."""
+    cpu_s: float = 0.0
+    """Processor time that the process has taken since it started."""
+    memory_bytes: int = 0
+    """Resident memory of the process; 0: unknown."""
     restarts: int = 0
     """How often this worker's predecessor died (filled in by the supervisor)."""

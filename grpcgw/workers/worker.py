@@ -28,6 +28,7 @@ from grpcgw.proxy.engine import Engine, ServerOptions
 from grpcgw.proxy.serving import RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.log_writer import AccessLog
+from grpcgw.telemetry.process import measure_process
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.messages import (
     FRAME,
@@ -90,6 +91,7 @@ def make_access_log(plan: WorkerPlan) -> AccessLog | None:
 
 def make_report(worker: int, engine: str, serving: Serving, started_at_s: float) -> WorkerReport:
     """`started_at_s`: seconds since the epoch."""
+    used = measure_process()
     return WorkerReport(
         worker,
         os.getpid(),
@@ -98,8 +100,10 @@ def make_report(worker: int, engine: str, serving: Serving, started_at_s: float)
         started_at_s,
         serving.counters.reports(),
         serving.pod_reports(),
-        serving.counters.retries,
+        serving.counters.events(),
         serving.shadows.reports(),
+        cpu_s=used.cpu_s,
+        memory_bytes=used.memory_bytes,
     )
 
 

@@ -11,6 +11,7 @@ so does an event that no engine could report.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
@@ -354,9 +355,8 @@ class Rpc:
     # --- afterwards
 
     def codes(self) -> dict[int, int]:
-        """How many RPCs of this method ended with which status, over all RPCs on the gateway."""
-        service, _, method = self.path[1:].rpartition("/")
-        reports = [
-            r for r in self.gateway.counters.reports() if (r.mapping, r.service, r.method) == (LABEL, service, method)
-        ]
-        return reports[0].codes if reports else {}
+        """How many RPCs through this Mapping ended with which status, over all RPCs on the gateway."""
+        codes: Counter[int] = Counter()
+        for report in self.gateway.counters.reports():
+            codes.update(report.codes if report.mapping == LABEL else {})
+        return codes

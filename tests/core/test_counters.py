@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from grpcgw.telemetry.counters import MAX_METHODS, OTHER, Counters
+from grpcgw.telemetry.counters import MAX_METHODS, MAX_PATH_CHARACTERS, OTHER, Counters, MethodCounters
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport
 
 PATH = "/greet.GrpcService/Greet"
@@ -20,9 +20,14 @@ def only_report(counters: Counters) -> MethodReport:
     return report
 
 
+def named(counters: Counters, mapping: str = "m", path: str = PATH) -> MethodCounters:
+    """Counters of a method that a pod has answered."""
+    return counters.name(counters.of(mapping, path), path)
+
+
 def test_an_rpc_is_in_flight_then_counted_by_its_code() -> None:
     counters = Counters()
-    method = counters.of("m.default", PATH)
+    method = named(counters, "m.default")
     method.begin()
     assert (only_report(counters).in_flight, only_report(counters).codes) == (1, {})
     method.end(5, 0.2)
@@ -33,7 +38,7 @@ def test_an_rpc_is_in_flight_then_counted_by_its_code() -> None:
 
 def test_a_method_nobody_called_is_not_reported() -> None:
     counters = Counters()
-    counters.of("m.default", PATH)
+    named(counters)
     assert counters.reports() == ()
 
 
@@ -56,34 +61,106 @@ def test_a_bucket_holds_its_upper_border(border: int) -> None:
     assert list(method.report().latency_counts) == expected
 
 
-def test_buckets_are_in_order() -> None:
+def test_buckets_are_in_order_and_tell_rpcs_below_a_millisecond_apart() -> None:
     assert sorted(set(LATENCY_BUCKETS_S)) == list(LATENCY_BUCKETS_S)
+    assert sum(border_s < 0.001 for border_s in LATENCY_BUCKETS_S) >= 3
 
 
-@pytest.mark.parametrize("path", ["", "/", "nonsense", "/Greet", "//Greet", "/greet.GrpcService/"])
-def test_what_is_no_method_counts_as_other(path: str) -> None:
-    method = Counters().of("m", path)
+def test_a_method_has_no_name_before_a_pod_has_answered_it() -> None:
+    counters = Counters()
+    for number in range(5000):
+        method = counters.of("m", f"/invented.Service/{number}")
+        method.begin()
+        method.end(12, 0.0)
+    report = only_report(counters)
+    assert (report.mapping, report.service, report.method, report.codes) == ("m", OTHER, OTHER, {12: 5000})
+
+
+def test_the_rpc_that_gives_its_method_a_name_counts_under_it_and_what_was_counted_before_stays() -> None:
+    counters = Counters()
+    unanswered = counters.of("m", PATH)
+    unanswered.begin()
+    unanswered.end(14, 0.0)
+    begun = counters.of("m", PATH)
+    begun.begin()
+    begun.move(answered := counters.name(begun, PATH))
+    answered.end(0, 0.0)
+    reports = {report.method: (report.codes, report.in_flight) for report in counters.reports()}
+    assert reports == {OTHER: ({14: 1}, 0), "Greet": ({0: 1}, 0)}
+    assert counters.of("m", PATH) is answered
+
+
+def test_a_method_that_gets_its_name_keeps_the_shape_its_rpcs_were_seen_to_have() -> None:
+    counters = Counters()
+    counters.of("m", PATH).one_request = False
+    method = named(counters)
+    assert (method.one_request, method.one_reply) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "nonsense", "/Greet", "//Greet", "/greet.GrpcService/", "/a.B/" + MAX_PATH_CHARACTERS * "x"]
+)
+def test_what_is_no_method_or_has_too_long_a_name_counts_as_other(path: str) -> None:
+    method = named(Counters(), "m", path)
     assert (method.service, method.method) == (OTHER, OTHER)
 
 
-def test_the_first_methods_have_names_and_the_rest_share_one() -> None:
+def test_the_first_methods_of_a_mapping_have_names_and_the_rest_share_one() -> None:
     counters = Counters()
     for number in range(3 * MAX_METHODS):
-        method = counters.of("m", f"/s/{number}")
+        method = named(counters, "m", f"/s/{number}")
         method.begin()
         method.end(0, 0.0)
     reports = {report.method: report for report in counters.reports()}
-    assert len(reports) <= MAX_METHODS + 1
+    assert len(reports) == MAX_METHODS + 1
     assert sum(sum(report.codes.values()) for report in reports.values()) == 3 * MAX_METHODS
-    assert sum(reports[OTHER].codes.values()) == 3 * MAX_METHODS - (len(reports) - 1)
+    assert sum(reports[OTHER].codes.values()) == 2 * MAX_METHODS
+
+
+def test_the_methods_of_one_mapping_take_no_names_from_another() -> None:
+    counters = Counters()
+    for number in range(2 * MAX_METHODS):
+        named(counters, "crowded", f"/s/{number}")
+    method = named(counters, "calm")
+    assert (method.service, method.method) == ("greet.GrpcService", "Greet")
 
 
 def test_a_method_known_before_the_bound_keeps_its_name() -> None:
     counters = Counters()
-    known = counters.of("m", PATH)
+    known = named(counters)
     for number in range(2 * MAX_METHODS):
-        counters.of("m", f"/s/{number}")
+        named(counters, "m", f"/s/{number}")
     assert counters.of("m", PATH) is known
+
+
+def test_statuses_of_the_gateway_are_told_by_their_reason() -> None:
+    counters = Counters()
+    method = counters.of("m", PATH)
+    for code, reason in ((14, ""), (14, "no-endpoints"), (14, "no-endpoints"), (8, "circuit-breaker")):
+        method.begin()
+        method.end(code, 0.0, reason)
+    report = only_report(counters)
+    assert report.codes == {14: 3, 8: 1}
+    assert report.reasons == {(14, "no-endpoints"): 2, (8, "circuit-breaker"): 1}
+
+
+def test_bytes_of_messages_are_added_up() -> None:
+    counters = Counters()
+    method = counters.of("m", PATH)
+    method.begin()
+    method.add_bytes(10, 200)
+    method.add_bytes(1, 0)
+    assert (only_report(counters).request_bytes, only_report(counters).response_bytes) == (11, 200)
+
+
+def test_events_are_counted_by_mapping_or_cluster() -> None:
+    counters = Counters()
+    for _ in range(2):
+        counters.count_retry("m")
+    counters.count_breaker("m", "max_requests")
+    counters.count_ejection("c")
+    report = counters.events()
+    assert (report.retries, report.breaker_trips, report.ejections) == ({"m": 2}, {("m", "max_requests"): 1}, {"c": 1})
 
 
 @pytest.fixture
@@ -104,17 +181,25 @@ def test_threads_lose_no_count() -> None:
     def count() -> None:
         together.wait()
         for number in range(rounds):
-            method = counters.of("m", f"/s/{number % 2}")
+            path = f"/s/{number % 2}"
+            method = counters.of("m", path)
             method.begin()
-            method.end(0, 0.5)
-            counters.count_retry()
+            if method.unnamed:
+                shared, method = method, counters.name(method, path)
+                shared.move(method)
+            method.add_bytes(3, 4)
+            method.end(0, 0.5, "some-reason")
+            counters.count_retry("m")
 
     with ThreadPoolExecutor(4) as threads:
         for done in [threads.submit(count) for _ in range(4)]:
             done.result()
     reports = counters.reports()
+    assert sorted(report.method for report in reports) == ["0", "1"]
     assert [report.in_flight for report in reports] == [0, 0]
     assert [report.codes for report in reports] == [{0: 2 * rounds}] * 2
     assert [sum(report.latency_counts) for report in reports] == [2 * rounds] * 2
     assert [report.latency_sum_s for report in reports] == [2 * rounds * 0.5] * 2
+    assert [report.reasons for report in reports] == [{(0, "some-reason"): 2 * rounds}] * 2
+    assert [(report.request_bytes, report.response_bytes) for report in reports] == [(6 * rounds, 8 * rounds)] * 2
     assert counters.retries == 4 * rounds

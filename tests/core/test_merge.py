@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.telemetry.merge import add_methods, carry_on, leave_behind
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport, WorkerReport
+from grpcgw.telemetry.report import (
+    LATENCY_BUCKETS_S,
+    EventReport,
+    MethodReport,
+    PodReport,
+    PodState,
+    ShadowReport,
+    WorkerReport,
+)
 
 NUMBERS = st.integers(0, 50)
 
@@ -25,7 +33,8 @@ def pod_report(address: str, total: int, failures: int = 0, mean_ms: float = 1.0
 
 
 def worker(methods: Sequence[MethodReport] = (), pods: Sequence[PodReport] = (), retries: int = 0) -> WorkerReport:
-    return WorkerReport(0, 1, "completion-queue", "v1", 0.0, tuple(methods), tuple(pods), retries)
+    events = EventReport({"m": retries}, {("m", "max_requests"): 2 * retries}, {"c": 3 * retries})
+    return WorkerReport(0, 1, "completion-queue", "v1", 0.0, tuple(methods), tuple(pods), events, cpu_s=0.5 * retries)
 
 
 METHODS = st.dictionaries(
@@ -52,7 +61,9 @@ def test_what_every_life_counted_is_in_the_sum(lives: list[WorkerReport]) -> Non
     for life in lives[1:]:
         carried = carry_on(life, leave_behind(carried))
     assert +rpcs(carried) == +sum((rpcs(life) for life in lives), Counter())
-    assert carried.retries == sum(life.retries for life in lives)
+    retries = sum(life.events.retries["m"] for life in lives)
+    assert carried.events == EventReport({"m": retries}, {("m", "max_requests"): 2 * retries}, {"c": 3 * retries})
+    assert carried.cpu_s == 0.5 * retries
     ended = sum(sum(rpcs(life).values()) for life in lives)
     assert sum(sum(m.latency_counts) for m in carried.methods) == ended
     assert sum(m.latency_sum_s for m in carried.methods) == 0.5 * ended
@@ -66,7 +77,8 @@ def test_no_counter_goes_back_while_a_worker_lives(
     late = carry_on(more, early)
     before, after = carry_on(early, former), carry_on(late, former)
     assert rpcs(before) <= rpcs(after)
-    assert before.retries <= after.retries
+    assert before.events.retries["m"] <= after.events.retries["m"]
+    assert before.cpu_s <= after.cpu_s
 
 
 @given(lives=st.lists(PODS, min_size=1, max_size=4))
@@ -118,16 +130,22 @@ def test_a_pod_nothing_was_sent_to_has_no_mean() -> None:
 def test_what_ran_in_a_dead_worker_runs_no_more() -> None:
     ejected = replace(pod_report("p", 3), note="ejected for 9 s more: 5 failures in a row")
     last = worker([method_report("a", {}, in_flight=7), method_report("b", {0: 1}, in_flight=1)], [ejected])
+    last = replace(last, memory_bytes=10_000_000)
     former = leave_behind(last)
     (pod,) = former.pods
+    assert former.memory_bytes == 0
     assert (former.pid, pod.total, pod.state, pod.note) == (0, 3, PodState.IDLE, "")
     carried = carry_on(worker([method_report("a", {}, in_flight=2)]), former)
     assert {method.method: method.in_flight for method in carried.methods} == {"a": 2, "b": 0}
 
 
-def test_adding_keeps_every_code() -> None:
-    added = add_methods(method_report("a", {0: 1, 5: 2}, 1), method_report("a", {0: 3, 14: 4}, 2))
+def test_adding_keeps_every_code_reason_and_byte() -> None:
+    one = replace(method_report("a", {0: 1, 5: 2}, 1), reasons={(5, "x"): 1}, request_bytes=1, response_bytes=10)
+    other = replace(method_report("a", {0: 3, 14: 4}, 2), reasons={(5, "x"): 1, (14, "y"): 4}, request_bytes=2)
+    added = add_methods(one, other)
     assert (added.codes, added.in_flight) == ({0: 4, 5: 2, 14: 4}, 3)
+    assert added.reasons == {(5, "x"): 2, (14, "y"): 4}
+    assert (added.request_bytes, added.response_bytes) == (3, 10)
 
 
 def test_copies_of_every_life_are_in_the_sum() -> None:

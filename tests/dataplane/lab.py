@@ -10,6 +10,7 @@ import gc
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -42,6 +43,7 @@ from grpcgw.config.snapshot import (
 )
 from grpcgw.proxy.engine import Engine, ServerOptions
 from grpcgw.proxy.generic_handler import GenericHandlerEngine
+from grpcgw.telemetry.counters import OTHER
 
 ENGINES = {"completion-queue": CompletionQueueEngine, "generic-handler": GenericHandlerEngine}
 
@@ -181,8 +183,11 @@ class Gateway:
         return sum(report.in_flight for report in self.serving.counters.reports())
 
     def codes(self, method: str) -> dict[int, int]:
-        """Statuses recorded for one method so far."""
-        return next((r.codes for r in self.serving.counters.reports() if r.method == method), {})
+        """Statuses recorded so far for one method, and for those that no pod has answered."""
+        codes: Counter[int] = Counter()
+        for report in self.serving.counters.reports():
+            codes.update(report.codes if report.method in (method, OTHER) else {})
+        return codes
 
     def stop(self) -> None:
         if not self.stopped:
