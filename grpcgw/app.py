@@ -6,6 +6,7 @@ Everything here runs in one event loop. It decides when to compile and whom to t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import os
@@ -25,6 +26,7 @@ from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.config.reuse import NOTHING_TO_REUSE, Reuse
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, ServerCertificate, Snapshot, Transport
+from grpcgw.dead_routes import find_dead_routes
 from grpcgw.discovery.catalogue import RESOLVERS
 from grpcgw.discovery.certificate_files import CertificateFiles
 from grpcgw.discovery.directory import DirectorySource
@@ -50,6 +52,8 @@ RELEASE_S = 0.02
 """How often pods that are withheld are looked at, while there are any."""
 PORTS_AGAIN_S = 3.0
 """How often a port that another program has is tried again."""
+JUDGE_ROUTES_S = 1.0
+"""How often it is judged whether every route has pods to go to."""
 MOST_LOGGED = 30
 """Problems of one configuration that are logged; the diagnostics have all of them."""
 NOT_COMPILED_KINDS = frozenset({"Service", "Endpoints", "EndpointSlice"})
@@ -97,6 +101,7 @@ class Control:
         self._stop_wanted = asyncio.Event()
         self._changed = asyncio.Event()
         self._compiling = True
+        self._compiled: Compiled | None = None
         self._last_good: Mapping[ObjectKey, KubeObject] = {}
         self._reuse: Reuse = NOTHING_TO_REUSE
         self._snapshot: Snapshot = EMPTY_SNAPSHOT
@@ -107,6 +112,8 @@ class Control:
         self._errors_total = 0
         self._open: tuple[OpenPort, ...] = ()
         self._port_problems: tuple[Problem, ...] = ()
+        self._dead_routes: tuple[Problem, ...] = ()
+        self._pods_missing = asyncio.Event()
         self._serving = False
         self._draining = False
         self.admin_port = 0
@@ -146,6 +153,7 @@ class Control:
             "compiler": self._compile_on_change(),
             "listeners": self._follow_ports(),
             "ports": self._try_ports_again(),
+            "routes": self._keep_judging_routes(),
         }
         if self._status_writer is not None:
             work["status"] = self._status_writer.run()
@@ -173,7 +181,7 @@ class Control:
             snapshot=self._snapshot,
             configured_at_s=self._configured_at_s,
             compile_ms=self._compile_ms,
-            problems=(*self._store.problems(), *self._problems, *self._port_problems),
+            problems=(*self._store.problems(), *self._problems, *self._port_problems, *self._dead_routes),
             endpoints=self._resolvers.endpoints,
             sources=self._store.statuses(),
             workers=workers,
@@ -234,19 +242,20 @@ class Control:
         if self._data_plane.opens_ports:
             snapshot = self._ports.settle(snapshot)
             compiled = replace(compiled, problems=(*compiled.problems, *self._ports.problems(compiled.last_good)))
-        if self._status_writer is not None:
-            self._status_writer.report(compiled)
         if not self._configured_at_s:
             collector.keep()
+        self._compiled = compiled
         self._last_good, self._reuse = compiled.last_good, compiled.reuse
         self._errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
-        for line in describe_news(compiled.problems, self._problems):
-            log.warning("%s", line)
-        self._problems = compiled.problems
-        if (snapshot.version, snapshot.listeners) == (self._snapshot.version, self._snapshot.listeners):
-            if self._port_problems:
-                await self._data_plane.apply(self._snapshot)
-            return
+        self._problems = _log_news(compiled.problems, self._problems)
+        if (snapshot.version, snapshot.listeners) != (self._snapshot.version, self._snapshot.listeners):
+            await self._serve(snapshot)
+        elif self._port_problems:
+            await self._data_plane.apply(self._snapshot)
+        self._judge_routes()
+        self._report_statuses()
+
+    async def _serve(self, snapshot: Snapshot) -> None:
         self._resolvers.want(snapshot.clusters)
         await self._data_plane.apply(snapshot)
         self._resolvers.drop_unwanted()
@@ -254,8 +263,35 @@ class Control:
         sizes = count(len(snapshot.routes), "route"), count(len(snapshot.clusters), "cluster")
         log.info("configuration %s: %s, %s", snapshot.version, *sizes)
 
+    async def _keep_judging_routes(self) -> None:
+        """Pods come and go without a compilation."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(JUDGE_ROUTES_S):
+                    await self._pods_missing.wait()
+            self._pods_missing.clear()
+            before = self._dead_routes
+            self._judge_routes()
+            if self._dead_routes != before:
+                self._report_statuses()
+            await asyncio.sleep(AT_MOST_S)
+
+    def _judge_routes(self) -> None:
+        """Find Mappings whose Service or pods are missing."""
+        reports = self._data_plane.last_reports()
+        found = find_dead_routes(self._snapshot, self._resolvers.endpoints, reports, self._last_good)
+        self._dead_routes = _log_news(found, self._dead_routes)
+
+    def _report_statuses(self) -> None:
+        """What is wrong with objects: with themselves, and with what they lead to."""
+        if self._status_writer is not None and self._compiled is not None:
+            problems = (*self._compiled.problems, *self._dead_routes)
+            self._status_writer.report(replace(self._compiled, problems=problems))
+
     def _on_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         self._data_plane.set_endpoints(cluster, endpoints)
+        if endpoints.error or self._dead_routes:
+            self._pods_missing.set()
 
     # --- ports
 
@@ -344,6 +380,12 @@ def describe_news(problems: Iterable[Problem], earlier: Iterable[Problem]) -> li
     if len(new) > MOST_LOGGED:
         lines.append(f"... and {len(new) - MOST_LOGGED} more, see the diagnostics")
     return lines
+
+
+def _log_news(problems: tuple[Problem, ...], earlier: Iterable[Problem]) -> tuple[Problem, ...]:
+    for line in describe_news(problems, earlier):
+        log.warning("%s", line)
+    return problems
 
 
 class Resolvers:

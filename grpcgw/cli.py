@@ -175,6 +175,7 @@ def compile_directory(
 ) -> tuple[Snapshot, list[Problem]]:
     """What a gateway with these settings would serve from `directory`, and everything to say against its files."""
     from grpcgw.config.compile import CompileOptions, compile_snapshot
+    from grpcgw.dead_routes import find_dead_in_files
     from grpcgw.discovery.certificate_files import read_certificate_files
     from grpcgw.discovery.directory import read_directory
 
@@ -188,7 +189,8 @@ def compile_directory(
         authority_hidden_by="" if engine.shows_authority else engine,
     )
     compiled = compile_snapshot([*objects, *files], {}, compile_options)
-    return compiled.snapshot, [*problems, *compiled.problems]
+    dead = find_dead_in_files(compiled.snapshot, objects, compiled.last_good, str(directory))
+    return compiled.snapshot, [*problems, *compiled.problems, *dead]
 
 
 @commands.command()

@@ -95,6 +95,9 @@ class _ThisLoop:
         return ()
 
     async def reports(self) -> tuple[WorkerReport, ...]:
+        return self.last_reports()
+
+    def last_reports(self) -> tuple[WorkerReport, ...]:
         return (make_report(0, "embedded", self._proxy.serving, self._started_at_s),)
 
     async def drain(self, limit_s: float) -> None:

@@ -393,6 +393,55 @@ def test_check_and_routes_read_the_certificate_files_that_are_named(
     assert capsys.readouterr().err == ""
 
 
+SERVICES = """
+{kind: Service, apiVersion: v1, metadata: {name: greet}, spec: {ports: [{name: grpc, port: 50051}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: away}, spec: {type: ExternalName, externalName: a.example.com}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: named}, spec: {ports: [{port: 50051}]}}
+---
+kind: EndpointSlice
+apiVersion: discovery.k8s.io/v1
+metadata: {name: named-1, labels: {kubernetes.io/service-name: named}}
+addressType: FQDN
+endpoints: [{addresses: [a.example.com]}]
+ports: [{name: "", port: 50051}]
+"""
+
+
+def map_services(folder: Path, *services: str) -> None:
+    """One Mapping for each, with its service in line 6."""
+    for number, service in enumerate(services):
+        (folder / f"{number}.yaml").write_text(
+            "apiVersion: getambassador.io/v2\nkind: Mapping\n"
+            f"metadata: {{name: m{number}}}\nspec:\n  prefix: /a{number}/\n  service: {service}\n  resolver: endpoint\n"
+        )
+
+
+def test_check_finds_mappings_that_lead_nowhere_and_names_their_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    map_services(tmp_path, "greet:50051", "gone:50051", "greet:9999", "away:50051", "named:50051")
+    (tmp_path / "services.yaml").write_text(SERVICES)
+    assert execute(["check", str(tmp_path)]) == 1
+    *lines, summary = capsys.readouterr().out.splitlines()
+    assert summary.endswith("4 errors, no notices")
+    expected = {1: "no Service gone", 2: "has no TCP port 9999", 3: "is an ExternalName", 4: "no IP addresses"}
+    for number, words in expected.items():
+        (line,) = [line for line in lines if line.startswith(f"{tmp_path}/{number}.yaml:6: error: Mapping m{number}")]
+        assert words in line
+
+
+def test_check_of_mappings_without_any_service_only_says_what_it_could_not_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    map_services(tmp_path, "greet:50051", "gone:50051")
+    assert execute(["check", str(tmp_path)]) == 0
+    notice, summary = capsys.readouterr().out.splitlines()
+    assert "2 Services are named by Mappings and none is in the files" in notice
+    assert summary.endswith("no errors, 1 notice")
+
+
 def test_check_of_a_missing_directory_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'missing' does not exist" in usage_error(capsys, "check", "missing")
 

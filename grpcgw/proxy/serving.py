@@ -57,6 +57,9 @@ class RpcLog:
 MOST_GONE_COUNTED = 1000
 """Of so many pods that are gone it is remembered what was counted, should they come back."""
 
+WHY_FAILING = HealthCheck(timeout_ms=1000)
+"""Asked of a pod that cannot be connected to: grpc tells the cause to RPCs alone, at once and without the pod."""
+
 MOST_NAMED_PODS = 3
 """In the message of one status."""
 
@@ -472,6 +475,9 @@ class Serving:
         if state.cluster.connection.max_lifetime_ms is not None:
             state.pool.renew(self._opener(state.cluster, now_s), now_s)
         changed = state.pool.look()
+        while state.pool.failed:
+            pod = state.pool.failed.pop()
+            pod.connection.check_health(WHY_FAILING, pod.note_connect_error)
         for reference in state.balanced.valuerefs():  # a third of what values() costs
             balanced = reference()
             if balanced is not None:

@@ -62,6 +62,7 @@ class Pod:
 
     __slots__ = (
         "cluster",
+        "connect_error",
         "connection",
         "counts",
         "draining",
@@ -96,6 +97,8 @@ class Pod:
         self.left_at_s: float | None = None
         """Monotonic time at which it was first asked whether it is over."""
         self.in_flight = 0
+        self.connect_error = ""
+        """Why it could not be connected to when it was last tried in vain."""
         self.counts = counts or PodCounts()
 
     def is_ready(self) -> bool:
@@ -130,6 +133,11 @@ class Pod:
                 counts.failures += 1
                 counts.last_error = error
 
+    def note_connect_error(self, failure: str) -> None:
+        """`failure`: of an RPC that was to find out why; empty where the pod could be connected to after all."""
+        if self.state is PodState.FAILING:
+            self.connect_error = failure.removeprefix("UNAVAILABLE: ")
+
     def report(self, note: str = "", counted: bool = True) -> PodReport:
         """`counted`: with what was counted of the address; of several connections to it one alone is to say so."""
         counts = self.counts if counted else NOTHING_COUNTED
@@ -143,6 +151,6 @@ class Pod:
             counts.total,
             counts.failures,
             mean_ms,
-            counts.last_error,
+            (state is PodState.FAILING and self.connect_error) or counts.last_error,
             note,
         )

@@ -25,6 +25,8 @@ class Pool:
     """New connections to pods of `serving`, each to take the place of the one there once it stands (`look`)."""
     leaving: dict[Pod, float] = field(default_factory=dict)
     """Pod → monotonic time at which its remaining RPCs are cancelled; never while the pod itself stays."""
+    failed: list[Pod] = field(default_factory=list)
+    """Those that `look` has just found failing; who asks them for the cause takes them out."""
 
     def replace(
         self, endpoints: Sequence[Endpoint], open_pod: Callable[[Endpoint], Pod], drain_until_s: float
@@ -82,6 +84,8 @@ class Pool:
             state = pod.connection.state()
             if state is not pod.state:
                 pod.state, changed = state, True
+                if state is PodState.FAILING:
+                    self.failed.append(pod)
         return bool(self.arriving and self._take_over()) or changed
 
     def _take_over(self) -> bool:

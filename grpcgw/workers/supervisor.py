@@ -81,6 +81,10 @@ class DataPlane(Protocol):
         ...
 
     async def reports(self) -> tuple[WorkerReport, ...]: ...
+    def last_reports(self) -> tuple[WorkerReport, ...]:
+        """Those known already, at most some KEEP_REPORTS_S old."""
+        ...
+
     async def drain(self, limit_s: float) -> None:
         """Drain and end all workers; returns when the last is gone. Called once, while `run` still runs."""
         ...
@@ -301,6 +305,10 @@ class _Child:
             self._asked.pop(number, None)
             if asked.done() and not asked.cancelled():
                 self._last = replace(carry_on(asked.result(), self._former), restarts=self.restarts)
+        return self.last_report
+
+    @property
+    def last_report(self) -> WorkerReport | None:
         return self._last or self._former
 
     async def drain(self, limit_s: float) -> None:
@@ -370,6 +378,9 @@ class WorkerProcesses:
     async def drain(self, limit_s: float) -> None:
         await asyncio.gather(*(child.drain(limit_s) for child in self._children))
 
+    def last_reports(self) -> tuple[WorkerReport, ...]:
+        return tuple(child.last_report for child in self._children if child.last_report is not None)
+
     async def _keep_reports(self) -> None:
         while True:
             await asyncio.sleep(KEEP_REPORTS_S)
@@ -414,6 +425,9 @@ class WorkerHere:
         return await asyncio.shield(self._listening)
 
     async def reports(self) -> tuple[WorkerReport, ...]:
+        return self.last_reports()
+
+    def last_reports(self) -> tuple[WorkerReport, ...]:
         return (self._worker.report(),)
 
     async def drain(self, limit_s: float) -> None:

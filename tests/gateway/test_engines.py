@@ -57,6 +57,9 @@ class OtherEngine:
         return ()
 
     async def reports(self) -> tuple[WorkerReport, ...]:
+        return self.last_reports()
+
+    def last_reports(self) -> tuple[WorkerReport, ...]:
         return (WorkerReport(0, 1, EngineName.GENERIC_HANDLER, "", 0.0),)
 
     async def drain(self, limit_s: float) -> None:

@@ -14,7 +14,7 @@ import yaml
 from dataplane.waiting import eventually
 
 from examples.greet.server import Pod
-from gateway.harness import Gateway, Stream, greet, running_gateway, running_pods, status_of, traffic
+from gateway.harness import HOST, Gateway, Stream, greet, running_gateway, running_pods, status_of, traffic
 from gateway.objects import (
     Directory,
     endpoint_slice,
@@ -25,6 +25,7 @@ from gateway.objects import (
     resolver,
     service,
 )
+from grpcgw.ports import HeldPorts
 
 
 @pytest.fixture
@@ -173,3 +174,25 @@ def test_a_service_renamed_with_its_mapping_fails_no_rpc(workers: int, pods: lis
             running.end()
         assert gateway.errors() == []
     assert load.faults + short.faults == []
+
+
+def test_mappings_that_lead_nowhere_are_problems_until_they_do(gateway: Gateway, directory: Directory) -> None:
+    port = (refusing := HeldPorts(HOST)).hold(0)
+    directory.put(mapping("lost", prefix="/lost.Service/", service="lost"))
+    eventually(lambda: has_error(gateway, "lost", "no Service lost in namespace grpcserver"))
+    directory.put(service("lost"))
+    eventually(lambda: not gateway.errors(), "no pod is ready yet, which is no error")
+    directory.put(endpoint_slice(port, service="lost"))
+    eventually(lambda: has_error(gateway, "lost", f"1 of 1 pod cannot be connected to: 127.0.0.1:{port} ("))
+    (pod,) = next(pods for name, pods in gateway.diagnostics("pods").items() if name.startswith("lost"))
+    assert (pod["state"], "refused" in pod["last_error"]) == ("failing", True)
+    refusing.release()
+    found = Pod("found", port=port)
+    try:
+        eventually(lambda: not gateway.errors())
+    finally:
+        found.stop(0)
+
+
+def has_error(gateway: Gateway, name: str, words: str) -> bool:
+    return any(name in error and words in error for error in gateway.errors())
