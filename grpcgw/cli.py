@@ -179,7 +179,7 @@ def compile_directory(
     from grpcgw.discovery.certificate_files import read_certificate_files
     from grpcgw.discovery.directory import read_directory
 
-    objects, problems = read_directory(directory)
+    objects, problems = read_directory(directory, os.environ)
     files = read_certificate_files(objects, ambassador_id)
     compile_options = CompileOptions(
         ambassador_id=ambassador_id,

@@ -220,23 +220,31 @@ def test_declared_under_one_name_it_is_meant_by_both() -> None:
         (None, "127.0.0.1:8500"),
         ("consul", "consul:8500"),
         ("${HOST_IP}", "10.0.0.7:8500"),
-        ("https://${HOST_IP}:${PORT}", "https://10.0.0.7:8501"),
+        ("https://$HOST_IP:8501", "https://10.0.0.7:8501"),
         ("[::1]", "[::1]:8500"),
     ],
 )
-def test_the_address_of_an_agent_is_filled_in_from_the_environment(address: str | None, agent: str) -> None:
-    options = CompileOptions(environment={"HOST_IP": "10.0.0.7", "PORT": "8501"})
+def test_the_address_of_an_agent_may_be_that_of_the_node(address: str | None, agent: str) -> None:
+    options = CompileOptions(environment={"HOST_IP": "10.0.0.7"})
     given = {} if address is None else {"address": address}
     compiled = compile_objects(mapping(resolver="dc", service="greet"), consul(**given), options=options)
     assert compiled.problems == ()
     assert only_cluster(compiled).consul == ConsulAgent(agent, "dc7")
 
 
+@pytest.mark.parametrize("address", ["${TOKEN}", "$TOKEN:8500", "https://${HOST_IP}.${TOKEN}"])
+def test_who_writes_objects_in_a_cluster_cannot_read_the_environment(address: str) -> None:
+    options = CompileOptions(environment={"HOST_IP": "10.0.0.7", "TOKEN": "s3cret"})
+    compiled = compile_objects(mapping(resolver="dc", service="greet"), consul(address=address), options=options)
+    assert compiled.snapshot.clusters == {}
+    assert "names TOKEN, which has no value: files have the gateway's environment" in said(compiled)[0]
+    assert "s3cret" not in "".join(said(compiled))
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"datacenter": None}, "spec.datacenter: "),
-        ({"address": "${NOBODY}"}, "spec.address: '${NOBODY}' names NOBODY, which the gateway's environment does not"),
         ({"address": "ftp://consul"}, "has the unknown scheme 'ftp'"),
         ({"address": "consul:x"}, "spec.address: 'consul:x' has the bad port"),
         ({"adress": "consul"}, "spec.adress: is an unknown field; did you mean address?"),

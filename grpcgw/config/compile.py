@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from grpcgw.config.environment import hide
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.groups import Groups, Serving, choose_mappings
@@ -39,7 +40,7 @@ class CompileOptions:
     now: datetime | None = None
     """Aware time to judge the expiry of certificates by; None: expiry is not judged."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What `${NAME}` in the address of a ConsulResolver is filled in from."""
+    """The gateway's, of which an object of a cluster sees next to nothing; in files it has been filled in already."""
     authority_hidden_by: str = ""
     """The engine, where it does not know the client's `:authority`: what is for certain hosts then serves no call."""
     zone_unknown: bool = False
@@ -97,7 +98,7 @@ def compile_snapshot(
         client_idle_timeout_ms=module.client_idle_timeout_ms,
     )
     snapshot = _make_snapshot(serving, groups, reader, settings)
-    problems = sorted(generations.problems, key=_object_order)
+    problems = _without_secrets(sorted(generations.problems, key=_object_order), by_key.values())
     return Compiled(snapshot, tuple(problems), generations.last_good, reader.finish())
 
 
@@ -194,6 +195,14 @@ def _make_snapshot(serving: Serving, groups: Groups, reader: MappingReader, sett
         ]
     )
     return replace(settings, version=version, routes=routes, clusters=clusters)
+
+
+def _without_secrets(problems: list[Problem], objects: Iterable[KubeObject]) -> list[Problem]:
+    """The problems with what was filled in from the environment as it was written, also where two objects disagree."""
+    filled = [one for obj in objects for _, one in obj.source.filled]
+    if not filled:
+        return problems
+    return [replace(one, message=hide(one.message, filled), path=hide(one.path, filled)) for one in problems]
 
 
 def _object_order(problem: Problem) -> tuple[str, str, str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from grpcgw.config.environment import Filled
+
 FieldPath = tuple[str | int, ...]
 """Where a value sits in an object: ("spec", "load_balancer", "policy"); list positions are integers."""
 
@@ -38,6 +40,9 @@ class Source:
 
     origin: str
     lines: Mapping[FieldPath, int] = field(default_factory=dict, repr=False, compare=False)
+    filled: tuple[tuple[FieldPath, Filled], ...] = field(default=(), repr=False, compare=False)
+    """The texts that name variables of the environment. Of files alone: who writes objects in a cluster must not read
+    the gateway's environment."""
 
     def locate(self, path: FieldPath = ()) -> str:
         """`file:line` of the field, or of its nearest parent with a known line; just the origin where none is known."""

@@ -105,12 +105,23 @@ def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT
         findings.error(f"spec should be a mapping of fields, not {show(raw)}")
         return None
     _note_fields(raw, model, findings)
+    _note_missing(obj, findings)
     try:
         return model.model_validate(_without_metadata(raw, model, findings))
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             findings.error(_describe(detail, model), *detail["loc"])
         return None
+
+
+def _note_missing(obj: KubeObject, findings: Findings) -> None:
+    """Variables of a file that nobody set. Ambassador leaves them alone, too, and says nothing."""
+    for path, filled in obj.source.filled:
+        if filled.missing and path[:1] == ("spec",):
+            names = ", ".join(filled.missing)
+            findings.notice(
+                f"names {names}, which the gateway's environment does not have: it stays as it is", *path[1:]
+            )
 
 
 def _without_metadata(raw: Mapping[object, object], model: type[BaseModel], findings: Findings) -> dict[object, object]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from grpcgw.config.environment import fill_in
 from grpcgw.config.generations import Generations
 from grpcgw.config.objects import KubeObject
 from grpcgw.config.parse import Findings, parse_spec
@@ -17,7 +17,8 @@ from grpcgw.config.snapshot import ResolverKind
 DEFAULT_RESOLVER = "kubernetes-service"
 DEFAULT_CONSUL_ADDRESS = "127.0.0.1:8500"
 _CONSUL_PORT = 8500
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_OPEN_TO_ALL = ("HOST_IP",)
+"""What an object of a cluster may read of the gateway's environment: the address of its node, which has an agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ _ALIASES = (("endpoint", "kubernetes-endpoint"), ("consul", "consul-endpoint"))
 def compile_resolvers(
     declared: Iterable[KubeObject], environment: Mapping[str, str], generations: Generations
 ) -> dict[str, Resolver]:
-    """By name. Names are global across namespaces, as in Ambassador. `environment` fills in `${NAME}`."""
+    """By name. Names are global across namespaces, as in Ambassador. `environment`: the gateway's."""
 
     def build(obj: KubeObject, findings: Findings) -> Resolver | None:
         return _build(obj, environment, findings)
@@ -79,12 +80,16 @@ def _build(obj: KubeObject, environment: Mapping[str, str], findings: Findings) 
 
 
 def _compile_address(text: str, environment: Mapping[str, str], findings: Findings) -> str:
-    """`[http(s)://]host:port` with variables filled in."""
-    missing = sorted({name for name in _VARIABLE.findall(text) if name not in environment})
-    if missing:
-        findings.error(f"{text!r} names {', '.join(missing)}, which the gateway's environment does not have", "address")
+    """`[http(s)://]host:port`. Of a file, variables have been filled in before, and what is left has no value."""
+    given = fill_in(text, {name: environment[name] for name in _OPEN_TO_ALL if name in environment})
+    if given is not None and given.missing:
+        findings.error(
+            f"{text!r} names {', '.join(given.missing)}, which has no value: files have the gateway's environment,"
+            f" objects of a cluster have {', '.join(_OPEN_TO_ALL)} alone",
+            "address",
+        )
         return text
-    filled = _VARIABLE.sub(lambda match: environment[match[1]], text)
+    filled = text if given is None else given.text
     scheme, separator, rest = filled.rpartition("://")
     if scheme not in ("", "http", "https"):
         findings.error(f"{filled!r} has the unknown scheme {scheme!r}; use http, https or none", "address")

@@ -22,7 +22,8 @@ class ResolverSpec(Resource):
 class ConsulResolverSpec(Resource):
     ambassador_id: AmbassadorId = None
     address: Annotated[
-        str | None, served("`host[:port]` of a Consul agent, `${NAME}` from the environment; default 127.0.0.1:8500")
+        str | None,
+        served("`host[:port]` of a Consul agent, with `${HOST_IP}` in a cluster too; default 127.0.0.1:8500"),
     ] = None
     datacenter: Annotated[Text, served("required; the datacenter whose instances serve")]
 

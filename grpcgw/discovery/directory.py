@@ -83,10 +83,15 @@ class FileState:
 Files = Mapping[Path, FileState]
 
 
-def read_directory(directory: Path) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
-    """All objects below `directory`, and what is wrong with its files. UserError: it is no readable directory."""
+def read_directory(
+    directory: Path, environment: Mapping[str, str] | None = None
+) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """All objects below `directory`, with variables filled in from `environment`, and what is wrong with its files.
+
+    UserError: it is no readable directory.
+    """
     _require_directory(directory)
-    files, problems = scan(directory, {})
+    files, problems = scan(directory, {}, environment=environment)
     objects, conflicts = merge(files)
     return objects, (*problems, *_problems_of(files), *conflicts)
 
@@ -94,7 +99,7 @@ def read_directory(directory: Path) -> tuple[tuple[KubeObject, ...], tuple[Probl
 class DirectorySource:
     """Keeps the store equal to the files of a directory. Call `load`, then `run`, from the control loop.
 
-    `watch` and `clock` (seconds since the epoch) are replaced in tests only.
+    Variables are filled in from `environment`. `watch` and `clock` (seconds since the epoch) are for tests alone.
     """
 
     def __init__(
@@ -102,11 +107,13 @@ class DirectorySource:
         store: ObjectStore,
         directory: Path,
         *,
+        environment: Mapping[str, str] | None = None,
         watch: Watch | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._directory = directory
+        self._environment = environment
         self._watch = watch or watch_directory
         self._clock = clock
         self._name = f"directory {directory}"
@@ -169,7 +176,7 @@ class DirectorySource:
     async def _refresh(self) -> None:
         self._changed.clear()
         before, read_all, self._read_all = self._files, self._read_all, False
-        self._files, unlisted = await asyncio.to_thread(scan, self._directory, before, read_all)
+        self._files, unlisted = await asyncio.to_thread(scan, self._directory, before, read_all, self._environment)
         if self._files != before:
             objects, self._conflicts = merge(self._files)
             self._store.replace(self._name, objects)
@@ -218,7 +225,9 @@ def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerat
     )
 
 
-def scan(directory: Path, former: Files, read_all: bool = False) -> tuple[Files, tuple[Problem, ...]]:
+def scan(
+    directory: Path, former: Files, read_all: bool = False, environment: Mapping[str, str] | None = None
+) -> tuple[Files, tuple[Problem, ...]]:
     """The states of all files in order of path, and what could not be listed, which keeps its files.
 
     `read_all`: read even a file whose stamp says that it has not changed.
@@ -227,7 +236,7 @@ def scan(directory: Path, former: Files, read_all: bool = False) -> tuple[Files,
     unlisted = [Path(error.filename or directory) for error in errors]
     kept = {path: state for path, state in former.items() if any(path.is_relative_to(place) for place in unlisted)}
     read = read_file if read_all else read_changed_file
-    states = kept | {path: read(path, former.get(path)) for path in paths}
+    states = kept | {path: read(path, former.get(path), environment) for path in paths}
     for path, state in former.items():
         if path not in states and not state.gone:
             states[path] = replace(state, awaited=None, gone=True)
@@ -255,23 +264,23 @@ def list_files(directory: Path) -> tuple[list[Path], list[OSError]]:
     return sorted(paths), errors
 
 
-def read_changed_file(path: Path, former: FileState | None) -> FileState:
+def read_changed_file(path: Path, former: FileState | None, environment: Mapping[str, str] | None = None) -> FileState:
     """`read_file`, unless `former` is still what the file holds."""
     if former is not None and former.stamp is not None and former.settled and former.stamp == _find_stamp(path):
         return former
-    return read_file(path, former)
+    return read_file(path, former, environment)
 
 
-def read_file(path: Path, former: FileState | None) -> FileState:
+def read_file(path: Path, former: FileState | None, environment: Mapping[str, str] | None = None) -> FileState:
     """The state of a file after `former`: broken content changes nothing but the problems."""
     read_at_ns = time.time_ns()
     stamp = _find_stamp(path)  # before the content: if that changes meanwhile, the stamp is another at the next look
-    state = _read_state(path, former)
+    state = _read_state(path, former, environment)
     proves = stamp is not None and state.content is not None and stamp.is_final(read_at_ns)
     return replace(state, stamp=stamp if proves else None)
 
 
-def _read_state(path: Path, former: FileState | None) -> FileState:
+def _read_state(path: Path, former: FileState | None, environment: Mapping[str, str] | None) -> FileState:
     try:
         content = _read_bytes(path)
     except OSError as error:
@@ -281,7 +290,7 @@ def _read_state(path: Path, former: FileState | None) -> FileState:
         return former if former.settled else replace(former, awaited=None, gone=False)
     if former is not None and not content.endswith(b"\n") and content and content != former.awaited:
         return replace(former, awaited=content, gone=False)
-    objects, problems = parse_content(content, _show(path))
+    objects, problems = parse_content(content, _show(path), environment)
     if not objects and not problems and former is not None and former.objects:
         problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{_show(path)}:1"),)
     if any(problem.severity is Severity.ERROR for problem in problems):
@@ -289,14 +298,16 @@ def _read_state(path: Path, former: FileState | None) -> FileState:
     return FileState(content, objects, problems)
 
 
-def parse_content(content: bytes, origin: str) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+def parse_content(
+    content: bytes, origin: str, environment: Mapping[str, str] | None = None
+) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8 text"
         return (), (Problem(Severity.ERROR, message, f"{origin}:{line}"),)
-    return parse_objects(text, origin)
+    return parse_objects(text, origin, environment=environment)
 
 
 def merge(files: Files) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import yaml
 
+from grpcgw.config.environment import Filled, fill_in
 from grpcgw.config.objects import FieldPath
 
 MAX_DEPTH = 100
@@ -48,6 +49,16 @@ class Document:
 
     value: object
     lines: Mapping[FieldPath, int]
+    filled: tuple[tuple[FieldPath, Filled], ...] = ()
+    """The texts that name variables of the environment; a key has the path of what it stands in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """What `$NAME` and `${NAME}` are filled in from, and the key whose text is left as it is written."""
+
+    environment: Mapping[str, str]
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +70,26 @@ class Fault:
     whole_text: bool = False
 
 
-def read_documents(text: str, first_line: int = 1) -> Iterator[Document | Fault]:
+def read_documents(text: str, first_line: int = 1, filling: Filling | None = None) -> Iterator[Document | Fault]:
     """Decode every YAML document of `text`, which begins in `first_line` of its file; empty ones are skipped.
 
-    Ends after a fault of the whole text.
+    Ends after a fault of the whole text. Without `filling` nothing is filled in.
     """
-    for found in _read_documents(text, first_line - 1):
+    for found in _read_documents(text, first_line - 1, filling or Filling({})):
         if isinstance(found, Fault):
             yield replace(found, line=found.line + first_line - 1)
         elif found.value is not None:
-            yield Document(found.value, {path: line + first_line - 1 for path, line in found.lines.items()})
+            lines = {path: line + first_line - 1 for path, line in found.lines.items()}
+            yield replace(found, lines=lines)
 
 
-def _read_documents(text: str, lines_before: int) -> Iterator[Document | Fault]:
+def _read_documents(text: str, lines_before: int, filling: Filling) -> Iterator[Document | Fault]:
     """As `read_documents`, with the lines of the text alone."""
     events = _shallow(yaml.parse(text, Loader=_LOADER))
     try:
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
-                yield _read_document(events, lines_before)
+                yield _read_document(events, lines_before, filling)
     except _TooDeep as error:
         yield Fault(error.line, TOO_DEEP, whole_text=True)
     except yaml.MarkedYAMLError as error:
@@ -125,11 +137,11 @@ def _shallow(events: Iterable[yaml.Event]) -> Iterator[yaml.Event]:
         yield event
 
 
-def _read_document(events: Iterator[yaml.Event], lines_before: int) -> Document | Fault:
-    reader = _DocumentReader(events, lines_before)
+def _read_document(events: Iterator[yaml.Event], lines_before: int, filling: Filling) -> Document | Fault:
+    reader = _DocumentReader(events, lines_before, filling)
     try:
         value, _ = reader.read(next(events), ())
-        return Document(value, reader.lines)
+        return Document(value, reader.lines, tuple(reader.filled))
     except _DocumentError as error:
         for event in events:
             if isinstance(event, yaml.DocumentEndEvent):
@@ -142,8 +154,10 @@ class _DocumentReader:
     """Turns the events of one document into values. `anchors` holds each value with the number of values in it."""
 
     events: Iterator[yaml.Event]
-    lines_before: int = 0
+    lines_before: int
     """Of the file, before the text: for messages that name a line."""
+    filling: Filling
+    filled: list[tuple[FieldPath, Filled]] = field(default_factory=list)
     lines: dict[FieldPath, int] = field(default_factory=dict)
     anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
     aliased: int = 0
@@ -156,7 +170,7 @@ class _DocumentReader:
             return self._resolve_alias(event.anchor, line)
         match event:
             case yaml.ScalarEvent():
-                sized: tuple[object, int] = (_decode_scalar(event, line), 1)
+                sized: tuple[object, int] = (self._read_scalar(event, path, line), 1)
                 if event.style == "|":
                     self.lines[(*path, 0)] = line + 1
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent() if event.tag not in _COLLECTION_TAGS:
@@ -169,6 +183,18 @@ class _DocumentReader:
         if anchor is not None:
             self.anchors[anchor] = sized
         return sized
+
+    def _read_scalar(self, event: yaml.ScalarEvent, path: FieldPath, line: int) -> object:
+        is_left_out = path[-1:] == (self.filling.left_out,)
+        text = event.value if is_left_out else self._fill_in(event.value, path)
+        return _decode_scalar(event, text, line)
+
+    def _fill_in(self, text: str, path: FieldPath) -> str:
+        filled = fill_in(text, self.filling.environment) if self.filling.environment else None
+        if filled is None:
+            return text
+        self.filled.append((path, filled))
+        return filled.text
 
     def _read_list(self, path: FieldPath) -> tuple[list[object], int]:
         values: list[object] = []
@@ -186,10 +212,12 @@ class _DocumentReader:
         size = 1
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             line = _line_of(event.start_mark)
-            key = self._read_key(event, line)
+            key = self._read_key(event, path, line)
             if key in first_lines:
                 before = first_lines[key] + self.lines_before
-                raise _DocumentError(line, f"duplicate key {key!r}: it was given in line {before} before")
+                raise _DocumentError(
+                    line, f"duplicate key {_written(event, key)!r}: it was given in line {before} before"
+                )
             first_lines[key] = self.lines[(*path, key)] = line
             value, count = self.read(next(self.events), (*path, key))
             size += count
@@ -199,15 +227,16 @@ class _DocumentReader:
                 values[key] = value
         return {**merged, **values}, size
 
-    def _read_key(self, event: yaml.Event, line: int) -> str:
+    def _read_key(self, event: yaml.Event, path: FieldPath, line: int) -> str:
         """The key as text, which is what JSON would have: `8080:` is "8080"."""
         if isinstance(event, yaml.ScalarEvent):
+            key = self._fill_in(str(event.value), path)
             if event.anchor is not None:
-                self.anchors[event.anchor] = (event.value, 1)
-            return str(event.value)
-        key = self._resolve_alias(event.anchor, line)[0] if isinstance(event, yaml.AliasEvent) else None
-        if isinstance(key, str):
+                self.anchors[event.anchor] = (key, 1)
             return key
+        aliased = self._resolve_alias(event.anchor, line)[0] if isinstance(event, yaml.AliasEvent) else None
+        if isinstance(aliased, str):
+            return aliased
         raise _DocumentError(line, "a key must be plain text, not a list or mapping")
 
     def _resolve_alias(self, name: str | None, line: int) -> tuple[object, int]:
@@ -235,8 +264,12 @@ def _is_plain(event: yaml.Event) -> bool:
     return isinstance(event, yaml.ScalarEvent) and event.tag is None and bool(event.implicit[0])
 
 
-def _decode_scalar(event: yaml.ScalarEvent, line: int) -> object:
-    text: str = event.value
+def _written(event: yaml.Event, key: str) -> str:
+    return str(event.value) if isinstance(event, yaml.ScalarEvent) else key
+
+
+def _decode_scalar(event: yaml.ScalarEvent, text: str, line: int) -> object:
+    """The value of `text`, which the scalar is with its variables filled in."""
     if event.tag in _TEXT_TAGS or (event.tag is None and not event.implicit[0]):
         return text
     if event.tag is not None and event.tag not in _RESOLVED_TAGS:
@@ -245,10 +278,10 @@ def _decode_scalar(event: yaml.ScalarEvent, line: int) -> object:
         return None
     if text in _BOOL:
         return _BOOL[text]
-    return _decode_number(text, line)
+    return _decode_number(text, event.value, line)
 
 
-def _decode_number(text: str, line: int) -> int | float | str:
+def _decode_number(text: str, written: str, line: int) -> int | float | str:
     if _DECIMAL.fullmatch(text):
         return int(text)
     if _OCTAL.fullmatch(text):
@@ -259,7 +292,7 @@ def _decode_number(text: str, line: int) -> int | float | str:
         return text
     number = float(text)
     if not math.isfinite(number):
-        raise _DocumentError(line, f"the number {text[:40]} is too large; quote it if it is meant as text")
+        raise _DocumentError(line, f"the number {written[:40]} is too large; quote it if it is meant as text")
     return number
 
 

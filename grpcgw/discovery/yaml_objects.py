@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from grpcgw.config.environment import hide
 from grpcgw.config.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
 from grpcgw.config.parse import read_metadata
-from grpcgw.discovery.yaml_documents import Document, Fault, read_documents
+from grpcgw.discovery.yaml_documents import Document, Fault, Filling, read_documents
 
 DEFAULT_NAMESPACE = "default"
 ANNOTATION = "getambassador.io/config"
@@ -22,18 +23,22 @@ _ANNOTATION_PATH: FieldPath = ("metadata", "annotations", ANNOTATION)
 
 
 def parse_objects(
-    text: str, origin: str, namespace: str = DEFAULT_NAMESPACE, first_line: int = 1
+    text: str,
+    origin: str,
+    namespace: str = DEFAULT_NAMESPACE,
+    first_line: int = 1,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
     """All objects of the YAML documents in `text`, in order, and what is wrong with the text.
 
-    `origin` is what `Source` and problems call it, `namespace` is for objects that name none. Lists are unfolded,
-    empty documents skipped, Ambassador's flat form is brought into the usual one, and the objects that a Service or
-    Ingress is annotated with follow it. A document that is no object is left out with an error; a text that is no YAML
-    gives no objects.
+    `origin` is what `Source` and problems call it, `namespace` is for objects that name none. Variables are filled in
+    from `environment`, in an annotation after it was read. Lists are unfolded, empty documents skipped, Ambassador's
+    flat form is brought into the usual one, and the objects that a Service or Ingress is annotated with follow it. A
+    document that is no object is left out with an error; a text that is no YAML gives no objects.
     """
     objects: list[KubeObject] = []
     problems: list[Problem] = []
-    for document in read_documents(text, first_line):
+    for document in read_documents(text, first_line, Filling(environment or {}, ANNOTATION)):
         if isinstance(document, Fault):
             problems.append(Problem(Severity.ERROR, document.message, f"{origin}:{document.line}"))
             if document.whole_text:
@@ -41,11 +46,11 @@ def parse_objects(
             continue
         for found in _objects_of(document, origin, namespace):
             if isinstance(found, KubeObject):
-                annotated, faults = annotated_objects(found)
+                annotated, faults = annotated_objects(found, environment)
                 objects += (found, *annotated)
                 problems += faults
             else:
-                problems.append(found)
+                problems.append(replace(found, message=hide(found.message, (one for _, one in document.filled))))
     return tuple(objects), tuple(problems)
 
 
@@ -61,7 +66,9 @@ def keep_first(found: Iterable[KubeObject]) -> tuple[tuple[KubeObject, ...], tup
     return tuple(objects.values()), tuple(conflicts)
 
 
-def annotated_objects(carrier: KubeObject) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+def annotated_objects(
+    carrier: KubeObject, environment: Mapping[str, str] | None = None
+) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
     """The objects that a Service or Ingress is annotated with: in its namespace, with its labels where they have none.
 
     Where the lines of the annotation are known, they are where they stand; else all are where the annotation is.
@@ -72,9 +79,10 @@ def annotated_objects(carrier: KubeObject) -> tuple[tuple[KubeObject, ...], tupl
     source = carrier.source
     first_line = source.lines.get((*_ANNOTATION_PATH, 0))
     if first_line is not None:
-        objects, problems = parse_objects(text, source.origin, carrier.key.namespace, first_line)
+        objects, problems = parse_objects(text, source.origin, carrier.key.namespace, first_line, environment)
     else:
-        objects, problems = _place(parse_objects(text, "line", carrier.key.namespace), carrier)
+        read = parse_objects(text, "line", carrier.key.namespace, environment=environment)
+        objects, problems = _place(read, carrier)
     return tuple(_with_labels(found, read_metadata(carrier, "labels")) for found in objects), problems
 
 
@@ -90,7 +98,7 @@ def _place(
     else:
         source = Source(f"{source.origin}, annotation of {carrier.key}")
     return (
-        tuple(replace(one, source=source) for one in objects),
+        tuple(replace(one, source=replace(source, filled=one.source.filled)) for one in objects),
         tuple(
             replace(one, message=f"annotation {ANNOTATION}, {one.where}: {one.message}", where=source.locate())
             for one in problems
@@ -112,11 +120,11 @@ def _objects_of(document: Document, origin: str, namespace: str) -> Iterator[Kub
         for item in _items_of(document, body["items"]):
             yield from _objects_of(item, origin, namespace)
         return
-    source = Source(origin, document.lines)
+    source = Source(origin, document.lines, document.filled)
     if _is_flat(body):
         assert isinstance(body, dict)
         body = _unflatten(body)
-        source = Source(origin, _unflatten_lines(document.lines))
+        source = _unflatten_source(source)
     yield _object_of(body, source, namespace)
 
 
@@ -128,7 +136,8 @@ def _items_of(document: Document, items: list[object]) -> Iterator[Document]:
             lines[path[1]][path[2:]] = line
     fallback: dict[FieldPath, int] = {(): document.lines.get(("items",), 1)}
     for position, item in enumerate(items):
-        yield Document(item, lines.get(position, fallback))
+        filled = tuple((path[2:], one) for path, one in document.filled if path[:2] == ("items", position))
+        yield Document(item, lines.get(position, fallback), filled)
 
 
 def _object_of(body: object, source: Source, namespace: str) -> KubeObject | Problem:
@@ -189,8 +198,10 @@ def _unflatten(body: dict[str, object]) -> dict[str, object]:
     return {**usual, "metadata": metadata, "spec": spec}
 
 
-def _unflatten_lines(lines: Mapping[FieldPath, int]) -> dict[FieldPath, int]:
-    return {
-        (*_FLAT_METADATA.get((str(path[0]),), ("spec", path[0])), *path[1:]) if path else (): line
-        for path, line in lines.items()
-    }
+def _unflatten_source(source: Source) -> Source:
+    lines = {_unflatten_path(path): line for path, line in source.lines.items()}
+    return Source(source.origin, lines, tuple((_unflatten_path(path), one) for path, one in source.filled))
+
+
+def _unflatten_path(path: FieldPath) -> FieldPath:
+    return (*_FLAT_METADATA.get((str(path[0]),), ("spec", path[0])), *path[1:]) if path else ()
