@@ -11,6 +11,7 @@ import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from grpcgw.config.hosts import is_open
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.config.policies import HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
@@ -55,7 +56,7 @@ class DataPorts:
         """With the ports that are to be opened as its Listeners; what cannot be had is left out, and in `taken`."""
         wanted = self._of_flags(snapshot) if snapshot.listeners is None else snapshot.listeners
         self.taken = {}
-        self._some_wanted = bool(wanted)
+        self._some_wanted = bool(wanted or snapshot.hosts)
         had = tuple(
             replace(self._certify(listener), idle_timeout_ms=snapshot.client_idle_timeout_ms)
             for listener in wanted
@@ -66,8 +67,11 @@ class DataPorts:
 
     def _of_flags(self, snapshot: Snapshot) -> tuple[Listener, ...]:
         # They serve the names of which no Host speaks as well.
-        hosts = (*snapshot.hosts, HostPolicy(None)) if snapshot.hosts else ()
-        return tuple(replace(flag, hosts=hosts, certificates=snapshot.certificates) for flag in self._flags)
+        hosts = snapshot.hosts
+        if hosts and hosts[-1].host is not None:
+            hosts = (*hosts, HostPolicy(None))
+        served = (replace(flag, hosts=hosts, certificates=snapshot.certificates) for flag in self._flags)
+        return tuple(flag for flag in served if is_open(flag.transport, hosts, snapshot.certificates))
 
     def _try(self, listener: Listener) -> bool:
         try:

@@ -11,8 +11,10 @@ from tests.compiling import compile_objects, obj, said
 HIDDEN = CompileOptions(authority_hidden_by="generic-handler")
 
 
-def listener(protocol: str = "HTTP", model: str = "XFP") -> KubeObject:
-    spec = {"port": 8080, "protocol": protocol, "securityModel": model}
+def listener(layer: str = "HTTP", model: str = "XFP") -> KubeObject:
+    """`layer`: the first, HTTP or TLS."""
+    stack = ["TLS", "HTTP", "TCP"] if layer == "TLS" else ["HTTP", "TCP"]
+    spec = {"port": 8080, "protocolStack": stack, "securityModel": model}
     return obj("Listener", "web", spec, api="getambassador.io/v3alpha1")
 
 
@@ -39,19 +41,25 @@ def test_a_listener_with_a_host_for_every_name_or_without_hosts_serves() -> None
 
 
 @pytest.mark.parametrize(
-    ("protocol", "model", "told"),
+    ("layer", "model", "told"),
     [
         ("HTTP", "XFP", True),
-        ("HTTPS", "XFP", False),
+        ("TLS", "XFP", False),
         ("HTTP", "SECURE", False),
-        ("HTTPS", "INSECURE", True),
+        ("TLS", "INSECURE", True),
     ],
 )
 def test_one_host_that_refuses_clear_text_refuses_it_for_all_and_a_notice_says_so(
-    protocol: str, model: str, told: bool
+    layer: str, model: str, told: bool
 ) -> None:
     hosts = host("a", "a.example.com", "Reject"), host("every", "*", "Route")
-    notices = [text for text in said(compiled(listener(protocol, model), *hosts)) if "Listener web.shop" in text]
+    notices = [text for text in said(compiled(listener(layer, model), *hosts)) if "Listener web.shop" in text]
     assert ["refused for all names" in text for text in notices] == [True] * told
-    both_refuse = compiled(listener(protocol, model), hosts[0], host("every", "*", "Reject"))
+    both_refuse = compiled(listener(layer, model), hosts[0], host("every", "*", "Reject"))
     assert [text for text in said(both_refuse) if "Listener web.shop" in text] == []
+
+
+def test_a_listener_with_a_host_that_is_left_out_serves_nothing_and_says_so() -> None:
+    objects = listener(), host("a", "a.example.com", "Refuse"), host("every", "*", "Route")
+    errors = said(compiled(*objects), Severity.ERROR)
+    assert any("Listener web.shop: serves no call: the generic-handler engine" in error for error in errors)

@@ -517,7 +517,8 @@ def test_of_two_hosts_of_one_name_the_stricter_counts() -> None:
 )
 def test_a_host_that_cannot_be_is_left_out(fields: dict[str, object], reason: str) -> None:
     compiled = compile_objects(host(**fields), secret(CHAIN, PRIVATE))
-    assert (compiled.snapshot.hosts, compiled.snapshot.certificates) == ((), ())
+    assert [policy.left_out for policy in compiled.snapshot.hosts] == ["Host host.shop"]
+    assert compiled.snapshot.certificates == ()
     assert reason in said(compiled)[0]
 
 

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from grpcgw.config.closed import ClosedNames
 from grpcgw.config.environment import hide
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.groups import Groups, Serving, choose_mappings
 from grpcgw.config.hosts import Host, compile_hosts, order_policies
 from grpcgw.config.ingresses import note_ingresses
-from grpcgw.config.listeners import compile_listeners
+from grpcgw.config.listeners import Bindable, compile_listeners
 from grpcgw.config.mappings import MappingContext
 from grpcgw.config.module import compile_module
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
@@ -27,7 +28,7 @@ from grpcgw.config.resources import API_GROUPS, MODELS, PLANNED_KINDS
 from grpcgw.config.reuse import NOTHING_TO_REUSE, MappingReader, Reuse
 from grpcgw.config.secrets import Secrets
 from grpcgw.config.snapshot import Cluster, ResolverKind, ServerCertificate, Snapshot
-from grpcgw.config.tls import TLSContext, agree, certify, compile_tls_contexts
+from grpcgw.config.tls import TLSContext, agree, certify, close_disagreeing, compile_tls_contexts
 from grpcgw.config.upstreams import Surroundings
 from grpcgw.config.version import digest, hash_content
 
@@ -78,7 +79,10 @@ def compile_snapshot(
     context = MappingContext(
         around=Surroundings(
             resolvers=compile_resolvers(configuration.of(*ResolverKind), options.environment, generations),
-            tls_contexts={key: context.upstream for key, context in ports.contexts.items()},
+            tls_contexts={
+                key: context.upstream if isinstance(context, TLSContext) else None
+                for key, context in ports.contexts.items()
+            },
             ambassador_namespace=options.ambassador_namespace,
             of_gateway=bool(module.config.use_ambassador_namespace_for_service_resolution),
         ),
@@ -140,7 +144,7 @@ def _report_other_kinds(configuration: _Configuration, generations: Generations)
 class _Ports:
     """What TLSContexts, Hosts and Listeners make together."""
 
-    contexts: Mapping[ObjectKey, TLSContext]
+    contexts: Mapping[ObjectKey, TLSContext | ClosedNames]
     hosts: tuple[Host, ...]
     snapshot: Snapshot
     """With certificates, hosts and listeners alone."""
@@ -151,13 +155,16 @@ def _compile_ports(
 ) -> _Ports:
     contexts = compile_tls_contexts(configuration.of("TLSContext"), secrets, generations)
     hosts = compile_hosts(configuration.of("Host"), contexts, secrets, generations)
-    certified = (certify(one.key, one.hosts, one.key_pair, one.client_ca) for one in contexts.values())
+    serving = (one for one in contexts.values() if isinstance(one, TLSContext))
+    certified = (certify(one.key, one.hosts, one.key_pair, one.client_ca) for one in serving)
     by_contexts = [certificate for certificate in certified if certificate is not None]
-    listeners = compile_listeners(configuration.of("Listener"), hosts, by_contexts, generations, authority_hidden_by)
+    closed = [one for one in contexts.values() if isinstance(one, ClosedNames)]
+    bindable = Bindable(hosts, by_contexts, closed)
+    listeners = compile_listeners(configuration.of("Listener"), bindable, generations, authority_hidden_by)
     kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])
     if listeners is None:
         _report_disagreement(kept, others, configuration, generations)
-    policies = order_policies(host.policy for host in hosts)
+    policies = order_policies(hosts, [*closed, *close_disagreeing(others)])
     return _Ports(contexts, hosts, Snapshot("", certificates=kept, listeners=listeners, hosts=policies))
 
 

@@ -30,8 +30,9 @@ class Generations:
         self.last_good: dict[ObjectKey, KubeObject] = {}
         self.problems: list[Problem] = []
 
-    def serve(self, obj: KubeObject, build: Build[T]) -> T | None:
-        """What `build` makes of the object or, where that fails, of its last good version; None if neither will do."""
+    def serve(self, obj: KubeObject, build: Build[T], left_out: str = LEFT_OUT) -> T | None:
+        """What `build` makes of the object or, where that fails, of its last good version; None if neither will do:
+        `left_out` says what follows."""
         findings = Findings(obj)
         built = build(obj, findings)
         if built is not None and not findings.rejected:
@@ -39,7 +40,7 @@ class Generations:
             self.problems += findings.problems
             return built
         former = self.serve_earlier(obj.key, build)
-        outcome = LEFT_OUT if former is None else SERVES_ON
+        outcome = left_out if former is None else SERVES_ON
         self.problems += (_with_outcome(problem, outcome) for problem in findings.problems)
         return former
 

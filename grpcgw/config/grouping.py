@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from grpcgw.config.matching import Matching
 from grpcgw.config.metadata_edits import merge_added
-from grpcgw.config.policies import HeaderAdd, HeaderEdits, HostKind, HostMatch
+from grpcgw.config.policies import HeaderAdd, HeaderEdits, HostKind
 from grpcgw.config.snapshot import Destination, MatchKind, Route
 
 _FULL = 100
@@ -29,14 +29,7 @@ class GroupKey(NamedTuple):
 
 def make_group_key(matching: Matching, precedence: int) -> GroupKey:
     headers = tuple((match.name, match.exact or match.regex or "") for match in matching.headers)
-    return GroupKey(matching.path.value, _host_text(matching.host), headers, precedence)
-
-
-def _host_text(host: HostMatch | None) -> str:
-    """The host as it was written."""
-    if host is None:
-        return ""
-    return {HostKind.SUFFIX: "*" + host.value, HostKind.PREFIX: host.value + "*"}.get(host.kind, host.value)
+    return GroupKey(matching.path.value, str(matching.host or ""), headers, precedence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +130,7 @@ def _describe_headers(member: Candidate) -> str:
 
 def _describe_host(member: Candidate) -> str:
     host = member.matching.host
-    return "" if host is None else f"{host.kind} {_host_text(host)!r}"
+    return "" if host is None else f"{host.kind} {str(host)!r}"
 
 
 def _check_sticky(sticky: str, member: Candidate) -> Complaint | None:
@@ -239,7 +232,7 @@ def rank_route(route: Route) -> Rank:
         match.regex is not None for match in route.headers
     )
     if route.host is not None:
-        host = _host_text(route.host)
+        host = str(route.host)
         length += len(":authority") + len(host) + (route.host.kind is HostKind.REGEX)
         headers = (*headers, (":authority", host))
     return route.precedence, len(text), length, text, headers, _SPECIFICITY[route.match.kind]

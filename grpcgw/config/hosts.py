@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from grpcgw.config.certificate_files import name_key_pair_files
-from grpcgw.config.generations import Generations
+from grpcgw.config.closed import ClosedNames, Labels, close_host, read_labels
+from grpcgw.config.generations import LEFT_OUT, Build, Generations
 from grpcgw.config.host_specs import HostSpec
 from grpcgw.config.matching import parse_host_glob
 from grpcgw.config.objects import KubeObject, ObjectKey
-from grpcgw.config.parse import Findings, parse_spec, read_metadata
+from grpcgw.config.parse import Findings, parse_spec, raw_spec
 from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
 from grpcgw.config.secret_names import name_secrets_of_host
 from grpcgw.config.secrets import Secrets
-from grpcgw.config.snapshot import ServerCertificate
+from grpcgw.config.snapshot import ServerCertificate, Transport
 from grpcgw.config.tls import (
     TLSContext,
     certify,
@@ -33,60 +34,78 @@ class HostSelector:
 
     host: HostMatch | None
     labels: tuple[tuple[str, str], ...]
-    """At least one; all must hold."""
+    """All must hold; none: they cannot be read, and any Mapping with labels may be meant."""
 
     def selects(self, labels: Mapping[str, object]) -> bool:
-        return all(labels.get(name) == value for name, value in self.labels)
+        return bool(labels) and all(labels.get(name) == value for name, value in self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """A Host with all it says."""
 
-    key: ObjectKey
-    labels: tuple[tuple[str, str], ...]
-    """Its own, by which a Listener selects it."""
-    match: HostMatch | None
-    policy: HostPolicy
-    selector: HostSelector | None
-    certificate: ServerCertificate | None
+    obj: KubeObject
+    labels: Labels | None
+    """Its own, by which a Listener selects it; None: they cannot be read, and may be any."""
+    policies: tuple[HostPolicy, ...]
+    """Of one that serves there is one."""
+    selector: HostSelector | None = None
+    certificate: ServerCertificate | None = None
+    every_name: bool = False
+    """It is left out, and may speak of any name."""
+    asks_tls: bool = True
+    """It names a certificate, or may do so where it is left out."""
+    asks_clear_text: bool = False
+    """It says in so many words that calls in clear text are served."""
+
+
+Contexts = Mapping[ObjectKey, TLSContext | ClosedNames]
 
 
 def compile_hosts(
-    objects: Iterable[KubeObject],
-    contexts: Mapping[ObjectKey, TLSContext],
-    secrets: Secrets,
-    generations: Generations,
+    objects: Iterable[KubeObject], contexts: Contexts, secrets: Secrets, generations: Generations
 ) -> tuple[Host, ...]:
+    """Those that are left out as well, which serve nobody."""
+
     def build(obj: KubeObject, findings: Findings) -> Host | None:
         return _build(obj, contexts, secrets, findings)
 
-    built = [generations.serve(obj, build) for obj in objects]
-    return tuple(host for host in built if host is not None)
+    return tuple(_compile(obj, build, generations) for obj in objects)
 
 
-def _build(
-    obj: KubeObject, contexts: Mapping[ObjectKey, TLSContext], secrets: Secrets, findings: Findings
-) -> Host | None:
+def _compile(obj: KubeObject, build: Build[Host], generations: Generations) -> Host:
+    closed = close_host(obj)
+    host = generations.serve(obj, build, f"{LEFT_OUT}, and calls to {closed.describe()} are refused")
+    if host is not None:
+        return host
+    return Host(obj, read_labels(obj), closed.policies, _guess_selector(obj, closed), every_name=closed.every_name)
+
+
+def _build(obj: KubeObject, contexts: Contexts, secrets: Secrets, findings: Findings) -> Host | None:
     spec = parse_spec(obj, HostSpec, findings)
     if spec is None:
         return None
     match = parse_host_glob(spec.hostname, findings, "hostname") if spec.hostname else None
-    labels = sorted((name, str(value)) for name, value in read_metadata(obj, "labels").items())
+    labels = read_labels(obj)
+    if labels is None:
+        findings.error("metadata.labels should be an object: by them Listeners select Hosts")
+    certificate = _compile_certificate(obj.key, spec, contexts, secrets, findings)
+    asks_clients = certificate is not None and bool(certificate.client_ca)
     return Host(
-        key=obj.key,
-        labels=tuple(labels),
-        match=match,
-        policy=_compile_policy(spec, match, findings),
+        obj=obj,
+        labels=labels,
+        policies=(_compile_policy(spec, match, asks_clients, findings),),
         selector=_compile_selector(spec, match),
-        certificate=_compile_certificate(obj.key, spec, contexts, secrets, findings),
+        certificate=certificate,
+        asks_tls=bool(spec.tlsSecret or spec.tls or spec.tlsContext) or _asks_for_certificate(spec.acmeProvider),
+        asks_clear_text=_insecure_action(spec) == "Route",
     )
 
 
 def _compile_certificate(
     key: ObjectKey,
     spec: HostSpec,
-    contexts: Mapping[ObjectKey, TLSContext],
+    contexts: Contexts,
     secrets: Secrets,
     findings: Findings,
 ) -> ServerCertificate | None:
@@ -95,7 +114,7 @@ def _compile_certificate(
     client_ca = b""
     if spec.tlsContext is not None:
         context = find_tls_context(contexts, spec.tlsContext.name, key.namespace)
-        if context is None:
+        if not isinstance(context, TLSContext):
             findings.error(f"TLSContext {spec.tlsContext.name} is unknown or left out", "tlsContext", "name")
         else:
             key_pair, client_ca = key_pair or context.key_pair, context.client_ca
@@ -106,6 +125,8 @@ def _compile_certificate(
         key_pair = key_pair or secrets.find_key_pair(files, findings, "tls", "cert_chain_file")
         ca = find_ca(spec.tls, named.authorities, secrets, findings, "tls")
         client_ca = ca if spec.tls.cert_required else b""
+    if client_ca and key_pair is None:
+        findings.error("is required where clients must show a certificate: name the Secret with its own", "tlsSecret")
     return certify(key, (spec.hostname or "*",), key_pair, client_ca)
 
 
@@ -116,27 +137,69 @@ def _compile_selector(spec: HostSpec, host: HostMatch | None) -> HostSelector | 
     return HostSelector(host, tuple(sorted(selector.matchLabels.items())))
 
 
-def _compile_policy(spec: HostSpec, host: HostMatch | None, findings: Findings) -> HostPolicy:
-    insecure = spec.requestPolicy.insecure if spec.requestPolicy is not None else None
-    action = insecure.action if insecure is not None else None
+def _guess_selector(obj: KubeObject, closed: ClosedNames) -> HostSelector | None:
+    """Of a Host that is left out: the Mappings it takes must not serve other names for that."""
+    spec = raw_spec(obj)
+    given = (spec.get("mappingSelector") or spec.get("selector")) if isinstance(spec, Mapping) else None
+    if not given or (isinstance(given, Mapping) and not any(given.values())):
+        return None
+    labels = given.get("matchLabels") if isinstance(given, Mapping) else None
+    read = labels.items() if isinstance(labels, Mapping) else ()
+    texts = sorted((name, value) for name, value in read if isinstance(name, str) and isinstance(value, str))
+    return HostSelector(closed.policies[0].host, tuple(texts))
+
+
+def _compile_policy(spec: HostSpec, host: HostMatch | None, asks_clients: bool, findings: Findings) -> HostPolicy:
+    action = _insecure_action(spec)
     if action == "Redirect":
         findings.notice(
             "gRPC clients follow no redirect: calls in clear text are refused", "requestPolicy", "insecure", "action"
         )
-    return HostPolicy(host, clear_text=action in (None, "Route"))
+    # Ambassador's default, which does not serve clear text, would be a hole here: it shows no certificates.
+    return HostPolicy(host, clear_text=action == "Route" or (action is None and not asks_clients))
 
 
-def order_policies(policies: Iterable[HostPolicy]) -> tuple[HostPolicy, ...]:
+def _insecure_action(spec: HostSpec) -> str | None:
+    insecure = spec.requestPolicy.insecure if spec.requestPolicy is not None else None
+    return insecure.action if insecure is not None else None
+
+
+def _asks_for_certificate(acme: Mapping[str, object] | None) -> bool:
+    return acme is not None and acme.get("authority") != "none"
+
+
+def order_policies(
+    hosts: Iterable[Host], closed: Iterable[ClosedNames], others: bool = False
+) -> tuple[HostPolicy, ...]:
     """One of each host: exact names first, then the longest globs, `*` last, as Envoy finds its virtual hosts.
 
-    Where two Hosts speak of the same name, clear text is served only if both agree.
+    Where two Hosts speak of the same name, the stricter counts. `closed` are the names of TLSContexts that are left
+    out. `others`: names of which nobody speaks are served too.
     """
-    strictest: dict[HostMatch | None, HostPolicy] = {}
-    for policy in policies:
-        known = strictest.get(policy.host)
-        if known is None or known.clear_text:
-            strictest[policy.host] = policy
+    strictest: dict[HostMatch | None, HostPolicy] = {None: HostPolicy(None)} if others else {}
+    speaking: list[Host | ClosedNames] = [*hosts, *closed]
+    for one in speaking:
+        if one.every_name:
+            return one.policies
+        for policy in one.policies:
+            known = strictest.get(policy.host)
+            if known is None or _strictness(policy) > _strictness(known):
+                strictest[policy.host] = policy
     return tuple(sorted(strictest.values(), key=_policy_order, reverse=True))
+
+
+def is_open(
+    transport: Transport, policies: tuple[HostPolicy, ...], certificates: tuple[ServerCertificate, ...]
+) -> bool:
+    """Whether a port is to be opened: not for names alone that are left out, nor with a makeshift certificate in the
+    place of one that is."""
+    if transport is Transport.TLS and not certificates and any(policy.left_out for policy in policies):
+        return False
+    return not policies or not all(policy.left_out for policy in policies)
+
+
+def _strictness(policy: HostPolicy) -> tuple[bool, bool]:
+    return bool(policy.left_out), not policy.clear_text
 
 
 def _policy_order(policy: HostPolicy) -> tuple[int, int, str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from grpcgw.config.closed import ClosedNames
 from grpcgw.config.generations import Generations
 from grpcgw.config.host_specs import ListenerSpec
-from grpcgw.config.hosts import Host, order_policies
+from grpcgw.config.hosts import Host, is_open, order_policies
 from grpcgw.config.objects import KubeObject
-from grpcgw.config.parse import Findings, parse_spec
+from grpcgw.config.parse import Findings, parse_spec, raw_spec
 from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Transport
-from grpcgw.config.tls import agree
+from grpcgw.config.tls import agree, close_disagreeing
 
 _TRANSPORTS = {
     ("HTTP",): Transport.CLEAR,
@@ -22,45 +23,80 @@ _TRANSPORTS = {
 """By `protocol` or `protocolStack`."""
 
 
+_TAKES_BOTH = frozenset({("HTTPS",)})
+"""Ambassador's `HTTPS` is TLS, and clear text where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bindable:
+    """What Listeners are made of beside themselves."""
+
+    hosts: Sequence[Host]
+    by_contexts: Sequence[ServerCertificate]
+    """The certificates of TLSContexts, which belong to every port."""
+    closed: Sequence[ClosedNames]
+    """The names of TLSContexts that are left out, on every port."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Unbound:
     """A Listener before its Hosts are known."""
 
     listener: Listener
+    takes_both: bool
     namespace: str
     """Hosts of this namespace are bound; empty: of all."""
     labels: frozenset[tuple[str, str]]
 
+    def binds(self, host: Host) -> bool:
+        if self.namespace not in ("", host.obj.key.namespace):
+            return False
+        return host.labels is None or self.labels <= set(host.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    listener: Listener
+    takes_both: bool
+    hosts: Sequence[Host]
+
 
 def compile_listeners(
-    objects: Sequence[KubeObject],
-    hosts: Sequence[Host],
-    by_contexts: Sequence[ServerCertificate],
-    generations: Generations,
-    authority_hidden_by: str = "",
+    objects: Sequence[KubeObject], bindable: Bindable, generations: Generations, authority_hidden_by: str = ""
 ) -> tuple[Listener, ...] | None:
     """In the order of their ports; None where there are no Listeners, be they good or bad.
 
-    `by_contexts` are the certificates of TLSContexts, which belong to every port. `authority_hidden_by` is as in
-    CompileOptions.
+    `authority_hidden_by` is as in CompileOptions.
     """
     if not objects:
         return None
-    found: dict[int, Listener] = {}
+    found: dict[int, _Bound] = {}
+    owners: dict[object, KubeObject] = {}
     for obj in objects:
         unbound = generations.serve(obj, _build)
+        port = _written_port(obj) if unbound is None else unbound.listener.port
+        owner = owners.setdefault(port, obj)
         if unbound is None:
             continue
-        port = unbound.listener.port
-        if port in found:
-            generations.leave_out(obj, f"port {port} is taken by {found[port].name}")
+        if owner is not obj:
+            generations.leave_out(obj, f"port {port} is taken by {owner.key}")
             continue
-        listener = _bind(unbound, obj, hosts, by_contexts, generations)
-        if listener is not None:
-            found[port] = listener
+        findings = Findings(obj)
+        bound = _bind(unbound, bindable, findings)
+        if bound is not None:
+            found[unbound.listener.port] = bound
             if authority_hidden_by:
-                generations.report(_note_hidden_authority(listener, obj, authority_hidden_by))
-    return tuple(found[port] for port in sorted(found))
+                _note_hidden_authority(bound.listener, authority_hidden_by, findings)
+        generations.report(findings)
+    _report_clear_text(bindable.hosts, found.values(), generations)
+    return tuple(found[port].listener for port in sorted(found))
+
+
+def _written_port(obj: KubeObject) -> object:
+    """Of a Listener that is left out: nobody takes its port, whom it might have kept out. Else something of its own."""
+    spec = raw_spec(obj)
+    port = spec.get("port") if isinstance(spec, Mapping) else None
+    return port if isinstance(port, int) else obj.key
 
 
 def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
@@ -85,41 +121,69 @@ def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
         max_concurrent_streams=spec.http2MaxConcurrentStreams,
         trusted_hops=spec.l7Depth or 0,
     )
-    return _Unbound(listener, "" if anywhere else obj.key.namespace, frozenset((labels or {}).items()))
+    namespace = "" if anywhere else obj.key.namespace
+    return _Unbound(listener, stack in _TAKES_BOTH, namespace, frozenset((labels or {}).items()))
 
 
-def _bind(
-    unbound: _Unbound,
-    obj: KubeObject,
-    hosts: Sequence[Host],
-    by_contexts: Sequence[ServerCertificate],
-    generations: Generations,
-) -> Listener | None:
-    bound = [
-        host for host in hosts if unbound.namespace in ("", host.key.namespace) and unbound.labels <= set(host.labels)
-    ]
-    findings = Findings(obj)
-    listener: Listener | None = None
-    if hosts and not bound:
+def _bind(unbound: _Unbound, bindable: Bindable, findings: Findings) -> _Bound | None:
+    hosts = [host for host in bindable.hosts if unbound.binds(host)]
+    if bindable.hosts and not hosts:
         findings.notice("binds none of the Hosts there are, so the port is not opened", "hostBinding")
+        return None
+    own = [host.certificate for host in hosts if host.certificate is not None]
+    certificates, others = agree([*own, *bindable.by_contexts])
+    closed = bindable.closed
+    transport = _choose_transport(unbound, hosts, certificates)
+    if transport is Transport.TLS:
+        _report_disagreement(certificates, others, findings)
+        closed = (*closed, *close_disagreeing(others))
     else:
-        certificates = [host.certificate for host in bound if host.certificate is not None]
-        kept, others = agree([*certificates, *by_contexts])
-        if unbound.listener.transport is Transport.TLS:
-            _report_disagreement(kept, others, findings)
+        certificates = ()
+    policies = order_policies(hosts, closed, others=bool(closed) and not hosts)
+    if not is_open(transport, policies, certificates):
+        out = ", ".join(sorted({policy.left_out for policy in policies if policy.left_out}))
+        findings.fault(f"the port is not opened: what it would serve is of {out}, which is left out")
+        return None
+    listener = replace(unbound.listener, transport=transport, hosts=policies, certificates=certificates)
+    return _Bound(listener, unbound.takes_both, hosts)
+
+
+def _choose_transport(unbound: _Unbound, hosts: Sequence[Host], certificates: Sequence[ServerCertificate]) -> Transport:
+    """Clear text where TLS is asked for by nobody of those that a port for both is for."""
+    if unbound.takes_both and hosts and not certificates and not any(host.asks_tls for host in hosts):
+        return Transport.CLEAR
+    return unbound.listener.transport
+
+
+def _report_clear_text(hosts: Sequence[Host], ports: Iterable[_Bound], generations: Generations) -> None:
+    """Of Hosts whose calls in clear text no port takes, though one is for both."""
+    bound = list(ports)
+    for host in hosts:
+        mine = [one for one in bound if host in one.hosts]
+        both = [one.listener for one in mine if one.takes_both and one.listener.transport is Transport.TLS]
+        wanted = host.asks_clear_text or not host.asks_tls
+        if not wanted or not both or any(one.listener.transport is Transport.CLEAR for one in mine):
+            continue
+        names = ", ".join(listener.name for listener in both)
+        text = (
+            f"calls in clear text are not served by {names}: grpc in Python speaks TLS or clear text on one port, not"
+            " both; add a Listener with protocol HTTP on another port"
+        )
+        findings = Findings(host.obj)
+        if host.asks_clear_text:
+            findings.fault(text, "requestPolicy", "insecure", "action")
         else:
-            kept = ()
-        policies = order_policies(host.policy for host in bound)
-        listener = replace(unbound.listener, hosts=policies, certificates=kept)
-    generations.report(findings)
-    return listener
+            findings.notice(text)
+        generations.report(findings)
 
 
-def _note_hidden_authority(listener: Listener, obj: KubeObject, engine: str) -> Findings:
+def _note_hidden_authority(listener: Listener, engine: str, findings: Findings) -> None:
     """What a port cannot do whose engine does not know which name is called (`policy.hosts` has the rules)."""
-    findings = Findings(obj)
     reason = f"the {engine} engine does not know the :authority of calls"
-    if listener.hosts and listener.hosts[-1].host is not None:
+    left_out = next((policy.left_out for policy in listener.hosts if policy.left_out), "")
+    if left_out:
+        findings.fault(f"serves no call: {reason}, and {left_out} is left out: its calls cannot be told from others")
+    elif listener.hosts and listener.hosts[-1].host is not None:
         findings.fault(
             f"serves no call: {reason}, and none of its Hosts is for *; add such a Host, or run grpcgw with"
             " --engine completion-queue"
@@ -129,7 +193,6 @@ def _note_hidden_authority(listener: Listener, obj: KubeObject, engine: str) -> 
             f"{reason}, and some of its Hosts refuse calls in clear text: they are refused for all names; give these"
             " Hosts a Listener of their own, or run grpcgw with --engine completion-queue"
         )
-    return findings
 
 
 def _takes_clear_text(listener: Listener) -> bool:

@@ -12,10 +12,15 @@ from grpcgw.config.parse import Findings
 from grpcgw.config.policies import CONSTANT_HEADERS, HeaderMatch, HostKind, HostMatch
 from grpcgw.config.regex import FullRegex, InvalidRegex, check_regex
 from grpcgw.config.snapshot import MatchKind, PathMatch
+from grpcgw.errors import GrpcgwError
 
 _AUTHORITY = frozenset({":authority", "host"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"[a-z0-9_*.:\[\]-]+", re.ASCII)
+
+
+class InvalidHost(GrpcgwError):
+    """A text is no name of a host and no glob for some; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +125,26 @@ def _choose_host(named: list[_Host], findings: Findings) -> HostMatch | None:
 
 
 def parse_host_glob(text: str, findings: Findings, *path: str) -> HostMatch | None:
-    """`*`, `*.example.com`, `example.*` or a name, each with or without a port; None matches every host."""
+    """As `read_host_glob`; what is wrong is in `findings`."""
+    try:
+        return read_host_glob(text)
+    except InvalidHost as error:
+        findings.error(str(error), *path)
+        return HostMatch(HostKind.EXACT, text)
+
+
+def read_host_glob(text: str) -> HostMatch | None:
+    """`*`, `*.example.com`, `example.*` or a name, each with or without a port; None matches every host.
+
+    Raises InvalidHost.
+    """
     glob = _complete(text.lower().removesuffix(":*"))
     if glob == "*":
         return None
     if not _HOST.fullmatch(glob):
-        findings.error(f"{text!r} is no host name", *path)
-    elif glob.count("*") > 1 or "*" in glob[1:-1]:
-        findings.error(f"{text!r} may have one '*', at its beginning or its end", *path)
+        raise InvalidHost(f"{text!r} is no host name")
+    if glob.count("*") > 1 or "*" in glob[1:-1]:
+        raise InvalidHost(f"{text!r} may have one '*', at its beginning or its end")
     if glob.startswith("*"):
         return HostMatch(HostKind.SUFFIX, glob[1:])
     if glob.endswith("*"):

@@ -32,6 +32,10 @@ class HostMatch:
     value: str
     """Lower case, except a regex."""
 
+    def __str__(self) -> str:
+        """As it was written."""
+        return {HostKind.SUFFIX: "*" + self.value, HostKind.PREFIX: self.value + "*"}.get(self.kind, self.value)
+
 
 @dataclass(frozen=True, slots=True)
 class HeaderMatch:
@@ -203,6 +207,8 @@ class HostPolicy:
     """None: every name."""
     clear_text: bool = True
     """Whether calls that came in clear text are served (`requestPolicy.insecure.action`)."""
+    left_out: str = ""
+    """What is left out for its errors and would have said who may call: no call is served; empty: nothing is."""
 
 
 class Underscores(StrEnum):

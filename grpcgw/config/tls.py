@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from grpcgw.config.certificate_files import name_authorities_file, name_key_pair_files
 from grpcgw.config.certificates import KeyPair
-from grpcgw.config.generations import Generations
+from grpcgw.config.closed import ClosedNames, close_context, close_names
+from grpcgw.config.generations import LEFT_OUT, Generations
 from grpcgw.config.host_specs import TLSContextSpec, TlsSettings
 from grpcgw.config.objects import KubeObject, ObjectKey
 from grpcgw.config.parse import Findings, parse_spec
@@ -20,6 +22,8 @@ from grpcgw.config.policies import UpstreamTls
 from grpcgw.config.secret_names import name_secrets_of_context
 from grpcgw.config.secrets import Secrets
 from grpcgw.config.snapshot import ServerCertificate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +38,28 @@ class TLSContext:
 
 def compile_tls_contexts(
     objects: Iterable[KubeObject], secrets: Secrets, generations: Generations
-) -> dict[ObjectKey, TLSContext]:
+) -> dict[ObjectKey, TLSContext | ClosedNames]:
+    """Of those that are left out, what is closed for them."""
+
     def build(obj: KubeObject, findings: Findings) -> TLSContext | None:
         return _build(obj, secrets, findings)
 
-    built = {obj.key: generations.serve(obj, build) for obj in objects}
-    return {key: context for key, context in built.items() if context is not None}
+    def compile_one(obj: KubeObject) -> TLSContext | ClosedNames:
+        closed = close_context(obj)
+        names = closed.describe()
+        outcome = f"{LEFT_OUT}, and calls to {names} are refused" if names else LEFT_OUT
+        return generations.serve(obj, build, outcome) or closed
+
+    return {obj.key: compile_one(obj) for obj in objects}
 
 
-def find_tls_context(contexts: Mapping[ObjectKey, TLSContext], name: str, namespace: str) -> TLSContext | None:
-    """By name in the namespace, else in any: Ambassador's TLSContext names are global."""
-    own = contexts.get(ObjectKey("TLSContext", namespace, name))
-    return own or next((context for key, context in contexts.items() if key.name == name), None)
+def find_tls_context(contexts: Mapping[ObjectKey, T], name: str, namespace: str) -> T | None:
+    """By name in the namespace, else in any: Ambassador's TLSContext names are global.
+
+    One that is left out hides those of the same name elsewhere, which may ask less of who connects.
+    """
+    own = ObjectKey("TLSContext", namespace, name)
+    return contexts.get(own if own in contexts else next((key for key in contexts if key.name == name), own))
 
 
 def _build(obj: KubeObject, secrets: Secrets, findings: Findings) -> TLSContext | None:
@@ -156,3 +170,8 @@ def agree(
     ordered = sorted(certificates, key=lambda certificate: (not certificate.client_ca, certificate.name))
     kept = tuple(one for one in ordered if one.client_ca == ordered[0].client_ca)
     return kept, tuple(one for one in ordered if one.client_ca != ordered[0].client_ca)
+
+
+def close_disagreeing(others: Iterable[ServerCertificate]) -> tuple[ClosedNames, ...]:
+    """The names of those that ask clients for a certificate of another authority than their port does."""
+    return tuple(close_names(one.name, one.hosts) for one in others if one.client_ca)

@@ -20,6 +20,7 @@ from grpcgw.config.policies import (
 from grpcgw.config.resolvers import Resolver
 from grpcgw.config.service import ParsedService, parse_service
 from grpcgw.config.snapshot import Cluster, ResolverKind, ServiceRef
+from grpcgw.config.tls import find_tls_context
 
 SYSTEM_TLS = UpstreamTls("system")
 _HASH_DIGITS = 6
@@ -30,15 +31,11 @@ class Surroundings:
     """What a cluster's meaning depends on beside its Mapping."""
 
     resolvers: Mapping[str, Resolver]
-    tls_contexts: Mapping[ObjectKey, UpstreamTls]
+    tls_contexts: Mapping[ObjectKey, UpstreamTls | None]
+    """None: it is left out."""
     ambassador_namespace: str
     of_gateway: bool
     """A service without a namespace is in the gateway's, not the Mapping's."""
-
-    def find_tls_context(self, name: str, namespace: str) -> UpstreamTls | None:
-        """By name in the namespace, else in any: Ambassador's TLSContext names are global."""
-        own = self.tls_contexts.get(ObjectKey("TLSContext", namespace, name))
-        return own or next((context for key, context in self.tls_contexts.items() if key.name == name), None)
 
 
 def compile_cluster(
@@ -95,7 +92,7 @@ def _compile_tls(
     key: ObjectKey, spec: MappingSpec, parsed: ParsedService, around: Surroundings, findings: Findings
 ) -> UpstreamTls | None:
     if isinstance(spec.tls, str) and spec.tls:
-        context = around.find_tls_context(spec.tls, key.namespace)
+        context = find_tls_context(around.tls_contexts, spec.tls, key.namespace)
         if context is None:
             findings.error(f"TLSContext {spec.tls} is unknown or left out", "tls")
             return None

@@ -6,6 +6,7 @@ Pure. Compiled once per snapshot, and not at all where no Host restricts anythin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from grpcgw.config.policies import HostPolicy
 from grpcgw.config.snapshot import SecurityModel, Snapshot
@@ -29,11 +30,16 @@ class Entry:
     metadata: Metadata
 
 
+class HostFault(StrEnum):
+    NO_HOST = "no Host of the port has the name"
+    CLEAR_TEXT = "the name is not served in clear text"
+    LEFT_OUT = "what speaks of the name is left out"
+
+
 @dataclass(frozen=True, slots=True)
 class HostRefusal:
     message: str
-    clear_text: bool
-    """Refused for its clear text; else no Host of its port has its name."""
+    fault: HostFault
 
 
 class HostRules:
@@ -51,7 +57,7 @@ class HostRules:
         """Why an RPC is not served; None: it is."""
         rules = self._by_listener.get(entry.listener) if entry.listener else self._of_others
         if rules is None:
-            return HostRefusal("the port is about to close", clear_text=False)
+            return HostRefusal("the port is about to close", HostFault.NO_HOST)
         return rules.refuse(entry)
 
 
@@ -72,18 +78,24 @@ class _PortRules:
         self._table = HostTable(policies or (_EVERY_NAME,))
         self._model, self._proxies_believed = model, proxies_believed
         self._clear_text_everywhere = all(policy.clear_text for policy in policies)
+        self._left_out = next((policy.left_out for policy in policies if policy.left_out), "")
 
     def refuse(self, entry: Entry) -> HostRefusal | None:
         authority = entry.authority
         policy = self._table.find(authority)
-        if policy is None:
-            return HostRefusal(f"no Host of this port serves {authority}" if authority else _HIDDEN, clear_text=False)
         # Of a name that is not known the strictest Host is taken to speak.
+        left_out = self._left_out if not authority else policy.left_out if policy is not None else ""
+        if left_out:
+            name = authority or "a name that this engine does not know"
+            return HostRefusal(f"{left_out} has errors, so {name} is not served until it is right", HostFault.LEFT_OUT)
+        if policy is None:
+            message = f"no Host of this port serves {authority}" if authority else _HIDDEN
+            return HostRefusal(message, HostFault.NO_HOST)
         served = policy.clear_text if authority else self._clear_text_everywhere
         if served or self._is_secure(entry):
             return None
         return HostRefusal(
-            f"{authority or 'a Host of this port'} is not served in clear text: use TLS", clear_text=True
+            f"{authority or 'a Host of this port'} is not served in clear text: use TLS", HostFault.CLEAR_TEXT
         )
 
     def _is_secure(self, entry: Entry) -> bool:

@@ -24,7 +24,7 @@ from grpcgw.config.policies import ClientRules, ConnectionSettings, HealthCheck,
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener, Route, Snapshot
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
-from grpcgw.policy.hosts import Entry, compile_rules
+from grpcgw.policy.hosts import Entry, HostFault, compile_rules
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.proxy.clients import Reception, make_reception
@@ -312,6 +312,13 @@ class Table:
         return self._by_route.get(id(route))
 
 
+_HOST_REASONS = {
+    HostFault.NO_HOST: Reason.NO_HOST,
+    HostFault.CLEAR_TEXT: Reason.CLEAR_TEXT,
+    HostFault.LEFT_OUT: Reason.LEFT_OUT,
+}
+
+
 class Serving:
     def __init__(
         self, connect: Connect, seed: int = 0, drain_time_s: float = 30.0, max_metadata_bytes: int = 65_536
@@ -383,7 +390,7 @@ class Serving:
         refused = table.rules.refuse(Entry(port.listener, port.tls, authority, metadata))
         if refused is None:
             return None
-        return Refusal(Reason.CLEAR_TEXT if refused.clear_text else Reason.NO_HOST, refused.message)
+        return Refusal(_HOST_REASONS[refused.fault], refused.message)
 
     def has_route(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
         return self._table.find(path, authority, metadata) is not None

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     BAD_PATH = "bad-path"
     BAD_AUTHORITY = "bad-authority"
     CLEAR_TEXT = "clear-text"
+    LEFT_OUT = "host-left-out"
     NO_ENDPOINTS = "no-endpoints"
     UNROUTED_SHARE = "unrouted-share"
     METADATA_TOO_LARGE = "metadata-too-large"

@@ -119,6 +119,28 @@ def test_a_port_serves_the_names_of_its_hosts_alone(lab: Lab) -> None:
     assert call(lab, gateway, "c.example") == NO_HOST
 
 
+LEFT_OUT = (14, "host-left-out")
+
+
+def test_the_name_of_a_host_that_is_left_out_is_served_neither_over_tls_nor_in_clear_text(lab: Lab) -> None:
+    """Where a name is not known it may be that one."""
+    authority = Authority()
+    hosts = (replace(policy("localhost", False), left_out="Host h.default"), EVERYBODY)
+    gateway = gateway_of(lab, clear_port(hosts=hosts), tls_port(authority.certificate("localhost"), hosts=hosts))
+    in_clear_text = lab.channel(gateway, ("grpc.default_authority", "localhost"))
+    for channel in (in_clear_text, lab.tls_channel(gateway, authority.pem)):
+        with pytest.raises(grpc.RpcError, match=r"Host h\.default has errors, so .* is not served"):
+            channel.unary_unary("/test.Pod/Unary")(b"x", timeout=30)
+        assert answer_of(channel) == LEFT_OUT
+
+
+def test_other_names_are_served_beside_one_that_is_left_out(lab: Lab) -> None:
+    broken = replace(policy("broken.example", False), left_out="Host h")
+    gateway = gateway_of(lab, clear_port(hosts=(broken, EVERYBODY)))
+    assert call(lab, gateway, "broken.example") == LEFT_OUT
+    assert call(lab, gateway, "other.example") == OK
+
+
 def test_where_the_name_is_not_known_nothing_is_served_that_some_host_refuses(lab: Lab) -> None:
     """Whatever an engine knows of names, these are never served: it may not guess to the better."""
     refusing = (policy("strict.example", False), EVERYBODY)

@@ -133,6 +133,39 @@ def test_client_certificates_and_request_policy_and_a_broken_certificate_keeps_t
         assert is_served(tls, me)
 
 
+def test_while_a_host_is_left_out_nobody_comes_in_by_its_name_not_even_at_the_first_start(
+    directory: Directory, tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    clear, tls = free_ports
+    servers, clients = Authority("servers"), Authority("clients")
+    put_pair(directory, "cert", servers.sign("localhost"))
+    put_pair(directory, "ca", Identity(clients.pem, b""))
+    directory.put(listener("clear", clear))
+    directory.put(listener("tls", tls, protocol="HTTPS"))
+    strict = mutual("strict", "cert", "ca")
+    strict["spec"]["hostname"] = "localhost"
+    broken = {**strict, "spec": {**strict["spec"], "tls": {**strict["spec"]["tls"], "crl_secret": "crl"}}}
+    directory.put(broken)
+    arguments = ("--config", str(directory.path))
+    with running_gateway(*arguments, folder=tmp_path, workers=1, ready=False) as gateway:
+        gateway.wait_for_admin()
+        eventually(gateway.errors, gateway.log)
+        assert "calls to localhost are refused" in str(gateway.errors())
+        assert listened_on(gateway) == set(), "there is nobody else to serve"
+        directory.put(host("cert", "*", "wide"))
+        eventually(lambda: listened_on(gateway) == {(clear, "h2c"), (tls, "tls")}, gateway.log)
+        assert not is_served(tls, servers.client()), "the other Host asks for no certificate"
+        named = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"{HOST}:{clear}", named) as channel:
+            code, message = status_of(channel)
+            assert (code, "Host strict.default has errors" in message) == (grpc.StatusCode.UNAVAILABLE, True)
+        with channel_to(clear) as channel:
+            assert greet(channel), "another name"
+        directory.put(strict)
+        eventually(lambda: is_served(tls, servers.client(clients.sign("me"))), gateway.log)
+        assert not is_served(tls, servers.client())
+
+
 def put_pair(directory: Directory, name: str, identity: Identity) -> None:
     directory.put(secret(name, identity.certificate, identity.key))
 

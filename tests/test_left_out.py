@@ -1,0 +1,217 @@
+"""What is closed while a Host, TLSContext or Listener is left out: nobody comes in past what it would have asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from grpcgw.certificates import make_self_signed
+from grpcgw.config.compile import Compiled
+from grpcgw.config.objects import KubeObject, Severity
+from grpcgw.config.snapshot import Listener, Snapshot, Transport
+from grpcgw.policy.hosts import Entry, HostFault, compile_rules
+from grpcgw.ports import DataPorts
+from tests.compiling import compile_objects, mapping, obj, said
+from tests.pems import NOW, key_pair, raw_secret, secret
+
+CHAIN, PRIVATE = key_pair("a")
+CA, _ = key_pair("ca")
+SECRETS = (secret(CHAIN, PRIVATE), raw_secret({"stringData": {"ca.crt": CA.decode()}}, "ca"))
+MUTUAL = {"ca_secret": "ca", "cert_required": True}
+
+
+def host(name: str, hostname: object, api: str = "getambassador.io/v3alpha1", **fields: object) -> KubeObject:
+    return obj("Host", name, {"hostname": hostname, **fields}, api=api)
+
+
+def partners(**fields: object) -> KubeObject:
+    spec = {"tlsSecret": {"name": "cert"}, "requestPolicy": {"insecure": {"action": "Reject"}}, "tls": MUTUAL}
+    return host("partners", "partners.example.com", **{**spec, **fields})
+
+
+def listener(name: str, port: int, **fields: object) -> KubeObject:
+    binding = {"namespace": {"from": "ALL"}}
+    spec = {"port": port, "protocol": "HTTPS", "securityModel": "XFP", "hostBinding": binding, **fields}
+    return obj("Listener", name, spec)
+
+
+TLS_PORT = listener("tls", 8443)
+CLEAR_PORT = listener("clear", 8080, protocol="HTTP")
+ANYBODY = host("anybody", "*", tlsSecret={"name": "cert"})
+ALL_OF_EXAMPLE = host("wide", "*.example.com", tlsSecret={"name": "cert"})
+
+BROKEN = {
+    "unknown field": partners(tlsSecrett={}),
+    "misspelt field of tls": partners(tls={**MUTUAL, "cert_requird": True}),
+    "revocation list": partners(tls={**MUTUAL, "crl_secret": "crl"}),
+    "TLS 1.3 alone": partners(tls={**MUTUAL, "min_tls_version": "v1.3"}),
+    "ciphers": partners(tls={**MUTUAL, "cipher_suites": ["X"]}),
+    "missing Secret": partners(tlsSecret={"name": "gone"}),
+    "missing authorities": partners(tls={"ca_secret": "gone", "cert_required": True}),
+    "no authorities named": partners(tls={"cert_required": True}),
+    "missing file": partners(tlsSecret=None, tls={"cert_chain_file": "/no/crt", "private_key_file": "/no/key"}),
+    "no certificate of its own": partners(tlsSecret=None),
+    "missing TLSContext": partners(tls=None, tlsContext={"name": "gone"}),
+    "wrong type": partners(requestPolicy="Reject"),
+    "unknown action": partners(requestPolicy={"insecure": {"action": "Refuse"}}),
+    "bad apiVersion": host("partners", "partners.example.com", api="getambassador.io/v9", tlsSecret={"name": "cert"}),
+    "selector without meaning": partners(mappingSelector={"matchExpressions": [{"key": "a"}]}),
+    "hostname is no name": host("partners", "partners example com", tlsSecret={"name": "cert"}),
+    "hostname is no text": host("partners", ["partners.example.com"], tlsSecret={"name": "cert"}),
+    "hostname is misspelt": obj("Host", "partners", {"hostnam": "partners.example.com", "tlsSecret": {"name": "cert"}}),
+    "no spec that could be read": obj("Host", "partners", "partners.example.com"),
+    "labels that could select it": obj(
+        "Host", "partners", {"hostname": "partners.example.com"}, metadata={"labels": "partners"}
+    ),
+}
+
+
+def ports_of(compiled: Compiled) -> dict[int, Listener]:
+    return {one.port: one for one in compiled.snapshot.listeners or ()}
+
+
+def fault_of(snapshot: Snapshot, name: str, port: str, tls: bool) -> HostFault | None:
+    rules = compile_rules(snapshot)
+    refusal = rules.refuse(Entry(port, tls, name, ())) if rules is not None else None
+    return refusal and refusal.fault
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_the_ports_of_a_host_that_is_left_out_are_not_opened_for_it(reason: str) -> None:
+    compiled = compile_objects(TLS_PORT, CLEAR_PORT, BROKEN[reason], mapping(), *SECRETS)
+    assert ports_of(compiled) == {}
+    errors = said(compiled, Severity.ERROR)
+    assert any("Host partners.shop" in error and "are refused" in error for error in errors)
+    for port in ("tls", "clear"):
+        assert any(f"Listener {port}.shop: the port is not opened: " in error for error in errors), errors
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+@pytest.mark.parametrize("wider", [ANYBODY, ALL_OF_EXAMPLE], ids=["any name", "glob"])
+def test_no_wider_host_takes_its_place(reason: str, wider: KubeObject) -> None:
+    compiled = compile_objects(TLS_PORT, CLEAR_PORT, BROKEN[reason], wider, *SECRETS)
+    for port, tls in (("Listener tls.shop", True), ("Listener clear.shop", False)):
+        is_open = port in {one.name for one in compiled.snapshot.listeners or ()}
+        fault = fault_of(compiled.snapshot, "partners.example.com", port, tls)
+        assert not is_open or fault is HostFault.LEFT_OUT
+
+
+def test_other_names_are_served_beside_a_host_that_is_left_out() -> None:
+    compiled = compile_objects(TLS_PORT, CLEAR_PORT, BROKEN["revocation list"], ANYBODY, *SECRETS)
+    assert ports_of(compiled).keys() == {8080, 8443}
+    assert [one.name for one in ports_of(compiled)[8443].certificates] == ["Host anybody.shop"]
+    for name, fault in (("other.example.com", None), ("Partners.example.com:8443", HostFault.LEFT_OUT)):
+        assert fault_of(compiled.snapshot, name, "Listener tls.shop", tls=True) is fault
+
+
+def test_where_its_name_cannot_be_read_no_name_is_served() -> None:
+    exact = host("exact", "exact.example.com", tlsSecret={"name": "cert"})
+    for reason in ("hostname is no name", "hostname is no text", "hostname is misspelt", "no spec that could be read"):
+        compiled = compile_objects(TLS_PORT, CLEAR_PORT, BROKEN[reason], exact, ANYBODY, *SECRETS)
+        assert ports_of(compiled) == {}, reason
+        assert "calls to any name are refused" in "".join(said(compiled, Severity.ERROR))
+
+
+def test_only_listeners_that_would_have_bound_it_are_closed() -> None:
+    here = listener("here", 8443, hostBinding={"namespace": {"from": "SELF"}})
+    elsewhere = obj("Listener", "elsewhere", {"port": 9443, "protocol": "HTTPS", "securityModel": "XFP"}, "other")
+    other = obj("Host", "other", {"hostname": "*", "tlsSecret": {"name": "cert", "namespace": "shop"}}, "other")
+    compiled = compile_objects(here, elsewhere, BROKEN["unknown field"], other, *SECRETS)
+    assert ports_of(compiled).keys() == {9443}
+
+
+def test_its_last_good_version_keeps_serving() -> None:
+    before = compile_objects(TLS_PORT, partners(), *SECRETS)
+    after = compile_objects(TLS_PORT, BROKEN["revocation list"], *SECRETS, last=before)
+    assert after.snapshot == before.snapshot
+    assert ports_of(after)[8443].certificates[0].client_ca == CA
+
+
+def test_mappings_that_it_selects_serve_no_other_name() -> None:
+    selecting = host("tools", "tools.example.com", mappingSelector={"matchLabels": {"exposed": "yes"}}, typo=1)
+    chosen = mapping(metadata={"labels": {"exposed": "yes"}})
+    (route,) = compile_objects(selecting, chosen).snapshot.routes
+    assert str(route.host) == "tools.example.com"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"min_tls_version": "v1.3"}, {"secret": "gone"}, {"certrequired": True}, {"ca_secret": "gone"}, {"secret": 5}],
+    ids=str,
+)
+def test_a_tls_context_that_is_left_out_closes_its_names(fields: dict[str, object]) -> None:
+    context = obj("TLSContext", "t", {"hosts": ["partners.example.com"], "secret": "cert", **MUTUAL, **fields})
+    compiled = compile_objects(TLS_PORT, context, *SECRETS)
+    assert ports_of(compiled) == {}, "there is no certificate"
+    beside = compile_objects(TLS_PORT, context, ANYBODY, *SECRETS)
+    for name, fault in (("other.example.com", None), ("partners.example.com", HostFault.LEFT_OUT)):
+        assert fault_of(beside.snapshot, name, "Listener tls.shop", tls=True) is fault
+    assert "calls to partners.example.com are refused" in "".join(said(beside, Severity.ERROR))
+
+
+@pytest.mark.parametrize("spec", [{"hosts": {"a": 1}}, {"hostss": ["a.example.com"]}, "text"], ids=str)
+def test_a_tls_context_whose_names_cannot_be_read_closes_all(spec: object) -> None:
+    compiled = compile_objects(TLS_PORT, CLEAR_PORT, obj("TLSContext", "t", spec), ANYBODY, *SECRETS)
+    assert ports_of(compiled) == {}
+
+
+def test_a_tls_context_without_hosts_closes_nothing() -> None:
+    compiled = compile_objects(CLEAR_PORT, obj("TLSContext", "pods", {"secret": "gone"}))
+    assert ports_of(compiled).keys() == {8080}
+    assert compiled.snapshot.hosts == ()
+
+
+def test_a_tls_context_that_is_left_out_hides_those_of_its_name_elsewhere() -> None:
+    strict = obj("TLSContext", "t", {"secret": "cert", "min_tls_version": "v1.3", **MUTUAL})
+    lax = obj("TLSContext", "t", {"secret": "cert.shop"}, "other")
+    user = partners(tlsSecret=None, tls=None, tlsContext={"name": "t"})
+    compiled = compile_objects(TLS_PORT, strict, lax, user, mapping(tls="t"), *SECRETS)
+    assert ports_of(compiled) == {}
+    assert compiled.snapshot.routes == ()
+
+
+def test_of_two_authorities_on_one_port_the_names_of_the_second_are_refused() -> None:
+    authorities = raw_secret({"stringData": {"ca.crt": key_pair("ca2")[0].decode()}}, "ca2")
+    second = host("second", "second.example.com", tlsSecret={"name": "cert"}, tls={**MUTUAL, "ca_secret": "ca2"})
+    compiled = compile_objects(TLS_PORT, partners(), second, authorities, *SECRETS)
+    for name, fault in (("partners.example.com", None), ("second.example.com", HostFault.LEFT_OUT)):
+        assert fault_of(compiled.snapshot, name, "Listener tls.shop", tls=True) is fault
+
+
+@pytest.mark.parametrize(("action", "served"), [(None, False), ("Route", True)])
+def test_a_host_that_asks_for_client_certificates_is_not_served_in_clear_text_unasked(
+    action: str | None, served: bool
+) -> None:
+    asking = partners(requestPolicy={"insecure": {"action": action}})
+    compiled = compile_objects(CLEAR_PORT, asking, *SECRETS)
+    fault = fault_of(compiled.snapshot, "partners.example.com", "Listener clear.shop", tls=False)
+    assert fault is (None if served else HostFault.CLEAR_TEXT)
+
+
+def test_nobody_takes_the_port_of_a_listener_that_is_left_out() -> None:
+    broken = listener("a", 8443, securityModel="STRICT")
+    compiled = compile_objects(broken, listener("b", 8443, protocol="HTTP"))
+    assert ports_of(compiled) == {}
+    assert "port 8443 is taken by Listener a.shop" in "".join(said(compiled, Severity.ERROR))
+
+
+# The ports of the command line
+
+
+def settle(compiled: Compiled) -> dict[Transport, Listener]:
+    ports = DataPorts("127.0.0.1", 0, 0, make_self_signed("localhost", NOW))
+    try:
+        return {one.transport: one for one in ports.settle(compiled.snapshot).listeners or ()}
+    finally:
+        ports.release()
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_the_tls_port_of_the_command_line_shows_no_makeshift_certificate(reason: str) -> None:
+    compiled = compile_objects(BROKEN[reason], mapping(), *SECRETS)
+    opened = settle(compiled)
+    assert Transport.TLS not in opened
+    for one in opened.values():
+        settled = Snapshot("", listeners=(one,))
+        assert fault_of(settled, "partners.example.com", one.name, tls=False) is HostFault.LEFT_OUT
+        assert fault_of(settled, "other.example.com", one.name, tls=False) is None
+    assert bool(opened) == ("any name" not in "".join(said(compiled)))
