@@ -19,7 +19,7 @@ Not emulated: TLS, label selectors, other writes; authentication is one bearer `
 
 Bad days: `refuse`, `compact`, `stop`/`start`, `freeze`/`thaw`, `uninstall`/`install`, `send_raw`, `drop_connections`,
 `lose_connections`, and the attributes `hang_lists`, `silent_watches`, `close_watches_after_s`, `ignore_timeouts`,
-`bookmark_interval_s`, `bookmarks_follow_changes`, `compact_between_pages`.
+`bookmark_interval_s`, `bookmarks_follow_changes`, `compact_between_pages`, `write_delay_s`.
 """
 
 from __future__ import annotations
@@ -156,6 +156,11 @@ class KubeApi:
         self.bookmarks_follow_changes = False
         """Send bookmarks only on watches whose kind has changed since they began: what a real server does where etcd
         sends no progress notifications."""
+        self.write_delay_s = 0.0
+        """How long the write of a status takes."""
+        self.most_writes = 0
+        """The most writes of statuses that were ever under way at a time."""
+        self._writes = 0
         self.compact_between_pages = False
         """Forget the version of a list as soon as its first page is out."""
         self.token: str | None = None
@@ -405,12 +410,22 @@ class KubeApi:
             return self._discover(path)
         if verb in ("get", "create", "update", "patch"):
             body = await request.json() if request.can_read_body else {}
+            if verb == "patch":
+                await self._take_time()
             return self._serve_object(
                 verb, kind, version, namespace, path.removesuffix("/status").rpartition("/")[2], body
             )
         if verb == "list":
             return await self._list(kind, version, namespace, query)
         return await self._watch(kind, version, namespace, query, request)
+
+    async def _take_time(self) -> None:
+        self._writes += 1
+        self.most_writes = max(self.most_writes, self._writes)
+        try:
+            await asyncio.sleep(self.write_delay_s)
+        finally:
+            self._writes -= 1
 
     def _resource_at(self, path: str) -> tuple[Kind | None, str, str]:
         """Kind, version and namespace (empty: all) of `…/<version>[/namespaces/<namespace>]/<plural>`."""

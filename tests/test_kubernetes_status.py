@@ -25,12 +25,15 @@ from grpcgw.discovery.kubernetes_status import StatusPace, StatusWriter, lease_n
 from grpcgw.discovery.lease import Lease, LeasePace, Step, next_step, read_lease
 from grpcgw.discovery.object_status import (
     KINDS_WITH_STATUS,
+    MAX_CHANGES,
+    MAX_NOTE_BYTES,
     ObjectStatus,
     Tried,
     Write,
     desired_statuses,
     event_of,
     make_event,
+    note_write,
     other_errors,
     plan_writes,
     read_status,
@@ -76,12 +79,12 @@ def due_names(desired: dict[ObjectKey, ObjectStatus], *objects: KubeObject, **tr
     return [write.obj.key.name for write in plan.due]
 
 
-def test_what_serves_is_running_and_what_has_an_error_is_inactive_with_the_first_reason() -> None:
+def test_what_serves_is_running_and_what_has_an_error_is_inactive_with_the_reason() -> None:
     a, b, host, module = mapping("a"), key_of("b"), key_of("h", "Host"), key_of("m", "Module")
     problems = [
         error(key_of("a"), "has no effect", severity=Severity.NOTICE),
         error(b, "is required; left out", "spec.prefix"),
-        error(b, "another"),
+        error(b, "has no effect", severity=Severity.NOTICE),
         error(host, "no Secret"),
         error(module, "is unknown"),
         Problem(Severity.ERROR, "no YAML", "a.yaml"),
@@ -89,6 +92,21 @@ def test_what_serves_is_running_and_what_has_an_error_is_inactive_with_the_first
     compiled = compiled_of([a], problems)
     assert desired_statuses(compiled) == {a.key: GOOD, b: BAD, host: ObjectStatus(False, "no Secret")}
     assert other_errors(compiled) == [(module, "is unknown")]
+
+
+def test_the_reason_names_every_error_as_far_as_they_fit() -> None:
+    b, module = key_of("b"), key_of("m", "Module")
+    problems = [error(each, message, "spec.x") for each in (b, module) for message in ("is wrong", "is required")]
+    named = "1) spec.x: is wrong 2) spec.x: is required"
+    assert desired_statuses(compiled_of([], problems)) == {b: ObjectStatus(False, named)}
+    assert other_errors(compiled_of([], problems)) == [(module, named)]
+    many = [error(b, f"{number} " + "ä" * 100) for number in range(30)]
+    reason = desired_statuses(compiled_of([], many))[b].reason
+    assert reason.startswith("1) 0 ä")
+    assert reason.endswith(" … and 26 more, see the diagnostics page")
+    assert len(reason.encode()) <= MAX_NOTE_BYTES
+    long = desired_statuses(compiled_of([], [error(b, "ä" * 2000)]))[b].reason
+    assert MAX_NOTE_BYTES - 3 <= len(long.encode()) <= MAX_NOTE_BYTES
 
 
 def test_a_mapping_whose_last_good_version_serves_on_is_inactive_and_says_so() -> None:
@@ -137,6 +155,25 @@ def test_the_same_status_waits_for_its_echo_and_fights_no_other_writer() -> None
     assert status_patch(Write(obj, GOOD, None))["metadata"] == {"resourceVersion": "7"}, "a newer object refuses it"
     plan = plan_writes({obj.key: GOOD}, {obj.key: obj}.get, {obj.key: Tried(GOOD, "6", 99.0)}, 100.0, 30.0)
     assert plan.postponed
+
+
+def test_a_status_that_flaps_is_written_a_few_times_and_then_once_in_a_while() -> None:
+    obj, tried, written = mapping("a"), dict[ObjectKey, Tried](), 0
+    for second in range(300):
+        desired = {obj.key: BAD if second % 2 else GOOD}
+        plan = plan_writes(desired, {obj.key: obj}.get, tried, float(second), 30.0)
+        for write in plan.due:
+            written += 1
+            tried[obj.key] = note_write(write, tried.get(obj.key), float(second), 30.0)
+            obj = mapping("a", str(second + 2), status_patch(write)["status"])  # type: ignore[arg-type]
+    assert MAX_CHANGES <= written <= MAX_CHANGES * 300 / 30
+
+
+def test_a_status_is_compared_with_what_was_written_while_its_echo_is_under_way() -> None:
+    obj = mapping("a", "7", {"state": "Running"})
+    assert due_names({obj.key: GOOD}, obj, a=Tried(BAD, "7", 99.0)) == ["a"]
+    plan = plan_writes({obj.key: BAD}, {obj.key: obj}.get, {obj.key: Tried(BAD, "7", 99.0)}, 100.0, 30.0)
+    assert (plan.due, plan.postponed) == ((), True), "it may have met a newer object: look again"
 
 
 STATUSES = st.sampled_from([None, {"state": "Running"}, {"state": "Inactive", "reason": BAD.reason}])
@@ -459,6 +496,37 @@ def test_an_api_server_that_is_away_or_overloaded_is_tried_again(api: KubeApi, a
             await until(lambda: len(api.all("Event")) == 1, "an Event")
 
     run(scenario())
+
+
+def test_several_statuses_are_written_at_a_time_and_no_more_than_that(api: KubeApi, access: ClusterAccess) -> None:
+    api.write_delay_s = 0.02
+    for number in range(60):
+        put_mapping(api, f"m{number}")
+
+    async def scenario() -> None:
+        async with replicas(access):
+            await until(lambda: all("status" in body for body in api.all("Mapping")), "all written")
+
+    run(scenario())
+    assert len(requests_for(api, "patch", "Mapping")) == 60
+    assert api.most_writes == BRISK.in_flight
+
+
+def test_an_api_server_that_asks_to_be_left_alone_is(api: KubeApi, access: ClusterAccess) -> None:
+    for number in range(30):
+        put_mapping(api, f"m{number}")
+    api.refuse(429, "Mapping", "patch", retry_after_s=1)
+
+    async def scenario() -> None:
+        async with replicas(access):
+            await until(lambda: bool(requests_for(api, "patch", "Mapping")), "refused")
+            api.accept()
+            await until(lambda: all("status" in body for body in api.all("Mapping")), "all written")
+
+    run(scenario())
+    times = [each.at_s for each in requests_for(api, "patch", "Mapping")]
+    begun = BRISK.in_flight
+    assert times[begun] - times[begun - 1] >= 0.9, "those under way are answered, then nobody asks"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Writes back to the cluster how its objects fare: status of Mappings and Hosts, Events for what is wrong.
 
-Only the replica that holds the Lease writes, at a bounded pace, and only what differs from what the cluster says.
+Only the replica that holds the Lease writes, at a bounded pace, and only what differs from what the cluster says: most
+statuses are right already when a gateway starts anew. Errors go first. An API server that asks to be left alone is.
 Everything is worked out anew from the last compilation and the store, so nothing is lost with a failed write or a
 change of the leader. Without the rights nothing is written, a notice says which one is missing, and the gateway serves
 all the same. Runs in the control process's event loop; decides nothing about statuses (`object_status`).
@@ -31,10 +32,10 @@ from grpcgw.discovery.object_status import (
     desired_statuses,
     event_of,
     make_event,
+    note_write,
     other_errors,
     plan_writes,
     status_patch,
-    version_of,
 )
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.discovery.watch import WATCHED_KINDS
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 PARTITION = "kubernetes status"
 MAX_EVENTS = 100
 """Events that wait to be sent; the oldest are dropped for newer ones."""
+MAX_ASKED_S = 60.0
+"""An API server that asks to be left alone (429, Retry-After) is, for so long at the longest."""
 _PLURALS = {kind.name: kind.candidates[0].plural for kind in WATCHED_KINDS}
 
 
@@ -52,8 +55,12 @@ _PLURALS = {kind.name: kind.candidates[0].plural for kind in WATCHED_KINDS}
 class StatusPace:
     """How gently the API server is written to; tests make it brisk."""
 
-    pause_s: float = 0.1
-    """After each write."""
+    pause_s: float = 0.01
+    """Between the beginnings of two writes."""
+    in_flight: int = 8
+    """Writes at a time: the first statuses of thousands of Mappings are not to take minutes."""
+    batch: int = 100
+    """So many writes are begun before it is looked again what is due, errors first."""
     settle_s: float = 30.0
     """How soon the same status is written to one object again."""
     retry_s: float = 5.0
@@ -62,6 +69,14 @@ class StatusPace:
     """How soon a right that was missing is tried again."""
     request_s: float = 10.0
     lease: LeasePace = field(default_factory=LeasePace)
+
+
+class _AskedToWait(ApiAway):
+    """The API server may well take the write later: overloaded, or starting."""
+
+    def __init__(self, message: str, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
 
 
 class StatusWriter:
@@ -77,7 +92,7 @@ class StatusWriter:
         pace: StatusPace | None = None,
         random: Random | None = None,
     ) -> None:
-        self._store, self._pace = store, pace or StatusPace()
+        self._store, self._pace, self._random = store, pace or StatusPace(), random or Random()
         self._api = KubernetesApi(access)
         self._identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self._elector = Elector(
@@ -88,7 +103,7 @@ class StatusWriter:
             changed=self._wake_up,
             note=lambda text: self._note("lease", text),
             pace=self._pace.lease,
-            random=random or Random(),
+            random=self._random,
         )
         self._desired: dict[ObjectKey, ObjectStatus] = {}
         self._tried: dict[ObjectKey, Tried] = {}
@@ -97,10 +112,11 @@ class StatusWriter:
         self._events: deque[dict[str, object]] = deque(maxlen=MAX_EVENTS)
         self._denied_until_s: dict[str, float] = {}
         self._notices: dict[str, str] = {}
+        self._next_turn_s = 0.0
         self._wake = asyncio.Event()
 
     def report(self, compiled: Compiled) -> None:
-        """This is how the objects fare now. Called after each compilation; never blocks."""
+        """This is how the objects fare now, by the compilation and by what was found out since. Never blocks."""
         self._desired = desired_statuses(compiled)
         self._errors = other_errors(compiled)
         self._told &= {*self._errors, *self._bad_statuses()}
@@ -132,18 +148,45 @@ class StatusWriter:
         """Write everything that is due. Returns how soon to look again if nothing happens; None: no need to."""
         try:
             while (plan := self._plan()).due and self._elector.leading:
-                await self._write_status(plan.due[0])
-                await asyncio.sleep(self._pace.pause_s)
+                await self._write_statuses(deque(plan.due[: self._pace.batch]))
             self._gather_events()
             while self._events and self._elector.leading and not self._is_denied("events"):
+                await self._wait_for_turn()
                 await self._send_event()
-                await asyncio.sleep(self._pace.pause_s)
         except (ApiAway, UserError) as away:
             log.debug("status: %s", away)
-            return self._pace.retry_s
+            asked_s = away.after_s if isinstance(away, _AskedToWait) else 0.0
+            return max(self._pace.retry_s, asked_s) * self._random.uniform(1.0, 1.2)
         if self._denied_until_s:
             return self._pace.denied_s
         return self._pace.settle_s if plan.postponed else None
+
+    async def _write_statuses(self, due: deque[Write]) -> None:
+        """Some at a time. Raises ApiAway, UserError when all that were begun are over."""
+
+        async def write() -> None:
+            while due and self._elector.leading and not self._is_denied("status"):
+                await self._wait_for_turn()
+                if due:
+                    await self._write_status(due.popleft())
+
+        async def write_until_failure() -> ApiAway | UserError | None:
+            try:
+                await write()
+            except (ApiAway, UserError) as error:
+                due.clear()
+                return error
+            return None
+
+        for error in await asyncio.gather(*(write_until_failure() for _ in range(self._pace.in_flight))):
+            if error is not None:
+                raise error
+
+    async def _wait_for_turn(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        turn_s = max(now_s, self._next_turn_s)
+        self._next_turn_s = turn_s + self._pace.pause_s
+        await asyncio.sleep(turn_s - now_s)
 
     def _plan(self) -> Plan:
         if self._is_denied("status"):
@@ -158,7 +201,7 @@ class StatusWriter:
         if not await self._send("PATCH", path, status_patch(write), "status", f'"patch" on {right}.getambassador.io'):
             return
         now_s = asyncio.get_running_loop().time()
-        self._tried[obj.key] = Tried(write.status, version_of(obj), now_s)
+        self._tried[obj.key] = note_write(write, self._tried.get(obj.key), now_s, self._pace.settle_s)
         told = event_of(write)
         if told is not None:
             self._add_event(obj, told)
@@ -199,7 +242,7 @@ class StatusWriter:
                 self._deny(what, f"not allowed: grpcgw needs the right {right} (deploy/rbac.yaml grants it): {refusal}")
                 return False
             if refusal.is_passing:
-                raise ApiAway(str(refusal)) from refusal
+                raise _AskedToWait(str(refusal), min(refusal.retry_after_s, MAX_ASKED_S)) from refusal
             # 404: the object is gone; 409: it has changed, and its news is on the way.
             level = logging.DEBUG if refusal.status in (404, 409) else logging.WARNING
             log.log(level, "%s %s: %s", method, path, refusal)

@@ -13,8 +13,11 @@ from datetime import datetime
 from grpcgw.config.compile import Compiled
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 
-MAX_NOTE_CHARACTERS = 1000
-"""An Event's note may have 1024 bytes at most."""
+MAX_NOTE_BYTES = 1000
+"""An Event's note may have 1024 at most."""
+MAX_CHANGES = 5
+"""So often the status of one object may change within `settle_s`: pods that come and go must not keep writers busy."""
+_ROOM_FOR_MORE = 60
 REPORTER = "getambassador.io/grpcgw"
 
 
@@ -55,6 +58,8 @@ class Tried:
     version: str
     """resourceVersion of the object that it was meant for."""
     at_s: float
+    changes: int = 1
+    """How many writes there were, this one included, none of them later than `settle_s` after the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +72,13 @@ class Plan:
 
 def desired_statuses(compiled: Compiled) -> dict[ObjectKey, ObjectStatus]:
     """The status of every object of this gateway that has one: bad where something is wrong with it, else good."""
-    desired = {key: ObjectStatus(True) for key in compiled.last_good if key.kind in KINDS_WITH_STATUS}
-    for key, text in _errors(compiled.problems):
-        if key.kind in KINDS_WITH_STATUS and desired.get(key, ObjectStatus(True)).good:
-            desired[key] = ObjectStatus(False, text)
-    return desired
+    good = {key: ObjectStatus(True) for key in compiled.last_good if key.kind in KINDS_WITH_STATUS}
+    bad = {key: ObjectStatus(False, text) for key, text in _errors(compiled.problems) if key.kind in KINDS_WITH_STATUS}
+    return good | bad
 
 
 def other_errors(compiled: Compiled) -> list[tuple[ObjectKey, str]]:
-    """The errors of objects that have no status to show them."""
+    """The errors of objects that have no status to show them: one text for each object."""
     return [(key, text) for key, text in _errors(compiled.problems) if key.kind not in KINDS_WITH_STATUS]
 
 
@@ -89,25 +92,32 @@ def plan_writes(
     """The writes that make the statuses in the cluster, as `find` knows them, those desired.
 
     The same status is not written twice to one version of an object (its echo is under way, or it was refused), nor
-    twice within `settle_s` (somebody else writes another: not to be fought at full speed).
+    twice within `settle_s` (somebody else writes another: not to be fought at full speed), and no more than
+    `MAX_CHANGES` statuses are within that time.
     """
     due: list[Write] = []
     postponed = False
     for key, status in desired.items():
         obj = find(key)
-        if obj is None or obj.source.origin != "kubernetes" or read_status(obj) == status:
+        if obj is None or obj.source.origin != "kubernetes":
             continue
         last = tried.get(key)
-        if last is None or last.status != status:
-            due.append(Write(obj, status, read_status(obj)))
-        elif last.version == version_of(obj):
-            continue
-        elif now_s < last.at_s + settle_s:
-            postponed = True
+        is_echoed = last is None or last.version != version_of(obj)
+        known = read_status(obj) if last is None or is_echoed else last.status
+        if known == status:
+            postponed = postponed or not is_echoed
+        elif last is None or now_s >= last.at_s + settle_s or (last.status != status and last.changes < MAX_CHANGES):
+            due.append(Write(obj, status, known))
         else:
-            due.append(Write(obj, status, read_status(obj)))
+            postponed = True
     due.sort(key=lambda write: write.status.good)
     return Plan(tuple(due), postponed)
+
+
+def note_write(write: Write, last: Tried | None, now_s: float, settle_s: float) -> Tried:
+    """What to remember of `write`, which the API server has just answered."""
+    is_repeated = last is not None and now_s < last.at_s + settle_s
+    return Tried(write.status, version_of(write.obj), now_s, last.changes + 1 if last and is_repeated else 1)
 
 
 def read_status(obj: KubeObject) -> ObjectStatus | None:
@@ -152,7 +162,7 @@ def make_event(obj: KubeObject, told: tuple[str, str, str], instance: str, now: 
         "type": kind,
         "reason": reason,
         "action": "Compile",
-        "note": note[:MAX_NOTE_CHARACTERS],
+        "note": _cut(note, MAX_NOTE_BYTES),
         "regarding": {
             "apiVersion": obj.api_version,
             "kind": key.kind,
@@ -177,11 +187,28 @@ def version_of(obj: KubeObject) -> str:
 
 
 def _errors(problems: tuple[Problem, ...]) -> list[tuple[ObjectKey, str]]:
-    return [
-        (
-            problem.object,
-            f"{problem.path}: {problem.message}"[:MAX_NOTE_CHARACTERS] if problem.path else problem.message,
-        )
-        for problem in problems
-        if problem.severity is Severity.ERROR and problem.object is not None
-    ]
+    """All errors of each object as one text."""
+    texts: dict[ObjectKey, list[str]] = {}
+    for problem in problems:
+        if problem.severity is Severity.ERROR and problem.object is not None:
+            text = f"{problem.path}: {problem.message}" if problem.path else problem.message
+            texts.setdefault(problem.object, []).append(text)
+    return [(key, _name_all(list(dict.fromkeys(each)))) for key, each in texts.items()]
+
+
+def _name_all(texts: list[str]) -> str:
+    """`1) this; 2) that`, as many as fit, and how many do not."""
+    if len(texts) == 1:
+        return _cut(texts[0], MAX_NOTE_BYTES)
+    named = ""
+    for number, text in enumerate(texts, start=1):
+        longer = f"{named}{' ' if named else ''}{number}) {text}"
+        if len(longer.encode()) > MAX_NOTE_BYTES - _ROOM_FOR_MORE and named:
+            return f"{named} … and {len(texts) - number + 1} more, see the diagnostics page"
+        named = longer
+    return _cut(named, MAX_NOTE_BYTES)
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= max_bytes else encoded[: max_bytes - 3].decode(errors="ignore") + "…"
