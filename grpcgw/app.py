@@ -176,7 +176,7 @@ class Control:
             hostname=socket.gethostname(),
             ambassador_id=self._settings.ambassador_id,
             namespace=self._settings.namespace,
-            ready=self._serving and not self._draining and bool(self._open or not self._data_plane.opens_ports),
+            ready=self._serving and not self._draining and self._takes_connections(),
             draining=self._draining,
             snapshot=self._snapshot,
             configured_at_s=self._configured_at_s,
@@ -306,6 +306,10 @@ class Control:
             if self._draining:  # they all close now, one after the other
                 return
             self._note_ports()
+
+    def _takes_connections(self) -> bool:
+        """Whether clients can come in, as far as the gateway knows: by a port of its own, or of its host program."""
+        return bool(self._open) if self._data_plane.opens_ports else not self._port_problems
 
     def _note_ports(self) -> None:
         heard = self._data_plane.ports.by_worker

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -17,10 +19,16 @@ from grpcgw.app import Control
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import Snapshot
 from grpcgw.proxy.generic_handler import LoopProxy
+from grpcgw.proxy.lasting_server import LastingServer, MakeServer
+from grpcgw.proxy.ports import PortFault
 from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
+from grpcgw.workers.messages import Listening
 from grpcgw.workers.supervisor import HeardPorts
 from grpcgw.workers.worker import SETTLE_S, make_report
+
+LOOK_S = 0.2
+"""How often it is looked whether the servers of `keep_serving` live."""
 
 
 class Gateway:
@@ -33,7 +41,8 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         """Returns when the first complete configuration is served. Raises UserError for what the user can mend."""
-        self._control = Control(self._settings, _ThisLoop(self._proxy))
+        self._data_plane = _ThisLoop(self._proxy)
+        self._control = Control(self._settings, self._data_plane)
         self._running = asyncio.create_task(self._control.run(), name="grpcgw")
         serving = asyncio.create_task(self._control.listening(), name="grpcgw start")
         try:
@@ -59,6 +68,23 @@ class Gateway:
         """For `server.add_generic_rpc_handlers`. It takes every method, so it belongs behind all others."""
         return self._proxy.handler()
 
+    @asynccontextmanager
+    async def keep_serving(self, make: MakeServer, grace_s: float) -> AsyncIterator[None]:
+        """Have a server while this is entered, and another whenever one dies.
+
+        A server of grpc.aio ends for good when a client sends a path that is not UTF-8. `make` returns one that is
+        started, with `handler()` and on the same ports each time. `grace_s`: how long RPCs may run on at the end, and
+        on a server that died. While there is none the gateway is not ready.
+        """
+        server = LastingServer("this program", make, grace_s)
+        await server.start()
+        self._data_plane.servers.append(server)
+        try:
+            yield
+        finally:
+            self._data_plane.servers.remove(server)
+            await server.stop(grace_s)
+
 
 class _ThisLoop:
     """The data plane (`workers.supervisor.DataPlane`) in the event loop that runs everything."""
@@ -72,13 +98,17 @@ class _ThisLoop:
         self._serving = asyncio.Event()
         self._started_at_s = time.time()
         self.ports = HeardPorts()
+        self.servers: list[LastingServer] = []
 
     async def run(self) -> None:
         try:
             await self._configured.wait()
             await self._proxy.start(SETTLE_S)
             self._serving.set()
-            await asyncio.Event().wait()
+            while True:
+                await asyncio.sleep(LOOK_S)
+                faults = tuple(PortFault("the server", server.fault) for server in self.servers if server.fault)
+                self.ports.note(0, Listening((), faults))
         finally:
             await self.drain(0.0)
             await self._proxy.stop()

@@ -23,6 +23,8 @@ WAITING_REQUESTS = 128
 
 
 class QueuePort:
+    fault = ""
+
     def __init__(
         self,
         queue: Any,

@@ -526,8 +526,9 @@ class GenericHandlerEngine:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _open_port(self, listener: Listener, view: PortView) -> HandlerPort:
-        port = HandlerPort(listener, view, self._note_closing)
-        self._run(port.start(self._options, self._proxy.handler(view)))
+        handler = self._proxy.handler(view)
+        port = HandlerPort(self._options, listener, view, handler, self._note_closing, self._drain_time_s)
+        self._run(port.start())
         return port
 
     def _note_closing(self, port: HandlerPort) -> None:

@@ -10,6 +10,7 @@ import grpc.aio
 from grpcgw.config.snapshot import Listener, ServerCertificate, Transport
 from grpcgw.errors import UserError
 from grpcgw.proxy.engine import ServerOptions, server_arguments
+from grpcgw.proxy.lasting_server import LastingServer
 from grpcgw.proxy.ports import PortView
 from grpcgw.proxy.server_credentials import FreshCertificates, make_server_credentials
 
@@ -17,27 +18,43 @@ from grpcgw.proxy.server_credentials import FreshCertificates, make_server_crede
 class HandlerPort:
     """`start` and `stop` belong to the loop, everything else to the thread that changes ports."""
 
-    def __init__(self, listener: Listener, view: PortView, note_closing: Callable[[HandlerPort], None]) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        listener: Listener,
+        view: PortView,
+        handler: grpc.GenericRpcHandler,
+        note_closing: Callable[[HandlerPort], None],
+        drain_time_s: float,
+    ) -> None:
         self.view = view
-        self.number = 0
-        """Once it is started."""
-        self._listener = listener
+        self.number = listener.port
+        """Once it is started, also where any free one was asked for."""
+        self._options, self._listener, self._handler = options, listener, handler
         self._note_closing = note_closing
         self._fresh = FreshCertificates(listener.certificates)
-        self._server: grpc.aio.Server | None = None
+        self._server = LastingServer(listener.name, self._make, drain_time_s)
 
-    async def start(self, options: ServerOptions, handler: grpc.GenericRpcHandler) -> None:
+    @property
+    def fault(self) -> str:
+        return self._server.fault
+
+    async def start(self) -> None:
         """Raises UserError where the port cannot be opened."""
-        self._server = grpc.aio.server(options=server_arguments(options, self._listener))
-        self._server.add_generic_rpc_handlers((handler,))
+        await self._server.start()
+
+    async def _make(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=server_arguments(self._options, self._listener))
+        server.add_generic_rpc_handlers((self._handler,))
         try:
-            self.number = self._open(self._server, options.target(self._listener.port))
+            self.number = self._open(server, self._options.target(self.number))
         except UserError:
             # A server that never started keeps its memory for ever, and ports are tried again and again.
-            await self._server.start()
-            await self._server.stop(None)
+            await server.start()
+            await server.stop(None)
             raise
-        await self._server.start()
+        await server.start()
+        return server
 
     def _open(self, server: grpc.aio.Server, target: str) -> int:
         try:
@@ -49,7 +66,6 @@ class HandlerPort:
 
     async def stop(self, limit_s: float) -> None:
         """Say goodbye to clients; returns when the last RPC is over, after `limit_s` at the latest. Again: sooner."""
-        assert self._server is not None
         await self._server.stop(limit_s)
 
     def set_certificates(self, certificates: tuple[ServerCertificate, ...]) -> None:

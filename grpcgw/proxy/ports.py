@@ -52,6 +52,10 @@ class Port(Protocol):
 
     @property
     def number(self) -> int: ...
+    @property
+    def fault(self) -> str:
+        """Why it takes no connections just now; empty: it does."""
+        ...
 
     @property
     def view(self) -> PortView: ...
@@ -79,7 +83,13 @@ class Ports:
 
     def list_open(self) -> tuple[OpenPort, ...]:
         """As they are, not as they were wanted: a port that could not be changed is the old one."""
-        return tuple(OpenPort(had.name, port.number, had.transport) for had, port in self._open.values())
+        return tuple(
+            OpenPort(had.name, port.number, had.transport) for had, port in self._open.values() if not port.fault
+        )
+
+    def faults(self) -> tuple[PortFault, ...]:
+        """Of ports that were opened, and take no connections just now."""
+        return tuple(PortFault(had.name, port.fault) for had, port in self._open.values() if port.fault)
 
     def retire(self, wanted: Iterable[Listener]) -> None:
         """Refuse new RPCs on all ports but `wanted`: called before a configuration that no longer speaks of them."""

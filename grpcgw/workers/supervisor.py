@@ -12,8 +12,10 @@ import itertools
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from grpcgw.config.difference import find_difference
@@ -406,7 +408,7 @@ class WorkerHere:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                said = await loop.run_in_executor(self._thread, self._worker.apply, await self._snapshots.get())
+                said = await loop.run_in_executor(self._thread, await self._next_work())
                 self.ports.note(0, said)
                 if not self._listening.done():
                     self._listening.set_result(tuple(port.number for port in said.ports))
@@ -414,6 +416,15 @@ class WorkerHere:
             if not self._drained:
                 self._thread.submit(self._worker.drain, 0.0)
             self._thread.shutdown()
+
+    async def _next_work(self) -> Callable[[], Listening]:
+        """To serve the next snapshot, or, where none comes for a while, to look at the ports."""
+        if not self._listening.done():
+            return partial(self._worker.apply, await self._snapshots.get())
+        try:
+            return partial(self._worker.apply, await asyncio.wait_for(self._snapshots.get(), KEEP_REPORTS_S))
+        except TimeoutError:
+            return self._worker.listening
 
     async def apply(self, snapshot: Snapshot) -> None:
         self._snapshots.put_nowait(snapshot)

@@ -25,6 +25,7 @@ from grpcgw.config.snapshot import Snapshot
 from grpcgw.errors import EngineUnfit
 from grpcgw.logs import set_up_logging
 from grpcgw.proxy.engine import Engine, ServerOptions
+from grpcgw.proxy.ports import PortFault
 from grpcgw.proxy.serving import RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.log_writer import AccessLog
@@ -124,6 +125,7 @@ class Worker:
         self._engine = make_engine(plan, number)
         self._engine.serving.zone = plan.zone
         self._started = False
+        self._faults: tuple[PortFault, ...] = ()
         self._access_log = make_access_log(plan)
         if self._access_log is not None:
             self._engine.serving.rpc_log = RpcLog(self._access_log.put, plan.access_log_sample_percent)
@@ -141,13 +143,18 @@ class Worker:
         if first:
             self._engine.start(SETTLE_S)
             self._started = True
-        faults = self._engine.ports.update(ports)
+        self._faults = self._engine.ports.update(ports)
         if self._keeper is not None:
             if first:
                 self._keeper.start()
             else:
                 self._keeper.look_again()
-        return Listening(self._engine.ports.list_open(), faults)
+        return self.listening()
+
+    def listening(self) -> Listening:
+        """The ports as they are: one may have closed by itself since `apply`."""
+        ports = self._engine.ports
+        return Listening(ports.list_open(), (*self._faults, *ports.faults()))
 
     def take_over(self, difference: Difference) -> Listening | Behind:
         """Serve what `difference` makes of what is served."""
@@ -198,13 +205,18 @@ def read_messages(connection: socket.socket) -> Iterator[object]:
 
 def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> Drain | None:
     """Do what is asked until told to drain. None: nothing more was said, the control process is gone or it ends us."""
+    ports: Listening | Behind | None = None
     for command in commands:
         match command:
             case ApplySnapshot(difference):
-                answer(worker.take_over(difference))
+                ports = worker.take_over(difference)
+                answer(ports)
             case SetEndpoints():
                 worker.set_endpoints(command)
             case Collect(number):
+                if isinstance(ports, Listening) and ports != worker.listening():  # one closed by itself, or is back
+                    ports = worker.listening()
+                    answer(ports)
                 answer(Report(number, worker.report()))
             case Drain():
                 return command

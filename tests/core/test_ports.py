@@ -24,6 +24,7 @@ class FakePort:
     def __init__(self, listener: Listener, view: PortView) -> None:
         self.number, self.view, self.certificates = listener.port, view, listener.certificates
         self.closed = 0
+        self.fault = ""
 
     def set_certificates(self, certificates: tuple[ServerCertificate, ...]) -> None:
         self.certificates = certificates
@@ -49,6 +50,18 @@ class Engine:
 
 def tls(*certificates: ServerCertificate, **fields: object) -> Listener:
     return Listener("tls", 8443, Transport.TLS, SecurityModel.XFP, certificates=certificates, **fields)  # type: ignore[arg-type]
+
+
+def test_a_port_that_takes_no_connections_is_not_open_and_says_why() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    assert engine.ports.numbers() == (8443,)
+    engine.made[0].fault = "its server died"
+    assert engine.ports.numbers() == ()
+    assert engine.ports.faults() == (PortFault("tls", "its server died"),)
+    engine.made[0].fault = ""
+    assert engine.ports.numbers() == (8443,)
+    assert engine.ports.faults() == ()
 
 
 def test_what_stays_is_not_opened_again() -> None:

@@ -125,6 +125,19 @@ class RawClient:
         """A whole RPC and its whole answer."""
         return self.finish(self.request(method, *extra, messages=messages, **how))
 
+    def call_bytes(self, path: bytes) -> Answer:
+        """An RPC with any path; its answer as far as it comes."""
+        names = b":method", b":scheme", b":path", b":authority", b"te", b"content-type"
+        values = b"POST", b"http", path, b"gateway.test", b"trailers", b"application/grpc"
+        self.h2.config.validate_outbound_headers = False
+        stream = self.h2.get_next_available_stream_id()
+        answer = self.answers[stream] = Answer()
+        self.h2.send_headers(stream, list(zip(names, values, strict=True)), end_stream=True)
+        self.flush()
+        while not answer.over and self.receive():
+            pass
+        return answer
+
     def finish(self, stream: int) -> Answer:
         answer = self.answers[stream]
         while not answer.over:

@@ -1,0 +1,90 @@
+"""A `grpc.aio` server, and another in its place whenever one dies; everything in one event loop.
+
+A server of grpc.aio ends for good when one request has a path that is not UTF-8: its accepting coroutine raises, and
+nothing on the public API can keep such a request from it. What runs on the dead server goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+import grpc.aio
+
+from grpcgw.errors import UserError
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.1
+"""How often it is asked whether a server still lives. Also the bound for how often one can be made anew."""
+
+MakeServer = Callable[[], Awaitable[grpc.aio.Server]]
+
+
+class LastingServer:
+    def __init__(self, name: str, make: MakeServer, grace_s: float) -> None:
+        """`make` returns a server that is started, on the same ports each time; it raises UserError where it cannot.
+        `grace_s`: how long RPCs on a server that died may go on."""
+        self._name, self._make, self._grace_s = name, make, grace_s
+        self._server: grpc.aio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._dead: dict[grpc.aio.Server, asyncio.Task[None]] = {}
+        self.fault = ""
+        """Why no server is there just now; empty: one is. May be read by any thread."""
+
+    async def start(self) -> None:
+        """Raises what `make` raises."""
+        self._server = await self._make()
+        self._watching = asyncio.create_task(self._watch(), name=f"watch over {self._name}")
+
+    async def stop(self, grace_s: float) -> None:
+        """Say goodbye to clients; returns when the last RPC is over, after `grace_s` at the latest. Again: sooner."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        servers = [*self._dead, *([] if self._server is None else [self._server])]
+        await asyncio.gather(*(_end(server, grace_s) for server in servers), *self._dead.values())
+
+    async def _watch(self) -> None:
+        while self._server is not None:
+            self.fault = await _wait_for_death(self._server)
+            if not self.fault:
+                return
+            log.error("the server of %s died and is made anew: %s", self._name, self.fault)
+            self._bury(self._server)
+            self._server = None
+            await self._replace()
+
+    def _bury(self, server: grpc.aio.Server) -> None:
+        burial = asyncio.create_task(_end(server, self._grace_s))
+        self._dead[server] = burial
+        burial.add_done_callback(lambda _: self._dead.pop(server, None))
+
+    async def _replace(self) -> None:
+        while self._server is None:
+            try:
+                self._server = await self._make()
+                self.fault = ""
+            except UserError as error:
+                self.fault = str(error)
+                await asyncio.sleep(WATCH_S)
+
+
+async def _wait_for_death(server: grpc.aio.Server) -> str:
+    """Why `server` died; empty: it was stopped."""
+    try:
+        while await server.wait_for_termination(WATCH_S):
+            pass
+    except Exception as error:  # whatever ended it
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+async def _end(server: grpc.aio.Server, grace_s: float) -> None:
+    with contextlib.suppress(Exception):  # the first to stop a dead server is told why it died
+        await server.stop(grace_s)
+        return
+    await server.stop(grace_s)
