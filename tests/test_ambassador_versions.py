@@ -198,3 +198,45 @@ def test_an_ingress_for_ambassador_is_a_notice_and_another_ones_is_none(one: Kub
         if is_named
         else []
     )
+
+
+# Redirects
+
+
+def redirect(name: str = "old", **fields: object) -> KubeObject:
+    spec = {"prefix": "/greet.Greeter/", "service": "new.example.com", "host_redirect": True, **fields}
+    return obj("Mapping", name, spec)
+
+
+def test_a_redirect_is_a_notice_and_takes_its_calls_from_all_others() -> None:
+    others = obj("Mapping", "all", {"prefix": "/", "service": "greet:50051"})
+    compiled = compile_objects(redirect(path_redirect="/new/", redirect_response_code=302), others)
+    assert said(compiled, Severity.ERROR) == []
+    assert "calls that match end with UNIMPLEMENTED" in "".join(said(compiled))
+    found = RouteTable(compiled.snapshot.routes).match("/greet.Greeter/Greet")
+    assert found is not None
+    assert (found.redirect, found.destinations) == ("old.shop", ())
+    assert list(compiled.snapshot.clusters) == ["greet.shop:50051/KubernetesServiceResolver"]
+
+
+@pytest.mark.parametrize("second", ["redirect", "mapping"])
+@pytest.mark.parametrize("first", ["redirect", "mapping"])
+def test_a_redirect_is_alone_in_its_group(first: str, second: str) -> None:
+    spec = {"prefix": "/greet.Greeter/", "service": "greet:50051"}
+    made = {"redirect": redirect, "mapping": lambda name: obj("Mapping", name, spec)}
+    compiled = compile_objects(made[first]("a"), made[second]("b"))
+    if first == second == "mapping":
+        assert said(compiled) == []
+        return
+    (error,) = said(compiled, Severity.ERROR)
+    assert "cannot accept b.shop beside a.shop: one Mapping that redirects takes all calls of its group" in error
+    assert bool(only_route(compiled).redirect) is (first == "redirect")
+
+
+def test_a_redirect_at_a_host_leaves_other_hosts_alone() -> None:
+    serving = obj("Mapping", "greet", {"prefix": "/greet.Greeter/", "service": "greet:50051"})
+    table = RouteTable(compile_objects(redirect(host="old.example.com"), serving).snapshot.routes)
+    old, new = table.match("/greet.Greeter/Greet", "old.example.com"), table.match("/greet.Greeter/Greet", "new")
+    assert old is not None
+    assert new is not None
+    assert (old.redirect, new.redirect) == ("old.shop", "")

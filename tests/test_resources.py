@@ -98,7 +98,6 @@ def test_every_error_of_an_object_is_told_with_file_line_path_and_what_would_be_
           weight: 101
           load_balancer:
             policy: roundrobin
-          host_redirect: true
         """)
     assert sorted(str(problem) for problem in problems) == sorted(
         f"greet.yaml:{line}: error: Mapping greet.default spec.{rest}"
@@ -114,11 +113,6 @@ def test_every_error_of_an_object_is_told_with_file_line_path_and_what_would_be_
                 12,
                 "load_balancer.policy: should be 'round_robin', 'least_request', 'ring_hash', 'maglev' or"
                 " 'weighted_round_robin', not 'roundrobin'",
-            ),
-            (
-                13,
-                "host_redirect: is not supported yet: gRPC clients follow no redirect, and calls would go to its"
-                " target; leave the Mapping out",
             ),
         ]
     )
@@ -183,17 +177,6 @@ def test_a_field_without_effect_is_a_notice_and_the_object_serves(field: str) ->
 @pytest.mark.parametrize("spelling", ["time", "idle_time"])
 def test_both_spellings_of_the_keepalive_time_are_accepted(spelling: str) -> None:
     assert read(mapping({**GOOD, "keepalive": {spelling: 7200}}))[0] is not None
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("host_redirect", True)],
-)
-def test_a_field_that_must_not_be_ignored_leaves_the_object_out(field: str, value: object) -> None:
-    _, (problem,) = read(mapping({**GOOD, field: value}))
-    assert problem.severity is Severity.ERROR
-    assert problem.path == f"spec.{field}"
-    assert "is not supported yet" in problem.message
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,9 @@ def view_gateway(state: GatewayState) -> GatewayView:
         state=state,
         errors=tuple(problem for problem in state.problems if problem.severity is Severity.ERROR),
         notices=tuple(problem for problem in state.problems if problem.severity is Severity.NOTICE),
-        routes=tuple(_view_route(route, clusters, by_mapping, copies) for route in state.snapshot.routes),
+        routes=tuple(
+            _view_route(route, clusters, by_mapping, copies) for route in state.snapshot.routes if route.destinations
+        ),
         clusters=tuple(clusters.values()),
         traffic=_add_up(methods.values()),
         unmatched=_add_up(

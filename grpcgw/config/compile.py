@@ -191,8 +191,8 @@ def _make_snapshot(serving: Serving, groups: Groups, reader: MappingReader, sett
     routes = order_routes((one.route for one in made.values()), lambda route: made[id(route)].rank)
     clusters: dict[str, Cluster] = {}
     for key in serving:  # in the order of keys: the first Mapping names the resolver of a cluster it shares
-        if serving[key].candidates:
-            cluster = serving[key].cluster
+        cluster = serving[key].cluster
+        if cluster is not None and serving[key].candidates:
             clusters.setdefault(cluster.name, cluster)
     version = hash_content(
         [

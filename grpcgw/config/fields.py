@@ -20,8 +20,6 @@ class State(StrEnum):
     SUPPORTED = "supported"
     PLANNED = "planned"
     """Accepted; has no effect yet, and a notice says so."""
-    REFUSED = "refused for now"
-    """Planned too, but to ignore it would send calls where they must not go: the object is left out with an error."""
     HTTP_ONLY = "HTTP only"
     NO_MEANING = "no meaning"
 
@@ -50,7 +48,6 @@ def _noter(state: State) -> Callable[..., FieldNote]:
 
 served = _noter(State.SUPPORTED)
 planned = _noter(State.PLANNED)
-refused = _noter(State.REFUSED)
 http_only = _noter(State.HTTP_ONLY)
 no_meaning = _noter(State.NO_MEANING)
 

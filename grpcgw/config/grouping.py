@@ -42,6 +42,8 @@ class Candidate:
     weight: int | None = None
     """None: a share of what the weighted ones leave. Of a shadow: percent of the calls to copy, 100 by default."""
     shadow: bool = False
+    redirect: bool = False
+    """Its calls go nowhere; `destination` names the Mapping and no cluster."""
     sticky_header: str = ""
     created: str = ""
     own_core: Mapping[str, object] | None = None
@@ -77,12 +79,15 @@ def find_complaints(members: Sequence[Candidate]) -> dict[int, Complaint]:
     """What is wrong with which member. The first sets the terms: who disagrees with it is a newcomer."""
     complaints: dict[int, Complaint] = {}
     first, sticky, shadow = members[0], "", ""
+    redirects = next((member.redirect for member in members if not member.shadow), False)
     for position, member in enumerate(members):
         complaint = _compare(first, member) or _check_sticky(sticky, member)
         if complaint is None and member.shadow and shadow:
             complaint = Complaint(
                 f"cannot accept {member.destination.label} as second shadow after {shadow}", ("shadow",)
             )
+        if complaint is None and not member.shadow and (redirects or member.redirect) and member is not first:
+            complaint = _refuse_redirect(first, member)
         if complaint is not None:
             complaints[position] = complaint
             continue
@@ -116,6 +121,15 @@ def _compare(first: Candidate, newcomer: Candidate) -> Complaint | None:
         f"cannot accept new mapping {newcomer.destination.label} with mismatched {listed};"
         f" {first.destination.label} was first in its group, set the same in both",
         (mismatches[0][0],),
+    )
+
+
+def _refuse_redirect(first: Candidate, newcomer: Candidate) -> Complaint:
+    """Calls go nowhere or somewhere: Ambassador has at most one redirect in a group, too."""
+    return Complaint(
+        f"cannot accept {newcomer.destination.label} beside {first.destination.label}: one Mapping that redirects takes"
+        " all calls of its group",
+        ("host_redirect",) if newcomer.redirect else (),
     )
 
 
@@ -174,6 +188,8 @@ def make_route(members: Sequence[Candidate]) -> Route | None:
     serving = [member for member in members if not member.shadow]
     if not serving:
         return None
+    if serving[0].redirect:
+        return _make_redirect(serving[0])
     shares = share_weights([member.weight for member in serving])
     if shares is None:
         raise ValueError(f"the weights over {members[0].group.prefix} add up to more than {_FULL}")
@@ -188,6 +204,19 @@ def make_route(members: Sequence[Candidate]) -> Route | None:
         case_sensitive=first.matching.case_sensitive,
         shadow=None if shadow is None else _finish(shadow, _FULL if shadow.weight is None else shadow.weight, [shadow]),
         sticky_header=next((member.sticky_header for member in serving if member.sticky_header), ""),
+    )
+
+
+def _make_redirect(member: Candidate) -> Route:
+    matching, label = member.matching, member.destination.label
+    return Route(
+        match=matching.path,
+        precedence=member.group.precedence,
+        destinations=(),
+        host=matching.host,
+        headers=matching.headers,
+        case_sensitive=matching.case_sensitive,
+        redirect=label,
     )
 
 

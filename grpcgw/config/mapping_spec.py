@@ -28,7 +28,6 @@ from grpcgw.config.fields import (
     http_only,
     no_meaning,
     planned,
-    refused,
     served,
 )
 from grpcgw.config.service import InvalidService, parse_service
@@ -357,7 +356,7 @@ class MappingSpec(MappingSettings):
 
     cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
     host_redirect: Annotated[
-        bool | None, refused("gRPC clients follow no redirect, and calls would go to its target; leave the Mapping out")
+        bool | None, served("calls that match end with UNIMPLEMENTED: gRPC clients follow no redirect")
     ] = None
     path_redirect: Annotated[str | None, http_only("gRPC clients follow no redirect")] = None
     prefix_redirect: Annotated[str | None, http_only("gRPC clients follow no redirect")] = None

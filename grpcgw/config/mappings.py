@@ -12,7 +12,7 @@ from grpcgw.config.grouping import Candidate, make_group_key
 from grpcgw.config.hosts import HostSelector
 from grpcgw.config.mapping_settings import Settings, compile_settings
 from grpcgw.config.mapping_spec import KeepaliveSpec, MappingSpec
-from grpcgw.config.matching import asks_for_query, compile_matching
+from grpcgw.config.matching import Matching, asks_for_query, compile_matching
 from grpcgw.config.metadata_edits import check_key, note_hidden_key
 from grpcgw.config.objects import KubeObject
 from grpcgw.config.parse import Findings, parse_spec, read_metadata
@@ -56,7 +56,8 @@ class MappingContext:
 class CompiledMapping:
     candidates: tuple[Candidate, ...]
     """One for each host it serves; none where it can match no call."""
-    cluster: Cluster
+    cluster: Cluster | None
+    """None: its calls go nowhere."""
 
 
 def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings) -> CompiledMapping | None:
@@ -66,6 +67,8 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
         return None
     spec = _resolve_aliases(spec)
     matching = compile_matching(spec, not obj.api_version.endswith("/v3alpha1"), context.regex_max_size, findings)
+    if spec.host_redirect:
+        return _compile_redirect(obj, spec, matching, context, findings)
     own = compile_settings(spec, findings)
     settings = own.or_else(context.defaults)
     cluster = compile_cluster(obj.key, spec, settings, context.around, findings)
@@ -107,6 +110,23 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if context.authority_hidden_by:
         _note_hidden_authority(candidates, context.authority_hidden_by, findings)
     return CompiledMapping(candidates, cluster)
+
+
+def _compile_redirect(
+    obj: KubeObject, spec: MappingSpec, matching: Matching, context: MappingContext, findings: Findings
+) -> CompiledMapping | None:
+    """What it takes must go to no other Mapping, and nothing is asked of where it redirects to."""
+    if findings.rejected:
+        return None
+    findings.notice("gRPC clients follow no redirect: calls that match end with UNIMPLEMENTED", "host_redirect")
+    candidate = Candidate(
+        group=make_group_key(matching, spec.precedence or 0),
+        matching=matching,
+        destination=Destination(obj.key, f"{obj.key.name}.{obj.key.namespace}", "", where=obj.source.locate()),
+        redirect=True,
+        created=_created(obj),
+    )
+    return CompiledMapping(() if asks_for_query(spec) else _spread(candidate, obj, context.hosts), None)
 
 
 def _resolve_aliases(spec: MappingSpec) -> MappingSpec:

@@ -177,8 +177,6 @@ def report_note(note: FieldNote, findings: Findings, *path: str) -> None:
             pass
         case State.PLANNED:
             findings.notice(f"has no effect yet: {note.meaning}", *path)
-        case State.REFUSED:
-            findings.error(f"is not supported yet: {note.meaning}", *path)
         case State.HTTP_ONLY:
             findings.notice(f"has no effect on gRPC: {note.meaning}", *path)
         case State.NO_MEANING:

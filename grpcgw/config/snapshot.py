@@ -134,7 +134,7 @@ class Route:
     match: PathMatch
     precedence: int
     destinations: tuple[Destination, ...]
-    """At least one; weights add up to at most 100."""
+    """At least one, but for a `redirect`; weights add up to at most 100."""
     host: HostMatch | None = None
     headers: tuple[HeaderMatch, ...] = ()
     """All must hold."""
@@ -143,6 +143,8 @@ class Route:
     """Gets a copy of RPCs (`weight_percent` of them); its answers are dropped."""
     sticky_header: str = ""
     """Metadata key whose hash decides the destination, so that a caller stays with one; empty: turns."""
+    redirect: str = ""
+    """The Mapping that answers with an HTTP redirect, which no gRPC client follows: its RPCs go nowhere."""
 
     def all_destinations(self) -> tuple[Destination, ...]:
         """Those that serve, and the shadow."""

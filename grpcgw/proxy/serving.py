@@ -267,9 +267,10 @@ class Target:
 class RouteTargets:
     """A Route with its destinations bound: splits its RPCs over them."""
 
-    __slots__ = ("_only", "_split", "_sticky_header", "_targets")
+    __slots__ = ("_only", "_split", "_sticky_header", "_targets", "redirect")
 
     def __init__(self, route: Route, targets: tuple[Target, ...]) -> None:
+        self.redirect = route.redirect
         self._targets = {
             id(destination): target for destination, target in zip(route.destinations, targets, strict=True)
         }
@@ -289,6 +290,15 @@ class RouteTargets:
 
     def can_serve(self) -> bool:
         return any(target.can_serve() for target in self._targets.values())
+
+
+def _explain_nowhere(targets: RouteTargets, path: str) -> Refusal:
+    if targets.redirect:
+        message = f"Mapping {targets.redirect} is an HTTP redirect, which gRPC clients do not follow"
+        return Refusal(Reason.REDIRECT, message)
+    return Refusal(
+        Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
+    )
 
 
 class Table:
@@ -368,9 +378,7 @@ class Serving:
         found = table.find(path, authority, metadata)
         if found is None:
             return Refusal(Reason.NO_MAPPING, f"no Mapping matches {path}")
-        return found.choose(metadata) or Refusal(
-            Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
-        )
+        return found.choose(metadata) or _explain_nowhere(found, path)
 
     def wants_certificate(self, port: PortView) -> bool:
         """Whether an engine is to say which certificate the client of an RPC has shown."""

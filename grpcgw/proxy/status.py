@@ -38,6 +38,7 @@ class Reason(StrEnum):
 
     NO_MAPPING = "no-mapping"
     NO_HOST = "no-host"
+    REDIRECT = "redirect"
     BAD_PATH = "bad-path"
     BAD_AUTHORITY = "bad-authority"
     CLEAR_TEXT = "clear-text"
@@ -71,6 +72,7 @@ POD_LEFT = "Socket closed: the pod left, its drain time is over"
 _CODES = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
     Reason.NO_HOST: Code.UNIMPLEMENTED,
+    Reason.REDIRECT: Code.UNIMPLEMENTED,
     Reason.BAD_PATH: Code.UNIMPLEMENTED,
     Reason.BAD_AUTHORITY: Code.INVALID_ARGUMENT,
     Reason.CLEAR_TEXT: Code.PERMISSION_DENIED,

@@ -57,6 +57,18 @@ def test_share_that_the_weights_leave_is_unavailable_and_says_so(lab: Lab) -> No
     assert share(client, 50) == {"a": 20, "b": 10, "unrouted-share": 20}
 
 
+def test_what_a_redirect_takes_goes_to_no_pod(lab: Lab) -> None:
+    text = """
+        {name: all, service: a, prefix: /}
+        ---
+        {name: old, service: new.example.com, prefix: /test.Pod/, host_redirect: true}
+    """
+    pods = pods_named(lab, "a")
+    client = lab.raw_client(configured(lab, text, **pods))
+    assert share(client, 2) == {"redirect": 2}
+    assert pods["a"].calls == []
+
+
 def test_streams_are_shared_like_other_rpcs(lab: Lab) -> None:
     pods = pods_named(lab, "stable canary")
     call = lab.channel(configured(lab, group(25), **pods)).stream_stream("/test.Pod/Chat")
