@@ -369,19 +369,68 @@ def test_of_a_module_that_never_was_whole_each_wrong_key_leaves_out_itself(
         assert compiled.snapshot.clients.allow is not None
         (problem,) = said(compiled)
         assert message in problem
-        assert problem.endswith("; this key is left out")
+        assert problem.endswith("; the rest of the Module holds")
     mended = compile_objects(mapping(), module(ip_allow=[{"peer": "10.0.0.0/8"}]), last=again)
     assert said(mended) == []
     assert said(compile_objects(mapping(), broken, last=mended))[0].endswith("; the last good version keeps serving")
 
 
-@pytest.mark.parametrize("wrong", [{"ip_allow": "10.0.0.0/8"}, {"ip_deny": 5}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ip_allow": "10.0.0.0/8"},
+        {"ip_deny": 5},
+        {"ip_deny": [{"remote": "10.0.0.0/8"}, {"remote": "10.0.0.256"}]},
+        {"ip_deny": [{"remotes": "10.0.0.0/8"}]},
+        {"ip_alow": [{"remote": "10.0.0.0/8"}]},
+        {"ipAllow": [{"remote": "10.0.0.0/8"}]},
+        {"ip_allow": [{"remote": "10.0.0.0/8"}], "use_proxy_proto": True},
+        {"ip_allow": [{"remote": "10.0.0.0/8"}], "xff_num_trusted_hops": "1"},
+        {"ip_deny": [{"remote": "10.0.0.0/8"}], "use_remote_adress": False},
+    ],
+    ids=str,
+)
 def test_a_module_that_never_was_whole_and_does_not_say_whom_to_serve_serves_nobody(wrong: dict[str, object]) -> None:
     first = compile_objects(mapping(), module(**wrong, cluster_request_timeout_ms=5))
     assert first.snapshot.clients.allow == ()
     assert only(first).timeout_ms == 5
     assert said(first)[0].endswith("; nobody is served until it is right")
     assert compile_objects(mapping(), module(), last=first).snapshot.clients.allow is None
+
+
+@pytest.mark.parametrize("spec", ["text", {"config": ["text"]}, {"config": "text"}], ids=str)
+def test_a_module_of_which_nothing_can_be_read_serves_nobody(spec: object) -> None:
+    compiled = compile_objects(mapping(), obj("Module", "ambassador", spec))
+    assert compiled.snapshot.clients.allow == ()
+    assert "nobody is served until it is right" in said(compiled)[0]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        obj("Module", "ambassador", {"config": {"ip_allow": [{"peer": "10.0.0.0/8"}]}, "typo": 1}),
+        obj("Module", "ambassador", {"config": {"ip_allow": [{"peer": "10.0.0.0/8"}]}}, api="getambassador.io/v9"),
+        module(ip_allow=[{"peer": "10.0.0.0/8"}, {"peer": "none"}], ip_deny=[]),
+    ],
+    ids=str,
+)
+def test_whom_a_module_lets_in_holds_whatever_else_is_wrong_with_it(broken: KubeObject) -> None:
+    compiled = compile_objects(mapping(), broken)
+    assert [rule.network for rule in compiled.snapshot.clients.allow or ()] == ["10.0.0.0/8"]
+    assert len(said(compiled)) == 1
+
+
+def test_a_bad_entry_of_ip_deny_keeps_the_last_good_module() -> None:
+    before = compile_objects(mapping(), module(ip_deny=[{"peer": "10.0.0.0/8"}]))
+    after = compile_objects(mapping(), module(ip_deny=[{"peer": "10.0.0.0/8"}, {"peer": "x"}]), last=before)
+    assert after.snapshot == before.snapshot
+    assert said(after)[0].endswith("; the last good version keeps serving")
+
+
+def test_the_proxy_protocol_is_an_error_and_its_absence_is_not() -> None:
+    (problem,) = said(compile_objects(module(use_proxy_proto=True, cluster_request_timeout_ms=5)), Severity.ERROR)
+    assert "config.use_proxy_proto: grpc cannot read the proxy protocol" in problem
+    assert said(compile_objects(module(use_proxy_proto=False))) == []
 
 
 # Groups, weights, order

@@ -1,7 +1,7 @@
 """From the Module's keys on clients to ClientRules: who is served, who is believed, and what a call may carry.
 
-What cannot be read of `ip_allow` and `ip_deny` is an error and left out; the rest holds, so that a slip opens nothing:
-an `ip_allow` of which nothing can be read lets nobody in.
+What cannot be read of `ip_allow` is an error and left out; the rest holds, so that a slip opens nothing: an `ip_allow`
+of which nothing can be read lets nobody in. Of `ip_deny` nothing can be left out: the Module as it is cannot serve.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ def compile_client_rules(config: ModuleConfig, findings: Findings) -> ClientRule
     deny = tuple(_read_rules(config.ip_deny or (), findings, "ip_deny"))
     if config.ip_allow and config.ip_deny:
         findings.fault("ip_allow and ip_deny may not both be set; both hold now", "config", "ip_deny")
+    if config.use_proxy_proto:
+        findings.error(
+            "grpc cannot read the proxy protocol, and every connection that begins with it fails; switch it off here"
+            " and in the load balancer, and let that say who the client is in x-forwarded-for",
+            *("config", "use_proxy_proto"),
+        )
     rules = ClientRules(
         use_remote_address=config.use_remote_address is not False,
         trusted_hops=config.xff_num_trusted_hops or 0,
@@ -44,18 +50,19 @@ def compile_client_rules(config: ModuleConfig, findings: Findings) -> ClientRule
 
 
 def _read_rules(entries: Sequence[Mapping[str, object]], findings: Findings, key: str) -> Iterator[AddressRule]:
+    report, outcome = (findings.error, "") if key == "ip_deny" else (findings.fault, "; this entry is left out")
     for index, entry in enumerate(entries):
         if len(entry) != 1 or not entry.keys() <= {"remote", "peer"}:
             found = ", ".join(entry) or "nothing"
-            findings.fault(f"takes one of remote and peer, not {found}; this entry is left out", "config", key, index)
+            report(f"takes one of remote and peer, not {found}{outcome}", "config", key, index)
             continue
         ((who, network),) = entry.items()
         try:
             read = ip_network(str(network), strict=False)
             yield AddressRule(str(read), of_peer=who == "peer")
         except ValueError:
-            findings.fault(
-                f"{network!r} is no IP address or network (10.0.0.0/8); this entry is left out",
+            report(
+                f"{network!r} is no IP address or network (10.0.0.0/8){outcome}",
                 *("config", key, index, who),
             )
 

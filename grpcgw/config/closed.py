@@ -14,7 +14,7 @@ from grpcgw.config.fields import Resource
 from grpcgw.config.host_specs import HostSpec, TLSContextSpec
 from grpcgw.config.matching import InvalidHost, read_host_glob
 from grpcgw.config.objects import KubeObject
-from grpcgw.config.parse import raw_spec, read_metadata
+from grpcgw.config.parse import find_strangers, raw_spec, read_metadata
 from grpcgw.config.policies import HostMatch, HostPolicy
 
 Labels = tuple[tuple[str, str], ...]
@@ -70,10 +70,10 @@ def close_context(obj: KubeObject) -> ClosedNames:
 
 
 def _find_strangers(spec: object, model: type[Resource]) -> list[str]:
-    """The fields that the model does not know; of what is no spec at all, any."""
+    """As `find_strangers`; of what is no spec at all, any."""
     if spec is None:
         return []
-    return [str(name) for name in spec if name not in model.model_fields] if isinstance(spec, Mapping) else ["hosts"]
+    return find_strangers(spec, model) if isinstance(spec, Mapping) else ["hosts"]
 
 
 def read_labels(obj: KubeObject) -> Labels | None:

@@ -6,8 +6,9 @@ grpcgw does not know must not take `ip_allow` with it. Where that cannot be read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from grpcgw.config.access_log import InvalidLogFormat, LogFormat, parse_log_format
 from grpcgw.config.clients import compile_client_rules
@@ -16,7 +17,7 @@ from grpcgw.config.mapping_settings import NO_SETTINGS, Settings, compile_defaul
 from grpcgw.config.mappings import core_fields
 from grpcgw.config.module_spec import ModuleConfig, ModuleSpec
 from grpcgw.config.objects import KubeObject, Severity
-from grpcgw.config.parse import Findings, parse_spec, raw_spec
+from grpcgw.config.parse import API_VERSIONS, Findings, parse_spec, raw_spec
 from grpcgw.config.policies import DEFAULT_CLIENT_RULES, ClientRules
 from grpcgw.config.snapshot import DEFAULT_CLIENT_IDLE_TIMEOUT_MS
 
@@ -37,8 +38,13 @@ class Module:
         return DEFAULT_CLIENT_IDLE_TIMEOUT_MS if given is None else given or None
 
 
+_NAME = "ambassador"
 _ADMITTING = frozenset({"ip_allow", "ip_deny"})
 """Keys without which those would be served who are to be kept out."""
+_TELLING = frozenset({"use_remote_address", "xff_num_trusted_hops", "use_proxy_proto"})
+"""Keys without which somebody else is taken for the client that those are compared with."""
+_RESEMBLES = 0.7
+"""Of `difflib`: `ip_alow`, `ipAllow` and `ip_allowed` resemble `ip_allow`, `enable_ipv4` does not."""
 
 NO_MODULE = Module(ModuleConfig(), NO_SETTINGS, {})
 
@@ -49,15 +55,16 @@ def compile_module(modules: Iterable[KubeObject], ambassador_namespace: str, gen
     for obj in sorted(modules, key=lambda obj: obj.key.namespace != ambassador_namespace):
         if chosen is None:
             earlier = generations.earlier.get(obj.key)
-            was_whole = earlier is not None and _build(earlier, Findings(earlier)) is not None
+            was_whole = earlier is not None and _build(earlier) is not None
             chosen = generations.serve(obj, _build if was_whole else _build_readable)
         else:
             generations.leave_out(obj, "another Module is in use, and only one is read")
     return chosen or NO_MODULE
 
 
-def _build(obj: KubeObject, findings: Findings) -> Module | None:
-    if obj.key.name != "ambassador":
+def _build(obj: KubeObject, findings: Findings | None = None) -> Module | None:
+    findings = findings or Findings(obj)
+    if obj.key.name != _NAME:
         findings.error("the Module should be named ambassador; no other is read")
         return None
     spec = parse_spec(obj, ModuleSpec, findings)
@@ -72,35 +79,41 @@ def _build(obj: KubeObject, findings: Findings) -> Module | None:
 
 
 def _build_readable(obj: KubeObject, findings: Findings) -> Module | None:
-    """As `_build`, but a key of `config` that is wrong leaves out itself alone; or everybody, where it says whom."""
-    spec = raw_spec(obj)
-    config = spec.get("config") if isinstance(spec, Mapping) else None
-    if not isinstance(spec, Mapping) or not isinstance(config, Mapping):
-        return _build(obj, findings)
-    kept = {key: value for key, value in config.items() if _is_readable(obj, spec, key, value, findings)}
-    module = _build(_with_config(obj, spec, kept), findings)
-    if module is None or _ADMITTING.isdisjoint(config.keys() - kept.keys()):
+    """As `_build`, but what is wrong leaves out itself alone: the key of `config` that it is in; or everybody, where
+    that says whom."""
+    whole = Findings(obj)
+    module = _build(obj, whole)
+    if module is not None or obj.key.name != _NAME:
+        findings.problems += whole.problems
+        findings.rejected = whole.rejected
         return module
-    return replace(module, clients=replace(module.clients, allow=()))
-
-
-def _is_readable(obj: KubeObject, spec: Mapping[str, object], key: object, value: object, findings: Findings) -> bool:
-    alone = Findings(obj)
-    if _build(_with_config(obj, spec, {key: value}), alone) is not None:
-        return True
-    outcome = "nobody is served until it is right" if key in _ADMITTING else "this key is left out"
-    findings.problems += (
+    spec = raw_spec(obj)
+    config = spec.get("config") if isinstance(spec, Mapping) else spec
+    given = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
+    kept = {key: value for key, value in given.items() if _build(_with_config(obj, {key: value})) is not None}
+    nobody = _keeps_out(given.keys(), kept.keys()) or not isinstance(config, Mapping | None)
+    module = _build(_with_config(obj, kept), findings) or NO_MODULE
+    outcome = "nobody is served until it is right" if nobody else "the rest of the Module holds"
+    findings.problems += [
         replace(problem, message=f"{problem.message}; {outcome}")
-        for problem in alone.problems
-        if problem.severity is Severity.ERROR
-    )
-    return False
+        for problem in whole.problems
+        if problem.severity is Severity.ERROR and problem not in findings.problems
+    ]
+    return replace(module, clients=replace(module.clients, allow=())) if nobody else module
 
 
-def _with_config(obj: KubeObject, spec: Mapping[str, object], config: object) -> KubeObject:
-    changed = {**spec, "config": config}
-    body = {**obj.body, "spec": changed} if "spec" in obj.body else {**obj.body, **changed}
-    return replace(obj, body=body)
+def _keeps_out(given: Set[str], kept: Set[str]) -> bool:
+    """Whether it cannot be told any more whom the keys keep out."""
+    lost = [key.lower() for key in given - kept]
+    if any(get_close_matches(key, _ADMITTING, cutoff=_RESEMBLES) for key in lost):
+        return True
+    return not _ADMITTING.isdisjoint(given) and any(get_close_matches(key, _TELLING, cutoff=_RESEMBLES) for key in lost)
+
+
+def _with_config(obj: KubeObject, config: Mapping[str, object]) -> KubeObject:
+    """The Module with this `config` and nothing else that could be wrong."""
+    changed = {"spec": {"config": config}} if "spec" in obj.body else {"config": config}
+    return replace(obj, api_version=f"getambassador.io/{API_VERSIONS[-1]}", body=changed)
 
 
 def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | None:

@@ -130,7 +130,8 @@ class ModuleConfig(Resource):
         no_meaning("a name without a port matches every port anyway; the pod sees the port the client wrote", True),
     ] = None
     use_proxy_proto: Annotated[
-        bool | None, no_meaning("grpc cannot read the proxy protocol: connections that begin with it fail")
+        bool | None,
+        served("`true` is an error: grpc cannot read the proxy protocol, and connections that begin with it fail"),
     ] = None
     use_remote_address: Annotated[
         bool | None,

@@ -132,6 +132,11 @@ def _without_metadata(raw: Mapping[object, object], model: type[BaseModel], find
     return {name: value for name, value in raw.items() if name not in out_of_place}
 
 
+def find_strangers(raw: Mapping[object, object], model: type[BaseModel]) -> list[str]:
+    """The fields that the model does not know; each may be meant for one that it knows."""
+    return [str(name) for name in raw if name not in model.model_fields and name not in _METADATA]
+
+
 def parse_part(raw: object, model: type[SpecT], findings: Findings, *path: str | int) -> SpecT | None:
     """One entry of a list whose others serve without it: what is wrong with it leaves out the entry alone."""
     try:
