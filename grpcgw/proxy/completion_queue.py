@@ -29,6 +29,7 @@ from grpcgw import __version__
 from grpcgw.config.policies import ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import Listener
 from grpcgw.errors import EngineUnfit
+from grpcgw.logs import DefectLog
 from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
@@ -42,7 +43,7 @@ from grpcgw.proxy.ports import Ports, PortView
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.status import POD_LEFT, Metadata, Status
 from grpcgw.telemetry.report import PodState
-from grpcgw.upstream.pod import Pod
+from grpcgw.upstream.pod import Pod, close_connections
 
 if TYPE_CHECKING:
     from grpcgw.upstream.pod import Connection
@@ -494,8 +495,7 @@ class CompletionQueueEngine:
             self._queue.shutdown()
         for thread in self._threads:
             thread.join()
-        for pod in self.serving.pods():
-            pod.connection.close()
+        close_connections(self.serving.pods())
 
     # --- ports
 
@@ -563,11 +563,12 @@ class CompletionQueueEngine:
     # --- housekeeping
 
     def _run_housekeeping(self) -> None:
+        defects = DefectLog(log)
         while not self._stopping.is_set():
             try:
                 self._keep_house()
             except Exception:  # without this thread joins never expire and dead pods stay: it must go on
-                log.exception("defect: housekeeping stumbled")
+                defects.note("housekeeping stumbled")
                 self._stopping.wait(REFRESH_S)
 
     def _keep_house(self) -> None:
@@ -599,8 +600,7 @@ class CompletionQueueEngine:
 
     def _refresh(self, now_s: float) -> bool:
         """Whether every connection has come to rest."""
-        for pod in self.serving.refresh(now_s):
-            pod.connection.close()
+        close_connections(self.serving.refresh(now_s))
         self._see_ports_out(now_s)
         settled = self.serving.settled()
         if settled:

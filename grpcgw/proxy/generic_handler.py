@@ -21,6 +21,7 @@ import grpc.aio
 from grpcgw import __version__
 from grpcgw.config.policies import ConnectionSettings, HealthCheck
 from grpcgw.config.snapshot import Listener
+from grpcgw.logs import DefectLog
 from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
@@ -34,7 +35,7 @@ from grpcgw.proxy.ports import SOME_PORT, Ports, PortView
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.status import POD_LEFT, Code, Metadata, Reason, Status, core_reason
 from grpcgw.telemetry.report import PodState
-from grpcgw.upstream.pod import Connection, Pod
+from grpcgw.upstream.pod import Connection, Pod, close_connections
 
 log = logging.getLogger(__name__)
 
@@ -414,7 +415,7 @@ class LoopProxy:
         self._house = asyncio.get_running_loop().create_task(self._keep_house(), name="housekeeping")
         limit_s = time.monotonic() + settle_s
         while time.monotonic() < limit_s:
-            self.serving.refresh(time.monotonic())
+            self._refresh(time.monotonic())
             if self.serving.settled():
                 return
             await asyncio.sleep(JOIN_WINDOW_S)
@@ -442,8 +443,7 @@ class LoopProxy:
             self._house.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._house
-        for pod in self.serving.pods():
-            pod.connection.close()
+        close_connections(self.serving.pods())
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -475,17 +475,25 @@ class LoopProxy:
         return _PodConnection(self, address, settings)
 
     async def _keep_house(self) -> None:
+        defects = DefectLog(log)
         next_sweep_s = 0.0
         while True:
             now_s = time.monotonic()
-            for pod in self.serving.refresh(now_s):
-                pod.connection.close()
-            if now_s >= next_sweep_s:
-                next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
-                for rpc in self._active.copy():
-                    rpc.sweep()
-            pause_s = REFRESH_S if self.serving.settled() else JOIN_WINDOW_S
-            await asyncio.sleep(min(pause_s, max(0.0, next_sweep_s - now_s)))
+            pause_s = REFRESH_S
+            try:
+                if now_s >= next_sweep_s:
+                    next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
+                    for rpc in self._active.copy():
+                        rpc.sweep()
+                pause_s = min(self._refresh(now_s), max(0.0, next_sweep_s - now_s))
+            except Exception:  # without it dead pods stay and no RPC is ended in time: it must go on
+                defects.note("housekeeping stumbled")
+            await asyncio.sleep(pause_s)
+
+    def _refresh(self, now_s: float) -> float:
+        """How soon to do it again, in seconds."""
+        close_connections(self.serving.refresh(now_s))
+        return REFRESH_S if self.serving.settled() else JOIN_WINDOW_S
 
 
 class GenericHandlerEngine:

@@ -7,6 +7,7 @@ holds one lock. No I/O: connections are opened through `Connect`, the time is an
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
@@ -22,6 +23,7 @@ from grpcgw.balancer.zones import ZoneHints, prefer_zone
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.policies import ClientRules, ConnectionSettings, HealthCheck, LoadBalancer, OutlierDetection
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener, Route, Snapshot
+from grpcgw.logs import DefectLog
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
 from grpcgw.policy.hosts import Entry, HostFault, compile_rules
@@ -41,6 +43,8 @@ from grpcgw.upstream.health import HealthChecker, PodHealth
 from grpcgw.upstream.outlier import OutlierDetector
 from grpcgw.upstream.pod import Connection, Pod, PodCounts
 from grpcgw.upstream.pool import Pool, usable
+
+log = logging.getLogger(__name__)
 
 Connect = Callable[[str, ConnectionSettings], Connection]
 """Makes a connection to `host:port`; it connects by itself, nothing is waited for."""
@@ -347,6 +351,7 @@ class Serving:
         self._counts: dict[tuple[str, Endpoint], PodCounts] = {}
         """By cluster and address; kept for a while of pods that are gone, which may come back."""
         self._refreshed_at_s = 0.0
+        self._defects = DefectLog(log)
         self._table = Table(EMPTY_SNAPSHOT, RouteTable(()), {})
         self._breakers = Breakers()
         self._budgets: dict[str, RetryBudget] = {}
@@ -464,18 +469,18 @@ class Serving:
 
     def refresh(self, now_s: float) -> tuple[Pod, ...]:
         """Look at every connection's state and publish what changed; returns the pods whose connections to close."""
-        self.shadows.sweep(now_s)
         with self._lock:
             self._refreshed_at_s = now_s
             over = [*self._over_orphans(now_s)]
             for state in self._clusters.values():
-                if self._refresh_cluster(state, now_s):
-                    state.publish()
-                if state.pool.leaving:
-                    over += state.pool.finished(now_s)
+                try:
+                    over += self._refresh_cluster(state, now_s)
+                except Exception:  # whatever is wrong with one cluster, the others are looked after
+                    self._defects.note("cannot look after cluster", state.cluster.name)
             if over:
                 self._forget_counts()
-            return tuple(over)
+        self.shadows.sweep(now_s)
+        return tuple(over)
 
     def _forget_counts(self) -> None:
         """Of the pods that are gone, keep what was counted of so many that went last."""
@@ -485,7 +490,12 @@ class Serving:
             for key in gone[: max(0, len(gone) - MOST_GONE_COUNTED)]:
                 del self._counts[key]
 
-    def _refresh_cluster(self, state: ClusterState, now_s: float) -> bool:
+    def _refresh_cluster(self, state: ClusterState, now_s: float) -> tuple[Pod, ...]:
+        if self._look_at(state, now_s):
+            state.publish()
+        return state.pool.finished(now_s) if state.pool.leaving else ()
+
+    def _look_at(self, state: ClusterState, now_s: float) -> bool:
         """Whether there is something to publish. Goes over every cluster 20 times a second: asks, and makes nothing."""
         if state.cluster.connection.max_lifetime_ms is not None:
             state.pool.renew(self._opener(state.cluster, now_s), now_s)

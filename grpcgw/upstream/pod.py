@@ -5,14 +5,18 @@ Knows nothing of channels: an engine holds those behind the `Connection` port.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from grpcgw.config.endpoint import Endpoint
 from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
+from grpcgw.logs import DefectLog
 from grpcgw.telemetry.report import PodReport, PodState
+
+_defects = DefectLog(logging.getLogger(__name__))
 
 LINGER_S = 0.5
 """How long a pod that left stays connected without any RPC: one that chose its Mapping or its pod just before may only
@@ -154,3 +158,12 @@ class Pod:
             (state is PodState.FAILING and self.connect_error) or counts.last_error,
             note,
         )
+
+
+def close_connections(pods: Iterable[Pod]) -> None:
+    """Close them all: that one cannot be closed keeps none of the others open."""
+    for pod in pods:
+        try:
+            pod.connection.close()
+        except Exception:
+            _defects.note("cannot close the connection to pod", str(pod.endpoint))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -435,6 +436,34 @@ def test_a_failure_on_a_pod_whose_cluster_is_gone_is_noted_quietly() -> None:
     serving.apply(snapshot(version="2"), 0.0)
     serving.note_failure(left)
     assert left.state is PodState.FAILING
+
+
+class Stumbling(FakeConnection):
+    """Cannot be looked at while `stumbles`."""
+
+    stumbles = False
+
+    def state(self) -> PodState:
+        if self.stumbles:
+            raise RuntimeError
+        return super().state()
+
+
+def test_a_defect_in_one_cluster_keeps_none_of_the_others_from_being_looked_after(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "grpcgw")
+    serving = Serving(Stumbling)
+    serving.apply(snapshot(route(), route(destination(cluster="other"), prefix="/other.Service/")), 0.0)
+    for name in ("greet", "other"):
+        serving.set_endpoints(name, endpoints(1), 0.0)
+    (bad,), (good,) = (pods for _, pods in serving.clusters())
+    bad.connection.stumbles = True  # type: ignore[attr-defined]
+    serving.refresh(0.0)
+    assert (bad.state, good.state) == (PodState.IDLE, PodState.READY)
+    serving.set_endpoints("other", endpoints(), 1.0)
+    serving.refresh(1.0)
+    assert serving.refresh(2.0) == (good,)
 
 
 def test_it_has_settled_when_every_pod_was_connected_or_failed_to() -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import queue
+import socket
+import threading
+import time
 from collections.abc import Callable
 
 import grpc
 import pytest
 
-from dataplane.lab import Gateway, Lab
-from dataplane.waiting import PATIENCE_S
+from dataplane.lab import Gateway, Lab, mapping, snapshot
+from dataplane.waiting import PATIENCE_S, eventually
+from grpcgw.config.endpoint import Endpoint, EndpointSet
+from grpcgw.proxy.call import JOIN_WINDOW_S
+from grpcgw.proxy.generic_handler import LoopProxy
 from grpcgw.proxy.ports import PortView
 from grpcgw.proxy.serving import Target
 from grpcgw.proxy.status import REASON_KEY, Metadata, Refusal
+from grpcgw.upstream.pod import Pod
 
 
 class Defect(Exception):
@@ -76,3 +85,49 @@ def test_a_defect_of_housekeeping_ends_one_rpc(lab: Lab, caplog: pytest.LogCaptu
     stream = call(iter(requests.get, None), metadata=(("break", "1"),), timeout=PATIENCE_S)
     assert stream.code() is grpc.StatusCode.INTERNAL
     assert list(call(iter([b"hello"]), timeout=PATIENCE_S)) == [b"hello"]
+
+
+def test_a_defect_of_housekeeping_does_not_end_it(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "grpcgw")
+    staying, leaving = lab.pod("staying"), lab.pod("leaving")
+    gateway = lab.gateway(staying, leaving)
+    refresh, stumbled = gateway.serving.refresh, threading.Event()
+
+    def stumble_once(now_s: float) -> tuple[Pod, ...]:
+        if not stumbled.is_set():
+            stumbled.set()
+            fail()
+        return refresh(now_s)
+
+    gateway.serving.refresh = stumble_once  # type: ignore[method-assign]
+    assert stumbled.wait(PATIENCE_S)
+    gateway.set_pods(staying)
+    eventually(lambda: len(gateway.serving.pods()) == 1, "the connection to the pod that left is closed")
+
+
+def test_connections_of_pods_that_leave_before_the_first_are_settled_are_closed() -> None:
+    """In the engine that takes its first steps beside its housekeeping; the pods take connections and say nothing."""
+
+    async def run() -> list[bool]:
+        proxy = LoopProxy(65_536)
+        proxy.serving.apply(snapshot(mapping()), time.monotonic())
+        endpoints = sorted(Endpoint(*sock.getsockname()) for sock in deaf)
+        proxy.serving.set_endpoints("pods", EndpointSet(tuple(endpoints)), time.monotonic())
+        left = proxy.serving.pods()[1:]
+        starting = asyncio.create_task(proxy.start(PATIENCE_S))
+        while endpoints[1:]:
+            await asyncio.sleep(JOIN_WINDOW_S)
+            del endpoints[-1]
+            proxy.serving.set_endpoints("pods", EndpointSet(tuple(endpoints)), time.monotonic())
+        async with asyncio.timeout(PATIENCE_S):
+            while len(proxy.serving.pods()) > 1:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(JOIN_WINDOW_S)
+        assert not starting.done()
+        starting.cancel()
+        closed = [pod.connection.closed for pod in left]  # type: ignore[attr-defined]
+        await proxy.stop()
+        return closed
+
+    with contextlib.ExitStack() as stack:
+        deaf = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(12)]
+        assert asyncio.run(run()) == [True] * 11
