@@ -97,7 +97,7 @@ class Control:
         self._ports = DataPorts(settings.address, settings.port, settings.tls_port, self_signed)
         self._engine = settings.engine
         self._data_plane = data_plane or make_data_plane(settings, make_plan(settings))
-        self._admin = AdminServer(self, settings.admin_address, settings.admin_port)
+        self._admin = AdminServer(self, settings.admin_address, settings.admin_port, settings.admin_hosts)
         self._stop_wanted = asyncio.Event()
         self._changed = asyncio.Event()
         self._compiling = True

@@ -200,6 +200,16 @@ AdminAddress = Annotated[
         rich_help_panel=LISTEN,
     ),
 ]
+AdminHosts = Annotated[
+    str,
+    typer.Option(
+        "--admin-host",
+        envvar="GRPCGW_ADMIN_HOST",
+        metavar="NAME,...",
+        help="Names in the public DNS that browsers may call the admin port by, beside its IP addresses.",
+        rich_help_panel=LISTEN,
+    ),
+]
 AdminPort = Annotated[
     int,
     typer.Option(

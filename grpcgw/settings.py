@@ -67,6 +67,8 @@ class Settings:
     tls_port: int | None = 8443
     admin_address: str = "127.0.0.1"
     admin_port: int = 8877
+    admin_hosts: tuple[str, ...] = ()
+    """Names in the public DNS that browsers may call the diagnostics by."""
     workers: int = 0
     """Data-plane processes; 0 runs the data plane inside the control process."""
     engine: EngineName = EngineName.COMPLETION_QUEUE

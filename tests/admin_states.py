@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from grpcgw.admin.connections import USUAL_LIMITS, Limits
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.config.endpoint import Endpoint, EndpointSet
@@ -242,10 +243,12 @@ class RunningAdmin:
 
 
 @contextlib.contextmanager
-def run_admin(state: GatewayState, port: int = 0) -> Iterator[RunningAdmin]:
+def run_admin(
+    state: GatewayState, port: int = 0, hosts: tuple[str, ...] = (), limits: Limits = USUAL_LIMITS
+) -> Iterator[RunningAdmin]:
     """An admin server on loopback, in a thread of its own so that blocking clients can be used against it."""
     shown = ShownState(state)
-    server = AdminServer(shown, "127.0.0.1", port)
+    server = AdminServer(shown, "127.0.0.1", port, hosts, limits)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="admin under test")
     thread.start()

@@ -167,6 +167,36 @@ def test_every_answer_carries_the_security_headers(client: httpx.Client, path: s
     assert "server" not in headers
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:8877", "[::1]:8877", "10.1.2.3", "localhost:8877", "node-1:32087", "ip-10-0-0-1.ec2.internal:32087",
+     "grpcgw-admin.grpcgw.svc.cluster.local:8877", "Gateway.Example.Com.:8877"],
+)  # fmt: skip
+def test_the_page_is_shown_under_addresses_private_names_and_those_it_was_told(host: str) -> None:
+    with run_admin(greet_state(), hosts=("gateway.example.com",)) as admin:
+        assert httpx.get(admin.url + DIAG, headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example.com", "evil.example.com:8877", "127.0.0.1.evil.example", "", "[evil.com]"]
+)
+@pytest.mark.parametrize("path", [DIAG, f"{DIAG}?json=true", f"{DIAG}live", "/", "/ambassador/v0/static/diag.css"])
+def test_a_name_that_may_be_somebody_elses_is_not_shown_the_diagnostics(
+    client: httpx.Client, host: str, path: str
+) -> None:
+    """A page of somebody else's could read them in the browser of whoever can reach the gateway (DNS rebinding)."""
+    answer = client.get(path, headers={"host": host})
+
+    assert answer.status_code == 403
+    assert "--admin-host" in answer.text
+    assert "greet" not in answer.text
+
+
+@pytest.mark.parametrize("path", [ALIVE, READY, "/metrics"])
+def test_probes_and_metrics_may_be_asked_for_under_any_name(client: httpx.Client, path: str) -> None:
+    assert client.get(path, headers={"host": "gateway.example.com"}).status_code == 200
+
+
 def test_files_outside_the_static_ones_are_not_served(client: httpx.Client) -> None:
     assert client.get("/ambassador/v0/static/..%2fserver.py").status_code == 404
     assert client.get("/ambassador/v0/static/").status_code == 404

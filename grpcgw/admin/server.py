@@ -11,14 +11,14 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -26,7 +26,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from grpcgw.admin.connections import USUAL_LIMITS, Connections, Limits, make_protocol
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, render_part
+from grpcgw.admin.hosts import KnownHosts
 from grpcgw.admin.humanize import format_age, format_duration
 from grpcgw.admin.page import render_live_part, render_page
 from grpcgw.admin.state import GatewayState, StateProvider
@@ -40,8 +42,18 @@ _STATIC = Path(__file__).parent / "static"
 
 _Rendered = TypeVar("_Rendered")
 
+# asyncio takes so many connections one after the other before it lets any of them, or their end, go on.
+_ACCEPTED_AT_ONCE = 4
+
+# Connections that wait to be taken.
+_BACKLOG = 512
+
 # How long open requests may go on when the port closes.
 _STOP_TIMEOUT_S = 1
+
+_FOR_ANY_HOST = frozenset({f"{_BASE}/check_alive", f"{_BASE}/check_ready", "/metrics"})
+
+_REFUSED_HOST = "the diagnostics are not shown under this name: use an IP address, or name it with --admin-host\n"
 
 _SECURITY_HEADERS = {
     # Everything the page needs comes from this port, and nothing of it is inline.
@@ -56,8 +68,18 @@ _SECURITY_HEADERS = {
 class AdminServer:
     """Serves the admin port from `start` to `stop`, each called once, in one event loop."""
 
-    def __init__(self, provider: StateProvider, address: str, port: int) -> None:
+    def __init__(
+        self,
+        provider: StateProvider,
+        address: str,
+        port: int,
+        hosts: Iterable[str] = (),
+        limits: Limits = USUAL_LIMITS,
+    ) -> None:
+        """`hosts`: names that browsers may call the diagnostics by, beside those of `KnownHosts`."""
         self._provider = provider
+        self._hosts = KnownHosts(hosts)
+        self._connections = Connections(limits)
         self._address = address
         self._port = port
         self._server: _Server | None = None
@@ -67,7 +89,9 @@ class AdminServer:
         """Returns the bound port (the one the system picked, for port 0). UserError when it cannot be bound."""
         listener = _listen(self._address, self._port)
         config = uvicorn.Config(
-            create_app(self._provider),
+            create_app(self._provider, self._connections, self._hosts),
+            http=make_protocol(self._connections),
+            backlog=_ACCEPTED_AT_ONCE,
             lifespan="off",
             ws="none",
             log_config=None,
@@ -95,8 +119,13 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
 
-def create_app(provider: StateProvider) -> Starlette:
+
+def create_app(provider: StateProvider, connections: Connections, hosts: KnownHosts) -> Starlette:
     """The admin port as an ASGI application."""
     handlers = _Handlers(provider)
     return Starlette(
@@ -112,7 +141,7 @@ def create_app(provider: StateProvider) -> Starlette:
             Route("/favicon.ico", handlers.redirect_to_icon),
             Mount(f"{_BASE}/static", StaticFiles(directory=_STATIC)),
         ],
-        middleware=[Middleware(_SecurityHeaders)],
+        middleware=[Middleware(_Timed, connections), Middleware(_SecurityHeaders), Middleware(_HostCheck, hosts)],
     )
 
 
@@ -153,6 +182,36 @@ class _Handlers:
     async def live_part(self, request: Request) -> Response:
         open_routes = frozenset(request.query_params.getlist("open"))
         return _html(await _render(partial(render_live_part, open_routes=open_routes), await self._provider.state()))
+
+
+class _Timed:
+    """Tells when a request is complete, and when it is answered."""
+
+    def __init__(self, app: ASGIApp, connections: Connections) -> None:
+        self._app, self._connections = app, connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope["client"]
+        self._connections.began(client)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._connections.ended(client)
+
+
+class _HostCheck:
+    """Refuses to show the diagnostics under a name that may be somebody else's."""
+
+    def __init__(self, app: ASGIApp, hosts: KnownHosts) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host")
+        app = self._app
+        # Without the header there is no browser; a probe or Prometheus may use any name.
+        if host is not None and scope["path"] not in _FOR_ANY_HOST and not self._hosts.knows(host):
+            app = PlainTextResponse(_REFUSED_HOST, status_code=403)
+        await app(scope, receive, send)
 
 
 class _SecurityHeaders:
