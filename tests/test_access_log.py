@@ -175,10 +175,39 @@ def test_flags_are_for_reasons_that_exist() -> None:
 
 
 def test_every_operator_a_format_may_name_has_a_value() -> None:
-    assert {*PLAIN_VALUES, "START_TIME"} == PLAIN_OPERATORS
-    for name in PLAIN_OPERATORS:
+    assert set(PLAIN_VALUES) == PLAIN_OPERATORS
+    for name in (*PLAIN_OPERATORS, "START_TIME"):
         assert show(f"%{name}%")
         assert show(f"%{name}%", REFUSED)
+
+
+ENVOYS_OWN = (
+    *("%DYNAMIC_METADATA(envoy.lua:user)%", "%FILTER_STATE(key:PLAIN)%", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    *("%DOWNSTREAM_LOCAL_ADDRESS%", "%DOWNSTREAM_PEER_URI_SAN%", "%REQUESTED_SERVER_NAME%", "%RESPONSE_DURATION%"),
+    *("%HOSTNAME%", "%CONNECTION_ID%", "%TLS_JA3_FINGERPRINT%", "%VIRTUAL_CLUSTER_NAME%", "%ENVIRONMENT(HOME)%"),
+    *("%UPSTREAM_WIRE_BYTES_SENT:3%", "%METADATA(ROUTE:a:b)%", "%REQUEST_TX_DURATION%", "%TRACE_ID%"),
+)
+
+
+@pytest.mark.parametrize("operator", ENVOYS_OWN)
+def test_an_operator_that_only_envoy_knows_shows_a_dash_and_is_a_notice(operator: str) -> None:
+    assert show(f"<{operator}>") == "<->"
+    compiled = compile_objects(module(envoy_log_type="typed_json", envoy_log_format={"a": operator}))
+    (line,) = said(compiled)
+    assert "notice: Module ambassador.shop spec.config.envoy_log_format: in the access log " in line
+    assert f"{operator} is '-'" in line
+    assert compiled.snapshot.access_log is not None
+    assert json.loads(render_line(SERVED, ENDED_AT_S, compiled.snapshot.access_log)) == {"a": None}
+
+
+def test_a_format_of_the_time_has_no_effect_and_is_a_notice() -> None:
+    assert show("%START_TIME(%s.%3f)%") == show("%START_TIME%")
+    compiled = compile_objects(module(envoy_log_type="text", envoy_log_format="%START_TIME(%s)%"))
+    assert "the format of START_TIME(%s) has no effect" in said(compiled)[0]
+
+
+def test_a_path_has_no_query_to_leave_out() -> None:
+    assert show("%REQ_WITHOUT_QUERY(X-NONE?:path)%") == show("%REQ(:path)%")
 
 
 def test_a_json_format_of_one_s_own_has_these_fields_alone() -> None:

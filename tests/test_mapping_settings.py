@@ -182,6 +182,10 @@ def test_a_setting_that_cannot_be_is_an_error_with_its_path(case: str) -> None:
         ({"dns_type": "logical_dns"}, "dns_type: has no effect: resolver endpoint asks no DNS"),
         ({"respect_dns_ttl": True}, "respect_dns_ttl: has no effect"),
         ({"host_regex": True}, "host_regex: has no effect without host"),
+        (
+            {"add_request_headers": {"x-san": "%DOWNSTREAM_PEER_URI_SAN%"}},
+            "add_request_headers.x-san: %DOWNSTREAM_PEER_URI_SAN% is empty: grpcgw does not know it",
+        ),
         ({"circuit_breakers": [{"max_requests": 1}], "priority": "high"}, "circuit_breakers: has no effect: calls of"),
         ({"circuit_breakers": [{"max_requests": 1, "priority": "high"}]}, "circuit_breakers: has no effect: calls of"),
     ],

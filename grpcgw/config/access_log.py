@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from grpcgw.config.operators import Grammar, InvalidOperator, Line, parse_operators
+from grpcgw.config.operators import Grammar, InvalidOperator, Line, Operator, absent_operators, parse_operators
 
 ANNOTATION = "grpcgw.io/access-log"
 """On a Mapping: `on`, `off`, or the share of its RPCs to log (`10%`)."""
@@ -30,6 +30,18 @@ class LogFormat:
     """Of type TEXT; empty: grpcgw's own line."""
     fields: tuple[tuple[str, Line], ...] = ()
     """Of the types of JSON: name and value of each; empty: grpcgw's own fields."""
+
+    def unserved(self) -> list[str]:
+        """The operators that do not show what they show in Envoy, as a reader would say it."""
+        lines = [self.text, *(line for _, line in self.fields)]
+        absent = [f"{written} is '-'" for line in lines for written in absent_operators(line)]
+        times = [
+            f"the format of START_TIME({part.argument}) has no effect"
+            for line in lines
+            for part in line
+            if isinstance(part, Operator) and part.name == "START_TIME" and part.argument
+        ]
+        return list(dict.fromkeys([*absent, *times]))
 
 
 class InvalidLogFormat(ValueError):
@@ -58,7 +70,6 @@ PLAIN_OPERATORS = frozenset(
         "RESPONSE_MESSAGES",
         "RETRIES",
         "ROUTE_NAME",
-        "START_TIME",
         "STATUS_FROM",
         "TIMEOUT",
         "UPSTREAM_CLUSTER",
@@ -70,7 +81,7 @@ KEYED_OPERATORS = frozenset({"REQ", "RESP", "TRAILER"})
 STATUS_STYLES = ("CAMEL_STRING", "SNAKE_STRING", "NUMBER")
 """Of GRPC_STATUS; the first is the default, as in Envoy."""
 
-_GRAMMAR = Grammar(PLAIN_OPERATORS, KEYED_OPERATORS, {"GRPC_STATUS": STATUS_STYLES})
+_GRAMMAR = Grammar(PLAIN_OPERATORS, KEYED_OPERATORS, {"GRPC_STATUS": STATUS_STYLES, "START_TIME": ()})
 
 
 def parse_log_format(log_type: str | None, log_format: object) -> LogFormat:

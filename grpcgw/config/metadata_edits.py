@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from grpcgw.config.header_edits import InvalidHeader, check_header_name, is_reserved, parse_added_header
 from grpcgw.config.mapping_spec import AddedHeader
+from grpcgw.config.operators import Line, absent_operators
 from grpcgw.config.parse import Findings
 from grpcgw.config.policies import CONSTANT_HEADERS, HeaderAdd
 
@@ -46,11 +47,17 @@ def compile_added(headers: Mapping[str, AddedHeader], findings: Findings, *path:
     added = []
     for name, header in sorted(headers.items(), key=lambda item: item[0].lower()):
         try:
-            parse_added_header(name, header.value)
+            _note_absent(parse_added_header(name, header.value)[1], findings, *path, name)
         except InvalidHeader as error:
             findings.error(str(error), *path, name)
         added.append(HeaderAdd(name.lower(), header.value, header.append is not False))
     return tuple(added)
+
+
+def _note_absent(value: Line | bytes, findings: Findings, *path: str) -> None:
+    absent = [] if isinstance(value, bytes) else absent_operators(value)
+    if absent:
+        findings.notice(f"{', '.join(absent)} is empty: grpcgw does not know it", *path)
 
 
 def compile_removed(names: Iterable[str], findings: Findings, *path: str) -> tuple[str, ...]:

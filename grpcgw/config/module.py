@@ -120,7 +120,10 @@ def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | No
     if config.envoy_log_type is None and config.envoy_log_format is None:
         return None
     try:
-        return parse_log_format(config.envoy_log_type, config.envoy_log_format)
+        log_format = parse_log_format(config.envoy_log_type, config.envoy_log_format)
     except InvalidLogFormat as error:
         findings.fault(f"{error}; the access log has grpcgw's own lines instead", "config")
         return None
+    if unserved := log_format.unserved():
+        findings.notice(f"in the access log {', '.join(unserved)}", "config", "envoy_log_format")
+    return log_format

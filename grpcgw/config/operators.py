@@ -24,6 +24,9 @@ class Operator:
     max_length: int | None = None
 
 
+ABSENT = "-"
+"""Name of an operator that Envoy has and grpcgw has no value for; its argument is how it was written."""
+
 Part = str | Operator
 Line = tuple[Part, ...]
 
@@ -47,7 +50,18 @@ class Grammar:
         return sorted({*self.plain, *self.keyed, *self.choosing})
 
 
-_TOKEN = re.compile(r"%%|%([A-Z_]+)(?:\(([^()]*)\))?(?::([0-9]{1,6}))?%|[^%]+|%")
+_ENVOYS = re.compile(
+    r"(DOWNSTREAM|UPSTREAM|REQUEST|RESPONSE|TLS|CONNECTION|BYTES|PACKETS|DYNAMIC|CLUSTER|FILTER|QUERY|TRACE|STREAM)"
+    r"_[A-Z0-9_]+|METADATA|REQUESTED_SERVER_NAME|HOSTNAME|ENVIRONMENT|LOCAL_REPLY_BODY|ACCESS_LOG_TYPE|EMIT_TIME"
+    r"|START_TIME_LOCAL|EMIT_TIME_LOCAL|COMMON_DURATION|ROUNDTRIP_DURATION|VIRTUAL_CLUSTER_NAME|UNIQUE_ID|CUSTOM_FLAGS"
+    r"|PATH|SPAN_ID|CEL|COALESCE|PER_REQUEST_STATE|GRPC_STATUS|GRPC_STATUS_NUMBER|ROUTE_NAME|DURATION|RESP|TRAILER",
+    re.ASCII,
+)
+"""What Envoy has, in its access log or in the headers it adds; whoever knows one of them is asked first."""
+_SAME = {"REQ_WITHOUT_QUERY": "REQ"}
+"""No gRPC path has a query."""
+
+_TOKEN = re.compile(r"%%|%([A-Z][A-Z0-9_]*)(?:\(([^()]*)\))?(?::([0-9]{1,6}))?%|[^%]+|%")
 _KEYS = re.compile(r":?[0-9a-z_.-]+(\?:?[0-9a-z_.-]*)?", re.ASCII)
 
 
@@ -63,8 +77,13 @@ def parse_operators(text: str, grammar: Grammar) -> Line:
     return tuple(parts)
 
 
+def absent_operators(line: Line) -> list[str]:
+    """Those that have no value, as they were written."""
+    return [part.argument for part in line if isinstance(part, Operator) and part.name == ABSENT]
+
+
 def _parse_operator(token: re.Match[str], grammar: Grammar) -> Operator:
-    name, argument = token[1], token[2] or ""
+    name, argument = _SAME.get(token[1], token[1]), token[2] or ""
     max_length = int(token[3]) if token[3] else None
     if name in grammar.keyed:
         if not _KEYS.fullmatch(argument.lower()):
@@ -76,6 +95,8 @@ def _parse_operator(token: re.Match[str], grammar: Grammar) -> Operator:
         if argument and choices and argument not in choices:
             raise InvalidOperator(f"{token[0]}: {name} takes {', '.join(choices)}")
         return Operator(name, argument or next(iter(choices), ""), max_length=max_length)
+    if name not in grammar.plain and _ENVOYS.fullmatch(name):
+        return Operator(ABSENT, token[0])
     if name not in grammar.plain:
         raise InvalidOperator(f"{token[0]} is not among the operators: {', '.join(grammar.names())}")
     if token[2] is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from grpcgw.config import operators
 from grpcgw.config.header_edits import check_header_name, parse_added_header
 from grpcgw.config.operators import Line, Operator
 from grpcgw.config.policies import HeaderAdd, HeaderEdits
@@ -150,6 +151,8 @@ def _choose(operator: Operator) -> Callable[[RequestFacts], str]:
             return lambda facts: str(facts.peer.port) if facts.peer.address else ""
         case "PROTOCOL":
             return lambda facts: "HTTP/2"
+        case operators.ABSENT:
+            return lambda facts: ""
         case _:
             raise AssertionError(f"the compiler let {operator.name} pass")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from grpcgw.config import operators
 from grpcgw.config.access_log import LogFormat, LogType, parse_line
 from grpcgw.config.operators import Line, Operator
 from grpcgw.telemetry.codes import status_name
@@ -205,6 +206,8 @@ def _evaluate(operator: Operator, record: RpcRecord, started_at_s: float) -> str
             return _show_status(record.code, operator.argument)
         case "START_TIME":
             return _show_time(started_at_s)
+        case operators.ABSENT:
+            return ""
         case name:
             return PLAIN_VALUES[name](record)
 
