@@ -111,13 +111,42 @@ def test_pods_of_one_service_may_have_different_ports_behind_one_name() -> None:
         ({"ready": None}, True),
         ({"ready": True, "serving": True, "terminating": False}, True),
         ({"ready": False}, False),
+        ({"ready": False, "serving": True}, False),
         ({"ready": False, "serving": True, "terminating": True}, False),
         ({"ready": True, "terminating": True}, False),
     ],
 )
-def test_only_ready_and_never_terminating_pods_count(conditions: object, ready: bool) -> None:
+def test_only_ready_and_never_terminating_pods_count_beside_a_ready_one(conditions: object, ready: bool) -> None:
+    slices = [a_slice(["10.0.0.1"], conditions=conditions), a_slice(["10.0.0.2"], name="another")]
+    expected = ["10.0.0.1:8000", "10.0.0.2:8000"] if ready else ["10.0.0.2:8000"]
+    assert shown(endpoints_of(SERVICE, a_service(), slices, None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("conditions", "serves"),
+    [
+        ({"ready": False, "serving": True, "terminating": True}, True),
+        ({"ready": False, "terminating": True}, True),
+        ({"ready": True, "terminating": True}, True),
+        ({"ready": False, "serving": False, "terminating": True}, False),
+        ({"ready": False, "serving": True, "terminating": False}, False),
+        ({"ready": False, "serving": True}, False),
+        ({"ready": False}, False),
+    ],
+)
+def test_pods_that_terminate_and_still_serve_are_taken_when_none_is_ready(conditions: object, serves: bool) -> None:
+    """As for kube-proxy (KEP-1669)."""
     found = endpoints_of(SERVICE, a_service(), [a_slice(["10.0.0.1"], conditions=conditions)], None)
-    assert found == EndpointSet((Endpoint("10.0.0.1", 8000),) if ready else ())
+    assert found == EndpointSet((Endpoint("10.0.0.1", 8000),) if serves else ())
+
+
+def test_ready_pods_without_the_port_do_not_count_as_ready() -> None:
+    ending = {"ready": False, "serving": True, "terminating": True}
+    slices = [
+        a_slice(["10.0.0.1"], conditions=ending),
+        a_slice(["10.0.0.2"], name="another", ports=({"name": "admin", "port": 8001},)),
+    ]
+    assert shown(endpoints_of(SERVICE, a_service(), slices, None)) == ["10.0.0.1:8000"]
 
 
 def test_endpoints_serve_where_there_is_no_slice_with_all_subsets_and_no_unready_address() -> None:
@@ -286,11 +315,11 @@ pods = st.lists(
 
 
 @given(st.lists(pods, max_size=3))
-def test_exactly_the_ready_pods_of_all_slices_are_found(
+def test_exactly_the_ready_pods_of_all_slices_are_found_else_those_that_terminate(
     slices: list[list[tuple[int, bool | None, bool | None]]],
 ) -> None:
     objects = []
-    expected = set()
+    expected, ending = set(), set()
     for number, pods_of_slice in enumerate(slices):
         endpoints = [
             {"addresses": [f"10.0.0.{host}"], "conditions": {"ready": ready, "terminating": terminating}}
@@ -301,6 +330,8 @@ def test_exactly_the_ready_pods_of_all_slices_are_found(
         expected |= {
             host for host, ready, terminating in pods_of_slice if ready is not False and terminating is not True
         }
+        ending |= {host for host, _, terminating in pods_of_slice if terminating}
+    expected = expected or ending
     found = endpoints_of(SERVICE, a_service(), objects, None)
     assert [str(endpoint) for endpoint in found.endpoints] == [f"10.0.0.{host}:1" for host in sorted(expected)]
 

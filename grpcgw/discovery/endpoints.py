@@ -57,6 +57,9 @@ def endpoints_of(
 ) -> EndpointSet:
     """The ready pods behind `service`: of all its `slices` if there is one, else of all subsets of the Endpoints.
 
+    Where no pod is ready, those that are terminating and still serve take their place, as for kube-proxy (KEP-1669):
+    the last replica of a node that is drained. Only slices tell of them.
+
     The port of `service` is the Service port; the pods' port is the one the slice or subset has under the Service
     port's name. Without a Service there are no pods, whatever Endpoints say. Never raises: malformed parts are left
     out, and `error` tells why a set is empty where the reason is not just that no pod is ready.
@@ -73,9 +76,12 @@ def endpoints_of(
         return EndpointSet(error=f"Service {label} has no TCP port {service.port}; it has {_describe_ports(spec)}")
     given = sorted(slices, key=lambda found: found.key)
     families = _families(spec, addressing)
-    every = tuple(_slice_groups(given, families) if given else _subset_groups(endpoints_object))
+    every = tuple(_slice_groups(given, families, _is_ready) if given else _subset_groups(endpoints_object))
     groups = tuple(group.enabled(addressing) for group in every)
     found = _merge(port, groups)
+    if not found.endpoints:
+        ending = _slice_groups(given, families, _serves_while_ending)
+        found = _merge(port, (group.enabled(addressing) for group in ending))
     unusable = [found.key.name for found in given if _address_type(found) not in _IP_TYPES]
     if unusable:
         error = f"EndpointSlice {', '.join(unusable)} of Service {label} is left out: its addresses are no IP addresses"
@@ -144,20 +150,25 @@ def _families(spec: Mapping[str, object], addressing: Addressing) -> tuple[objec
     return tuple([family for family in families if enabled.get(_text(family))][:1])
 
 
-def _slice_groups(slices: Iterable[KubeObject], families: tuple[object, ...]) -> Iterator[_Group]:
+Accepts = Callable[[Mapping[str, object]], bool]
+"""Whether a pod is wanted, by the conditions of its endpoint in a slice."""
+
+
+def _slice_groups(slices: Iterable[KubeObject], families: tuple[object, ...], accepts: Accepts) -> Iterator[_Group]:
     for found in slices:
         if _address_type(found) in families:
-            ready = (item for item in _mappings(found.body.get("endpoints")) if _is_ready(item))
+            endpoints = _mappings(found.body.get("endpoints"))
+            accepted = (item for item in endpoints if accepts(_mapping(item.get("conditions"))))
             pods = (
                 _ReadyPod(address, _pod_name(item), _text(item.get("zone")), _zones(item.get("hints")))
-                for item in ready
+                for item in accepted
                 for address in _addresses(item.get("addresses"))
             )
             yield _Group(found.body.get("ports"), tuple(pods))
 
 
 def _subset_groups(endpoints_object: KubeObject | None) -> Iterator[_Group]:
-    """`notReadyAddresses` are not looked at."""
+    """`notReadyAddresses` are not looked at: they do not tell pods that end from those that never began."""
     body = endpoints_object.body if endpoints_object is not None else {}
     for subset in _mappings(body.get("subsets")):
         pods = (
@@ -168,10 +179,14 @@ def _subset_groups(endpoints_object: KubeObject | None) -> Iterator[_Group]:
         yield _Group(subset.get("ports"), tuple(pods))
 
 
-def _is_ready(endpoint: Mapping[str, object]) -> bool:
+def _is_ready(conditions: Mapping[str, object]) -> bool:
     """An absent condition means ready (EndpointSlice API); a terminating pod gets nothing new, ready or not."""
-    conditions = _mapping(endpoint.get("conditions"))
     return conditions.get("ready") in (True, None) and conditions.get("terminating") is not True
+
+
+def _serves_while_ending(conditions: Mapping[str, object]) -> bool:
+    """An absent `serving` means that it is (EndpointSlice API)."""
+    return conditions.get("terminating") is True and conditions.get("serving") in (True, None)
 
 
 def _address_type(found: KubeObject) -> object:
