@@ -103,7 +103,7 @@ class AdminServer:
         )
         self._server = _Server(config)
         # Clients that come before the task has started wait in the socket's backlog.
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="admin server")
+        self._serving = asyncio.create_task(self._server.serve_on(listener), name="admin server")
         return int(listener.getsockname()[1])
 
     async def stop(self) -> None:
@@ -115,6 +115,10 @@ class AdminServer:
 
 
 class _Server(uvicorn.Server):
+    async def serve_on(self, listener: socket.socket) -> None:
+        with listener:  # a server that is stopped before it has started leaves it open
+            await self.serve(sockets=[listener])
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
