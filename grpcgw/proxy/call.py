@@ -40,7 +40,7 @@ class Call(Protocol):
     """The client's side of one RPC. Nothing here calls back into the session before it returns."""
 
     def read(self) -> None:
-        """Read the next message; answered by `on_request_message`."""
+        """Read the next message; answered by `on_request_message`, or by `on_client_closed` if the client is gone."""
         ...
 
     def send(self, headers: Metadata | None, message: bytes | None) -> None:

@@ -357,9 +357,11 @@ class _Rpc:
     def _on_message(self, event: Event) -> None:
         message = event.batch_operations[0].message()
         with self.lock:
-            if message is None and self.attempt is not None and not self._asked_again and not self._closed:
-                # No message: a half-close, or a client that is gone, of which the event is on its way. A pod must not
-                # take what is cut off for complete; the answer to a second question comes after that event.
+            if self._closed:
+                return
+            if message is None and not self._asked_again:
+                # A half-close, or a client that is gone: core says the same of both. It closes a stream that is cut
+                # off in one step, so that what it answers to a second question comes after `_on_closed`.
                 self._asked_again = True
                 self.read()
             else:

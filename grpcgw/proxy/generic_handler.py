@@ -299,13 +299,14 @@ class _Rpc:
     async def _read(self) -> None:
         try:
             message = await self._context.read()
-            if message is grpc.aio.EOF and self.attempt is not None:
-                # A half-close, or a client that is gone, which is told next: a pod must not take what is cut off for
-                # complete. The answer to a second question comes after that.
+            if message is grpc.aio.EOF:
+                # A half-close, or a client that is gone: core says the same of both. It closes a stream that is cut
+                # off in one step, so that grpc.aio cancels `serve` before it answers a second question.
                 message = await self._context.read()
         except _ENDED:
-            message = grpc.aio.EOF
-        self.session.on_request_message(None if message is grpc.aio.EOF else message, time.monotonic())
+            return  # `serve` ends as well
+        if not self._over.cancelled():
+            self.session.on_request_message(None if message is grpc.aio.EOF else message, time.monotonic())
 
     def send(self, headers: Metadata | None, message: bytes | None) -> None:
         self.spawn(self._send(headers, message))

@@ -233,7 +233,7 @@ class Session:
     # --- client → pod
 
     def on_request_message(self, message: bytes | None, now_s: float) -> None:
-        """The client sent a message, or None: it half-closed (or is gone; `on_client_closed` tells)."""
+        """The client sent a message, or None: it provably half-closed. One that is gone is `on_client_closed` alone."""
         self._reading_client = False
         if self.finished:
             return

@@ -106,7 +106,7 @@ class World:
         self.headers: Metadata | None = None
         self.being_sent: bytes | None = None
         self.endings: list[Status] = []
-        self.client_gone = False
+        self.client_gone = self.half_closed = False
         self.pods: list[PodModel] = []
         self.history: list[str] = []
         self.gateway = Gateway(
@@ -176,13 +176,17 @@ class World:
 
     def _client_events(self) -> Iterator[Event]:
         rpc, over = self.rpc, self.client_gone or bool(self.endings)
-        if rpc.call.reading:
-            if over or not self.to_send:
-                yield "client half-closes, or is gone", rpc.client_half_closes
-            else:
+        if rpc.call.reading and not over:
+            if self.to_send:
                 yield "client sends", lambda: rpc.client_sends(self.to_send.pop(0))
+            else:
+                yield "client half-closes", self._half_close
         if rpc.call.sending:
             yield ("client takes nothing", lambda: rpc.client_takes(ok=False)) if over else ("client takes", self._take)
+
+    def _half_close(self) -> list[Asked]:
+        self.half_closed = True
+        return self.rpc.client_half_closes()
 
     def _take(self) -> list[Asked]:
         if self.being_sent is not None:
@@ -236,6 +240,7 @@ class World:
         assert len(self.endings) <= 1
         for pod in self.pods:
             assert tuple(pod.received) == self.scenario.requests[: len(pod.received)], "requests lost or out of order"
+            assert self.half_closed or not pod.attempt.half_closed, "a request looks complete that is not"
         assert tuple(self.delivered) == self.scenario.replies[: len(self.delivered)], "replies lost or out of order"
         if self.pods and not self.rpc.session.finished and not self.pod.broken:
             self._check_flow()
