@@ -26,8 +26,23 @@ from grpcgw.config.mapping_spec import (
 )
 
 
+class MappingDefaults(MappingSettings):
+    """With what Ambassador takes as a default beside."""
+
+    auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
+    bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
+    labels: Annotated[Table | None, planned("there is no rate limiting")] = None
+    allow_upgrade: Annotated[list[str] | None, http_only("gRPC does not upgrade connections")] = None
+    bypass_error_response_overrides: Annotated[bool | None, http_only("gRPC errors have no body")] = None
+    cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
+    docs: Annotated[Table | None, no_meaning("there is no developer portal")] = None
+    error_response_overrides: Annotated[list[Table] | None, http_only("gRPC errors have no body")] = None
+    use_websocket: Annotated[bool | None, http_only("gRPC does not upgrade connections")] = None
+
+
 class ModuleDefaults(Resource):
-    httpmapping: MappingSettings | None = None
+    httpmapping: MappingDefaults | None = None
+    tcpmapping: Annotated[Table | None, http_only("only gRPC is served")] = None
 
 
 class ModuleConfig(Resource):
