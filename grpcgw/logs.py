@@ -9,12 +9,15 @@ from collections.abc import Callable
 DEFECT_AGAIN_S = 60.0
 """How often the same defect may fill the log."""
 
+from grpcgw.log_bounds import LogWriter
+
 
 def set_up_logging(level: str, process: str) -> None:
     """`level`: debug, info, warning or error. `process`: `control`, `worker 1`."""
     logging.basicConfig(
         level=level.upper(),
         format=f"%(asctime)s %(levelname)-7s {process}: %(message)s",
+        handlers=[LogWriter()],
         force=True,
     )
     for noisy in ("asyncio", "watchfiles", "uvicorn.error", "grpc"):

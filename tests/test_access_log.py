@@ -38,7 +38,7 @@ from grpcgw.telemetry.access_log import (
     is_logged,
     render_line,
 )
-from grpcgw.telemetry.log_writer import PIECE_BYTES, AccessLog, cut_pieces
+from grpcgw.telemetry.log_writer import MAX_WAITING_LARGE, PIECE_BYTES, AccessLog, cut_pieces
 from tests.compiling import compile_objects, mapping, module, only, said
 
 DEADLINE_S = 40.0
@@ -419,6 +419,23 @@ def test_a_reader_that_does_not_read_costs_records_and_never_holds_up_who_logs(
     assert len(lines) + log.dropped == total
     assert all(json.loads(line) for line in lines)
     assert no_thread_is_left()
+
+
+def test_a_reader_that_does_not_read_does_not_make_the_gateway_hold_much_metadata() -> None:
+    large = replace(SERVED, metadata=(("x-large", "a" * 60_000),))
+    with pipe() as (reading, writing):
+        log = AccessLog(JSON, writing, pause_s=1000.0)
+        for _ in range(2 * MAX_WAITING_LARGE):
+            log.put(large)
+        assert log.dropped >= MAX_WAITING_LARGE - 1
+        dropped = log.dropped
+        log.put(SERVED)
+        assert log.dropped == dropped
+        draining = threading.Thread(target=lambda: list(os.fdopen(os.dup(reading), "rb")))
+        draining.start()
+        log.close(DEADLINE_S)
+        os.close(writing)
+        draining.join(DEADLINE_S)
 
 
 def test_a_reader_that_never_reads_again_holds_up_the_end_no_longer_than_allowed() -> None:

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 8192
 """Records that wait to be written; more are dropped, and counted."""
+MAX_WAITING_LARGE = 512
+"""Of records with much metadata; where more wait, only small ones are taken. Metadata may have 64 KiB."""
+LARGE_CHARACTERS = 4096
 PAUSE_S = 0.1
 """The thread gathers records for so long before it writes them."""
 PIECE_BYTES = select.PIPE_BUF
@@ -58,7 +61,12 @@ class AccessLog:
 
     def put(self, record: RpcRecord) -> None:
         """Have `record` written soon; it ended just now. Never blocks: dropped and counted where too many wait."""
-        if self._waiting.qsize() >= self._max_waiting or self._closing.is_set():
+        waiting = self._waiting.qsize()
+        if (
+            waiting >= self._max_waiting
+            or (waiting >= MAX_WAITING_LARGE and _is_large(record))
+            or self._closing.is_set()
+        ):
             self._drop(1)
             return
         self._waiting.put((self._clock(), record))
@@ -123,6 +131,11 @@ class AccessLog:
         if self._dropped > self._complained_of and now_s - self._complained_at_s >= COMPLAIN_EVERY_S:
             self._complained_of, self._complained_at_s = self._dropped, now_s
             log.warning("access log: %d RPCs were not logged so far: %s", self._dropped, why)
+
+
+def _is_large(record: RpcRecord) -> bool:
+    held = (*record.metadata, *record.headers, *record.trailers)
+    return len(record.message) + sum(len(key) + len(value) for key, value in held) > LARGE_CHARACTERS
 
 
 def cut_pieces(lines: Iterable[str]) -> Iterator[tuple[bytes, int]]:

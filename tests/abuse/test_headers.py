@@ -162,3 +162,17 @@ def test_metadata_below_the_limit_passes(gateway: Gateway) -> None:
         wire.send(split(1, block([*request(SINK), *headers])) + data(1, message(), end=True))
         assert wire.wait(lambda: 1 in wire.ended())
         assert ("grpc-status", "0") in wire.headers(1)
+
+
+@pytest.mark.log_lines(100)
+def test_metadata_that_is_no_text_does_not_fill_the_log(gateway: Gateway) -> None:
+    """grpcio writes a traceback for each such value, of which one byte on the wire is enough."""
+    value = Encoder().encode([("x-noise", b"\xff" * 3_900)], huffman=False)
+    again = block(request(SINK)) + bytes([0x80 | 62]) * 12
+    streams = range(3, 603, 2)
+    before = gateway.log_file.stat().st_size
+    with connected(gateway.port) as (wire,):
+        wire.send(headers_frame(1, block(request(SINK)) + value))
+        wire.send(b"".join(headers_frame(stream, again) + data(stream, message(), end=True) for stream in streams))
+        assert wire.wait(lambda: wire.ended() >= set(streams))
+    assert gateway.log_file.stat().st_size - before < 200_000
