@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Callable
 
+from grpcgw.log_bounds import LogWriter
+
 DEFECT_AGAIN_S = 60.0
 """How often the same defect may fill the log."""
-
-from grpcgw.log_bounds import LogWriter
 
 
 def set_up_logging(level: str, process: str) -> None:
