@@ -240,3 +240,25 @@ def test_a_redirect_at_a_host_leaves_other_hosts_alone() -> None:
     assert old is not None
     assert new is not None
     assert (old.redirect, new.redirect) == ("old.shop", "")
+
+
+# Ports for others
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [{"protocol": "TCP"}, {"protocol": "UDP"}, {"protocol": "TLS"}, {"protocolStack": ["TLS", "TCP"]}],
+)
+def test_a_listener_without_http_is_a_notice_and_no_port(protocol: dict[str, object]) -> None:
+    def listener(name: str, port: int, protocol: dict[str, object]) -> KubeObject:
+        return obj(
+            "Listener", name, {"port": port, "securityModel": "XFP", **protocol}, api="getambassador.io/v3alpha1"
+        )
+
+    was_http = compile_objects(listener("ssh", 2222, {"protocol": "HTTP"}))
+    compiled = compile_objects(
+        listener("ssh", 2222, protocol), listener("grpc", 8080, {"protocol": "HTTP"}), last=was_http
+    )
+    assert said(compiled) == ["ssh.yaml: notice: Listener ssh.shop: only gRPC is served: the port is not opened"]
+    assert compiled.snapshot.listeners is not None
+    assert [one.port for one in compiled.snapshot.listeners] == [8080]

@@ -556,7 +556,7 @@ def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -
         ({"protocol": None}, "exactly one of protocol and protocolStack"),
         ({"protocolStack": ["HTTP"]}, "exactly one of protocol and protocolStack"),
         ({"protocol": "HTTPPROXY"}, "spec.protocol: HTTPPROXY carries no gRPC"),
-        ({"protocol": None, "protocolStack": ["UDP"]}, "spec.protocolStack: UDP carries no gRPC"),
+        ({"protocol": None, "protocolStack": ["PROXY", "HTTP", "TCP"]}, "PROXY, HTTP, TCP carries no gRPC"),
         ({"hostBinding": {"namespace": {"from": "NONE"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
         ({"hostBinding": {"namespace": {"from": "SELECTOR"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
         ({"http2MaxConcurrentStreams": 0}, "spec.http2MaxConcurrentStreams: should be greater"),

@@ -184,7 +184,11 @@ class ListenerSpec(Resource):
     ambassador_id: AmbassadorId = None
     port: Annotated[Port, served("required; the port to listen on")]
     protocol: Annotated[
-        Protocol | None, served("`HTTP`: gRPC in clear text; `HTTPS`: gRPC over TLS; others are errors")
+        Protocol | None,
+        served(
+            "`HTTP`: gRPC in clear text; `HTTPS`: gRPC over TLS; `TCP`, `TLS`, `UDP`: the port is not opened; others"
+            " are errors"
+        ),
     ] = None
     protocolStack: Annotated[  # noqa: N815
         list[Layer] | None, served("in place of `protocol`: `[HTTP, TCP]` or `[TLS, HTTP, TCP]`")

@@ -23,6 +23,8 @@ _TRANSPORTS = {
 """By `protocol` or `protocolStack`."""
 
 
+_NO_HTTP = ("TCP", "TLS", "UDP")
+
 _TAKES_BOTH = frozenset({("HTTPS",)})
 """Ambassador's `HTTPS` is TLS, and clear text where there is none."""
 
@@ -73,6 +75,9 @@ def compile_listeners(
     found: dict[int, _Bound] = {}
     owners: dict[object, KubeObject] = {}
     for obj in objects:
+        if _is_for_others(obj):
+            _note_others(obj, generations)
+            continue
         unbound = generations.serve(obj, _build)
         port = _written_port(obj) if unbound is None else unbound.listener.port
         owner = owners.setdefault(port, obj)
@@ -90,6 +95,21 @@ def compile_listeners(
         generations.report(findings)
     _report_clear_text(bindable.hosts, found.values(), generations)
     return tuple(found[port].listener for port in sorted(found))
+
+
+def _is_for_others(obj: KubeObject) -> bool:
+    """Whether it is a port for TCPMappings, which grpcgw has none of."""
+    spec = raw_spec(obj)
+    protocol, stack = (spec.get("protocol"), spec.get("protocolStack")) if isinstance(spec, Mapping) else (None, None)
+    if isinstance(stack, list) and protocol is None:
+        return bool(stack) and all(layer in _NO_HTTP for layer in stack)
+    return protocol in _NO_HTTP and not stack
+
+
+def _note_others(obj: KubeObject, generations: Generations) -> None:
+    findings = Findings(obj)
+    findings.notice("only gRPC is served: the port is not opened")
+    generations.report(findings)
 
 
 def _written_port(obj: KubeObject) -> object:
