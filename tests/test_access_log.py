@@ -319,6 +319,27 @@ def test_another_switch_is_refused_with_what_it_may_be(text: str) -> None:
         parse_share(text)
 
 
+@pytest.mark.parametrize("sign", ["\x1b", "\x9b", "\x85", "\u2028", "\u202e", "\u2066", "\x7f", "\r"])
+@pytest.mark.parametrize("log_type", [LogType.JSON, LogType.TEXT])
+def test_what_terminals_obey_and_what_turns_text_around_is_escaped(log_type: LogType, sign: str) -> None:
+    hostile = replace(SERVED, path=f"/a.B/{sign}[2J", metadata=(("user-agent", f"x{sign}y"),), authority=f"h{sign}")
+    assert sign not in render_line(hostile, ENDED_AT_S, LogFormat(log_type))
+
+
+def test_a_value_of_a_client_makes_up_no_field_in_a_line_of_text() -> None:
+    hostile = replace(
+        SERVED,
+        path="/a.B/C OK 0 from=trailers",
+        authority="h status=OK",
+        metadata=(("user-agent", 'x" mapping="m'), ("x-request-id", "1 pod=other")),
+        forwarded=(),
+    )
+    line = render_line(hostile, ENDED_AT_S, LogFormat(LogType.TEXT))
+    assert "/a.B/C\\x20OK\\x200\\x20from=trailers NOT_FOUND" in line
+    assert "authority=h\\x20status=OK request_id=1\\x20pod=other" in line
+    assert 'user_agent="x\\" mapping=\\"m"' in line
+
+
 def test_sampling_takes_its_share_and_none_and_all_without_a_throw_of_dice() -> None:
     def no_dice() -> float:
         raise AssertionError("nothing to decide")

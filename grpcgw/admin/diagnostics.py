@@ -14,7 +14,15 @@ from datetime import UTC, datetime
 
 from grpcgw import __version__
 from grpcgw.admin.humanize import format_age, format_duration
-from grpcgw.admin.views import ClusterView, DestinationView, GatewayView, PodView, RouteView, ShadowView
+from grpcgw.admin.views import (
+    ClusterView,
+    DestinationView,
+    GatewayView,
+    PodView,
+    RouteView,
+    ShadowView,
+    show_header_value,
+)
 from grpcgw.config.objects import Problem
 from grpcgw.config.policies import LoadBalancer
 from grpcgw.config.snapshot import ResolverKind
@@ -133,7 +141,7 @@ def _headers(view: RouteView) -> list[Json]:
     return [
         {
             "name": header.name,
-            "value": header.exact if header.regex is None else header.regex,
+            "value": show_header_value(header),
             "regex": bool(header.regex),
         }
         for header in view.route.headers

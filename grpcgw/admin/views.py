@@ -22,6 +22,9 @@ from grpcgw.telemetry.counters import OTHER
 from grpcgw.telemetry.merge import merge_shadows
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport, WorkerReport
 
+HIDDEN = "•••"
+"""Stands for a value that may be a secret."""
+
 NO_MAPPING = ("", OTHER)
 """Mapping and service in reports of RPCs that matched no Mapping."""
 
@@ -272,8 +275,17 @@ def _describe_changes(destination: Destination) -> Iterator[str]:
 
 def _describe_header(header: HeaderMatch) -> str:
     if header.regex is not None:
-        return f"{header.name} ~ {header.regex}"
-    return f"{header.name} present" if header.exact is None else f"{header.name} = {header.exact}"
+        return f"{header.name} ~ {show_header_value(header)}"
+    return f"{header.name} present" if header.exact is None else f"{header.name} = {show_header_value(header)}"
+
+
+def show_header_value(header: HeaderMatch) -> str | None:
+    """What a header is compared with, which may be a key that lets clients in: only of pseudo-headers it is shown.
+
+    None: it need only be there.
+    """
+    value = header.exact if header.regex is None else header.regex
+    return value if header.name.startswith(":") or not value else HIDDEN
 
 
 def _describe_policies(destination: Destination) -> Iterator[str]:

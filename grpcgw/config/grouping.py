@@ -135,7 +135,7 @@ def _refuse_redirect(first: Candidate, newcomer: Candidate) -> Complaint:
 
 def _describe_headers(member: Candidate) -> str:
     conditions = (
-        f"{match.name} like {match.regex!r}" if match.regex is not None else f"{match.name} equal to {match.exact!r}"
+        f"{match.name} like a pattern" if match.regex is not None else f"{match.name} equal to a value"
         for match in member.matching.headers
         if match.regex is not None or match.exact is not None
     )

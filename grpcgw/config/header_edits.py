@@ -82,7 +82,7 @@ def parse_added_header(name: str, value: str) -> tuple[str, Line | bytes]:
     if is_reserved(key):
         raise InvalidHeader(f"{name} is set by gRPC itself on each connection; choose another name")
     if not _TEXT.fullmatch(value):
-        raise InvalidHeader(f"{name}: {value!r} should have only printable ASCII characters; for others use a -bin key")
+        raise InvalidHeader(f"{name}: the value should have only printable ASCII characters; for others use a -bin key")
     return key, _parse_bytes(name, value) if key.endswith("-bin") else parse_header_value(value)
 
 
@@ -100,8 +100,8 @@ def _parse_bytes(name: str, value: str) -> Line | bytes:
         only = line[0] if len(line) == 1 else None
         if isinstance(only, Operator) and only.argument.endswith("-bin") and only.max_length is None:
             return line
-        raise InvalidHeader(f"{name}: {value!r} should be base64, or one %REQ(KEY)% of another -bin key")
+        raise InvalidHeader(f"{name}: the value should be base64, or one %REQ(KEY)% of another -bin key")
     try:
         return base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
     except binascii.Error as error:
-        raise InvalidHeader(f"{name}: {value!r} should be base64, as the key ends in -bin ({error})") from error
+        raise InvalidHeader(f"{name}: the value should be base64, as the key ends in -bin ({error})") from error

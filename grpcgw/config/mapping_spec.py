@@ -60,7 +60,7 @@ def _check_some_time(text: str) -> str:
 def _check_condition(value: object) -> object:
     if value is True or isinstance(value, str):
         return value
-    raise ValueError(f"should be the text to compare with, or true where the key need only be there, not {value!r}")
+    raise ValueError("should be the text to compare with, or true where the key need only be there")
 
 
 def _check_tls(value: object) -> object:

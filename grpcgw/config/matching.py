@@ -66,11 +66,14 @@ class _Patterns:
     def __init__(self, max_size: int, findings: Findings) -> None:
         self._max_size, self._findings = max_size, findings
 
-    def check(self, pattern: str, *path: str) -> bool:
+    def check(self, pattern: str, *path: str, secret: bool = False) -> bool:
+        """`secret`: clients may be let in by what it matches, so that it is not shown."""
         try:
             check_regex(pattern, self._max_size)
         except InvalidRegex as error:
-            self._findings.error(f"{pattern!r} is no RE2 pattern that can be used: {error}", *path)
+            what = "the value is no RE2 pattern that can be used"
+            message = what if secret else f"{pattern!r} is no RE2 pattern that can be used: {error}"
+            self._findings.error(message, *path)
             return False
         return True
 
@@ -191,7 +194,7 @@ def _exact_headers(spec: MappingSpec, findings: Findings) -> Iterator[_Located]:
 def _regex_headers(spec: MappingSpec, patterns: _Patterns, findings: Findings) -> Iterator[_Located]:
     for name, pattern in (spec.regex_headers or {}).items():
         lower = _check_key(name, findings, "regex_headers", name)
-        if lower not in _AUTHORITY and patterns.check(pattern, "regex_headers", name):
+        if lower not in _AUTHORITY and patterns.check(pattern, "regex_headers", name, secret=True):
             yield HeaderMatch(lower, regex=pattern), ("regex_headers", name)
 
 

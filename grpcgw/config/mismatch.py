@@ -12,6 +12,9 @@ from pydantic_core import ErrorDetails
 
 Context = Mapping[str, object]
 
+_SECRETS = frozenset({"headers", "regex_headers", "add_request_headers", "add_response_headers", "data", "stringData"})
+"""Fields whose values may be secrets, and are not shown."""
+
 UNEXPLAINED = "cannot be used here"
 
 _EXPECTATIONS: Mapping[str, Callable[[Context], str]] = {
@@ -46,6 +49,8 @@ def describe_mismatch(detail: ErrorDetails) -> str:
     if detail["type"] == "value_error":
         return str(context["error"])
     expectation = _EXPECTATIONS.get(detail["type"])
+    if not _SECRETS.isdisjoint(detail["loc"]):
+        return expectation(context) if expectation else f"the value {UNEXPLAINED}"
     shown = show(detail["input"])
     return f"{expectation(context)}, not {shown}" if expectation else f"{shown} {UNEXPLAINED}"
 

@@ -70,9 +70,7 @@ def parse_operators(text: str, grammar: Grammar) -> Line:
     parts: list[Part] = []
     for token in _TOKEN.finditer(text):
         if token[0] == "%":
-            raise InvalidOperator(
-                f"{text!r}: the % at position {token.start()} begins no operator; write %% for a percent sign"
-            )
+            raise InvalidOperator(f"the % at position {token.start()} begins no operator; write %% for a percent sign")
         parts.append(_parse_operator(token, grammar) if token[1] else token[0].replace("%%", "%"))
     return tuple(parts)
 

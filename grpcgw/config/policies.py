@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from grpcgw.config.environment import Filled, hide
+
 
 class HostKind(StrEnum):
     EXACT = "exact"
@@ -282,6 +284,12 @@ class ConsulAgent:
     address: str
     """`host:port` with environment variables filled in; the port is 8500 unless given."""
     datacenter: str
+    filled: tuple[Filled, ...] = field(default=(), repr=False, compare=False)
+    """What of the address came from the environment, and is not to be shown."""
+
+    def hide(self, message: str) -> str:
+        """`message` without what the environment holds."""
+        return hide(message, self.filled)
 
 
 NO_EDITS = HeaderEdits()

@@ -76,7 +76,8 @@ def _build(obj: KubeObject, environment: Mapping[str, str], findings: Findings) 
     if spec is None:
         return None
     address = _compile_address(spec.address or DEFAULT_CONSUL_ADDRESS, environment, findings)
-    return Resolver(obj.key.name, kind, ConsulAgent(address, spec.datacenter))
+    filled = tuple(one for _, one in obj.source.filled)
+    return Resolver(obj.key.name, kind, ConsulAgent(address, spec.datacenter, filled))
 
 
 def _compile_address(text: str, environment: Mapping[str, str], findings: Findings) -> str:
@@ -91,6 +92,9 @@ def _compile_address(text: str, environment: Mapping[str, str], findings: Findin
         return text
     filled = text if given is None else given.text
     scheme, separator, rest = filled.rpartition("://")
+    if "@" in filled:  # nothing of it is quoted, it may be a password
+        findings.error("has an '@': name host and port alone; CONSUL_HTTP_TOKEN has the token", "address")
+        return filled
     if scheme not in ("", "http", "https"):
         findings.error(f"{filled!r} has the unknown scheme {scheme!r}; use http, https or none", "address")
     try:

@@ -57,6 +57,8 @@ def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService
     Raises InvalidService. Source of the rules: Ambassador's `parseService` and `normalize_service_name`; what they
     only log (bad ports, odd dots) is an error here.
     """
+    if "@" in text:  # nothing of it is quoted, it may be a password
+        raise InvalidService("has an '@': name host and port alone, without a user or password")
     usual = _USUAL.fullmatch(text)
     if usual is not None:
         return _parse_name(usual[2], namespace, usual[3], tls or _TLS_BY_SCHEME[usual[1] or "http"])

@@ -118,7 +118,8 @@ class ConsulResolver:
             except AgentAway as failure:
                 # An agent that starts anew may count from the beginning: it must not wait for the old index.
                 index = 0
-                watch.fail(f"Consul agent {agent.address} ({agent.datacenter}), service {name}: {failure}")
+                what = f"Consul agent {agent.address} ({agent.datacenter}), service {name}: {failure}"
+                watch.fail(agent.hide(what))
                 await asyncio.sleep(retry.next_s())
 
 
@@ -156,7 +157,7 @@ class _Client:
             raise AgentAway("it was silent for too long") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self._tls = None  # its files may have been replaced
-            raise AgentAway(str(error) or type(error).__name__) from error
+            raise AgentAway(explain_failure(error)) from error
 
     async def _get(self, url: str, query: Mapping[str, str]) -> _Answer:
         # A redirect is not followed: it would carry the token to whoever it names.
@@ -200,6 +201,15 @@ class _Client:
                 context.load_cert_chain(given.certificate_file, given.key_file or None)
             self._tls = context
         return self._tls
+
+
+def explain_failure(error: Exception) -> str:
+    """Without the agent's address, which may come from the environment in part."""
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        number = error.os_error.errno
+        if number is not None and number > 0:
+            return f"cannot connect: {os.strerror(number)}"
+    return str(error) or type(error).__name__
 
 
 def agent_url(address: str, tls: bool) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -120,8 +120,12 @@ _FLAGS = {
 }
 
 _to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
-_CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127, 0x85, 0x2028, 0x2029)}
+_INVISIBLE = (*range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
+"""Beside the control characters of ASCII those that terminals obey (C1), and those that turn the direction of text."""
+_JSON_CONTROL = {number: f"\\u{number:04x}" for number in _INVISIBLE}
+_CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *_INVISIBLE)}
 _CONTROL |= {ord('"'): '\\"', ord("\\"): "\\\\"}
+_UNQUOTED = _CONTROL | {ord(" "): "\\x20"}
 
 
 def render_line(record: RpcRecord, ended_at_s: float, log_format: LogFormat) -> str:
@@ -131,12 +135,19 @@ def render_line(record: RpcRecord, ended_at_s: float, log_format: LogFormat) -> 
     """
     started_at_s = ended_at_s - record.duration_s
     if log_format.type is LogType.TEXT:
-        parts = (
-            part if isinstance(part, str) else _render(part, record, started_at_s).translate(_CONTROL)
-            for part in log_format.text or DEFAULT_TEXT
-        )
-        return "".join(parts).rstrip("\n").replace("\n", " ")
-    return _to_json(_make_fields(record, started_at_s, log_format))
+        return "".join(_text_parts(record, started_at_s, log_format)).rstrip("\n").replace("\n", " ")
+    return _to_json(_make_fields(record, started_at_s, log_format)).translate(_JSON_CONTROL)
+
+
+def _text_parts(record: RpcRecord, started_at_s: float, log_format: LogFormat) -> Iterator[str]:
+    """In grpcgw's own format a value without quotes has no spaces, so that it makes up no field."""
+    quoted = bool(log_format.text)
+    for part in log_format.text or DEFAULT_TEXT:
+        if isinstance(part, str):
+            quoted = bool(log_format.text) or part.endswith('"')
+            yield part
+        else:
+            yield _render(part, record, started_at_s).translate(_CONTROL if quoted else _UNQUOTED)
 
 
 def _make_fields(record: RpcRecord, started_at_s: float, log_format: LogFormat) -> dict[str, object]:
