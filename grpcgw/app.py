@@ -227,6 +227,7 @@ class Control:
             now=datetime.datetime.now(datetime.UTC),
             environment=os.environ,
             authority_hidden_by="" if self._engine.shows_authority else self._engine,
+            serve_without_auth=self._settings.serve_without_auth,
             zone_unknown=not self._settings.zone,
         )
         await self._certificate_files.read_wanted()

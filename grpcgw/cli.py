@@ -110,6 +110,7 @@ def run(
     ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
     ambassador_namespace: options.AmbassadorNamespace = DEFAULTS.ambassador_namespace,
     namespace: options.Namespace = DEFAULTS.namespace,
+    serve_without_auth: options.ServeWithoutAuth = DEFAULTS.serve_without_auth,
     address: options.Address = DEFAULTS.address,
     port: options.Port = DEFAULTS.port,
     tls_port: options.TlsPort = DEFAULTS.tls_port,
@@ -136,6 +137,7 @@ def run(
         ambassador_id=ambassador_id,
         ambassador_namespace=ambassador_namespace,
         namespace=namespace or (ambassador_namespace if os.environ.get("AMBASSADOR_SINGLE_NAMESPACE") else ""),
+        serve_without_auth=serve_without_auth,
         address=address,
         port=port,
         tls_port=tls_port,
@@ -173,7 +175,7 @@ def choose_api_server(config: Path | None, wanted: bool, settings: KubernetesSet
 
 
 def compile_directory(
-    directory: Path, ambassador_id: str, ambassador_namespace: str, engine: EngineName
+    directory: Path, ambassador_id: str, ambassador_namespace: str, engine: EngineName, serve_without_auth: bool
 ) -> tuple[Snapshot, list[Problem]]:
     """What a gateway with these settings would serve from `directory`, and everything to say against its files."""
     from grpcgw.config.compile import CompileOptions, compile_snapshot
@@ -189,6 +191,7 @@ def compile_directory(
         now=datetime.now(UTC),
         environment=os.environ,
         authority_hidden_by="" if engine.shows_authority else engine,
+        serve_without_auth=serve_without_auth,
     )
     compiled = compile_snapshot([*objects, *files], {}, compile_options)
     dead = find_dead_in_files(compiled.snapshot, objects, compiled.last_good, str(directory))
@@ -201,6 +204,7 @@ def check(
     ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
     ambassador_namespace: options.AmbassadorNamespace = DEFAULTS.ambassador_namespace,
     engine: options.Engine = DEFAULTS.engine,
+    serve_without_auth: options.ServeWithoutAuth = DEFAULTS.serve_without_auth,
 ) -> int:
     """Say what is wrong with the YAML files of a directory, and the certificate files they name, with file and line.
 
@@ -208,7 +212,7 @@ def check(
     """
     from grpcgw.config.objects import Severity
 
-    _, problems = compile_directory(directory, ambassador_id, ambassador_namespace, engine)
+    _, problems = compile_directory(directory, ambassador_id, ambassador_namespace, engine, serve_without_auth)
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
     console = output()
     for problem in problems:
@@ -224,10 +228,11 @@ def routes(
     ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
     ambassador_namespace: options.AmbassadorNamespace = DEFAULTS.ambassador_namespace,
     engine: options.Engine = DEFAULTS.engine,
+    serve_without_auth: options.ServeWithoutAuth = DEFAULTS.serve_without_auth,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> int:
     """Show the route table compiled from a directory, in the order it is tried."""
-    snapshot, problems = compile_directory(directory, ambassador_id, ambassador_namespace, engine)
+    snapshot, problems = compile_directory(directory, ambassador_id, ambassador_namespace, engine, serve_without_auth)
     rows = [
         describe_destination(order, route, destination, snapshot.clusters[destination.cluster])
         for order, route in enumerate(snapshot.routes, 1)

@@ -160,6 +160,16 @@ Namespace = Annotated[
     ),
 ]
 
+ServeWithoutAuth = Annotated[
+    bool,
+    typer.Option(
+        "--serve-without-auth",
+        envvar="GRPCGW_SERVE_WITHOUT_AUTH",
+        help="Serve what an AuthService, FilterPolicy or RateLimit protects without them; else it is refused.",
+        rich_help_panel=SOURCE,
+    ),
+]
+
 Address = Annotated[
     str,
     typer.Option(

@@ -62,6 +62,8 @@ class Settings:
     """Namespace of the gateway itself; what a Module may ask short service names to be looked up in."""
     namespace: str = ""
     """Read only this namespace; empty: all (AMBASSADOR_SINGLE_NAMESPACE)."""
+    serve_without_auth: bool = False
+    """What is to decide on calls and cannot be asked yet is left out of account, with a notice."""
     address: str = "0.0.0.0"
     port: int | None = 8080
     tls_port: int | None = 8443

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from grpcgw.config.fields import FieldNote, Resource
+from grpcgw.config.guards import GUARDING_KINDS
 from grpcgw.config.mapping_spec import MappingSettings
 from grpcgw.config.module_spec import ModuleConfig
 from grpcgw.config.resources import MODELS, PLANNED_KINDS, ResolverSpec
@@ -49,6 +50,9 @@ def _lines() -> Iterator[str]:
             yield from _table("Mapping: fields the Module's `defaults.httpmapping` may set", MappingSettings)
         if kind == "Module":
             yield from _table("Keys of a Module's `config`", ModuleConfig)
+    title = "Kinds that decide on calls and cannot be asked yet"
+    yield from ("", f"## {title}", "", "| kind | with `--serve-without-auth` |", "|---|---|")
+    yield from (f"| `{kind}` | {meaning} |" for kind, meaning in sorted(GUARDING_KINDS.items()))
     yield from ("", "## Kinds without effect yet", "", "| kind | meaning |", "|---|---|")
     yield from (f"| `{kind}` | {meaning} |" for kind, meaning in sorted(PLANNED_KINDS.items()))
 

@@ -73,6 +73,11 @@ CUSTOM_KINDS = (
     Kind("TLSContext", "tlscontexts", "getambassador.io", CUSTOM_VERSIONS),
     Kind("Host", "hosts", "getambassador.io", CUSTOM_VERSIONS),
     Kind("Listener", "listeners", "getambassador.io", CUSTOM_VERSIONS[:1]),
+    Kind("AuthService", "authservices", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("RateLimitService", "ratelimitservices", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("Filter", "filters", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("FilterPolicy", "filterpolicies", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("RateLimit", "ratelimits", "getambassador.io", CUSTOM_VERSIONS),
 )
 BUILT_IN_KINDS = (
     Kind("Service", "services", "", ("v1",)),

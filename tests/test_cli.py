@@ -66,12 +66,13 @@ def test_every_flag_of_run_reaches_the_settings(tmp_path: Path) -> None:
     flags = f"""--kubernetes --kubeconfig {kubeconfig} --context prod --ambassador-id edge --ambassador-namespace own
         --namespace web --address 127.0.0.1 --port 0 --tls-port off --admin-address 0.0.0.0 --admin-port 1 --workers 3
         --engine generic-handler --drain-time 2.5 --max-concurrent-streams 7 --log-level debug
-        --max-connection-age 60 --max-connection-age-grace 5"""
+        --max-connection-age 60 --max-connection-age-grace 5 --serve-without-auth"""
     assert settings_of(*flags.split()) == Settings(
         kubernetes=KubernetesSettings(kubeconfig, "prod"),
         ambassador_id="edge",
         ambassador_namespace="own",
         namespace="web",
+        serve_without_auth=True,
         address="127.0.0.1",
         port=0,
         tls_port=None,
@@ -94,6 +95,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         "AMBASSADOR_ID": "edge",
         "AMBASSADOR_NAMESPACE": "own",
         "NAMESPACE": "web",
+        "SERVE_WITHOUT_AUTH": "1",
         "ADDRESS": "::1",
         "PORT": "off",
         "TLS_PORT": "0",
@@ -115,6 +117,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         ambassador_id="edge",
         ambassador_namespace="own",
         namespace="web",
+        serve_without_auth=True,
         address="::1",
         port=None,
         tls_port=0,

@@ -145,9 +145,9 @@ def test_kinds_that_are_no_configuration_are_passed_over() -> None:
 
 
 def test_kinds_for_later_are_notices_and_unknown_ones_errors() -> None:
-    compiled = compile_objects(obj("AuthService", "auth", {"auth_service": "auth"}), obj("Maping", "greet", {}))
+    compiled = compile_objects(obj("LogService", "log", {"service": "log"}), obj("Maping", "greet", {}))
     assert said(compiled) == [
-        "auth.yaml: notice: AuthService auth.shop: AuthService is not supported yet: calls are not authenticated",
+        "log.yaml: notice: LogService log.shop: LogService is not supported yet: calls are not logged remotely",
         "greet.yaml: error: Maping greet.shop: kind Maping is unknown in getambassador.io/v2; left out",
     ]
 

@@ -15,6 +15,7 @@ from grpcgw.config.environment import hide
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.groups import Groups, Serving, choose_mappings
+from grpcgw.config.guards import GUARDING_KINDS, compile_guards
 from grpcgw.config.hosts import Host, compile_hosts, order_policies
 from grpcgw.config.ingresses import note_ingresses
 from grpcgw.config.listeners import Bindable, compile_listeners
@@ -44,6 +45,8 @@ class CompileOptions:
     """The gateway's, of which an object of a cluster sees next to nothing; in files it has been filled in already."""
     authority_hidden_by: str = ""
     """The engine, where it does not know the client's `:authority`: what is for certain hosts then serves no call."""
+    serve_without_auth: bool = False
+    """What AuthServices, FilterPolicies and RateLimits protect is served without them; else it is refused."""
     zone_unknown: bool = False
     """The gateway does not know where it runs; who asks for the pods of its zone is told."""
 
@@ -92,6 +95,9 @@ def compile_snapshot(
         regex_max_size=module.config.regex_max_size or DEFAULT_MAX_SIZE,
         authority_hidden_by=options.authority_hidden_by,
         zone_unknown=options.zone_unknown,
+        guards=compile_guards(
+            configuration.of(*GUARDING_KINDS), module.config, options.serve_without_auth, generations
+        ),
     )
     reader = MappingReader(context, reuse)
     serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)
@@ -129,7 +135,7 @@ class _Configuration:
 
 def _report_other_kinds(configuration: _Configuration, generations: Generations) -> None:
     for kind in configuration.kinds:
-        if kind in MODELS:
+        if kind in MODELS or kind in GUARDING_KINDS:
             continue
         for obj in configuration.of(kind):
             if kind in PLANNED_KINDS:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from grpcgw.config.access_log import ANNOTATION as ACCESS_LOG
 from grpcgw.config.access_log import InvalidLogFormat, parse_share
 from grpcgw.config.grouping import Candidate, make_group_key
+from grpcgw.config.guards import Guard, find_guard
 from grpcgw.config.hosts import HostSelector
 from grpcgw.config.mapping_settings import Settings, compile_settings
 from grpcgw.config.mapping_spec import KeepaliveSpec, MappingSpec
@@ -50,6 +51,8 @@ class MappingContext:
     authority_hidden_by: str = ""
     zone_unknown: bool = False
     """Both as in CompileOptions."""
+    guards: tuple[Guard, ...] = ()
+    """What decides on calls and cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,15 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if asks_for_query(spec):
         findings.notice("a gRPC path has no query, so the Mapping serves no call", "query_parameters")
         return CompiledMapping((), cluster)
-    candidates = _spread(candidate, obj, context.hosts)
+    candidates = tuple(_guard(one, spec, context.guards) for one in _spread(candidate, obj, context.hosts))
     if context.authority_hidden_by:
         _note_hidden_authority(candidates, context.authority_hidden_by, findings)
     return CompiledMapping(candidates, cluster)
+
+
+def _guard(candidate: Candidate, spec: MappingSpec, guards: tuple[Guard, ...]) -> Candidate:
+    found = find_guard(guards, candidate.matching, spec) if guards else ""
+    return replace(candidate, destination=replace(candidate.destination, guarded_by=found)) if found else candidate
 
 
 def _compile_redirect(

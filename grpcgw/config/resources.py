@@ -42,17 +42,12 @@ MODELS: dict[str, type[Resource]] = {
 
 PLANNED_KINDS = {
     "AmbassadorInstallation": "the gateway is installed by its manifests",
-    "AuthService": "calls are not authenticated",
     "DevPortal": "there is no developer portal",
-    "Filter": "calls are not filtered",
-    "FilterPolicy": "calls are not filtered",
     "LogService": "calls are not logged remotely",
     "Project": "projects are not built",
     "ProjectController": "projects are not built",
     "ProjectRevision": "projects are not built",
-    "RateLimit": "calls are not limited",
-    "RateLimitService": "calls are not limited",
     "TCPMapping": "only gRPC is served",
     "TracingService": "calls are not traced",
 }
-"""Ambassador's kinds that are known and have no effect yet, with what that means."""
+"""Ambassador's kinds that are known and have no effect yet, with what that means; see `guards` for others."""

@@ -121,6 +121,8 @@ class Destination:
     outlier_detection: OutlierDetection | None = None
     stats_name: str = ""
     """What metrics call the upstream instead of its cluster's name; empty: that name."""
+    guarded_by: str = ""
+    """What is to decide on its calls and cannot be asked yet, so that they are refused; empty: nothing."""
     access_log_percent: float | None = None
     """Share of its RPCs in the access log; None: the gateway's own (`--access-log-sample`)."""
     where: str = field(default="", compare=False, repr=False)

@@ -316,7 +316,7 @@ class _KindLoop:
         status = replace(self._status, watching=False, last_contact_s=self._clock())
         if self._absences > 1 or not status.synced:
             self._store.replace(self.partition, ())
-            self._store.report(self.partition, [self._absence_notice()])
+            self._store.report(self.partition, [] if self._kind.rare else [self._absence_notice()])
             self._set_status(replace(status, synced=True, error=""))
         else:
             self._set_status(replace(status, error=f"{self._kind.name} is no longer served; checking once more"))

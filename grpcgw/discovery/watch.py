@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
@@ -80,6 +80,8 @@ class WatchedKind:
     """The one object that is read; None: all."""
     optional: bool = False
     """The gateway starts without it where the right to read it is missing, which is an error all the same."""
+    rare: bool = False
+    """Most clusters do not have it, and nothing is said of that."""
 
     @property
     def name(self) -> str:
@@ -97,6 +99,11 @@ def _ambassador(kind: str, plural: str) -> WatchedKind:
     return WatchedKind(tuple(Resource(AMBASSADOR_GROUP, version, kind, plural) for version in AMBASSADOR_VERSIONS))
 
 
+def _guarding(kind: str, plural: str) -> WatchedKind:
+    """What decides on calls. Where it is installed it is never passed over: without the right nobody is served."""
+    return replace(_ambassador(kind, plural), rare=True)
+
+
 CERTIFICATES = WatchedKind((Resource("", "v1", "Secret", "secrets", f"type={CERTIFICATE_TYPE}"),))
 """Of other types only Secrets that are named enter this process, each by its own `watch_secret`."""
 
@@ -109,6 +116,11 @@ WATCHED_KINDS = (
     _ambassador("TLSContext", "tlscontexts"),
     _ambassador("Host", "hosts"),
     WatchedKind((Resource(AMBASSADOR_GROUP, "v3alpha1", "Listener", "listeners"),)),
+    _guarding("AuthService", "authservices"),
+    _guarding("RateLimitService", "ratelimitservices"),
+    _guarding("Filter", "filters"),
+    _guarding("FilterPolicy", "filterpolicies"),
+    _guarding("RateLimit", "ratelimits"),
     WatchedKind((Resource("", "v1", "Service", "services"),)),
     WatchedKind((Resource("networking.k8s.io", "v1", "Ingress", "ingresses"),), optional=True),
     CERTIFICATES,

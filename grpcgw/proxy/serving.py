@@ -197,6 +197,7 @@ class Target:
         "label",
         "log_percent",
         "make_key",
+        "refusal",
         "retry",
         "shadow",
         "timeout_ms",
@@ -215,6 +216,8 @@ class Target:
     ) -> None:
         self.label = destination.label
         self.cluster = destination.cluster
+        self.refusal = _refuse_guarded(destination)
+        """Why all its RPCs are refused; None: they are not."""
         self.log_percent = log_percent
         """Share of its RPCs to log."""
         self.retry = destination.retry
@@ -251,7 +254,7 @@ class Target:
         return self._balanced.is_ready
 
     def can_serve(self) -> bool:
-        return any(pod.state is not PodState.FAILING for pod in self._balanced.candidates)
+        return self.refusal is None and any(pod.state is not PodState.FAILING for pod in self._balanced.candidates)
 
     def has_other(self, pod: Pod) -> bool:
         return any(other is not pod for other in self._balanced.candidates)
@@ -292,8 +295,18 @@ class RouteTargets:
         destination = self._split.pick() if value is None else self._split.pick_for(value)
         return None if destination is None else self._targets[id(destination)]
 
+    def is_open(self) -> bool:
+        return any(target.refusal is None for target in self._targets.values())
+
     def can_serve(self) -> bool:
         return any(target.can_serve() for target in self._targets.values())
+
+
+def _refuse_guarded(destination: Destination) -> Refusal | None:
+    if not destination.guarded_by:
+        return None
+    message = f"Mapping {destination.label}: {destination.guarded_by} decides on its calls, and cannot be asked yet"
+    return Refusal(Reason.NOT_ENFORCED, message)
 
 
 def _explain_nowhere(targets: RouteTargets, path: str) -> Refusal:
@@ -383,7 +396,8 @@ class Serving:
         found = table.find(path, authority, metadata)
         if found is None:
             return Refusal(Reason.NO_MAPPING, f"no Mapping matches {path}")
-        return found.choose(metadata) or _explain_nowhere(found, path)
+        target = found.choose(metadata)
+        return _explain_nowhere(found, path) if target is None else target.refusal or target
 
     def wants_certificate(self, port: PortView) -> bool:
         """Whether an engine is to say which certificate the client of an RPC has shown."""
@@ -407,6 +421,11 @@ class Serving:
 
     def has_route(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
         return self._table.find(path, authority, metadata) is not None
+
+    def is_open(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
+        """Whether some Mapping matches `path` and does not refuse all its calls."""
+        found = self._table.find(path, authority, metadata)
+        return found is not None and found.is_open()
 
     def can_serve(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool | None:
         """Whether some Mapping has a pod for `path` that is connected or may yet be; None: no Mapping matches."""

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     BAD_AUTHORITY = "bad-authority"
     CLEAR_TEXT = "clear-text"
     LEFT_OUT = "host-left-out"
+    NOT_ENFORCED = "not-enforced"
     NO_ENDPOINTS = "no-endpoints"
     UNROUTED_SHARE = "unrouted-share"
     METADATA_TOO_LARGE = "metadata-too-large"

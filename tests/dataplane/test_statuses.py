@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import grpc
 import pytest
 
-from dataplane.lab import Lab, mapping
+from dataplane.lab import Lab, mapping, snapshot
 from dataplane.pods import Context, Gate
 from dataplane.raw_client import Answer
 from dataplane.scripted_pod import Stream, frame, refusing
@@ -21,6 +22,19 @@ def assert_gateway_made(answer: Answer, status: int, reason: str, *words: str) -
     for word in words:
         assert word in answer.message
     assert answer.trailers_only, answer
+
+
+def test_what_is_to_decide_on_a_mappings_calls_and_cannot_be_asked_refuses_them(lab: Lab) -> None:
+    pod = lab.pod("a")
+    (destination,) = mapping().destinations
+    guarded = replace(mapping(), destinations=(replace(destination, guarded_by="AuthService auth.default"),))
+    bypassing = mapping("/test.Pod/Unary", "bypassing")
+    gateway = lab.gateway(pod, configuration=snapshot(bypassing, guarded))
+    with lab.raw_client(gateway) as client:
+        assert client.call("Unary").status == 0
+        refused = client.call("ServerStream")
+        assert_gateway_made(refused, UNAVAILABLE, "not-enforced", "test.default", "AuthService auth.default")
+    assert [call.method for call in pod.calls] == ["/test.Pod/Unary"], "no pod sees a call that is refused"
 
 
 # --- the pod's own

@@ -69,6 +69,19 @@ def test_a_pod_that_is_not_ready_gets_no_rpc(
     eventually(lambda: status_of(channel)[0] is grpc.StatusCode.OK, "it is back")
 
 
+def test_an_auth_service_of_the_cluster_refuses_the_calls_that_it_protects(
+    gateway: Gateway, api: KubeApi, channel: grpc.Channel
+) -> None:
+    auth = mapping("auth") | {"kind": "AuthService", "spec": {"auth_service": "auth:50051", "proto": "grpc"}}
+    api.put(auth)
+    eventually(lambda: status_of(channel)[0] is grpc.StatusCode.UNAVAILABLE, "it cannot be asked")
+    assert "AuthService auth.default" in status_of(channel)[1]
+    (error,) = gateway.errors()
+    assert "--serve-without-auth" in error
+    api.delete("AuthService", "default", "auth")
+    eventually(lambda: status_of(channel)[0] is grpc.StatusCode.OK, "it is gone")
+
+
 def test_a_hundred_changes_at_once_end_at_the_last_and_fail_nothing(
     gateway: Gateway, api: KubeApi, pods: list[Pod], channel: grpc.Channel
 ) -> None:
