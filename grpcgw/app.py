@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import logging
 import os
+import random
 import signal
 import socket
 import time
@@ -43,6 +44,7 @@ from grpcgw.proxy.ports import OpenPort
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
+from grpcgw.workers.turns import FIRST_TURNS
 
 log = logging.getLogger(__name__)
 
@@ -497,6 +499,7 @@ def make_plan(settings: Settings) -> WorkerPlan:
         zone=settings.zone,
         scheduling=settings.scheduling,
         log_level=settings.log_level,
+        first_turn=random.randrange(FIRST_TURNS),
     )
 
 

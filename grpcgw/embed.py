@@ -6,6 +6,7 @@ Wires the control process's parts to a data plane without processes or ports of 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.messages import Listening
 from grpcgw.workers.supervisor import HeardPorts
+from grpcgw.workers.turns import FIRST_TURNS
 from grpcgw.workers.worker import SETTLE_S, make_report
 
 LOOK_S = 0.2
@@ -37,7 +39,7 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         """What `settings` say about data ports and workers has no meaning here; the admin port is opened."""
         self._settings = replace(settings, port=None, tls_port=None, workers=0, engine=EngineName.GENERIC_HANDLER)
-        self._proxy = LoopProxy(settings.max_metadata_bytes, 0, settings.drain_time_s)
+        self._proxy = LoopProxy(settings.max_metadata_bytes, random.randrange(FIRST_TURNS), settings.drain_time_s)
 
     async def __aenter__(self) -> Self:
         """Returns when the first complete configuration is served. Raises UserError for what the user can mend."""

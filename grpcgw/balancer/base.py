@@ -2,17 +2,27 @@
 
 A `Balancer` lives as long as its cluster and owns counters; a `Picker` is its immutable view of one set of pods,
 replaced as a whole whenever that set, or what is known of it, changes. Policies never see connections, clocks or
-threads: what pickers share is an `itertools.count`, a random source or a dict, of which each step is one step of the
-interpreter.
+threads: what pickers share is a source of turns, a random source or a dict, of which each step cannot be interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from grpcgw.config.endpoint import Endpoint
+
+TakeTurn = Callable[[], int]
+"""The next turn: each number is given once, whoever asks from whatever thread (or, where workers share it, process).
+Only a number modulo something small means anything, and whoever shares it may take numbers between."""
+
+
+def turns_from(first: int = 0) -> TakeTurn:
+    """Turns of this process alone."""
+    # One step of the interpreter: two threads never get the same turn, without a lock.
+    return itertools.count(first).__next__
 
 
 class Candidate(Protocol):

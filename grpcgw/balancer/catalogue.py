@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from grpcgw.balancer.base import Balancer
+from grpcgw.balancer.base import Balancer, TakeTurn
 from grpcgw.balancer.least_request import LeastRequest, LeastRequestPicker, WeightedLeastRequestPicker
 from grpcgw.balancer.load_report import LoadWeights
 from grpcgw.balancer.maglev import Maglev
@@ -18,15 +17,17 @@ from grpcgw.balancer.weighted import StridePicker, Weigher, Weighted
 from grpcgw.config.policies import LoadBalancer
 
 
-def _make_round_robin(load_balancer: LoadBalancer, seed: int) -> Balancer:
-    return _weighted_turns(_slow_start(load_balancer), seed) if load_balancer.slow_start_ms else RoundRobin(seed)
+def _make_round_robin(load_balancer: LoadBalancer, take_turn: TakeTurn) -> Balancer:
+    if not load_balancer.slow_start_ms:
+        return RoundRobin(take_turn)
+    return _weighted_turns(_slow_start(load_balancer), take_turn)
 
 
-def _make_weighted_round_robin(load_balancer: LoadBalancer, seed: int) -> Balancer:
-    return _weighted_turns([LoadWeights(), *_slow_start(load_balancer)], seed)
+def _make_weighted_round_robin(load_balancer: LoadBalancer, take_turn: TakeTurn) -> Balancer:
+    return _weighted_turns([LoadWeights(), *_slow_start(load_balancer)], take_turn)
 
 
-def _make_least_request(load_balancer: LoadBalancer, seed: int) -> Balancer:
+def _make_least_request(load_balancer: LoadBalancer, take_turn: TakeTurn) -> Balancer:
     if not load_balancer.slow_start_ms:
         return LeastRequest()
     return Weighted(
@@ -36,12 +37,11 @@ def _make_least_request(load_balancer: LoadBalancer, seed: int) -> Balancer:
     )
 
 
-def _weighted_turns(weighers: Sequence[Weigher], seed: int) -> Balancer:
-    turns = itertools.count(seed)
+def _weighted_turns(weighers: Sequence[Weigher], take_turn: TakeTurn) -> Balancer:
     return Weighted(
         weighers,
-        lambda pods: RoundRobinPicker(pods, turns),
-        lambda pods, weights: StridePicker(pods, weights, turns),
+        lambda pods: RoundRobinPicker(pods, take_turn),
+        lambda pods, weights: StridePicker(pods, weights, take_turn),
     )
 
 
@@ -49,18 +49,21 @@ def _slow_start(load_balancer: LoadBalancer) -> list[Weigher]:
     return [SlowStart(load_balancer.slow_start_ms / 1000)] if load_balancer.slow_start_ms else []
 
 
-BALANCERS: Mapping[str, Callable[[LoadBalancer, int], Balancer]] = MappingProxyType(
+TAKE_TURNS = frozenset({"round_robin"})
+"""The policies by which RPCs take strict turns, which workers are to share."""
+
+BALANCERS: Mapping[str, Callable[[LoadBalancer, TakeTurn], Balancer]] = MappingProxyType(
     {
         "round_robin": _make_round_robin,
         "least_request": _make_least_request,
-        "ring_hash": lambda load_balancer, seed: RingHash(seed),
-        "maglev": lambda load_balancer, seed: Maglev(seed),
+        "ring_hash": lambda load_balancer, take_turn: RingHash(take_turn),
+        "maglev": lambda load_balancer, take_turn: Maglev(take_turn),
         "weighted_round_robin": _make_weighted_round_robin,
     }
 )
 """ring_hash and maglev give every pod the same part: as in Envoy, slow start does not apply to them."""
 
 
-def make_balancer(load_balancer: LoadBalancer, seed: int) -> Balancer:
+def make_balancer(load_balancer: LoadBalancer, take_turn: TakeTurn) -> Balancer:
     """A balancer for a policy the compiler has accepted. Raises KeyError for a name not in the catalogue."""
-    return BALANCERS[load_balancer.policy](load_balancer, seed)
+    return BALANCERS[load_balancer.policy](load_balancer, take_turn)

@@ -10,7 +10,7 @@ import itertools
 from array import array
 from collections.abc import Sequence
 
-from grpcgw.balancer.base import Candidate, Outcome
+from grpcgw.balancer.base import Candidate, Outcome, TakeTurn, turns_from
 from grpcgw.balancer.hashing import hash_numbers, next_owner
 from grpcgw.balancer.round_robin import RoundRobinPicker
 
@@ -22,9 +22,9 @@ _REMEMBERED_TABLES = 4
 
 
 class Maglev:
-    def __init__(self, seed: int = 0) -> None:
-        """`seed` (the worker's number) is the position of the first RPC without a key."""
-        self._turns = itertools.count(seed)
+    def __init__(self, take_turn: TakeTurn | None = None) -> None:
+        """`take_turn`: of RPCs without a key; None: its own."""
+        self._take_turn = take_turn or turns_from()
         self._tables: dict[tuple[str, ...], array[int]] = {}
 
     def update(self, pods: Sequence[Candidate]) -> MaglevPicker:
@@ -35,7 +35,7 @@ class Maglev:
         self._tables[names] = table
         while len(self._tables) > _REMEMBERED_TABLES:
             del self._tables[next(iter(self._tables))]  # the one not used for longest
-        return MaglevPicker(tuple(pods), table, RoundRobinPicker(tuple(pods), self._turns))
+        return MaglevPicker(tuple(pods), table, RoundRobinPicker(tuple(pods), self._take_turn))
 
     def refresh(self, now_s: float) -> None:
         """The table does not change with time."""

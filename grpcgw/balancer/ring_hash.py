@@ -8,11 +8,10 @@ moves up to 2 % more.
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect
 from collections.abc import Sequence
 
-from grpcgw.balancer.base import Candidate, Outcome
+from grpcgw.balancer.base import Candidate, Outcome, TakeTurn, turns_from
 from grpcgw.balancer.hashing import hash_numbers, next_owner
 from grpcgw.balancer.round_robin import RoundRobinPicker
 from grpcgw.config.endpoint import Endpoint
@@ -23,9 +22,9 @@ _RING_SIZE = 64 * _MOST_POINTS
 
 
 class RingHash:
-    def __init__(self, seed: int = 0) -> None:
-        """`seed` (the worker's number) is the position of the first RPC without a key."""
-        self._turns = itertools.count(seed)
+    def __init__(self, take_turn: TakeTurn | None = None) -> None:
+        """`take_turn`: of RPCs without a key; None: its own."""
+        self._take_turn = take_turn or turns_from()
         self._points: dict[Endpoint, list[int]] = {}
         self._points_per_pod = 0
 
@@ -35,7 +34,7 @@ class RingHash:
         for index, pod in enumerate(pods):
             owners.update(dict.fromkeys(self._points[pod.endpoint], index))
         ring = sorted(owners)
-        anywhere = RoundRobinPicker(tuple(pods), self._turns)
+        anywhere = RoundRobinPicker(tuple(pods), self._take_turn)
         return RingHashPicker(tuple(pods), ring, [owners[point] for point in ring], anywhere)
 
     def _place(self, pods: Sequence[Candidate]) -> None:

@@ -1,24 +1,19 @@
-"""Strict turns over the usable pods, one turn counter per cluster and worker that survives changes of the set.
-
-Each worker starts at another pod, so that a few RPCs over many workers spread as well.
-"""
+"""Strict turns over the usable pods, by a source of turns that survives changes of the set and may be shared."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
-from grpcgw.balancer.base import Candidate, Outcome
+from grpcgw.balancer.base import Candidate, Outcome, TakeTurn, turns_from
 
 
 class RoundRobin:
-    def __init__(self, seed: int = 0) -> None:
-        """`seed` (the worker's number) is the position of the first pick."""
-        # next() on itertools.count is one step of the interpreter: two threads never get the same turn, without a lock.
-        self._turns = itertools.count(seed)
+    def __init__(self, take_turn: TakeTurn | None = None) -> None:
+        """None: its own turns, from the first pod on."""
+        self._take_turn = take_turn or turns_from()
 
     def update(self, pods: Sequence[Candidate]) -> RoundRobinPicker:
-        return RoundRobinPicker(tuple(pods), self._turns)
+        return RoundRobinPicker(tuple(pods), self._take_turn)
 
     def refresh(self, now_s: float) -> None:
         """Turns do not change with time."""
@@ -28,18 +23,18 @@ class RoundRobin:
 
 
 class RoundRobinPicker:
-    __slots__ = ("_pods", "_turns")
+    __slots__ = ("_pods", "_take_turn")
 
-    def __init__(self, pods: tuple[Candidate, ...], turns: itertools.count[int]) -> None:
-        self._pods, self._turns = pods, turns
+    def __init__(self, pods: tuple[Candidate, ...], take_turn: TakeTurn) -> None:
+        self._pods, self._take_turn = pods, take_turn
 
     def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
         pods = self._pods
         if not pods:
             return None
-        pod = pods[next(self._turns) % len(pods)]
+        pod = pods[self._take_turn() % len(pods)]
         if pod is avoid and len(pods) > 1:
-            turn = next(self._turns)
+            turn = self._take_turn()
             pod = pods[turn % len(pods)]
             if pod is avoid:  # another thread took the turn between
                 pod = pods[(turn + 1) % len(pods)]

@@ -6,12 +6,11 @@ weights make a new picker, at most once a second, and a change of the set makes 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from math import fsum, prod
 from typing import Protocol
 
-from grpcgw.balancer.base import Candidate, Outcome, Picker
+from grpcgw.balancer.base import Candidate, Outcome, Picker, TakeTurn
 
 UPDATE_PERIOD_S = 1.0
 """A58's `weight_update_period`, and the step of Envoy's slow start."""
@@ -84,14 +83,14 @@ class StridePicker:
     every second. Turns are shared with the pickers before and after.
     """
 
-    __slots__ = ("_pods", "_strides", "_turns")
+    __slots__ = ("_pods", "_strides", "_take")
 
-    def __init__(self, pods: tuple[Candidate, ...], weights: Sequence[float], turns: itertools.count[int]) -> None:
+    def __init__(self, pods: tuple[Candidate, ...], weights: Sequence[float], take_turn: TakeTurn) -> None:
         """One positive weight per pod; at least one pod."""
         mean = fsum(weights) / len(weights)
         bounded = [min(max(weight / mean, _LIGHTEST), _HEAVIEST) for weight in weights]
         heaviest = max(bounded)
-        self._pods, self._turns = pods, turns
+        self._pods, self._take = pods, take_turn
         self._strides = tuple(max(1, round(weight / heaviest * _FULL)) for weight in bounded)
 
     def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
@@ -104,10 +103,10 @@ class StridePicker:
         return pod
 
     def _take_turn(self) -> int:
-        strides, turns = self._strides, self._turns
+        strides, take = self._strides, self._take
         count = len(strides)
         while True:  # ends: the heaviest pod is taken in every round
-            turn_round, index = divmod(next(turns), count)
+            turn_round, index = divmod(take(), count)
             stride = strides[index]
             # Every other pod starts half a step later, or pods of one weight would all be taken in the same rounds.
             if (stride * turn_round + index * (_FULL // 2)) % _FULL >= _FULL - stride:

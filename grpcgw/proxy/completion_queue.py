@@ -442,9 +442,9 @@ class _Copying:
 class CompletionQueueEngine:
     name = "completion-queue"
 
-    def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
+    def __init__(self, options: ServerOptions, first_turn: int = 0, drain_time_s: float = 30.0) -> None:
         self._options, self._drain_time_s = options, drain_time_s
-        self.serving = Serving(self._connect, seed, drain_time_s, options.max_metadata_bytes)
+        self.serving = Serving(self._connect, first_turn, drain_time_s, options.max_metadata_bytes)
         self.joining: dict[_Rpc, float] = {}
         self._active: set[_Rpc] = set()
         self._peers: dict[bytes, Peer] = {}

@@ -400,9 +400,9 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio publishe
 class LoopProxy:
     """RPCs of one event loop, which is whoever's it is made to `start` in; all but `serving` belongs to that loop."""
 
-    def __init__(self, max_metadata_bytes: int, seed: int = 0, drain_time_s: float = 30.0) -> None:
+    def __init__(self, max_metadata_bytes: int, first_turn: int = 0, drain_time_s: float = 30.0) -> None:
         self._max_metadata_bytes = max_metadata_bytes
-        self.serving = Serving(self._connect, seed, drain_time_s, max_metadata_bytes)
+        self.serving = Serving(self._connect, first_turn, drain_time_s, max_metadata_bytes)
         self._active: set[_Rpc] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._house: asyncio.Task[None] | None = None
@@ -502,9 +502,9 @@ class GenericHandlerEngine:
 
     name = "generic-handler"
 
-    def __init__(self, options: ServerOptions, seed: int = 0, drain_time_s: float = 30.0) -> None:
+    def __init__(self, options: ServerOptions, first_turn: int = 0, drain_time_s: float = 30.0) -> None:
         self._options, self._drain_time_s = options, drain_time_s
-        self._proxy = LoopProxy(options.max_metadata_bytes, seed, drain_time_s)
+        self._proxy = LoopProxy(options.max_metadata_bytes, first_turn, drain_time_s)
         self.serving = self._proxy.serving
         self.ports = Ports(self._open_port)
         self._closing_ports: set[HandlerPort] = set()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
 
-from grpcgw.balancer.base import Balancer, Outcome, Picker
+from grpcgw.balancer.base import Balancer, Outcome, Picker, TakeTurn, turns_from
 from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.hashing import make_key
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
@@ -79,17 +79,21 @@ class Balancing:
     outlier_detection: OutlierDetection | None
     health_check: HealthCheck | None
 
+    @classmethod
+    def of(cls, destination: Destination) -> Balancing:
+        return cls(destination.load_balancer, destination.outlier_detection, destination.health_check)
+
 
 class Balanced:
     """One way to balance over one cluster: the policy, the picker in force, and the pods it leaves out."""
 
     __slots__ = ("__weakref__", "_all", "_zone", "balancer", "candidates", "checker", "is_ready", "outliers", "picker")
 
-    def __init__(self, balancing: Balancing, checker: HealthChecker | None, seed: int, zone: str) -> None:
+    def __init__(self, balancing: Balancing, checker: HealthChecker | None, take_turn: TakeTurn, zone: str) -> None:
         """`checker`: of `balancing.health_check`, shared with others that ask for the same. `zone`: the gateway's own;
         empty: unknown."""
         self._zone = zone if balancing.load_balancer.prefer_same_zone else ""
-        self.balancer: Balancer = make_balancer(balancing.load_balancer, seed)
+        self.balancer: Balancer = make_balancer(balancing.load_balancer, take_turn)
         settings = balancing.outlier_detection
         self.outliers = None if settings is None else OutlierDetector(settings)
         self.checker = checker
@@ -348,11 +352,12 @@ _HOST_REASONS = {
 
 class Serving:
     def __init__(
-        self, connect: Connect, seed: int = 0, drain_time_s: float = 30.0, max_metadata_bytes: int = 65_536
+        self, connect: Connect, first_turn: int = 0, drain_time_s: float = 30.0, max_metadata_bytes: int = 65_536
     ) -> None:
-        """`seed`: the worker's number, see RoundRobin. `drain_time_s`: how long RPCs on a pod that left may go on.
+        """`first_turn`: where turns begin that are not shared with other workers. `drain_time_s`: how long RPCs on a
+        pod that left may go on.
         `max_metadata_bytes`: what a request may carry, see `metadata.is_too_large`."""
-        self._connect, self._seed, self._drain_time_s = connect, seed, drain_time_s
+        self._connect, self._first_turn, self._drain_time_s = connect, first_turn, drain_time_s
         self.max_metadata_bytes = self._largest_metadata_bytes = max_metadata_bytes
         self.reception: Reception | None = None
         """What the Module asks of every request; None: nothing."""
@@ -373,6 +378,8 @@ class Serving:
         self.draining = False
         self.rpc_log: RpcLog | None = None
         """Set before the first snapshot; None: nothing is logged."""
+        self.shared_turns: Mapping[tuple[str, Balancing], TakeTurn] = {}
+        """By cluster: turns to be shared with other workers by whoever begins to take some. Set before a snapshot."""
         self.zone = ""
         """Where the gateway runs, for `prefer_same_zone`. Set before the first snapshot; empty: unknown."""
         self.reflection: DescriptorIndex | None = None
@@ -587,12 +594,12 @@ class Serving:
 
     def _target(self, route: Route, destination: Destination) -> Target:
         state = self._clusters[destination.cluster]
-        balancing = Balancing(destination.load_balancer, destination.outlier_detection, destination.health_check)
+        balancing = Balancing.of(destination)
         balanced = state.balanced.get(balancing)
         if balanced is None:
-            balanced = state.balanced[balancing] = Balanced(
-                balancing, state.find_checker(destination.health_check), self._seed, self.zone
-            )
+            checker = state.find_checker(destination.health_check)
+            take_turn = self.shared_turns.get((destination.cluster, balancing)) or turns_from(self._first_turn)
+            balanced = state.balanced[balancing] = Balanced(balancing, checker, take_turn, self.zone)
         breaker, budget = self._breakers.of(destination), self._budgets[destination.label]
         return Target(route, destination, state, balanced, breaker, budget, self._log_percent(destination))
 

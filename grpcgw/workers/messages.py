@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pickle
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from grpcgw import collector
 from grpcgw.config.difference import Difference
@@ -15,6 +16,7 @@ from grpcgw.config.endpoint import EndpointSet
 from grpcgw.proxy.ports import OpenPort, PortFault
 from grpcgw.settings import AccessLogMode, EngineName, Scheduling
 from grpcgw.telemetry.report import WorkerReport
+from grpcgw.workers.turns import TurnKey
 
 FRAME = struct.Struct("!I")
 """Length of the pickled message that follows, in bytes."""
@@ -37,6 +39,8 @@ class WorkerPlan:
     reflection: bool = False
     zone: str = ""
     scheduling: Scheduling = Scheduling.BATCH
+    first_turn: int = 0
+    """Where workers begin with turns they do not share, each one further than the one before."""
 
 
 # --- from the control process
@@ -58,6 +62,8 @@ class ApplySnapshot:
 
     difference: Difference
     """To the snapshot told before; the whole, to a worker that was told none."""
+    turns: Mapping[TurnKey, int] = field(default_factory=dict)
+    """The descriptors of the turns to share (`SharedTurns`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import itertools
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +37,7 @@ from grpcgw.workers.messages import (
     decode,
     encode,
 )
+from grpcgw.workers.turns import MOST_SHARED, SharedTurns, TurnKey
 from grpcgw.workers.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -98,12 +99,13 @@ class Update:
 
     base: Snapshot
     snapshot: Snapshot
+    turns: Mapping[TurnKey, int]
     message: bytes
 
 
-def make_update(base: Snapshot, snapshot: Snapshot) -> Update:
+def make_update(base: Snapshot, snapshot: Snapshot, turns: Mapping[TurnKey, int]) -> Update:
     """Takes some tenths of a second where thousands of Mappings changed."""
-    return Update(base, snapshot, encode(ApplySnapshot(find_difference(base, snapshot))))
+    return Update(base, snapshot, turns, encode(ApplySnapshot(find_difference(base, snapshot), turns)))
 
 
 class News:
@@ -155,8 +157,17 @@ class HeardPorts:
 class _Child:
     """One worker's place: the process that fills it now, those that still finish their RPCs, and what all counted."""
 
-    def __init__(self, number: int, plan: WorkerPlan, core: int | None, told: News, ports: HeardPorts) -> None:
-        self.number = number
+    def __init__(
+        self,
+        number: int,
+        plan: WorkerPlan,
+        core: int | None,
+        told: News,
+        ports: HeardPorts,
+        descriptors: tuple[int, ...],
+    ) -> None:
+        """`descriptors`: which files the process inherits."""
+        self.number, self._descriptors = number, descriptors
         self._ports = ports
         self._plan, self._core, self._told = plan, core, told
         self._news = News()
@@ -214,7 +225,9 @@ class _Child:
     async def _spawn(self, descriptor: int) -> asyncio.subprocess.Process:
         # In a process group of its own: Ctrl-C is meant for the control process, which drains the workers.
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "grpcgw.workers.worker", str(descriptor), pass_fds=(descriptor,), process_group=0
+            *(sys.executable, "-m", "grpcgw.workers.worker", str(descriptor)),
+            pass_fds=(descriptor, *self._descriptors),
+            process_group=0,
         )
 
     async def _see_out(self, process: asyncio.subprocess.Process) -> None:
@@ -258,7 +271,7 @@ class _Child:
 
     async def _message_of(self, update: Update) -> bytes:
         if update.base is not self._held:  # it was not told all that happened, or starts anew
-            update = await asyncio.to_thread(make_update, self._held, update.snapshot)
+            update = await asyncio.to_thread(make_update, self._held, update.snapshot, update.turns)
         self._held = update.snapshot
         return update.message
 
@@ -342,8 +355,12 @@ class WorkerProcesses:
         self._told = News()
         self._newest = EMPTY_SNAPSHOT
         self.ports = HeardPorts()
+        self._turns = SharedTurns(MOST_SHARED if count > 1 else 0)
         self._children = [
-            _Child(number, plan, cores[number] if count == len(cores) else None, self._told, self.ports)
+            _Child(
+                *(number, plan, cores[number] if count == len(cores) else None),
+                *(self._told, self.ports, self._turns.descriptors),
+            )
             for number in range(count)
         ]
 
@@ -352,13 +369,17 @@ class WorkerProcesses:
         return sum(child.restarts for child in self._children)
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for child in self._children:
-                tasks.create_task(child.run(), name=f"worker {child.number}")
-            tasks.create_task(self._keep_reports(), name="worker reports")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for child in self._children:
+                    tasks.create_task(child.run(), name=f"worker {child.number}")
+                tasks.create_task(self._keep_reports(), name="worker reports")
+        finally:
+            self._turns.close()
 
     async def apply(self, snapshot: Snapshot) -> None:
-        update = await asyncio.to_thread(make_update, self._newest, snapshot)
+        turns = await asyncio.to_thread(self._turns.deal, snapshot)
+        update = await asyncio.to_thread(make_update, self._newest, snapshot, turns)
         self._newest = snapshot
         self._told.apply(update)
         for child in self._children:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from grpcgw import collector
 from grpcgw.config.access_log import LogFormat, LogType
-from grpcgw.config.difference import Difference, WrongBase, apply_difference
+from grpcgw.config.difference import WrongBase, apply_difference
 from grpcgw.config.snapshot import Snapshot
 from grpcgw.errors import EngineUnfit
 from grpcgw.logs import set_up_logging
@@ -47,6 +47,7 @@ from grpcgw.workers.messages import (
     encode,
 )
 from grpcgw.workers.scheduling import arrange_threads
+from grpcgw.workers.turns import take_turn_of
 
 if TYPE_CHECKING:
     from grpcgw.proxy.reflection_source import DescriptorKeeper
@@ -73,12 +74,12 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
             # Imported here: it prepares the environment before grpc is loaded.
             from grpcgw.proxy.completion_queue import CompletionQueueEngine
 
-            return CompletionQueueEngine(options, worker, plan.drain_time_s)
+            return CompletionQueueEngine(options, plan.first_turn + worker, plan.drain_time_s)
         except EngineUnfit as unfit:
             log.warning("the completion-queue engine does not fit: %s; the generic-handler engine takes over", unfit)
     from grpcgw.proxy.generic_handler import GenericHandlerEngine
 
-    return GenericHandlerEngine(options, worker, plan.drain_time_s)
+    return GenericHandlerEngine(options, plan.first_turn + worker, plan.drain_time_s)
 
 
 def own_format(plan: WorkerPlan) -> LogFormat:
@@ -156,13 +157,15 @@ class Worker:
         ports = self._engine.ports
         return Listening(ports.list_open(), (*self._faults, *ports.faults()))
 
-    def take_over(self, difference: Difference) -> Listening | Behind:
-        """Serve what `difference` makes of what is served."""
+    def take_over(self, message: ApplySnapshot) -> Listening | Behind:
+        """Serve what a difference makes of what is served."""
+        difference = message.difference
         try:
             snapshot = apply_difference(self._engine.serving.snapshot, difference)
         except WrongBase as error:
             log.warning("%s", error)
             return Behind()
+        self._engine.serving.shared_turns = {key: take_turn_of(file) for key, file in message.turns.items()}
         with collector.paused():
             listening = self.apply(snapshot)
         if difference.is_whole():
@@ -208,8 +211,8 @@ def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], 
     ports: Listening | Behind | None = None
     for command in commands:
         match command:
-            case ApplySnapshot(difference):
-                ports = worker.take_over(difference)
+            case ApplySnapshot():
+                ports = worker.take_over(command)
                 answer(ports)
             case SetEndpoints():
                 worker.set_endpoints(command)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from grpcgw.balancer.base import Outcome
+from grpcgw.balancer.base import Outcome, turns_from
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.policies import (
     DEFAULT_CONNECTION,
@@ -19,7 +19,7 @@ from grpcgw.config.policies import (
     OutlierDetection,
     UpstreamTls,
 )
-from grpcgw.proxy.serving import MOST_GONE_COUNTED, Serving, Target
+from grpcgw.proxy.serving import MOST_GONE_COUNTED, Balancing, Serving, Target
 from grpcgw.proxy.status import Reason, Refusal
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import LINGER_S, Pod
@@ -47,7 +47,9 @@ def make_serving(**fields: Any) -> tuple[Serving, Connections]:
 
 
 def serving_greet(*hosts: int, **fields: Any) -> Serving:
+    turns = fields.pop("turns", {})
     serving, _ = make_serving(**fields)
+    serving.shared_turns = turns
     serving.apply(snapshot(route()), 0.0)
     serving.set_endpoints("greet", endpoints(*hosts), 0.0)
     serving.refresh(0.0)
@@ -347,8 +349,14 @@ def test_two_ways_to_balance_over_one_service_take_turns_apart() -> None:
     assert (picks(serving, 3), picks(serving, 3, OTHER_METHOD)) == ([1, 2, 1], [1, 2, 1])
 
 
-def test_each_worker_starts_at_another_pod() -> None:
-    assert [picks(serving_greet(1, 2, 3, seed=seed), 1) for seed in range(4)] == [[1], [2], [3], [1]]
+def test_turns_begin_where_a_worker_is_told_to() -> None:
+    assert [picks(serving_greet(1, 2, 3, first_turn=turn), 1) for turn in range(4)] == [[1], [2], [3], [1]]
+
+
+def test_workers_that_share_turns_take_them_in_order() -> None:
+    shared = {("greet", Balancing.of(destination())): turns_from(1)}
+    one, other = serving_greet(1, 2, 3, turns=shared), serving_greet(1, 2, 3, turns=shared)
+    assert [host(pick(serving)) for serving in (one, other, other, one, other)] == [2, 3, 1, 2, 3]
 
 
 # --- pods come and go

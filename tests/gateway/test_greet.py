@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
-from collections import Counter
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dataplane.waiting import eventually
+from dataplane.waiting import PATIENCE_S, eventually
 
 from gateway.harness import HOST, Gateway, greet, running_gateway, running_pods
 from gateway.objects import Directory, put_greet
@@ -81,15 +83,27 @@ def test_every_kind_of_rpc_passes(single: Gateway) -> None:
         assert len(list(stub.GreetEach(iter([request] * 3)))) == 3
 
 
-def test_with_two_workers_each_takes_strict_turns_and_begins_at_another_pod(double: Gateway) -> None:
-    runs = []
+def test_two_workers_share_the_turn_of_a_client_that_connects_for_each_call(double: Gateway) -> None:
+    command = ["-m", "examples.greet.client_short", "--target", f"127.0.0.1:{double.port}", "--calls", "16"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert_turns(re.findall(r"server host: (\S+)", done.stdout))
+
+
+def test_two_workers_share_the_turn_of_clients_that_keep_their_connections(double: Gateway) -> None:
     with ExitStack() as stack:
-        for _ in range(12):  # enough that both workers get some
-            channel = stack.enter_context(double.channel())
-            runs.append([greet(channel) for _ in range(4)])
-    for run in runs:
-        assert_turns(run)
-    assert Counter(host for run in runs for host in run) == {"pod-1": 24, "pod-2": 24}
+        channels = [stack.enter_context(double.channel()) for _ in range(12)]  # enough that both workers get some
+        assert_turns([greet(channel) for _ in range(4) for channel in channels])
+
+
+def test_a_worker_that_dies_leaves_the_turn_to_the_others_and_its_successor(double: Gateway) -> None:
+    before = double.worker_pids()
+    psutil.Process(before[0]).kill()
+    eventually(lambda: len({*double.worker_pids()} - {0, *before}) == 1, double.log)
+    hosts = []
+    for _ in range(16):
+        with double.channel() as channel:
+            hosts.append(greet(channel, wait=True))
+    assert_turns(hosts)
 
 
 def test_metrics_are_one_set_of_numbers_over_all_workers(double: Gateway) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpcgw.balancer.base import Outcome
+from grpcgw.balancer.base import Outcome, turns_from
 from grpcgw.balancer.catalogue import BALANCERS, make_balancer
 from grpcgw.config.policies import LoadBalancer
 from policies.load_reports import report
@@ -36,7 +36,7 @@ def test_every_policy_of_the_catalogue_is_tested() -> None:
 
 def test_an_unknown_policy_is_a_key_error() -> None:
     with pytest.raises(KeyError):
-        make_balancer(LoadBalancer("fastest"), 0)
+        make_balancer(LoadBalancer("fastest"), turns_from(0))
 
 
 @every_policy
@@ -46,7 +46,7 @@ def test_picks_come_from_the_given_pods_and_none_only_from_no_pods(load_balancer
     @few_examples(load_balancer)
     @given(st.lists(st.tuples(st.sets(st.integers(0, 5)), st.lists(keys, max_size=5)), max_size=8))
     def check(steps: list[tuple[set[int], list[int | None]]]) -> None:
-        balancer = make_balancer(load_balancer, 1)
+        balancer = make_balancer(load_balancer, turns_from(1))
         now_s = 1_000.0
         for chosen, picks in steps:
             given_pods = [pods[index] for index in sorted(chosen)]
@@ -66,7 +66,7 @@ def test_the_pod_to_avoid_is_picked_only_when_there_is_no_other(load_balancer: L
     @given(st.integers(1, 5), st.integers(0, 4), st.lists(keys, min_size=10, max_size=30), st.booleans())
     def check(count: int, index: int, picks: list[int | None], warm: bool) -> None:
         pods = make_pods(count)
-        balancer = make_balancer(load_balancer, 0)
+        balancer = make_balancer(load_balancer, turns_from(0))
         if not warm:  # the last pod joins later, and has less weight where there is slow start
             balancer.update(pods[:-1])
             balancer.refresh(50.0)
@@ -83,7 +83,7 @@ def test_the_pod_to_avoid_is_picked_only_when_there_is_no_other(load_balancer: L
 @pytest.mark.parametrize("count", [1, 2, 7, 64])
 def test_every_pod_gets_rpcs(load_balancer: LoadBalancer, count: int) -> None:
     pods = make_pods(count)
-    picker = make_balancer(load_balancer, 3).update(pods)
+    picker = make_balancer(load_balancer, turns_from(3)).update(pods)
     seen = {picker.pick(None, random.Random(turn).getrandbits(64)) for turn in range(100 * count)}
     assert seen == set(pods)
 
@@ -91,7 +91,7 @@ def test_every_pod_gets_rpcs(load_balancer: LoadBalancer, count: int) -> None:
 @every_policy
 @pytest.mark.parametrize("count", [2, 7, 64])
 def test_without_keys_pods_get_even_shares(load_balancer: LoadBalancer, count: int) -> None:
-    picker = make_balancer(load_balancer, 0).update(make_pods(count))
+    picker = make_balancer(load_balancer, turns_from(0)).update(make_pods(count))
     picked = Counter(picker.pick() for _ in range(1_000 * count))
     assert len(picked) == count
     assert min(picked.values()) > 800
@@ -102,7 +102,7 @@ def test_without_keys_pods_get_even_shares(load_balancer: LoadBalancer, count: i
 def test_an_update_with_the_same_pods_changes_nothing(load_balancer: LoadBalancer) -> None:
     """Of least_request there is nothing to see: it keeps nothing between picks."""
     pods = make_pods(5)
-    updated, left = make_balancer(load_balancer, 2), make_balancer(load_balancer, 2)
+    updated, left = make_balancer(load_balancer, turns_from(2)), make_balancer(load_balancer, turns_from(2))
     picker, picker_left = updated.update(pods), left.update(pods)
     for turn in range(50):
         key = random.Random(turn).getrandbits(64) if turn % 2 else None
@@ -112,7 +112,7 @@ def test_an_update_with_the_same_pods_changes_nothing(load_balancer: LoadBalance
 
 @every_policy
 def test_outcomes_may_come_in_any_order_and_from_pods_that_left(load_balancer: LoadBalancer) -> None:
-    balancer = make_balancer(load_balancer, 0)
+    balancer = make_balancer(load_balancer, turns_from(0))
     pods = make_pods(4)
     picker = balancer.update(pods)
     picked = [picker.pick(None, turn) for turn in range(20)]
@@ -131,7 +131,7 @@ def test_a_pod_that_flaps_disturbs_nobody(load_balancer: LoadBalancer) -> None:
     """Ten changes a second for ten seconds: the others get every RPC that the flapping pod does not."""
     pods = make_pods(5)
     flapping = pods[2]
-    balancer = make_balancer(load_balancer, 0)
+    balancer = make_balancer(load_balancer, turns_from(0))
     picker = balancer.update(pods)
     picked: Counter[object] = Counter()
     for change in range(100):
@@ -151,7 +151,7 @@ def test_a_pod_that_flaps_disturbs_nobody(load_balancer: LoadBalancer) -> None:
 @every_policy
 def test_threads_may_pick_while_another_updates(load_balancer: LoadBalancer) -> None:
     pods = make_pods(4)
-    balancer = make_balancer(load_balancer, 0)
+    balancer = make_balancer(load_balancer, turns_from(0))
     pickers = [balancer.update(pods)]
     strangers: list[object] = []
     over = threading.Event()

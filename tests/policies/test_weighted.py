@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from grpcgw.balancer.base import Picker
+from grpcgw.balancer.base import Picker, turns_from
 from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.load_report import LoadWeights
 from grpcgw.balancer.slow_start import SlowStart
@@ -30,7 +30,7 @@ def shares(picker: Picker, pods: list[FakePod], picks: int = 4_000) -> list[floa
 def test_turns_are_taken_in_proportion_to_the_weights(weights: list[float], seed: int) -> None:
     """At any moment no pod is more than two turns away from its share."""
     pods = make_pods(len(weights))
-    picker = StridePicker(tuple(pods), weights, itertools.count(seed))
+    picker = StridePicker(tuple(pods), weights, turns_from(seed))
     picked = Counter(picker.pick() for _ in range(1_000))
     most = max(range(len(pods)), key=lambda index: weights[index])
     for index, pod in enumerate(pods):
@@ -41,13 +41,13 @@ def test_turns_are_taken_in_proportion_to_the_weights(weights: list[float], seed
 def test_no_weight_is_so_small_that_a_pod_is_forgotten(weights: list[float]) -> None:
     assume(min(weights) > 0)
     pods = make_pods(len(weights))
-    picker = StridePicker(tuple(pods), weights, itertools.count())
+    picker = StridePicker(tuple(pods), weights, turns_from())
     assert {picker.pick() for _ in range(1_001 * len(pods))} == set(pods)
 
 
 def test_pods_of_one_weight_are_not_taken_in_one_round() -> None:
     pods = make_pods(3)
-    picker = StridePicker(tuple(pods), (1.0, 0.5, 0.5), itertools.count())
+    picker = StridePicker(tuple(pods), (1.0, 0.5, 0.5), turns_from())
     row = [picker.pick() for _ in range(40)]
     assert all(one is not next_one for one, next_one in itertools.pairwise(row))
 
@@ -86,7 +86,7 @@ def test_slow_start_does_not_keep_pods_that_are_gone() -> None:
 @pytest.mark.parametrize("policy", ["round_robin", "least_request", "weighted_round_robin"])
 def test_with_slow_start_a_pod_that_joins_ramps_up(policy: str) -> None:
     pods = make_pods(4)
-    balancer = make_balancer(LoadBalancer(policy, slow_start_ms=10_000), 0)
+    balancer = make_balancer(LoadBalancer(policy, slow_start_ms=10_000), turns_from(0))
     balancer.update(pods[:3])
     balancer.refresh(500.0)
     joined = balancer.update(pods)
@@ -102,7 +102,7 @@ def test_with_slow_start_a_pod_that_joins_ramps_up(policy: str) -> None:
 
 def test_pods_that_were_there_before_the_gateway_do_not_start_slowly() -> None:
     pods = make_pods(2)
-    balancer = make_balancer(SLOW_START, 0)
+    balancer = make_balancer(SLOW_START, turns_from(0))
     balancer.update(pods[:1])
     picker = balancer.update(pods)
     row = [picker.pick() for _ in range(4)]
@@ -113,7 +113,7 @@ def test_pods_that_were_there_before_the_gateway_do_not_start_slowly() -> None:
 
 def test_weights_are_looked_at_once_a_second() -> None:
     pods = make_pods(2)
-    balancer = make_balancer(SLOW_START, 0)
+    balancer = make_balancer(SLOW_START, turns_from(0))
     balancer.refresh(499.0)
     balancer.update(pods[:1])
     balancer.refresh(500.0)
@@ -127,7 +127,7 @@ def test_weights_are_looked_at_once_a_second() -> None:
 
 def test_a_pod_half_as_busy_gets_twice_the_rpcs() -> None:
     pods = make_pods(2)
-    balancer = make_balancer(LoadBalancer("weighted_round_robin"), 0)
+    balancer = make_balancer(LoadBalancer("weighted_round_robin"), turns_from(0))
     picker = balancer.update(pods)
     assert shares(picker, pods) == [0.5, 0.5]
     for now_s in (100.0, 105.0, 110.0):
