@@ -24,6 +24,7 @@ from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.certificates import make_self_signed
 from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
 from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.expiry import find_expiring
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.config.reuse import NOTHING_TO_REUSE, Reuse
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, ServerCertificate, Snapshot, Transport
@@ -172,18 +173,21 @@ class Control:
     async def state(self) -> GatewayState:
         """What the admin port shows (`StateProvider`)."""
         workers = await self._data_plane.reports()  # first: everything below is of one moment
+        now_s = time.time()
+        expiring = find_expiring(self._snapshot, now_s)
         return GatewayState(
-            now_s=time.time(),
+            now_s=now_s,
             started_at_s=self._started_at_s,
             hostname=socket.gethostname(),
             ambassador_id=self._settings.ambassador_id,
+            ambassador_namespace=self._settings.ambassador_namespace,
             namespace=self._settings.namespace,
             ready=self._serving and not self._draining and self._takes_connections(),
             draining=self._draining,
             snapshot=self._snapshot,
             configured_at_s=self._configured_at_s,
             compile_ms=self._compile_ms,
-            problems=(*self._store.problems(), *self._problems, *self._port_problems, *self._dead_routes),
+            problems=(*self._store.problems(), *self._problems, *self._port_problems, *self._dead_routes, *expiring),
             endpoints=self._resolvers.endpoints,
             sources=self._store.statuses(),
             workers=workers,

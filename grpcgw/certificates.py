@@ -37,4 +37,6 @@ def make_self_signed(hostname: str, now: datetime.datetime) -> ServerCertificate
     private_key = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return ServerCertificate("self-signed", ("*",), certificate.public_bytes(serialization.Encoding.PEM), private_key)
+    chain = certificate.public_bytes(serialization.Encoding.PEM)
+    expires_at_s = certificate.not_valid_after_utc.timestamp()
+    return ServerCertificate("self-signed", ("*",), chain, private_key, not_after_s=expires_at_s)

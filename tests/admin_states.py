@@ -29,6 +29,7 @@ from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, 
 
 NOW_S = 1_760_000_000.0
 GREET = "greet-endpoint"
+EDGE = ServerCertificate("edge.default", ("api.example.com",), b"CHAIN-PEM", b"SECRET-PEM", not_after_s=NOW_S + 86_400)
 
 
 def make_cluster(
@@ -75,6 +76,7 @@ def greet_state() -> GatewayState:
         started_at_s=NOW_S - 3725,
         hostname="grpcgw-6d5f7c9b8-x2k4q",
         ambassador_id="default",
+        ambassador_namespace="grpcgw",
         namespace="",
         ready=True,
         draining=False,
@@ -156,7 +158,11 @@ def problem_state() -> GatewayState:
             state.snapshot,
             routes=routes,
             clusters=clusters,
-            certificates=(ServerCertificate("edge.default", ("api.example.com",), b"CHAIN-PEM", b"SECRET-PEM"),),
+            certificates=(
+                ServerCertificate(
+                    "edge.default", ("api.example.com",), b"CHAIN-PEM", b"SECRET-PEM", b"", NOW_S + 86_400
+                ),
+            ),
         ),
         problems=(
             Problem(

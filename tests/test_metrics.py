@@ -160,6 +160,11 @@ def test_a_source_that_never_answered_has_no_age_but_is_not_synced() -> None:
     assert value_of(samples, "source_synced", source="directory x") == 0
 
 
+def test_certificates_tell_how_long_they_last() -> None:
+    labels = {"certificate": "edge.default", "use": "server"}
+    assert value_of(parse(make_input()), "certificate_expiry_seconds", **labels) == 86_400
+
+
 def test_workers_are_counted() -> None:
     samples = parse(make_input())
 

@@ -436,3 +436,9 @@ def test_a_shadow_that_copied_nothing_yet_is_shown_as_well() -> None:
     view = view_gateway(replace(state, workers=()))
     assert view.routes[0].shadow is not None
     assert view.routes[0].shadow.finished == 0
+
+
+def test_the_gateways_own_namespace_is_told_whatever_namespaces_it_reads() -> None:
+    for scope in ("", "web"):
+        system = render_diagnostics(view_gateway(replace(greet_state(), namespace=scope)))["system"]
+        assert (system["ambassador_namespace"], system["single_namespace"]) == ("grpcgw", bool(scope))

@@ -47,7 +47,7 @@ def _system(view: GatewayView) -> Json:
         "version": __version__,
         "hostname": state.hostname,
         "ambassador_id": state.ambassador_id,
-        "ambassador_namespace": state.namespace or "default",
+        "ambassador_namespace": state.ambassador_namespace,
         "single_namespace": bool(state.namespace),
         "endpoints_enabled": True,
         "boot_time": _iso(state.started_at_s),
@@ -275,7 +275,8 @@ def _groups(view: GatewayView) -> Json:
 def _tlscontexts(view: GatewayView) -> list[Json]:
     """Names only: neither chains nor keys."""
     return [
-        {"name": certificate.name, "hosts": list(certificate.hosts)} for certificate in view.state.snapshot.certificates
+        {"name": certificate.name, "hosts": list(certificate.hosts), "expires": _iso(certificate.not_after_s)}
+        for certificate in view.state.snapshot.certificates
     ]
 
 

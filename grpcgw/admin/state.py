@@ -34,6 +34,8 @@ class GatewayState:
     started_at_s: float
     hostname: str
     ambassador_id: str
+    ambassador_namespace: str
+    """Where the gateway itself runs."""
     namespace: str
     """Namespace scope; empty: all namespaces."""
     ready: bool

@@ -173,6 +173,8 @@ class UpstreamTls:
     private_key: bytes = field(default=b"", repr=False)
     authority: str = ""
     """`:authority` of the calls, where it is another name; empty: the server name. A connection takes no third."""
+    not_after_s: float = 0.0
+    """When `certificate_chain` expires, in seconds since the epoch; 0.0: there is none."""
 
 
 @dataclass(frozen=True, slots=True)

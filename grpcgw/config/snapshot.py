@@ -171,6 +171,8 @@ class ServerCertificate:
 
     grpc core asks on a whole port or not at all, so all certificates of one port agree in it.
     """
+    not_after_s: float = 0.0
+    """When it expires, in seconds since the epoch; 0.0: unknown."""
 
 
 class Transport(StrEnum):

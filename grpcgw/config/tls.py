@@ -87,6 +87,7 @@ def _build(obj: KubeObject, secrets: Secrets, findings: Findings) -> TLSContext 
             ca=ca,
             certificate_chain=key_pair.chain if key_pair else b"",
             private_key=key_pair.private_key if key_pair else b"",
+            not_after_s=key_pair.expires_at.timestamp() if key_pair else 0.0,
         ),
     )
 
@@ -156,7 +157,8 @@ def certify(
 ) -> ServerCertificate | None:
     if key_pair is None or not hosts:
         return None
-    return ServerCertificate(str(key), hosts, key_pair.chain, key_pair.private_key, client_ca)
+    expires_at_s = key_pair.expires_at.timestamp()
+    return ServerCertificate(str(key), hosts, key_pair.chain, key_pair.private_key, client_ca, expires_at_s)
 
 
 def agree(

@@ -18,6 +18,7 @@ from prometheus_client.utils import floatToGoString
 
 from grpcgw import __version__
 from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.expiry import list_expiries
 from grpcgw.config.objects import Problem, Severity
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.telemetry.codes import status_name
@@ -72,6 +73,7 @@ class _GatewayCollector(Collector):
         yield from _collect_process(self._values)
         yield from _collect_configuration(self._values)
         yield from _collect_sources(self._values)
+        yield from _collect_certificates(self._values)
         yield from _collect_workers(self._values)
         yield from _collect_processes(self._values)
         yield from _collect_rpcs(self._values.workers)
@@ -132,6 +134,15 @@ def _collect_sources(values: MetricsInput) -> Iterator[Metric]:
         "1 once a source has been read completely, else 0.",
         ["source"],
         [((source.name,), source.synced) for source in values.sources],
+    )
+
+
+def _collect_certificates(values: MetricsInput) -> Iterator[Metric]:
+    yield _gauge(
+        "certificate_expiry_seconds",
+        "Time until a certificate in use expires; negative once it has.",
+        ["certificate", "use"],
+        [((one.certificate, one.use), one.not_after_s - values.now_s) for one in list_expiries(values.snapshot)],
     )
 
 

@@ -23,6 +23,7 @@ from gateway.objects import (
     tls_context,
     tls_context_of_files,
 )
+from grpcgw.certificates import VALID_DAYS
 from tests.kube_api import KubeApi
 
 
@@ -93,6 +94,8 @@ def test_the_certificate_of_a_secret_is_replaced_without_restart(
         with gateway.secure_channel(second[0], "second.example") as channel:
             assert greet(channel)
         assert named_by in named(gateway)
+        left_s = gateway.metric("certificate_expiry_seconds", certificate=named(gateway), use="server")
+        assert abs(left_s - VALID_DAYS * 86_400) < 3_600
 
         objects.delete(named_by, "default", user["metadata"]["name"])
         eventually(lambda: shown(gateway) not in (first[0].strip(), second[0].strip()), "self-signed again")
