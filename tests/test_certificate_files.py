@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -211,12 +212,12 @@ def test_a_write_that_leaves_size_and_time_as_they_were_is_seen(tmp_path: Path) 
 
 def test_a_file_that_comes_and_goes(tmp_path: Path) -> None:
     source = Source(tls_context(tmp_path))
-    assert source.read_wanted() == dict.fromkeys(("tls.crt", "tls.key"), "No such file or directory")
+    assert source.read_wanted() == dict.fromkeys(("tls.crt", "tls.key"), os.strerror(errno.ENOENT))
     write_pair(tmp_path)
     assert source.refresh(2) == {"tls.crt": CHAIN, "tls.key": PRIVATE}
     (tmp_path / "tls.key").unlink()
     assert source.refresh()["tls.key"] == PRIVATE, "for a moment only, as while it is replaced"
-    assert source.refresh() == {"tls.crt": CHAIN, "tls.key": "No such file or directory"}
+    assert source.refresh() == {"tls.crt": CHAIN, "tls.key": os.strerror(errno.ENOENT)}
 
 
 # What is never opened, or never kept

@@ -245,15 +245,14 @@ def test_https_is_spoken_with_an_agent_whose_ca_is_known(
 
 @any_agent
 @pytest.mark.parametrize(
-    ("server_name", "trusting", "said"),
-    [("", False, "certificate verify failed"), ("other.consul", True, "Hostname mismatch")],
+    ("server_name", "trusting"), [("", False), ("other.consul", True)], ids=["unknown authority", "another name"]
 )
 def test_an_agent_that_cannot_be_trusted_is_told_nothing(
-    kind: str, server_name: str, trusting: bool, said: str, tmp_path: Path, certificates: Path
+    kind: str, server_name: str, trusting: bool, tmp_path: Path, certificates: Path
 ) -> None:
     async def scenario(scene: Scene) -> None:
         found = await scene.watch().until(lambda found: bool(found.error))
-        assert said in found.error
+        assert "its certificate cannot be trusted" in found.error
         if isinstance(scene.agent, EmulatedAgent):
             assert scene.agent.asked == []
 

@@ -168,7 +168,7 @@ def test_paths_that_are_no_text_match_no_regex_and_raise_nothing() -> None:
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:
-    with pytest.raises(InvalidRegex, match="missing"):
+    with pytest.raises(InvalidRegex):
         RouteTable([regex("/(")])
 
 

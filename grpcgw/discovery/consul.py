@@ -27,6 +27,7 @@ from grpcgw.config.snapshot import Cluster
 from grpcgw.discovery.families import explain_disabled, is_enabled
 from grpcgw.discovery.following import Followers, Watch
 from grpcgw.discovery.resolver import Publish
+from grpcgw.discovery.unreachable import explain_failure
 from grpcgw.discovery.watch import Backoff
 from grpcgw.errors import GrpcgwError
 

@@ -20,6 +20,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from grpcgw import __version__
+from grpcgw.discovery.unreachable import explain_failure
 from grpcgw.errors import GrpcgwError, UserError
 
 _MAX_REFUSAL_BYTES = 64 * 1024
@@ -136,7 +137,7 @@ class KubernetesApi:
                 await ask()
                 continue
             except (aiohttp.ClientError, OSError) as error:
-                raise ConnectionLost(f"{self._configuration.host}: {error or type(error).__name__}") from error
+                raise ConnectionLost(f"{self._configuration.host}: {explain_failure(error)}") from error
             if not chunk:
                 return
             yield chunk
@@ -174,7 +175,7 @@ class KubernetesApi:
         except TimeoutError as error:
             raise ApiAway(f"{self._configuration.host} was silent for too long") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ApiAway(f"{self._configuration.host}: {error or type(error).__name__}") from error
+            raise ApiAway(f"{self._configuration.host}: {explain_failure(error)}") from error
 
     async def _send(
         self,
