@@ -112,7 +112,7 @@ def test_an_agent_that_cannot_be_reached_is_called_as_it_is_written() -> None:
         assert port not in error
         return error
 
-    assert "localhost:${CONSUL_PORT} (dc1), service greet: cannot connect: Connection refused" in asyncio.run(ask())
+    assert "localhost:${CONSUL_PORT} (dc1), service greet: the connection failed" in asyncio.run(ask())
 
 
 def test_mappings_that_differ_in_a_secret_are_told_without_it() -> None:

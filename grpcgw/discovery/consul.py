@@ -204,15 +204,6 @@ class _Client:
         return self._tls
 
 
-def explain_failure(error: Exception) -> str:
-    """Without the agent's address, which may come from the environment in part."""
-    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
-        number = error.os_error.errno
-        if number is not None and number > 0:
-            return f"cannot connect: {os.strerror(number)}"
-    return str(error) or type(error).__name__
-
-
 def agent_url(address: str, tls: bool) -> str:
     """Scheme and authority of an agent: as written, or the scheme that CONSUL_HTTP_SSL says."""
     return address.rstrip("/") if "://" in address else f"{'https' if tls else 'http'}://{address}"

@@ -9,7 +9,10 @@ import aiohttp
 
 
 def explain_failure(error: Exception) -> str:
-    """`error` is what a request of aiohttp, or the work with its answer, ended with."""
+    """`error` is what a request of aiohttp, or the work with its answer, ended with.
+
+    The server's address is left out: it may come from the environment in part.
+    """
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate cannot be trusted ({cause.verify_message})"
