@@ -12,7 +12,7 @@ LOCKED := $(PIP) --require-hashes --only-binary :all: -r
 # Without byte code each of the hundreds of processes the tests start would compile the libraries anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-latest fuzz run lint types imports check bench proto lock upgrade clean
+.PHONY: help demo test test-latest fuzz run lint types imports check bench proto crds lock upgrade clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ bench: $(VENV)/.bench-ready $(VENV)/.system ## what an RPC costs, beside Envoy a
 
 proto: $(VENV)/.dev-ready ## regenerate protos/greet
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/greet/greet.proto
+
+crds: $(VENV)/.ready ## write deploy/crds.yaml anew from the typed resources
+	@$(BIN)/python scripts/crds.py
 
 lock: $(VENV)/.lock-ready ## write locks/ anew after a change of pyproject.toml; versions stay where their range allows it
 	@scripts/lock

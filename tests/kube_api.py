@@ -166,6 +166,8 @@ class KubeApi:
         self.most_writes = 0
         """The most writes of statuses that were ever under way at a time."""
         self._writes = 0
+        self.crds: list[Body] = []
+        """Whose schemas the server tells clients (OpenAPI v3, for `kubectl explain`). Nothing is checked by them."""
         self.compact_between_pages = False
         """Forget the version of a list as soon as its first page is out."""
         self.token: str | None = None
@@ -486,6 +488,8 @@ class KubeApi:
         groups: dict[str, set[str]] = {}
         for kind in self._kinds.values():
             groups.setdefault(kind.group, set()).update(kind.versions)
+        if path.startswith("/openapi/v3"):
+            return self._tell_schemas(path.removeprefix("/openapi/v3").strip("/"))
         if path == "/api":
             return web.json_response({"kind": "APIVersions", "versions": ["v1"]})
         if path == "/apis":
@@ -499,6 +503,22 @@ class KubeApi:
             return _refusal(404, "the server could not find the requested resource")
         api_version = path.removeprefix("/apis/").removeprefix("/api/")
         return web.json_response({"kind": "APIResourceList", "groupVersion": api_version, "resources": _entries(kinds)})
+
+    def _tell_schemas(self, name: str) -> web.Response:
+        """OpenAPI v3: where the schemas of each version are, or those of one."""
+        documents: dict[str, Body] = {}
+        for crd in self.crds:
+            group, names = crd["spec"]["group"], crd["spec"]["names"]
+            for version in crd["spec"]["versions"]:
+                document = documents.setdefault(f"apis/{group}/{version['name']}", _open_api())
+                origin = {"group": group, "version": version["name"], "kind": names["kind"]}
+                schema = {**version["schema"]["openAPIV3Schema"], "x-kubernetes-group-version-kind": [origin]}
+                document["components"]["schemas"][f"{group}.{version['name']}.{names['kind']}"] = schema
+                path = f"/apis/{group}/{version['name']}/namespaces/{{namespace}}/{names['plural']}"
+                document["paths"][path] = {"get": {"x-kubernetes-group-version-kind": origin}}
+        if name:
+            return web.json_response(documents[name])
+        return web.json_response({"paths": {each: {"serverRelativeURL": f"/openapi/v3/{each}"} for each in documents}})
 
     async def _list(self, kind: Kind, version: str, namespace: str, query: dict[str, str]) -> web.Response:
         if self.hang_lists:
@@ -644,6 +664,11 @@ def _status(code: int, message: str) -> Body:
 def _refusal(code: int, message: str, retry_after_s: int | None = None) -> web.Response:
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
     return web.json_response(_status(code, message), status=code, headers=headers)
+
+
+def _open_api() -> Body:
+    info = {"title": "emulator", "version": "1"}
+    return {"openapi": "3.0.0", "info": info, "paths": {}, "components": {"schemas": {}}}
 
 
 def _group(name: str, versions: set[str]) -> Body:

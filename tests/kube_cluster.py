@@ -25,6 +25,7 @@ from kubernetes import client, config, dynamic
 from kubernetes.client.exceptions import ApiException
 
 from grpcgw.discovery.kubernetes_api import ClusterAccess
+from grpcgw.discovery.watch import AMBASSADOR_GROUP
 from tests.kube_api import KubeApi
 
 CRDS = Path(__file__).parents[1] / "deploy" / "crds.yaml"
@@ -33,13 +34,17 @@ START_DEADLINE_S = 60
 Body = dict[str, Any]
 
 
+class Refused(Exception):
+    """The API server does not let an object in, for what is in it."""
+
+
 class Cluster(Protocol):
     access: ClusterAccess
     namespace: str
     """Empty at first, and the test's own."""
 
     def put(self, obj: Body) -> object:
-        """Create or replace `obj`, in the namespace its metadata names."""
+        """Create or replace `obj`, in the namespace its metadata names. Raises Refused."""
         ...
 
     def delete(self, kind: str, namespace: str, name: str) -> None: ...
@@ -72,6 +77,13 @@ class EmulatedCluster:
     namespace: str = "greet"
 
     def put(self, obj: Body) -> str:
+        """By the schemas of the CRDs."""
+        from tests.crd_schemas import refusals, schema_of  # here: every test imports this module, few need the judges
+
+        if obj["apiVersion"].startswith(AMBASSADOR_GROUP):
+            refused = refusals(schema_of(obj["kind"], obj["apiVersion"].rpartition("/")[2]), obj)
+            if refused:
+                raise Refused(str(refused))
         return self.api.put(obj)
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
@@ -103,9 +115,14 @@ class RealCluster:
         self._api_versions[obj["kind"]] = obj["apiVersion"]
         resource = self._client.resources.get(api_version=obj["apiVersion"], kind=obj["kind"])
         metadata = obj["metadata"]
-        return resource.server_side_apply(
-            obj, name=metadata["name"], namespace=metadata.get("namespace"), field_manager="grpcgw-test"
-        )
+        try:
+            return resource.server_side_apply(
+                obj, name=metadata["name"], namespace=metadata.get("namespace"), field_manager="grpcgw-test"
+            )
+        except ApiException as refusal:
+            if refusal.status in (400, 422, 500):  # 500: a type that server-side apply cannot even merge
+                raise Refused(str(refusal)) from refusal
+            raise
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
         resource = self._client.resources.get(api_version=self._api_versions[kind], kind=kind)

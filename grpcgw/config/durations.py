@@ -8,6 +8,8 @@ from grpcgw.errors import GrpcgwError
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _PART = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|s|m|h)", re.ASCII)
+DURATION = r"^([0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h))+$"
+"""What every duration matches, for the CRDs."""
 _MAX_MS = 2**31 - 1
 
 

@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from grpcgw.config.durations import InvalidDuration, parse_duration_ms
+from grpcgw.config.durations import DURATION, InvalidDuration, parse_duration_ms
 
 
 class State(StrEnum):
@@ -37,6 +48,29 @@ class FieldNote:
 
     def is_neutral(self, value: object) -> bool:
         return not value or value in self.neutral
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """For the CRDs, where `kubectl explain` shows it."""
+        state = "" if self.state is State.SUPPORTED else f"{self.state[0].upper()}{self.state[1:]}: "
+        return {**handler(core), "description": state + self.meaning}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The type that a field should have by the CRDs, where the model takes anything and its parts are checked apart."""
+
+    type: Any
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        adapter: TypeAdapter[object] = TypeAdapter(self.type)
+        return handler(adapter.core_schema)
+
+
+def rules(*rules: tuple[str, str]) -> ConfigDict:
+    """Of a model: what its own validators ask of fields together, for the CRDs: CEL rules (`self` is the object) with
+    their messages. They hold of everything that the model takes, so they may ask for less, never for more."""
+    validations = [{"rule": rule, "message": message} for rule, message in rules]
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": validations})  # type: ignore[dict-item]
 
 
 def _noter(state: State) -> Callable[..., FieldNote]:
@@ -81,14 +115,14 @@ def _check_file_path(path: str) -> str:
     return path
 
 
-StringOrList = Annotated[list[str], BeforeValidator(_as_list)]
+StringOrList = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 Text = Annotated[str, Field(min_length=1)]
 Milliseconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PositiveMilliseconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Percent = Annotated[int, Field(ge=0, le=100)]
-Duration = Annotated[str, AfterValidator(_check_duration)]
+Duration = Annotated[str, AfterValidator(_check_duration), WithJsonSchema({"type": "string", "pattern": DURATION})]
 """`1s`, `1500ms`, `1m30s`."""
 FilePath = Annotated[str, AfterValidator(_check_file_path)]
 """Absolute, in printable characters; empty: none."""

@@ -19,6 +19,7 @@ from grpcgw.config.fields import (
     Text,
     http_only,
     no_meaning,
+    rules,
     served,
 )
 
@@ -68,6 +69,18 @@ class TlsSettings(Resource):
 
 
 class TLSContextSpec(TlsSettings):
+    model_config = rules(
+        (
+            "(has(self.cert_chain_file) && self.cert_chain_file != '')"
+            " == (has(self.private_key_file) && self.private_key_file != '')",
+            "cert_chain_file and private_key_file are used together; set both, or none",
+        ),
+        (
+            "!(has(self.secret) && self.secret != '' && has(self.cert_chain_file) && self.cert_chain_file != '')",
+            "secret and cert_chain_file exclude each other; leave one out",
+        ),
+    )
+
     ambassador_id: AmbassadorId = None
     hosts: Annotated[
         list[str] | None,
@@ -128,6 +141,8 @@ class RequestPolicy(Resource):
 
 
 class HostSpec(Resource):
+    model_config = rules(("!has(self.tls) || !has(self.tlsContext)", "tls and tlsContext exclude each other"))
+
     ambassador_id: AmbassadorId = None
     ambassadorId: Annotated[  # noqa: N815
         StringOrList | None, served("other name of `ambassador_id`; both count")
@@ -181,6 +196,13 @@ class HostBinding(Resource):
 
 
 class ListenerSpec(Resource):
+    model_config = rules(
+        (
+            "has(self.protocol) != (has(self.protocolStack) && self.protocolStack.size() > 0)",
+            "exactly one of protocol and protocolStack is required",
+        )
+    )
+
     ambassador_id: AmbassadorId = None
     port: Annotated[Port, served("required; the port to listen on")]
     protocol: Annotated[

@@ -21,6 +21,7 @@ from grpcgw.config.fields import (
     PositiveCount,
     PositiveMilliseconds,
     Resource,
+    Shape,
     StringOrList,
     Table,
     Text,
@@ -28,6 +29,7 @@ from grpcgw.config.fields import (
     http_only,
     no_meaning,
     planned,
+    rules,
     served,
 )
 from grpcgw.config.service import InvalidService, parse_service
@@ -80,6 +82,13 @@ class Cookie(Resource):
 
 
 class LoadBalancerSpec(Resource):
+    model_config = rules(
+        (
+            "!(self.policy in ['ring_hash', 'maglev']) || has(self.header) || has(self.source_ip) || has(self.cookie)",
+            "the policies ring_hash and maglev need one of header, source_ip, cookie",
+        )
+    )
+
     policy: Literal["round_robin", "least_request", "ring_hash", "maglev", "weighted_round_robin"]
     header: str | None = None
     source_ip: bool | None = None
@@ -142,7 +151,11 @@ RetryCondition = Literal[
 
 
 class RetryPolicySpec(Resource):
-    retry_on: Annotated[list[RetryCondition], BeforeValidator(as_choices), Field(min_length=1)]
+    retry_on: Annotated[
+        list[RetryCondition],
+        BeforeValidator(as_choices, json_schema_input_type=str | list[RetryCondition]),
+        Field(min_length=1),
+    ]
     num_retries: Count | None = None
     per_try_timeout: Duration | None = None
     budget_percent: Percent | None = None
@@ -195,7 +208,7 @@ class OutlierDetectionSpec(Resource):
 
 
 HeaderConditions = dict[str, Annotated[str | bool, BeforeValidator(_check_condition)]]
-AddedHeaders = dict[str, Annotated[AddedHeader, BeforeValidator(_as_added)]]
+AddedHeaders = dict[str, Annotated[AddedHeader, BeforeValidator(_as_added, json_schema_input_type=str | AddedHeader)]]
 
 
 class MappingSettings(Resource):
@@ -265,14 +278,16 @@ class MappingSettings(Resource):
         ),
     ] = None
     health_checks: Annotated[
-        Annotated[list[Anything], Field(min_length=1)] | None,
+        Annotated[list[Anything], Field(min_length=1), Shape(list[HealthCheckSpec])] | None,
         served(
             "one with `health_check.grpc`; `timeout` (3s), `interval` (5s), `unhealthy_threshold` (2),"
             " `healthy_threshold` (1)"
         ),
     ] = None
     outlier_detection: Annotated[
-        Anything, served("an object*, see below; a text is an error, as it always was in Ambassador")
+        Anything,
+        Shape(OutlierDetectionSpec),
+        served("an object*, see below; a text is an error, as it always was in Ambassador"),
     ] = None
 
 
@@ -379,5 +394,6 @@ class MappingSpec(MappingSettings):
     v2Shorthand: Annotated[Anything, no_meaning("left by a conversion between versions")] = None  # noqa: N815
     v3StatsName: Annotated[str | None, served("stands for `stats_name`")] = None  # noqa: N815
     v3health_checks: Annotated[
-        Annotated[list[Anything], Field(min_length=1)] | None, served("stands for `health_checks`")
+        Annotated[list[Anything], Field(min_length=1), Shape(list[HealthCheckSpec])] | None,
+        served("stands for `health_checks`"),
     ] = None
