@@ -354,7 +354,7 @@ def test_a_module_that_breaks_keeps_its_last_good_version() -> None:
     ("wrong", "message"),
     [
         ({"no_such_key": 1}, "config.no_such_key: is an unknown field"),
-        ({"defaults": {"tcpmapping": {}}}, "config.defaults.tcpmapping: is an unknown field"),
+        ({"defaults": {"udpmapping": {}}}, "config.defaults.udpmapping: is an unknown field"),
         ({"cluster_request_timeout_ms": "x"}, "config.cluster_request_timeout_ms: "),
     ],
 )

@@ -8,7 +8,7 @@ from grpcgw.certificates import make_self_signed
 from grpcgw.config.compile import Compiled
 from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.config.snapshot import Listener, Snapshot, Transport
-from grpcgw.policy.hosts import Entry, HostFault, compile_rules
+from grpcgw.policy.hosts import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.ports import DataPorts
 from tests.compiling import compile_objects, mapping, obj, said
 from tests.pems import NOW, key_pair, raw_secret, secret
@@ -71,8 +71,8 @@ def ports_of(compiled: Compiled) -> dict[int, Listener]:
 
 def fault_of(snapshot: Snapshot, name: str, port: str, tls: bool) -> HostFault | None:
     rules = compile_rules(snapshot)
-    refusal = rules.refuse(Entry(port, tls, name, ())) if rules is not None else None
-    return refusal and refusal.fault
+    judged = rules.judge(Entry(port, tls, name, ())) if rules is not None else ()
+    return judged.fault if isinstance(judged, HostRefusal) else None
 
 
 @pytest.mark.parametrize("reason", BROKEN)

@@ -15,9 +15,8 @@ from grpcgw.config.host_specs import HostSpec, TLSContextSpec
 from grpcgw.config.matching import InvalidHost, read_host_glob
 from grpcgw.config.objects import KubeObject
 from grpcgw.config.parse import find_strangers, raw_spec, read_metadata
-from grpcgw.config.policies import HostMatch, HostPolicy
+from grpcgw.config.policies import HostMatch, HostPolicy, Labels
 
-Labels = tuple[tuple[str, str], ...]
 _RESEMBLES = 0.55
 """Of `difflib`: `host`, `hst` and `hostnames` resemble `hosts`, `secrets` does not."""
 

@@ -169,7 +169,10 @@ class HostSpec(Resource):
     ] = None
     selector: Annotated[Selector | None, served("older name of `mappingSelector`")] = None
     mappingSelector: Annotated[  # noqa: N815
-        Selector | None, served("Mappings with these labels and no host of their own serve this `hostname` alone")
+        Selector | None,
+        served(
+            "only Mappings with these labels serve this `hostname`; without a host of their own they serve nothing else"
+        ),
     ] = None
     previewUrl: Annotated[Table | None, no_meaning("Ambassador ignores it too")] = None  # noqa: N815
 

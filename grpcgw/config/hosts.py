@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpcgw.config.certificate_files import name_key_pair_files
-from grpcgw.config.closed import ClosedNames, Labels, close_host, read_labels
+from grpcgw.config.closed import ClosedNames, close_host, read_labels
 from grpcgw.config.generations import LEFT_OUT, Build, Generations
 from grpcgw.config.host_specs import HostSpec
 from grpcgw.config.matching import parse_host_glob
 from grpcgw.config.objects import KubeObject, ObjectKey
 from grpcgw.config.parse import Findings, parse_spec, raw_spec
-from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.config.policies import HostKind, HostMatch, HostPolicy, Labels, Selectors
 from grpcgw.config.secret_names import name_secrets_of_host
 from grpcgw.config.secrets import Secrets
 from grpcgw.config.snapshot import ServerCertificate, Transport
@@ -33,11 +33,16 @@ class HostSelector:
     """A Host that takes Mappings by their labels."""
 
     host: HostMatch | None
-    labels: tuple[tuple[str, str], ...]
+    labels: Labels
     """All must hold; none: they cannot be read, and any Mapping with labels may be meant."""
 
     def selects(self, labels: Mapping[str, object]) -> bool:
         return bool(labels) and all(labels.get(name) == value for name, value in self.labels)
+
+
+def find_selectors(selectors: Iterable[HostSelector], labels: Mapping[str, object]) -> Selectors:
+    """Those that take a Mapping with these labels, each once."""
+    return tuple(sorted({one.labels for one in selectors if one.labels and one.selects(labels)}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +95,18 @@ def _build(obj: KubeObject, contexts: Contexts, secrets: Secrets, findings: Find
     if labels is None:
         findings.error("metadata.labels should be an object: by them Listeners select Hosts")
     certificate = _compile_certificate(obj.key, spec, contexts, secrets, findings)
+    selector = _compile_selector(spec, match)
     asks_clients = certificate is not None and bool(certificate.client_ca)
     return Host(
         obj=obj,
         labels=labels,
-        policies=(_compile_policy(spec, match, asks_clients, findings),),
-        selector=_compile_selector(spec, match),
+        policies=(
+            replace(
+                _compile_policy(spec, match, asks_clients, findings),
+                selectors=() if selector is None else (selector.labels,),
+            ),
+        ),
+        selector=selector,
         certificate=certificate,
         asks_tls=bool(spec.tlsSecret or spec.tls or spec.tlsContext) or _asks_for_certificate(spec.acmeProvider),
         asks_clear_text=_insecure_action(spec) == "Route",
@@ -131,10 +142,9 @@ def _compile_certificate(
 
 
 def _compile_selector(spec: HostSpec, host: HostMatch | None) -> HostSelector | None:
-    selector = spec.mappingSelector or spec.selector
-    if selector is None or not selector.matchLabels:
-        return None
-    return HostSelector(host, tuple(sorted(selector.matchLabels.items())))
+    given = (one.matchLabels for one in (spec.mappingSelector, spec.selector) if one is not None)
+    labels = next(filter(None, given), None)
+    return HostSelector(host, tuple(sorted(labels.items()))) if labels else None
 
 
 def _guess_selector(obj: KubeObject, closed: ClosedNames) -> HostSelector | None:
@@ -173,8 +183,8 @@ def order_policies(
 ) -> tuple[HostPolicy, ...]:
     """One of each host: exact names first, then the longest globs, `*` last, as Envoy finds its virtual hosts.
 
-    Where two Hosts speak of the same name, the stricter counts. `closed` are the names of TLSContexts that are left
-    out. `others`: names of which nobody speaks are served too.
+    Where two Hosts speak of the same name, the stricter counts, and Mappings serve it that one of them takes. `closed`
+    are the names of TLSContexts that are left out. `others`: names of which nobody speaks are served too.
     """
     strictest: dict[HostMatch | None, HostPolicy] = {None: HostPolicy(None)} if others else {}
     speaking: list[Host | ClosedNames] = [*hosts, *closed]
@@ -183,8 +193,7 @@ def order_policies(
             return one.policies
         for policy in one.policies:
             known = strictest.get(policy.host)
-            if known is None or _strictness(policy) > _strictness(known):
-                strictest[policy.host] = policy
+            strictest[policy.host] = policy if known is None else _join(known, policy)
     return tuple(sorted(strictest.values(), key=_policy_order, reverse=True))
 
 
@@ -198,8 +207,14 @@ def is_open(
     return not policies or not all(policy.left_out for policy in policies)
 
 
-def _strictness(policy: HostPolicy) -> tuple[bool, bool]:
-    return bool(policy.left_out), not policy.clear_text
+def _join(one: HostPolicy, other: HostPolicy) -> HostPolicy:
+    selecting = one.selectors and other.selectors
+    return HostPolicy(
+        one.host,
+        clear_text=one.clear_text and other.clear_text,
+        left_out=one.left_out or other.left_out,
+        selectors=tuple(sorted({*one.selectors, *other.selectors})) if selecting else (),
+    )
 
 
 def _policy_order(policy: HostPolicy) -> tuple[int, int, str]:

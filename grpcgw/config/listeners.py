@@ -203,6 +203,11 @@ def _note_hidden_authority(listener: Listener, engine: str, findings: Findings) 
     left_out = next((policy.left_out for policy in listener.hosts if policy.left_out), "")
     if left_out:
         findings.fault(f"serves no call: {reason}, and {left_out} is left out: its calls cannot be told from others")
+    elif len({policy.selectors for policy in listener.hosts}) > 1:
+        findings.fault(
+            f"serves no call: {reason}, and its Hosts take different Mappings (mappingSelector); give them Listeners of"
+            " their own, or run grpcgw with --engine completion-queue"
+        )
     elif listener.hosts and listener.hosts[-1].host is not None:
         findings.fault(
             f"serves no call: {reason}, and none of its Hosts is for *; add such a Host, or run grpcgw with"

@@ -10,7 +10,7 @@ from grpcgw.config.access_log import ANNOTATION as ACCESS_LOG
 from grpcgw.config.access_log import InvalidLogFormat, parse_share
 from grpcgw.config.grouping import Candidate, make_group_key
 from grpcgw.config.guards import Guard, find_guard
-from grpcgw.config.hosts import HostSelector
+from grpcgw.config.hosts import HostSelector, find_selectors
 from grpcgw.config.mapping_settings import Settings, compile_settings
 from grpcgw.config.mapping_spec import KeepaliveSpec, MappingSpec
 from grpcgw.config.matching import Matching, asks_for_query, compile_matching
@@ -84,6 +84,7 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if findings.rejected or cluster is None:
         return None
     settings = _check_authority_of_checks(settings, own, cluster, findings)
+    selected_by = find_selectors(context.hosts, read_metadata(obj, "labels"))
     authority = choose_authority(spec, settings, cluster.service)
     _note_others(spec, findings)
     _note_unused_breakers(own, settings.priority or Priority.DEFAULT, findings)
@@ -96,7 +97,10 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
         weight=spec.weight,
-        destination=_make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority, log_percent),
+        destination=replace(
+            _make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority, log_percent),
+            selected_by=selected_by,
+        ),
         shadow=bool(spec.shadow),
         sticky_header=sticky,
         created=_created(obj),
@@ -109,7 +113,8 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if asks_for_query(spec):
         findings.notice("a gRPC path has no query, so the Mapping serves no call", "query_parameters")
         return CompiledMapping((), cluster)
-    candidates = tuple(_guard(one, spec, context.guards) for one in _spread(candidate, obj, context.hosts))
+    spread = (candidate,) if spec.hostname or spec.host else _spread(candidate, obj, context.hosts)
+    candidates = tuple(_guard(one, spec, context.guards) for one in spread)
     if context.authority_hidden_by:
         _note_hidden_authority(candidates, context.authority_hidden_by, findings)
     return CompiledMapping(candidates, cluster)
@@ -134,7 +139,8 @@ def _compile_redirect(
         redirect=True,
         created=_created(obj),
     )
-    return CompiledMapping(() if asks_for_query(spec) else _spread(candidate, obj, context.hosts), None)
+    spread = (candidate,) if spec.hostname or spec.host else _spread(candidate, obj, context.hosts)
+    return CompiledMapping(() if asks_for_query(spec) else spread, None)
 
 
 def _resolve_aliases(spec: MappingSpec) -> MappingSpec:

@@ -203,6 +203,11 @@ class Addressing:
     respect_dns_ttl: bool = False
 
 
+Labels = tuple[tuple[str, str], ...]
+"""Names and values, in order."""
+Selectors = tuple[Labels, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class HostPolicy:
     """What a Host says of calls to its name, in evaluation order: the first whose `host` matches decides."""
@@ -213,6 +218,8 @@ class HostPolicy:
     """Whether calls that came in clear text are served (`requestPolicy.insecure.action`)."""
     left_out: str = ""
     """What is left out for its errors and would have said who may call: no call is served; empty: nothing is."""
+    selectors: Selectors = ()
+    """A Mapping serves calls only with all labels of one of these; none: any Mapping does."""
 
 
 class Underscores(StrEnum):

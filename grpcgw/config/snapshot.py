@@ -32,6 +32,7 @@ from grpcgw.config.policies import (
     Priority,
     RegexRewrite,
     RetryPolicy,
+    Selectors,
 )
 
 
@@ -121,6 +122,8 @@ class Destination:
     outlier_detection: OutlierDetection | None = None
     stats_name: str = ""
     """What metrics call the upstream instead of its cluster's name; empty: that name."""
+    selected_by: Selectors = ()
+    """Of the selectors of all HostPolicies, those that take the Mapping."""
     guarded_by: str = ""
     """What is to decide on its calls and cannot be asked yet, so that they are refused; empty: nothing."""
     access_log_percent: float | None = None

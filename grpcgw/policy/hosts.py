@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from grpcgw.config.policies import HostPolicy
+from grpcgw.config.policies import HostPolicy, Selectors
 from grpcgw.config.snapshot import SecurityModel, Snapshot
 from grpcgw.routing.headers import Metadata
 from grpcgw.routing.hosts import HostTable
 
 FORWARDED_PROTO = "x-forwarded-proto"
 _EVERY_NAME = HostPolicy(None)
-_HIDDEN = "this port serves the names of its Hosts alone, and this engine does not know which name was called"
+_HIDDEN = "what this port serves depends on the name that is called, which this engine does not know"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +53,27 @@ class HostRules:
         }
         self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP, believed)
 
-    def refuse(self, entry: Entry) -> HostRefusal | None:
-        """Why an RPC is not served; None: it is."""
+    def judge(self, entry: Entry) -> HostRefusal | Selectors:
+        """Why an RPC is not served, or by which Mappings (`HostPolicy.selectors`)."""
         rules = self._by_listener.get(entry.listener) if entry.listener else self._of_others
         if rules is None:
             return HostRefusal("the port is about to close", HostFault.NO_HOST)
-        return rules.refuse(entry)
+        return rules.judge(entry)
 
 
 def compile_rules(snapshot: Snapshot) -> HostRules | None:
     """None where no Host restricts anything, so that nothing is to be computed per RPC."""
     restricted = any(_restricts(listener.hosts) for listener in snapshot.listeners or ())
-    return HostRules(snapshot) if restricted or not all(policy.clear_text for policy in snapshot.hosts) else None
+    return HostRules(snapshot) if restricted or _ask_something(snapshot.hosts) else None
 
 
 def _restricts(policies: tuple[HostPolicy, ...]) -> bool:
     some_names_alone = bool(policies) and policies[-1].host is not None
-    return some_names_alone or not all(policy.clear_text for policy in policies)
+    return some_names_alone or _ask_something(policies)
+
+
+def _ask_something(policies: tuple[HostPolicy, ...]) -> bool:
+    return any(policy.selectors or not policy.clear_text for policy in policies)
 
 
 class _PortRules:
@@ -79,8 +83,9 @@ class _PortRules:
         self._model, self._proxies_believed = model, proxies_believed
         self._clear_text_everywhere = all(policy.clear_text for policy in policies)
         self._left_out = next((policy.left_out for policy in policies if policy.left_out), "")
+        self._selections = {policy.selectors for policy in policies}
 
-    def refuse(self, entry: Entry) -> HostRefusal | None:
+    def judge(self, entry: Entry) -> HostRefusal | Selectors:
         authority = entry.authority
         policy = self._table.find(authority)
         # Of a name that is not known the strictest Host is taken to speak.
@@ -88,12 +93,12 @@ class _PortRules:
         if left_out:
             name = authority or "a name that this engine does not know"
             return HostRefusal(f"{left_out} has errors, so {name} is not served until it is right", HostFault.LEFT_OUT)
-        if policy is None:
+        if policy is None or (not authority and len(self._selections) > 1):
             message = f"no Host of this port serves {authority}" if authority else _HIDDEN
             return HostRefusal(message, HostFault.NO_HOST)
         served = policy.clear_text if authority else self._clear_text_everywhere
         if served or self._is_secure(entry):
-            return None
+            return policy.selectors
         return HostRefusal(
             f"{authority or 'a Host of this port'} is not served in clear text: use TLS", HostFault.CLEAR_TEXT
         )

@@ -37,7 +37,7 @@ class ReflectionExchange(LocalExchange):
         self.send(answer)
 
     def _is_routed(self, service: str) -> bool:
-        return self.serving.is_open(f"/{service}/", self.request.authority, self.request.metadata)
+        return self.serving.is_open(f"/{service}/", self.request.authority, self.request.metadata, self.request.port)
 
     def on_client_sent(self, ok: bool, now_s: float) -> None:
         super().on_client_sent(ok, now_s)

@@ -11,9 +11,10 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from weakref import WeakValueDictionary
 
 from grpcgw.balancer.base import Balancer, Outcome, Picker, TakeTurn, turns_from
@@ -21,12 +22,19 @@ from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.hashing import make_key
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
 from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.policies import ClientRules, ConnectionSettings, HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.config.policies import (
+    ClientRules,
+    ConnectionSettings,
+    HealthCheck,
+    LoadBalancer,
+    OutlierDetection,
+    Selectors,
+)
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener, Route, Snapshot
 from grpcgw.logs import DefectLog
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
-from grpcgw.policy.hosts import Entry, HostFault, compile_rules
+from grpcgw.policy.hosts import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.proxy.clients import Reception, make_reception
@@ -34,6 +42,7 @@ from grpcgw.proxy.descriptors import DescriptorIndex
 from grpcgw.proxy.ports import SOME_PORT, PortView
 from grpcgw.proxy.shadow import Shadow, Shadows
 from grpcgw.proxy.status import Metadata, Reason, Refusal
+from grpcgw.routing.selection import find_selections, select_routes
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable
 from grpcgw.telemetry.access_log import RpcRecord
@@ -325,17 +334,21 @@ def _explain_nowhere(targets: RouteTargets, path: str) -> Refusal:
 class Table:
     """One snapshot, ready to be looked up."""
 
-    __slots__ = ("_by_route", "_routes", "rules", "snapshot")
+    __slots__ = ("_by_route", "_routes", "_selected", "rules", "snapshot")
 
-    def __init__(self, snapshot: Snapshot, routes: RouteTable, by_route: dict[int, RouteTargets]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, selected: Mapping[Selectors, RouteTable], by_route: dict[int, RouteTargets]
+    ) -> None:
+        """`selected`: the routes of each selection of Hosts; of none, all."""
         self.snapshot = snapshot
         self.rules = compile_rules(snapshot)
         """What Hosts ask of an RPC; None: nothing."""
-        self._routes = routes
+        self._routes, self._selected = selected[()], selected
         self._by_route = by_route  # by id(): the snapshot keeps the routes alive, and hashing one costs microseconds
 
-    def find(self, path: str, authority: str, metadata: Metadata) -> RouteTargets | None:
-        route = self._routes.match(path, authority, metadata)
+    def find(self, path: str, authority: str, metadata: Metadata, selectors: Selectors = ()) -> RouteTargets | None:
+        routes = self._selected[selectors] if selectors else self._routes
+        route = routes.match(path, authority, metadata)
         return None if route is None else self._by_route[id(route)]
 
     def find_bound(self, route: Route) -> RouteTargets | None:
@@ -370,7 +383,7 @@ class Serving:
         """By cluster and address; kept for a while of pods that are gone, which may come back."""
         self._refreshed_at_s = 0.0
         self._defects = DefectLog(log)
-        self._table = Table(EMPTY_SNAPSHOT, RouteTable(()), {})
+        self._table = Table(EMPTY_SNAPSHOT, {(): RouteTable(())}, {})
         self._breakers = Breakers()
         self._budgets: dict[str, RetryBudget] = {}
         self.shadows = Shadows(self.republish)
@@ -397,10 +410,12 @@ class Serving:
         """Where an RPC goes, or why it goes nowhere."""
         table = self._table
         if self.draining or port.closing or table.rules is not None:
-            refusal = self._refuse(table, authority, metadata, port)
-            if refusal is not None:
-                return refusal
-        found = table.find(path, authority, metadata)
+            admitted = self._admit(table, authority, metadata, port)
+            if isinstance(admitted, Refusal):
+                return admitted
+            found = table.find(path, authority, metadata, admitted)
+        else:
+            found = table.find(path, authority, metadata)
         if found is None:
             return Refusal(Reason.NO_MAPPING, f"no Mapping matches {path}")
         target = found.choose(metadata)
@@ -412,26 +427,26 @@ class Serving:
 
     def refuses(self, authority: str, metadata: Metadata, port: PortView) -> bool:
         """Whether an RPC is refused whatever its path is."""
-        return self._refuse(self._table, authority, metadata, port) is not None
+        return isinstance(self._admit(self._table, authority, metadata, port), Refusal)
 
-    def _refuse(self, table: Table, authority: str, metadata: Metadata, port: PortView) -> Refusal | None:
+    def _admit(self, table: Table, authority: str, metadata: Metadata, port: PortView) -> Refusal | Selectors:
+        """Why an RPC is refused whatever its path is, or which Mappings may serve it."""
         if self.draining:
             return Refusal(Reason.DRAINING, "the gateway is shutting down")
         if port.closing:
             return Refusal(Reason.DRAINING, "the gateway closes this port")
         if table.rules is None:
-            return None
-        refused = table.rules.refuse(Entry(port.listener, port.tls, authority, metadata))
-        if refused is None:
-            return None
-        return Refusal(_HOST_REASONS[refused.fault], refused.message)
+            return ()
+        judged = table.rules.judge(Entry(port.listener, port.tls, authority, metadata))
+        return Refusal(_HOST_REASONS[judged.fault], judged.message) if isinstance(judged, HostRefusal) else judged
 
     def has_route(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
         return self._table.find(path, authority, metadata) is not None
 
-    def is_open(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
+    def is_open(self, path: str, authority: str, metadata: Metadata, port: PortView) -> bool:
         """Whether some Mapping matches `path` and does not refuse all its calls."""
-        found = self._table.find(path, authority, metadata)
+        admitted = self._admit(self._table, authority, metadata, port)
+        found = None if isinstance(admitted, Refusal) else self._table.find(path, authority, metadata, admitted)
         return found is not None and found.is_open()
 
     def can_serve(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool | None:
@@ -451,18 +466,19 @@ class Serving:
 
         What costs time is done for what is new: for a Route or Cluster that is another object than before.
         """
-        table = RouteTable(snapshot.routes)
+        selections = {one: select_routes(snapshot.routes, one) for one in find_selections(snapshot)}
+        tables = {one: RouteTable(routes) for one, routes in {**selections, (): snapshot.routes}.items()}
         with self._lock:
             self._drop_clusters(snapshot, now_s)
             changed = self._take_clusters(snapshot.clusters, now_s)
             destinations = [destination for route in snapshot.routes for destination in route.all_destinations()]
             self._breakers.replace(destinations)
             self._budgets = {d.label: self._budgets.get(d.label) or self._make_budget(d.label) for d in destinations}
-            by_route, used = self._bind_routes(snapshot.routes, changed)
+            by_route, used = self._bind_routes(chain(snapshot.routes, *selections.values()), changed)
             for name in changed | used:
                 self._fill(name, now_s)
             self._limit_orphans(now_s)
-            self._table = Table(snapshot, table, by_route)
+            self._table = Table(snapshot, tables, by_route)
             self._receive_by(snapshot.clients, snapshot.listeners or ())
 
     def _receive_by(self, rules: ClientRules, listeners: Sequence[Listener]) -> None:
@@ -572,7 +588,7 @@ class Serving:
         telling = {id(pod.counts): pod for pod in reversed(pods)}
         return tuple(pod.report(notes.get(pod, ""), telling[id(pod.counts)] is pod) for pod in pods)
 
-    def _bind_routes(self, routes: tuple[Route, ...], changed: set[str]) -> tuple[dict[int, RouteTargets], set[str]]:
+    def _bind_routes(self, routes: Iterable[Route], changed: set[str]) -> tuple[dict[int, RouteTargets], set[str]]:
         """What each Route is bound to, by its id(), and the clusters of those that were bound anew."""
         by_route: dict[int, RouteTargets] = {}
         used: set[str] = set()

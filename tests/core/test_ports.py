@@ -10,7 +10,7 @@ from grpcgw.config.objects import KubeObject, ObjectKey, Source
 from grpcgw.config.policies import HostKind, HostMatch, HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
 from grpcgw.errors import UserError
-from grpcgw.policy.hosts import Entry, HostFault, compile_rules
+from grpcgw.policy.hosts import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.ports import DataPorts, find_open, find_worker_problems
 from grpcgw.proxy.ports import OpenPort, PortFault, Ports, PortView
 from grpcgw.workers.messages import Listening
@@ -174,8 +174,8 @@ def refused(snapshot: Snapshot, listener: str = "--port", authority: str = "a", 
     """None: served; True: refused for its clear text."""
     rules = compile_rules(snapshot)
     assert rules is not None
-    refusal = rules.refuse(Entry(listener, tls, authority, ()))
-    return None if refusal is None else refusal.fault is HostFault.CLEAR_TEXT
+    judged = rules.judge(Entry(listener, tls, authority, ()))
+    return judged.fault is HostFault.CLEAR_TEXT if isinstance(judged, HostRefusal) else None
 
 
 def test_an_unknown_name_is_judged_by_the_strictest_host() -> None:

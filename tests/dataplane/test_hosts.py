@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dataplane.authorities import Authority
-from dataplane.configured import configured
+from dataplane.configured import configured, pods_named, who_answers
 from dataplane.lab import Gateway, Lab, clear_port, mapping, snapshot, tls_port
 from grpcgw.config.policies import ClientRules, HostKind, HostMatch, HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, Snapshot
@@ -191,14 +191,28 @@ SELECTING = """
 ---
 {{name: other, service: other}}
 ---
+{{name: any, service: any, prefix: /test.Pod/Any, hostname: "*"}}
+---
+{{name: named, service: named, prefix: /test.Pod/Named, hostname: web.example}}
+---
+{{name: fit, service: fit, prefix: /test.Pod/Fit, hostname: "*", metadata_labels: {{tier: web}}}}
+---
 {{kind: Host, name: h, hostname: web.example, {field}: {{matchLabels: {{tier: web}}}}}}
 """
 
 
 @pytest.mark.parametrize("field", ["selector", "mappingSelector"])
-def test_a_mapping_that_a_host_selects_serves_its_name_alone(lab: Lab, field: str) -> None:
-    chosen, other = lab.pod("chosen"), lab.pod("other")
-    gateway = configured(lab, SELECTING.format(field=field), chosen=chosen, other=other)
-    for authority, expected in (("web.example", b"chosen:x"), ("elsewhere.example", b"other:x")):
-        with lab.raw_client(gateway) as client:
-            assert client.call("Unary", messages=[b"x"], authority=authority).data[5:] == expected, authority
+def test_a_host_that_selects_mappings_serves_them_alone(lab: Lab, field: str) -> None:
+    methods = "Any", "Named", "Fit"
+    gateway = configured(lab, SELECTING.format(field=field), **pods_named(lab, "chosen other any named fit", *methods))
+    served = gateway.serving.snapshot
+    gateway.apply(replace(served, listeners=(clear_port(hosts=(*served.hosts, EVERYBODY)),)))
+    with lab.raw_client(gateway) as client:
+        seen = {
+            authority: [who_answers(client, method=method, authority=authority) for method in ("Unary", *methods)]
+            for authority in ("web.example", "elsewhere.example")
+        }
+    assert seen == {
+        "web.example": ["chosen", "chosen", "chosen", "fit"],
+        "elsewhere.example": ["other", "any", "other", "fit"],
+    }

@@ -1,0 +1,47 @@
+"""Which Routes a Host with a `mappingSelector` serves: those of the Mappings whose labels it asks for.
+
+Pure. Worked out once per snapshot for each selection that some Host makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+from grpcgw.config.policies import Selectors
+from grpcgw.config.snapshot import Destination, Route, Snapshot
+
+
+def find_selections(snapshot: Snapshot) -> frozenset[Selectors]:
+    """What the Hosts of a snapshot select by, each once."""
+    ports = (listener.hosts for listener in snapshot.listeners or ())
+    return frozenset(policy.selectors for policies in (snapshot.hosts, *ports) for policy in policies) - {()}
+
+
+def select_routes(routes: Iterable[Route], selectors: Selectors) -> tuple[Route, ...]:
+    """The Routes with the Mappings that one of `selectors` takes, the very same where it takes all. Those that lead
+    nowhere stay: nobody takes their calls."""
+    selected = (_select(route, frozenset(selectors)) for route in routes)
+    return tuple(route for route in selected if route is not None)
+
+
+def _select(route: Route, selectors: frozenset[object]) -> Route | None:
+    kept = tuple(one for one in route.destinations if not selectors.isdisjoint(one.selected_by))
+    if route.destinations and not kept:
+        return None
+    shadow = route.shadow
+    if shadow is not None and selectors.isdisjoint(shadow.selected_by):
+        shadow = None
+    if len(kept) == len(route.destinations) and shadow is route.shadow:
+        return route
+    return replace(route, destinations=_share(kept, route.destinations), shadow=shadow)
+
+
+def _share(kept: Collection[Destination], whole: Collection[Destination]) -> tuple[Destination, ...]:
+    """`kept` with the shares of those that are left out divided among them, in proportion."""
+    total, left = (sum(one.weight_percent for one in some) for some in (whole, kept))
+    if not left:
+        return tuple(kept)
+    shares = [one.weight_percent * total // left for one in kept]
+    shares[-1] += total - sum(shares)
+    return tuple(replace(one, weight_percent=share) for one, share in zip(kept, shares, strict=True))
