@@ -495,6 +495,7 @@ def make_plan(settings: Settings) -> WorkerPlan:
         drain_time_s=settings.drain_time_s,
         max_concurrent_streams=settings.max_concurrent_streams,
         max_metadata_bytes=settings.max_metadata_bytes,
+        max_message_bytes=settings.max_message_bytes,
         max_connection_age_s=settings.max_connection_age_s,
         max_connection_age_grace_s=settings.max_connection_age_grace_s,
         access_log=settings.access_log,

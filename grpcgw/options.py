@@ -24,6 +24,7 @@ AUTO_WORKERS = len(cores())
 LONGEST_S = 86_400
 """A day: more than anybody waits for, and less than the clocks of grpc core overflow at."""
 MOST_STREAMS = 2**31 - 1
+MOST_BYTES = 2**31 - 1
 
 
 def parse_port(text: str | int) -> int | None:
@@ -81,6 +82,12 @@ def seconds(least: float) -> Callable[[str | float | None], float | None]:
 def parse_streams(text: str | int) -> int:
     if not str(text).isdecimal() or not 1 <= int(text) <= MOST_STREAMS:
         raise typer.BadParameter(f"{text} is no number of calls from 1 to {MOST_STREAMS}")
+    return int(text)
+
+
+def parse_message_bytes(text: str | int) -> int:
+    if not str(text).isdecimal() or not 1 <= int(text) <= MOST_BYTES:
+        raise typer.BadParameter(f"{text} is no number of bytes from 1 to {MOST_BYTES}")
     return int(text)
 
 
@@ -279,6 +286,16 @@ MaxConcurrentStreams = Annotated[
         parser=parse_streams,
         metavar="N",
         help="Open RPCs a client connection may have; more are held back.",
+        rich_help_panel=TRAFFIC,
+    ),
+]
+MaxMessageBytes = Annotated[
+    int,
+    typer.Option(
+        envvar="GRPCGW_MAX_MESSAGE_BYTES",
+        parser=parse_message_bytes,
+        metavar="N",
+        help="Largest message of a client, uncompressed, of Listeners that do not say themselves.",
         rich_help_panel=TRAFFIC,
     ),
 ]

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
+"""gRPC libraries take 4 MiB unless they are told otherwise."""
+
 
 class EngineName(StrEnum):
     COMPLETION_QUEUE = "completion-queue"
@@ -80,6 +83,8 @@ class Settings:
     max_concurrent_streams: int = 1000
     """Open RPCs a client connection may have; more are held back by HTTP/2 (SETTINGS_MAX_CONCURRENT_STREAMS)."""
     max_metadata_bytes: int = 65_536
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    """A client's message, uncompressed; larger ones end their call. Of Listeners that do not say themselves."""
     max_connection_age_s: float | None = None
     """Clients are sent away to connect anew after so long, give or take a tenth; None: never."""
     max_connection_age_grace_s: float | None = None

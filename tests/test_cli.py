@@ -66,7 +66,7 @@ def test_every_flag_of_run_reaches_the_settings(tmp_path: Path) -> None:
     kubeconfig.touch()
     flags = f"""--kubernetes --kubeconfig {kubeconfig} --context prod --ambassador-id edge --ambassador-namespace own
         --namespace web --address 127.0.0.1 --port 0 --tls-port off --admin-address 0.0.0.0 --admin-port 1 --workers 3
-        --engine generic-handler --drain-time 2.5 --max-concurrent-streams 7 --log-level debug
+        --engine generic-handler --drain-time 2.5 --max-concurrent-streams 7 --max-message-bytes 9 --log-level debug
         --max-connection-age 60 --max-connection-age-grace 5 --serve-without-auth"""
     assert settings_of(*flags.split()) == Settings(
         kubernetes=KubernetesSettings(kubeconfig, "prod"),
@@ -83,6 +83,7 @@ def test_every_flag_of_run_reaches_the_settings(tmp_path: Path) -> None:
         engine=EngineName.GENERIC_HANDLER,
         drain_time_s=2.5,
         max_concurrent_streams=7,
+        max_message_bytes=9,
         max_connection_age_s=60.0,
         max_connection_age_grace_s=5.0,
         log_level=LogLevel.DEBUG,
@@ -106,6 +107,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         "ENGINE": "generic-handler",
         "DRAIN_TIME": "9",
         "MAX_CONCURRENT_STREAMS": "8",
+        "MAX_MESSAGE_BYTES": "10",
         "MAX_CONNECTION_AGE": "61",
         "MAX_CONNECTION_AGE_GRACE": "6",
         "ZONE": "east",
@@ -128,6 +130,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         engine=EngineName.GENERIC_HANDLER,
         drain_time_s=9.0,
         max_concurrent_streams=8,
+        max_message_bytes=10,
         max_connection_age_s=61.0,
         max_connection_age_grace_s=6.0,
         zone="east",

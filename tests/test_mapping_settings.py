@@ -351,3 +351,15 @@ def test_who_prefers_a_zone_is_told_that_the_gateway_does_not_know_its_own() -> 
     assert "load_balancer.prefer_same_zone: has no effect: the gateway does not know its zone" in told
     assert said(compile_objects(preferring)) == []
     assert said(compile_objects(mapping(), options=CompileOptions(zone_unknown=True))) == []
+
+
+def test_the_size_of_messages_is_a_mapping_s_or_the_module_s_default() -> None:
+    def limit(*objects: object) -> int | None:
+        (route,) = compile_objects(*objects).snapshot.routes  # type: ignore[arg-type]  # objects as `mapping` makes them
+        return route.destinations[0].max_message_bytes
+
+    assert limit(mapping()) is None
+    assert limit(mapping(max_message_bytes=5)) == 5
+    default = module(defaults={"httpmapping": {"max_message_bytes": 7}})
+    assert limit(mapping(), default) == 7
+    assert limit(mapping(max_message_bytes=5), default) == 5

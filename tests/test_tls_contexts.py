@@ -540,9 +540,10 @@ def listener(name: str = "http", port: int = 8080, **fields: object) -> KubeObje
     ],
 )
 def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -> None:
-    compiled = compile_objects(listener(http2MaxConcurrentStreams=7, l7Depth=2, **fields))
+    compiled = compile_objects(listener(http2MaxConcurrentStreams=7, maxMessageBytes=8, l7Depth=2, **fields))
+    limits = {"max_concurrent_streams": 7, "max_message_bytes": 8}
     assert compiled.snapshot.listeners == (
-        Listener("Listener http.shop", 8080, transport, SecurityModel.XFP, max_concurrent_streams=7, trusted_hops=2),
+        Listener("Listener http.shop", 8080, transport, SecurityModel.XFP, trusted_hops=2, **limits),
     )
     assert compiled.problems == ()
 
@@ -559,6 +560,8 @@ def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -
         ({"protocol": None, "protocolStack": ["PROXY", "HTTP", "TCP"]}, "PROXY, HTTP, TCP carries no gRPC"),
         ({"hostBinding": {"namespace": {"from": "NONE"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
         ({"hostBinding": {"namespace": {"from": "SELECTOR"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
+        ({"maxMessageBytes": 0}, "spec.maxMessageBytes: should be greater"),
+        ({"maxMessageBytes": "many"}, "spec.maxMessageBytes: should be"),
         ({"http2MaxConcurrentStreams": 0}, "spec.http2MaxConcurrentStreams: should be greater"),
     ],
 )

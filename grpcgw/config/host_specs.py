@@ -225,6 +225,10 @@ class ListenerSpec(Resource):
     http2MaxConcurrentStreams: Annotated[  # noqa: N815
         PositiveCount | None, served("calls at a time on one client connection")
     ] = None
+    maxMessageBytes: Annotated[  # noqa: N815
+        PositiveCount | None,
+        served("not in Ambassador; the largest message of a client, uncompressed; default `--max-message-bytes`"),
+    ] = None
     hostBinding: Annotated[  # noqa: N815
         HostBinding | None, served("which Hosts it serves: `namespace.from` SELF (default) or ALL, `selector`")
     ] = None

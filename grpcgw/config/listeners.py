@@ -139,6 +139,7 @@ def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
         transport=transport,
         security_model=SecurityModel(spec.securityModel),
         max_concurrent_streams=spec.http2MaxConcurrentStreams,
+        max_message_bytes=spec.maxMessageBytes,
         trusted_hops=spec.l7Depth or 0,
     )
     namespace = "" if anywhere else obj.key.namespace

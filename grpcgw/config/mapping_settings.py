@@ -50,6 +50,7 @@ class Settings:
     add_linkerd_headers: bool | None = None
     timeout_ms: int | None = None
     idle_timeout_ms: int | None = None
+    max_message_bytes: int | None = None
     connect_timeout_ms: int | None = None
     cluster_idle_timeout_ms: int | None = None
     cluster_max_connection_lifetime_ms: int | None = None
@@ -74,7 +75,7 @@ _PLAIN = tuple(
     & {
         *("resolver", "stats_name", "dns_type", "respect_dns_ttl", "enable_ipv4", "enable_ipv6", "auto_host_rewrite"),
         *("add_linkerd_headers", "timeout_ms", "idle_timeout_ms", "connect_timeout_ms", "cluster_idle_timeout_ms"),
-        "cluster_max_connection_lifetime_ms",
+        *("cluster_max_connection_lifetime_ms", "max_message_bytes"),
     }
 )
 """Settings that are what was written."""

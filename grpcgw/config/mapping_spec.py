@@ -255,6 +255,13 @@ class MappingSettings(Resource):
         Milliseconds | None,
         served("ends a call with no bytes in either direction for so long; default 300000; 0: never"),
     ] = None
+    max_message_bytes: Annotated[
+        PositiveCount | None,
+        served(
+            "not in Ambassador; the largest message, uncompressed, in either direction; holds where it is below the"
+            " Listener's `maxMessageBytes` or `--max-message-bytes`"
+        ),
+    ] = None
     connect_timeout_ms: Annotated[
         PositiveMilliseconds | None, served("for connecting to a pod, with its TLS handshake; default 3000")
     ] = None

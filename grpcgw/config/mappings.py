@@ -268,6 +268,7 @@ def _make_destination(
         load_balancer=settings.load_balancer or ROUND_ROBIN,
         timeout_ms=settings.timeout_ms or None,
         idle_timeout_ms=idle_ms or None,
+        max_message_bytes=settings.max_message_bytes,
         rewrite=rewrite if isinstance(rewrite, str) else None,
         regex_rewrite=rewrite if isinstance(rewrite, RegexRewrite) else None,
         authority=authority,

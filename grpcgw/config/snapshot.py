@@ -111,6 +111,8 @@ class Destination:
     """Ends an RPC with no bytes in either direction for so long; None: never."""
     regex_rewrite: RegexRewrite | None = None
     """Wins over `rewrite`."""
+    max_message_bytes: int | None = None
+    """Of a message in either direction, uncompressed; None: the port's limit alone rules."""
     authority: str = ""
     """`:authority` towards the pod (`host_rewrite`, `auto_host_rewrite`); empty: the client's."""
     request_headers: HeaderEdits = NO_EDITS
@@ -203,6 +205,8 @@ class Listener:
     security_model: SecurityModel
     max_concurrent_streams: int | None = None
     """Per connection; None: grpc core's default."""
+    max_message_bytes: int | None = None
+    """Of a client's message, uncompressed; None: `--max-message-bytes`."""
     idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
     """Closes a client's connection without RPCs; None: never. As the snapshot's, once the ports are settled."""
     hosts: tuple[HostPolicy, ...] = ()

@@ -14,6 +14,7 @@ from grpcgw.config.policies import ConnectionSettings
 from grpcgw.config.snapshot import Listener, Snapshot
 from grpcgw.proxy.ports import Ports
 from grpcgw.proxy.serving import Serving
+from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 
 # Read when grpc is first used. Core would write a line for each malformed request, as many as a bad client likes.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -45,6 +46,8 @@ class ServerOptions:
     """Clients are sent away to connect anew after so long, give or take a tenth; None: never."""
     max_connection_age_grace_s: float | None = None
     """What still runs on their connection is cut off after so long; None: never."""
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    """Of a client's message, uncompressed; of ports that do not say themselves."""
 
     def target(self, port: int) -> str:
         """`host:port` to listen on."""
@@ -87,7 +90,8 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
     return [
         *_age_arguments(options),
         ("grpc.so_reuseport", 1),
-        ("grpc.max_receive_message_length", -1),
+        # Of a compressed message core counts what it unfolds to, and stops there.
+        ("grpc.max_receive_message_length", listener.max_message_bytes or options.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", listener.max_concurrent_streams or options.max_concurrent_streams),
         # On, core counts RPCs that are just ending against the limit and refuses new ones of a well-behaved client.

@@ -141,5 +141,5 @@ def asks_clients(listener: Listener) -> bool:
 
 def _fixed(listener: Listener) -> tuple[object, ...]:
     """What grpc core settles when it opens a port: where it changes, the port is opened anew."""
-    limits = listener.max_concurrent_streams, listener.idle_timeout_ms
+    limits = listener.max_concurrent_streams, listener.idle_timeout_ms, listener.max_message_bytes
     return listener.port, listener.transport, asks_clients(listener), *limits

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -210,6 +211,7 @@ class Target:
         "label",
         "log_percent",
         "make_key",
+        "max_message_bytes",
         "refusal",
         "retry",
         "shadow",
@@ -246,6 +248,7 @@ class Target:
         self.make_key = make_key(destination.load_balancer)
         """What the policy hashes of an RPC; None: nothing."""
         self.timeout_ms = destination.timeout_ms
+        self.max_message_bytes = destination.max_message_bytes or sys.maxsize
         idle_ms = destination.idle_timeout_ms
         self.idle_timeout_s = None if idle_ms is None else idle_ms / 1000
         self._rewrite = compile_rewrite(route.match, destination)

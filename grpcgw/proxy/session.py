@@ -65,6 +65,7 @@ class Session:
         "_last_active_s",
         "_logged",
         "_looked_unary",
+        "_max_message_bytes",
         "_metadata",
         "_pending",
         "_permit",
@@ -153,7 +154,7 @@ class Session:
                 self._logged = is_logged(serving.rpc_log.share_percent)
             self._finish_with(target.reason, target.message, now_s)
             return
-        self._target = target
+        self._target, self._max_message_bytes = target, target.max_message_bytes
         self._counters = counters = serving.counters.of(target.label, request.path)
         counters.begin()
         if target.log_percent:
@@ -238,6 +239,9 @@ class Session:
         if self.finished:
             return
         self._last_active_s = now_s
+        if message is not None and len(message) > self._max_message_bytes:
+            self._refuse_message(message, now_s)
+            return
         if self._copy is not None:
             self._copy.take(message, now_s)
         if message is None:
@@ -254,6 +258,12 @@ class Session:
             self._pump()
         elif self._retry_at_s is None:
             self._open(now_s)
+
+    def _refuse_message(self, message: bytes, now_s: float) -> None:
+        """End the RPC over the size of a message, of either side."""
+        label = self._target.label if self._target else ""
+        what = f"{len(message)} bytes are more than max_message_bytes {self._max_message_bytes}"
+        self._end_early(Reason.MESSAGE_TOO_LARGE, f"Mapping {label}: a message of {what}", now_s)
 
     def _take_first(self, message: bytes, now_s: float) -> None:
         self._first = message
@@ -337,6 +347,9 @@ class Session:
         self._last_active_s = now_s
         if message is None:
             self._settle(now_s)
+            return
+        if len(message) > self._max_message_bytes:
+            self._refuse_message(message, now_s)
             return
         self._replies += 1
         self._response_bytes += len(message)

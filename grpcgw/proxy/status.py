@@ -47,6 +47,7 @@ class Reason(StrEnum):
     NO_ENDPOINTS = "no-endpoints"
     UNROUTED_SHARE = "unrouted-share"
     METADATA_TOO_LARGE = "metadata-too-large"
+    MESSAGE_TOO_LARGE = "message-too-large"
     BAD_METADATA = "bad-metadata"
     CONNECT_FAILED = "connect-failed"
     STREAM_REFUSED = "stream-refused"
@@ -78,6 +79,7 @@ _CODES = {
     Reason.BAD_AUTHORITY: Code.INVALID_ARGUMENT,
     Reason.CLEAR_TEXT: Code.PERMISSION_DENIED,
     Reason.METADATA_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
+    Reason.MESSAGE_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
     Reason.BAD_METADATA: Code.INVALID_ARGUMENT,
     Reason.TIMEOUT: Code.DEADLINE_EXCEEDED,
     Reason.IDLE_TIMEOUT: Code.DEADLINE_EXCEEDED,

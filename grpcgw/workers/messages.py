@@ -14,7 +14,7 @@ from grpcgw import collector
 from grpcgw.config.difference import Difference
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.proxy.ports import OpenPort, PortFault
-from grpcgw.settings import AccessLogMode, EngineName, Scheduling
+from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES, AccessLogMode, EngineName, Scheduling
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.turns import TurnKey
 
@@ -32,6 +32,7 @@ class WorkerPlan:
     max_concurrent_streams: int
     max_metadata_bytes: int
     log_level: str
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     max_connection_age_s: float | None = None
     max_connection_age_grace_s: float | None = None
     access_log: AccessLogMode = AccessLogMode.OFF

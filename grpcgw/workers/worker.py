@@ -68,6 +68,7 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
         plan.max_metadata_bytes,
         plan.max_connection_age_s,
         plan.max_connection_age_grace_s,
+        plan.max_message_bytes,
     )
     if plan.engine is EngineName.COMPLETION_QUEUE:
         try:

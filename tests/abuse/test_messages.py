@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 
-from abuse.gateway import Gateway, eventually
-from abuse.wire import ECHO, PREFACE, SINK, block, connected, data, message, open_rpc, raw_frame, request, settings
+from abuse.gateway import Gateway
+from abuse.wire import (
+    ECHO,
+    PREFACE,
+    SINK,
+    block,
+    connected,
+    data,
+    headers_frame,
+    message,
+    open_rpc,
+    raw_frame,
+    request,
+    settings,
+)
 
+RESOURCE_EXHAUSTED = ("grpc-status", "8")
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 
 BAD_FRAMES = {
@@ -44,14 +60,32 @@ def test_a_bad_frame_ends_its_connection_or_is_overlooked(gateway: Gateway, fram
         assert wire.ping() or wire.closed or wire.goaway() is not None
 
 
-def test_a_message_that_announces_4_gb_takes_no_memory_for_it(gateway: Gateway) -> None:
+@pytest.mark.parametrize("announced_bytes", [2**32 - 1, 256 << 20, (64 << 20) + 1])
+def test_a_message_that_announces_too_much_is_refused_and_not_waited_for(
+    gateway: Gateway, announced_bytes: int
+) -> None:
     streams = range(1, 201, 2)
     with connected(gateway.port) as (wire,):
-        lie = message(b"abc", announced_bytes=2**32 - 1)
+        lie = message(b"abc", announced_bytes)
         wire.send(b"".join(open_rpc(stream, ECHO) + data(stream, lie) for stream in streams))
-        assert eventually(lambda: gateway.rpcs_in_flight() == len(streams))
-        wire.send(b"".join(data(stream, b"", end=True) for stream in streams))
         assert wire.wait(lambda: wire.ended() >= set(streams))
+        assert RESOURCE_EXHAUSTED in wire.headers(1)
+
+
+@pytest.mark.memory_mb(200)
+def test_a_gzip_bomb_is_not_unfolded(gateway: Gateway) -> None:
+    """1 MB on the wire for 1 GiB, on ten streams at once: each is unfolded up to the limit, 64 MiB, and dropped."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush()
+    body = b"\1" + len(bomb).to_bytes(4, "big") + bomb
+    streams = range(1, 21, 2)
+    opening = block(request(ECHO, grpc_encoding="gzip"))
+    with connected(gateway.port) as (wire,):
+        wire.send(b"".join(headers_frame(stream, opening) for stream in streams))
+        for at in range(0, len(body), 16_384):
+            wire.send(b"".join(data(stream, body[at : at + 16_384]) for stream in streams))
+        assert wire.wait(lambda: wire.ended() >= set(streams))
+        assert RESOURCE_EXHAUSTED in wire.headers(1)
 
 
 def test_a_message_in_frames_of_one_byte_arrives(gateway: Gateway) -> None:
