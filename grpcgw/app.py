@@ -459,7 +459,10 @@ class Resolvers:
 
 def make_source(settings: Settings, store: ObjectStore) -> Source:
     if settings.config_dir is not None:
-        return _Directory(DirectorySource(store, settings.config_dir, environment=os.environ))
+        source = DirectorySource(
+            store, settings.config_dir, ambassador_id=settings.ambassador_id, environment=os.environ
+        )
+        return _Directory(source)
     if settings.kubernetes is None:
         raise UserError("say where the configuration comes from: --config DIR or --kubernetes")
     return KubernetesSource(store, make_access(settings.kubernetes), settings.namespace, settings.ambassador_id)

@@ -42,6 +42,7 @@ commands = typer.Typer(
     help="A gRPC-native API gateway for Kubernetes: reads Ambassador's resources, balances every single RPC.",
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -73,9 +74,9 @@ def execute(arguments: Sequence[str], start: Callable[[Settings], int] = start_g
 
 
 def explain_usage(error: TyperException) -> str:
-    """typer's words, with the variables of a flag that has several as a reader writes a list."""
+    """typer's words, without what only says how it found out, and with several variables as a reader lists them."""
     variables = getattr(getattr(error, "param", None), "envvar", None)
-    message = error.format_message()
+    message = error.format_message().removeprefix("Invalid value: ").replace(": Value error, ", ": ")
     return message.replace(f"'{variables}'", ", ".join(variables)) if isinstance(variables, list) else message
 
 
@@ -89,8 +90,19 @@ def output() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
+def print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
 @commands.callback(invoke_without_command=True)
-def explain(context: typer.Context) -> None:
+def explain(
+    context: typer.Context,
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the versions and exit.")
+    ] = False,
+) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
@@ -132,6 +144,7 @@ def run(
     log_level: options.Log = DEFAULTS.log_level,
 ) -> int:
     """Run the gateway until SIGTERM or Ctrl-C."""
+    options.check_environment(os.environ)
     settings = Settings(
         config_dir=config,
         kubernetes=choose_api_server(config, kubernetes, KubernetesSettings(kubeconfig, context, in_cluster)),
@@ -178,13 +191,16 @@ def choose_api_server(config: Path | None, wanted: bool, settings: KubernetesSet
 
 def compile_directory(
     directory: Path, ambassador_id: str, ambassador_namespace: str, engine: EngineName, serve_without_auth: bool
-) -> tuple[Snapshot, list[Problem]]:
-    """What a gateway with these settings would serve from `directory`, and everything to say against its files."""
+) -> tuple[Snapshot, list[Problem], str]:
+    """What a gateway with these settings would serve from `directory`, everything to say against its files, and what
+    of them was read."""
     from grpcgw.config.compile import CompileOptions, compile_snapshot
+    from grpcgw.config.survey import describe, find_nothing, survey
     from grpcgw.dead_routes import find_dead_in_files
     from grpcgw.discovery.certificate_files import read_certificate_files
-    from grpcgw.discovery.directory import read_directory
+    from grpcgw.discovery.directory import list_files, list_other_files, read_directory
 
+    options.check_environment(os.environ)
     objects, problems = read_directory(directory, os.environ)
     files = read_certificate_files(objects, ambassador_id)
     compile_options = CompileOptions(
@@ -197,16 +213,19 @@ def compile_directory(
     )
     compiled = compile_snapshot([*objects, *files], {}, compile_options)
     dead = find_dead_in_files(compiled.snapshot, objects, compiled.last_good, str(directory))
-    return compiled.snapshot, [*problems, *compiled.problems, *dead]
+    found, number = survey(objects, ambassador_id), len(list_files(directory)[0])
+    nothing = find_nothing(found, number, str(directory))
+    every = [*problems, *compiled.problems, *dead, *([nothing] if nothing else [])]
+    return compiled.snapshot, every, describe(found, number, list_other_files(directory))
 
 
 @commands.command()
 def check(
     directory: options.Directory,
-    ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
-    ambassador_namespace: options.AmbassadorNamespace = DEFAULTS.ambassador_namespace,
-    engine: options.Engine = DEFAULTS.engine,
-    serve_without_auth: options.ServeWithoutAuth = DEFAULTS.serve_without_auth,
+    ambassador_id: options.JudgedId = DEFAULTS.ambassador_id,
+    ambassador_namespace: options.JudgedNamespace = DEFAULTS.ambassador_namespace,
+    engine: options.JudgedEngine = DEFAULTS.engine,
+    serve_without_auth: options.JudgedWithoutAuth = DEFAULTS.serve_without_auth,
 ) -> int:
     """Say what is wrong with the YAML files of a directory, and the certificate files they name, with file and line.
 
@@ -214,12 +233,13 @@ def check(
     """
     from grpcgw.config.objects import Severity
 
-    _, problems = compile_directory(directory, ambassador_id, ambassador_namespace, engine, serve_without_auth)
+    _, problems, summary = compile_directory(directory, ambassador_id, ambassador_namespace, engine, serve_without_auth)
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
     console = output()
     for problem in problems:
         style = "red" if problem.severity is Severity.ERROR else "yellow"
         console.print(Text(str(problem), style=style), soft_wrap=True)
+    console.print(Text(f"{directory}: {summary}"), soft_wrap=True)
     console.print(f"{directory}: {count(errors, 'error')}, {count(len(problems) - errors, 'notice')}")
     return 1 if errors else 0
 
@@ -227,14 +247,16 @@ def check(
 @commands.command()
 def routes(
     directory: options.Directory,
-    ambassador_id: options.AmbassadorId = DEFAULTS.ambassador_id,
-    ambassador_namespace: options.AmbassadorNamespace = DEFAULTS.ambassador_namespace,
-    engine: options.Engine = DEFAULTS.engine,
-    serve_without_auth: options.ServeWithoutAuth = DEFAULTS.serve_without_auth,
+    ambassador_id: options.JudgedId = DEFAULTS.ambassador_id,
+    ambassador_namespace: options.JudgedNamespace = DEFAULTS.ambassador_namespace,
+    engine: options.JudgedEngine = DEFAULTS.engine,
+    serve_without_auth: options.JudgedWithoutAuth = DEFAULTS.serve_without_auth,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> int:
     """Show the route table compiled from a directory, in the order it is tried."""
-    snapshot, problems = compile_directory(directory, ambassador_id, ambassador_namespace, engine, serve_without_auth)
+    snapshot, problems, _ = compile_directory(
+        directory, ambassador_id, ambassador_namespace, engine, serve_without_auth
+    )
     rows = [
         describe_destination(order, route, destination, snapshot.clusters[destination.cluster])
         for order, route in enumerate(snapshot.routes, 1)

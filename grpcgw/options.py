@@ -6,23 +6,28 @@ Every flag of `grpcgw run` has a variable GRPCGW_…; where Ambassador has one o
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from grpcgw.settings import AccessLogMode, EngineName, LogLevel, Scheduling, cores
 
 SOURCE = "Where configuration and pods come from: one of --config and --kubernetes"
 LISTEN = "Where to listen"
 TRAFFIC = "Data plane"
+JUDGED = "What the gateway would be run with"
 AUTO_WORKERS = len(cores())
 LONGEST_S = 86_400
 """A day: more than anybody waits for, and less than the clocks of grpc core overflow at."""
+PREFIX = "GRPCGW_"
 MOST_STREAMS = 2**31 - 1
 MOST_BYTES = 2**31 - 1
 
@@ -91,6 +96,36 @@ def parse_message_bytes(text: str | int) -> int:
     return int(text)
 
 
+_SERVICE_LINK = re.compile(
+    r"(_[A-Z0-9]+)*_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes tells pods of Services called grpcgw or grpcgw-…, behind the prefix."""
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """A misspelt variable is wrong usage, as a misspelt flag is. Raises BadParameter."""
+    known = sorted(name for name in _list_variables() if name.startswith(PREFIX))
+    for name in sorted(environment):
+        if not name.startswith(PREFIX) or name in known or _is_service_link(name, environment[name]):
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        hint = f"did you mean {near[0]}?" if near else "grpcgw run --help names those that are"
+        raise typer.BadParameter(f"{name} is in the environment and is no variable of grpcgw: {hint}")
+
+
+def _list_variables() -> Iterator[str]:
+    """The environment variables of all flags."""
+    for flag in globals().values():
+        for note in getattr(flag, "__metadata__", ()):
+            variables = getattr(note, "envvar", None) or ()
+            yield from [variables] if isinstance(variables, str) else variables
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    rest = name.removeprefix(PREFIX.removesuffix("_"))
+    return _SERVICE_LINK.fullmatch(rest) is not None or (rest.endswith("_PORT") and "://" in value)
+
+
 Directory = Annotated[
     Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Directory of YAML files, read recursively.")
 ]
@@ -141,22 +176,55 @@ InCluster = Annotated[
         rich_help_panel=SOURCE,
     ),
 ]
-AmbassadorId = Annotated[
-    str,
-    typer.Option(
+
+
+def _ambassador_id(panel: str) -> OptionInfo:
+    option: OptionInfo = typer.Option(
+        "--ambassador-id",
         envvar=["GRPCGW_AMBASSADOR_ID", "AMBASSADOR_ID"],
         help="Read only objects that carry this ambassador_id.",
-        rich_help_panel=SOURCE,
-    ),
-]
-AmbassadorNamespace = Annotated[
-    str,
-    typer.Option(
+        rich_help_panel=panel,
+    )
+    return option
+
+
+def _ambassador_namespace(panel: str) -> OptionInfo:
+    option: OptionInfo = typer.Option(
+        "--ambassador-namespace",
         envvar=["GRPCGW_AMBASSADOR_NAMESPACE", "AMBASSADOR_NAMESPACE"],
         help="The gateway's own namespace.",
-        rich_help_panel=SOURCE,
-    ),
-]
+        rich_help_panel=panel,
+    )
+    return option
+
+
+def _engine(panel: str) -> OptionInfo:
+    option: OptionInfo = typer.Option(
+        "--engine",
+        envvar="GRPCGW_ENGINE",
+        metavar="NAME",
+        help="What carries the RPCs: completion-queue (fast) or generic-handler (grpcio's public API only).",
+        rich_help_panel=panel,
+    )
+    return option
+
+
+def _serve_without_auth(panel: str) -> OptionInfo:
+    option: OptionInfo = typer.Option(
+        "--serve-without-auth",
+        envvar="GRPCGW_SERVE_WITHOUT_AUTH",
+        help="Serve what an AuthService, FilterPolicy or RateLimit protects without them; else it is refused.",
+        rich_help_panel=panel,
+    )
+    return option
+
+
+AmbassadorId = Annotated[str, _ambassador_id(SOURCE)]
+AmbassadorNamespace = Annotated[str, _ambassador_namespace(SOURCE)]
+JudgedId = Annotated[str, _ambassador_id(JUDGED)]
+JudgedNamespace = Annotated[str, _ambassador_namespace(JUDGED)]
+JudgedWithoutAuth = Annotated[bool, _serve_without_auth(JUDGED)]
+JudgedEngine = Annotated[EngineName, _engine(JUDGED)]
 Namespace = Annotated[
     str,
     typer.Option(
@@ -167,15 +235,7 @@ Namespace = Annotated[
     ),
 ]
 
-ServeWithoutAuth = Annotated[
-    bool,
-    typer.Option(
-        "--serve-without-auth",
-        envvar="GRPCGW_SERVE_WITHOUT_AUTH",
-        help="Serve what an AuthService, FilterPolicy or RateLimit protects without them; else it is refused.",
-        rich_help_panel=SOURCE,
-    ),
-]
+ServeWithoutAuth = Annotated[bool, _serve_without_auth(SOURCE)]
 
 Address = Annotated[
     str,
@@ -250,15 +310,7 @@ Workers = Annotated[
         rich_help_panel=TRAFFIC,
     ),
 ]
-Engine = Annotated[
-    EngineName,
-    typer.Option(
-        envvar="GRPCGW_ENGINE",
-        metavar="NAME",
-        help="What carries the RPCs: completion-queue (fast) or generic-handler (grpcio's public API only).",
-        rich_help_panel=TRAFFIC,
-    ),
-]
+Engine = Annotated[EngineName, _engine(TRAFFIC)]
 SchedulingName = Annotated[
     Scheduling,
     typer.Option(

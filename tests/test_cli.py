@@ -155,6 +155,45 @@ def test_no_flag_of_run_lacks_its_environment_variable() -> None:
     assert all(variable and "GRPCGW_" in str(variable) for variable in variables)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("GRPCGW_PROT", "did you mean GRPCGW_PORT?"),
+        ("GRPCGW_LOGLEVEL", "did you mean GRPCGW_LOG_LEVEL?"),
+        ("GRPCGW_ADMN_PORT", "did you mean GRPCGW_ADMIN_PORT?"),
+        ("GRPCGW_NOTHING_LIKE_IT", "grpcgw run --help names those that are"),
+    ],
+)
+@pytest.mark.parametrize("command", [("run", "--config"), ("check",), ("routes",)])
+def test_a_misspelt_variable_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], name: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, "8080")
+    said = usage_error(capsys, *command, GREET)
+    assert said == f"grpcgw: {name} is in the environment and is no variable of grpcgw: {hint}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRPCGW_SERVICE_HOST", "10.0.0.1"),
+        ("GRPCGW_SERVICE_PORT", "80"),
+        ("GRPCGW_SERVICE_PORT_HTTP2_CLEAR", "80"),
+        ("GRPCGW_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("GRPCGW_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("GRPCGW_PORT_8080_TCP_PROTO", "tcp"),
+        ("GRPCGW_CANARY_SERVICE_HOST", "10.0.0.2"),
+        ("GRPCGW_CANARY_PORT", "tcp://10.0.0.2:80"),
+        ("GRPCGW_CANARY_PORT_80_UDP_PORT", "80"),
+    ],
+)
+def test_what_kubernetes_tells_of_a_service_called_grpcgw_is_no_misspelt_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert settings_of("--config", GREET) == Settings(config_dir=Path(GREET), workers=len(cores()))
+
+
 def test_ambassadors_own_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMBASSADOR_ID", "edge")
     monkeypatch.setenv("AMBASSADOR_NAMESPACE", "web")
@@ -288,9 +327,49 @@ def write_mapping(directory: Path, name: str, key: str, value: str) -> None:
     (directory / f"{name}.yaml").write_text(text)
 
 
+@pytest.mark.parametrize("flag", ["--version", "version"])
+def test_the_version_is_a_flag_and_a_command(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert execute([flag]) == 0
+    assert capsys.readouterr().out.startswith("grpcgw ")
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("check",), ("routes",), ("demo",)])
+def test_help_has_a_short_flag(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    assert execute([*command, "-h"]) == 0
+    assert "Usage: grpcgw" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["check", "routes"])
+def test_help_names_no_flag_that_the_command_does_not_take(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    execute([command, "--help"])
+    named = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    taken = {
+        "--serve-without-auth",
+        "--ambassador-id",
+        "--ambassador-namespace",
+        "--engine",
+        "--help",
+        *(["--json"] if command == "routes" else []),
+    }
+    assert named == taken
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--config", GREET, "--engine", "fast"), ("run",), ("demo", "--calls", "1"), ("check", "x")]
+)
+def test_wrong_usage_is_told_without_the_words_of_a_library(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    said = usage_error(capsys, *arguments)
+    assert "Value error" not in said
+    assert "Invalid value:" not in said
+
+
 def test_check_of_the_example_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["check", GREET]) == 0
-    assert capsys.readouterr().out == f"{GREET}: no errors, no notices\n"
+    read, result = capsys.readouterr().out.splitlines()
+    assert read.startswith(f"{GREET}: 4 objects in 2 files read; passed over: __init__.py, ")
+    assert result == f"{GREET}: no errors, no notices"
 
 
 def test_check_names_file_and_line_of_an_error_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,6 +404,74 @@ def test_check_passes_with_notices(tmp_path: Path, capsys: pytest.CaptureFixture
     write_mapping(tmp_path, "slow", "rewrite", "/")
     assert execute(["check", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}: no errors, 1 notice"
+
+
+KUBERNETES = """\
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: a}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: b}}
+---
+{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: a}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: a}}
+"""
+
+
+def test_check_says_what_was_read_and_names_what_was_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "mine", "weight", "1")
+    write_mapping(tmp_path, "theirs", "ambassador_id", "blue")
+    (tmp_path / "kubernetes.yaml").write_text(KUBERNETES)
+    (tmp_path / "kustomization.yaml").write_text("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n")
+    (tmp_path / "mapping.yaml.bak").touch()
+    (tmp_path / ".hidden").touch()
+    assert execute(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}: 2 objects in 4 files read; passed over: 1 Deployment, 2 GRPCRoute, 1 Ingress, 1 Kustomization,"
+        " 1 for another ambassador_id, mapping.yaml.bak",
+        f"{tmp_path}: no errors, no notices",
+    ]
+
+
+def test_check_names_a_few_of_many_files_that_are_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.txt").touch()
+    execute(["check", str(tmp_path)])
+    assert "passed over: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, 4 more files\n" in capsys.readouterr().out
+
+
+def test_a_directory_without_any_file_to_read_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mapping.yaml.bak").touch()
+    assert execute(["check", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.startswith(
+        f"{tmp_path}: error: there is no YAML or JSON file here: is it the right directory?\n"
+    )
+
+
+def test_a_directory_without_configuration_is_a_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kubernetes.yaml").write_text(KUBERNETES)
+    assert execute(["check", str(tmp_path)]) == 0
+    assert "notice: no object here is configuration for this gateway" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("getambasador.io/v2", "getambassador.io/v2"),
+        ("getambassador.com/v3alpha1", "getambassador.io/v3alpha1"),
+        ("ambasador/v1", "ambassador/v1"),
+        ("getambassador", "getambassador.io/v2"),
+    ],
+)
+def test_a_misspelt_api_group_is_an_error_with_a_suggestion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, meant: str
+) -> None:
+    write_mapping(tmp_path, "greet", "weight", "1")
+    file = tmp_path / "greet.yaml"
+    file.write_text(file.read_text().replace("getambassador.io/v2", given))
+    assert execute(["check", str(tmp_path)]) == 1
+    assert f"apiVersion {given} is not read, did you mean {meant}; left out" in capsys.readouterr().out
 
 
 def test_check_keeps_to_the_ambassador_id(tmp_path: Path) -> None:
@@ -398,7 +545,7 @@ def test_check_and_routes_read_the_certificate_files_that_are_named(
     (tmp_path / "tls.crt").write_bytes(made.certificate_chain)
     (tmp_path / "tls.key").write_bytes(made.private_key)
     assert execute(["check", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: no errors, no notices\n"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}: no errors, no notices"
     assert execute(["routes", str(tmp_path)]) == 0
     assert capsys.readouterr().err == ""
 
@@ -447,7 +594,7 @@ def test_check_of_mappings_without_any_service_only_says_what_it_could_not_check
 ) -> None:
     map_services(tmp_path, "greet:50051", "gone:50051")
     assert execute(["check", str(tmp_path)]) == 0
-    notice, summary = capsys.readouterr().out.splitlines()
+    notice, _, summary = capsys.readouterr().out.splitlines()
     assert "2 Services are named by Mappings and none is in the files" in notice
     assert summary.endswith("no errors, 1 notice")
 

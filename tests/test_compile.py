@@ -148,7 +148,8 @@ def test_kinds_for_later_are_notices_and_unknown_ones_errors() -> None:
     compiled = compile_objects(obj("LogService", "log", {"service": "log"}), obj("Maping", "greet", {}))
     assert said(compiled) == [
         "log.yaml: notice: LogService log.shop: LogService is not supported yet: calls are not logged remotely",
-        "greet.yaml: error: Maping greet.shop: kind Maping is unknown in getambassador.io/v2; left out",
+        "greet.yaml: error: Maping greet.shop: kind Maping is unknown in getambassador.io/v2, did you mean Mapping;"
+        " left out",
     ]
 
 
@@ -520,7 +521,7 @@ def test_who_leaves_calls_without_a_mapping_is_told(weights: tuple[int, int], to
 
 def test_both_names_of_the_keepalive_time_are_one_field_to_a_group() -> None:
     compiled = compile_objects(mapping("a", keepalive={"time": 9}), mapping("b", keepalive={"idle_time": 9}))
-    assert compiled.problems == ()
+    assert said(compiled, Severity.ERROR) == []
     other = compile_objects(mapping("a", keepalive={"time": 9}), mapping("b", keepalive={"idle_time": 8}))
     assert "mismatched keepalive: {'time': 8} != {'time': 9}" in said(other)[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import replace
@@ -548,3 +549,24 @@ def test_the_status_is_synced_after_the_first_load_and_says_when_it_was_read(tmp
     (status,) = store.statuses()
     assert (status.name, status.synced, status.last_contact_s) == (f"directory {tmp_path}", True, 1234.5)
     assert store.synced()
+
+
+def test_what_is_read_and_what_is_not_is_logged_when_it_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    caplog.set_level(logging.INFO)
+
+    async def scenario(followed: Followed) -> None:
+        assert followed.messages() == [
+            f"{tmp_path}: notice: there is no YAML or JSON file here: is it the right directory?"
+        ]
+        (tmp_path / "one.yaml").write_text(document("one") + "---\n" + document("two", kind="Pod"))
+        await followed.until(lambda: followed.versions() == {"one": 1, "two": 1} and followed.messages() == [])
+
+    follow(tmp_path, scenario)
+    said = [record.getMessage() for record in caplog.records if record.name == "grpcgw.discovery.directory"]
+    assert said == [
+        f"directory {tmp_path}: no objects in no files read; passed over: notes.txt",
+        f"directory {tmp_path}: 1 object in 1 file read; passed over: 1 Pod, notes.txt",
+    ]

@@ -220,20 +220,42 @@ def test_what_a_newcomer_does_not_set_is_not_compared() -> None:
     first = mapping("a", load_balancer={"policy": "least_request"}, connect_timeout_ms=1, prefix_exact=True)
     compiled = compile_objects(first, mapping("b"))
     assert sorted(destinations(compiled)) == ["a.shop", "b.shop"]
-    assert compiled.problems == ()
+    assert said(compiled, Severity.ERROR) == []
 
 
 def test_what_the_module_says_counts_as_said_by_the_first() -> None:
     breakers = [{"max_requests": 1}]
     objects = (mapping("a"), mapping("b", circuit_breakers=breakers))
-    assert said(compile_objects(*objects, module(circuit_breakers=breakers))) == []
-    assert said(compile_objects(*objects, module(defaults={"httpmapping": {"circuit_breakers": breakers}}))) == []
-    assert len(said(compile_objects(*objects))) == 1
+    for given in (module(circuit_breakers=breakers), module(defaults={"httpmapping": {"circuit_breakers": breakers}})):
+        assert said(compile_objects(*objects, given), Severity.ERROR) == []
+    assert len(said(compile_objects(*objects), Severity.ERROR)) == 1
 
 
 @pytest.mark.parametrize("field", ["timeout_ms", "idle_timeout_ms"])
 def test_settings_of_one_call_may_differ_within_a_group(field: str) -> None:
-    assert compile_objects(mapping("a", **{field: 1}), mapping("b", **{field: 2})).problems == ()
+    compiled = compile_objects(mapping("a", **{field: 1}), mapping("b", **{field: 2}))
+    assert said(compiled, Severity.ERROR) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "is_noted"), [((None, None), True), ((None, None, None), True), ((None, 10), False), ((50, 50), False)]
+)
+def test_mappings_that_share_a_prefix_without_any_weight_are_a_notice(
+    weights: tuple[int | None, ...], is_noted: bool
+) -> None:
+    compiled = compile_objects(*(mapping(f"m{number}", weight=weight) for number, weight in enumerate(weights)))
+    assert said(compiled) == (
+        [
+            "m1.yaml: notice: Mapping m1.shop spec.prefix: shares the calls of /greet.GrpcService/ equally with"
+            " m0.shop, as none of them has a weight; give one a weight, or a prefix, host or headers of its own"
+        ]
+        if is_noted
+        else []
+    )
+
+
+def test_a_shadow_shares_no_calls() -> None:
+    assert compile_objects(mapping("a"), mapping("b", shadow=True)).problems == ()
 
 
 def test_the_oldest_of_a_group_is_the_first_then_the_name_decides() -> None:

@@ -6,6 +6,7 @@ a new version of the object does not compile.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -75,6 +76,7 @@ def compile_snapshot(
     configuration = _Configuration(by_key.values(), options.ambassador_id)
     generations = Generations(last_good)
     _report_other_kinds(configuration, generations)
+    _report_misspelt_groups(by_key.values(), generations)
     note_ingresses(by_key.values(), options.ambassador_id, generations)
     secrets = Secrets(by_key, generations, options.now)
     ports = _compile_ports(configuration, secrets, generations, options.authority_hidden_by)
@@ -143,7 +145,24 @@ def _report_other_kinds(configuration: _Configuration, generations: Generations)
                 findings.notice(f"{kind} is not supported yet: {PLANNED_KINDS[kind]}")
                 generations.report(findings)
             else:
-                generations.leave_out(obj, f"kind {kind} is unknown in {obj.api_version}")
+                near = difflib.get_close_matches(kind, (*MODELS, *PLANNED_KINDS), n=1)
+                hint = f", did you mean {near[0]}" if near else ""
+                generations.leave_out(obj, f"kind {kind} is unknown in {obj.api_version}{hint}")
+
+
+def _report_misspelt_groups(objects: Iterable[KubeObject], generations: Generations) -> None:
+    objects = list(objects)
+    meant = {version: _guess_version(version) for version in {obj.api_version for obj in objects}}
+    for obj in objects:
+        if guess := meant[obj.api_version]:
+            generations.leave_out(obj, f"apiVersion {obj.api_version} is not read, did you mean {guess}")
+
+
+def _guess_version(api_version: str) -> str:
+    """What a misspelt apiVersion was meant to be; empty: it is none of Ambassador's."""
+    group, _, version = api_version.partition("/")
+    near = [] if group in API_GROUPS else difflib.get_close_matches(group, API_GROUPS, n=1, cutoff=0.85)
+    return f"{near[0]}/{version or 'v2'}" if near else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ def choose_mappings(
         findings = Findings(by_key[key])
         findings.error(f"{complaint.message}; {SERVES_ON if key in serving else LEFT_OUT}", *complaint.path)
         generations.report(findings)
+    _report_weightless(groups, by_key, generations)
     _report_lone_shadows(groups, by_key, generations)
     _report_unrouted(groups, by_key, generations)
     return serving, groups
@@ -70,6 +71,24 @@ def _find_complaints(groups: Groups) -> dict[ObjectKey, Complaint]:
             for position, complaint in find_complaints(members).items():
                 found.setdefault(members[position].destination.mapping, complaint)
     return found
+
+
+def _report_weightless(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
+    """Equal shares are legal, and mostly two files that came by the same prefix."""
+    noted: dict[ObjectKey, str] = {}
+    for group, members in groups.items():
+        sharing = [member for member in members if not member.shadow] if len(members) > 1 else ()
+        if len(sharing) > 1 and all(member.weight is None for member in sharing):
+            first, second = sharing[0].destination, sharing[1].destination
+            noted.setdefault(
+                second.mapping,
+                f"shares the calls of {group.prefix} equally with {first.label}, as none of them has a weight; give one"
+                " a weight, or a prefix, host or headers of its own",
+            )
+    for key, message in noted.items():
+        findings = Findings(by_key[key])
+        findings.notice(message, "prefix")
+        generations.report(findings)
 
 
 def _report_lone_shadows(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:

@@ -8,10 +8,11 @@ files in one step, so that what moves from one file to another, or a whole Confi
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import stat
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,9 +20,12 @@ from pathlib import Path
 from watchfiles import awatch
 
 from grpcgw.config.objects import KubeObject, Problem, Severity
+from grpcgw.config.survey import Survey, describe, find_nothing, survey
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.discovery.yaml_objects import keep_first, parse_objects
 from grpcgw.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -99,7 +103,8 @@ def read_directory(
 class DirectorySource:
     """Keeps the store equal to the files of a directory. Call `load`, then `run`, from the control loop.
 
-    Variables are filled in from `environment`. `watch` and `clock` (seconds since the epoch) are for tests alone.
+    `ambassador_id`: whose objects count in what is said of the files. Variables are filled in from `environment`.
+    `watch` and `clock` (seconds since the epoch) are for tests alone.
     """
 
     def __init__(
@@ -107,18 +112,22 @@ class DirectorySource:
         store: ObjectStore,
         directory: Path,
         *,
+        ambassador_id: str = "default",
         environment: Mapping[str, str] | None = None,
         watch: Watch | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._directory = directory
+        self._ambassador_id = ambassador_id
         self._environment = environment
         self._watch = watch or watch_directory
         self._clock = clock
         self._name = f"directory {directory}"
         self._files: Files = {}
         self._conflicts: tuple[Problem, ...] = ()
+        self._nothing: tuple[Problem, ...] = ()
+        self._summary = ""
         self._changed = asyncio.Event()
         self._read_all = True
         """The next reading trusts no stamp."""
@@ -177,12 +186,26 @@ class DirectorySource:
         self._changed.clear()
         before, read_all, self._read_all = self._files, self._read_all, False
         self._files, unlisted = await asyncio.to_thread(scan, self._directory, before, read_all, self._environment)
-        if self._files != before:
+        if self._files != before or not self._summary:
             objects, self._conflicts = merge(self._files)
             self._store.replace(self._name, objects)
+            self._sum_up(
+                survey(objects, self._ambassador_id), await asyncio.to_thread(list_other_files, self._directory)
+            )
         self._set_status(unlisted)
-        problems = (*unlisted, *self._watch_problems(), *_problems_of(self._files), *self._conflicts)
+        problems = (*unlisted, *self._nothing, *self._watch_problems(), *_problems_of(self._files), *self._conflicts)
         self._store.report(self._name, problems)
+
+    def _sum_up(self, found: Survey, other_files: list[str]) -> None:
+        """Say what is read and what is not, whenever that changes."""
+        files = sum(not state.gone for state in self._files.values())
+        nothing = None if files else find_nothing(found, files, str(self._directory))
+        # A gateway may well be started before its files come.
+        self._nothing = () if nothing is None else (replace(nothing, severity=Severity.NOTICE),)
+        summary = describe(found, files, other_files)
+        if summary != self._summary:
+            log.info("%s: %s", self._name, summary)
+        self._summary = summary
 
     def _set_status(self, unlisted: tuple[Problem, ...]) -> None:
         if not unlisted:
@@ -250,18 +273,27 @@ def list_files(directory: Path) -> tuple[list[Path], list[OSError]]:
     Hidden names are left out: editors' files, and the `..data` directory of a mounted ConfigMap, whose visible names
     are links into it. Links are followed, each directory is entered once.
     """
-    paths: list[Path] = []
     errors: list[OSError] = []
+    paths = (path for path in _walk(directory, errors.append) if path.name.endswith(SUFFIXES))
+    return sorted(paths), errors
+
+
+def list_other_files(directory: Path) -> list[str]:
+    """The names below `directory` of the files that are not read."""
+    paths = (path for path in _walk(directory, lambda _: None) if not path.name.endswith(SUFFIXES))
+    return [_show(path.relative_to(directory)) for path in sorted(paths)]
+
+
+def _walk(directory: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     entered: set[str] = set()
-    for folder, subfolders, names in os.walk(directory, onerror=errors.append, followlinks=True):
+    for folder, subfolders, names in os.walk(directory, onerror=on_error, followlinks=True):
         real = os.path.realpath(folder)
         if real in entered:
             subfolders.clear()
             continue
         entered.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        paths += (Path(folder, name) for name in names if name.endswith(SUFFIXES) and not name.startswith("."))
-    return sorted(paths), errors
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def read_changed_file(path: Path, former: FileState | None, environment: Mapping[str, str] | None = None) -> FileState:

@@ -17,6 +17,8 @@ from grpcgw.discovery.yaml_documents import Document, Fault, Filling, read_docum
 DEFAULT_NAMESPACE = "default"
 ANNOTATION = "getambassador.io/config"
 """Ambassador also reads resources from this annotation of a Service or Ingress: YAML documents in one string."""
+_NAMELESS = frozenset({"Kustomization", "Component"})
+"""What kustomize reads beside the objects: no object of a cluster, and without a name."""
 CARRIERS = frozenset({"Service", "Ingress"})
 
 _ANNOTATION_PATH: FieldPath = ("metadata", "annotations", ANNOTATION)
@@ -148,6 +150,8 @@ def _object_of(body: object, source: Source, namespace: str) -> KubeObject | Pro
             return _no_object(source, (name,), f"this document is no object: {_lack(body.get(name), name)}")
     metadata = body.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
+    if body["kind"] in _NAMELESS and "name" not in metadata:
+        metadata = {"name": source.origin, **metadata}
     if not _is_name(metadata.get("name")):
         lack = _lack(metadata.get("name"), "metadata.name")
         return _no_object(source, ("metadata", "name"), f"this {body['kind']} has no name: {lack}")
