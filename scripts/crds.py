@@ -105,9 +105,9 @@ def render() -> str:
 
 
 def _custom_resources() -> Iterator[list[Resource]]:
-    """Each kind in the versions it is read in."""
+    """Each kind that has a model, in the versions it is read in."""
     for kind in WATCHED_KINDS:
-        if kind.candidates[0].group == AMBASSADOR_GROUP:
+        if kind.candidates[0].group == AMBASSADOR_GROUP and kind.name in MODELS:
             yield sorted(kind.candidates, key=lambda resource: resource.version)
 
 
