@@ -72,6 +72,10 @@ class HealthExchange(LocalExchange):
         if ok:
             self.on_sweep(now_s)
 
+    def waits_for_client(self) -> bool:
+        return self.sending or self._service is None or self._method != "Watch"
+
     def on_sweep(self, now_s: float) -> None:
+        super().on_sweep(now_s)
         if not self.finished and self._service is not None and self._method == "Watch":
             self._tell()

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from grpcgw.proxy.call import Call, Request
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.status import Code, Metadata, Status
+from grpcgw.proxy.status import Code, Metadata, Reason, Status, make_status
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED, LOCAL
+
+IDLE_TIMEOUT_S = 300.0
+"""As Mappings have it by default."""
 
 
 class LocalExchange:
@@ -21,7 +24,7 @@ class LocalExchange:
         self.sending = self.finished = False
         self._counters = serving.counters.name(serving.counters.unmatched, counted_path)
         self._logged = serving.rpc_log is not None and is_logged(serving.rpc_log.share_percent)
-        self._since_s = now_s
+        self._since_s = self._last_active_s = now_s
         self._headers_sent = False
         self._requests = self._replies = 0
         self._request_bytes = self._response_bytes = 0
@@ -45,6 +48,7 @@ class LocalExchange:
         """End the RPC, perhaps with a last answer. Does nothing where it is over."""
         if self.finished:
             return
+        self._last_active_s = now_s
         if message is not None:
             self._count_reply(message)
         self._record(status, StatusFrom.GATEWAY, CancelledBy.NOBODY, now_s)
@@ -63,6 +67,7 @@ class LocalExchange:
 
     def on_client_sent(self, ok: bool, now_s: float) -> None:
         self.sending = False
+        self._last_active_s = now_s
 
     def on_client_closed(self, now_s: float) -> None:
         if not self.finished:
@@ -107,8 +112,17 @@ class LocalExchange:
             )
         )
 
-    # Nothing here is sent to a pod, and nothing waits.
-    def on_sweep(self, now_s: float) -> None: ...
+    def on_sweep(self, now_s: float) -> None:
+        """Called from time to time: ends an RPC whose client was to do something and did not for too long."""
+        if not self.finished and self.waits_for_client() and now_s - self._last_active_s >= IDLE_TIMEOUT_S:
+            message = f"nothing came or could be sent for {IDLE_TIMEOUT_S:.0f} s"
+            self.finish(make_status(Reason.IDLE_TIMEOUT, message), now_s)
+
+    def waits_for_client(self) -> bool:
+        """Whether it is the client's turn; where it is not, the RPC may be quiet for as long as it lasts."""
+        return True
+
+    # Nothing here is sent to a pod.
     def on_pod_sent(self, ok: bool, now_s: float) -> None: ...
     def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None: ...
     def on_pod_message(self, message: bytes | None, now_s: float) -> None: ...

@@ -20,6 +20,7 @@ from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Request
 from grpcgw.proxy.descriptors import DescriptorIndex, Descriptors
 from grpcgw.proxy.exchange import Exchange, begin_exchange
+from grpcgw.proxy.local import IDLE_TIMEOUT_S
 from grpcgw.proxy.metadata import Peer
 from grpcgw.proxy.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.proxy.reflection_source import DescriptorKeeper
@@ -339,3 +340,15 @@ def test_a_cluster_that_is_gone_or_does_not_reflect_is_forgotten(
 
 def test_a_keeper_that_never_started_can_be_closed(keeper: DescriptorKeeper) -> None:
     keeper.look_again()
+
+
+def test_a_stream_on_which_nothing_more_is_asked_is_sent_away() -> None:
+    client = ReflectionClient(reflecting())
+    client.exchange.start(0.0)
+    client.says(LIST)
+    client.takes()
+    client.exchange.on_sweep(IDLE_TIMEOUT_S - 1)
+    assert client.ended_with is None
+    client.exchange.on_sweep(IDLE_TIMEOUT_S)
+    assert client.ended_with is not None
+    assert client.ended_with.code == Code.DEADLINE_EXCEEDED

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, Request
 from grpcgw.proxy.exchange import begin_exchange
 from grpcgw.proxy.health import HEALTH_PREFIX, HealthExchange
+from grpcgw.proxy.local import IDLE_TIMEOUT_S
 from grpcgw.proxy.metadata import Peer
 from grpcgw.proxy.serving import RpcLog
 from grpcgw.proxy.session import Session
@@ -228,3 +230,31 @@ def test_a_mapping_takes_the_health_service_over() -> None:
     request = Request(f"{HEALTH_PREFIX}Check", "", (), None, Peer(""))
     client = HealthClient.__new__(HealthClient)
     assert isinstance(begin_exchange(gateway, client, request, 0.0), Session)
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+def test_a_client_that_never_says_what_it_asks_for_is_sent_away(method: str) -> None:
+    class Silent(HealthClient):
+        """Sends nothing."""
+
+        def read(self) -> None: ...
+
+    client = Silent(Gateway(), method)
+    client.exchange.on_sweep(IDLE_TIMEOUT_S - 1)
+    assert client.ended_with is None
+    client.exchange.on_sweep(IDLE_TIMEOUT_S)
+    assert client.ended_with is not None
+    assert (client.ended_with.code, client.ended_with.trailers) == (
+        Code.DEADLINE_EXCEEDED,
+        (("x-grpcgw-reason", "idle-timeout"),),
+    )
+
+
+def test_a_watch_may_be_quiet_for_ever_but_not_unread() -> None:
+    client = HealthClient(Gateway(), "Watch")
+    client.take()
+    client.exchange.on_sweep(100 * IDLE_TIMEOUT_S)
+    assert client.ended_with is None
+    unread = HealthClient(Gateway(), "Watch")
+    unread.exchange.on_sweep(IDLE_TIMEOUT_S)
+    assert unread.aborted
