@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from grpcgw import collector
+from grpcgw.admin.recent import RecentTraffic
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.certificates import make_self_signed
@@ -111,6 +112,7 @@ class Control:
         self._problems: tuple[Problem, ...] = ()
         self._compile_ms = 0.0
         self._started_at_s = time.time()
+        self._recent = RecentTraffic()
         self._configured_at_s = 0.0
         self._errors_total = 0
         self._open: tuple[OpenPort, ...] = ()
@@ -194,6 +196,7 @@ class Control:
             listeners=self._show_listeners(),
             configuration_errors_total=self._errors_total,
             worker_restarts_total=self._data_plane.restarts,
+            recent=self._recent.note(workers, now_s),
         )
 
     # --- configuration

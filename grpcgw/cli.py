@@ -275,7 +275,7 @@ Row = dict[str, str | int | list[str] | None]
 
 
 def describe_destination(order: int, route: Route, destination: Destination, cluster: Cluster) -> Row:
-    from grpcgw.admin.views import describe_balancing, describe_conditions
+    from grpcgw.admin.describe import describe_balancing, describe_conditions
 
     return {
         "order": order,

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from admin_states import greet_state
 
+from grpcgw.admin.describe import HIDDEN
 from grpcgw.admin.diagnostics import render_diagnostics
 from grpcgw.admin.page import render_live_part, render_page
-from grpcgw.admin.views import HIDDEN, view_gateway
+from grpcgw.admin.views import view_gateway
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.environment import fill_in
 from grpcgw.config.policies import ConsulAgent, HeaderMatch

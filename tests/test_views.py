@@ -21,6 +21,7 @@ from admin_states import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpcgw.admin.describe import describe_balancing, describe_host
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics
 from grpcgw.admin.humanize import format_age, format_count, format_duration, format_latency
 from grpcgw.admin.page import render_page
@@ -28,8 +29,6 @@ from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import (
     Health,
     PodView,
-    describe_balancing,
-    describe_host,
     health_of,
     not_ready_reason,
     view_gateway,

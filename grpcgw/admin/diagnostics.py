@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from grpcgw import __version__
+from grpcgw.admin.describe import show_header_value
 from grpcgw.admin.humanize import format_age, format_duration
 from grpcgw.admin.views import (
     ClusterView,
@@ -21,7 +22,6 @@ from grpcgw.admin.views import (
     PodView,
     RouteView,
     ShadowView,
-    show_header_value,
 )
 from grpcgw.config.objects import Problem
 from grpcgw.config.policies import LoadBalancer
@@ -53,7 +53,7 @@ def _system(view: GatewayView) -> Json:
         "boot_time": _iso(state.started_at_s),
         "uptime": max(0.0, state.now_s - state.started_at_s),
         "hr_uptime": format_duration(state.now_s - state.started_at_s),
-        "env_good": state.ready and not view.errors,
+        "env_good": state.ready and not view.errors and not view.in_trouble,
         "configuration_version": state.snapshot.version,
         "configuration_since": _iso(state.configured_at_s),
         "configuration_age_s": _age_s(state.now_s, state.configured_at_s),
@@ -156,10 +156,11 @@ def _route_cluster(view: DestinationView) -> Json:
         "weight": destination.weight_percent,
         "type_label": resolution_label(cluster.resolver),
         "_hcolor": str(view.cluster.health),
-        "_health": _health_text(view.cluster),
+        "_health": view.cluster.health_in_words,
         "_hmetric": _health_metric(view.cluster),
         "_source": destination.where,
         "mapping": destination.label,
+        "trouble": view.trouble,
         "rewrite": destination.rewrite,
         "timeout_ms": destination.timeout_ms,
         "idle_timeout_ms": destination.idle_timeout_ms,
@@ -194,7 +195,7 @@ def _cluster(view: ClusterView) -> Json:
         "_port": cluster.service.port,
         "_resolver": cluster.resolver_name,
         "_hcolor": str(view.health),
-        "_health": _health_text(view),
+        "_health": view.health_in_words,
         "_hmetric": _health_metric(view),
         "type": str(cluster.resolver),
         "resolved": view.resolved,
@@ -207,7 +208,7 @@ def _cluster_stats(view: GatewayView) -> Json:
     return {
         cluster.cluster.name: {
             "valid": cluster.success_share is not None,
-            "health": _health_text(cluster),
+            "health": cluster.health_in_words,
             "hmetric": _health_metric(cluster),
             "hcolor": str(cluster.health),
             "reason": cluster.error,
@@ -378,13 +379,8 @@ def _sentence(problem: Problem) -> str:
     return f"{path}{problem.message} ({problem.where})"
 
 
-def _health_text(view: ClusterView) -> str:
-    share = view.success_share
-    return "no requests yet" if share is None else f"{share:.0%} healthy"
-
-
 def _health_metric(view: ClusterView) -> str:
-    share = view.success_share
+    share = 0.0 if view.is_dead else view.success_share
     return "unknown" if share is None else f"{share:.0%}"
 
 

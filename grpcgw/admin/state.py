@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from grpcgw.admin.recent import Totals
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.objects import Problem
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
@@ -54,6 +55,8 @@ class GatewayState:
     configuration_errors_total: int = 0
     """Compilations that found at least one error, since the start."""
     worker_restarts_total: int = 0
+    recent: Totals = field(default_factory=dict)
+    """RPCs of the last minute, by Mapping."""
 
 
 class StateProvider(Protocol):

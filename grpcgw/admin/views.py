@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from grpcgw.admin.describe import (
+    describe_balancing,
+    describe_changes,
+    describe_conditions,
+    describe_host,
+    describe_policies,
+)
+from grpcgw.admin.recent import Recent, Totals
 from grpcgw.admin.state import GatewayState
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import Problem, Severity
-from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch, LoadBalancer
 from grpcgw.config.snapshot import Cluster, Destination, Route
-from grpcgw.telemetry.codes import status_name
 from grpcgw.telemetry.counters import OTHER
 from grpcgw.telemetry.merge import merge_shadows
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport, WorkerReport
 
-HIDDEN = "•••"
-"""Stands for a value that may be a secret."""
+NO_POD = "no usable pod"
+NO_CALLS = Recent(0, 0)
+FEWEST_CALLS = 5
+"""So many of the last minute say something."""
 
 NO_MAPPING = ("", OTHER)
 """Mapping and service in reports of RPCs that matched no Mapping."""
@@ -68,6 +76,11 @@ class PodView:
     def finished(self) -> int:
         return max(self.total - self.in_flight, 0)
 
+    @property
+    def is_usable(self) -> bool:
+        """Some worker can send RPCs there, or none has said anything yet."""
+        return not self.states or not self.states.keys() <= {PodState.FAILING, PodState.DRAINING}
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
@@ -85,8 +98,20 @@ class ClusterView:
         return max(0.0, 1 - failures / finished) if finished else None
 
     @property
+    def is_dead(self) -> bool:
+        """No RPC can be served; a cluster whose pods are not known yet is not dead."""
+        return self.resolved and not any(pod.is_usable for pod in self.pods)
+
+    @property
     def health(self) -> Health:
-        return health_of(self.success_share)
+        return Health.RED if self.is_dead else health_of(self.success_share)
+
+    @property
+    def health_in_words(self) -> str:
+        """`98% healthy`."""
+        if self.is_dead:
+            return NO_POD
+        return "no requests yet" if self.success_share is None else f"{self.success_share:.0%} healthy"
 
     def pods_by_state(self) -> dict[str, int]:
         counts = Counter(pod.state for pod in self.pods)
@@ -133,6 +158,19 @@ class DestinationView:
     cluster: ClusterView
     traffic: MethodView
     methods: tuple[MethodView, ...]
+    recent: Recent = NO_CALLS
+
+    @property
+    def trouble(self) -> str:
+        """Why its share of the route's RPCs fails; empty: it does not, as far as is known."""
+        if not self.destination.weight_percent:
+            return ""
+        if self.cluster.is_dead:
+            return NO_POD
+        failed, finished = self.recent.failed, self.recent.finished
+        if finished < FEWEST_CALLS or 2 * failed <= finished:
+            return ""
+        return f"{failed:,} of {finished:,} calls failed in the last minute"
 
     @property
     def balancing(self) -> str:
@@ -141,12 +179,12 @@ class DestinationView:
     @property
     def changes(self) -> tuple[str, ...]:
         """What the Mapping changes of an RPC on its way, each in a few words."""
-        return tuple(_describe_changes(self.destination))
+        return tuple(describe_changes(self.destination))
 
     @property
     def policies(self) -> tuple[str, ...]:
         """What the Mapping does about failing and overloaded pods, each in a few words."""
-        return tuple(_describe_policies(self.destination))
+        return tuple(describe_policies(self.destination))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +222,10 @@ class RouteView:
         return "*" if self.route.host is None else describe_host(self.route.host)
 
     @property
+    def in_trouble(self) -> bool:
+        return any(destination.trouble for destination in self.destinations)
+
+    @property
     def conditions(self) -> tuple[str, ...]:
         return describe_conditions(self.route)
 
@@ -197,6 +239,11 @@ class GatewayView:
     clusters: tuple[ClusterView, ...]
     traffic: MethodView
     unmatched: MethodView
+
+    @property
+    def in_trouble(self) -> int:
+        """Routes that cannot serve, or fail most of their calls."""
+        return sum(route.in_trouble for route in self.routes)
 
 
 def view_gateway(state: GatewayState) -> GatewayView:
@@ -212,7 +259,9 @@ def view_gateway(state: GatewayState) -> GatewayView:
         errors=tuple(problem for problem in state.problems if problem.severity is Severity.ERROR),
         notices=tuple(problem for problem in state.problems if problem.severity is Severity.NOTICE),
         routes=tuple(
-            _view_route(route, clusters, by_mapping, copies) for route in state.snapshot.routes if route.destinations
+            _view_route(route, clusters, by_mapping, copies, state.recent)
+            for route in state.snapshot.routes
+            if route.destinations
         ),
         clusters=tuple(clusters.values()),
         traffic=_add_up(methods.values()),
@@ -228,82 +277,6 @@ def health_of(success_share: float | None) -> Health:
     if success_share < 0.7:
         return Health.RED
     return Health.YELLOW if success_share < 0.9 else Health.GREEN
-
-
-def describe_host(host: HostMatch) -> str:
-    match host.kind:
-        case HostKind.EXACT:
-            return host.value
-        case HostKind.SUFFIX:
-            return f"*{host.value}"
-        case HostKind.PREFIX:
-            return f"{host.value}*"
-        case HostKind.REGEX:
-            return f"~{host.value}"
-
-
-def describe_conditions(route: Route) -> tuple[str, ...]:
-    """What else than its path an RPC must have, in words."""
-    host = () if route.host is None else (f"host {describe_host(route.host)}",)
-    case = () if route.case_sensitive else ("any case",)
-    return (*case, *host, *map(_describe_header, route.headers))
-
-
-def describe_balancing(load_balancer: LoadBalancer) -> str:
-    """The policy and what it goes by: `ring_hash by x-user`."""
-    by = load_balancer.header or ("source_ip" if load_balancer.source_ip else "")
-    parts = [f"{load_balancer.policy} by {by}" if by else load_balancer.policy]
-    if load_balancer.slow_start_ms:
-        parts.append(f"slow start {load_balancer.slow_start_ms} ms")
-    if load_balancer.prefer_same_zone:
-        parts.append("same zone first")
-    return ", ".join(parts)
-
-
-def _describe_changes(destination: Destination) -> Iterator[str]:
-    regex = destination.regex_rewrite
-    if regex is not None:
-        yield f"path: {regex.pattern} → {regex.substitution or 'nothing'}"
-    if destination.authority:
-        yield f"host: {destination.authority}"
-    for what, edits in (("request", destination.request_headers), ("response", destination.response_headers)):
-        if edits.remove:
-            yield f"{what} headers removed: {', '.join(edits.remove)}"
-        if edits.add:
-            yield f"{what} headers added: {', '.join(add.name for add in edits.add)}"
-
-
-def _describe_header(header: HeaderMatch) -> str:
-    if header.regex is not None:
-        return f"{header.name} ~ {show_header_value(header)}"
-    return f"{header.name} present" if header.exact is None else f"{header.name} = {show_header_value(header)}"
-
-
-def show_header_value(header: HeaderMatch) -> str | None:
-    """What a header is compared with, which may be a key that lets clients in: only of pseudo-headers it is shown.
-
-    None: it need only be there.
-    """
-    value = header.exact if header.regex is None else header.regex
-    return value if header.name.startswith(":") or not value else HIDDEN
-
-
-def _describe_policies(destination: Destination) -> Iterator[str]:
-    retry, outliers = destination.retry, destination.outlier_detection
-    if retry is not None:
-        codes = ", ".join(map(status_name, sorted(retry.codes))) or "what never reached a pod"
-        within = f", {retry.per_try_timeout_ms} ms each" if retry.per_try_timeout_ms else ""
-        yield f"up to {retry.num_retries} retries on {codes}{within}"
-    for breaker in destination.circuit_breakers:
-        if breaker.priority is destination.priority:
-            limits = {
-                limit: getattr(breaker, limit) for limit in ("max_requests", "max_pending_requests", "max_retries")
-            }
-            yield from (f"{limit} {value}" for limit, value in limits.items() if value is not None)
-    if outliers is not None and outliers.consecutive_failures is not None:
-        yield f"ejects a pod after {outliers.consecutive_failures} failures in a row"
-    if outliers is not None and outliers.success_rate_stdev_factor is not None:
-        yield "ejects pods by success rate"
 
 
 def not_ready_reason(state: GatewayState) -> str:
@@ -325,6 +298,7 @@ def _view_route(
     clusters: Mapping[str, ClusterView],
     by_mapping: Mapping[str, list[MethodView]],
     copies: Mapping[str, ShadowReport],
+    recent: Totals,
 ) -> RouteView:
     names = "\n".join(str(destination.mapping) for destination in route.destinations)
     identity = f"{route.match.kind}\n{route.match.value}\n{route.precedence}\n{names}"
@@ -332,7 +306,12 @@ def _view_route(
         key=hashlib.sha256(identity.encode()).hexdigest()[:12],
         route=route,
         destinations=tuple(
-            _view_destination(destination, clusters[destination.cluster], by_mapping.get(destination.label, []))
+            _view_destination(
+                destination,
+                clusters[destination.cluster],
+                by_mapping.get(destination.label, []),
+                recent.get(destination.label, NO_CALLS),
+            )
             for destination in route.destinations
         ),
         shadow=None if route.shadow is None else _view_shadow(route.shadow, clusters, copies),
@@ -346,9 +325,11 @@ def _view_shadow(
     return ShadowView(shadow, clusters[shadow.cluster], counted)
 
 
-def _view_destination(destination: Destination, cluster: ClusterView, methods: list[MethodView]) -> DestinationView:
+def _view_destination(
+    destination: Destination, cluster: ClusterView, methods: list[MethodView], recent: Recent
+) -> DestinationView:
     ordered = sorted(methods, key=lambda method: (method.service, method.method))
-    return DestinationView(destination, cluster, _add_up(ordered), tuple(ordered))
+    return DestinationView(destination, cluster, _add_up(ordered), tuple(ordered), recent)
 
 
 def _view_clusters(state: GatewayState) -> Iterable[ClusterView]:

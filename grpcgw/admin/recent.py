@@ -1,0 +1,61 @@
+"""How the last minute went, by Mapping: counters tell of the whole life of the workers, and an outage is now.
+
+Whoever takes a picture of the gateway hands its reports over; probes and pages take one every few seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from grpcgw.telemetry.report import WorkerReport
+
+WINDOW_S = 60.0
+SPACING_S = 5.0
+"""Between pictures that are kept."""
+
+# UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS: they speak of the pod or of the way to it.
+_FAILURES = frozenset({2, 4, 13, 14, 15})
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """RPCs through one Mapping."""
+
+    finished: int
+    failed: int
+
+
+Totals = Mapping[str, Recent]
+"""By Mapping."""
+
+
+class RecentTraffic:
+    def __init__(self) -> None:
+        self._pictures: deque[tuple[float, Totals]] = deque()
+
+    def note(self, workers: Iterable[WorkerReport], now_s: float) -> Totals:
+        """Take up the counters of `now_s`; returns what came to them within WINDOW_S, or since the first picture."""
+        totals = add_up(workers)
+        while len(self._pictures) > 1 and self._pictures[0][0] < now_s - WINDOW_S:
+            self._pictures.popleft()
+        if not self._pictures or now_s - self._pictures[-1][0] >= SPACING_S:
+            self._pictures.append((now_s, totals))
+        _, before = self._pictures[0]
+        return {mapping: _subtract(total, before.get(mapping)) for mapping, total in totals.items()}
+
+
+def add_up(workers: Iterable[WorkerReport]) -> Totals:
+    finished: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    for method in (method for worker in workers for method in worker.methods):
+        finished[method.mapping] += sum(method.codes.values())
+        failed[method.mapping] += sum(count for code, count in method.codes.items() if code in _FAILURES)
+    return {mapping: Recent(count, failed[mapping]) for mapping, count in finished.items()}
+
+
+def _subtract(total: Recent, before: Recent | None) -> Recent:
+    if before is None:
+        return total
+    return Recent(total.finished - before.finished, total.failed - before.failed)
