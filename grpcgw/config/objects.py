@@ -31,6 +31,20 @@ class ObjectKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Extension:
+    """What an annotation of an object has put into its `spec`."""
+
+    annotation: FieldPath
+    """Where the annotation is."""
+    fields: frozenset[FieldPath] = frozenset()
+    """The parts of `spec` that come from it."""
+    lines: Mapping[FieldPath, int] = field(default_factory=dict)
+    """As in `Source`, of parts of `spec`."""
+    fault: str = ""
+    """Why nothing comes from it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where an object was read.
 
@@ -44,13 +58,24 @@ class Source:
     """The texts that name variables of the environment. Of files alone: who writes objects in a cluster must not read
     the gateway's environment."""
 
+    extension: Extension | None = field(default=None, repr=False, compare=False)
+
     def locate(self, path: FieldPath = ()) -> str:
         """`file:line` of the field, or of its nearest parent with a known line; just the origin where none is known."""
+        extended = self.extension.lines if self.extension and self._is_extended(path) else {}
         for length in range(len(path), -1, -1):
-            line = self.lines.get(path[:length])
+            line = extended.get(path[:length], self.lines.get(path[:length]))
             if line is not None:
                 return f"{self.origin}:{line}"
         return self.origin
+
+    def name(self, path: FieldPath) -> FieldPath:
+        """The path under which the author of the object finds the field: in the annotation, where it comes from one."""
+        return (*self.extension.annotation, *path[1:]) if self.extension and self._is_extended(path) else path
+
+    def _is_extended(self, path: FieldPath) -> bool:
+        fields = self.extension.fields if self.extension else ()
+        return any(path[:length] in fields for length in range(1, len(path) + 1))
 
 
 @dataclass(frozen=True, slots=True)

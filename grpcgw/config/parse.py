@@ -55,8 +55,18 @@ class Findings:
 
     def _add(self, severity: Severity, message: str, path: FieldPath) -> None:
         full = (*self._prefix, *path) if path else ()
-        where = self._object.source.locate(full)
-        self.problems.append(Problem(severity, message, where, self._object.key, ".".join(map(str, full))))
+        source = self._object.source
+        shown = ".".join(map(str, source.name(full)))
+        self.problems.append(Problem(severity, message, source.locate(full), self._object.key, shown))
+
+    def report_extension(self) -> None:
+        """An annotation that should have extended the object, and cannot be read."""
+        source = self._object.source
+        if source.extension is not None and source.extension.fault:
+            self.rejected = True
+            path = source.extension.annotation
+            where, shown = source.locate(path), ".".join(map(str, path))
+            self.problems.append(Problem(Severity.ERROR, source.extension.fault, where, self._object.key, shown))
 
 
 def raw_spec(obj: KubeObject) -> object:
@@ -98,6 +108,7 @@ def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT
     if obj.api_version != _OLDEST and obj.api_version.rpartition("/")[2] not in API_VERSIONS:
         findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(API_VERSIONS)}")
         return None
+    findings.report_extension()
     raw = raw_spec(obj)
     if raw is None:
         raw = {}

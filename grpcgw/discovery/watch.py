@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
+from grpcgw.discovery.extensions import extend
 from grpcgw.errors import GrpcgwError
 
 AMBASSADOR_GROUP = "getambassador.io"
@@ -285,7 +286,7 @@ def read_object(body: dict[str, object], resource: Resource) -> KubeObject:
         raise Relist(f"the API server sent a {resource.kind} without a name")
     key = ObjectKey(resource.kind, str(metadata.get("namespace", "")), name)
     whole = {**body, "kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
-    return KubeObject(resource.api_version, key, whole, _ORIGIN)
+    return extend(KubeObject(resource.api_version, key, whole, _ORIGIN))
 
 
 def read_version(body: Mapping[str, object]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from grpcgw.config.environment import hide
 from grpcgw.config.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
 from grpcgw.config.parse import read_metadata
+from grpcgw.discovery.extensions import extend
 from grpcgw.discovery.yaml_documents import Document, Fault, Filling, read_documents
 
 DEFAULT_NAMESPACE = "default"
@@ -100,7 +101,10 @@ def _place(
     else:
         source = Source(f"{source.origin}, annotation of {carrier.key}")
     return (
-        tuple(replace(one, source=replace(source, filled=one.source.filled)) for one in objects),
+        tuple(
+            replace(one, source=replace(source, filled=one.source.filled, extension=one.source.extension))
+            for one in objects
+        ),
         tuple(
             replace(one, message=f"annotation {ANNOTATION}, {one.where}: {one.message}", where=source.locate())
             for one in problems
@@ -159,7 +163,7 @@ def _object_of(body: object, source: Source, namespace: str) -> KubeObject | Pro
     if not isinstance(named, str):
         message = f"{body['kind']} {metadata['name']}: {_lack(named, 'metadata.namespace')}"
         return _no_object(source, ("metadata", "namespace"), message)
-    return KubeObject(body["apiVersion"], ObjectKey(body["kind"], named, metadata["name"]), body, source)
+    return extend(KubeObject(body["apiVersion"], ObjectKey(body["kind"], named, metadata["name"]), body, source))
 
 
 def _no_object(source: Source, path: FieldPath, message: str) -> Problem:
