@@ -87,7 +87,9 @@ def test_an_ip_address_is_in_no_namespace(text: str, expected: ServiceRef) -> No
         ("greet:-1", "bad port '-1'", 7),
         ("greet:+80", "bad port '+80'", 7),
         ("greet:٣", "bad port", 7),
-        ("greet:80/path", "bad port '80/path'", 7),
+        ("greet:x/path", "bad port 'x'", 7),
+        ("http:///greet", "bad name part '/greet'", 8),
+        ("unix:/run/greet", "ends in ':' without a port", 5),
         ("greet:80:90", "several colons", 1),
         ("::1", "in brackets", 1),
         (".greet", "a dot too many", 1),
@@ -167,3 +169,28 @@ def test_tls_asked_for_elsewhere_changes_the_default_port_alone() -> None:
     assert parse_service("greet", "home", tls=True).service.port == 443
     assert parse_service("greet:80", "home", tls=True).service.port == 80
     assert parse_service("greet", "home", tls=True).tls
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("grpc.shop.example.com:443", "grpc.shop.example.com:443"),
+        ("greet", "greet.home:80"),
+        ("greet.shop", "greet.shop:80"),
+        ("localhost:1", "localhost:1"),
+        ("10.0.0.1:1", "10.0.0.1:1"),
+        ("[::1]:1", "[::1]:1"),
+    ],
+)
+def test_a_service_is_shown_as_it_is_looked_up(text: str, shown: str) -> None:
+    assert str(parse_service(text, "home").service) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("http://greet:50051/", "/"), ("greet:50051/a/b", "/a/b"), ("https://[::1]:1/x", "/x"), ("greet:50051", "")],
+)
+def test_the_path_of_a_url_is_passed_over(text: str, path: str) -> None:
+    parsed = parse_service(text, "home")
+    assert parsed.path == path
+    assert parsed.service == parse_service(text.removesuffix(path), "home").service

@@ -269,3 +269,9 @@ def test_consul_instances_can_be_balanced_and_checked() -> None:
     checks = [{"health_check": {"grpc": {"upstream_name": ""}}}]
     balancer = {"policy": "least_request"}
     assert cluster_of(consul(), resolver="dc", service="greet", load_balancer=balancer, health_checks=checks)
+
+
+def test_the_path_of_a_service_is_a_notice() -> None:
+    assert compile_objects(mapping("a", resolver=None, service="http://greet:50051/")).problems == ()
+    (notice,) = said(compile_objects(mapping("a", resolver=None, service="http://greet:50051/v1/")))
+    assert "notice: Mapping a.shop spec.service: '/v1/' has no effect: a service has no path; see rewrite" in notice

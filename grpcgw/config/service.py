@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpcgw.config.snapshot import ServiceRef
 from grpcgw.errors import GrpcgwError
@@ -43,6 +43,8 @@ class ParsedService:
     qualified: bool = False
     """Whether the name was written with dots."""
     port_given: bool = False
+    path: str = ""
+    """What stood behind host and port, which a service has no use for: `/status`."""
 
 
 def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService:
@@ -55,7 +57,7 @@ def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService
     says that the name is complete, and keeps the search list of resolv.conf out.
 
     Raises InvalidService. Source of the rules: Ambassador's `parseService` and `normalize_service_name`; what they
-    only log (bad ports, odd dots) is an error here.
+    only log (bad ports, odd dots) is an error here. Like it, a URL's path is passed over.
     """
     if "@" in text:  # nothing of it is quoted, it may be a password
         raise InvalidService("has an '@': name host and port alone, without a user or password")
@@ -64,6 +66,15 @@ def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService
         return _parse_name(usual[2], namespace, usual[3], tls or _TLS_BY_SCHEME[usual[1] or "http"])
     by_scheme, start = _parse_scheme(text)
     tls = tls or by_scheme
+    end = text.find("/", start + 1)
+    whole, text = text, text if end < 0 else text[:end]
+    try:
+        return replace(_parse_host_and_port(text, start, namespace, tls), path=whole[len(text) :])
+    except InvalidService as error:
+        raise InvalidService(str(error).replace(repr(text), repr(whole), 1)) from None
+
+
+def _parse_host_and_port(text: str, start: int, namespace: str, tls: bool) -> ParsedService:
     if text[start:].startswith("["):
         return _parse_bracketed(text, start, tls)
     host, colon, port_text = text[start:].partition(":")

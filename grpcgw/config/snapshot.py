@@ -59,9 +59,8 @@ class ServiceRef:
     """
 
     def __str__(self) -> str:
-        if not self.namespace:
-            return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
-        return f"{self.name}.{self.namespace}:{self.port}"
+        host = self.hostname or (f"{self.name}.{self.namespace}" if self.namespace else self.name)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

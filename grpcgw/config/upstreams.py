@@ -45,6 +45,8 @@ def compile_cluster(
     resolver = _find_resolver(settings.resolver, around, findings)
     namespace = around.ambassador_namespace if around.of_gateway else key.namespace
     parsed = parse_service(spec.service, namespace, tls=bool(spec.tls))
+    if parsed.path.strip("/"):
+        findings.notice(f"{parsed.path!r} has no effect: a service has no path; see rewrite", "service")
     tls = _compile_tls(key, spec, parsed, around, findings)
     addressing = _compile_addressing(spec, settings, resolver, findings)
     if resolver is None:
