@@ -13,7 +13,7 @@ from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.discovery.extensions import EXTENSION
 from grpcgw.discovery.watch import WATCHED_KINDS, read_object
 from grpcgw.discovery.yaml_objects import parse_objects
-from tests.compiling import compile_objects, said
+from tests.compiling import compile_objects, only, said
 from tests.kube_cluster import Cluster
 from tests.scenarios import run
 from tests.test_kubernetes import reading, until, until_synced
@@ -134,7 +134,7 @@ def test_the_documented_example_works_in_a_cluster(cluster: Cluster) -> None:
             await until(lambda: bool(store.of_kind("Mapping")), "the Mapping is read")
             compiled = compile_objects(*store.of_kind("Mapping"))
             assert said(compiled) == []
-            (used,) = compiled.snapshot.clusters.values()
-            assert (used.load_balancer.slow_start_ms, used.load_balancer.prefer_same_zone) == (5000, True)
+            balancer = only(compiled).load_balancer
+            assert (balancer.slow_start_ms, balancer.prefer_same_zone) == (5000, True)
 
     run(scenario())
