@@ -188,7 +188,7 @@ def test_an_ended_watch_leaves_no_task_and_publishes_nothing_while_others_go_on(
         published, slow = Published(), Published()
         end = resolver.watch(cluster_of(ServiceRef("slow", "default", 1, "slow.example.com")), slow)
         await waiting.wait()
-        (following,) = (task for task in asyncio.all_tasks() if task.get_name() == "resolve slow.default:1")
+        (following,) = (task for task in asyncio.all_tasks() if task.get_name() == "resolve slow.example.com:1")
         end()
         end()
         await asyncio.wait([following], timeout=20)
