@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from grpcgw import collector
@@ -23,12 +24,13 @@ from grpcgw.admin.recent import RecentTraffic
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.certificates import make_self_signed
-from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
+from grpcgw.config.compile import Compiled, CompileOptions
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.expiry import find_expiring
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.config.reuse import NOTHING_TO_REUSE, Reuse
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, ServerCertificate, Snapshot, Transport
+from grpcgw.containment import CannotCompile, Containment
 from grpcgw.dead_routes import find_dead_routes
 from grpcgw.discovery.catalogue import RESOLVERS
 from grpcgw.discovery.certificate_files import CertificateFiles
@@ -40,7 +42,7 @@ from grpcgw.discovery.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.discovery.withholding import Withholding
 from grpcgw.errors import UserError
-from grpcgw.logs import count, set_up_logging
+from grpcgw.logs import DefectLog, count, set_up_logging
 from grpcgw.ports import DataPorts, find_open, find_worker_problems
 from grpcgw.proxy.ports import OpenPort
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
@@ -106,6 +108,7 @@ class Control:
         self._changed = asyncio.Event()
         self._compiling = True
         self._compiled: Compiled | None = None
+        self._containment = Containment()
         self._last_good: Mapping[ObjectKey, KubeObject] = {}
         self._reuse: Reuse = NOTHING_TO_REUSE
         self._snapshot: Snapshot = EMPTY_SNAPSHOT
@@ -119,6 +122,7 @@ class Control:
         self._port_problems: tuple[Problem, ...] = ()
         self._dead_routes: tuple[Problem, ...] = ()
         self._pods_missing = asyncio.Event()
+        self._defects = DefectLog(log)
         self._serving = False
         self._draining = False
         self.admin_port = 0
@@ -211,11 +215,28 @@ class Control:
             await self._changed.wait()
             self._changed.clear()
         while True:
-            await self._compile()
+            try:
+                await self._compile()
+            except UserError:
+                raise
+            except Exception as error:  # what was served before serves on, and the page says why
+                self._note_defect(error)
             self._compiling = False
             await self._changed.wait()
             self._compiling = True
             await self._until_quiet()
+
+    def _note_defect(self, error: Exception) -> None:
+        if isinstance(error, CannotCompile):
+            problem = error.problem
+        else:
+            log.error("defect: the configuration cannot be taken over", exc_info=error)
+            message = f"the configuration cannot be taken over, which is a defect of grpcgw, to be reported ({error!r})"
+            problem = Problem(Severity.ERROR, message, "grpcgw")
+        known = () if self._compiled is None else self._compiled.problems
+        self._errors_total += 1
+        self._problems = _log_news((*known, problem), self._problems)
+        self._report_statuses()
 
     def _is_compiling(self) -> bool:
         """Whether something has changed that is not yet in force."""
@@ -242,8 +263,9 @@ class Control:
         await self._certificate_files.read_wanted()
         # In a thread: thousands of Mappings take seconds, and pods come and go meanwhile.
         objects = list(self._store.objects())
+        work = partial(self._containment.compile, objects, self._last_good, options, self._reuse)
         with collector.paused():
-            compiled = await asyncio.to_thread(compile_snapshot, objects, self._last_good, options, self._reuse)
+            compiled = await asyncio.to_thread(work)
         self._compile_ms = 1000 * (time.perf_counter() - began_s)
         await self._take(compiled)
 
@@ -280,10 +302,11 @@ class Control:
                 async with asyncio.timeout(JUDGE_ROUTES_S):
                     await self._pods_missing.wait()
             self._pods_missing.clear()
-            before = self._dead_routes
-            self._judge_routes()
-            if self._dead_routes != before:
-                self._report_statuses()
+            with self._defects.contained("routes cannot be judged"):
+                before = self._dead_routes
+                self._judge_routes()
+                if self._dead_routes != before:
+                    self._report_statuses()
             await asyncio.sleep(AT_MOST_S)
 
     def _judge_routes(self) -> None:
@@ -295,7 +318,7 @@ class Control:
     def _report_statuses(self) -> None:
         """What is wrong with objects: with themselves, and with what they lead to."""
         if self._status_writer is not None and self._compiled is not None:
-            problems = (*self._compiled.problems, *self._dead_routes)
+            problems = (*self._problems, *self._dead_routes)
             self._status_writer.report(replace(self._compiled, problems=problems))
 
     def _on_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
@@ -412,6 +435,7 @@ class Resolvers:
         self._resolvers: dict[ResolverKind, Resolver] = {kind: make(store) for kind, make in RESOLVERS.items()}
         self._publish, self._is_compiling = publish, is_compiling
         self._withholding = Withholding()
+        self._defects = DefectLog(log)
         self._withheld = asyncio.Event()
         self._wanted: Mapping[str, Cluster] = {}
         self._watches: dict[str, Callable[[], None]] = {}
@@ -428,7 +452,16 @@ class Resolvers:
         self._wanted = clusters
         for name, cluster in clusters.items():
             if name not in self._watches:
-                self._watches[name] = self._resolvers[cluster.resolver].watch(cluster, self._publisher(name))
+                self._watches[name] = self._watch(cluster)
+
+    def _watch(self, cluster: Cluster) -> Callable[[], None]:
+        publish = self._publisher(cluster.name)
+        try:
+            return self._resolvers[cluster.resolver].watch(cluster, publish)
+        except Exception as error:  # the other clusters are to be followed
+            self._defects.note("cannot follow the pods of cluster", cluster.name)
+            publish(EndpointSet(error=f"its pods cannot be followed, which is a defect of grpcgw ({error!r})"))
+            return _nothing
 
     def drop_unwanted(self) -> None:
         """End the watches nobody wants any more, after the routes to them are gone."""
@@ -448,7 +481,10 @@ class Resolvers:
 
     def _publish_now(self, cluster: str, endpoints: EndpointSet) -> None:
         self.endpoints[cluster] = endpoints
-        self._publish(cluster, endpoints)
+        try:
+            self._publish(cluster, endpoints)
+        except Exception:  # who tells of pods has others to tell of
+            self._defects.note("cannot pass on the pods of cluster", cluster)
 
     async def _release_withheld(self) -> None:
         while True:
@@ -458,6 +494,10 @@ class Resolvers:
                 await asyncio.sleep(RELEASE_S)
                 for cluster, endpoints in self._withholding.release(time.monotonic(), self._is_compiling()).items():
                     self._publish_now(cluster, endpoints)
+
+
+def _nothing() -> None:
+    """Ends a watch that never began."""
 
 
 def make_source(settings: Settings, store: ObjectStore) -> Source:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from grpcgw.log_bounds import LogWriter
 
@@ -37,6 +38,14 @@ class DefectLog:
         self._log, self._clock = log, clock
         self._next_s: dict[str, float] = {}
         self._silent: dict[str, int] = {}
+
+    @contextmanager
+    def contained(self, what: str, subject: str = "") -> Iterator[None]:
+        """What is done under it may fail without ending more than itself."""
+        try:
+            yield
+        except Exception:
+            self.note(what, subject)
 
     def note(self, what: str, subject: str = "") -> None:
         """To be called where the exception is handled. `what` is one of few texts; `subject` says of what."""

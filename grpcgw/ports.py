@@ -17,7 +17,7 @@ from grpcgw.config.policies import HostPolicy
 from grpcgw.config.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
 from grpcgw.errors import UserError
 from grpcgw.proxy.ports import OpenPort, PortFault
-from grpcgw.workers.messages import Listening
+from grpcgw.workers.messages import Listening, Refused
 
 NOTHING_OPEN = Problem(
     Severity.ERROR,
@@ -99,15 +99,30 @@ class DataPorts:
 def find_worker_problems(
     heard: Mapping[int, Listening], objects: Mapping[ObjectKey, KubeObject]
 ) -> tuple[Problem, ...]:
-    """Of the ports that some workers could not open, or not change."""
+    """Of the ports that some workers could not open, or not change, and of configurations they could not serve."""
     workers: dict[PortFault, list[str]] = {}
+    refused: dict[Refused, list[str]] = {}
     for number, said in sorted(heard.items()):
         for fault in said.faults:
             workers.setdefault(fault, []).append(f"worker {number}")
-    return tuple(
-        _blame(fault.listener, f"{', '.join(numbers)}: {fault.why}; it is tried again", objects)
-        for fault, numbers in workers.items()
+        if said.refused is not None:
+            refused.setdefault(said.refused, []).append(f"worker {number}")
+    return (
+        *(_explain_refusal(why, ", ".join(numbers), objects) for why, numbers in refused.items()),
+        *(
+            _blame(fault.listener, f"{', '.join(numbers)}: {fault.why}; it is tried again", objects)
+            for fault, numbers in workers.items()
+        ),
     )
+
+
+def _explain_refusal(refused: Refused, workers: str, objects: Mapping[ObjectKey, KubeObject]) -> Problem:
+    obj = objects.get(refused.mapping) if refused.mapping is not None else None
+    message = (
+        f"{workers}: the configuration cannot be served, which is a defect of grpcgw, to be reported ({refused.why}); "
+        "what was served before serves on"
+    )
+    return Problem(Severity.ERROR, message, "grpcgw" if obj is None else obj.source.locate(), refused.mapping)
 
 
 def find_open(heard: Iterable[Listening]) -> tuple[OpenPort, ...]:

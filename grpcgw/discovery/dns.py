@@ -33,7 +33,7 @@ class DnsResolver:
         self._interval_s = interval_s
         self._lookup = lookup or SystemLookup()
         self._ttl_lookup = ttl_lookup or TtlLookup()
-        self._followers = Followers(self._follow)
+        self._followers = Followers(self._follow, interval_s)
 
     async def run(self) -> None:
         """Look names up until cancelled."""

@@ -7,12 +7,14 @@ the resolver's business. Runs in the control process's event loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import Cluster
 from grpcgw.discovery.resolver import Publish
+from grpcgw.logs import DefectLog
 
 
 @dataclass(slots=True, eq=False)
@@ -38,16 +40,21 @@ Follow = Callable[[Watch], Coroutine[None, None, None]]
 """Keeps a watch up to date until cancelled."""
 
 
+AGAIN_S = 10.0
+"""After a defect in following a watch it is followed anew after so long."""
+
+
 class Followers:
     """The watches of one resolver. Those added before `run` wait for it."""
 
-    def __init__(self, follow: Follow) -> None:
-        self._follow = follow
+    def __init__(self, follow: Follow, again_s: float = AGAIN_S) -> None:
+        self._follow, self._again_s = follow, again_s
+        self._defects = DefectLog(logging.getLogger(__name__))
         self._watches: set[Watch] = set()
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
-        """Follow every watch until cancelled; a defect in following one ends all, loudly."""
+        """Follow every watch until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -72,4 +79,13 @@ class Followers:
         return end
 
     def _start(self, watch: Watch, tasks: asyncio.TaskGroup) -> None:
-        watch.task = tasks.create_task(self._follow(watch), name=f"resolve {watch.cluster.name}")
+        watch.task = tasks.create_task(self._keep_following(watch), name=f"resolve {watch.cluster.name}")
+
+    async def _keep_following(self, watch: Watch) -> None:
+        while True:
+            try:
+                await self._follow(watch)
+            except Exception as error:  # the other watches are to be followed
+                self._defects.note("cannot follow", watch.cluster.name)
+                watch.fail(f"its pods cannot be followed, which is a defect of grpcgw ({error!r})")
+            await asyncio.sleep(self._again_s)

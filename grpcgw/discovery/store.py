@@ -5,10 +5,12 @@ Lives in the control process's event loop and is not thread-safe. It gives objec
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
+from grpcgw.logs import DefectLog
 
 ChangeListener = Callable[[frozenset[ObjectKey]], None]
 
@@ -42,6 +44,7 @@ class ObjectStore:
         self._objects: dict[ObjectKey, KubeObject] = {}
         self._by_kind: dict[str, dict[ObjectKey, KubeObject]] = {}
         self._listeners: list[ChangeListener] = []
+        self._defects = DefectLog(logging.getLogger(__name__))
 
     def replace(self, partition: str, objects: Iterable[KubeObject]) -> None:
         """Make `objects` the whole content of `partition`; no objects removes it."""
@@ -131,7 +134,10 @@ class ObjectStore:
 
     def _notify(self, changed: frozenset[ObjectKey]) -> None:
         for listener in tuple(self._listeners):
-            listener(changed)
+            try:
+                listener(changed)
+            except Exception:  # neither the source that writes nor the others who listen can help it
+                self._defects.note("a change of objects could not be taken up")
 
 
 def _is_news(before: KubeObject | None, after: KubeObject | None) -> bool:

@@ -32,6 +32,7 @@ from grpcgw.config.policies import (
     Selectors,
 )
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener, Route, Snapshot
+from grpcgw.errors import GrpcgwError
 from grpcgw.logs import DefectLog
 from grpcgw.policy.breakers import Breaker, Breakers
 from grpcgw.policy.headers import compile_edits
@@ -366,6 +367,26 @@ _HOST_REASONS = {
 }
 
 
+class CannotServe(GrpcgwError):
+    """A defect: a snapshot that the compiler made cannot be served, because of `mapping`, if one is to blame."""
+
+    def __init__(self, route: Route, error: Exception) -> None:
+        self.mapping = route.destinations[0].mapping
+        super().__init__(f"{type(error).__name__}: {error}")
+
+
+def _make_table(routes: tuple[Route, ...]) -> RouteTable:
+    try:
+        return RouteTable(routes)
+    except Exception:
+        for route in routes:
+            try:
+                RouteTable((route,))
+            except Exception as error:
+                raise CannotServe(route, error) from error
+        raise
+
+
 class Serving:
     def __init__(
         self, connect: Connect, first_turn: int = 0, drain_time_s: float = 30.0, max_metadata_bytes: int = 65_536
@@ -467,12 +488,12 @@ class Serving:
     def apply(self, snapshot: Snapshot, now_s: float) -> None:
         """Serve `snapshot` from the next RPC on. Clusters it keeps keep their pods, connections and counters.
 
-        What costs time is done for what is new: for a Route or Cluster that is another object than before.
+        What costs time is done for what is new: for a Route or Cluster that is another object than before. Where it
+        cannot be served, what was served before is, and CannotServe says why.
         """
         selections = {one: select_routes(snapshot.routes, one) for one in find_selections(snapshot)}
-        tables = {one: RouteTable(routes) for one, routes in {**selections, (): snapshot.routes}.items()}
+        tables = {one: _make_table(routes) for one, routes in {**selections, (): snapshot.routes}.items()}
         with self._lock:
-            self._drop_clusters(snapshot, now_s)
             changed = self._take_clusters(snapshot.clusters, now_s)
             destinations = [destination for route in snapshot.routes for destination in route.all_destinations()]
             self._breakers.replace(destinations)
@@ -480,9 +501,11 @@ class Serving:
             by_route, used = self._bind_routes(chain(snapshot.routes, *selections.values()), changed)
             for name in changed | used:
                 self._fill(name, now_s)
-            self._limit_orphans(now_s)
-            self._table = Table(snapshot, tables, by_route)
+            whole = Table(snapshot, tables, by_route)
             self._receive_by(snapshot.clients, snapshot.listeners or ())
+            self._table = whole
+            self._drop_clusters(snapshot, now_s)
+            self._limit_orphans(now_s)
 
     def _receive_by(self, rules: ClientRules, listeners: Sequence[Listener]) -> None:
         self.reception = make_reception(rules, listeners)
@@ -598,7 +621,10 @@ class Serving:
         for route in routes:
             bound = self._table.find_bound(route)
             if bound is None or (changed and not changed.isdisjoint(_clusters_of(route))):
-                bound = self._bind(route)
+                try:
+                    bound = self._bind(route)
+                except Exception as error:
+                    raise CannotServe(route, error) from error
                 used.update(_clusters_of(route))
             by_route[id(route)] = bound
         return by_route, used

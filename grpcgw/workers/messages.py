@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from grpcgw import collector
 from grpcgw.config.difference import Difference
 from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.objects import ObjectKey
 from grpcgw.proxy.ports import OpenPort, PortFault
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES, AccessLogMode, EngineName, Scheduling
 from grpcgw.telemetry.report import WorkerReport
@@ -91,11 +92,22 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    why: str
+    mapping: ObjectKey | None = None
+    """The object to blame, where it is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listening:
     ports: tuple[OpenPort, ...]
     """Those in fact open."""
     faults: tuple[PortFault, ...] = ()
     """Why others are not; they are tried again with the next `ApplySnapshot`."""
+    refused: Refused | None = None
+    """Why the newest snapshot is not served, which is a defect; the one before is, if there was one."""
+    version: str = field(default="", compare=False)
+    """Of the snapshot that is served."""
 
 
 @dataclass(frozen=True, slots=True)

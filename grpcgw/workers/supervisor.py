@@ -31,6 +31,7 @@ from grpcgw.workers.messages import (
     Configure,
     Drain,
     Listening,
+    Refused,
     Report,
     SetEndpoints,
     WorkerPlan,
@@ -174,6 +175,14 @@ class _Child:
         self._news_came = asyncio.Event()
         self._held = EMPTY_SNAPSHOT
         """What the process has once it has obeyed everything it was told."""
+        self._unanswered: dict[str, Update] = {}
+        """By version: what was told and not answered yet."""
+        self._served: Update | None = None
+        """What was served last, by this process or one before."""
+        self._refused: Refused | None = None
+        """Why the newest snapshot is not served."""
+        self._fell_back = False
+        """The process was told what its predecessor served, instead."""
         self._writer: asyncio.StreamWriter | None = None
         self._processes: set[asyncio.subprocess.Process] = set()
         self._numbers = itertools.count(1)
@@ -273,10 +282,13 @@ class _Child:
         if update.base is not self._held:  # it was not told all that happened, or starts anew
             update = await asyncio.to_thread(make_update, self._held, update.snapshot, update.turns)
         self._held = update.snapshot
+        self._unanswered[update.snapshot.version] = update
         return update.message
 
     def _tell_all(self) -> None:
         self._held, self._news = EMPTY_SNAPSHOT, self._told.copy()
+        self._unanswered.clear()
+        self._fell_back = False
         self._news_came.set()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -288,9 +300,7 @@ class _Child:
     def _on_answer(self, message: object) -> None:
         match message:
             case Listening():
-                self._ports.note(self.number, message)
-                if not self.listening.done():
-                    self.listening.set_result(message)
+                self._on_listening(message)
             case Behind():
                 log.warning("worker %d lacks what a change begins with, and is told everything again", self.number)
                 self._tell_all()
@@ -301,7 +311,28 @@ class _Child:
             case _:
                 raise TypeError(f"a worker does not say {message!r}")
 
+    def _on_listening(self, said: Listening) -> None:
+        if said.version in self._unanswered:
+            self._served = self._unanswered[said.version]
+            self._unanswered.clear()
+        if said.refused is not None:
+            self._refused = said.refused
+            self._fall_back(said.version)
+        self._ports.note(self.number, replace(said, refused=self._refused))
+        if not self.listening.done():
+            self.listening.set_result(said)
+
+    def _fall_back(self, version: str) -> None:
+        """Tell a new process, which serves nothing, what its predecessor served."""
+        first = version == EMPTY_SNAPSHOT.version and not self._fell_back
+        if first and self._served is not None and not self._news_came.is_set():
+            self._fell_back = True
+            self._held = EMPTY_SNAPSHOT  # what the process has is none of the bases: it is encoded anew
+            self._news.apply(replace(self._served, base=self._served.snapshot))
+            self._news_came.set()
+
     def apply(self, update: Update) -> None:
+        self._refused = None
         self._news.apply(update)
         self._news_came.set()
 
@@ -441,9 +472,9 @@ class WorkerHere:
     async def _next_work(self) -> Callable[[], Listening]:
         """To serve the next snapshot, or, where none comes for a while, to look at the ports."""
         if not self._listening.done():
-            return partial(self._worker.apply, await self._snapshots.get())
+            return partial(self._worker.try_to_apply, await self._snapshots.get())
         try:
-            return partial(self._worker.apply, await asyncio.wait_for(self._snapshots.get(), KEEP_REPORTS_S))
+            return partial(self._worker.try_to_apply, await asyncio.wait_for(self._snapshots.get(), KEEP_REPORTS_S))
         except TimeoutError:
             return self._worker.listening
 

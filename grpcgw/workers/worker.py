@@ -23,10 +23,10 @@ from grpcgw.config.access_log import LogFormat, LogType
 from grpcgw.config.difference import WrongBase, apply_difference
 from grpcgw.config.snapshot import Snapshot
 from grpcgw.errors import EngineUnfit
-from grpcgw.logs import set_up_logging
+from grpcgw.logs import DefectLog, set_up_logging
 from grpcgw.proxy.engine import Engine, ServerOptions
 from grpcgw.proxy.ports import PortFault
-from grpcgw.proxy.serving import RpcLog, Serving
+from grpcgw.proxy.serving import CannotServe, RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.log_writer import AccessLog
 from grpcgw.telemetry.process import measure_process
@@ -40,6 +40,7 @@ from grpcgw.workers.messages import (
     Configure,
     Drain,
     Listening,
+    Refused,
     Report,
     SetEndpoints,
     WorkerPlan,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from grpcgw.proxy.reflection_source import DescriptorKeeper
 
 log = logging.getLogger(__name__)
+_defects = DefectLog(log)
 
 SETTLE_S = 1.0
 """How long a new worker waits for its first connections to pods before it opens its ports."""
@@ -127,12 +129,26 @@ class Worker:
         self._engine = make_engine(plan, number)
         self._engine.serving.zone = plan.zone
         self._started = False
+        self._refused: Refused | None = None
         self._faults: tuple[PortFault, ...] = ()
         self._access_log = make_access_log(plan)
         if self._access_log is not None:
             self._engine.serving.rpc_log = RpcLog(self._access_log.put, plan.access_log_sample_percent)
         self._keeper = make_keeper(plan, self._engine.serving)
         self._started_at_s = time.time()
+
+    def try_to_apply(self, snapshot: Snapshot) -> Listening:
+        """As `apply`; where a defect keeps `snapshot` from being served, what was served before is, and it is told."""
+        try:
+            self._refused = None
+            return self.apply(snapshot)
+        except Exception as error:
+            log.exception("defect: configuration %s cannot be served", snapshot.version)
+            known = error if isinstance(error, CannotServe) else None
+            self._refused = Refused(str(error) if known else repr(error), known.mapping if known else None)
+        if self._started:
+            self._faults = self._engine.ports.update(self._engine.serving.snapshot.listeners or ())
+        return self.listening()
 
     def apply(self, snapshot: Snapshot) -> Listening:
         """Serve `snapshot` by its Listeners' ports. Returns those in fact open, and why others are not."""
@@ -156,7 +172,8 @@ class Worker:
     def listening(self) -> Listening:
         """The ports as they are: one may have closed by itself since `apply`."""
         ports = self._engine.ports
-        return Listening(ports.list_open(), (*self._faults, *ports.faults()))
+        version = self._engine.serving.snapshot.version
+        return Listening(ports.list_open(), (*self._faults, *ports.faults()), self._refused, version)
 
     def take_over(self, message: ApplySnapshot) -> Listening | Behind:
         """Serve what a difference makes of what is served."""
@@ -168,7 +185,7 @@ class Worker:
             return Behind()
         self._engine.serving.shared_turns = {key: take_turn_of(file) for key, file in message.turns.items()}
         with collector.paused():
-            listening = self.apply(snapshot)
+            listening = self.try_to_apply(snapshot)
         if difference.is_whole():
             collector.keep()
         return listening
@@ -207,6 +224,17 @@ def read_messages(connection: socket.socket) -> Iterator[object]:
             yield decode(body)
 
 
+@contextlib.contextmanager
+def contained(what: str, subject: str = "") -> Iterator[None]:
+    """A defect in one thing the worker is told does not end it: it would be told the same again when replaced."""
+    try:
+        yield
+    except OSError:  # of the socket to the control process
+        raise
+    except Exception:
+        _defects.note(what, subject)
+
+
 def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> Drain | None:
     """Do what is asked until told to drain. None: nothing more was said, the control process is gone or it ends us."""
     ports: Listening | Behind | None = None
@@ -216,12 +244,14 @@ def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], 
                 ports = worker.take_over(command)
                 answer(ports)
             case SetEndpoints():
-                worker.set_endpoints(command)
+                with contained("the pods of a cluster cannot be taken over", command.cluster):
+                    worker.set_endpoints(command)
             case Collect(number):
                 if isinstance(ports, Listening) and ports != worker.listening():  # one closed by itself, or is back
                     ports = worker.listening()
                     answer(ports)
-                answer(Report(number, worker.report()))
+                with contained("a report cannot be made"):
+                    answer(Report(number, worker.report()))
             case Drain():
                 return command
             case _:

@@ -11,6 +11,7 @@ import pytest
 
 from grpcgw.balancer.base import Outcome, turns_from
 from grpcgw.config.endpoint import Endpoint, EndpointSet
+from grpcgw.config.objects import ObjectKey
 from grpcgw.config.policies import (
     DEFAULT_CONNECTION,
     ConnectionSettings,
@@ -19,7 +20,7 @@ from grpcgw.config.policies import (
     OutlierDetection,
     UpstreamTls,
 )
-from grpcgw.proxy.serving import MOST_GONE_COUNTED, Balancing, Serving, Target
+from grpcgw.proxy.serving import MOST_GONE_COUNTED, Balancing, CannotServe, Serving, Target
 from grpcgw.proxy.status import Reason, Refusal
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import LINGER_S, Pod
@@ -183,6 +184,19 @@ def test_a_route_that_did_not_change_follows_its_cluster() -> None:
     secured = replace(cluster(), connection=ConnectionSettings(tls=UpstreamTls("pods", "pods.example.com")))
     serving.apply(replace(before, version="2", routes=(stays,), clusters={"greet": secured}), 0.0)
     assert target(serving).authority == "pods.example.com"
+
+
+def test_a_snapshot_that_cannot_be_served_leaves_everything_as_it_was_and_names_its_mapping() -> None:
+    serving = serving_greet(1, 2)
+    pods, before = serving.pods(), serving.snapshot
+    culprit = destination(mapping=ObjectKey("Mapping", "default", "bad"), load_balancer=LoadBalancer("fastest"))
+    with pytest.raises(CannotServe, match="KeyError: 'fastest'") as caught:
+        serving.apply(snapshot(route(culprit, prefix="/bad.Service/"), version="2"), 1.0)
+    assert caught.value.mapping == culprit.mapping
+    assert (serving.snapshot, serving.pods()) == (before, pods)
+    assert picks(serving, 2) == [1, 2]
+    serving.apply(snapshot(route(), version="3"), 2.0)
+    assert (serving.snapshot.version, serving.pods()) == ("3", pods)
 
 
 def test_settings_are_those_of_the_new_snapshot_and_running_rpcs_keep_theirs() -> None:

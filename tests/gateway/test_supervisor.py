@@ -18,11 +18,12 @@ from grpcgw.app import make_plan
 from grpcgw.config.compile import CompileOptions, compile_snapshot
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
+from grpcgw.config.policies import LoadBalancer
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Listener, SecurityModel, Snapshot, Transport
 from grpcgw.ports import HeldPorts
 from grpcgw.proxy.ports import OpenPort
 from grpcgw.settings import Settings
-from grpcgw.workers.messages import FRAME, Command, Listening, SetEndpoints, decode
+from grpcgw.workers.messages import FRAME, Command, Listening, Refused, SetEndpoints, decode
 from grpcgw.workers.supervisor import News, Update, WorkerProcesses, make_update
 
 CLUSTERS = ("a", "b", "c")
@@ -64,7 +65,7 @@ def test_however_much_happened_only_the_newest_of_each_thing_is_told(
     news, snapshot, endpoints = News(), None, dict[str, EndpointSet]()
     for change in happened:
         if isinstance(change, Snapshot):
-            news.apply(make_update(EMPTY_SNAPSHOT, change))
+            news.apply(make_update(EMPTY_SNAPSHOT, change, {}))
             snapshot, endpoints = change, {name: e for name, e in endpoints.items() if name in change.clusters}
         else:
             name, port = change
@@ -148,5 +149,59 @@ def test_the_ports_of_a_worker_that_died_are_open_again_only_when_its_replacemen
                 workers.ports.changed.clear()
                 assert workers.ports.by_worker == heard
         held.release()
+
+    asyncio.run(scenario())
+
+
+def unfit(snapshot: Snapshot) -> Snapshot:
+    """What no compiler makes and no worker can serve: a policy that does not exist."""
+    (route,) = snapshot.routes
+    broken = replace(route.destinations[0], load_balancer=LoadBalancer("fastest"))
+    return replace(snapshot, version="unfit", routes=(replace(route, destinations=(broken,)),))
+
+
+async def wait_for_refusal(workers: WorkerProcesses) -> Refused:
+    async with asyncio.timeout(PATIENCE_S):
+        while not (refused := [s.refused for s in workers.ports.by_worker.values() if s.refused]):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return refused[0]
+
+
+def test_a_configuration_that_no_worker_can_serve_ends_none_and_the_last_good_one_is_served() -> None:
+    good, better = compiled(1), compiled(2)
+
+    async def scenario() -> None:
+        async with running_workers() as workers:
+            await workers.apply(good)
+            await wait_for_version(workers, good.version)
+            await workers.apply(unfit(good))
+            refused = await wait_for_refusal(workers)
+            assert (refused.mapping, refused.why) == (good.routes[0].destinations[0].mapping, "KeyError: 'fastest'")
+            await wait_for_version(workers, good.version)
+            (before,) = await workers.reports()
+            os.kill(before.pid, signal.SIGKILL)
+            async with asyncio.timeout(PATIENCE_S):
+                while (await workers.reports())[0].pid in (0, before.pid):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await wait_for_version(workers, good.version)  # its successor serves what it served
+            assert await wait_for_refusal(workers) == refused
+            await workers.apply(better)
+            await wait_for_version(workers, better.version)
+            assert [said.refused for said in workers.ports.by_worker.values()] == [None]
+            assert workers.restarts == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_first_configuration_that_no_worker_can_serve_is_followed_by_the_next() -> None:
+    good = compiled(1)
+
+    async def scenario() -> None:
+        async with running_workers() as workers:
+            await workers.apply(unfit(good))
+            await wait_for_refusal(workers)
+            await workers.apply(good)
+            await wait_for_version(workers, good.version)
+            assert workers.restarts == 0
 
     asyncio.run(scenario())
