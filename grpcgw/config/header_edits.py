@@ -17,6 +17,10 @@ class InvalidHeader(GrpcgwError):
     """A name or value that metadata cannot have, or that is not the Mapping's to set; the message says why."""
 
 
+class ReservedHeader(InvalidHeader):
+    """A name that Envoy would add and gRPC sets itself: to add it has no effect."""
+
+
 HEADER_OPERATORS = Grammar(
     plain=frozenset(
         {
@@ -60,7 +64,8 @@ def check_header_name(name: str) -> str:
     """
     lower = name.lower()
     if lower in _INSTEAD:
-        raise InvalidHeader(f"{name} cannot be changed as a header: {_INSTEAD[lower]}")
+        kind = ReservedHeader if is_reserved(lower) and lower != "host" else InvalidHeader
+        raise kind(f"{name} cannot be changed as a header: {_INSTEAD[lower]}")
     if lower.startswith(":"):
         raise InvalidHeader(f"{name} is a pseudo-header, which the connection needs as it is")
     if not _NAME.fullmatch(lower):
@@ -80,7 +85,7 @@ def parse_added_header(name: str, value: str) -> tuple[str, Line | bytes]:
     """
     key = check_header_name(name)
     if is_reserved(key):
-        raise InvalidHeader(f"{name} is set by gRPC itself on each connection; choose another name")
+        raise ReservedHeader(f"{name} is set by gRPC itself on each connection; choose another name")
     if not _TEXT.fullmatch(value):
         raise InvalidHeader(f"{name}: the value should have only printable ASCII characters; for others use a -bin key")
     return key, _parse_bytes(name, value) if key.endswith("-bin") else parse_header_value(value)

@@ -15,6 +15,8 @@ from grpcgw.config.snapshot import MatchKind, PathMatch
 from grpcgw.errors import GrpcgwError
 
 _AUTHORITY = frozenset({":authority", "host"})
+_SET_LATER = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id"})
+"""What the gateway sets for pods, as Envoy does before it matches."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"[a-z0-9_*.:\[\]-]+", re.ASCII)
 
@@ -216,6 +218,8 @@ def _check_key(name: str, findings: Findings, *path: str) -> str:
         findings.error("cannot be matched; of the pseudo-headers only :authority and :method can", *path)
     else:
         check_key(name, findings, *path)
+        if lower in _SET_LATER:
+            findings.notice("is compared as the client sent it, not as pods get it: anybody can write it", *path)
     return lower
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from grpcgw.config.header_edits import InvalidHeader, check_header_name, is_reserved, parse_added_header
+from grpcgw.config.header_edits import InvalidHeader, ReservedHeader, check_header_name, is_reserved, parse_added_header
 from grpcgw.config.mapping_spec import AddedHeader
 from grpcgw.config.operators import Line, absent_operators
 from grpcgw.config.parse import Findings
@@ -48,6 +48,9 @@ def compile_added(headers: Mapping[str, AddedHeader], findings: Findings, *path:
     for name, header in sorted(headers.items(), key=lambda item: item[0].lower()):
         try:
             _note_absent(parse_added_header(name, header.value)[1], findings, *path, name)
+        except ReservedHeader as error:
+            findings.notice(f"has no effect: {error}", *path, name)
+            continue
         except InvalidHeader as error:
             findings.error(str(error), *path, name)
         added.append(HeaderAdd(name.lower(), header.value, header.append is not False))
