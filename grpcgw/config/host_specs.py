@@ -108,6 +108,11 @@ def _as_snake_case(value: object) -> object:
     return {re.sub("[A-Z]", lambda match: "_" + match[0].lower(), str(name)): part for name, part in value.items()}
 
 
+def _as_reference(value: object) -> object:
+    """A reference to the empty name is none, as in Ambassador's CRDs."""
+    return None if isinstance(value, Mapping) and value.get("name") == "" else value
+
+
 class SecretReference(Resource):
     name: Text
     namespace: str | None = None
@@ -149,11 +154,11 @@ class HostSpec(Resource):
     ] = None
     hostname: Annotated[str | None, served("glob for the names the Host speaks of, `*` by default")] = None
     tlsSecret: Annotated[  # noqa: N815
-        SecretReference | None,
+        Annotated[SecretReference | None, BeforeValidator(_as_reference)],
         served("the Secret with the certificate, of the Host's namespace by default"),
     ] = None
     tlsContext: Annotated[  # noqa: N815
-        NameReference | None,
+        Annotated[NameReference | None, BeforeValidator(_as_reference)],
         served("a TLSContext, whose certificate serves where `tlsSecret` is absent, and whose settings apply"),
     ] = None
     tls: Annotated[
