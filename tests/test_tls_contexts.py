@@ -340,9 +340,10 @@ def test_the_secret_of_authorities_goes_before_their_file_and_a_notice_says_so()
     assert "spec.cacert_chain_file: has no effect: ca_secret goes before it" in said(compiled, Severity.NOTICE)[0]
 
 
-def test_optional_client_certificates_by_a_file_are_an_error_too() -> None:
+def test_optional_client_certificates_by_a_file_are_a_notice_too() -> None:
     compiled = compile_objects(tls_context(**AUTHORITIES_FILE), secret(CHAIN, PRIVATE), *files(ca=CA))
-    assert "spec.cacert_chain_file: client certificates are not asked for" in said(compiled, Severity.ERROR)[0]
+    assert "spec.cacert_chain_file: client certificates are not asked for" in said(compiled, Severity.NOTICE)[0]
+    assert said(compiled, Severity.ERROR) == []
 
 
 @pytest.mark.parametrize("broken", [files(ca=b"-----BEGIN"), files(ca="it is no regular file"), []])
@@ -389,10 +390,11 @@ def test_authorities_keep_their_last_good_version() -> None:
     assert "spec.ca_secret: Secret ca.shop (secret.yaml) cannot be used: ca.crt is no PEM" in said(after)[0]
 
 
-def test_optional_client_certificates_are_an_error_and_the_certificate_serves() -> None:
+def test_optional_client_certificates_are_not_asked_for_and_a_notice_says_so() -> None:
     compiled = compile_objects(tls_context(ca_secret="ca"), secret(CHAIN, PRIVATE), AUTHORITIES)
     assert served(compiled) == {"TLSContext tls.shop": b""}
-    assert "grpc in Python cannot ask without requiring them" in said(compiled, Severity.ERROR)[0]
+    assert "grpc in Python cannot ask without requiring them" in said(compiled, Severity.NOTICE)[0]
+    assert said(compiled, Severity.ERROR) == []
 
 
 def test_authorities_alone_are_for_pods_and_no_error() -> None:
@@ -429,6 +431,26 @@ def test_a_host_says_the_same_of_its_own_tls(case: str) -> None:
 @pytest.mark.parametrize("fields", [{"min_tls_version": "v1.2"}, {"max_tls_version": "v1.3"}, {"alpn_protocols": "h2"}])
 def test_what_grpc_does_anyway_can_be_asked_for(fields: dict[str, object]) -> None:
     assert compile_objects(tls_context(**fields), secret(CHAIN, PRIVATE)).problems == ()
+
+
+@pytest.mark.parametrize("offered", ["h2,http/1.1", "http/1.1, h2"])
+def test_other_protocols_beside_h2_are_a_notice(offered: str) -> None:
+    compiled = compile_objects(tls_context(alpn_protocols=offered), secret(CHAIN, PRIVATE))
+    assert len(compiled.snapshot.certificates) == 1
+    (notice,) = said(compiled)
+    assert "notice: TLSContext tls.shop spec.alpn_protocols: h2 is offered alone: http/1.1 carries no gRPC" in notice
+
+
+def test_protocols_without_h2_are_an_error() -> None:
+    compiled = compile_objects(tls_context(alpn_protocols="http/1.1"), secret(CHAIN, PRIVATE))
+    assert "'http/1.1' should contain h2" in said(compiled, Severity.ERROR)[0]
+
+
+@pytest.mark.parametrize(("chain", "place"), [(CA + CHAIN, "2 of 2"), (CA + key_pair("x")[0] + CHAIN, "3 of 3")])
+def test_a_chain_in_the_wrong_order_is_called_so(chain: bytes, place: str) -> None:
+    (error,) = said(compile_objects(tls_context(), secret(chain, PRIVATE)))
+    assert f"tls.crt are in the wrong order: that of tls.key is number {place}; put it first" in error
+    assert said(compile_objects(tls_context(), secret(CHAIN + CA, PRIVATE))) == []
 
 
 def test_less_than_grpc_does_is_a_notice() -> None:

@@ -51,12 +51,16 @@ def read_key_pair(obj: KubeObject) -> KeyPair:
     chain_name, key_name = list_paths(obj.key) if obj.key.kind == CERTIFICATE_FILES else (_CHAIN, _KEY)
     chain, private_key = _read_entry(obj, chain_name), _read_entry(obj, key_name)
     certificates = _load_certificates(chain, chain_name)
-    try:
-        public = certificates[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidCertificate(f"{chain_name} is no PEM certificate") from error
-    if _load_private_key(private_key, key_name) != public:
+    publics = [_read_public(certificate, chain_name) for certificate in certificates]
+    own = _load_private_key(private_key, key_name)
+    if own not in publics:
         raise InvalidCertificate(f"{key_name} does not belong to the certificate in {chain_name}")
+    if own != publics[0]:
+        raise InvalidCertificate(
+            f"the certificates in {chain_name} are in the wrong order: that of {key_name} is number"
+            f" {publics.index(own) + 1} of {len(publics)}; put it first, and after each certificate the one that"
+            " signed it"
+        )
     return KeyPair(_join(certificates), private_key, certificates[0].not_valid_after_utc)
 
 
@@ -64,6 +68,13 @@ def _load_certificates(pem: bytes, name: str) -> list[x509.Certificate]:
     """At least one."""
     try:
         return x509.load_pem_x509_certificates(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidCertificate(f"{name} is no PEM certificate") from error
+
+
+def _read_public(certificate: x509.Certificate, name: str) -> bytes:
+    try:
+        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidCertificate(f"{name} is no PEM certificate") from error
 

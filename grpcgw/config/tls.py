@@ -99,6 +99,9 @@ def check_tls_settings(spec: TlsSettings, findings: Findings, *path: str) -> Non
         findings.error(
             f"{spec.alpn_protocols!r} should contain h2, without which gRPC cannot be", *path, "alpn_protocols"
         )
+    elif len(offered) > 1:
+        others = ", ".join(protocol for protocol in offered if protocol != "h2")
+        findings.notice(f"h2 is offered alone: {others} carries no gRPC", *path, "alpn_protocols")
     if spec.min_tls_version == "v1.3":
         findings.error("grpc in Python always speaks TLS 1.2 as well; set v1.2", *path, "min_tls_version")
     elif spec.min_tls_version in ("v1.0", "v1.1"):
@@ -144,9 +147,9 @@ def find_ca(
 def note_optional_client_certificates(spec: TlsSettings, findings: Findings, *path: str) -> None:
     name = "ca_secret" if spec.ca_secret else "cacert_chain_file"
     if (spec.ca_secret or spec.cacert_chain_file) and not spec.cert_required:
-        findings.fault(
-            "client certificates are not asked for: grpc in Python cannot ask without requiring them;"
-            f" set cert_required or leave {name} out",
+        findings.notice(
+            "client certificates are not asked for, while Ambassador lets clients show one or none: grpc in Python"
+            f" cannot ask without requiring them; set cert_required or leave {name} out",
             *path,
             name,
         )
