@@ -54,7 +54,7 @@ def violations(schema: Schema, path: str = "", repeated: bool = False) -> Iterat
         if schema.keys() - {"description"} != {PRESERVE}:
             yield f"{path}: has no type"
         return
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         yield f"{path}: {kind} is no type"
     if kind == "array" and not isinstance(schema.get("items"), dict):
         yield f"{path}: an array needs items"
@@ -67,13 +67,20 @@ def violations(schema: Schema, path: str = "", repeated: bool = False) -> Iterat
         if repeated:
             yield f"{path}: a rule among an unbounded number of values"
         for name in re.findall(r"self\.(\w+)", rule["rule"]):
-            if "type" not in schema.get("properties", {}).get(name, {}):
-                yield f"{path}: a rule reads {name}, which has no type"
+            if is_unknown(schema.get("properties", {}).get(name, {})):
+                yield f"{path}: a rule reads {name}, whose type CEL does not know"
     for name, part in schema.get("properties", {}).items():
         yield from violations(part, f"{path}.{name}", repeated)
     for keyword in ("items", "additionalProperties"):
         if isinstance(schema.get(keyword), dict):
             yield from violations(schema[keyword], f"{path}[]", True)
+
+
+def is_unknown(schema: Schema) -> bool:
+    """Whether rules cannot read it, as there is no type, or nothing but one, to preserved fields."""
+    if schema.get("type") == "object":
+        return "properties" not in schema and is_unknown(schema.get("additionalProperties", {}))
+    return "type" not in schema or (schema["type"] == "array" and is_unknown(schema["items"]))
 
 
 def missing(schema: Schema) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from grpcgw.config.fields import Shape
 from grpcgw.config.resources import MODELS
-from tests.crd_schemas import Schema, read_crds, refusals, schema_of, violations
+from tests.crd_schemas import PRESERVE, Schema, read_crds, refusals, schema_of, violations
 from tests.kube_cluster import Cluster, Refused
 
 ROOT = Path(__file__).parents[1]
@@ -41,12 +42,43 @@ def test_the_crds_are_what_the_resources_say() -> None:
     assert script["render"]() == (ROOT / "deploy/crds.yaml").read_text(), "run make crds"
 
 
+TEXT: Schema = {"type": "string"}
+RULE = [{"rule": "has(self.a)", "message": "m"}]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"$ref": "#/a"},
+        {"type": ["string", "null"]},
+        {"anyOf": [TEXT, {"type": "integer"}]},
+        {**TEXT, "default": "a"},
+        {"type": "array"},
+        {"type": "object", "properties": {"a": {}}},
+        {"type": "object", "properties": {"a": TEXT}, "additionalProperties": TEXT},
+        {"type": "object", "required": ["b"], "properties": {"a": TEXT}},
+        {"type": "object", "properties": {"a": {PRESERVE: True}}, "x-kubernetes-validations": RULE},
+        {"type": "array", "items": {"type": "object", "properties": {"a": TEXT}, "x-kubernetes-validations": RULE}},
+    ],
+    ids=json.dumps,
+)
+def test_the_judge_refuses_what_an_api_server_refuses(schema: Schema) -> None:
+    assert list(violations(schema)) != []
+
+
 @pytest.mark.parametrize(("kind", "version"), VERSIONS)
 def test_an_api_server_takes_every_schema(kind: str, version: str) -> None:
     schema = schema_of(kind, version)
     assert list(violations(schema)) == []
     assert set(schema["properties"]) == {"apiVersion", "kind", "metadata", "spec", "status"}
     assert schema["properties"]["metadata"] == {"type": "object"}
+
+
+@pytest.mark.parametrize("kind", CRDS)
+def test_a_crd_fits_into_the_annotation_that_kubectl_apply_keeps_it_in(kind: str) -> None:
+    """All annotations of an object together may have 256 KiB."""
+    assert len(json.dumps(CRDS[kind])) < 200 * 1024
 
 
 @pytest.mark.parametrize("kind", CRDS)
