@@ -13,12 +13,12 @@ DEFECT_AGAIN_S = 60.0
 """How often the same defect may fill the log."""
 
 
-def set_up_logging(level: str, process: str) -> None:
-    """`level`: debug, info, warning or error. `process`: `control`, `worker 1`."""
+def set_up_logging(level: str, process: str, descriptor: int = 2) -> None:
+    """`level`: debug, info, warning or error. `process`: `control`, `worker 1`. `descriptor`: where lines go."""
     logging.basicConfig(
         level=level.upper(),
         format=f"%(asctime)s %(levelname)-7s {process}: %(message)s",
-        handlers=[LogWriter()],
+        handlers=[LogWriter(descriptor)],
         force=True,
     )
     for noisy in ("asyncio", "watchfiles", "uvicorn.error", "grpc"):

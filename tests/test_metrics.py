@@ -243,6 +243,7 @@ def test_documentation_names_every_metric_with_its_labels_and_no_other() -> None
         shadows=(ShadowReport("copy.default", {0: 1}, {"too-slow": 1}, 0),),
         events=EventReport({"m": 1}, {("m", "max_requests"): 1}, {GREET: 1}),
         memory_bytes=1,
+        handshake_failures={"no-tls": 1},
     )
     families = text_string_to_metric_families(render_metrics(make_input(workers=(full,))).decode())
     rendered = {}

@@ -441,3 +441,9 @@ def test_the_gateways_own_namespace_is_told_whatever_namespaces_it_reads() -> No
     for scope in ("", "web"):
         system = render_diagnostics(view_gateway(replace(greet_state(), namespace=scope)))["system"]
         assert (system["ambassador_namespace"], system["single_namespace"]) == ("grpcgw", bool(scope))
+
+
+def test_handshakes_that_failed_are_shown_beside_the_listeners() -> None:
+    state = greet_state()
+    workers = tuple(replace(worker, handshake_failures={"no-tls": 2, "http": 1}) for worker in state.workers)
+    assert "TLS handshakes that failed: 2 http, 4 no-tls" in render_page(view_gateway(replace(state, workers=workers)))

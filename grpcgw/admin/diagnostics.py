@@ -311,6 +311,7 @@ def _workers(view: GatewayView) -> list[Json]:
             "uptime_s": _age_s(view.state.now_s, worker.started_at_s),
             "restarts": worker.restarts,
             "retries": sum(worker.events.retries.values()),
+            "handshake_failures": dict(sorted(worker.handshake_failures.items())),
             "in_flight": sum(method.in_flight for method in worker.methods),
         }
         for worker in view.state.workers

@@ -241,6 +241,14 @@ class GatewayView:
     unmatched: MethodView
 
     @property
+    def handshake_failures(self) -> Mapping[str, int]:
+        """By cause, over all workers."""
+        failures: Counter[str] = Counter()
+        for worker in self.state.workers:
+            failures.update(worker.handshake_failures)
+        return failures
+
+    @property
     def in_trouble(self) -> int:
         """Routes that cannot serve, or fail most of their calls."""
         return sum(route.in_trouble for route in self.routes)

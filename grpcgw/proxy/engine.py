@@ -17,7 +17,8 @@ from grpcgw.proxy.serving import Serving
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 
 # Read when grpc is first used. Core would write a line for each malformed request, as many as a bad client likes.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+QUIET_CORE = "NONE"
+os.environ.setdefault("GRPC_VERBOSITY", QUIET_CORE)
 
 CLIENT_WINDOW_BYTES = 262_144
 """What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""

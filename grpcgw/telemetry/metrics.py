@@ -76,6 +76,7 @@ class _GatewayCollector(Collector):
         yield from _collect_certificates(self._values)
         yield from _collect_workers(self._values)
         yield from _collect_processes(self._values)
+        yield from _collect_handshakes(self._values.workers)
         yield from _collect_rpcs(self._values.workers)
         yield from _collect_events(self._values.workers, name_upstreams(self._values.snapshot))
         yield from _collect_shadows(self._values.workers)
@@ -169,6 +170,13 @@ def _collect_processes(values: MetricsInput) -> Iterator[Metric]:
     yield _counter("process_cpu_seconds_total", "Processor time taken by a process.", by, cpu_s)
     known = [(labels, number) for labels, number in sorted(memory_bytes.items()) if number]
     yield _gauge("process_resident_memory_bytes", "Resident memory of a process.", by, known)
+
+
+def _collect_handshakes(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
+    failures: Counter[tuple[str, ...]] = Counter()
+    for worker in workers:
+        failures.update({(cause,): count for cause, count in worker.handshake_failures.items()})
+    yield _counter("tls_handshake_failures_total", "TLS handshakes that failed.", ["cause"], failures)
 
 
 def _collect_rpcs(workers: Iterable[WorkerReport]) -> Iterator[Metric]:

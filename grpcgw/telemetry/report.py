@@ -106,5 +106,7 @@ class WorkerReport:
     """Processor time that the process has taken since it started."""
     memory_bytes: int = 0
     """Resident memory of the process; 0: unknown."""
+    handshake_failures: dict[str, int] = field(default_factory=dict)
+    """TLS handshakes that failed, by cause, also of predecessors (filled in by the supervisor)."""
     restarts: int = 0
     """How often this worker's predecessor died (filled in by the supervisor)."""

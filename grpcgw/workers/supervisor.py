@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.telemetry.merge import carry_on, leave_behind
 from grpcgw.telemetry.report import WorkerReport
+from grpcgw.workers.core_log import CoreLog, is_chosen, open_pipe, worker_environment
 from grpcgw.workers.messages import (
     FRAME,
     ApplySnapshot,
@@ -42,6 +44,9 @@ from grpcgw.workers.turns import MOST_SHARED, SharedTurns, TurnKey
 from grpcgw.workers.worker import Worker
 
 log = logging.getLogger(__name__)
+
+LOG_DESCRIPTOR = 2
+"""Where the gateway's own log goes, that of its workers as well."""
 
 REPORT_S = 0.5
 """How long a report is waited for; a worker that does not answer is shown with its last one."""
@@ -193,6 +198,7 @@ class _Child:
         """The first answer to a snapshot."""
         self.draining = False
         self.restarts = 0
+        self._core_log = CoreLog(number)
 
     async def run(self) -> None:
         """Keep one process at work until drained."""
@@ -221,7 +227,7 @@ class _Child:
         with ours:
             with theirs:
                 try:
-                    process = await self._spawn(theirs.fileno())
+                    process = await self._spawn(theirs.fileno(), processes)
                 except OSError as error:  # too many processes, no memory: may pass
                     log.error("worker %d cannot be started: %s", self.number, error)
                     return
@@ -231,12 +237,28 @@ class _Child:
                 await self._converse(ours)
             asyncio.get_running_loop().call_later(self._plan.drain_time_s + DRAIN_GRACE_S, _kill, process)
 
-    async def _spawn(self, descriptor: int) -> asyncio.subprocess.Process:
+    async def _spawn(self, descriptor: int, tasks: asyncio.TaskGroup) -> asyncio.subprocess.Process:
+        if is_chosen(os.environ):
+            return await self._start(descriptor, LOG_DESCRIPTOR, None, os.environ)
+        shown, (ours, theirs) = os.dup(LOG_DESCRIPTOR), open_pipe()
+        tasks.create_task(self._core_log.follow(ours), name=f"stderr of worker {self.number}")
+        try:
+            return await self._start(descriptor, shown, theirs, worker_environment(os.environ))
+        finally:
+            os.close(shown)
+            os.close(theirs)
+
+    async def _start(
+        self, descriptor: int, shown: int, stderr: int | None, environment: Mapping[str, str]
+    ) -> asyncio.subprocess.Process:
+        """`shown`: where its log goes."""
         # In a process group of its own: Ctrl-C is meant for the control process, which drains the workers.
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "grpcgw.workers.worker", str(descriptor)),
-            pass_fds=(descriptor, *self._descriptors),
+            *(sys.executable, "-m", "grpcgw.workers.worker", str(descriptor), str(shown)),
+            pass_fds=(descriptor, shown, *self._descriptors),
             process_group=0,
+            stderr=stderr,
+            env=environment,
         )
 
     async def _see_out(self, process: asyncio.subprocess.Process) -> None:
@@ -350,7 +372,11 @@ class _Child:
             await asyncio.wait((asked,), timeout=REPORT_S)
             self._asked.pop(number, None)
             if asked.done() and not asked.cancelled():
-                self._last = replace(carry_on(asked.result(), self._former), restarts=self.restarts)
+                self._last = replace(
+                    carry_on(asked.result(), self._former),
+                    restarts=self.restarts,
+                    handshake_failures=dict(self._core_log.handshake_failures),
+                )
         return self.last_report
 
     @property

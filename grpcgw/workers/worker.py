@@ -1,7 +1,7 @@
 """One data plane: an engine told by messages what to serve. Runs as a process of its own, or in the control process.
 
-`python -m grpcgw.workers.worker FD` is the process: it obeys the socket it inherited, and ends with it. Nothing of
-grpc exists before the process does: it is a fresh interpreter, not a fork.
+`python -m grpcgw.workers.worker FD LOG` is the process: it obeys the socket FD that it inherited, and ends with it; its
+log goes to the descriptor LOG. Nothing of grpc exists before the process does: it is a fresh interpreter, not a fork.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def main() -> None:
     configure = next(commands, None)
     if not isinstance(configure, Configure):
         return
-    set_up_logging(configure.plan.log_level, f"worker {configure.worker}")
+    set_up_logging(configure.plan.log_level, f"worker {configure.worker}", int(sys.argv[2]))
     arrange_threads(configure.plan.scheduling, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody is there to be answered
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))

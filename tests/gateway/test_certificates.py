@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from pathlib import Path
 
@@ -139,6 +140,18 @@ def test_a_certificate_in_files_is_replaced_without_restart(place: tuple[Objects
         everything = gateway.log() + gateway.get("/ambassador/v0/diag/?json=true")[1]
         for hidden in ("hunter2", *(key.decode().splitlines()[1] for _, key in (first, second))):
             assert hidden not in everything
+
+
+def test_handshakes_that_fail_are_counted_by_cause_and_logged_once(directory: Directory, tmp_path: Path) -> None:
+    with running_gateway("--config", str(directory.path), folder=tmp_path, workers=1) as gateway:
+        for _ in range(3):
+            with socket.create_connection((HOST, gateway.tls_port)) as clear:
+                clear.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
+                while clear.recv(1024):
+                    pass
+        eventually(lambda: gateway.metric("tls_handshake_failures_total", cause="no-tls") == 3, gateway.log)
+        assert gateway.log().count("TLS handshakes failed: no-tls") == 1
+        assert gateway.diagnostics("workers")[0]["handshake_failures"] == {"no-tls": 3}
 
 
 def test_a_client_that_trusts_another_certificate_is_refused(gateway: Gateway) -> None:
