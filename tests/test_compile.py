@@ -328,7 +328,8 @@ def test_name_parts_without_meaning_to_the_endpoint_resolver_are_a_notice() -> N
 
 
 def test_a_module_of_another_name_is_an_error() -> None:
-    assert "should be named ambassador" in said(compile_objects(obj("Module", "tls", {"config": {}})))[0]
+    assert "named ambassador; no other is read" in said(compile_objects(obj("Module", "other", {"config": {}})))[0]
+    assert "named ambassador; write a TLSContext instead" in said(compile_objects(obj("Module", "tls", {})))[0]
 
 
 def test_of_several_modules_the_one_beside_the_gateway_is_read() -> None:

@@ -52,6 +52,29 @@ def test_an_auth_service_protects_all_mappings_but_those_that_bypass_it() -> Non
     assert set(guarded(compile_objects(auth(), mapping(), *others, options=WITHOUT)).values()) == {""}
 
 
+def test_the_module_of_ambassador_0_that_authenticates_is_an_auth_service() -> None:
+    old = obj("Module", "authentication", {"config": {"auth_service": "auth:80"}}, api="ambassador/v1")
+    compiled = compile_objects(old, mapping(), mapping("open", prefix="/open.S/", bypass_auth=True))
+    assert guarded(compiled) == {"greet.shop": "Module authentication.shop", "open.shop": ""}
+    (error,) = said(compiled, Severity.ERROR)
+    assert "AuthService is not supported yet, and the calls of the Mappings that it protects are refused" in error
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "is_guarded"),
+    [
+        ("FilterPolicy", {"rules": [{"host": "*", "path": "*", "filterRefs": [{"name": "jwt"}]}]}, True),
+        ("FilterPolicy", {"rules": [{"host": "*", "path": "*"}]}, False),
+        ("WebApplicationFirewallPolicy", {"rules": [{"host": "*", "path": "*"}]}, True),
+        ("WebApplicationFirewall", {"firewallRules": []}, False),
+    ],
+)
+def test_the_newer_objects_of_edge_stack_protect_too(kind: str, spec: dict[str, object], is_guarded: bool) -> None:
+    compiled = compile_objects(obj(kind, "guard", spec, api="gateway.getambassador.io/v1alpha1"), mapping())
+    assert bool(guarded(compiled)["greet.shop"]) is is_guarded
+    assert said(compiled, Severity.ERROR) != []
+
+
 def test_an_auth_service_of_another_gateway_protects_nothing() -> None:
     compiled = compile_objects(auth(ambassador_id=["other"]), mapping())
     assert guarded(compiled) == {"greet.shop": ""}

@@ -16,7 +16,7 @@ from grpcgw.config.environment import hide
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
 from grpcgw.config.groups import Groups, Serving, choose_mappings
-from grpcgw.config.guards import GUARDING_KINDS, compile_guards
+from grpcgw.config.guards import AUTH_MODULE, GUARDING_KINDS, compile_guards
 from grpcgw.config.hosts import Host, compile_hosts, order_policies
 from grpcgw.config.ingresses import note_ingresses
 from grpcgw.config.listeners import Bindable, compile_listeners
@@ -80,7 +80,7 @@ def compile_snapshot(
     note_ingresses(by_key.values(), options.ambassador_id, generations)
     secrets = Secrets(by_key, generations, options.now)
     ports = _compile_ports(configuration, secrets, generations, options.authority_hidden_by)
-    module = compile_module(configuration.of("Module"), options.ambassador_namespace, generations)
+    module = compile_module(configuration.modules(), options.ambassador_namespace, generations)
     context = MappingContext(
         around=Surroundings(
             resolvers=compile_resolvers(configuration.of(*ResolverKind), options.environment, generations),
@@ -97,9 +97,7 @@ def compile_snapshot(
         regex_max_size=module.config.regex_max_size or DEFAULT_MAX_SIZE,
         authority_hidden_by=options.authority_hidden_by,
         zone_unknown=options.zone_unknown,
-        guards=compile_guards(
-            configuration.of(*GUARDING_KINDS), module.config, options.serve_without_auth, generations
-        ),
+        guards=compile_guards(configuration.guards(), module.config, options.serve_without_auth, generations),
     )
     reader = MappingReader(context, reuse)
     serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)
@@ -131,6 +129,12 @@ class _Configuration:
     def kinds(self) -> Iterable[str]:
         return self._by_kind
 
+    def modules(self) -> list[KubeObject]:
+        return [obj for obj in self.of("Module") if obj.key.name != AUTH_MODULE]
+
+    def guards(self) -> list[KubeObject]:
+        return [*self.of(*GUARDING_KINDS), *(obj for obj in self.of("Module") if obj.key.name == AUTH_MODULE)]
+
     def of(self, *kinds: str) -> list[KubeObject]:
         return [obj for kind in sorted(kinds) for obj in self._by_kind.get(kind, ())]
 
@@ -145,7 +149,8 @@ def _report_other_kinds(configuration: _Configuration, generations: Generations)
                 findings.notice(f"{kind} is not supported yet: {PLANNED_KINDS[kind]}")
                 generations.report(findings)
             else:
-                near = difflib.get_close_matches(kind, (*MODELS, *PLANNED_KINDS), n=1)
+                name = kind.removeprefix("Ambassador") or kind  # as x.getambassador.io had it
+                near = difflib.get_close_matches(name, (*MODELS, *PLANNED_KINDS), n=1)
                 hint = f", did you mean {near[0]}" if near else ""
                 generations.leave_out(obj, f"kind {kind} is unknown in {obj.api_version}{hint}")
 

@@ -28,8 +28,14 @@ GUARDING_KINDS = {
     "FilterPolicy": "calls are not filtered",
     "RateLimit": "calls are not limited",
     "RateLimitService": "calls are not limited",
+    "WebApplicationFirewall": "calls are not looked into",
+    "WebApplicationFirewallPolicy": "calls are not looked into",
 }
 """With what that means."""
+AUTH_MODULE = "authentication"
+"""A Module of this name is the AuthService of Ambassador 0.x; later ones read it, too."""
+_PASSING = frozenset({"host", "path", "filters"})
+"""What a rule of a FilterPolicy may have and let calls pass. There are other names for `filters`."""
 
 _DEFAULT_DOMAIN = "ambassador"
 _LITERAL = re.compile(r"[^*?\[{\\]*")
@@ -115,13 +121,13 @@ def compile_guards(
     for obj in objects:
         guard = _make_guard(obj, module)
         findings = Findings(obj)
-        meaning = GUARDING_KINDS[obj.key.kind]
+        kind = obj.key.kind if obj.key.kind in GUARDING_KINDS else "AuthService"
         if serve_without or _is_dispensable(obj):
-            findings.notice(f"{obj.key.kind} is not supported yet: {meaning}")
+            findings.notice(f"{kind} is not supported yet: {GUARDING_KINDS[kind]}")
         else:
             guards += [guard] if guard is not None else []
             findings.fault(
-                f"{obj.key.kind} is not supported yet, and the calls of the Mappings that it protects are refused;"
+                f"{kind} is not supported yet, and the calls of the Mappings that it protects are refused;"
                 " leave it out, or serve them without it by --serve-without-auth"
             )
         generations.report(findings)
@@ -136,8 +142,10 @@ def find_guard(guards: Sequence[Guard], matching: Matching, spec: MappingSpec) -
 def _make_guard(obj: KubeObject, module: ModuleConfig) -> Guard | None:
     by = str(obj.key)
     match obj.key.kind:
-        case "AuthService":
+        case "AuthService" | "Module":
             return AuthGuard(by)
+        case "WebApplicationFirewallPolicy":
+            return FilterGuard(by, None)
         case "FilterPolicy":
             return FilterGuard(by, _read_rules(_fields(obj).get("rules")))
         case "RateLimit" | "RateLimitService":
@@ -146,7 +154,7 @@ def _make_guard(obj: KubeObject, module: ModuleConfig) -> Guard | None:
             defaults = module.default_labels or {}
             return LimitGuard(by, read, bool(defaults if read is None else defaults.get(read)))
         case _:
-            return None  # a Filter: it protects what a FilterPolicy says
+            return None  # a Filter or firewall: it protects what a policy says
 
 
 def _is_dispensable(obj: KubeObject) -> bool:
@@ -169,7 +177,8 @@ def _read_rules(given: object) -> tuple[FilterRule, ...] | None:
         host, path = rule.get("host", "*"), rule.get("path", "*")
         if not isinstance(host, str) or not isinstance(path, str):
             return None
-        rules.append(FilterRule(host.lower() or "*", path or "*", bool(rule.get("filters"))))
+        filters = bool(rule.get("filters")) or not _PASSING.issuperset(rule)
+        rules.append(FilterRule(host.lower() or "*", path or "*", filters))
     return tuple(rules)
 
 

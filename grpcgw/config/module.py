@@ -65,7 +65,8 @@ def compile_module(modules: Iterable[KubeObject], ambassador_namespace: str, gen
 def _build(obj: KubeObject, findings: Findings | None = None) -> Module | None:
     findings = findings or Findings(obj)
     if obj.key.name != _NAME:
-        findings.error("the Module should be named ambassador; no other is read")
+        instead = "write a TLSContext instead" if obj.key.name == "tls" else "no other is read"
+        findings.error(f"the Module should be named ambassador; {instead}")
         return None
     spec = parse_spec(obj, ModuleSpec, findings)
     if spec is None:

@@ -9,8 +9,8 @@ from grpcgw.config.host_specs import HostSpec, ListenerSpec, TLSContextSpec
 from grpcgw.config.mapping_spec import MappingSpec
 from grpcgw.config.module_spec import ModuleSpec
 
-API_GROUPS = frozenset({"getambassador.io", "x.getambassador.io", "ambassador"})
-"""The last is the older name that annotations and files still have: `ambassador/v1`."""
+API_GROUPS = frozenset({"getambassador.io", "gateway.getambassador.io", "x.getambassador.io", "ambassador"})
+"""The second is Edge Stack's, for Filters; the last the older name that annotations and files still have."""
 
 
 class ResolverSpec(Resource):
