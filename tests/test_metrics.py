@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +169,13 @@ def test_certificates_tell_how_long_they_last() -> None:
     assert value_of(parse(make_input()), "certificate_expiry_seconds", **labels) == 86_400
 
 
+def test_clients_are_counted_by_port_where_the_system_tells() -> None:
+    samples = parse(make_input(client_connections={8080: 3, 8443: 0}))
+    assert value_of(samples, "client_connections", port="8080") == 3
+    assert value_of(samples, "client_connections", port="8443") == 0
+    assert not [name for name, _ in parse(make_input()) if name == "grpcgw_client_connections"]
+
+
 def test_workers_are_counted() -> None:
     samples = parse(make_input())
 
@@ -237,7 +248,8 @@ def test_the_global_registry_stays_untouched() -> None:
     assert b"grpcgw_" not in prometheus_client.generate_latest()
 
 
-def test_documentation_names_every_metric_with_its_labels_and_no_other() -> None:
+def full_input() -> MetricsInput:
+    """With a sample of every metric."""
     full = replace(
         problem_state().workers[0],
         shadows=(ShadowReport("copy.default", {0: 1}, {"too-slow": 1}, 0),),
@@ -245,7 +257,22 @@ def test_documentation_names_every_metric_with_its_labels_and_no_other() -> None
         memory_bytes=1,
         handshake_failures={"no-tls": 1},
     )
-    families = text_string_to_metric_families(render_metrics(make_input(workers=(full,))).decode())
+    return make_input(workers=(full,), client_connections={8080: 1})
+
+
+def test_promtool_has_nothing_against_the_metrics() -> None:
+    promtool = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent)
+    if promtool is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("this test needs promtool: run scripts/install-system-packages")
+        pytest.skip("promtool is not installed: run scripts/install-system-packages")
+    command, text = [promtool, "check", "metrics"], render_metrics(full_input())
+    found = subprocess.run(command, input=text, capture_output=True, check=False)
+    assert (found.returncode, found.stdout + found.stderr) == (0, b"")
+
+
+def test_documentation_names_every_metric_with_its_labels_and_no_other() -> None:
+    families = text_string_to_metric_families(render_metrics(full_input()).decode())
     rendered = {}
     for family in families:
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -34,6 +34,7 @@ from grpcgw.admin.page import render_live_part, render_page
 from grpcgw.admin.state import GatewayState, StateProvider
 from grpcgw.admin.views import GatewayView, not_ready_reason, view_gateway
 from grpcgw.errors import UserError
+from grpcgw.telemetry.connections import count_connections
 from grpcgw.telemetry.metrics import METRICS_CONTENT_TYPE, MetricsInput, SourceAge, render_metrics
 from grpcgw.telemetry.process import measure_process
 
@@ -171,7 +172,7 @@ class _Handlers:
 
     async def metrics(self, request: Request) -> Response:
         state = await self._provider.state()
-        text = await asyncio.to_thread(render_metrics, _metrics_input(state))
+        text = await asyncio.to_thread(lambda: render_metrics(_metrics_input(state)))
         return Response(text, headers={"content-type": METRICS_CONTENT_TYPE})
 
     async def diagnostics(self, request: Request) -> Response:
@@ -271,6 +272,7 @@ def _metrics_input(state: GatewayState) -> MetricsInput:
         worker_restarts_total=state.worker_restarts_total,
         control=measure_process(),
         control_pid=os.getpid(),
+        client_connections=count_connections(int(one.address.rpartition(":")[2]) for one in state.listeners),
     )
 
 

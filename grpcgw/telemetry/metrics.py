@@ -56,6 +56,8 @@ class MetricsInput:
     worker_restarts_total: int = 0
     control: ProcessUse = NOT_MEASURED
     control_pid: int = 0
+    client_connections: Mapping[int, int] | None = None
+    """By port; None: unknown."""
 
 
 def render_metrics(values: MetricsInput) -> bytes:
@@ -76,7 +78,7 @@ class _GatewayCollector(Collector):
         yield from _collect_certificates(self._values)
         yield from _collect_workers(self._values)
         yield from _collect_processes(self._values)
-        yield from _collect_handshakes(self._values.workers)
+        yield from _collect_clients(self._values)
         yield from _collect_rpcs(self._values.workers)
         yield from _collect_events(self._values.workers, name_upstreams(self._values.snapshot))
         yield from _collect_shadows(self._values.workers)
@@ -172,9 +174,16 @@ def _collect_processes(values: MetricsInput) -> Iterator[Metric]:
     yield _gauge("process_resident_memory_bytes", "Resident memory of a process.", by, known)
 
 
-def _collect_handshakes(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
+def _collect_clients(values: MetricsInput) -> Iterator[Metric]:
+    connected = sorted((values.client_connections or {}).items())
+    yield _gauge(
+        "client_connections",
+        "Connections of clients that stand now.",
+        ["port"],
+        [((str(port),), count) for port, count in connected],
+    )
     failures: Counter[tuple[str, ...]] = Counter()
-    for worker in workers:
+    for worker in values.workers:
         failures.update({(cause,): count for cause, count in worker.handshake_failures.items()})
     yield _counter("tls_handshake_failures_total", "TLS handshakes that failed.", ["cause"], failures)
 
