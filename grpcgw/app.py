@@ -73,6 +73,7 @@ class Source(Protocol):
 def run(settings: Settings) -> int:
     """Run the gateway until SIGTERM or SIGINT; returns the exit code. Raises UserError for what the user can mend."""
     set_up_logging(settings.log_level, "control")
+    collector.take_charge()
     asyncio.run(_run_until_signal(settings))
     return 0
 

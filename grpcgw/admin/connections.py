@@ -100,6 +100,7 @@ def make_protocol(connections: Connections) -> type[asyncio.Protocol]:
         _accepted: asyncio.Transport | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+            self.access_log = False  # uvicorn's own switch would turn off the log of others in this process too
             self._accepted = transport
             connections.opened(transport)
             super().connection_made(transport)

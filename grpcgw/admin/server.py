@@ -95,9 +95,8 @@ class AdminServer:
             backlog=_ACCEPTED_AT_ONCE,
             lifespan="off",
             ws="none",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
+            log_config=None,  # nor a level: loggers belong to the process, which may be somebody else's
+            log_level=None,
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=_STOP_TIMEOUT_S,

@@ -16,9 +16,7 @@ from grpcgw.proxy.ports import Ports
 from grpcgw.proxy.serving import Serving
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 
-# Read when grpc is first used. Core would write a line for each malformed request, as many as a bad client likes.
 QUIET_CORE = "NONE"
-os.environ.setdefault("GRPC_VERBOSITY", QUIET_CORE)
 
 CLIENT_WINDOW_BYTES = 262_144
 """What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
@@ -29,6 +27,12 @@ arrive as CANCELLED, which no client tries again."""
 
 WAITING_RPCS = 10_000
 """RPCs that may wait for a worker, which takes some thousands each second; about 15 KB each."""
+
+
+def quiet_core() -> None:
+    """For a process of the gateway's own, before grpc is first used: core would write a line for each malformed
+    request, as many as a bad client likes. A program that embeds the gateway keeps its log."""
+    os.environ.setdefault("GRPC_VERBOSITY", QUIET_CORE)
 
 
 NEVER_MS = 2**31 - 1

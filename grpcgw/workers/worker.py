@@ -24,7 +24,7 @@ from grpcgw.config.difference import WrongBase, apply_difference
 from grpcgw.config.snapshot import Snapshot
 from grpcgw.errors import EngineUnfit
 from grpcgw.logs import DefectLog, set_up_logging
-from grpcgw.proxy.engine import Engine, ServerOptions
+from grpcgw.proxy.engine import Engine, ServerOptions, quiet_core
 from grpcgw.proxy.ports import PortFault
 from grpcgw.proxy.serving import CannotServe, RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName
@@ -65,6 +65,7 @@ LOG_CLOSE_S = 2.0
 
 def make_engine(plan: WorkerPlan, worker: int) -> Engine:
     """The engine of `plan`, or the one on grpcio's public API where the installed grpcio does not fit the default."""
+    quiet_core()
     options = ServerOptions(
         plan.address,
         plan.max_concurrent_streams,
@@ -276,6 +277,7 @@ def main() -> None:
     if not isinstance(configure, Configure):
         return
     set_up_logging(configure.plan.log_level, f"worker {configure.worker}", int(sys.argv[2]))
+    collector.take_charge()
     arrange_threads(configure.plan.scheduling, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody is there to be answered
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import signal
 import subprocess
@@ -61,3 +63,65 @@ def test_the_example_serves_its_own_service_and_the_mappings(directory: Director
     finally:
         program.kill()
         program.communicate()
+
+
+STATE = """
+import asyncio, gc, json, logging, os, resource, signal, sys, threading, warnings, weakref
+from pathlib import Path
+import uvicorn.config  # names a level of logging
+
+logging.getLogger("uvicorn.access").addHandler(logging.NullHandler())
+
+class Node: pass
+
+def handlers():
+    return {str(number): str(signal.getsignal(number)) for number in signal.valid_signals()}
+
+def loggers():
+    found = [logging.getLogger(), *(logging.getLogger(name) for name in sorted(logging.root.manager.loggerDict))]
+    known = [one for one in found if not one.name.startswith(("grpcgw", "asyncio"))]
+    return {one.name: [one.level, one.propagate, one.disabled, len(one.handlers)] for one in known}
+
+def state():
+    return {
+        "environment": dict(os.environ), "frozen": gc.get_freeze_count(), "collects": gc.isenabled(),
+        "thresholds": gc.get_threshold(), "signals": handlers(),
+        "hooks": [str(sys.excepthook), str(threading.excepthook)],
+        "switch": sys.getswitchinterval(), "policy": type(asyncio.get_event_loop_policy()).__name__,
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE), "umask": os.umask(0o22), "path": sys.path[:],
+        "affinity": sorted(os.sched_getaffinity(0)), "scheduler": os.sched_getscheduler(0),
+    }
+
+os.umask(0o22)
+before, loggers_before = state(), loggers()
+
+from grpcgw.embed import Gateway
+from grpcgw.settings import Settings
+
+async def main():
+    node = Node()
+    node.itself, seen = node, weakref.ref(node)
+    async with Gateway(Settings(config_dir=Path(sys.argv[1]), admin_port=0)):
+        del node
+        gc.collect()
+        during, loggers_during = state(), loggers()
+        collected = seen() is None
+    return collected, during, {name: loggers_during[name] for name in loggers_before}
+
+# Not asyncio.run, which takes SIGINT for itself.
+collected, during, loggers_during = asyncio.new_event_loop().run_until_complete(main())
+print(json.dumps({
+    "collected": collected,
+    "changed": [key for key in before if before[key] != during[key]],
+    "changed after": [key for key, value in state().items() if before[key] != value],
+    "loggers": [name for name in loggers_before if loggers_before[name] != loggers_during[name]],
+}))
+"""
+
+
+def test_embedding_changes_nothing_in_the_process(directory: Directory) -> None:
+    """Neither environment nor garbage collector, signals, loggers, event loop policy, …; its garbage is collected."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC")}
+    command = [sys.executable, "-c", STATE, str(directory.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment, check=True)
+    assert json.loads(done.stdout) == {"collected": True, "changed": [], "changed after": [], "loggers": []}
