@@ -153,6 +153,14 @@ def test_kinds_for_later_are_notices_and_unknown_ones_errors() -> None:
     ]
 
 
+def test_a_kind_of_the_preview_of_emissary_2_is_told_its_name_of_today() -> None:
+    old = obj("AmbassadorMapping", "greet", {}, api="x.getambassador.io/v3alpha1")
+    assert (
+        "kind AmbassadorMapping is unknown in x.getambassador.io/v3alpha1, did you mean Mapping"
+        in said(compile_objects(old))[0]
+    )
+
+
 # One Mapping
 
 

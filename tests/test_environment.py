@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpcgw.app import make_source
 from grpcgw.config.environment import fill_in, hide
 from grpcgw.config.objects import KubeObject, Severity
+from grpcgw.config.policies import HostKind, HostMatch
 from grpcgw.discovery.directory import DirectorySource, read_directory
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.discovery.yaml_objects import parse_objects
-from tests.compiling import compile_objects, destinations, only, only_cluster, said
+from grpcgw.settings import Settings
+from tests.compiling import compile_objects, destinations, only, only_cluster, only_route, said
 
 ENVIRONMENT = {
     "CONSUL_HOST": "consul.infra",
@@ -222,3 +225,23 @@ def test_a_directory_that_is_followed_is_filled_in_as_one_that_is_read_once(tmp_
     assert only_cluster(compile_objects(followed)).service.port == 50051
     (untouched,), _ = read_directory(tmp_path)
     assert untouched.body != read_once.body
+
+
+def test_the_gateway_fills_files_in_from_its_own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST_OF_TEST", "shop.example.com")
+    (tmp_path / "greet.yaml").write_text(mapping("host: $HOST_OF_TEST"))
+
+    async def serve() -> KubeObject:
+        store = ObjectStore()
+        running = asyncio.create_task(make_source(Settings(config_dir=tmp_path), store).run())
+        changed = asyncio.Event()
+        store.subscribe(lambda _: changed.set())
+        async with asyncio.timeout(20):
+            while not store.synced():
+                await changed.wait()
+                changed.clear()
+        running.cancel()
+        await asyncio.wait([running])
+        return next(store.objects())
+
+    assert only_route(compile_objects(asyncio.run(serve()))).host == HostMatch(HostKind.EXACT, "shop.example.com")

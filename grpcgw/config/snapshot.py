@@ -60,7 +60,8 @@ class ServiceRef:
 
     def __str__(self) -> str:
         host = self.hostname or (f"{self.name}.{self.namespace}" if self.namespace else self.name)
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        shown = f"[{host}]" if ":" in host else host
+        return f"{shown}:{self.port}" if self.port else shown  # Consul knows the port of each instance
 
 
 @dataclass(frozen=True, slots=True)
