@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from grpcgw.certificates import make_self_signed
-from grpcgw.config.compile import Compiled
+from grpcgw.config.compile import Compiled, CompileOptions
 from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.config.snapshot import Listener, Snapshot, Transport
+from grpcgw.discovery.directory import parse_content
+from grpcgw.discovery.yaml_objects import keep_first, parse_objects
 from grpcgw.policy.hosts import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.ports import DataPorts
 from tests.compiling import compile_objects, mapping, obj, said
@@ -215,3 +217,92 @@ def test_the_tls_port_of_the_command_line_shows_no_makeshift_certificate(reason:
         assert fault_of(settled, "partners.example.com", one.name, tls=False) is HostFault.LEFT_OUT
         assert fault_of(settled, "other.example.com", one.name, tls=False) is None
     assert bool(opened) == ("any name" not in "".join(said(compiled)))
+
+
+# Texts that cannot be read
+
+
+GOOD = """apiVersion: getambassador.io/v3alpha1
+kind: Listener
+metadata: {name: clear}
+spec: {port: 8080, protocol: HTTP, securityModel: XFP, hostBinding: {namespace: {from: ALL}}}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Host
+metadata: {name: anybody}
+spec: {hostname: "*"}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Mapping
+metadata: {name: greet}
+spec: {prefix: /greet.GrpcService/, service: greet, hostname: "*"}
+"""
+UNREADABLE = {
+    "no YAML": "kind: Host\nmetadata: {name: partners}\nspec: {hostname: partners.example.com, tls: {\n",
+    "flow": '{"apiVersion": "getambassador.io/v2", "kind": "Host", "metadata": {]}\n',
+    "a later document": GOOD.replace("clear", "x").replace("anybody", "y") + "---\nkind: Host\nspec: }\n",
+    "an unknown tag": "apiVersion: getambassador.io/v2\nkind: Host\nmetadata: {name: !x partners}\n",
+    "no name": "apiVersion: getambassador.io/v2\nkind: Host\nmetadata: {}\nspec: {hostname: partners.example.com}\n",
+    "no apiVersion": "kind: Host\nmetadata: {name: partners}\nspec: {hostname: partners.example.com}\n",
+    "no text": "apiVersion: getambassador.io/v2\nkind: Host\nmetadata: {name: partners}\nspec: \x00\n",
+}
+
+
+def compile_texts(**texts: str) -> Compiled:
+    read = [parse_objects(text, f"{name}.yaml") for name, text in texts.items()]
+    assert all(problems for name, (_, problems) in zip(texts, read, strict=True) if name == "broken")
+    found, _ = keep_first(one for objects, _ in read for one in objects)
+    return compile_objects(*found)
+
+
+@pytest.mark.parametrize("reason", UNREADABLE)
+def test_a_host_that_cannot_even_be_read_as_an_object_closes_what_it_could_have_meant(reason: str) -> None:
+    compiled = compile_texts(good=GOOD, broken=UNREADABLE[reason])
+    assert ports_of(compiled) == {}
+    assert any("Host " in error and "broken.yaml" in error for error in said(compiled, Severity.ERROR))
+
+
+@pytest.mark.parametrize("kind", ["AuthService", "FilterPolicy"])
+def test_what_decides_on_calls_and_cannot_be_read_protects_everything(kind: str) -> None:
+    compiled = compile_texts(good=GOOD, broken=f"kind: {kind}\nspec: {{\n")
+    assert [one.guarded_by for route in compiled.snapshot.routes for one in route.destinations] == [
+        f"{kind} line-1.default"
+    ]
+
+
+def test_a_module_that_cannot_be_read_as_yaml_serves_nobody() -> None:
+    compiled = compile_texts(
+        good=GOOD, broken="kind: Module\nmetadata: {name: ambassador}\nspec: {config: {ip_allow: [\n"
+    )
+    assert compiled.snapshot.clients.allow == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: Mapping\nspec: {\n",
+        "# kind: Host\nkind: Mapping\nspec: {\n",
+        "kind: Hostess\nspec: {\n",
+    ],
+)
+def test_other_texts_that_cannot_be_read_close_nothing(text: str) -> None:
+    compiled = compile_texts(good=GOOD, broken=text)
+    assert ports_of(compiled).keys() == {8080}
+    assert compiled.problems == ()
+
+
+def test_a_file_that_is_no_utf_8_closes_what_it_could_have_meant() -> None:
+    objects, problems = parse_content(b"kind: Host\nspec: \xff\n", "broken.yaml")
+    assert [str(one.key) for one in objects] == ["Host line-1.default"]
+    assert len(problems) == 1
+
+
+def test_only_the_document_that_cannot_be_read_is_looked_at() -> None:
+    compiled = compile_texts(broken=GOOD + "---\napiVersion: v1\nkind: Service\nmetadata: {name: !x a}\n")
+    assert ports_of(compiled).keys() == {8080}
+
+
+def test_it_is_closed_for_a_gateway_of_every_ambassador_id() -> None:
+    objects, _ = parse_objects(UNREADABLE["no YAML"], "broken.yaml")
+    compiled = compile_objects(*objects, options=CompileOptions(ambassador_id="edge"))
+    assert [policy.left_out for policy in compiled.snapshot.hosts] == ["Host line-1.default"]

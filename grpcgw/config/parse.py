@@ -79,10 +79,12 @@ def raw_spec(obj: KubeObject) -> object:
 def is_meant_for(obj: KubeObject, ambassador_id: str) -> bool:
     """Whether the object is for the gateway with this id.
 
-    An id of the wrong type is everybody's, so that somebody reports it.
+    An id of the wrong type is everybody's, so that somebody reports it, as is a spec in which none can be found.
     """
     spec = raw_spec(obj)
-    fields = spec if isinstance(spec, Mapping) else {}
+    if spec is not None and not isinstance(spec, Mapping):
+        return True
+    fields = spec or {}
     names = ("ambassador_id", "ambassadorId") if obj.key.kind == "Host" else ("ambassador_id",)
     given = [value for name in names if (value := fields.get(name)) is not None] or ["default"]
     return any(_names_gateway(value, ambassador_id) for value in given)

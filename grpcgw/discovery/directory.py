@@ -21,8 +21,9 @@ from watchfiles import awatch
 
 from grpcgw.config.objects import KubeObject, Problem, Severity
 from grpcgw.config.survey import Survey, describe, find_nothing, survey
+from grpcgw.discovery.lost_objects import find_lost
 from grpcgw.discovery.store import ObjectStore, SourceStatus
-from grpcgw.discovery.yaml_objects import keep_first, parse_objects
+from grpcgw.discovery.yaml_objects import DEFAULT_NAMESPACE, keep_first, parse_objects
 from grpcgw.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -338,7 +339,8 @@ def parse_content(
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8 text"
-        return (), (Problem(Severity.ERROR, message, f"{origin}:{line}"),)
+        lost = find_lost(content.decode("utf-8", "replace"), origin, DEFAULT_NAMESPACE)
+        return lost, (Problem(Severity.ERROR, message, f"{origin}:{line}"),)
     return parse_objects(text, origin, environment=environment)
 
 

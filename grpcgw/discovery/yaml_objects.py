@@ -13,6 +13,7 @@ from grpcgw.config.environment import hide
 from grpcgw.config.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
 from grpcgw.config.parse import read_metadata
 from grpcgw.discovery.extensions import extend
+from grpcgw.discovery.lost_objects import KINDS_THAT_KEEP_OUT, find_lost, make_lost
 from grpcgw.discovery.yaml_documents import Document, Fault, Filling, read_documents
 
 DEFAULT_NAMESPACE = "default"
@@ -37,7 +38,8 @@ def parse_objects(
     `origin` is what `Source` and problems call it, `namespace` is for objects that name none. Variables are filled in
     from `environment`, in an annotation after it was read. Lists are unfolded, empty documents skipped, Ambassador's
     flat form is brought into the usual one, and the objects that a Service or Ingress is annotated with follow it. A
-    document that is no object is left out with an error; a text that is no YAML gives no objects.
+    document that is no object is left out with an error; a text that is no YAML gives no objects. What keeps people out
+    is there all the same (`lost_objects`).
     """
     objects: list[KubeObject] = []
     problems: list[Problem] = []
@@ -45,7 +47,8 @@ def parse_objects(
         if isinstance(document, Fault):
             problems.append(Problem(Severity.ERROR, document.message, f"{origin}:{document.line}"))
             if document.whole_text:
-                return (), tuple(problems)
+                return find_lost(text, origin, namespace, first_line), tuple(problems)
+            objects += find_lost(text, origin, namespace, first_line, document.line)
             continue
         for found in _objects_of(document, origin, namespace):
             if isinstance(found, KubeObject):
@@ -131,7 +134,7 @@ def _objects_of(document: Document, origin: str, namespace: str) -> Iterator[Kub
         assert isinstance(body, dict)
         body = _unflatten(body)
         source = _unflatten_source(source)
-    yield _object_of(body, source, namespace)
+    yield from _object_of(body, source, namespace)
 
 
 def _items_of(document: Document, items: list[object]) -> Iterator[Document]:
@@ -146,7 +149,15 @@ def _items_of(document: Document, items: list[object]) -> Iterator[Document]:
         yield Document(item, lines.get(position, fallback), filled)
 
 
-def _object_of(body: object, source: Source, namespace: str) -> KubeObject | Problem:
+def _object_of(body: object, source: Source, namespace: str) -> Iterator[KubeObject | Problem]:
+    found = _read_object(body, source, namespace)
+    yield found
+    kind = body.get("kind") if isinstance(body, dict) else None
+    if isinstance(found, Problem) and isinstance(kind, str) and kind in KINDS_THAT_KEEP_OUT:
+        yield make_lost(kind, namespace, source)
+
+
+def _read_object(body: object, source: Source, namespace: str) -> KubeObject | Problem:
     if not isinstance(body, dict):
         return _no_object(source, (), "this document is no object: it needs apiVersion, kind and metadata")
     for name in ("apiVersion", "kind"):
