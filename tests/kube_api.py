@@ -183,6 +183,7 @@ class KubeApi:
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
         self._thawed = threading.Event()
+        self._listener: socket.socket
         self._runner: web.AppRunner | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="kube-api", daemon=True)
 
@@ -359,12 +360,15 @@ class KubeApi:
             application.router.add_route(method, "/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, shutdown_timeout=0.01, access_log=None, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        await web.SockSite(self._runner, self._listener).start()
+        self.port = self._listener.getsockname()[1]
 
     async def _stop(self) -> None:
         if self._runner is not None:
+            # A connection that is being accepted while the server closes fails in asyncio of Python 3.13: none is then.
+            self._loop.remove_reader(self._listener)
+            await asyncio.sleep(0)
             await self._runner.cleanup()
             self._runner = None
 
