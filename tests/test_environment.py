@@ -177,7 +177,7 @@ def test_a_name_that_is_not_set_stays_and_a_notice_says_so() -> None:
         "cors: [$TOKEN]",
     ],
 )
-@pytest.mark.parametrize("token", [ENVIRONMENT["TOKEN"], "p@ss,word/1", "{a: b", "hunter2", "-4711", "x" * 90])
+@pytest.mark.parametrize("token", [ENVIRONMENT["TOKEN"], "p@ss,w0rdy/1", "{a: b", "hunter2", "-4711", "x" * 90])
 def test_what_was_filled_in_is_in_no_problem(fields: str, token: str) -> None:
     text = "\n".join(said(compile_objects(*read(mapping(fields), TOKEN=token))))
     for part in [token, *token.replace(":", " ").replace("/", " ").replace(",", " ").split()]:

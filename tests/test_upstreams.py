@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from grpcgw.config.compile import CompileOptions
@@ -9,7 +11,7 @@ from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.config.policies import Addressing, ConnectionSettings, ConsulAgent, UpstreamTls
 from grpcgw.config.snapshot import Cluster, ResolverKind, ServiceRef
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only_cluster, said
-from tests.pems import key_pair, secret
+from tests.pems import NOW, key_pair, secret
 
 PLAIN = "greet.shop:50051/KubernetesEndpointResolver"
 
@@ -150,7 +152,10 @@ def test_a_tls_context_says_how() -> None:
     context = obj("TLSContext", "pods", {"secret": "cert", "ca_secret": "ca.vault", "sni": "greet.internal"})
     authorities = secret(ca, b"", "ca", "vault")
     cluster = cluster_of(context, secret(chain, private), authorities, tls="pods")
-    assert cluster.connection.tls == UpstreamTls("pods.shop", "greet.internal", ca, chain, private)
+    expires_s = (NOW + timedelta(days=1)).timestamp()
+    assert cluster.connection.tls == UpstreamTls(
+        "pods.shop", "greet.internal", ca, chain, private, not_after_s=expires_s
+    )
     assert private.decode().splitlines()[1] not in repr(cluster)
 
 
