@@ -108,6 +108,8 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
         ("grpc.server.max_pending_requests_hard_limit", WAITING_RPCS),
         # Core holds back the answer to a request it rejects, and meanwhile keeps all that the request brought.
         ("grpc.http.tarpit", 0),
+        # A value that core cannot read stays in the table as an error, for every later RPC that names its entry.
+        ("grpc.http2.hpack_table_size.decoder", 0),
         ("grpc.server_handshake_timeout_ms", 10_000),
         # Until a client acknowledges the settings, core holds it to none of them.
         ("grpc.http2.settings_timeout", 10_000),
@@ -142,6 +144,7 @@ def channel_arguments(
         ("grpc.http2.bdp_probe", 0),  # as for clients; pods are near, the usual window of 64 KiB is enough
         # With a header table core repeats an earlier RPC's timeout that is up to 3 % longer, to save bytes.
         ("grpc.http2.hpack_table_size.encoder", 0),
+        ("grpc.http2.hpack_table_size.decoder", 0),  # as for clients
         ("grpc.use_local_subchannel_pool", 1),
         # Trying again is the session's business; and core takes away what says how often that was done before.
         ("grpc.enable_retries", 0),
