@@ -24,6 +24,7 @@ from grpcgw.policy.timeouts import bound_deadline
 from grpcgw.proxy.call import Attempt, Call, Opening, Request
 from grpcgw.proxy.status import Code, Metadata, Status, counts_against_pod
 from grpcgw.routing.split import Split
+from grpcgw.telemetry.codes import countable
 from grpcgw.telemetry.report import ShadowReport
 from grpcgw.upstream.pod import Pod
 
@@ -77,7 +78,7 @@ class Copies:
         with self._lock:
             self._in_flight -= 1
             if code is not None:
-                self._codes[code] += 1
+                self._codes[countable(code)] += 1
 
     def drop(self, reason: Drop) -> None:
         with self._lock:

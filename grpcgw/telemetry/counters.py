@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
+from grpcgw.telemetry.codes import countable
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport
 
 MAX_METHODS = 500
@@ -77,6 +78,7 @@ class MethodCounters:
         self, code: int, duration_s: float, reason: str = "", request_bytes: int = 0, response_bytes: int = 0
     ) -> None:
         """`reason`: of a status that the gateway made; empty: the pod's own. The bytes: not yet added."""
+        code = countable(code)
         with self._lock:
             self.in_flight -= 1
             self.request_bytes += request_bytes

@@ -43,6 +43,10 @@ class Connection(Protocol):
         ...
 
 
+MAX_ERROR_CHARACTERS = 512
+"""Of a pod's last error: it is the pod's own text, and goes into every report."""
+
+
 class PodCounts:
     """What was counted of one address in one cluster, over all connections to it. Never falls.
 
@@ -135,12 +139,12 @@ class Pod:
             counts.latency_sum_s += duration_s
             if error:
                 counts.failures += 1
-                counts.last_error = error
+                counts.last_error = error[:MAX_ERROR_CHARACTERS]
 
     def note_connect_error(self, failure: str) -> None:
         """`failure`: of an RPC that was to find out why; empty where the pod could be connected to after all."""
         if self.state is PodState.FAILING:
-            self.connect_error = failure.removeprefix("UNAVAILABLE: ")
+            self.connect_error = failure.removeprefix("UNAVAILABLE: ")[:MAX_ERROR_CHARACTERS]
 
     def report(self, note: str = "", counted: bool = True) -> PodReport:
         """`counted`: with what was counted of the address; of several connections to it one alone is to say so."""

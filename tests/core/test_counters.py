@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from grpcgw.telemetry.codes import OTHER_CODE, status_name
 from grpcgw.telemetry.counters import MAX_METHODS, MAX_PATH_CHARACTERS, OTHER, Counters, MethodCounters
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport
 
@@ -131,6 +132,15 @@ def test_a_method_known_before_the_bound_keeps_its_name() -> None:
     for number in range(2 * MAX_METHODS):
         named(counters, "m", f"/s/{number}")
     assert counters.of("m", PATH) is known
+
+
+def test_numbers_that_are_no_status_count_as_one() -> None:
+    method = Counters().of("m", PATH)
+    for code in (*range(17, 3000), -5, 2**31):
+        method.begin()
+        method.end(code, 0.0)
+    assert method.report().codes == {OTHER_CODE: 2985}
+    assert status_name(OTHER_CODE) == "OTHER"
 
 
 def test_statuses_of_the_gateway_are_told_by_their_reason() -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from grpcgw.config.policies import CircuitBreaker
 from grpcgw.proxy.status import Code, Status
 from grpcgw.telemetry.counters import OTHER
+from grpcgw.upstream.pod import MAX_ERROR_CHARACTERS
 from tests.core.gateway import LABEL, Gateway
 from tests.core.playbook import METHOD, Rpc
 
@@ -94,6 +95,14 @@ def test_a_status_of_the_gateway_is_counted_with_its_reason_and_one_of_a_pod_wit
     for report in gateway.counters.reports():
         reasons.update(report.reasons)
     assert reasons == {(Code.UNAVAILABLE, "draining"): 1, (Code.CANCELLED, "client-cancelled"): 1}
+
+
+def test_the_error_of_a_pod_is_kept_in_part() -> None:
+    rpc = Rpc(Gateway())
+    rpc.is_sent_unary()
+    is_answered_without_message(rpc, Status(Code.INTERNAL, 60_000 * "x"))
+    (pod,) = rpc.gateway.pod_reports()
+    assert pod.last_error == MAX_ERROR_CHARACTERS * "x"
 
 
 def test_what_a_circuit_breaker_refuses_is_counted_by_mapping_and_limit() -> None:

@@ -7,13 +7,33 @@ import resource
 import socket
 from pathlib import Path
 
+import grpc
 import httpx
 import psutil
+import pytest
 
-from gateway.harness import BASE, HOST, running_gateway
+from examples.greet.server import Pod
+from gateway.harness import BASE, HOST, greet, running_gateway
 from gateway.objects import Directory
 
 PROBE_S = 2.0
+
+
+def test_metrics_tell_what_clients_pods_and_processes_do(directory: Directory, pods: list[Pod], tmp_path: Path) -> None:
+    with (
+        running_gateway("--config", str(directory.path), folder=tmp_path, workers=2) as gateway,
+        gateway.channel() as channel,
+    ):
+        greet(channel)
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary("/made.Up/Name")(b"")
+        assert gateway.metric("rpcs_total", method="Greet", grpc_status="OK", reason="") == 1
+        assert gateway.metric("rpcs_total", method="other", grpc_status="UNIMPLEMENTED", reason="no-mapping") == 1
+        assert gateway.metric("rpc_response_bytes_total", method="Greet") > 0
+        assert gateway.metric("client_connections", port=str(gateway.port)) == 1
+        for process in ("control", "worker-0", "worker-1"):
+            assert gateway.metric("process_cpu_seconds_total", process=process) > 0
+            assert gateway.metric("process_resident_memory_bytes", process=process) > 10_000_000
 
 
 def test_a_gateway_with_few_descriptors_answers_its_probes_whoever_holds_connections(
