@@ -42,7 +42,7 @@ from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answe
 from grpcgw.proxy.metadata import Peer, parse_peer
 from grpcgw.proxy.ports import Ports, PortView
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.status import POD_LEFT, Metadata, Status
+from grpcgw.proxy.status import POD_LEFT, Metadata, Reason, Status, core_cause
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod, close_connections
 
@@ -130,7 +130,7 @@ class _PodConnection:
         self._rests = settings.idle_timeout_ms is not None
         self._woken = False
         self.integrated_call = self._channel.integrated_call
-        self._closing = False
+        self.closing = False
         self._thread = threading.Thread(target=self._run, name=f"grpcgw pod {address}", daemon=True)
         self._thread.start()
 
@@ -143,7 +143,7 @@ class _PodConnection:
     def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
         def on_answer(event: Event) -> None:
             *_, reply, status = event.batch_operations
-            if not self._closing:
+            if not self.closing:
                 report(judge_answer(check, status.code(), status.details(), reply.message()))
 
         message = _SEND_MESSAGE(encode_request(check), NO_FLAGS)
@@ -154,7 +154,7 @@ class _PodConnection:
         self.integrated_call(NO_FLAGS, CHECK_METHOD.encode(), authority, deadline_s, (), None, batches, None)
 
     def close(self) -> None:
-        self._closing = True
+        self.closing = True
         # A call whose deadline has passed ends at once: its event wakes the thread, which then closes the channel.
         batches = (((_RECEIVE_STATUS(NO_FLAGS),), _ignore),)
         self.integrated_call(NO_FLAGS, b"/", None, time.time() - 1, (), None, batches, None)
@@ -162,7 +162,7 @@ class _PodConnection:
 
     def _run(self) -> None:
         next_event = self._channel.next_call_event
-        while not self._closing:
+        while not self.closing:
             event = next_event()
             try:
                 event.tag(event)
@@ -190,36 +190,34 @@ def _contain(handler: object) -> None:
 class _Attempt:
     """One try on one pod. Its events reach the session (or the copy) only while it is the RPC's current try."""
 
-    __slots__ = ("_call", "_rpc", "over")
+    __slots__ = ("_answered", "_call", "_connection", "_rpc", "over")
 
-    def __init__(self, rpc: _Rpc | _Copying) -> None:
-        self._rpc = rpc
+    def __init__(self, rpc: _Rpc | _Copying, connection: _PodConnection) -> None:
+        self._rpc, self._connection = rpc, connection
         self._call: Any = None
+        self._answered = False
+        """Headers were reported before the status: the pod's, if nothing else shows whose."""
         self.over = False
 
-    def open(
-        self,
-        connection: _PodConnection,
-        path: bytes,
-        authority: bytes,
-        metadata: Metadata,
-        deadline_s: float | None,
-        first: Opening,
-    ) -> None:
+    def open(self, path: bytes, authority: bytes, metadata: Metadata, deadline_s: float | None, first: Opening) -> None:
         opening: tuple[Any, ...] = (_SEND_HEADERS(metadata, NO_FLAGS),)
         if first.message is not None:
             opening += (_SEND_MESSAGE(first.message, NO_FLAGS),)
-        batches: tuple[Any, ...] = (
+        # Headers and status have events of their own: which of them comes first is what `_cause` goes by.
+        if first.half_close:
+            # Nothing more will be sent: that this was written need not be known before the headers are here.
+            sending, on_headers = ((*opening, _HALF_CLOSE), _ignore), self._on_whole
+        else:
+            sending, on_headers = (opening, self._on_sent), self._on_headers
+        # Sent last: of what has come before it is asked for, headers come first whoever made them.
+        batches = (
+            ((_RECEIVE_HEADERS(NO_FLAGS),), on_headers),
             ((_RECEIVE_MESSAGE(NO_FLAGS),), self._on_message),
             ((_RECEIVE_STATUS(NO_FLAGS),), self._on_status),
+            sending,
         )
-        if first.half_close:
-            # Nothing more will be sent: the end of writing and the pod's headers may be one event.
-            batches = (((*opening, _HALF_CLOSE, _RECEIVE_HEADERS(NO_FLAGS)), self._on_whole), *batches)
-        else:
-            batches = ((opening, self._on_sent), ((_RECEIVE_HEADERS(NO_FLAGS),), self._on_headers), *batches)
         try:
-            self._call = connection.integrated_call(
+            self._call = self._connection.integrated_call(
                 NO_FLAGS, path, authority, deadline_s, metadata, None, batches, None
             )
         except ValueError as closed:  # the channel was closed after the pod was picked
@@ -239,8 +237,9 @@ class _Attempt:
 
     def _on_whole(self, event: Event) -> None:
         rpc = self._rpc
-        headers = event.batch_operations[-1].initial_metadata() if event.success else None
+        headers = event.batch_operations[0].initial_metadata() if event.success else None
         with rpc.lock:
+            self._answered = event.success
             if rpc.attempt is self:
                 now_s = time.monotonic()
                 rpc.session.on_pod_sent(event.success, now_s)
@@ -256,6 +255,7 @@ class _Attempt:
         rpc = self._rpc
         headers = event.batch_operations[0].initial_metadata() if event.success else None
         with rpc.lock:
+            self._answered = event.success
             if rpc.attempt is self:
                 rpc.session.on_pod_headers(headers, time.monotonic())
 
@@ -268,12 +268,24 @@ class _Attempt:
     def _on_status(self, event: Event) -> None:
         rpc = self._rpc
         received = event.batch_operations[0]
-        status = Status(received.code(), received.details(), received.trailing_metadata())
         with rpc.lock:
             self.over = True
+            code, details = received.code(), received.details()
+            status = Status(code, details, received.trailing_metadata(), self._cause(code, details) if code else None)
             if rpc.attempt is self:
                 rpc.session.on_pod_status(status, time.monotonic())
                 rpc.release()
+
+    def _cause(self, code: int, details: str) -> Reason | None:
+        """Why core ended the call, where it provably was core: the status comes before headers, or without any.
+
+        Core reports a pod's headers when it has read them, and its status after them. A call that core ends itself
+        it gives a status first, and then, for the headers that never came, an empty list; nothing, where the call never
+        got as far as a stream. All come through one queue, in that order.
+        """
+        if self._connection.closing and POD_LEFT in details:
+            return Reason.CONNECTION_LOST
+        return None if self._answered else core_cause(code, details)
 
 
 class _Rpc:
@@ -349,8 +361,8 @@ class _Rpc:
             now_s = time.time()
             deadline_s = upstream_deadline(now_s + deadline_s - time.monotonic(), now_s)
         owner = self if copy is None else _Copying(copy)
-        owner.attempt = attempt = _Attempt(owner)
-        attempt.open(connection, path.encode(), authority.encode(), metadata, deadline_s, first)
+        owner.attempt = attempt = _Attempt(owner, connection)
+        attempt.open(path.encode(), authority.encode(), metadata, deadline_s, first)
         return attempt
 
     # --- what grpc core reports

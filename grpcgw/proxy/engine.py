@@ -166,6 +166,7 @@ def _settings_arguments(settings: ConnectionSettings) -> Iterator[tuple[str, int
         yield "grpc.http2.max_pings_without_data", 0
     if settings.keepalive_timeout_s is not None:
         yield "grpc.keepalive_timeout_ms", 1000 * settings.keepalive_timeout_s
+        yield "grpc.http2.ping_timeout_ms", 1000 * settings.keepalive_timeout_s  # else core waits for a minute
     if settings.tls is not None and settings.tls.server_name:
         yield "grpc.ssl_target_name_override", settings.tls.server_name
     if settings.tls is not None and settings.tls.authority:

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -30,10 +31,10 @@ from grpcgw.proxy.engine import REFUSING_S, ServerOptions, channel_arguments, po
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.generic_handler_port import HandlerPort
 from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
-from grpcgw.proxy.metadata import parse_peer
+from grpcgw.proxy.metadata import is_sendable, parse_peer
 from grpcgw.proxy.ports import SOME_PORT, Ports, PortView
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.status import POD_LEFT, Code, Metadata, Reason, Status, core_reason
+from grpcgw.proxy.status import POD_LEFT, Code, Metadata, Reason, Status
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Connection, Pod, close_connections
 
@@ -92,6 +93,15 @@ class _PodConnection:
             return grpc.aio.insecure_channel(target, arguments)
         return grpc.aio.secure_channel(target, make_credentials(tls), arguments)
 
+    def connectivity(self, authority: str) -> PodState:
+        """Of the channel for `authority`, which is made to connect. FAILING once it is closed."""
+        if self.closed:
+            return PodState.FAILING
+        return _STATES[self.channel(authority).get_state(try_to_connect=True)]
+
+    def explain(self) -> str:
+        return "the connection is closed" if self.closed else "there is no connection to it"
+
     def state(self) -> PodState:
         # A connection that may rest is woken once, to know that it can be; afterwards by its RPCs alone.
         rests = self._settings.idle_timeout_ms is not None
@@ -116,20 +126,80 @@ class _PodConnection:
             self._engine.spawn(channel.close(None))
 
 
-class _Attempt:
-    """One try on one pod."""
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """What a try says before its messages. `deadline_s` is monotonic."""
 
-    def __init__(self, rpc: _Rpc | _Copying, call: Any, connection: _PodConnection) -> None:
-        self._rpc, self._call, self._connection = rpc, call, connection
+    path: str
+    authority: str
+    metadata: Metadata
+    deadline_s: float | None
+
+    def left_s(self) -> float | None:
+        if self.deadline_s is None:
+            return None
+        now_s = time.monotonic()
+        return max(0.0, upstream_deadline(self.deadline_s, now_s) - now_s)
+
+
+class _Attempt:
+    """One try on one pod.
+
+    Nothing in grpcio's public API proves that a pod did not see an RPC. So what is not connected is given no RPC: it
+    waits here, where it provably went nowhere.
+    """
+
+    def __init__(self, rpc: _Rpc | _Copying, connection: _PodConnection, outgoing: _Outgoing) -> None:
+        self._rpc, self._connection, self._outgoing = rpc, connection, outgoing
+        self._call: Any = None
         self._ended: asyncio.Future[Status] = asyncio.get_running_loop().create_future()
         self._sending: asyncio.Task[None] | None = None
-        call.add_done_callback(self._note_status)
 
     def begin(self, first: Opening) -> None:
+        """Raises ConnectionError where the connection was closed meanwhile."""
+        if self._connection.connectivity(self._outgoing.authority) is PodState.READY:
+            self._start(first)
+        else:
+            self._rpc.spawn(self._start_connected(first))
+
+    def _start(self, first: Opening) -> None:
+        outgoing = self._outgoing
+        try:
+            start = self._connection.channel(outgoing.authority).stream_stream(outgoing.path)
+            self._call = start(metadata=outgoing.metadata, timeout=outgoing.left_s())
+        except grpc.aio.UsageError as closed:
+            raise ConnectionError(str(closed)) from closed
+        self._call.add_done_callback(self._note_status)
         self.send(first.message, first.half_close)
         self._rpc.spawn(self._receive_headers())
         self._rpc.spawn(self._read())
         self._rpc.spawn(self._receive_status())
+
+    async def _start_connected(self, first: Opening) -> None:
+        outgoing = self._outgoing
+        while not self._ended.done():
+            state = self._connection.connectivity(outgoing.authority)
+            left_s = outgoing.left_s()
+            if state is PodState.READY:
+                try:
+                    self._start(first)
+                    return
+                except ConnectionError as closed:
+                    self._end(Status(Code.UNAVAILABLE, str(closed), cause=Reason.CONNECT_FAILED))
+            elif state is PodState.FAILING:
+                self._end(Status(Code.UNAVAILABLE, self._connection.explain(), cause=Reason.CONNECT_FAILED))
+            elif left_s is not None and not left_s:
+                self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+            else:
+                await asyncio.sleep(JOIN_WINDOW_S)  # grpc.aio's own waiting may outlast the channel
+        self._report_never_sent()
+
+    def _report_never_sent(self) -> None:
+        session, now_s = self._rpc.session, time.monotonic()
+        session.on_pod_sent(False, now_s)
+        session.on_pod_headers(None, now_s)
+        session.on_pod_message(None, now_s)
+        session.on_pod_status(self._ended.result(), now_s)
 
     def read(self) -> None:
         self._rpc.spawn(self._read())
@@ -138,7 +208,10 @@ class _Attempt:
         self._sending = self._rpc.spawn(self._send(message, half_close))
 
     def cancel(self) -> None:
-        self._call.cancel()
+        if self._call is None:
+            self._end(Status(Code.CANCELLED, ""))
+        else:
+            self._call.cancel()
 
     async def _send(self, message: bytes | None, half_close: bool) -> None:
         ok = True
@@ -153,13 +226,9 @@ class _Attempt:
             self._rpc.session.on_pod_sent(ok, time.monotonic())
 
     async def _receive_headers(self) -> None:
-        headers: Metadata | None = ()
-        try:
+        headers: Metadata = ()
+        with contextlib.suppress(*_ENDED):
             headers = tuple(await self._call.initial_metadata() or ())
-        except _ENDED:
-            headers = None
-        if not headers and self._call.done() and _never_reached(await self._ended):
-            headers = None
         if self._current():
             self._rpc.session.on_pod_headers(headers, time.monotonic())
 
@@ -184,8 +253,7 @@ class _Attempt:
         """
         status = _result(self._read_status())
         if status.details == WRITE_FAILED:
-            lost = Status(status.code, f"Stream removed ({WRITE_FAILED})")
-            asyncio.get_running_loop().call_later(LOST_STATUS_S, self._end, lost)
+            asyncio.get_running_loop().call_later(LOST_STATUS_S, self._end, status)
         else:
             self._end(status)
 
@@ -200,10 +268,11 @@ class _Attempt:
     async def _read_status(self) -> Status:
         code = await self._call.code()
         if code is grpc.StatusCode.CANCELLED and self._connection.closed:
-            return Status(Code.UNAVAILABLE, POD_LEFT)
-        return Status(
-            code.value[0], await self._call.details() or "", tuple(await self._call.trailing_metadata() or ())
-        )
+            return Status(Code.UNAVAILABLE, POD_LEFT, cause=Reason.CONNECTION_LOST)
+        details = await self._call.details() or ""
+        unsendable = code is grpc.StatusCode.INTERNAL and not is_sendable(self._outgoing.metadata)
+        cause = Reason.BAD_METADATA if unsendable else None
+        return Status(code.value[0], details, tuple(await self._call.trailing_metadata() or ()), cause)
 
     def _current(self) -> bool:
         return self._rpc.attempt is self
@@ -217,11 +286,6 @@ def _result(coroutine: Coroutine[Any, Any, Status]) -> Status:
         status: Status = returned.value
         return status
     raise AssertionError("the status of an RPC that is over had to be waited for")
-
-
-def _never_reached(status: Status) -> bool:
-    reason = core_reason(status.code, status.details, status.trailers)
-    return reason in (Reason.CONNECT_FAILED, Reason.BAD_METADATA)
 
 
 class _Rpc:
@@ -351,16 +415,8 @@ class _Rpc:
     ) -> Attempt:
         connection = pod.connection
         assert isinstance(connection, _PodConnection)
-        timeout_s = None
-        if deadline_s is not None:
-            now_s = time.monotonic()
-            timeout_s = max(0.0, upstream_deadline(deadline_s, now_s) - now_s)
-        try:
-            call = connection.channel(authority).stream_stream(path)(metadata=metadata, timeout=timeout_s)
-        except grpc.aio.UsageError as closed:
-            raise ConnectionError(str(closed)) from closed
         owner = self if copy is None else _Copying(self._engine, copy)
-        owner.attempt = attempt = _Attempt(owner, call, connection)
+        owner.attempt = attempt = _Attempt(owner, connection, _Outgoing(path, authority, metadata, deadline_s))
         attempt.begin(first)
         return attempt
 

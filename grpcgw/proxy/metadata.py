@@ -89,6 +89,11 @@ def is_too_large(metadata: Metadata, limit_bytes: int) -> bool:
     return sum([len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in metadata]) > limit_bytes
 
 
+def is_sendable(metadata: Metadata) -> bool:
+    """Whether grpc core sends it: values are printable ASCII, but for those of `-bin` keys."""
+    return all(isinstance(value, bytes) or (value.isascii() and value.isprintable()) for _, value in metadata)
+
+
 def make_request_id() -> str:
     """A random UUID (version 4) as text. It is an identifier, not a secret: the fast generator does."""
     bits = f"{random.getrandbits(128):032x}"

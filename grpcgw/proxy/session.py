@@ -15,7 +15,8 @@ How a session reads:
 * The status goes out last. grpc core reports a pod's status only when every message before it was read or is being
   read (chttp2 holds trailing metadata back), so with no read under way there is none left.
 * Until a pod has answered, the opening (metadata, first message, half-close) is kept, so that a try that provably
-  never reached its pod can be repeated once on another.
+  never reached its pod can be repeated once on another. The proof is the engine's (`Status.cause`): a status by itself
+  proves nothing, since a pod can write any code and any words.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from grpcgw.proxy.status import (
     Reason,
     Refusal,
     Status,
-    core_reason,
     counts_against_pod,
     make_status,
     safe_to_retry,
@@ -312,7 +312,7 @@ class Session:
     # --- pod → client
 
     def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None:
-        """The pod's initial metadata: empty also where it sent trailers only; None: nothing ever came from the pod."""
+        """The pod's initial metadata: empty also where it sent trailers only; None: provably nothing was sent to it."""
         if self.finished:
             return
         self._last_active_s = now_s
@@ -438,9 +438,9 @@ class Session:
         status = self._status
         if status is None or self._reading_pod or self._sending_client or not self._pod_headers_seen:
             return
-        reason = core_reason(status.code, status.details, status.trailers) if status.code else None
-        if reason in (Reason.CONNECT_FAILED, Reason.BAD_METADATA) and self._reached:
-            reason = None  # the pod's own words about a connection or a call of its own
+        reason = status.cause
+        if reason is Reason.CONNECTION_LOST and not self._reached:
+            reason = Reason.CONNECT_FAILED  # it was lost before anything was sent
         if reason is Reason.CONNECT_FAILED and self._pod is not None:
             self._serving.note_failure(self._pod)
         if status.code and self._retry(status, reason, now_s):
@@ -520,12 +520,14 @@ class Session:
         return f"Mapping {label}: pod {self._pod.endpoint if self._pod else '-'}: {cause}"
 
     def _expired(self, status: Status, now_s: float) -> bool:
-        """Whether it was this side's deadline, not a DEADLINE_EXCEEDED of the pod's own."""
+        """Whether it was this side's deadline, not a DEADLINE_EXCEEDED of the pod's own.
+
+        A pod that notices first cancels the RPC, which is no other end of it.
+        """
         return (
-            status.code == Code.DEADLINE_EXCEEDED
+            (status.code == Code.CANCELLED or (status.code == Code.DEADLINE_EXCEEDED and status.details in _PASSED))
             and self._try_deadline_s is not None
             and not status.trailers
-            and status.details in ("Deadline Exceeded", "Stream removed (Deadline Exceeded)", "")
             and may_have_passed(self._try_deadline_s, self._pod_since_s, now_s)
         )
 
@@ -701,6 +703,9 @@ class Session:
         if self._retries is not None:
             self._retries.close()
 
+
+_PASSED = ("Deadline Exceeded", "Stream removed (Deadline Exceeded)", "")
+"""What grpc core says of a deadline that passed. A pod may say the same, to the same effect."""
 
 _ENDED_BY = {
     Reason.TIMEOUT: CancelledBy.DEADLINE,

@@ -1,7 +1,7 @@
-"""Statuses the gateway makes itself, and telling a status made by grpc core on this side from one a pod sent.
+"""Statuses the gateway makes itself, and what a status says that grpc core made on this side.
 
-The one place that turns causes into gRPC codes (design: section 4). Pure; the texts of grpc core it knows are checked
-against the real core by the engine tests.
+The one place that turns causes into gRPC codes. Pure; the texts of grpc core it knows are checked against the real core
+by the engine tests. Whether a status is core's own is the engines' to prove: a pod can write the same words.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ MAX_MESSAGE_CHARACTERS = 512
 """Of a status that the gateway makes."""
 
 POD_LEFT = "Socket closed: the pod left, its drain time is over"
-"""What an engine says to the RPCs of a connection that it closes itself; known to `core_reason` as any lost one."""
+"""What an engine says to the RPCs of a connection that it closes itself."""
 
 _CODES = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
@@ -111,6 +111,8 @@ class Status:
     code: int
     details: str
     trailers: Metadata = ()
+    cause: Reason | None = None
+    """What befell the try, where its engine has proof of it; None: as far as can be proved these are a pod's words."""
 
 
 def make_status(reason: Reason, message: str) -> Status:
@@ -132,37 +134,28 @@ _CORE_TEXTS: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
         (r"Stream removed \(GOAWAY received", Reason.STREAM_REFUSED),
         (r"Stream removed \(RST_STREAM ", Reason.STREAM_RESET),
         (
-            r"Stream removed \((Socket closed|recvmsg|sendmsg|.*[Cc]onnection reset|.*[Bb]roken pipe)",
+            r"Stream removed \((Socket closed|Transport closed|recvmsg|sendmsg|[Kk]eepalive|[Pp]ing timeout"
+            r"|.*[Cc]onnection reset|.*[Bb]roken pipe)",
             Reason.CONNECTION_LOST,
         ),
-        (r"Socket closed|recvmsg:|sendmsg:|[Kk]eepalive|ping timeout|[Tt]ransport closed", Reason.CONNECTION_LOST),
-        (
-            r"Stream removed \(|No status received|Received http2 header with status|[Ff]ailed parsing HTTP/2",
-            Reason.BAD_RESPONSE,
-        ),
+        (r"Socket closed|recvmsg:|sendmsg:|[Kk]eepalive|[Pp]ing timeout|[Tt]ransport closed", Reason.CONNECTION_LOST),
+        (r"Stream removed \(|[Ff]ailed parsing HTTP/2", Reason.BAD_RESPONSE),
         (r"Received message larger than max|[Uu]nexpected compress|[Ii]nvalid compression", Reason.BAD_RESPONSE),
+        (r"Invalid metadata", Reason.BAD_METADATA),
     )
 )
 _TOO_LARGE = "Stream removed (received metadata size exceeds"
-_NEVER_HANDLED = (Code.CANCELLED, "CANCELLED")
-"""What a server on grpc core answers to an RPC that no handler has taken when it shuts down (grpc issue 41785)."""
-_UNSENDABLE = (Code.INTERNAL, "Invalid metadata")
-"""What core says of metadata that it took from a client and sends to nobody: a value that is not printable ASCII."""
 _CORE_CODES = frozenset({Code.UNAVAILABLE, Code.UNKNOWN, Code.INTERNAL})
 
 
-def core_reason(code: int, details: str, trailers: Metadata) -> Reason | None:
-    """Why grpc core, here or in the pod, ended a call that nobody gave a status for; None for a status of the pod's.
+def core_cause(code: int, details: str) -> Reason | None:
+    """Why grpc core ended a call; None: nothing that is to be told otherwise than core does.
 
-    Core marks neither, so its texts are recognised. A pod's status with trailing metadata is always the pod's.
+    For a status that is provably core's own. Of any other the words say nothing: a pod can write them as well.
     """
-    if code == Code.RESOURCE_EXHAUSTED and not trailers and details.startswith(_TOO_LARGE):
+    if code == Code.RESOURCE_EXHAUSTED and details.startswith(_TOO_LARGE):
         return Reason.METADATA_TOO_LARGE
-    if (code, details) == _NEVER_HANDLED and not trailers:
-        return Reason.STREAM_REFUSED
-    if (code, details) == _UNSENDABLE and not trailers:
-        return Reason.BAD_METADATA
-    if code not in _CORE_CODES or trailers:
+    if code not in _CORE_CODES:
         return None
     return next((reason for pattern, reason in _CORE_TEXTS if pattern.match(details)), None)
 
@@ -174,7 +167,7 @@ def safe_to_retry(reason: Reason) -> bool:
 
 def counts_against_pod(status: Status) -> bool:
     """Whether it speaks of the pod's health rather than of the request."""
-    return status.code in _FAILURES and (status.code, status.details) != _UNSENDABLE
+    return status.code in _FAILURES and status.cause is not Reason.BAD_METADATA
 
 
 _FAILURES = frozenset({Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})

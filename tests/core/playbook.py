@@ -17,15 +17,17 @@ from dataclasses import dataclass, field
 from grpcgw.proxy.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.proxy.metadata import Peer
 from grpcgw.proxy.session import Session
-from grpcgw.proxy.status import REASON_KEY, Code, Metadata, Status
+from grpcgw.proxy.status import REASON_KEY, Code, Metadata, Reason, Status
 from grpcgw.upstream.pod import Pod
 from tests.core.gateway import LABEL, SERVICE, Gateway
 
 METHOD = f"{SERVICE}Greet"
 OK = Status(Code.OK, "")
-CONNECT_FAILED = Status(Code.UNAVAILABLE, "failed to connect to all addresses; last error: refused")
-STREAM_REFUSED = Status(Code.UNAVAILABLE, "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))")
-CONNECTION_LOST = Status(Code.UNAVAILABLE, "Stream removed (Socket closed)")
+CONNECT_FAILED = Status(
+    Code.UNAVAILABLE, "failed to connect to all addresses; last error: x", cause=Reason.CONNECT_FAILED
+)
+STREAM_REFUSED = Status(Code.UNAVAILABLE, "Stream removed (RST_STREAM …)", cause=Reason.STREAM_REFUSED)
+CONNECTION_LOST = Status(Code.UNAVAILABLE, "Stream removed (Socket closed)", cause=Reason.CONNECTION_LOST)
 DEADLINE = Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
 CANCELLED = Status(Code.CANCELLED, "the RPC ended on the client's side")
 
@@ -280,7 +282,7 @@ class Rpc:
         return self._pod_answers(headers)
 
     def pod_never_answers(self) -> list[Asked]:
-        """What stands for the headers of a try that nothing ever came back from."""
+        """What stands for the headers of a try that was never sent."""
         return self._pod_answers(None)
 
     def _pod_answers(self, headers: Metadata | None) -> list[Asked]:
@@ -312,10 +314,10 @@ class Rpc:
         attempt, asked = self.attempt, []
         if attempt.sending:
             asked += self.pod_takes(ok=False)
-        asked += self.pod_never_answers()
         if attempt.reading:
             asked += self.pod_has_no_more()
-        return asked + self.pod_ends(status)
+        asked += self.pod_ends(status)
+        return asked + (self.pod_never_answers() if status.cause is Reason.CONNECT_FAILED else self.pod_headers())
 
     # --- time, and the gateway itself
 

@@ -200,10 +200,13 @@ class World:
                 yield "pod takes", self._pod_takes
             else:
                 yield "pod takes nothing", lambda: rpc.pod_takes(ok=False)
-        if attempt.headers_due and pod.status is not CONNECT_FAILED:
-            yield "pod sends headers", lambda: rpc.pod_headers(*(pod.headers if pod.reached else ()))
-        if attempt.headers_due and (pod.broken or not pod.reached):
-            yield "pod sends no headers", rpc.pod_never_answers
+        if attempt.headers_due and pod.status is CONNECT_FAILED:
+            yield "nothing was sent to the pod", rpc.pod_never_answers
+        elif attempt.headers_due:
+            if pod.reached:
+                yield "pod sends headers", lambda: rpc.pod_headers(*pod.headers)
+            if pod.broken or not pod.reached:
+                yield "pod sends no headers", rpc.pod_headers
         if attempt.reading and pod.to_come and pod.answers:
             yield "pod replies", lambda: rpc.pod_replies(pod.to_come.pop(0))
         elif attempt.reading and pod.answers:

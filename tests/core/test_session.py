@@ -482,14 +482,37 @@ def test_a_status_of_the_pods_own_passes_untouched(code: Code) -> None:
     assert_over(rpc, code)
 
 
-def test_a_pods_own_words_about_a_connection_of_its_own_pass_untouched() -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        Status(CONNECT_FAILED.code, CONNECT_FAILED.details),
+        Status(Code.UNAVAILABLE, "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"),
+        Status(Code.UNAVAILABLE, "Stream removed (GOAWAY received; Error code: 0; Debug Text: )"),
+        Status(Code.UNAVAILABLE, "Stream removed (Socket closed)"),
+        Status(Code.CANCELLED, "CANCELLED"),
+        Status(Code.INTERNAL, "Invalid metadata"),
+        Status(Code.UNKNOWN, "No status received"),
+    ],
+    ids=lambda status: status.details,
+)
+def test_a_pods_own_words_about_a_stream_of_its_own_prove_nothing_and_pass_untouched(said: Status) -> None:
     rpc = Rpc(Gateway(pods=2))
     rpc.is_sent_unary()
     rpc.pod_takes()
     rpc.pod_headers()
     rpc.pod_has_no_more()
-    assert rpc.pod_ends(CONNECT_FAILED) == [Finish(CONNECT_FAILED, (), None)]
+    assert rpc.pod_ends(said) == [Finish(said, (), None)]
     assert rpc.gateway.pod(1).state is PodState.READY
+    assert rpc.gateway.counters.retries == 0
+
+
+def test_a_connection_lost_before_anything_was_sent_on_it_is_one_that_failed() -> None:
+    rpc = Rpc(Gateway(pods=2))
+    rpc.is_sent_unary()
+    rpc.pod_takes(ok=False)
+    rpc.pod_has_no_more()
+    rpc.pod_ends(CONNECTION_LOST)
+    assert rpc.pod_never_answers() == [Open(2, b"hi", half_close=True)]
 
 
 # --- a second pod
@@ -707,6 +730,15 @@ def test_a_deadline_exceeded_of_the_pods_own_passes_untouched(status: Status, de
     rpc.is_sent_unary()
     rpc.now_s = 2.0
     assert rpc.is_answered_unary(b"yo", status)[-1:] == [Finish(status, POD_HEADERS, b"yo")]
+
+
+def test_a_pod_that_cancels_at_the_deadline_is_the_deadline() -> None:
+    reset = Status(Code.CANCELLED, "Stream removed (RST_STREAM (Received RST_STREAM with error code 8))")
+    for now_s, reason in ((1.0, ""), (4.99, "client-deadline"), (5.01, "client-deadline")):
+        rpc = Rpc(Gateway(), deadline_s=5.0)
+        rpc.is_sent_unary()
+        rpc.now_s = now_s
+        assert reason_of(rpc.is_answered_unary(status=reset)) == reason
 
 
 def test_a_deadline_that_passes_before_the_opening_ends_the_rpc_at_the_next_sweep() -> None:

@@ -9,7 +9,7 @@ import pytest
 from grpcgw.config.policies import CircuitBreaker, RetryPolicy
 from grpcgw.policy.breakers import Breaker, Limit
 from grpcgw.policy.retry import MIN_CONCURRENT_RETRIES
-from grpcgw.proxy.status import Code, Status
+from grpcgw.proxy.status import Code, Reason, Status
 from grpcgw.telemetry.report import PodState
 from tests.core.gateway import LABEL, FakeConnection, Gateway, destination, endpoints, route, snapshot
 from tests.core.playbook import (
@@ -127,12 +127,13 @@ def test_a_code_that_is_not_named_is_the_answer() -> None:
 
 
 def test_what_the_client_would_be_told_decides() -> None:
-    """grpc core calls what is no gRPC answer UNKNOWN, the client hears INTERNAL."""
+    """grpc core calls what is no HTTP/2 UNKNOWN, the client hears INTERNAL."""
     rpc = Rpc(gateway(RetryPolicy(frozenset({Code.INTERNAL}))))
     rpc.is_sent_unary()
-    assert refused(rpc, Status(Code.UNKNOWN, "No status received"))[-1] == JOIN
+    garbage = Status(Code.UNKNOWN, "Stream removed (Failed parsing HTTP/2)", cause=Reason.BAD_RESPONSE)
+    assert refused(rpc, garbage)[-1] == JOIN
     rpc.join_expires()
-    assert reason_of(refused(rpc, Status(Code.UNKNOWN, "No status received"))) == "bad-response"
+    assert reason_of(refused(rpc, garbage)) == "bad-response"
 
 
 def test_a_lost_connection_is_tried_again_where_the_policy_names_its_code() -> None:

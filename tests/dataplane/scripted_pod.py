@@ -99,6 +99,10 @@ class Stream:
         first = [(":status", "200"), ("content-type", "application/grpc")]
         self._headers([*first, *_trailers(status, message, extra)], end=True)
 
+    def end_http(self, status: str) -> None:
+        """An answer of HTTP's, without a body."""
+        self._headers([(":status", status), ("content-type", "text/plain")], end=True)
+
     def end_without_status(self) -> None:
         self.connection.act(lambda h2c: h2c.end_stream(self.number))
 
@@ -159,6 +163,11 @@ class Connection:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def freeze(self, until: threading.Event) -> None:
+        """Neither read nor write anything meanwhile, as a process that is stopped."""
+        with self._window:
+            until.wait(PATIENCE_S)
 
     def send_some(self, stream: Stream, data: bytes) -> int:
         """Send what the windows allow, waiting until they allow something; how much it was."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from dataplane.configured import compile_yaml, configured
 from dataplane.lab import Gateway, Lab
 from dataplane.scripted_pod import Stream
 from dataplane.waiting import PATIENCE_S, eventually
+
+UNAVAILABLE = 14
 
 
 def connecting(settings: str, service: str = "pods") -> str:
@@ -77,3 +82,20 @@ def test_quiet_connection_is_probed(lab: Lab, spelling: str) -> None:
     configured(lab, connecting("grpc: true"), pods=unprobed)
     assert probed.connections[0].pinged.wait(PATIENCE_S)
     assert not unprobed.connections[0].pinged.is_set()
+
+
+def test_pod_that_does_not_answer_probes_is_given_up_in_their_time(lab: Lab) -> None:
+    """grpc core would wait for a minute."""
+    thawed = threading.Event()
+
+    def freeze(stream: Stream) -> None:
+        stream.send_headers()
+        stream.connection.freeze(thawed)
+
+    gateway = configured(lab, connecting("keepalive: {time: 1, interval: 1, probes: 1}"), pods=lab.scripted_pod(freeze))
+    client = lab.raw_client(gateway)
+    began_s = time.monotonic()
+    answer = client.finish(client.request("/test.pods/Hold"))
+    thawed.set()
+    assert answer.status == UNAVAILABLE
+    assert time.monotonic() - began_s < 15

@@ -15,7 +15,7 @@ from dataplane.scripted_pod import Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually
 
 UNIT_MS = {"n": 1e-6, "u": 1e-3, "m": 1, "S": 1_000, "M": 60_000, "H": 3_600_000}
-CANCEL = 8
+CANCEL, DEADLINE_EXCEEDED = 8, 4
 
 
 def timeout_ms(stream: Stream) -> float | None:
@@ -110,6 +110,18 @@ def test_client_deadline_ends_the_rpc_on_both_sides(lab: Lab) -> None:
         next(call)
     assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert gate.cancelled.wait(PATIENCE_S)
+
+
+def test_pod_that_notices_the_deadline_first_and_cancels_is_the_deadline(lab: Lab) -> None:
+    """As Envoy and others do."""
+
+    def cancel_at_the_deadline(stream: Stream) -> None:
+        stream.gone.wait(((timeout_ms(stream) or 0) - 1) / 1000)
+        stream.reset(CANCEL)
+
+    client = lab.raw_client(lab.gateway(lab.scripted_pod(cancel_at_the_deadline)))
+    answers = {client.call("Unary", ("grpc-timeout", f"{40 + number}m")).status for number in range(20)}
+    assert answers == {DEADLINE_EXCEEDED}
 
 
 def test_pods_own_deadline_exceeded_passes(lab: Lab) -> None:

@@ -14,9 +14,10 @@ from dataplane.lab import Gateway, Lab, mapping
 from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Gone, ScriptedPod, Stream
 from dataplane.waiting import eventually
+from grpcgw.config.policies import RetryPolicy
 
 CUTS = 60
-NO_ERROR, REFUSED_STREAM = 0, 7
+NO_ERROR, UNAVAILABLE = 0, 14
 
 
 def cancel(client: RawClient, stream: int) -> None:
@@ -108,8 +109,11 @@ def test_a_request_of_a_known_stream_that_is_cut_off_is_no_half_close(lab: Lab) 
 
 def test_a_request_that_is_cut_off_while_it_is_tried_again_is_no_half_close(lab: Lab) -> None:
     listening = Listening()
-    refusing, willing = lab.scripted_pod(lambda stream: stream.reset(REFUSED_STREAM)), lab.scripted_pod(listening)
-    cut_many(lab, lab.gateway(refusing, willing), cancel)
+    refusing = lab.scripted_pod(lambda stream: stream.end_at_once(UNAVAILABLE))
+    willing = lab.scripted_pod(listening)
+    (destination,) = mapping().destinations
+    retrying = replace(destination, retry=RetryPolicy(frozenset({UNAVAILABLE}), num_retries=3))
+    cut_many(lab, lab.gateway(refusing, willing, routes=[replace(mapping(), destinations=(retrying,))]), cancel)
     assert refusing.streams
     assert_only_whole_ones_look_complete(willing, listening)
 

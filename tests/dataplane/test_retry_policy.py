@@ -58,6 +58,21 @@ def test_rpc_that_fails_is_tried_again_with_all_it_said(lab: Lab) -> None:
     eventually(lambda: gateway.codes("Unary") == {0: 1}, "to the client it is one RPC")
 
 
+@pytest.mark.parametrize("condition", ["5xx", "gateway-error"])
+def test_http_503_of_a_hop_before_the_pod_is_tried_again(lab: Lab, condition: str) -> None:
+    def refuse(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers(status="503")
+        stream.send_data(b"no healthy upstream")
+        stream.end_without_status()
+
+    away, there = lab.scripted_pod(refuse), lab.pod("a")
+    gateway = configured(lab, retrying(f"retry_on: {condition}, num_retries: 2"), pods=[away, there])
+    gateway.wait_for_ready_pods(2)
+    assert [lab.raw_client(gateway).call("Unary").status for _ in range(4)] == [0] * 4
+    assert away.streams
+
+
 def test_when_no_retries_are_left_the_client_gets_the_pods_answer(lab: Lab) -> None:
     failing = Failing(99, ABORTED, ("x-mine", "1"))
     gateway = configured(lab, retrying("retry_on: [retriable-4xx], num_retries: 1"), pods=pods(lab, failing))

@@ -13,6 +13,7 @@ from dataplane.pods import Context, Gate
 from dataplane.raw_client import Answer
 from dataplane.scripted_pod import Stream, frame, refusing
 
+NO_ERROR = 0
 UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 4, 12, 13, 14
 DETAILS = b"\x08\x05\x12\x03abc\xff\x00"
 
@@ -163,17 +164,6 @@ def garbage(stream: Stream) -> None:
     stream.connection.write(b"\x00\x00\x05\x09\x04\x00\x00\x00\x01HELLO HTTP/1.1 teapot\r\n" * 20)
 
 
-def end_without_status(stream: Stream) -> None:
-    stream.send_headers()
-    stream.send_message(b"x")
-    stream.end_without_status()
-
-
-def http_error(stream: Stream) -> None:
-    stream.send_headers(status="503")
-    stream.end_without_status()
-
-
 def broken_message(stream: Stream) -> None:
     stream.send_headers()
     stream.send_data(b"\xff" + frame(b"hello")[1:])
@@ -205,12 +195,55 @@ def test_pod_that_fails_before_its_headers(
     assert len(pod.streams) + len(other.streams) == 1
 
 
-@pytest.mark.parametrize("script", [end_without_status, http_error])
-def test_pod_that_does_not_speak_grpc_is_a_bad_response(lab: Lab, script: Callable[[Stream], None]) -> None:
-    answer = lab.raw_client(lab.gateway(lab.scripted_pod(script))).call("Unary")
-    assert answer.header("x-grpcgw-reason") == "bad-response", answer
-    assert answer.status in (INTERNAL, UNAVAILABLE)
-    assert "test.default" in answer.message
+HTTP_STATUSES = {
+    400: INTERNAL,
+    401: 16,
+    403: 7,
+    404: UNIMPLEMENTED,
+    409: UNKNOWN,
+    412: UNKNOWN,
+    413: UNKNOWN,
+    418: UNKNOWN,
+    429: UNAVAILABLE,
+    431: UNKNOWN,
+    500: UNKNOWN,
+    502: UNAVAILABLE,
+    503: UNAVAILABLE,
+    504: UNAVAILABLE,
+    505: UNKNOWN,
+}
+"""grpc `doc/http-grpc-status-mapping.md`."""
+
+
+def answer_http(stream: Stream) -> None:
+    """As a hop before the pod does. The method's name says with which status, and what comes with it."""
+    _, number, body = (stream.header(":path") or "").rpartition("/")[2].split("_")
+    stream.read_all()
+    if body == "alone":
+        stream.end_http(number)
+        return
+    stream.send_headers(status=number)
+    stream.send_data(b"no healthy upstream")
+    if body == "reset":
+        stream.reset(NO_ERROR)
+    else:
+        stream.end_without_status()
+
+
+@pytest.mark.parametrize("body", ["alone", "body", "reset"])
+def test_http_status_of_a_hop_before_the_pod_is_grpcs_for_it(lab: Lab, body: str) -> None:
+    client = lab.raw_client(lab.gateway(lab.scripted_pod(answer_http)))
+    codes = {number: client.call(f"Http_{number}_{body}").status for number in HTTP_STATUSES}
+    assert codes == HTTP_STATUSES
+
+
+def test_answer_without_a_status_is_unknown(lab: Lab) -> None:
+    def end_without_status(stream: Stream) -> None:
+        stream.send_headers()
+        stream.send_message(b"x")
+        stream.end_without_status()
+
+    assert lab.raw_client(lab.gateway(lab.scripted_pod(end_without_status))).call("Unary").status == UNKNOWN
 
 
 def test_bytes_that_are_no_message_end_with_the_idle_timeout(lab: Lab) -> None:
@@ -220,9 +253,16 @@ def test_bytes_that_are_no_message_end_with_the_idle_timeout(lab: Lab) -> None:
     assert (answer.status, answer.header("x-grpcgw-reason")) == (DEADLINE_EXCEEDED, "idle-timeout")
 
 
-@pytest.mark.parametrize("failure", [reset(2), close_connection, garbage])
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        pytest.param(reset(2), grpc.StatusCode.INTERNAL, id="reset"),
+        pytest.param(close_connection, grpc.StatusCode.UNAVAILABLE, id="connection closed"),
+        pytest.param(garbage, grpc.StatusCode.UNKNOWN, id="garbage"),
+    ],
+)
 def test_pod_that_fails_in_the_middle_of_a_stream_ends_it_with_a_status(
-    lab: Lab, failure: Callable[[Stream], None]
+    lab: Lab, failure: Callable[[Stream], None], code: grpc.StatusCode
 ) -> None:
     """What came before is kept."""
 
@@ -244,8 +284,8 @@ def test_pod_that_fails_in_the_middle_of_a_stream_ends_it_with_a_status(
     acknowledged.open()
     with pytest.raises(grpc.RpcError):
         next(call)
-    assert call.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
-    assert dict(call.trailing_metadata())["x-grpcgw-reason"] in ("stream-reset", "connection-lost", "bad-response")
+    assert call.code() is code
+    assert not call.trailing_metadata(), "after headers nothing tells it from a status of the pod's"
 
 
 @pytest.mark.parametrize("number", ["banana", "-1", ""])
