@@ -45,6 +45,7 @@ BROKEN = {
     "unknown field": partners(tlsSecrett={}),
     "misspelt field of tls": partners(tls={**MUTUAL, "cert_requird": True}),
     "revocation list": partners(tls={**MUTUAL, "crl_secret": "crl"}),
+    "revocation list stored as v2": partners(tls={**MUTUAL, "v3CRLSecret": "crl"}),
     "TLS 1.3 alone": partners(tls={**MUTUAL, "min_tls_version": "v1.3"}),
     "ciphers": partners(tls={**MUTUAL, "cipher_suites": ["X"]}),
     "missing Secret": partners(tlsSecret={"name": "gone"}),

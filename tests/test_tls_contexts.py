@@ -409,6 +409,7 @@ CANNOT = {
     "ciphers": ({"cipher_suites": ["ECDHE-RSA-AES128-GCM-SHA256"]}, "set GRPC_SSL_CIPHER_SUITES in the gateway's"),
     "curves": ({"ecdh_curves": ["X25519"]}, "ecdh_curves: grpc in Python takes no curves"),
     "revocation": ({"crl_secret": "crl"}, "crl_secret: grpc in Python reads no revocation lists"),
+    "revocation stored as v2": ({"v3CRLSecret": "crl"}, "v3CRLSecret: grpc in Python reads no revocation lists"),
 }
 
 

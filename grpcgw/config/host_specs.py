@@ -50,6 +50,7 @@ class TlsSettings(Resource):
     crl_secret: Annotated[
         str | None, served("an error: grpc reads no revocation lists in Python, revoked certificates would pass")
     ] = None
+    v3CRLSecret: Annotated[str | None, served("stands for `crl_secret`")] = None  # noqa: N815
     min_tls_version: Annotated[
         TlsVersion | None, served("up to `v1.2`, which is the least in any case; `v1.3` is an error: see below")
     ] = None
@@ -105,7 +106,10 @@ def _as_snake_case(value: object) -> object:
     """Ambassador takes both `ca_secret` and `caSecret` in a Host."""
     if not isinstance(value, Mapping):
         return value
-    return {re.sub("[A-Z]", lambda match: "_" + match[0].lower(), str(name)): part for name, part in value.items()}
+    return {
+        name if name == "v3CRLSecret" else re.sub("[A-Z]", lambda match: "_" + match[0].lower(), str(name)): part
+        for name, part in value.items()
+    }
 
 
 def _as_reference(value: object) -> object:

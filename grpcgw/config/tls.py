@@ -117,11 +117,11 @@ def check_tls_settings(spec: TlsSettings, findings: Findings, *path: str) -> Non
         )
     if spec.ecdh_curves:
         findings.error("grpc in Python takes no curves; leave it out", *path, "ecdh_curves")
-    if spec.crl_secret:
+    if spec.crl_secret or spec.v3CRLSecret:
         findings.error(
             "grpc in Python reads no revocation lists, and revoked certificates would pass; leave it out",
             *path,
-            "crl_secret",
+            "crl_secret" if spec.crl_secret else "v3CRLSecret",
         )
 
 
