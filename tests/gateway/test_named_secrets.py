@@ -23,9 +23,9 @@ def opaque(name: str, authority: Authority) -> Body:
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
 
 
-def mutual(ca: str, name: str) -> Body:
+def mutual(ca: str, name: str, hostname: str = "*") -> Body:
     obj = tls_context("cert", name)
-    obj["spec"] |= {"ca_secret": ca, "cert_required": True}
+    obj["spec"] |= {"hosts": [hostname], "ca_secret": ca, "cert_required": True}
     return obj
 
 
@@ -50,7 +50,7 @@ def test_clients_are_asked_for_certificates_by_an_opaque_secret_which_is_followe
         secret("cert", own.certificate, own.key),
         opaque("ca", first),
         mutual("ca", "open"),
-        mutual("forbidden", "shut"),
+        mutual("forbidden", "shut", "shut.example.com"),
     ):
         api.put(obj)
     arguments = ("--kubernetes", "--kubeconfig", str(api.kubeconfig(tmp_path / "kubeconfig")))
