@@ -1,4 +1,4 @@
-"""What pods tell of their services through `grpc.reflection`, merged into one index that answers for all of them.
+"""What pods tell of their services through `grpc.reflection`, in one index that answers each asker for its own pods.
 
 Pure: `reflection_source` asks the pods, `reflection` answers clients. v1 and v1alpha of the service have the same
 messages on the wire, so one set of classes does. Rules: grpc `doc/server-reflection.md`.
@@ -6,7 +6,7 @@ messages on the wire, so one set of classes does. Rules: grpc `doc/server-reflec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
@@ -28,25 +28,52 @@ class Descriptors:
     """File name → serialized FileDescriptorProto, with all dependencies the pod could give."""
 
 
+ClustersOf = Callable[[str], Collection[str]]
+"""The clusters that an asker's calls of a service go to, by the service's name; none: they go nowhere."""
+
+
 class DescriptorIndex:
-    """Answers reflection requests for several clusters at once.
+    """What is known of several clusters, and of the gateway's own services."""
 
-    A file name or symbol known to several clusters is answered from the first (in cluster order), always together with
-    that cluster's dependencies: two services may carry different versions of one file.
-    """
-
-    def __init__(self, clusters: Mapping[str, Descriptors]) -> None:
-        self._sources = tuple(_Source(clusters[name]) for name in sorted(clusters))
+    def __init__(self, clusters: Mapping[str, Descriptors], own: Descriptors | None = None) -> None:
+        """`own`: the services that the gateway answers itself."""
+        self._sources = {name: _Source(clusters[name]) for name in sorted(clusters)}
+        self._own = None if own is None else _Source(own)
         self.services = tuple(sorted({service for found in clusters.values() for service in found.services}))
 
-    def answer(self, request_bytes: bytes, is_routed: Callable[[str], bool]) -> bytes:
-        """The response to one request; services that are not routed are not listed. Raises DecodeError."""
+    def see(self, clusters_of: ClustersOf) -> IndexView:
+        """What one asker may see: clusters that its calls go to, since two hosts may have services of one name."""
+        by_service: dict[str, list[_Source]] = {}
+        for service in self.services:
+            routed = clusters_of(service)
+            found = [one for name, one in self._sources.items() if name in routed and service in one.services]
+            if found:
+                by_service[service] = found
+        for service in () if self._own is None else self._own.services:
+            by_service.setdefault(service, [self._own] if self._own is not None else [])
+        return IndexView(by_service)
+
+
+class IndexView:
+    """Answers the reflection requests of one asker.
+
+    A service and its methods are answered from a cluster that its calls go to, other symbols and files from the first
+    cluster (in their order) that has them, always together with that cluster's dependencies: two services may carry
+    different versions of one file.
+    """
+
+    def __init__(self, by_service: Mapping[str, Sequence[_Source]]) -> None:
+        self._by_service = by_service
+        self._sources = tuple(dict.fromkeys(source for sources in by_service.values() for source in sources))
+
+    def answer(self, request_bytes: bytes) -> bytes:
+        """The response to one request. Raises DecodeError."""
         request = ServerReflectionRequest.FromString(request_bytes)
         response = ServerReflectionResponse(valid_host=request.host, original_request=request)
         match request.WhichOneof("message_request"):
             case "list_services":
-                routed = (name for name in self.services if is_routed(name))
-                response.list_services_response.service.extend(ServiceResponse(name=name) for name in routed)
+                names = sorted(self._by_service)
+                response.list_services_response.service.extend(ServiceResponse(name=name) for name in names)
             case "file_by_filename":
                 self._put_files(response, request.file_by_filename, "file")
             case "file_containing_symbol":
@@ -62,12 +89,16 @@ class DescriptorIndex:
         return bytes(response.SerializeToString())
 
     def _put_files(self, response: ServerReflectionResponse, wanted: str, kind: str) -> None:
-        for source in self._sources:
+        for source in self._sources_of(wanted):
             name = wanted if kind == "file" else source.file_of(wanted)
             if name in source.files:
                 response.file_descriptor_response.file_descriptor_proto.extend(source.with_dependencies(name))
                 return
         _put_error(response, Code.NOT_FOUND, f"no pod behind the gateway knows the {kind} {wanted}")
+
+    def _sources_of(self, symbol: str) -> Sequence[_Source]:
+        """Of a service or its method, those of the service alone."""
+        return self._by_service.get(symbol) or self._by_service.get(symbol.rpartition(".")[0]) or self._sources
 
     def _put_extension_numbers(self, response: ServerReflectionResponse, type_name: str) -> None:
         numbers = {number for source in self._sources for number in source.extension_numbers(type_name)}
@@ -88,7 +119,7 @@ class _Source:
     """One cluster's files, with their symbols and extensions indexed (`type#number` for an extension)."""
 
     def __init__(self, descriptors: Descriptors) -> None:
-        self.files = descriptors.files
+        self.files, self.services = descriptors.files, frozenset(descriptors.services)
         self._parsed = {name: FileDescriptorProto.FromString(data) for name, data in descriptors.files.items()}
         self._file_of: dict[str, str] = {}
         for name, file in self._parsed.items():

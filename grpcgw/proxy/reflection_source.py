@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 
 from grpcgw.proxy.descriptors import DescriptorIndex, Descriptors
 from grpcgw.proxy.engine import pod_target
+from grpcgw.proxy.own_descriptors import OWN_SERVICES
 from grpcgw.proxy.serving import Serving
 from grpcgw.telemetry.report import PodState
 
@@ -129,7 +130,7 @@ class DescriptorKeeper:
         self._closing = False
         self._news = threading.Event()
         self._thread = threading.Thread(target=self._run, name="grpcgw descriptors", daemon=True)
-        serving.reflection = DescriptorIndex({})
+        serving.reflection = DescriptorIndex({}, OWN_SERVICES)
 
     def start(self) -> None:
         self._thread.start()
@@ -204,4 +205,4 @@ class DescriptorKeeper:
 
     def _publish(self) -> None:
         known = {name: one.descriptors for name, one in self._clusters.items() if one.descriptors is not None}
-        self._serving.reflection = DescriptorIndex(known)
+        self._serving.reflection = DescriptorIndex(known, OWN_SERVICES)

@@ -312,8 +312,9 @@ class RouteTargets:
         destination = self._split.pick() if value is None else self._split.pick_for(value)
         return None if destination is None else self._targets[id(destination)]
 
-    def is_open(self) -> bool:
-        return any(target.refusal is None for target in self._targets.values())
+    def open_clusters(self) -> frozenset[str]:
+        """Those of the Mappings that do not refuse all calls."""
+        return frozenset(target.cluster for target in self._targets.values() if target.refusal is None)
 
     def can_serve(self) -> bool:
         return any(target.can_serve() for target in self._targets.values())
@@ -467,11 +468,11 @@ class Serving:
     def has_route(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
         return self._table.find(path, authority, metadata) is not None
 
-    def is_open(self, path: str, authority: str, metadata: Metadata, port: PortView) -> bool:
-        """Whether some Mapping matches `path` and does not refuse all its calls."""
+    def clusters_of(self, path: str, authority: str, metadata: Metadata, port: PortView) -> frozenset[str]:
+        """Where calls of `path` go, over all Mappings that match it and do not refuse them; none: nowhere."""
         admitted = self._admit(self._table, authority, metadata, port)
         found = None if isinstance(admitted, Refusal) else self._table.find(path, authority, metadata, admitted)
-        return found is not None and found.is_open()
+        return frozenset() if found is None else found.open_clusters()
 
     def can_serve(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool | None:
         """Whether some Mapping has a pod for `path` that is connected or may yet be; None: no Mapping matches."""

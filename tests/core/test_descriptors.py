@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pytest
 from dataplane.waiting import eventually
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.reflection_pb2 import (
     ExtensionRequest,
     ServerReflectionRequest,
@@ -22,6 +23,7 @@ from grpcgw.proxy.descriptors import DescriptorIndex, Descriptors
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.local import IDLE_TIMEOUT_S
 from grpcgw.proxy.metadata import Peer
+from grpcgw.proxy.own_descriptors import OWN_SERVICES
 from grpcgw.proxy.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.proxy.reflection_source import DescriptorKeeper
 from grpcgw.proxy.session import Session
@@ -57,9 +59,15 @@ def shop() -> Descriptors:
 INDEX = DescriptorIndex({"shop": shop(), "greet": GREET})
 
 
-def ask(index: DescriptorIndex = INDEX, routed: bool = True, **request: object) -> ServerReflectionResponse:
+EVERYWHERE = ("shop", "greet", "a", "b", "c")
+
+
+def ask(
+    index: DescriptorIndex = INDEX, routed: Collection[str] = EVERYWHERE, **request: object
+) -> ServerReflectionResponse:
+    """`routed`: the clusters that the asker's calls go to, whatever the service."""
     asked = ServerReflectionRequest(host="h", **request)
-    answer = ServerReflectionResponse.FromString(index.answer(asked.SerializeToString(), lambda _: routed))
+    answer = ServerReflectionResponse.FromString(index.see(lambda _: routed).answer(asked.SerializeToString()))
     assert (answer.original_request, answer.valid_host) == (asked, "h")
     return answer
 
@@ -72,10 +80,67 @@ def files(answer: ServerReflectionResponse) -> list[str]:
 # --- the index
 
 
+def renamed_shop(field: str) -> Descriptors:
+    """The same service and message, of another program."""
+    file = FileDescriptorProto(name="shop.proto", package="shop")
+    file.message_type.add(name="Item").field.add(name=field, number=1, type=9, label=1)
+    file.service.add(name="Catalogue").method.add(name="Get", input_type=".shop.Item", output_type=".shop.Item")
+    return Descriptors(("shop.Catalogue",), {file.name: file.SerializeToString()})
+
+
+@pytest.mark.parametrize(("cluster", "field"), [("one", "title"), ("two", "headline")])
+@pytest.mark.parametrize(
+    "request_fields",
+    [
+        {"file_containing_symbol": "shop.Item"},
+        {"file_containing_symbol": "shop.Catalogue"},
+        {"file_containing_symbol": "shop.Catalogue.Get"},
+        {"file_by_filename": "shop.proto"},
+    ],
+)
+def test_an_asker_is_told_of_the_pods_its_calls_go_to(cluster: str, field: str, request_fields: dict[str, str]) -> None:
+    index = DescriptorIndex({"one": renamed_shop("title"), "two": renamed_shop("headline")})
+    answer = ask(index, (cluster,), **request_fields)
+    (data,) = answer.file_descriptor_response.file_descriptor_proto
+    assert FileDescriptorProto.FromString(data).message_type[0].field[0].name == field
+
+
+def test_what_an_asker_cannot_call_it_is_not_told_of() -> None:
+    answer = ask(routed=("greet",), file_containing_symbol="shop.Order")
+    assert answer.error_response.error_code == Code.NOT_FOUND
+
+
+def test_a_service_is_described_by_the_pods_its_own_calls_go_to() -> None:
+    """Both clusters have both services; calls of one go to one, of the other to the other."""
+    greet = FileDescriptorProto.FromString(next(iter(GREET.files.values())))
+    one, two = renamed_shop("title"), renamed_shop("headline")
+    both = Descriptors((*two.services, *GREET.services), {**two.files, **GREET.files})
+    index = DescriptorIndex(
+        {"a": Descriptors((*one.services, *GREET.services), {**one.files, **GREET.files}), "b": both}
+    )
+    view = index.see(lambda service: ("a",) if service.startswith(greet.package) else ("b",))
+    request = ServerReflectionRequest(file_containing_symbol="shop.Catalogue")
+    answer = ServerReflectionResponse.FromString(view.answer(request.SerializeToString()))
+    (data,) = answer.file_descriptor_response.file_descriptor_proto
+    assert FileDescriptorProto.FromString(data).message_type[0].field[0].name == "headline"
+
+
+def test_the_gateways_own_services_are_listed_and_described() -> None:
+    index = DescriptorIndex({"greet": GREET}, OWN_SERVICES)
+    own = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+    listed = [service.name for service in ask(index, (), list_services="*").list_services_response.service]
+    assert listed == own
+    pool = DescriptorPool()
+    for name in own:
+        for data in ask(index, (), file_containing_symbol=name).file_descriptor_response.file_descriptor_proto:
+            pool.AddSerializedFile(data)
+        assert pool.FindServiceByName(name).methods
+
+
 def test_services_of_all_clusters_are_listed_where_they_are_routed() -> None:
     listed = ask(list_services="*").list_services_response.service
     assert [service.name for service in listed] == ["greet.GrpcService", "shop.Orders"]
-    assert not ask(routed=False, list_services="*").list_services_response.service
+    assert not ask(routed=(), list_services="*").list_services_response.service
 
 
 @pytest.mark.parametrize(
@@ -137,7 +202,7 @@ def test_one_file_in_two_versions_comes_with_the_dependencies_of_its_own_cluster
 def test_files_that_depend_on_each_other_come_once() -> None:
     one = FileDescriptorProto(name="one", dependency=["two", "missing"])
     two = FileDescriptorProto(name="two", dependency=["one"])
-    index = DescriptorIndex({"c": Descriptors((), {file.name: file.SerializeToString() for file in (one, two)})})
+    index = DescriptorIndex({"c": Descriptors(("s.S",), {file.name: file.SerializeToString() for file in (one, two)})})
     assert files(ask(index, file_by_filename="one")) == ["one", "two"]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -16,7 +18,11 @@ from dataplane.lab import Gateway, Lab, mapping
 from dataplane.waiting import eventually
 from examples.greet import server as greet_server
 from grpcgw.config.endpoint import Endpoint, EndpointSet
+from grpcgw.config.policies import HostKind, HostMatch
+from grpcgw.proxy.descriptors import Descriptors
+from grpcgw.proxy.own_descriptors import OWN_SERVICES
 from grpcgw.proxy.reflection_source import DescriptorKeeper, fetch_descriptors
+from grpcgw.settings import EngineName
 
 V1 = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
@@ -52,7 +58,7 @@ def wait_for_descriptors(gateway: Gateway) -> None:
 def test_a_tool_learns_enough_to_describe_and_call(lab: Lab, gateway: Gateway) -> None:
     wait_for_descriptors(gateway)
     database = ProtoReflectionDescriptorDatabase(lab.channel(gateway))
-    assert list(database.get_services()) == ["greet.GrpcService"]
+    assert list(database.get_services()) == sorted(["greet.GrpcService", *OWN_SERVICES.services])
     service = DescriptorPool(database).FindServiceByName("greet.GrpcService")
     assert service.methods_by_name["Greet"].input_type.full_name == "greet.GreetRequest"
 
@@ -76,7 +82,8 @@ def test_v1_is_answered_as_v1alpha_is(lab: Lab, gateway: Gateway) -> None:
 def test_the_pods_of_a_service_that_no_mapping_routes_are_not_listed(lab: Lab, gateway: Gateway) -> None:
     wait_for_descriptors(gateway)
     gateway.route(mapping("/other.Prefix/", "greet", "greet"))
-    assert not list(ProtoReflectionDescriptorDatabase(lab.channel(gateway)).get_services())
+    listed = ProtoReflectionDescriptorDatabase(lab.channel(gateway)).get_services()
+    assert list(listed) == sorted(OWN_SERVICES.services)
 
 
 def test_health_of_a_service_is_that_of_its_pods(lab: Lab, gateway: Gateway, pod: greet_server.Pod) -> None:
@@ -100,3 +107,35 @@ def test_a_pod_that_is_not_there_or_not_honest_is_told_apart_from_one_without_re
     pod.stop()
     with pytest.raises(ConnectionError, match="UNAVAILABLE"):
         fetch_descriptors(f"ipv4:127.0.0.1:{pod.port}", 30)
+
+
+def catalogue(field: str) -> Descriptors:
+    """Of a service that two programs have, with messages of their own."""
+    file = FileDescriptorProto(name="shop.proto", package="shop")
+    file.message_type.add(name="Item").field.add(name=field, number=1, type=9, label=1)
+    file.service.add(name="Catalogue").method.add(name="Get", input_type=".shop.Item", output_type=".shop.Item")
+    return Descriptors(("shop.Catalogue",), {file.name: file.SerializeToString()})
+
+
+@pytest.mark.parametrize(("name", "field"), [("one", "title"), ("two", "headline")])
+def test_a_client_of_one_host_is_told_of_that_hosts_pods(lab: Lab, name: str, field: str) -> None:
+    """Where the engine knows the host; where it does not, Mappings by host serve nobody, and nobody is told of them."""
+    told = {"one": catalogue("title"), "two": catalogue("headline")}
+    pods = {cluster: lab.pod(cluster) for cluster in told}
+    routes = [
+        replace(mapping("/shop.Catalogue/", cluster, cluster), host=HostMatch(HostKind.EXACT, f"{cluster}.example.com"))
+        for cluster in told
+    ]
+    gateway = lab.gateway(routes=routes, clusters={cluster: [pod] for cluster, pod in pods.items()})
+    by_port = {str(pod.port): told[cluster] for cluster, pod in pods.items()}
+    keeper = DescriptorKeeper(gateway.serving, lambda target, _: by_port[target.rpartition(":")[2]])
+    lab.defer(keeper.close)
+    keeper.start()
+    eventually(lambda: gateway.serving.reflection is not None and gateway.serving.reflection.services)
+    channel = lab.channel(gateway, ("grpc.default_authority", f"{name}.example.com"))
+    database = ProtoReflectionDescriptorDatabase(channel)
+    if not EngineName(lab.engine).shows_authority:
+        assert "shop.Catalogue" not in database.get_services()
+        return
+    eventually(lambda: "shop.Catalogue" in database.get_services(), "the pods of this host have told theirs")
+    assert database.FindFileContainingSymbol("shop.Item").message_type[0].field[0].name == field
