@@ -16,7 +16,6 @@ from grpcgw.config.fields import (
     Resource,
     StringOrList,
     Table,
-    Text,
     http_only,
     no_meaning,
     rules,
@@ -118,12 +117,12 @@ def _as_reference(value: object) -> object:
 
 
 class SecretReference(Resource):
-    name: Text
+    name: str
     namespace: str | None = None
 
 
 class NameReference(Resource):
-    name: Text
+    name: str
 
 
 class Selector(Resource):
