@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,13 @@ from tests.kube_cluster import Cluster, kinds_of_cluster, open_cluster
 settings.register_profile("suite", max_examples=100, stateful_step_count=25, deadline=None, print_blob=True)
 settings.register_profile("fuzz", max_examples=2_000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests are hundreds of thousands of objects, which the collections between tests need not
+    walk again and again to find what one test left."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
