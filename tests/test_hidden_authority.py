@@ -59,6 +59,31 @@ def test_one_host_that_refuses_clear_text_refuses_it_for_all_and_a_notice_says_s
     assert [text for text in said(both_refuse) if "Listener web.shop" in text] == []
 
 
+SELECTING = {"hostname": "a.example.com", "mappingSelector": {"matchLabels": {"exposed": "yes"}}}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        host("a", "a.example.com", "Refuse"),
+        obj("Host", "a", SELECTING),
+        obj("TLSContext", "a", {"hosts": ["a"], "x": 1}),
+    ],
+    ids=["Host left out", "Host that selects", "TLSContext left out"],
+)
+def test_the_ports_of_the_command_line_serve_nothing_and_who_is_the_cause_says_so(told: KubeObject) -> None:
+    errors = said(compiled(told), Severity.ERROR)
+    assert any(f"{told.key}: no call is served: the generic-handler engine" in error for error in errors)
+    assert not any("no call is served" in error for error in said(compiled(told, listener())))
+
+
+def test_a_listener_whose_hosts_take_different_mappings_serves_nothing_and_says_so() -> None:
+    objects = listener(), obj("Host", "a", SELECTING), host("every", "*", "Route")
+    (error,) = said(compiled(*objects), Severity.ERROR)
+    assert "Listener web.shop: serves no call: the generic-handler engine" in error
+    assert "mappingSelector" in error
+
+
 def test_a_listener_with_a_host_that_is_left_out_serves_nothing_and_says_so() -> None:
     objects = listener(), host("a", "a.example.com", "Refuse"), host("every", "*", "Route")
     errors = said(compiled(*objects), Severity.ERROR)

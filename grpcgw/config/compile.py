@@ -194,6 +194,8 @@ def _compile_ports(
     kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])
     if listeners is None:
         _report_disagreement(kept, others, configuration, generations)
+    if listeners is None and authority_hidden_by:
+        _note_hidden_names([*hosts, *closed], authority_hidden_by, configuration, generations)
     policies = order_policies(hosts, [*closed, *close_disagreeing(others)])
     return _Ports(contexts, hosts, Snapshot("", certificates=kept, listeners=listeners, hosts=policies))
 
@@ -212,6 +214,23 @@ def _report_disagreement(
             " Python asks on a whole port or not at all; give them ports of their own with Listeners"
         )
         generations.report(findings)
+
+
+def _note_hidden_names(
+    speaking: Iterable[Host | ClosedNames], engine: str, configuration: _Configuration, generations: Generations
+) -> None:
+    """Of the ports of the command line; those of Listeners are told themselves."""
+    by_name = {str(obj.key): obj for obj in configuration.of("TLSContext", "Host")}
+    left_out = {policy.left_out for one in speaking for policy in one.policies if policy.left_out}
+    selecting = {str(one.obj.key) for one in speaking if isinstance(one, Host) and one.policies[0].selectors}
+    for names, cause in ((left_out, "is left out"), (selecting, "takes some Mappings alone (mappingSelector)")):
+        for name in sorted(names):
+            findings = Findings(by_name[name])
+            findings.fault(
+                f"no call is served: the {engine} engine does not know the :authority of calls, and this {cause}; run"
+                " grpcgw with --engine completion-queue"
+            )
+            generations.report(findings)
 
 
 def _make_snapshot(serving: Serving, groups: Groups, reader: MappingReader, settings: Snapshot) -> Snapshot:
