@@ -127,7 +127,8 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Directory of YAML files, read recursively.")
+    Path,
+    typer.Argument(metavar="DIR", exists=True, help="Directory of YAML files, read recursively, or one such file."),
 ]
 
 Config = Annotated[

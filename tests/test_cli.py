@@ -441,6 +441,19 @@ def test_check_names_a_few_of_many_files_that_are_not_read(tmp_path: Path, capsy
     assert "passed over: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, 4 more files\n" in capsys.readouterr().out
 
 
+def test_check_and_routes_take_a_single_file_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "one", "weight", "1")
+    write_mapping(tmp_path, "other", "timeout_ms", "soon")
+    file = (tmp_path / "one.yaml").rename(tmp_path / "one.txt")
+    assert execute(["check", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}: 1 object in 1 file read",
+        f"{file}: no errors, no notices",
+    ]
+    assert execute(["routes", str(file)]) == 0
+    assert f"{file}:1" in capsys.readouterr().out
+
+
 def test_a_directory_without_any_file_to_read_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mapping.yaml.bak").touch()
     assert execute(["check", str(tmp_path)]) == 1

@@ -124,12 +124,15 @@ def test_origins_are_paths_as_the_user_gave_them(tmp_path: Path, monkeypatch: py
     assert obj.source.locate(("metadata", "name")) == "conf/a.yaml:5"
 
 
+def test_what_is_not_there_is_a_user_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read the configuration directory .*missing"):
+        read_directory(tmp_path / "missing")
+
+
 @pytest.mark.parametrize("name", ["missing", "file.yaml"])
-def test_what_is_no_directory_is_a_user_error_that_names_it(tmp_path: Path, name: str) -> None:
+def test_only_a_directory_is_followed(tmp_path: Path, name: str) -> None:
     (tmp_path / "file.yaml").write_text(document("a"))
     with pytest.raises(UserError, match=f"cannot read the configuration directory .*{name}"):
-        read_directory(tmp_path / name)
-    with pytest.raises(UserError):
         asyncio.run(DirectorySource(ObjectStore(), tmp_path / name).load())
 
 

@@ -93,9 +93,10 @@ def read_directory(
 ) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
     """All objects below `directory`, with variables filled in from `environment`, and what is wrong with its files.
 
-    UserError: it is no readable directory.
+    It may be one file, too, whatever its ending. UserError: it is neither, or cannot be read.
     """
-    _require_directory(directory)
+    if not directory.is_file():
+        _require_directory(directory)
     files, problems = scan(directory, {}, environment=environment)
     objects, conflicts = merge(files)
     return objects, (*problems, *_problems_of(files), *conflicts)
@@ -275,6 +276,8 @@ def list_files(directory: Path) -> tuple[list[Path], list[OSError]]:
     are links into it. Links are followed, each directory is entered once.
     """
     errors: list[OSError] = []
+    if directory.is_file():
+        return [directory], []
     paths = (path for path in _walk(directory, errors.append) if path.name.endswith(SUFFIXES))
     return sorted(paths), errors
 
