@@ -39,6 +39,7 @@ from grpcgw.proxy.credentials import make_credentials
 from grpcgw.proxy.engine import REFUSING_S, ServerOptions, channel_arguments, pod_target, sweep_interval_s
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
+from grpcgw.proxy.held import HeldMessages
 from grpcgw.proxy.metadata import Peer, parse_peer
 from grpcgw.proxy.ports import Ports, PortView
 from grpcgw.proxy.serving import Serving
@@ -458,6 +459,7 @@ class CompletionQueueEngine:
     def __init__(self, options: ServerOptions, first_turn: int = 0, drain_time_s: float = 30.0) -> None:
         self._options, self._drain_time_s = options, drain_time_s
         self.serving = Serving(self._connect, first_turn, drain_time_s, options.max_metadata_bytes)
+        self.serving.held = HeldMessages(options.max_message_bytes)
         self.joining: dict[_Rpc, float] = {}
         self._active: set[_Rpc] = set()
         self._peers: dict[bytes, Peer] = {}

@@ -31,6 +31,7 @@ from grpcgw.proxy.engine import REFUSING_S, ServerOptions, channel_arguments, po
 from grpcgw.proxy.exchange import Exchange, begin_exchange
 from grpcgw.proxy.generic_handler_port import HandlerPort
 from grpcgw.proxy.health_checks import CHECK_METHOD, encode_request, judge_answer
+from grpcgw.proxy.held import HeldMessages
 from grpcgw.proxy.metadata import is_sendable, parse_peer
 from grpcgw.proxy.ports import SOME_PORT, Ports, PortView
 from grpcgw.proxy.serving import Serving
@@ -562,6 +563,7 @@ class GenericHandlerEngine:
         self._options, self._drain_time_s = options, drain_time_s
         self._proxy = LoopProxy(options.max_metadata_bytes, first_turn, drain_time_s)
         self.serving = self._proxy.serving
+        self.serving.held = HeldMessages(options.max_message_bytes)
         self.ports = Ports(self._open_port)
         self._closing_ports: set[HandlerPort] = set()
         self._loop = asyncio.new_event_loop()

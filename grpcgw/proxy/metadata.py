@@ -105,6 +105,11 @@ class Peer:
 
     __slots__ = ("address", "certificate", "hop", "keeps_id", "keeps_proto", "port")
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Stands for the client where something is counted by client."""
+        return self.address, self.port
+
     def __init__(self, address: str, port: int = 0) -> None:
         """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
         self.address, self.port = address, port

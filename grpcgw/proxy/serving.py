@@ -41,12 +41,14 @@ from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.proxy.clients import Reception, make_reception
 from grpcgw.proxy.descriptors import DescriptorIndex
+from grpcgw.proxy.held import UNCOUNTED_BYTES, HeldMessages
 from grpcgw.proxy.ports import SOME_PORT, PortView
 from grpcgw.proxy.shadow import Shadow, Shadows
 from grpcgw.proxy.status import Metadata, Reason, Refusal
 from grpcgw.routing.selection import find_selections, select_routes
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable
+from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.counters import Counters
 from grpcgw.telemetry.report import PodReport, PodState
@@ -218,6 +220,7 @@ class Target:
         "shadow",
         "timeout_ms",
         "tls",
+        "unchecked_bytes",
     )
 
     def __init__(
@@ -250,6 +253,8 @@ class Target:
         """What the policy hashes of an RPC; None: nothing."""
         self.timeout_ms = destination.timeout_ms
         self.max_message_bytes = destination.max_message_bytes or sys.maxsize
+        self.unchecked_bytes = min(self.max_message_bytes, UNCOUNTED_BYTES)
+        """Messages of at most this size need no look."""
         idle_ms = destination.idle_timeout_ms
         self.idle_timeout_s = None if idle_ms is None else idle_ms / 1000
         self._rewrite = compile_rewrite(route.match, destination)
@@ -397,6 +402,8 @@ class Serving:
         `max_metadata_bytes`: what a request may carry, see `metadata.is_too_large`."""
         self._connect, self._first_turn, self._drain_time_s = connect, first_turn, drain_time_s
         self.max_metadata_bytes = self._largest_metadata_bytes = max_metadata_bytes
+        self.held = HeldMessages(DEFAULT_MAX_MESSAGE_BYTES)
+        """Replaced by engines before the first RPC, where other sizes are allowed."""
         self.reception: Reception | None = None
         """What the Module asks of every request; None: nothing."""
         self._lock = threading.Lock()

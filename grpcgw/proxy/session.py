@@ -29,6 +29,7 @@ from grpcgw.policy.breakers import Breaker, Overflow, Permit
 from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.call import Attempt, Call, Opening, Request
+from grpcgw.proxy.held import UNCOUNTED_BYTES
 from grpcgw.proxy.metadata import forward_request, forward_response, is_too_large
 from grpcgw.proxy.serving import Serving, Target
 from grpcgw.proxy.shadow import Copy
@@ -63,9 +64,9 @@ class Session:
         "_headers_sent",
         "_held",
         "_last_active_s",
+        "_lent_bytes",
         "_logged",
         "_looked_unary",
-        "_max_message_bytes",
         "_metadata",
         "_pending",
         "_permit",
@@ -91,6 +92,7 @@ class Session:
         "_status",
         "_target",
         "_try_deadline_s",
+        "_unchecked_bytes",
         "finished",
     )
 
@@ -128,7 +130,7 @@ class Session:
         # towards the client
         self._headers: Metadata = ()
         self._pod_headers_seen = self._headers_sent = False
-        self._replies = 0
+        self._replies = self._lent_bytes = 0
         self._held: bytes | None = None
         self._reading_pod = self._sending_client = False
         self._status: Status | None = None
@@ -154,7 +156,7 @@ class Session:
                 self._logged = is_logged(serving.rpc_log.share_percent)
             self._finish_with(target.reason, target.message, now_s)
             return
-        self._target, self._max_message_bytes = target, target.max_message_bytes
+        self._target, self._unchecked_bytes = target, target.unchecked_bytes
         self._counters = counters = serving.counters.of(target.label, request.path)
         counters.begin()
         if target.log_percent:
@@ -239,8 +241,7 @@ class Session:
         if self.finished:
             return
         self._last_active_s = now_s
-        if message is not None and len(message) > self._max_message_bytes:
-            self._refuse_message(message, now_s)
+        if message is not None and len(message) > self._unchecked_bytes and not self._may_hold(message, now_s):
             return
         if self._copy is not None:
             self._copy.take(message, now_s)
@@ -259,11 +260,30 @@ class Session:
         elif self._retry_at_s is None:
             self._open(now_s)
 
-    def _refuse_message(self, message: bytes, now_s: float) -> None:
-        """End the RPC over the size of a message, of either side."""
-        label = self._target.label if self._target else ""
-        what = f"{len(message)} bytes are more than max_message_bytes {self._max_message_bytes}"
-        self._end_early(Reason.MESSAGE_TOO_LARGE, f"Mapping {label}: a message of {what}", now_s)
+    def _may_hold(self, message: bytes, now_s: float) -> bool:
+        """Whether a message of the client's that is not small may be held; where it may not, the RPC has ended."""
+        target, held, size_bytes = self._target, self._serving.held, len(message)
+        assert target is not None
+        if size_bytes > target.max_message_bytes:
+            self._refuse_message(target, message, now_s)
+            return False
+        if size_bytes <= UNCOUNTED_BYTES:
+            return True
+        if held.take(self._request.peer.key, size_bytes):
+            self._lent_bytes += size_bytes
+            return True
+        what = f"more than {held.limit_bytes} bytes of the client's large messages wait for their readers"
+        self._end_early(Reason.TOO_MUCH_HELD, f"Mapping {target.label}: {what}", now_s)
+        return False
+
+    def _refuse_message(self, target: Target, message: bytes, now_s: float) -> None:
+        what = f"a message of {len(message)} bytes is larger than max_message_bytes {target.max_message_bytes}"
+        self._end_early(Reason.MESSAGE_TOO_LARGE, f"Mapping {target.label}: {what}", now_s)
+
+    def _give_back(self) -> None:
+        """None of the client's messages is held any more."""
+        self._serving.held.give(self._request.peer.key, self._lent_bytes)
+        self._lent_bytes = 0
 
     def _take_first(self, message: bytes, now_s: float) -> None:
         self._first = message
@@ -302,6 +322,8 @@ class Session:
         self._sending_pod = False
         if self._permit is not None and self._permit.waits:
             self._permit.connected()
+        if self._lent_bytes and self._first is None and self._pending is None:
+            self._give_back()
         if not self.finished:
             self._last_active_s = now_s
             self._pump()
@@ -348,8 +370,9 @@ class Session:
         if message is None:
             self._settle(now_s)
             return
-        if len(message) > self._max_message_bytes:
-            self._refuse_message(message, now_s)
+        target = self._target
+        if len(message) > self._unchecked_bytes and target is not None and len(message) > target.max_message_bytes:
+            self._refuse_message(target, message, now_s)
             return
         self._replies += 1
         self._response_bytes += len(message)
@@ -697,7 +720,9 @@ class Session:
         )
 
     def _release(self) -> None:
-        """Give back what the Mapping's policies lent to the RPC."""
+        """Give back what was lent to the RPC."""
+        if self._lent_bytes:
+            self._give_back()
         if self._permit is not None:
             self._permit.release()
         if self._retries is not None:

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     UNROUTED_SHARE = "unrouted-share"
     METADATA_TOO_LARGE = "metadata-too-large"
     MESSAGE_TOO_LARGE = "message-too-large"
+    TOO_MUCH_HELD = "too-much-held"
     BAD_METADATA = "bad-metadata"
     CONNECT_FAILED = "connect-failed"
     STREAM_REFUSED = "stream-refused"
@@ -80,6 +81,7 @@ _CODES = {
     Reason.CLEAR_TEXT: Code.PERMISSION_DENIED,
     Reason.METADATA_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
     Reason.MESSAGE_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
+    Reason.TOO_MUCH_HELD: Code.RESOURCE_EXHAUSTED,
     Reason.BAD_METADATA: Code.INVALID_ARGUMENT,
     Reason.TIMEOUT: Code.DEADLINE_EXCEEDED,
     Reason.IDLE_TIMEOUT: Code.DEADLINE_EXCEEDED,
