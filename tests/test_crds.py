@@ -281,6 +281,21 @@ def test_what_grpcgw_takes_the_schema_takes(kind: str) -> None:
     assert taken >= 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Host", {"tls": {}, "tlsContext": {"name": ""}}),
+        ("TLSContext", {"secret": "", "cert_chain_file": "/a.pem", "private_key_file": "/b.pem"}),
+        ("TLSContext", {"secret": "s", "cert_chain_file": "", "private_key_file": ""}),
+        ("Listener", {"port": 1, "securityModel": "XFP", "protocol": "HTTP", "protocolStack": []}),
+        ("Mapping", {"prefix": "/a/", "service": "a:1", "load_balancer": {"policy": "maglev", "source_ip": True}}),
+    ],
+)
+def test_rules_take_what_grpcgw_takes(kind: str, spec: Body) -> None:
+    MODELS[kind].model_validate(spec)
+    assert refused(make(kind, spec)) == []
+
+
 def has_unchecked_parts(spec: Body) -> bool:
     """Whether `httpmapping` in it has fields whose parts are checked apart."""
     return bool(re.search("outlier_detection|health_checks", str(spec)))

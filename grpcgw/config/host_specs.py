@@ -149,7 +149,12 @@ class RequestPolicy(Resource):
 
 
 class HostSpec(Resource):
-    model_config = rules(("!has(self.tls) || !has(self.tlsContext)", "tls and tlsContext exclude each other"))
+    model_config = rules(
+        (
+            "!has(self.tls) || !has(self.tlsContext) || self.tlsContext.name == ''",
+            "tls and tlsContext exclude each other; leave one out",
+        )
+    )
 
     ambassador_id: AmbassadorId = None
     ambassadorId: Annotated[  # noqa: N815
