@@ -472,6 +472,28 @@ def test_the_tls_context_of_a_host_asks_for_it_too() -> None:
     assert served(compiled) == {"Host host.shop": CA}
 
 
+def implied(**fields: object) -> KubeObject:
+    return obj("TLSContext", "host-context", {**MUTUAL, **fields})
+
+
+@pytest.mark.parametrize("fields", [{}, {"hosts": ["example.com"], "secret": "cert"}], ids=["bare", "whole"])
+def test_the_tls_context_that_is_named_after_a_host_asks_for_it_as_well(fields: dict[str, object]) -> None:
+    compiled = compile_objects(host(), implied(**fields), secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert compiled.problems == ()
+    assert set(served(compiled).values()) == {CA}
+
+
+def test_while_the_tls_context_that_is_named_after_a_host_is_left_out_the_host_is_too() -> None:
+    compiled = compile_objects(host(), implied(crl_secret="crl"), secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert compiled.snapshot.certificates == ()
+    assert [policy.left_out for policy in compiled.snapshot.hosts] == ["Host host.shop"]
+
+
+def test_what_a_host_says_itself_goes_before_the_tls_context_that_is_named_after_it() -> None:
+    compiled = compile_objects(host(tls={"sni": "a"}), implied(), secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert served(compiled) == {"Host host.shop": b""}
+
+
 def test_tls_and_a_tls_context_exclude_each_other() -> None:
     compiled = compile_objects(host(tls={}, tlsContext={"name": "tls"}), secret(CHAIN, PRIVATE))
     assert "tls and tlsContext exclude each other" in said(compiled)[0]

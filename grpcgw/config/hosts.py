@@ -123,10 +123,11 @@ def _compile_certificate(
     named = name_secrets_of_host(spec, key.namespace)
     key_pair = secrets.find_key_pair(named.key_pair, findings, "tlsSecret", "name")
     client_ca = b""
-    if spec.tlsContext is not None:
-        context = find_tls_context(contexts, spec.tlsContext.name, key.namespace)
+    context_name = _name_context(key, spec, contexts)
+    if context_name:
+        context = find_tls_context(contexts, context_name, key.namespace)
         if not isinstance(context, TLSContext):
-            findings.error(f"TLSContext {spec.tlsContext.name} is unknown or left out", "tlsContext", "name")
+            findings.error(f"TLSContext {context_name} is unknown or left out", "tlsContext", "name")
         else:
             key_pair, client_ca = key_pair or context.key_pair, context.client_ca
     elif spec.tls is not None:
@@ -139,6 +140,15 @@ def _compile_certificate(
     if client_ca and key_pair is None:
         findings.error("is required where clients must show a certificate: name the Secret with its own", "tlsSecret")
     return certify(key, (spec.hostname or "*",), key_pair, client_ca)
+
+
+def _name_context(key: ObjectKey, spec: HostSpec, contexts: Contexts) -> str:
+    """The TLSContext that a Host names or, as in Ambassador, that is named after it; empty: there is none."""
+    if spec.tlsContext is not None:
+        return spec.tlsContext.name
+    implied = f"{key.name}-context"
+    is_implied = spec.tlsSecret is not None and spec.tls is None and any(one.name == implied for one in contexts)
+    return implied if is_implied else ""
 
 
 def _compile_selector(spec: HostSpec, host: HostMatch | None) -> HostSelector | None:
