@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ from grpcgw.admin.page import render_live_part, render_page
 from grpcgw.admin.state import GatewayState, StateProvider
 from grpcgw.admin.views import GatewayView, not_ready_reason, view_gateway
 from grpcgw.errors import UserError
+from grpcgw.logs import DefectLog
 from grpcgw.telemetry.connections import count_connections
 from grpcgw.telemetry.metrics import METRICS_CONTENT_TYPE, MetricsInput, SourceAge, render_metrics
 from grpcgw.telemetry.process import measure_process
@@ -145,7 +147,12 @@ def create_app(provider: StateProvider, connections: Connections, hosts: KnownHo
             Route("/favicon.ico", handlers.redirect_to_icon),
             Mount(f"{_BASE}/static", StaticFiles(directory=_STATIC)),
         ],
-        middleware=[Middleware(_Timed, connections), Middleware(_SecurityHeaders), Middleware(_HostCheck, hosts)],
+        middleware=[
+            Middleware(_Timed, connections),
+            Middleware(_SecurityHeaders),
+            Middleware(_HostCheck, hosts),
+            Middleware(_Contained),
+        ],
     )
 
 
@@ -216,6 +223,21 @@ class _HostCheck:
         if host is not None and scope["path"] not in _FOR_ANY_HOST and not self._hosts.knows(host):
             app = PlainTextResponse(_REFUSED_HOST, status_code=403)
         await app(scope, receive, send)
+
+
+class _Contained:
+    """A defect in what is shown is an answer, and a line in the log once a minute: pages ask again every second."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._defects = DefectLog(logging.getLogger(__name__))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:  # every answer is made before its first byte is sent
+            self._defects.note("the admin port cannot answer", scope["path"])
+            await PlainTextResponse("a defect of grpcgw: see its log\n", status_code=500)(scope, receive, send)
 
 
 class _SecurityHeaders:

@@ -41,9 +41,11 @@ from grpcgw.config.snapshot import (
     Snapshot,
     Transport,
 )
-from grpcgw.proxy.engine import Engine, ServerOptions
+from grpcgw.proxy.engine import Engine, ServerOptions, quiet_core
 from grpcgw.proxy.generic_handler import GenericHandlerEngine
 from grpcgw.telemetry.counters import OTHER
+
+quiet_core()
 
 ENGINES = {"completion-queue": CompletionQueueEngine, "generic-handler": GenericHandlerEngine}
 
