@@ -17,6 +17,7 @@ from dataplane.waiting import eventually
 
 from grpcgw.admin.connections import Limits
 from grpcgw.admin.server import AdminServer
+from grpcgw.admin.state import GatewayState, OneAtATime
 
 ALIVE = "/ambassador/v0/check_alive"
 READY = "/ambassador/v0/check_ready"
@@ -117,3 +118,33 @@ def test_connections_with_a_request_make_room_last() -> None:
         return said
 
     assert asyncio.run(hold()) == b"HTTP/1.1 200 OK"
+
+
+def test_however_many_ask_one_picture_is_taken_at_a_time_and_each_gets_one_begun_after_it_asked() -> None:
+    class Camera:
+        begun = running = most = 0
+
+        async def state(self) -> GatewayState:
+            self.begun += 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+            number = self.begun
+            for _ in range(3):
+                await asyncio.sleep(0)
+            self.running -= 1
+            return replace(greet_state(), worker_restarts_total=number)
+
+    async def ask() -> tuple[Camera, list[int]]:
+        camera = Camera()
+        pictures = OneAtATime(camera)
+        asked = []
+        for _ in range(10):
+            asked.append((camera.begun, asyncio.create_task(pictures.state())))
+            await asyncio.sleep(0)
+        late = [(await task).worker_restarts_total - begun for begun, task in asked]
+        return camera, late
+
+    camera, late = asyncio.run(ask())
+    assert camera.most == 1
+    assert camera.begun < 10
+    assert all(number >= 1 for number in late)

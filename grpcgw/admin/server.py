@@ -32,7 +32,7 @@ from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, rende
 from grpcgw.admin.hosts import KnownHosts
 from grpcgw.admin.humanize import format_age, format_duration
 from grpcgw.admin.page import render_live_part, render_page
-from grpcgw.admin.state import GatewayState, StateProvider
+from grpcgw.admin.state import GatewayState, OneAtATime, StateProvider
 from grpcgw.admin.views import GatewayView, not_ready_reason, view_gateway
 from grpcgw.errors import UserError
 from grpcgw.logs import DefectLog
@@ -50,6 +50,8 @@ _ACCEPTED_AT_ONCE = 4
 
 # Connections that wait to be taken.
 _BACKLOG = 512
+
+_RENDERED_AT_ONCE = 2
 
 # How long open requests may go on when the port closes.
 _STOP_TIMEOUT_S = 1
@@ -80,7 +82,7 @@ class AdminServer:
         limits: Limits = USUAL_LIMITS,
     ) -> None:
         """`hosts`: names that browsers may call the diagnostics by, beside those of `KnownHosts`."""
-        self._provider = provider
+        self._provider = OneAtATime(provider)
         self._hosts = KnownHosts(hosts)
         self._connections = Connections(limits)
         self._address = address
@@ -159,6 +161,7 @@ def create_app(provider: StateProvider, connections: Connections, hosts: KnownHo
 class _Handlers:
     def __init__(self, provider: StateProvider) -> None:
         self._provider = provider
+        self._rendering = asyncio.Semaphore(_RENDERED_AT_ONCE)
 
     async def redirect_to_page(self, request: Request) -> Response:
         query = f"?{request.url.query}" if request.url.query else ""
@@ -178,21 +181,34 @@ class _Handlers:
 
     async def metrics(self, request: Request) -> Response:
         state = await self._provider.state()
-        text = await asyncio.to_thread(lambda: render_metrics(_metrics_input(state)))
+        text = await self._in_thread(lambda: render_metrics(_metrics_input(state)))
         return Response(text, headers={"content-type": METRICS_CONTENT_TYPE})
 
     async def diagnostics(self, request: Request) -> Response:
         part = request.query_params.get("filter")
         if part is None and request.query_params.get("json", "").lower() != "true":
-            return _html(await _render(render_page, await self._provider.state()))
+            return _html(await self._render(render_page, await self._provider.state()))
         if part is not None and part not in DIAGNOSTICS_KEYS:
             return PlainTextResponse(_describe_unknown_filter(part), status_code=400)
         render = render_diagnostics if part is None else partial(render_part, key=part)
-        return JSONResponse(await _render(render, await self._provider.state()))
+        return JSONResponse(await self._render(render, await self._provider.state()))
 
     async def live_part(self, request: Request) -> Response:
         open_routes = frozenset(request.query_params.getlist("open"))
-        return _html(await _render(partial(render_live_part, open_routes=open_routes), await self._provider.state()))
+        return _html(
+            await self._render(partial(render_live_part, open_routes=open_routes), await self._provider.state())
+        )
+
+    async def _render(self, render: Callable[[GatewayView], _Rendered], state: GatewayState) -> _Rendered:
+        return await self._in_thread(lambda: render(view_gateway(state)))
+
+    async def _in_thread(self, render: Callable[[], _Rendered]) -> _Rendered:
+        """Hundreds of routes take tens of milliseconds, and the event loop has pods to follow meanwhile.
+
+        Few at a time: the threads are those that compile as well.
+        """
+        async with self._rendering:
+            return await asyncio.to_thread(render)
 
 
 class _Timed:
@@ -251,11 +267,6 @@ class _SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-async def _render(render: Callable[[GatewayView], _Rendered], state: GatewayState) -> _Rendered:
-    """In a thread: hundreds of routes take tens of milliseconds, and the event loop has pods to follow meanwhile."""
-    return await asyncio.to_thread(lambda: render(view_gateway(state)))
 
 
 def _html(text: str) -> Response:

@@ -5,6 +5,7 @@ The admin package never reaches into the gateway; it asks a `StateProvider` and 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -57,6 +58,28 @@ class GatewayState:
     worker_restarts_total: int = 0
     recent: Totals = field(default_factory=dict)
     """RPCs of the last minute, by Mapping."""
+
+
+class OneAtATime:
+    """Takes one picture at a time, however many want one: each costs every worker a report.
+
+    Whoever asks gets a picture that was begun after that.
+    """
+
+    def __init__(self, provider: StateProvider) -> None:
+        self._provider = provider
+        self._taking = asyncio.Lock()
+        self._next: asyncio.Task[GatewayState] | None = None
+
+    async def state(self) -> GatewayState:
+        if self._next is None:
+            self._next = asyncio.create_task(self._take(), name="picture for the admin port")
+        return await asyncio.shield(self._next)
+
+    async def _take(self) -> GatewayState:
+        async with self._taking:
+            self._next = None  # who comes from now on wants a newer one
+            return await self._provider.state()
 
 
 class StateProvider(Protocol):
