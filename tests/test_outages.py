@@ -12,21 +12,37 @@ def test_many_readers_that_fail_for_one_cause_are_one_line() -> None:
     assert set(lines[1:]) == {""}
 
 
-def test_an_outage_that_lasts_is_counted_once_a_minute() -> None:
+def test_an_outage_that_lasts_is_counted_more_and_more_seldom() -> None:
     outages = Outages()
-    lines = [outages.note_failure(f"kind {second % 3}", "away", "refused", float(second)) for second in range(200)]
+    lines = [outages.note_failure(f"kind {second % 3}", "away", "refused", float(second)) for second in range(500)]
     assert [line for line in lines if line] == [
         "kind 0: refused",
         "kind 0: refused (61 failures of 3 readers in 60 s)",
-        "kind 0: refused (121 failures of 3 readers in 120 s)",
         "kind 0: refused (181 failures of 3 readers in 180 s)",
+        "kind 0: refused (421 failures of 3 readers in 420 s)",
     ]
+
+
+def test_what_lasts_for_days_is_counted_once_an_hour() -> None:
+    outages = Outages()
+    day_s = 24 * 3600
+    lines = [outages.note_failure("Ingress", "403", "not allowed", float(second)) for second in range(0, day_s, 30)]
+    assert 24 <= len([line for line in lines if line]) <= 32
 
 
 def test_another_cause_is_a_line_of_its_own() -> None:
     outages = Outages()
     outages.note_failure("Mapping", "away", "refused", 0.0)
-    assert outages.note_failure("Host", "refused 500", "500 no", 1.0) == "Host: 500 no (2 failures of 2 readers in 1 s)"
+    assert outages.note_failure("Host", "refused 500", "500 no", 1.0) == "Host: 500 no"
+
+
+def test_a_new_outage_is_a_line_beside_what_has_failed_for_days() -> None:
+    outages = Outages()
+    for second in range(0, 7200, 30):
+        outages.note_failure("Ingress", "403", "not allowed", float(second))
+        outages.note_failure("Mapping", "away", "refused", float(second))
+    assert outages.note_success("Mapping", 7200.0)
+    assert outages.note_failure("Mapping", "away", "refused", 7300.0) == "Mapping: refused"
 
 
 def test_the_end_is_a_line_once_every_reader_works() -> None:
@@ -34,7 +50,7 @@ def test_the_end_is_a_line_once_every_reader_works() -> None:
     outages.note_failure("Mapping", "away", "refused", 0.0)
     outages.note_failure("Host", "away", "refused", 1.0)
     assert outages.note_success("Host", 2.0) == ""
-    assert outages.note_success("Mapping", 3.5) == "all is read again, after 3.5 s and 2 failures"
+    assert outages.note_success("Mapping", 3.5) == "what failed is read again, after 3.5 s and 2 failures"
     assert outages.note_success("Mapping", 4.0) == ""
 
 

@@ -6,49 +6,76 @@ Pure: the clock is handed in.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 REMINDER_S = 60.0
-"""The same cause is not logged more often."""
+"""How soon the same cause is logged again; each time twice as long, as some last for days."""
+MAX_REMINDER_S = 3600.0
+
+
+@dataclass(slots=True)
+class _Cause:
+    """What makes readers fail, now or some time ago."""
+
+    failing: set[str] = field(default_factory=set)
+    since_s: float = 0.0
+    failures: int = 0
+    is_logged: bool = False
+    """Whether there is a line about it since it began."""
+    logged_at_s: float = float("-inf")
+    reminder_s: float = REMINDER_S
+
+    def begin(self, now_s: float) -> None:
+        self.since_s, self.failures, self.is_logged, self.reminder_s = now_s, 0, False, REMINDER_S
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether to log it now; notes that it is."""
+        if now_s < self.logged_at_s + self.reminder_s:
+            return False
+        if self.is_logged:
+            self.reminder_s = min(MAX_REMINDER_S, 2 * self.reminder_s)
+        self.logged_at_s, self.is_logged = now_s, True
+        return True
 
 
 class Outages:
     """The readers that fail now. Methods return the line to log, empty for none.
 
-    The number of lines is bounded: one per cause and `REMINDER_S`, and one for the end of what was logged.
+    The number of lines is bounded: for each cause one a minute at the most, and one for the end of what was logged.
     """
 
     def __init__(self) -> None:
-        self._failing: set[str] = set()
-        self._since_s = 0.0
-        self._failures = 0
-        self._logged_at_s: dict[str, float] = {}
-        """When each cause was last logged."""
-        self._is_logged = False
-        """Whether there is a line about the present outage."""
+        self._causes: dict[str, _Cause] = {}
+        self._cause_of: dict[str, str] = {}
+        """By reader that fails."""
 
     def note_failure(self, reader: str, cause: str, error: str, now_s: float) -> str:
         """`reader` failed. `cause` is what counts as the same failure (`away`), `error` says all of it."""
-        if not self._failing:
-            self._since_s, self._failures, self._is_logged = now_s, 0, False
-        self._failing.add(reader)
-        self._failures += 1
-        if now_s < self._logged_at_s.get(cause, now_s - REMINDER_S) + REMINDER_S:
+        if self._cause_of.get(reader) != cause:
+            self.forget(reader)
+        found = self._causes.setdefault(cause, _Cause())
+        if not found.failing:
+            found.begin(now_s)
+        found.failing.add(reader)
+        self._cause_of[reader] = cause
+        found.failures += 1
+        if not found.is_due(now_s):
             return ""
-        self._logged_at_s[cause] = now_s
-        self._is_logged = True
-        if self._failures == 1:
+        if found.failures == 1:
             return f"{reader}: {error}"
-        lasts_s = now_s - self._since_s
-        return f"{reader}: {error} ({self._failures} failures of {len(self._failing)} readers in {lasts_s:.0f} s)"
+        lasts_s = now_s - found.since_s
+        return f"{reader}: {error} ({found.failures} failures of {len(found.failing)} readers in {lasts_s:.0f} s)"
 
     def note_success(self, reader: str, now_s: float) -> str:
         """`reader` works."""
-        if reader not in self._failing:
+        cause = self._causes.get(self._cause_of.get(reader, ""))
+        self.forget(reader)
+        if cause is None or cause.failing or not cause.is_logged:
             return ""
-        self._failing.remove(reader)
-        if self._failing or not self._is_logged:
-            return ""
-        return f"all is read again, after {now_s - self._since_s:.1f} s and {self._failures} failures"
+        return f"what failed is read again, after {now_s - cause.since_s:.1f} s and {cause.failures} failures"
 
     def forget(self, reader: str) -> None:
         """`reader` is no more."""
-        self._failing.discard(reader)
+        cause = self._cause_of.pop(reader, None)
+        if cause is not None:
+            self._causes[cause].failing.discard(reader)
