@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from grpcgw import collector
 from grpcgw.admin.recent import RecentTraffic
@@ -35,9 +35,6 @@ from grpcgw.dead_routes import find_dead_routes
 from grpcgw.discovery.catalogue import RESOLVERS
 from grpcgw.discovery.certificate_files import CertificateFiles
 from grpcgw.discovery.directory import DirectorySource
-from grpcgw.discovery.kubernetes import KubernetesSource
-from grpcgw.discovery.kubernetes_api import ClusterAccess
-from grpcgw.discovery.kubernetes_status import StatusWriter
 from grpcgw.discovery.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.discovery.withholding import Withholding
@@ -49,6 +46,10 @@ from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
 from grpcgw.workers.turns import FIRST_TURNS
+
+if TYPE_CHECKING:
+    from grpcgw.discovery.kubernetes_api import ClusterAccess
+    from grpcgw.discovery.kubernetes_status import StatusWriter
 
 log = logging.getLogger(__name__)
 
@@ -509,6 +510,9 @@ def make_source(settings: Settings, store: ObjectStore) -> Source:
         return _Directory(source)
     if settings.kubernetes is None:
         raise UserError("say where the configuration comes from: --config DIR or --kubernetes")
+    # Loaded where there is a cluster: Kubernetes' client takes a quarter of the time that a start takes.
+    from grpcgw.discovery.kubernetes import KubernetesSource
+
     return KubernetesSource(store, make_access(settings.kubernetes), settings.namespace, settings.ambassador_id)
 
 
@@ -516,11 +520,15 @@ def make_status_writer(settings: Settings, store: ObjectStore) -> StatusWriter |
     """None where there is no cluster to write to."""
     if settings.kubernetes is None:
         return None
+    from grpcgw.discovery.kubernetes_status import StatusWriter
+
     access = make_access(settings.kubernetes)
     return StatusWriter(store, access, settings.ambassador_namespace, settings.ambassador_id)
 
 
 def make_access(wanted: KubernetesSettings) -> ClusterAccess:
+    from grpcgw.discovery.kubernetes_api import ClusterAccess
+
     return ClusterAccess(wanted.kubeconfig, wanted.context, wanted.in_cluster)
 
 

@@ -671,3 +671,8 @@ def test_routes_point_to_check_where_something_is_wrong(tmp_path: Path, capsys: 
     write_mapping(tmp_path, "broken", "timeout_ms", "soon")
     assert execute(["routes", str(tmp_path)]) == 0
     assert f"1 problem found: see `grpcgw check {tmp_path}`" in capsys.readouterr().err
+
+
+def test_a_gateway_on_files_does_not_load_the_client_of_kubernetes() -> None:
+    look = "import sys, grpcgw.app; sys.exit('kubernetes' in sys.modules)"
+    subprocess.run([sys.executable, "-c", look], timeout=60, check=True)
