@@ -102,13 +102,20 @@ class Balanced:
 
     __slots__ = ("__weakref__", "_all", "_zone", "balancer", "candidates", "checker", "is_ready", "outliers", "picker")
 
-    def __init__(self, balancing: Balancing, checker: HealthChecker | None, take_turn: TakeTurn, zone: str) -> None:
+    def __init__(
+        self,
+        balancing: Balancing,
+        checker: HealthChecker | None,
+        take_turn: TakeTurn,
+        zone: str,
+        note_ejection: Callable[[], None],
+    ) -> None:
         """`checker`: of `balancing.health_check`, shared with others that ask for the same. `zone`: the gateway's own;
         empty: unknown."""
         self._zone = zone if balancing.load_balancer.prefer_same_zone else ""
         self.balancer: Balancer = make_balancer(balancing.load_balancer, take_turn)
         settings = balancing.outlier_detection
-        self.outliers = None if settings is None else OutlierDetector(settings)
+        self.outliers = None if settings is None else OutlierDetector(settings, note_ejection)
         self.checker = checker
         self._all: tuple[Pod, ...] = ()
         self.candidates: tuple[Pod, ...] = ()
@@ -652,7 +659,8 @@ class Serving:
         if balanced is None:
             checker = state.find_checker(destination.health_check)
             take_turn = self.shared_turns.get((destination.cluster, balancing)) or turns_from(self._first_turn)
-            balanced = state.balanced[balancing] = Balanced(balancing, checker, take_turn, self.zone)
+            note_ejection = partial(self.counters.count_ejection, destination.cluster)
+            balanced = state.balanced[balancing] = Balanced(balancing, checker, take_turn, self.zone, note_ejection)
         breaker, budget = self._breakers.of(destination), self._budgets[destination.label]
         return Target(route, destination, state, balanced, breaker, budget, self._log_percent(destination))
 

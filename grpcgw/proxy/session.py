@@ -430,7 +430,6 @@ class Session:
         duration_s = now_s - self._pod_since_s
         pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
         if target.done(pod, Outcome(status.code, failed, duration_s, status.trailers), now_s):
-            self._serving.counters.count_ejection(pod.cluster)
             self._serving.republish(pod)
 
     def on_join_expired(self, now_s: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from grpcgw.balancer.base import Candidate
@@ -36,14 +36,18 @@ class _Record:
         return self.successes / self.volume()
 
 
+def _note_nothing() -> None: ...
+
+
 class OutlierDetector:
     """Never ejects more pods than the settings allow (one at least, where they allow any), and never the last one.
 
     In the last point it differs from Envoy: with one pod there is nothing better to send RPCs to.
     """
 
-    def __init__(self, settings: OutlierDetection) -> None:
-        self._settings = settings
+    def __init__(self, settings: OutlierDetection, note_ejection: Callable[[], None] = _note_nothing) -> None:
+        """`note_ejection`: called once for each, whatever its cause; by any thread."""
+        self._settings, self._note_ejection = settings, note_ejection
         self._lock = threading.Lock()
         self._records: dict[Candidate, _Record] = {}
         self._next_interval_s: float | None = None
@@ -154,6 +158,7 @@ class OutlierDetector:
         longest_ms = max(settings.base_ejection_ms, settings.max_ejection_ms)
         record.ejected_until_s = now_s + min(settings.base_ejection_ms * record.ejections, longest_ms) / 1000
         record.reason = reason
+        self._note_ejection()
         return True
 
     def _ejected(self) -> list[_Record]:

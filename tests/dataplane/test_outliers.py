@@ -58,6 +58,7 @@ def test_pod_that_fails_in_a_row_is_ejected_and_named(lab: Lab) -> None:
     client = lab.raw_client(gateway)
     assert statuses(client, 6) == {INTERNAL: 3, 0: 3}
     eventually(lambda: note(gateway, sick), "the pod is ejected")
+    assert list(gateway.serving.counters.events().ejections.values()) == [1]
     assert re.fullmatch("ejected for [0-9]+ s more: 3 failures in a row", note(gateway, sick))
     assert note(gateway, well) == ""
     assert [report.state for report in gateway.serving.pod_reports()] == ["ready", "ready"]

@@ -89,6 +89,19 @@ def test_a_base_longer_than_the_longest_holds() -> None:
     assert "for 500 s" in detector.explain(pods[0], 1_000.0)
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, RATES], ids=["in a row", "success rate"])
+def test_each_ejection_is_noted_once_whatever_its_cause(settings: OutlierDetection) -> None:
+    noted: list[None] = []
+    detector, pods = OutlierDetector(settings, lambda: noted.append(None)), make_pods(7)
+    detector.set_pods(pods)
+    detector.sweep(1_000.0)
+    run_interval(detector, pods, [1, 1, 1, 1, 1, 1, 40], 1_005.0)
+    for now_s in (1_010.0, 1_011.0, 1_012.0):
+        detector.sweep(now_s)
+    assert [detector.is_ejected(pod) for pod in pods] == [False] * 6 + [True]
+    assert len(noted) == 1
+
+
 @pytest.mark.parametrize(
     ("count", "percent", "ejected"), [(10, 10, 1), (10, 29, 2), (10, 100, 9), (2, 10, 1), (1, 100, 0), (10, 0, 0)]
 )
