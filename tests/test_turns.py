@@ -12,7 +12,7 @@ import pytest
 from core.gateway import destination, route, snapshot
 
 from grpcgw.config.policies import LoadBalancer, OutlierDetection
-from grpcgw.proxy.serving import Balancing
+from grpcgw.proxy.balanced import Balancing
 from grpcgw.workers.turns import SHARE_OF_FILES, SharedTurns, take_turn_of
 
 PROCESSES, EACH = 3, 5_000

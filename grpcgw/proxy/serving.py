@@ -10,52 +10,42 @@ from __future__ import annotations
 import logging
 import math
 import random
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from weakref import WeakValueDictionary
 
-from grpcgw.balancer.base import Balancer, Outcome, Picker, TakeTurn, turns_from
-from grpcgw.balancer.catalogue import make_balancer
-from grpcgw.balancer.hashing import make_key
-from grpcgw.balancer.zones import ZoneHints, prefer_zone
+from grpcgw.balancer.base import TakeTurn, turns_from
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.policies import (
     ClientRules,
     ConnectionSettings,
     HealthCheck,
-    LoadBalancer,
-    OutlierDetection,
     Selectors,
 )
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener, Route, Snapshot
 from grpcgw.errors import GrpcgwError
 from grpcgw.logs import DefectLog
-from grpcgw.policy.breakers import Breaker, Breakers
-from grpcgw.policy.headers import compile_edits
+from grpcgw.policy.breakers import Breakers
 from grpcgw.policy.hosts import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.policy.retry import RetryBudget
-from grpcgw.policy.rewrite import compile_rewrite
+from grpcgw.proxy.balanced import Balanced, Balancing, ClusterState
 from grpcgw.proxy.clients import Reception, make_reception
 from grpcgw.proxy.descriptors import DescriptorIndex
-from grpcgw.proxy.held import UNCOUNTED_BYTES, HeldMessages
+from grpcgw.proxy.held import HeldMessages
 from grpcgw.proxy.ports import SOME_PORT, PortView
-from grpcgw.proxy.shadow import Shadow, Shadows
+from grpcgw.proxy.shadow import Shadows
 from grpcgw.proxy.status import Metadata, Reason, Refusal
+from grpcgw.proxy.targets import RouteTargets, Target, explain_nowhere
 from grpcgw.routing.selection import find_selections, select_routes
-from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.counters import Counters
 from grpcgw.telemetry.report import PodReport, PodState
 from grpcgw.upstream.health import HealthChecker, PodHealth
-from grpcgw.upstream.outlier import OutlierDetector
 from grpcgw.upstream.pod import Connection, Pod, PodCounts
-from grpcgw.upstream.pool import Pool, usable
 
 log = logging.getLogger(__name__)
 
@@ -77,275 +67,8 @@ MOST_GONE_COUNTED = 1000
 WHY_FAILING = HealthCheck(timeout_ms=1000)
 """Asked of a pod that cannot be connected to: grpc tells the cause to RPCs alone, at once and without the pod."""
 
-MOST_NAMED_PODS = 3
-"""In the message of one status."""
-
 AGE_JITTER = 0.1
 """Connections of one age limit end at different times, by up to this share before or after it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Balancing:
-    """What Mappings must agree on to share turns, ejections and health checks over a cluster."""
-
-    load_balancer: LoadBalancer
-    outlier_detection: OutlierDetection | None
-    health_check: HealthCheck | None
-
-    @classmethod
-    def of(cls, destination: Destination) -> Balancing:
-        return cls(destination.load_balancer, destination.outlier_detection, destination.health_check)
-
-
-class Balanced:
-    """One way to balance over one cluster: the policy, the picker in force, and the pods it leaves out."""
-
-    __slots__ = ("__weakref__", "_all", "_zone", "balancer", "candidates", "checker", "is_ready", "outliers", "picker")
-
-    def __init__(
-        self,
-        balancing: Balancing,
-        checker: HealthChecker | None,
-        take_turn: TakeTurn,
-        zone: str,
-        note_ejection: Callable[[], None],
-    ) -> None:
-        """`checker`: of `balancing.health_check`, shared with others that ask for the same. `zone`: the gateway's own;
-        empty: unknown."""
-        self._zone = zone if balancing.load_balancer.prefer_same_zone else ""
-        self.balancer: Balancer = make_balancer(balancing.load_balancer, take_turn)
-        settings = balancing.outlier_detection
-        self.outliers = None if settings is None else OutlierDetector(settings, note_ejection)
-        self.checker = checker
-        self._all: tuple[Pod, ...] = ()
-        self.candidates: tuple[Pod, ...] = ()
-        self.is_ready = False
-        """Whether some candidate is, so that an RPC need not wait for a connection."""
-        self.picker: Picker = self.balancer.update(())
-
-    def update(self, pods: tuple[Pod, ...], connected: tuple[Pod, ...], hints: ZoneHints) -> None:
-        """`pods` are the cluster's, `connected` those of them that are usable."""
-        outliers, checker = self.outliers, self.checker
-        if pods != self._all:
-            self._all = pods
-            if outliers is not None:
-                outliers.set_pods(pods)
-            if checker is not None:
-                checker.set_pods(pods)
-        if checker is not None:
-            healthy = tuple(pod for pod in pods if checker.is_usable(pod))
-            if len(healthy) < len(pods):
-                connected = usable(healthy)
-        if outliers is not None:
-            connected = tuple(pod for pod in connected if not outliers.is_ejected(pod)) or connected
-        if self._zone:
-            connected = prefer_zone(connected, hints, self._zone)
-        if connected != self.candidates:
-            self.candidates = connected
-            self.picker = self.balancer.update(connected)
-        self.is_ready = any(pod.is_ready() for pod in connected)
-
-    def refresh(self, now_s: float) -> bool:
-        """Take up what time alone changes: ejections that end, weights that grow. Returns whether to `update`."""
-        self.picker = self.balancer.refresh(now_s) or self.picker
-        return self.outliers is not None and self.outliers.sweep(now_s)
-
-    def explain(self, pod: Pod, now_s: float) -> str:
-        """Why `pod` is left out although it may be connected; empty: it is not."""
-        reasons = (
-            "" if self.checker is None else self.checker.explain(pod),
-            "" if self.outliers is None else self.outliers.explain(pod, now_s),
-        )
-        return "; ".join(filter(None, reasons))
-
-    def why_none(self) -> str:
-        """Why there are no candidates although there are pods; empty: there are none."""
-        if self.checker is None or not self._all:
-            return ""
-        return "; ".join(f"{pod.endpoint} {self.checker.explain(pod)}" for pod in self._all[:MOST_NAMED_PODS])
-
-
-class ClusterState:
-    """A cluster while some Mapping uses it: its pods and the balancers over them."""
-
-    __slots__ = ("balanced", "cluster", "endpoints", "hints", "pool", "settled")
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.pool = Pool()
-        self.endpoints: EndpointSet | None = None
-        self.hints: ZoneHints = {}
-        self.balanced: WeakValueDictionary[Balancing, Balanced] = WeakValueDictionary()
-        """While a Target has it: one of the snapshot in force, or of an RPC that began under an earlier one."""
-        self.settled = True
-        """Every pod is connected or has failed to once."""
-
-    def publish(self) -> None:
-        """To be called when a pod's state, or who is left out, has changed, and at no other time: most never do."""
-        pods = tuple(self.pool.serving.values())
-        self.settled = all(pod.is_ready() or pod.state is PodState.FAILING for pod in pods)
-        connected = usable(pods)
-        for balanced in self.balanced.values():
-            balanced.update(pods, connected, self.hints)
-
-    def find_checker(self, check: HealthCheck | None) -> HealthChecker | None:
-        """The one that makes `check` already, or a new one; None: nothing is to be checked."""
-        if check is None:
-            return None
-        for balanced in self.balanced.values():
-            if balanced.checker is not None and balanced.checker.settings == check:
-                return balanced.checker
-        return HealthChecker(check)
-
-    def explain(self, pod: Pod, now_s: float) -> str:
-        """Why Mappings leave out `pod`."""
-        if self.pool.arriving.get(pod.endpoint) is pod:
-            return "connecting anew; the connection before it serves meanwhile"
-        return "; ".join(sorted({balanced.explain(pod, now_s) for balanced in self.balanced.values()} - {""}))
-
-
-class Target:
-    """A Destination bound to its pods: all that an RPC needs of its Mapping, worked out once per snapshot."""
-
-    __slots__ = (
-        "_balanced",
-        "_cluster",
-        "_rewrite",
-        "authority",
-        "breaker",
-        "budget",
-        "cluster",
-        "edit_request",
-        "edit_response",
-        "idle_timeout_s",
-        "label",
-        "log_percent",
-        "make_key",
-        "max_message_bytes",
-        "refusal",
-        "retry",
-        "shadow",
-        "timeout_ms",
-        "tls",
-        "unchecked_bytes",
-    )
-
-    def __init__(
-        self,
-        route: Route,
-        destination: Destination,
-        cluster: ClusterState,
-        balanced: Balanced,
-        breaker: Breaker | None,
-        budget: RetryBudget,
-        log_percent: float,
-    ) -> None:
-        self.label = destination.label
-        self.cluster = destination.cluster
-        self.refusal = _refuse_guarded(destination)
-        """Why all its RPCs are refused; None: they are not."""
-        self.log_percent = log_percent
-        """Share of its RPCs to log."""
-        self.retry = destination.retry
-        self.breaker, self.budget = breaker, budget
-        self.shadow: Shadow | None = None
-        """Gets copies of its RPCs."""
-        self.tls = tls = cluster.cluster.connection.tls
-        self.authority = destination.authority or (tls.server_name if tls is not None else "")
-        """`:authority` towards the pod; empty: the client's. A TLS pod is always called by its certificate's name:
-        grpc core refuses an RPC with another."""
-        self.edit_request = compile_edits(destination.request_headers)
-        self.edit_response = compile_edits(destination.response_headers)
-        self.make_key = make_key(destination.load_balancer)
-        """What the policy hashes of an RPC; None: nothing."""
-        self.timeout_ms = destination.timeout_ms
-        self.max_message_bytes = destination.max_message_bytes or sys.maxsize
-        self.unchecked_bytes = min(self.max_message_bytes, UNCOUNTED_BYTES)
-        """Messages of at most this size need no look."""
-        idle_ms = destination.idle_timeout_ms
-        self.idle_timeout_s = None if idle_ms is None else idle_ms / 1000
-        self._rewrite = compile_rewrite(route.match, destination)
-        self._cluster, self._balanced = cluster, balanced
-
-    def pick(self, avoid: Pod | None, key: int | None = None) -> Pod | None:
-        """The pod for one RPC; `done` must follow, once. `key` is what `make_key` made of it."""
-        picker = self._balanced.picker
-        return picker.pick(avoid, key)  # type: ignore[return-value]  # pickers return what update() was given
-
-    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> bool:
-        """The try on `pod` ended; returns whether the pod is left out from now on (`Serving.republish` it)."""
-        self._balanced.balancer.done(pod, outcome)
-        outliers = self._balanced.outliers
-        return outliers is not None and outliers.record(pod, outcome.failed, now_s)
-
-    def is_connected(self) -> bool:
-        """Whether some pod is, as far as is known, so that an RPC need not wait for a connection."""
-        return self._balanced.is_ready
-
-    def can_serve(self) -> bool:
-        return self.refusal is None and any(pod.state is not PodState.FAILING for pod in self._balanced.candidates)
-
-    def has_other(self, pod: Pod) -> bool:
-        return any(other is not pod for other in self._balanced.candidates)
-
-    def rewrite(self, path: str) -> str:
-        """The path towards the pod (`rewrite`, `regex_rewrite`)."""
-        return path if self._rewrite is None else self._rewrite(path)
-
-    def why_no_endpoint(self) -> str:
-        service, endpoints = self._cluster.cluster.service, self._cluster.endpoints
-        if endpoints is None:
-            return f"Mapping {self.label}: the pods of {service} are not known yet"
-        why = endpoints.error or self._balanced.why_none()
-        return f"Mapping {self.label}: no ready pod of {service}" + (f" ({why})" if why else "")
-
-
-class RouteTargets:
-    """A Route with its destinations bound: splits its RPCs over them."""
-
-    __slots__ = ("_only", "_split", "_sticky_header", "_targets", "redirect")
-
-    def __init__(self, route: Route, targets: tuple[Target, ...]) -> None:
-        self.redirect = route.redirect
-        self._targets = {
-            id(destination): target for destination, target in zip(route.destinations, targets, strict=True)
-        }
-        self._split = Split(route.destinations)
-        whole = len(targets) == 1 and route.destinations[0].weight_percent == 100
-        self._only = targets[0] if whole else None
-        self._sticky_header = route.sticky_header
-
-    def choose(self, metadata: Metadata) -> Target | None:
-        """The Mapping for one RPC by weight; None for the share that the weights leave unrouted."""
-        if self._only is not None:
-            return self._only
-        sticky = self._sticky_header
-        value = next((value for key, value in metadata if key == sticky), None) if sticky else None
-        destination = self._split.pick() if value is None else self._split.pick_for(value)
-        return None if destination is None else self._targets[id(destination)]
-
-    def open_clusters(self) -> frozenset[str]:
-        """Those of the Mappings that do not refuse all calls."""
-        return frozenset(target.cluster for target in self._targets.values() if target.refusal is None)
-
-    def can_serve(self) -> bool:
-        return any(target.can_serve() for target in self._targets.values())
-
-
-def _refuse_guarded(destination: Destination) -> Refusal | None:
-    if not destination.guarded_by:
-        return None
-    message = f"Mapping {destination.label}: {destination.guarded_by} decides on its calls, and cannot be asked yet"
-    return Refusal(Reason.NOT_ENFORCED, message)
-
-
-def _explain_nowhere(targets: RouteTargets, path: str) -> Refusal:
-    if targets.redirect:
-        message = f"Mapping {targets.redirect} is an HTTP redirect, which gRPC clients do not follow"
-        return Refusal(Reason.REDIRECT, message)
-    return Refusal(
-        Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
-    )
 
 
 class Table:
@@ -458,7 +181,7 @@ class Serving:
         if found is None:
             return Refusal(Reason.NO_MAPPING, f"no Mapping matches {path}")
         target = found.choose(metadata)
-        return _explain_nowhere(found, path) if target is None else target.refusal or target
+        return explain_nowhere(found, path) if target is None else target.refusal or target
 
     def wants_certificate(self, port: PortView) -> bool:
         """Whether an engine is to say which certificate the client of an RPC has shown."""

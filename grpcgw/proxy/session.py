@@ -31,7 +31,7 @@ from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.call import Attempt, Call, Opening, Request
 from grpcgw.proxy.held import UNCOUNTED_BYTES
 from grpcgw.proxy.metadata import forward_request, forward_response, is_too_large
-from grpcgw.proxy.serving import Serving, Target
+from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.shadow import Copy
 from grpcgw.proxy.status import (
     REASON_KEY,
@@ -44,6 +44,7 @@ from grpcgw.proxy.status import (
     make_status,
     safe_to_retry,
 )
+from grpcgw.proxy.targets import Target
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED, MethodCounters
 from grpcgw.upstream.pod import Pod

@@ -29,7 +29,7 @@ from grpcgw.telemetry.report import ShadowReport
 from grpcgw.upstream.pod import Pod
 
 if TYPE_CHECKING:
-    from grpcgw.proxy.serving import Target
+    from grpcgw.proxy.targets import Target
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from functools import partial
 from grpcgw.balancer.base import TakeTurn
 from grpcgw.balancer.catalogue import TAKE_TURNS
 from grpcgw.config.snapshot import Snapshot
-from grpcgw.proxy.serving import Balancing
+from grpcgw.proxy.balanced import Balancing
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from grpcgw.config.snapshot import (
     Snapshot,
 )
 from grpcgw.proxy.ports import SOME_PORT, PortView
-from grpcgw.proxy.serving import Serving, Target
+from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.status import Metadata, Refusal
+from grpcgw.proxy.targets import Target
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
 

@@ -20,8 +20,10 @@ from grpcgw.config.policies import (
     OutlierDetection,
     UpstreamTls,
 )
-from grpcgw.proxy.serving import MOST_GONE_COUNTED, Balancing, CannotServe, Serving, Target
+from grpcgw.proxy.balanced import Balancing
+from grpcgw.proxy.serving import MOST_GONE_COUNTED, CannotServe, Serving
 from grpcgw.proxy.status import Reason, Refusal
+from grpcgw.proxy.targets import Target
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.core.gateway import SERVICE, FakeConnection, cluster, destination, endpoints, route, snapshot

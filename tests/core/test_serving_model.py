@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings
-from grpcgw.proxy.serving import Serving, Target
+from grpcgw.proxy.serving import Serving
+from grpcgw.proxy.targets import Target
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.core.gateway import FakeConnection, destination, endpoints, route, snapshot

@@ -20,8 +20,8 @@ from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.proxy.call import JOIN_WINDOW_S
 from grpcgw.proxy.generic_handler import LoopProxy
 from grpcgw.proxy.ports import PortView
-from grpcgw.proxy.serving import Target
 from grpcgw.proxy.status import REASON_KEY, Metadata, Refusal
+from grpcgw.proxy.targets import Target
 from grpcgw.upstream.pod import Pod
 
 
