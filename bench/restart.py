@@ -1,7 +1,8 @@
 """A rolling restart of all pods of a service under load, as a Deployment does it: no RPC may fail.
 
 The pods are the example's own servers. A new pod is announced once it listens; then, as in Kubernetes, an old one is
-taken from its service and told to end at the same moment, without a pause between.
+taken from its service and told to end, after the pause of a `preStop` hook as in deploy/examples. Without the pause its
+server answers CANCELLED to what was on its way, and nothing tells that from a handler's own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,6 +29,7 @@ from grpcgw.demo import HOST, free_port
 from tests.kube_api import KubeApi
 
 PODS = 3
+PRE_STOP_S = 0.5
 CALLERS = 8
 CALL_DEADLINE_S = 10.0
 LOAD_BALANCERS: tuple[Mapping[str, object], ...] = (
@@ -89,6 +92,7 @@ def start_pod(api: KubeApi, name: str) -> ExitStack:
         process = stack.enter_context(running([sys.executable, "-m", "examples.greet.server", *arguments]))
         wait_for_port(pod.port, process, name)
         api.put(describe_slice("greet", pod))
+        stack.callback(time.sleep, PRE_STOP_S)
         stack.callback(api.delete, "EndpointSlice", NAMESPACE, f"greet-{name}")
         return stack.pop_all()
 

@@ -19,7 +19,7 @@ from grpcgw.config.header_edits import (
 from grpcgw.config.policies import NO_EDITS, HeaderAdd, HeaderEdits
 from grpcgw.policy.headers import compile_edits
 from grpcgw.proxy.call import Request
-from grpcgw.proxy.metadata import Peer
+from grpcgw.proxy.metadata import Peer, is_sendable
 
 METADATA = (("x-user", "ann"), ("x-tag", "a"), ("x-tag", "b"), ("id-bin", b"\xff\x00"))
 FACTS = Request(
@@ -49,6 +49,18 @@ def test_added_headers_come_last_and_beside_those_that_are_there() -> None:
 
 def test_a_header_that_replaces_takes_all_values_away() -> None:
     assert edit(HeaderAdd("x-tag", "c", append=False)) == (METADATA[0], METADATA[3], ("x-tag", "c"))
+
+
+@pytest.mark.parametrize("form", ["%START_TIME(%n)%", "%START_TIME(%Y%t%m)%", "x %START_TIME(%n)%", "%REQ(x-name)%"])
+def test_a_value_that_no_metadata_can_have_is_left_out(form: str) -> None:
+    assert value_of(form, replace(FACTS, metadata=(("x-name", "caf\u00e9"),))) is None
+
+
+@given(text=st.text(max_size=20), length=st.none() | st.integers(0, 20))
+def test_whatever_clients_send_what_is_added_of_it_can_be_sent(text: str, length: int | None) -> None:
+    form = "%REQ(x-name)%" if length is None else f"%REQ(x-name):{length}%"
+    value = value_of(form, replace(FACTS, metadata=(("x-name", text),)))
+    assert value is None or is_sendable((("x-new", value),))
 
 
 def test_removals_come_before_additions() -> None:
