@@ -91,8 +91,9 @@ class Gateway:
         return sum(s.value for s in samples if s.labels["mapping"] != ORDINARY)
 
     def complaints(self) -> list[str]:
-        """Lines of the log that are not the gateway's ordinary news."""
-        return [line for line in self.log_file.read_text().splitlines() if not re.match(r"\S+ \S+ INFO ", line)]
+        """Lines of the log that are not the gateway's ordinary news, nor of handshakes: one per cause and minute."""
+        lines = self.log_file.read_text().splitlines()
+        return [line for line in lines if not re.match(r"\S+ \S+ (INFO |.*: TLS handshakes failed: )", line)]
 
 
 @contextmanager

@@ -45,6 +45,14 @@ def test_a_stranger_on_the_tls_port_is_sent_away(gateway: Gateway, opening: byte
         assert wire.wait_closed()
 
 
+def test_handshakes_that_fail_by_the_hundred_are_one_line_in_the_log(gateway: Gateway) -> None:
+    for _ in range(3):
+        with connected(gateway.tls_port, PREFACE + settings(), count=MANY // 3) as wires:
+            assert all(wire.wait_closed() for wire in wires)
+    lines = [line for line in gateway.log_file.read_text().splitlines() if "TLS handshakes failed: no-tls" in line]
+    assert len(lines) <= 2, "one of this minute, perhaps one of that before"
+
+
 def test_hundreds_of_idle_connections_cost_little(gateway: Gateway) -> None:
     with connected(gateway.port, PREFACE + settings() + acknowledge(), count=MANY) as wires:
         assert all(wire.ping() for wire in wires)
