@@ -340,7 +340,8 @@ class Control:
             self._data_plane.ports.changed.clear()
             if self._draining:  # they all close now, one after the other
                 return
-            self._note_ports()
+            with self._defects.contained("what workers say of their ports cannot be taken up"):
+                self._note_ports()
 
     def _takes_connections(self) -> bool:
         """Whether clients can come in, as far as the gateway knows: by a port of its own, or of its host program."""

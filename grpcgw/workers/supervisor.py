@@ -22,6 +22,7 @@ from typing import Protocol
 from grpcgw.config.difference import find_difference
 from grpcgw.config.endpoint import EndpointSet
 from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.logs import DefectLog
 from grpcgw.telemetry.merge import carry_on, leave_behind
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.core_log import CoreLog, is_chosen, open_pipe, worker_environment
@@ -462,9 +463,11 @@ class WorkerProcesses:
         return tuple(child.last_report for child in self._children if child.last_report is not None)
 
     async def _keep_reports(self) -> None:
+        defects = DefectLog(log)
         while True:
             await asyncio.sleep(KEEP_REPORTS_S)
-            await self.reports()
+            with defects.contained("reports cannot be kept"):
+                await self.reports()
 
 
 class WorkerHere:
