@@ -14,7 +14,7 @@ from grpc._cython import cygrpc
 
 from grpcgw.config.snapshot import Listener, ServerCertificate, Transport
 from grpcgw.errors import UserError
-from grpcgw.proxy.engine import ServerOptions, server_arguments
+from grpcgw.proxy.engine import ServerOptions, max_message_bytes, server_arguments
 from grpcgw.proxy.ports import PortView
 from grpcgw.proxy.server_credentials import FreshCertificates, make_server_credentials
 
@@ -39,6 +39,7 @@ class QueuePort:
         Raises UserError where the port cannot be opened.
         """
         self.view = view
+        view.max_message_bytes = max_message_bytes(options, listener)
         self.closed = threading.Event()
         """The last of its RPCs is over."""
         self._queue, self._take, self._note_closing = queue, take, note_closing

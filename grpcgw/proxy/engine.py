@@ -35,6 +35,9 @@ def quiet_core() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", QUIET_CORE)
 
 
+NO_LONGER_BYTES = 2**31 - 1
+"""The largest number that core takes."""
+
 NEVER_MS = 2**31 - 1
 """grpc core's word for a timeout that is none."""
 
@@ -95,8 +98,9 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
     return [
         *_age_arguments(options),
         ("grpc.so_reuseport", 1),
-        # Of a compressed message core counts what it unfolds to, and stops there.
-        ("grpc.max_receive_message_length", listener.max_message_bytes or options.max_message_bytes),
+        # Of a compressed message core counts what it unfolds to, and stops there. The session holds the limit itself:
+        # core may tell of a message above its own as if the request had ended before it.
+        ("grpc.max_receive_message_length", min(2 * max_message_bytes(options, listener), NO_LONGER_BYTES)),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", listener.max_concurrent_streams or options.max_concurrent_streams),
         # On, core counts RPCs that are just ending against the limit and refuses new ones of a well-behaved client.
@@ -121,6 +125,11 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def max_message_bytes(options: ServerOptions, listener: Listener) -> int:
+    """Of a client's message on a port."""
+    return listener.max_message_bytes or options.max_message_bytes
 
 
 def _age_arguments(options: ServerOptions) -> Iterator[tuple[str, int]]:

@@ -9,7 +9,7 @@ import grpc.aio
 
 from grpcgw.config.snapshot import Listener, ServerCertificate, Transport
 from grpcgw.errors import UserError
-from grpcgw.proxy.engine import ServerOptions, server_arguments
+from grpcgw.proxy.engine import ServerOptions, max_message_bytes, server_arguments
 from grpcgw.proxy.lasting_server import LastingServer
 from grpcgw.proxy.ports import PortView
 from grpcgw.proxy.server_credentials import FreshCertificates, make_server_credentials
@@ -28,6 +28,7 @@ class HandlerPort:
         drain_time_s: float,
     ) -> None:
         self.view = view
+        view.max_message_bytes = max_message_bytes(options, listener)
         self.number = listener.port
         """Once it is started, also where any free one was asked for."""
         self._options, self._listener, self._handler = options, listener, handler

@@ -6,6 +6,7 @@ another noticing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +25,8 @@ class PortView:
     """For their certificates."""
     closing: bool = False
     """New RPCs are refused."""
+    max_message_bytes: int = sys.maxsize
+    """Of a client's message, uncompressed. Engines set it when they open the port."""
 
 
 SOME_PORT = PortView(asks_clients=True)

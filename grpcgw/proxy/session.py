@@ -157,7 +157,7 @@ class Session:
                 self._logged = is_logged(serving.rpc_log.share_percent)
             self._finish_with(target.reason, target.message, now_s)
             return
-        self._target, self._unchecked_bytes = target, target.unchecked_bytes
+        self._target, self._unchecked_bytes = target, min(target.unchecked_bytes, request.port.max_message_bytes)
         self._counters = counters = serving.counters.of(target.label, request.path)
         counters.begin()
         if target.log_percent:
@@ -267,6 +267,11 @@ class Session:
         assert target is not None
         if size_bytes > target.max_message_bytes:
             self._refuse_message(target, message, now_s)
+            return False
+        limit_bytes = self._request.port.max_message_bytes
+        if size_bytes > limit_bytes:
+            what = f"a message of {size_bytes} bytes is larger than the {limit_bytes} of the port"
+            self._end_early(Reason.MESSAGE_TOO_LARGE, f"{what} (--max-message-bytes, maxMessageBytes)", now_s)
             return False
         if size_bytes <= UNCOUNTED_BYTES:
             return True

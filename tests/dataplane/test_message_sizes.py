@@ -31,7 +31,8 @@ def test_a_message_up_to_the_limit_passes_packed_or_not(lab: Lab) -> None:
 def test_a_larger_message_reaches_no_pod_packed_or_not(lab: Lab) -> None:
     pod = lab.pod()
     client = lab.raw_client(lab.gateway(pod, ports=[PORT]))
-    assert client.call("Unary", messages=[bytes(LIMIT_BYTES + 1)]).status == Code.RESOURCE_EXHAUSTED
+    answer = client.call("Unary", messages=[bytes(LIMIT_BYTES + 1)])
+    assert (answer.status, answer.header("x-grpcgw-reason")) == (Code.RESOURCE_EXHAUSTED, "message-too-large")
     stream = client.request("Unary", ("grpc-encoding", "gzip"), messages=(), end=False)
     client.h2.send_data(stream, packed(bytes(1_000_000)), end_stream=True)
     client.flush()
@@ -43,7 +44,7 @@ def test_a_larger_message_reaches_no_pod_packed_or_not(lab: Lab) -> None:
 def test_a_message_that_is_announced_too_large_is_not_waited_for(lab: Lab) -> None:
     client = lab.raw_client(lab.gateway(lab.pod(), ports=[PORT]))
     stream = client.request("Chat", messages=(), end=False)
-    client.h2.send_data(stream, b"\0" + (LIMIT_BYTES + 1).to_bytes(4, "big"))
+    client.h2.send_data(stream, b"\0" + (2 * LIMIT_BYTES + 1).to_bytes(4, "big"))
     client.flush()
     assert client.finish(stream).status == Code.RESOURCE_EXHAUSTED
 
