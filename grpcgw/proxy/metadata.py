@@ -73,7 +73,7 @@ def forward_request(metadata: Metadata, peer: Peer, tls: bool) -> Metadata:
 
 def forward_response(metadata: Metadata) -> Metadata:
     """A pod's initial metadata or trailers as the client gets them: without what speaks of the pod's connection."""
-    if CONNECTION_HEADERS.isdisjoint([key for key, _ in metadata]):
+    if not metadata or CONNECTION_HEADERS.isdisjoint([key for key, _ in metadata]):
         return metadata
     return tuple(item for item in metadata if item[0] not in CONNECTION_HEADERS)
 
