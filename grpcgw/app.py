@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from grpcgw import collector
+from grpcgw.admin.hosts import KnownHosts
 from grpcgw.admin.recent import RecentTraffic
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
@@ -101,11 +102,13 @@ class Control:
         self._certificate_files = CertificateFiles(self._store, settings.ambassador_id)
         self._status_writer = make_status_writer(settings, self._store)
         self._resolvers = Resolvers(self._store, self._on_endpoints, self._is_compiling)
-        self_signed = make_self_signed(socket.gethostname(), datetime.datetime.now(datetime.UTC))
+        machine = socket.gethostname()
+        self_signed = make_self_signed(machine, datetime.datetime.now(datetime.UTC))
         self._ports = DataPorts(settings.address, settings.port, settings.tls_port, self_signed)
         self._engine = settings.engine
         self._data_plane = data_plane or make_data_plane(settings, make_plan(settings))
-        self._admin = AdminServer(self, settings.admin_address, settings.admin_port, settings.admin_hosts)
+        hosts = KnownHosts(settings.admin_hosts, settings.node_name or machine)
+        self._admin = AdminServer(self, settings.admin_address, settings.admin_port, hosts)
         self._stop_wanted = asyncio.Event()
         self._changed = asyncio.Event()
         self._compiling = True

@@ -284,7 +284,19 @@ AdminHosts = Annotated[
         "--admin-host",
         envvar="GRPCGW_ADMIN_HOST",
         metavar="NAME,...",
-        help="Names in the public DNS that browsers may call the admin port by, beside its IP addresses.",
+        help="Names in the public DNS that browsers may call the admin port by, beside its IP addresses; "
+        ".example.com is all that end so.",
+        rich_help_panel=LISTEN,
+    ),
+]
+NodeName = Annotated[
+    str,
+    typer.Option(
+        "--node-name",
+        envvar="GRPCGW_NODE_NAME",
+        metavar="NAME",
+        help="The machine's name: browsers may call the admin port by it, and by others in its domain.",
+        show_default="host name",
         rich_help_panel=LISTEN,
     ),
 ]

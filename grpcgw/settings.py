@@ -73,7 +73,9 @@ class Settings:
     admin_address: str = "127.0.0.1"
     admin_port: int = 8877
     admin_hosts: tuple[str, ...] = ()
-    """Names in the public DNS that browsers may call the diagnostics by."""
+    """Names in the public DNS that browsers may call the diagnostics by; `.example.com` is all that end so."""
+    node_name: str = ""
+    """Of the machine, in whose domain names are believed as well; empty: its host name."""
     workers: int = 0
     """Data-plane processes; 0 runs the data plane inside the control process."""
     engine: EngineName = EngineName.COMPLETION_QUEUE

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from grpcgw.admin.connections import USUAL_LIMITS, Limits
+from grpcgw.admin.hosts import USUAL_HOSTS, KnownHosts
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.config.endpoint import Endpoint, EndpointSet
@@ -250,7 +251,7 @@ class RunningAdmin:
 
 @contextlib.contextmanager
 def run_admin(
-    state: GatewayState, port: int = 0, hosts: tuple[str, ...] = (), limits: Limits = USUAL_LIMITS
+    state: GatewayState, port: int = 0, hosts: KnownHosts = USUAL_HOSTS, limits: Limits = USUAL_LIMITS
 ) -> Iterator[RunningAdmin]:
     """An admin server on loopback, in a thread of its own so that blocking clients can be used against it."""
     shown = ShownState(state)

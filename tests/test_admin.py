@@ -13,6 +13,7 @@ import pytest
 from admin_states import NOW_S, RunningAdmin, ShownState, empty_state, greet_state, problem_state, run_admin
 
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS
+from grpcgw.admin.hosts import KnownHosts
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState
 from grpcgw.discovery.store import SourceStatus
@@ -173,8 +174,34 @@ def test_every_answer_carries_the_security_headers(client: httpx.Client, path: s
      "grpcgw-admin.grpcgw.svc.cluster.local:8877", "Gateway.Example.Com.:8877"],
 )  # fmt: skip
 def test_the_page_is_shown_under_addresses_private_names_and_those_it_was_told(host: str) -> None:
-    with run_admin(greet_state(), hosts=("gateway.example.com",)) as admin:
+    with run_admin(greet_state(), hosts=KnownHosts(("gateway.example.com",))) as admin:
         assert httpx.get(admin.url + DIAG, headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "node", "known"),
+    [
+        ("node-1.corp.example.com:32087", (), "node-1.corp.example.com", True),
+        # A node port is on every node, whichever the replica that answers runs on.
+        ("node-2.corp.example.com:32087", (), "Node-1.corp.example.com", True),
+        ("node-1.example.org", (), "node-1.example.org", True),
+        ("corp.example.com", (), "node-1.corp.example.com", False),
+        ("evil.example.com", (), "node-1.corp.example.com", False),
+        ("evil-corp.example.com", (), "node-1.corp.example.com", False),
+        # Anybody can have another name in a domain of one label.
+        ("evil.com", (), "example.com", False),
+        ("example.com", (), "example.com", True),
+        ("evil.com", (), "node-1", False),
+        ("a.ops.example.com", (".ops.example.com",), "", True),
+        ("a.b.ops.example.com:80", (" .Ops.example.com",), "", True),
+        ("evil-ops.example.com", (".ops.example.com",), "", False),
+        ("evil.com", (".",), "", False),
+    ],
+)
+def test_names_of_nodes_and_of_whole_domains_are_known(
+    host: str, names: tuple[str, ...], node: str, known: bool
+) -> None:
+    assert KnownHosts(names, node).knows(host) is known
 
 
 @pytest.mark.parametrize(
@@ -189,6 +216,7 @@ def test_a_name_that_may_be_somebody_elses_is_not_shown_the_diagnostics(
 
     assert answer.status_code == 403
     assert "--admin-host" in answer.text
+    assert "GRPCGW_ADMIN_HOST" in answer.text
     assert "greet" not in answer.text
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from examples.greet.server import GRACE_S, SERVICE
 from grpcgw import __version__
+from grpcgw.admin.hosts import KnownHosts
 from grpcgw.cli import execute
 from grpcgw.settings import Settings
 
@@ -98,7 +99,11 @@ def test_service_account_and_namespace_are_those_of_the_rbac(gateway: Manifest) 
     assert find("rbac.yaml", "Namespace", gateway["metadata"]["namespace"])
 
 
-FROM_THE_POD = {"metadata.namespace": "grpcgw", "metadata.labels['topology.kubernetes.io/zone']": "east"}
+FROM_THE_POD = {
+    "metadata.namespace": "grpcgw",
+    "metadata.labels['topology.kubernetes.io/zone']": "east",
+    "spec.nodeName": "node-1.example.com",
+}
 """What the downward API has for a gateway in that namespace, on a node of that zone."""
 
 
@@ -147,6 +152,11 @@ def test_services_of_the_namespace_do_not_set_the_ports(gateway: Manifest) -> No
 
 def test_pod_knows_its_zone_where_kubernetes_tells_it(settings: Settings) -> None:
     assert settings.zone == "east"
+
+
+def test_the_page_is_shown_under_the_names_of_the_nodes(settings: Settings) -> None:
+    hosts = KnownHosts(settings.admin_hosts, settings.node_name)
+    assert all(hosts.knows(f"{name}:32087") for name in ("node-1", "node-1.example.com", "node-2.example.com"))
 
 
 def test_pod_has_a_worker_per_core_of_its_limit(settings: Settings) -> None:

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from grpcgw.admin.connections import USUAL_LIMITS, Connections, Limits, make_protocol
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, render_part
-from grpcgw.admin.hosts import KnownHosts
+from grpcgw.admin.hosts import USUAL_HOSTS, KnownHosts
 from grpcgw.admin.humanize import format_age, format_duration
 from grpcgw.admin.page import render_live_part, render_page
 from grpcgw.admin.state import GatewayState, OneAtATime, StateProvider
@@ -58,7 +58,10 @@ _STOP_TIMEOUT_S = 1
 
 _FOR_ANY_HOST = frozenset({f"{_BASE}/check_alive", f"{_BASE}/check_ready", "/metrics"})
 
-_REFUSED_HOST = "the diagnostics are not shown under this name: use an IP address, or name it with --admin-host\n"
+_REFUSED_HOST = (
+    "the diagnostics are not shown under this name, as anybody can have such a one: use an IP address, or set "
+    "GRPCGW_ADMIN_HOST (--admin-host) to the name, or to .example.com for all that end so\n"
+)
 
 _SECURITY_HEADERS = {
     # Everything the page needs comes from this port, and nothing of it is inline.
@@ -78,12 +81,12 @@ class AdminServer:
         provider: StateProvider,
         address: str,
         port: int,
-        hosts: Iterable[str] = (),
+        hosts: KnownHosts = USUAL_HOSTS,
         limits: Limits = USUAL_LIMITS,
     ) -> None:
-        """`hosts`: names that browsers may call the diagnostics by, beside those of `KnownHosts`."""
+        """`hosts`: which names browsers may call the diagnostics by."""
         self._provider = OneAtATime(provider)
-        self._hosts = KnownHosts(hosts)
+        self._hosts = hosts
         self._connections = Connections(limits)
         self._address = address
         self._port = port
