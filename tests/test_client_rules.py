@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grpcgw.config.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
-from tests.compiling import compile_objects, module, said
+from tests.compiling import compile_objects, module, obj, said
 
 LAN = AddressRule("10.0.0.0/8")
 
@@ -96,3 +96,35 @@ def test_other_rules_are_another_configuration() -> None:
     versions = {compile_objects(module(ip_deny=[change])).snapshot.version for change in changes}
     idle = compile_objects(module(ip_deny=[changes[0]], listener_idle_timeout_ms=1000)).snapshot.version
     assert len({*versions, idle}) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_closed"),
+    [
+        ({}, {}, False),
+        ({}, {"ip_allow": [{"remote": "10.0.0.0/8"}]}, True),
+        ({}, {"ip_deny": [{"remote": "10.0.0.0/8"}]}, True),
+        ({}, {"ip_allow": "10.0.0.0/8"}, True),
+        ({}, {"ip_alow": [{"remote": "10.0.0.0/8"}]}, True),
+        ({"ip_allow": [{"remote": "10.0.0.0/8"}]}, {}, False),
+        ({"ip_allow": [{"remote": "10.0.0.0/8"}]}, {"ip_allow": [{"remote": "10.0.0.0/8"}]}, False),
+        ({"ip_allow": [{"remote": "10.0.0.0/8"}]}, {"ip_allow": [{"remote": "10.1.0.0/16"}]}, True),
+        (
+            {"ip_allow": [{"remote": "10.0.0.0/8"}], "xff_num_trusted_hops": 1},
+            {"ip_allow": [{"remote": "10.0.0.0/8"}]},
+            True,
+        ),
+    ],
+)
+def test_of_two_modules_the_one_that_is_left_out_keeps_out_whom_it_would(
+    first: dict[str, object], second: dict[str, object], is_closed: bool
+) -> None:
+    compiled = compile_objects(module("a", **first), module("b", **second))
+    assert (compiled.snapshot.clients.allow == ()) is is_closed
+    told = [one for one in said(compiled) if "another Module is in use" in one]
+    assert ["nobody is served until there is one" in one for one in told] == [is_closed]
+
+
+def test_a_second_module_that_cannot_be_read_may_keep_anybody_out() -> None:
+    lost = obj("Module", "ambassador", "(lost)", "b")
+    assert compile_objects(module("a"), lost).snapshot.clients.allow == ()

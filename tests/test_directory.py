@@ -12,15 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from grpcgw.config.closed import UNREADABLE_FILE
 from grpcgw.config.objects import KubeObject, ObjectKey, Severity
 from grpcgw.discovery import directory as module
 from grpcgw.discovery.directory import (
     CLOCK_STEP_NS,
     DirectorySource,
+    Files,
     FileState,
     Stamp,
     Watch,
     list_files,
+    merge,
+    parse_content,
     read_directory,
     read_file,
     scan,
@@ -160,7 +164,7 @@ def test_files_that_cannot_be_read_are_problems_and_the_others_serve(
 
     objects, problems = read_directory(tmp_path)
 
-    assert names(objects) == ["good"]
+    assert names(tuple(one for one in objects if one.key.kind == "Service")) == ["good"]
     told = {Path(problem.where.split(":")[0]).name: problem.message for problem in problems}
     assert "byte 0xe9 is not UTF-8" in told["latin1.yaml"]
     assert "larger than" in told["huge.yaml"]
@@ -179,7 +183,7 @@ def test_files_and_directories_without_permission_are_problems(tmp_path: Path) -
         objects, problems = read_directory(tmp_path)
     finally:
         (tmp_path / "closed").chmod(0o700)
-    assert objects == ()
+    assert {one.key.kind for one in objects} == {UNREADABLE_FILE}
     assert len(problems) == 2
 
 
@@ -206,6 +210,60 @@ def test_links_to_directories_are_followed_once(tmp_path: Path) -> None:
 
     assert paths == [tmp_path / "conf" / "linked" / "a.yaml"]
     assert errors == []
+
+
+# Files that cannot be read, in which may be what keeps people out
+
+
+def closing(files: Files) -> set[str]:
+    objects, _ = merge(files)
+    return {Path(one.key.name).name for one in objects if one.key.kind == UNREADABLE_FILE}
+
+
+def test_what_cannot_be_read_at_the_first_start_closes_until_it_can(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link.yaml"
+    (tmp_path / "good.yaml").write_text(document("good"))
+    link.symlink_to(target)
+    first, _ = scan(tmp_path, {})
+    assert closing(first) == {"link.yaml"}
+    (problem,) = first[link].problems
+    assert "no call is served until it can be read" in problem.message
+
+    again, _ = scan(tmp_path, first)
+    assert again == first
+
+    target.write_text("a: [\n")
+    broken, _ = scan(tmp_path, again)
+    assert closing(broken) == set()
+    assert "keep serving" not in broken[link].problems[0].message, "it was never good"
+
+    target.write_text(document("late"))
+    assert names(scan(tmp_path, again)[0][link].objects) == ["late"]
+
+
+def test_what_cannot_be_read_at_the_first_start_closes_until_it_is_gone(tmp_path: Path) -> None:
+    link = tmp_path / "link.yaml"
+    link.symlink_to(tmp_path / "nowhere")
+    files, _ = scan(tmp_path, {})
+    link.unlink()
+    files, _ = scan(tmp_path, files)
+    assert closing(scan(tmp_path, files)[0]) == set()
+
+
+def test_a_file_that_comes_later_and_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(document("good"))
+    first, _ = scan(tmp_path, {})
+    (tmp_path / "late.yaml").symlink_to(tmp_path / "nowhere")
+    second, _ = scan(tmp_path, first)
+    assert merge(second)[0] == merge(first)[0]
+    assert len(second[tmp_path / "late.yaml"].problems) == 1
+
+
+@pytest.mark.parametrize("content", [document("x", kind="Host").encode("utf-16"), b"\0GITCRYPT\0\xff\x00\x01"])
+def test_a_file_in_another_encoding_or_encrypted_closes_too(content: bytes) -> None:
+    objects, (problem,) = parse_content(content, "conf.yaml")
+    assert [one.key.kind for one in objects] == [UNREADABLE_FILE]
+    assert "no call is served" in problem.message
 
 
 # One file over time

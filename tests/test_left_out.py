@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from grpcgw.certificates import make_self_signed
 from grpcgw.config.compile import Compiled, CompileOptions
 from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.config.snapshot import Listener, Snapshot, Transport
-from grpcgw.discovery.directory import parse_content
+from grpcgw.discovery.directory import parse_content, read_directory
 from grpcgw.discovery.yaml_objects import keep_first, parse_objects
 from grpcgw.policy.hosts import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.ports import DataPorts
@@ -296,6 +298,26 @@ def test_a_file_that_is_no_utf_8_closes_what_it_could_have_meant() -> None:
     objects, problems = parse_content(b"kind: Host\nspec: \xff\n", "broken.yaml")
     assert [str(one.key) for one in objects] == ["Host line-1.default"]
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize("kind", ["!!str Host", "&a Host", "!!str &a 'Host'"])
+def test_kinds_are_found_behind_tags_and_anchors(kind: str) -> None:
+    objects, _ = parse_objects(f"kind: {kind}\nspec: {{\n", "broken.yaml")
+    assert [one.key.kind for one in objects] == ["Host"]
+
+
+def test_a_file_that_cannot_be_read_closes_every_port(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "guards.yaml").symlink_to(tmp_path / "nowhere")
+    objects, (problem,) = read_directory(tmp_path)
+    assert problem.where.endswith("guards.yaml")
+    compiled = compile_objects(*objects)
+    assert ports_of(compiled) == {}
+    assert "a file that cannot be read" in "".join(said(compiled, Severity.ERROR))
+    ports_of_command_line = settle(
+        compile_objects(*(one for one in objects if one.key.kind not in ("Listener", "Host")))
+    )
+    assert ports_of_command_line == {}
 
 
 def test_only_the_document_that_cannot_be_read_is_looked_at() -> None:

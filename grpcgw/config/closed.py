@@ -17,6 +17,9 @@ from grpcgw.config.objects import KubeObject
 from grpcgw.config.parse import find_strangers, raw_spec, read_metadata
 from grpcgw.config.policies import HostMatch, HostPolicy, Labels
 
+UNREADABLE_FILE = "unreadable file"
+"""Kind of what stands for a file of which nothing could be read when the gateway started: anything may be in it."""
+
 _RESEMBLES = 0.55
 """Of `difflib`: `host`, `hst` and `hostnames` resemble `hosts`, `secrets` does not."""
 
@@ -40,6 +43,11 @@ def close_names(by: str, names: Sequence[object]) -> ClosedNames:
     except InvalidHost:
         return ClosedNames((HostPolicy(None, clear_text=False, left_out=by),), every_name=True)
     return ClosedNames(tuple(HostPolicy(host, clear_text=False, left_out=by) for host in hosts))
+
+
+def close_everything() -> ClosedNames:
+    """For an unreadable file."""
+    return close_names("a file that cannot be read", [None])
 
 
 def _read(name: object) -> HostMatch | None:

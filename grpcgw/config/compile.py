@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from grpcgw.config.closed import ClosedNames
+from grpcgw.config.closed import UNREADABLE_FILE, ClosedNames, close_everything
 from grpcgw.config.environment import hide
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
@@ -117,10 +117,10 @@ class _Configuration:
 
     def __init__(self, objects: Iterable[KubeObject], ambassador_id: str) -> None:
         self._by_kind: dict[str, list[KubeObject]] = {}
+        every = list(objects)
+        self.has_unreadable_file = any(obj.key.kind == UNREADABLE_FILE for obj in every)
         mine = (
-            obj
-            for obj in objects
-            if obj.api_version.partition("/")[0] in API_GROUPS and is_meant_for(obj, ambassador_id)
+            obj for obj in every if obj.api_version.partition("/")[0] in API_GROUPS and is_meant_for(obj, ambassador_id)
         )
         for obj in sorted(mine, key=lambda obj: (obj.key.kind, obj.key.namespace, obj.key.name)):
             self._by_kind.setdefault(obj.key.kind, []).append(obj)
@@ -189,6 +189,7 @@ def _compile_ports(
     certified = (certify(one.key, one.hosts, one.key_pair, one.client_ca) for one in serving)
     by_contexts = [certificate for certificate in certified if certificate is not None]
     closed = [one for one in contexts.values() if isinstance(one, ClosedNames)]
+    closed += [close_everything()] if configuration.has_unreadable_file else []
     bindable = Bindable(hosts, by_contexts, closed)
     listeners = compile_listeners(configuration.of("Listener"), bindable, generations, authority_hidden_by)
     kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])
@@ -224,7 +225,7 @@ def _note_hidden_names(
     left_out = {policy.left_out for one in speaking for policy in one.policies if policy.left_out}
     selecting = {str(one.obj.key) for one in speaking if isinstance(one, Host) and one.policies[0].selectors}
     for names, cause in ((left_out, "is left out"), (selecting, "takes some Mappings alone (mappingSelector)")):
-        for name in sorted(names):
+        for name in sorted(names & by_name.keys()):
             findings = Findings(by_name[name])
             findings.fault(
                 f"no call is served: the {engine} engine does not know the :authority of calls, and this {cause}; run"

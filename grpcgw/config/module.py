@@ -50,16 +50,33 @@ NO_MODULE = Module(ModuleConfig(), NO_SETTINGS, {})
 
 
 def compile_module(modules: Iterable[KubeObject], ambassador_namespace: str, generations: Generations) -> Module:
-    """The Module of the gateway's own namespace, else the first by namespace; more than one is an error."""
+    """The Module of the gateway's own namespace, else the first by namespace; more than one is an error. While another
+    keeps out whom the chosen one lets in, nobody is served."""
     chosen: Module | None = None
+    keeps_out = False
     for obj in sorted(modules, key=lambda obj: obj.key.namespace != ambassador_namespace):
         if chosen is None:
             earlier = generations.earlier.get(obj.key)
             was_whole = earlier is not None and _build(earlier) is not None
             chosen = generations.serve(obj, _build if was_whole else _build_readable)
         else:
-            generations.leave_out(obj, "another Module is in use, and only one is read")
-    return chosen or NO_MODULE
+            others = _build_readable(obj, Findings(obj)) or NO_MODULE
+            asks_more = obj.key.name == _NAME and not _admits_as(chosen.clients, others.clients)
+            outcome = "; nobody is served until there is one, as this one says whom to keep out" if asks_more else ""
+            generations.leave_out(obj, f"another Module is in use, and only one is read{outcome}")
+            keeps_out = keeps_out or asks_more
+    module = chosen or NO_MODULE
+    return _serve_nobody(module) if keeps_out else module
+
+
+def _admits_as(chosen: ClientRules, other: ClientRules) -> bool:
+    """Whether `other` keeps out nobody whom `chosen` lets in, as far as that is plain to see."""
+    told = [(one.allow, one.deny, one.use_remote_address, one.trusted_hops) for one in (chosen, other)]
+    return (other.allow, other.deny) == (None, ()) or told[0] == told[1]
+
+
+def _serve_nobody(module: Module) -> Module:
+    return replace(module, clients=replace(module.clients, allow=()))
 
 
 def _build(obj: KubeObject, findings: Findings | None = None) -> Module | None:
@@ -100,7 +117,7 @@ def _build_readable(obj: KubeObject, findings: Findings) -> Module | None:
         for problem in whole.problems
         if problem.severity is Severity.ERROR and problem not in findings.problems
     ]
-    return replace(module, clients=replace(module.clients, allow=())) if nobody else module
+    return _serve_nobody(module) if nobody else module
 
 
 def _keeps_out(given: Set[str], kept: Set[str]) -> bool:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from watchfiles import awatch
 
+from grpcgw.config.closed import UNREADABLE_FILE
 from grpcgw.config.objects import KubeObject, Problem, Severity
 from grpcgw.config.survey import Survey, describe, find_nothing, survey
-from grpcgw.discovery.lost_objects import find_lost
+from grpcgw.discovery.lost_objects import find_lost, make_unreadable_file
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.discovery.yaml_objects import DEFAULT_NAMESPACE, keep_first, parse_objects
 from grpcgw.errors import UserError
@@ -39,6 +40,8 @@ POLL_S = 0.1
 """Pause between readings while the directory cannot be watched."""
 CLOCK_STEP_NS = 2_000_000_000
 """The longest step in which a file system counts the time of a change (FAT; for most it is some ms)."""
+
+_CLOSES = "; no call is served until it can be read, or is gone: what keeps people out may be in it"
 
 Watch = Callable[[Path], AsyncGenerator[Collection[object], None]]
 """Yields whenever something below a directory may have changed, an empty collection where nothing is known to have;
@@ -83,6 +86,15 @@ class FileState:
     @property
     def settled(self) -> bool:
         return self.awaited is None and not self.gone
+
+    @property
+    def closes(self) -> bool:
+        """It was never read, and what keeps people out may be in it."""
+        return any(obj.key.kind == UNREADABLE_FILE for obj in self.objects)
+
+    @property
+    def has_last_good(self) -> bool:
+        return bool(self.objects) and not self.closes
 
 
 Files = Mapping[Path, FileState]
@@ -265,8 +277,23 @@ def scan(
     for path, state in former.items():
         if path not in states and not state.gone:
             states[path] = replace(state, awaited=None, gone=True)
+    if not former:
+        states |= _close(states, [place for place in unlisted if place != directory])
     problems = tuple(_unlisted_problem(error, directory) for error in errors)
     return dict(sorted(states.items())), problems
+
+
+def _close(states: Files, unlisted: Iterable[Path]) -> Files:
+    """What stands for files and directories that cannot be read when the gateway starts. Later the state from before
+    serves on, in which whoever sets a file's rights only after it is there must not leave a gap."""
+    unread = [path for path, state in states.items() if state.content is None and os.path.lexists(path)]
+    closing = {path: replace(states[path], problems=_say_closed(states[path].problems)) for path in unread}
+    closing |= {path: FileState(None, (), ()) for path in unlisted}
+    return {path: replace(state, objects=(make_unreadable_file(_show(path)),)) for path, state in closing.items()}
+
+
+def _say_closed(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    return tuple(replace(problem, message=f"{problem.message}{_CLOSES}") for problem in problems)
 
 
 def list_files(directory: Path) -> tuple[list[Path], list[OSError]]:
@@ -320,18 +347,24 @@ def _read_state(path: Path, former: FileState | None, environment: Mapping[str, 
     try:
         content = _read_bytes(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        return _broken(None, former, (Problem(Severity.ERROR, f"cannot read this file: {reason}", _show(path)),))
+        return _unreadable(path, former, error.strerror or str(error))
     if former is not None and content == former.content:
         return former if former.settled else replace(former, awaited=None, gone=False)
     if former is not None and not content.endswith(b"\n") and content and content != former.awaited:
         return replace(former, awaited=content, gone=False)
     objects, problems = parse_content(content, _show(path), environment)
-    if not objects and not problems and former is not None and former.objects:
+    if not objects and not problems and former is not None and former.has_last_good:
         problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{_show(path)}:1"),)
     if any(problem.severity is Severity.ERROR for problem in problems):
         return _broken(content, former, problems, objects)
     return FileState(content, objects, problems)
+
+
+def _unreadable(path: Path, former: FileState | None, reason: str) -> FileState:
+    problem = Problem(Severity.ERROR, f"cannot read this file: {reason}", _show(path))
+    if former is not None and former.closes:
+        return FileState(None, former.objects, _say_closed((problem,)))
+    return _broken(None, former, (problem,))
 
 
 def parse_content(
@@ -342,6 +375,8 @@ def parse_content(
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8 text"
+        if b"\0" in content:  # not even the kinds can be found: another encoding, or encrypted
+            return (make_unreadable_file(origin),), _say_closed((Problem(Severity.ERROR, message, f"{origin}:{line}"),))
         lost = find_lost(content.decode("utf-8", "replace"), origin, DEFAULT_NAMESPACE)
         return lost, (Problem(Severity.ERROR, message, f"{origin}:{line}"),)
     return parse_objects(text, origin, environment=environment)
@@ -359,7 +394,7 @@ def _broken(
     objects: tuple[KubeObject, ...] = (),
 ) -> FileState:
     """The last good objects stay; a file that never was good serves the documents in it that are objects."""
-    if former is None or not former.objects:
+    if former is None or not former.has_last_good:
         return FileState(content, objects, problems)
     kept = "the objects last read from this file keep serving: correct it, or delete it to remove them"
     told = tuple(replace(problem, message=f"{problem.message}; {kept}") for problem in problems)

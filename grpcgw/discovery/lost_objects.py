@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from grpcgw.config.closed import UNREADABLE_FILE
 from grpcgw.config.guards import GUARDING_KINDS
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
 
 KINDS_THAT_KEEP_OUT = frozenset({"Host", "Listener", "Module", "TLSContext", *GUARDING_KINDS})
 
-_KIND = re.compile(r"""(?:^|[\s{,"'])kind["']?\s*:\s*["']?(\w+)""")
+_KIND = re.compile(r"""(?:^|[\s{,"'])kind["']?\s*:\s*(?:[!&]\S*\s+)*["']?(\w+)""")
+"""Between may be YAML's tags and anchors."""
 _LOST = "(it cannot be read)"
 
 
@@ -41,3 +43,8 @@ def make_lost(kind: str, namespace: str, source: Source) -> KubeObject:
     name = "ambassador" if kind == "Module" else f"line-{source.lines.get((), 1)}"
     body = {"kind": kind, "metadata": {"name": name}, "spec": _LOST}
     return KubeObject("getambassador.io/v3alpha1", ObjectKey(kind, namespace, name), body, source)
+
+
+def make_unreadable_file(path: str) -> KubeObject:
+    """A file, or a directory, that may have any of them."""
+    return KubeObject("", ObjectKey(UNREADABLE_FILE, "", path), {}, Source(path))
