@@ -3,54 +3,74 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 
 import pytest
 
-from grpcgw.workers.heap import EVERY_S, HeapTrimmer, resident_bytes
+from grpcgw.workers.heap import EVERY_S, GROWN_BYTES, HeapTrimmer
 
 MB = 1 << 20
-PIECE_BYTES = 60_000
-"""Below the size from which glibc takes memory from the system piece by piece."""
+SMALL_BYTES = 50 * MB
+LARGE_BYTES = SMALL_BYTES + GROWN_BYTES + 1
 
 
-class Clock:
-    now_s = 0.0
+class Process:
+    """A process whose size and clock the test sets; `trims` are the times at which memory was given back."""
 
-    def __call__(self) -> float:
-        return self.now_s
+    def __init__(self) -> None:
+        self.now_s, self.size_bytes = 0.0, SMALL_BYTES
+        self.trims: list[float] = []
+        self.trimmer = HeapTrimmer(lambda: self.now_s, lambda: self.size_bytes, self._trim)
+
+    def _trim(self) -> None:
+        self.trims.append(self.now_s)
+        self.size_bytes = SMALL_BYTES
+
+    def look(self, now_s: float, size_bytes: int) -> None:
+        self.now_s, self.size_bytes = now_s, size_bytes
+        self.trimmer.look()
 
 
-def leave_holes() -> list[bytes]:
-    """180 MB that are free again, between what is returned."""
-    pieces, pins = [], []
-    for _ in range(180 * MB // PIECE_BYTES):
-        pieces.append(bytes(PIECE_BYTES))
-        pins.append(bytes(600))
-    return pins
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
-def test_what_is_free_again_is_given_back_and_not_too_often() -> None:
-    clock = Clock()
-    trimmer = HeapTrimmer(clock)
-    before = resident_bytes()
-    held = [leave_holes()]
-    grown = resident_bytes()
-    assert grown > before + 100 * MB
-    trimmer.look()
-    assert resident_bytes() < before + 60 * MB
-    held.append(leave_holes())
-    clock.now_s = EVERY_S - 1
-    trimmer.look()
-    assert resident_bytes() > before + 100 * MB
-    clock.now_s = EVERY_S
-    trimmer.look()
-    assert resident_bytes() < before + 60 * MB
+def test_a_process_that_has_grown_gives_back_what_is_free_but_not_too_often() -> None:
+    process = Process()
+    process.look(1.0, LARGE_BYTES)
+    process.look(EVERY_S, LARGE_BYTES)
+    process.look(1.0 + EVERY_S, LARGE_BYTES)
+    assert process.trims == [1.0, 1.0 + EVERY_S]
 
 
 def test_a_process_that_has_not_grown_is_left_alone() -> None:
-    trimmer = HeapTrimmer(Clock())
-    calls: list[int] = []
-    trimmer._trim = calls.append  # what it would call; nothing shows that it was not
-    trimmer.look()
-    assert calls == []
+    process = Process()
+    process.look(1.0, SMALL_BYTES + GROWN_BYTES)
+    assert process.trims == []
+
+
+def test_growth_counts_from_the_smallest_size() -> None:
+    process = Process()
+    process.look(1.0, SMALL_BYTES - 10 * MB)
+    process.look(2.0, LARGE_BYTES - 10 * MB)
+    assert process.trims == [2.0]
+
+
+LEAVE_HOLES = f"""
+from grpcgw.workers.heap import make_trimmer, resident_bytes
+trimmer = make_trimmer()
+before = resident_bytes()
+pieces, pins = [], []
+for _ in range(180 * {MB} // 60_000):  # below the size from which glibc takes memory from the system piece by piece
+    pieces.append(bytes(60_000))
+    pins.append(bytes(600))
+del pieces
+print(resident_bytes() - before)
+trimmer.look()
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_what_glibc_keeps_between_living_objects_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVE_HOLES], capture_output=True, text=True, timeout=60, check=True)
+    kept_bytes, left_bytes = map(int, done.stdout.split())
+    assert kept_bytes > 100 * MB
+    assert left_bytes < 60 * MB

@@ -23,22 +23,31 @@ EVERY_S = 30.0
 class HeapTrimmer:
     """`look` is called once a second or so, in a thread that serves nobody."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        """None: not glibc."""
-        self._smallest_bytes = resident_bytes()
+    def __init__(self, clock: Callable[[], float], size_bytes: Callable[[], int], trim: Callable[[], None]) -> None:
+        """`clock` in seconds; `size_bytes`: what the process takes now; `trim` gives back what is free."""
+        self._clock, self._size_bytes, self._trim = clock, size_bytes, trim
+        self._smallest_bytes = size_bytes()
         self._next_s = 0.0
 
     def look(self) -> None:
-        if self._trim is None:
-            return
-        now_s, size_bytes = self._clock(), resident_bytes()
+        now_s, size_bytes = self._clock(), self._size_bytes()
         self._smallest_bytes = min(self._smallest_bytes, size_bytes)
         if now_s >= self._next_s and size_bytes > self._smallest_bytes + GROWN_BYTES:
             self._next_s = now_s + EVERY_S
-            self._trim(0)
-            log.debug("memory: %d MB, given back what was free: %d MB", size_bytes >> 20, resident_bytes() >> 20)
+            self._trim()
+            log.debug("memory: %d MB, given back what was free: %d MB", size_bytes >> 20, self._size_bytes() >> 20)
+
+
+def make_trimmer() -> HeapTrimmer:
+    """For this process. Without glibc it has nothing to call."""
+    return HeapTrimmer(time.monotonic, resident_bytes, give_back)
+
+
+def give_back() -> None:
+    """Have glibc return the free memory of its heaps to the system (malloc_trim(3)); any other libc is left alone."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes() -> int:

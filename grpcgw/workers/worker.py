@@ -31,7 +31,7 @@ from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.log_writer import AccessLog
 from grpcgw.telemetry.process import measure_process
 from grpcgw.telemetry.report import WorkerReport
-from grpcgw.workers.heap import HeapTrimmer
+from grpcgw.workers.heap import make_trimmer
 from grpcgw.workers.messages import (
     FRAME,
     Answer,
@@ -240,7 +240,7 @@ def contained(what: str, subject: str = "") -> Iterator[None]:
 def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> Drain | None:
     """Do what is asked until told to drain. None: nothing more was said, the control process is gone or it ends us."""
     ports: Listening | Behind | None = None
-    heap = HeapTrimmer()
+    heap = make_trimmer()
     for command in commands:
         match command:
             case ApplySnapshot():
