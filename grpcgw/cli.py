@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -259,11 +259,7 @@ def routes(
     snapshot, problems, _ = compile_directory(
         directory, ambassador_id, ambassador_namespace, engine, serve_without_auth
     )
-    rows = [
-        describe_destination(order, route, destination, snapshot.clusters[destination.cluster])
-        for order, route in enumerate(snapshot.routes, 1)
-        for destination in route.all_destinations()
-    ]
+    rows = list(describe_routes(snapshot))
     if as_json:
         typer.echo(json.dumps({"version": snapshot.version, "routes": rows}, indent=2))
     else:
@@ -276,8 +272,21 @@ def routes(
 Row = dict[str, str | int | list[str] | None]
 
 
-def describe_destination(order: int, route: Route, destination: Destination, cluster: Cluster) -> Row:
-    from grpcgw.admin.describe import describe_balancing, describe_conditions
+def describe_routes(snapshot: Snapshot) -> Iterator[Row]:
+    from grpcgw.config.reach import Reach
+
+    reach = Reach(snapshot)
+    for order, route in enumerate(snapshot.routes, 1):
+        matching = describe_matching(order, route)
+        for destination in route.all_destinations():
+            row = describe_destination(route, destination, snapshot.clusters[destination.cluster])
+            yield {**matching, **row, "refused": reach.find_refusal(route, destination)}
+        if route.redirect:
+            yield {**matching, "mapping": route.redirect, "refused": "gRPC clients follow no redirect"}
+
+
+def describe_matching(order: int, route: Route) -> Row:
+    from grpcgw.admin.describe import describe_conditions
 
     return {
         "order": order,
@@ -285,6 +294,13 @@ def describe_destination(order: int, route: Route, destination: Destination, clu
         "path": route.match.value,
         "conditions": list(describe_conditions(route)),
         "precedence": route.precedence,
+    }
+
+
+def describe_destination(route: Route, destination: Destination, cluster: Cluster) -> Row:
+    from grpcgw.admin.describe import describe_balancing
+
+    return {
         "mapping": destination.label,
         "shadow": destination is route.shadow,
         "weight_percent": destination.weight_percent,
@@ -301,15 +317,17 @@ def describe_destination(order: int, route: Route, destination: Destination, clu
 def draw_table(rows: Sequence[Row]) -> Table:
     """One line per Mapping; what is the same everywhere or rarely set is left to --json."""
     conditions = ("conditions",) if any(row["conditions"] for row in rows) else ()
-    shadow = ("shadow",) if any(row["shadow"] for row in rows) else ()
+    shadow = ("shadow",) if any(row.get("shadow") for row in rows) else ()
+    refused = ("refused",) if any(row["refused"] for row in rows) else ()
     columns = (
         *("order", "kind", "path", *conditions, "mapping", *shadow, "weight_percent", "service", "resolver"),
         "load_balancer",
+        *refused,
         "where",
     )
     table = Table(*(column.replace("_percent", " %").replace("_", " ") for column in columns), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(_show_cell(row[column])) for column in columns))
+        table.add_row(*(Text(_show_cell(row.get(column, ""))) for column in columns))
     return table
 
 

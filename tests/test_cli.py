@@ -680,3 +680,29 @@ def test_routes_point_to_check_where_something_is_wrong(tmp_path: Path, capsys: 
 def test_a_gateway_on_files_does_not_load_the_client_of_kubernetes() -> None:
     look = "import sys, grpcgw.app; sys.exit('kubernetes' in sys.modules)"
     subprocess.run([sys.executable, "-c", look], timeout=60, check=True)
+
+
+def test_routes_say_which_of_them_are_refused_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "all.yaml").write_text(
+        "---\n".join(
+            (
+                document("AuthService", "auth", "auth_service: auth"),
+                document("Mapping", "guarded", "prefix: /a.A/, service: a"),
+                document("Mapping", "open", "prefix: /b.B/, service: b, bypass_auth: true"),
+                document("Mapping", "moved", "prefix: /c.C/, service: c, host_redirect: true"),
+            )
+        )
+    )
+    assert execute(["routes", str(tmp_path)]) == 0
+    assert "not enforced" in capsys.readouterr().out
+    assert execute(["routes", "--json", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)["routes"]
+    assert {row["mapping"]: row["refused"] for row in rows} == {
+        "guarded.default": "AuthService auth.default is not enforced yet",
+        "open.default": "",
+        "moved.default": "gRPC clients follow no redirect",
+    }
+
+
+def document(kind: str, name: str, spec: str) -> str:
+    return f"apiVersion: getambassador.io/v2\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"

@@ -13,6 +13,7 @@ from grpcgw.admin.recent import WINDOW_S, Recent, RecentTraffic
 from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import Health, view_gateway
 from grpcgw.config.endpoint import EndpointSet
+from grpcgw.config.policies import HostPolicy
 from grpcgw.telemetry.report import PodReport, PodState
 
 LABEL = "grpcserver.default"
@@ -97,3 +98,22 @@ def test_only_the_last_minute_counts() -> None:
     for second in range(15, 70, 5):
         at(second, 1100, 110)
     assert at(30 + WINDOW_S, 1200, 110) == Recent(100, 0)
+
+
+def test_a_route_whose_calls_are_refused_says_so_and_makes_the_head_red() -> None:
+    state = greet_state()
+    (route,) = state.snapshot.routes
+    guarded = replace(route, destinations=(replace(route.destinations[0], guarded_by="AuthService auth.default"),))
+    state = replace(state, snapshot=replace(state.snapshot, routes=(guarded,)))
+    assert trouble_of(state) == ["AuthService auth.default is not enforced yet"]
+    page = render_page(view_gateway(state))
+    assert "AuthService auth.default is not enforced yet" in page
+    assert "1 of 1 route fails" in page
+
+
+def test_a_mapping_that_no_host_takes_is_shown_as_such_and_is_no_alarm() -> None:
+    state = greet_state()
+    hosts = (HostPolicy(None, selectors=((("team", "a"),),)),)
+    state = replace(state, snapshot=replace(state.snapshot, hosts=hosts))
+    assert trouble_of(state) == [""]
+    assert "no call is served: no Host takes it" in render_page(view_gateway(state))

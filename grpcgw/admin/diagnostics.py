@@ -161,6 +161,7 @@ def _route_cluster(view: DestinationView) -> Json:
         "_source": destination.where,
         "mapping": destination.label,
         "trouble": view.trouble,
+        "refused": view.refused,
         "rewrite": destination.rewrite,
         "timeout_ms": destination.timeout_ms,
         "idle_timeout_ms": destination.idle_timeout_ms,

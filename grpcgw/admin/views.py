@@ -23,6 +23,7 @@ from grpcgw.admin.recent import Recent, Totals
 from grpcgw.admin.state import GatewayState
 from grpcgw.config.endpoint import Endpoint, EndpointSet
 from grpcgw.config.objects import Problem, Severity
+from grpcgw.config.reach import UNREACHED, Reach
 from grpcgw.config.snapshot import Cluster, Destination, Route
 from grpcgw.telemetry.counters import OTHER
 from grpcgw.telemetry.merge import merge_shadows
@@ -159,12 +160,16 @@ class DestinationView:
     traffic: MethodView
     methods: tuple[MethodView, ...]
     recent: Recent = NO_CALLS
+    refused: str = ""
+    """Why the gateway refuses all its calls; empty: it does not."""
 
     @property
     def trouble(self) -> str:
         """Why its share of the route's RPCs fails; empty: it does not, as far as is known."""
-        if not self.destination.weight_percent:
+        if not self.destination.weight_percent or self.refused in UNREACHED:
             return ""
+        if self.refused:
+            return self.refused
         if self.cluster.is_dead:
             return NO_POD
         failed, finished = self.recent.failed, self.recent.finished
@@ -262,12 +267,13 @@ def view_gateway(state: GatewayState) -> GatewayView:
         by_mapping[mapping].append(method)
     shadows = merge_shadows(shadow for worker in state.workers for shadow in worker.shadows)
     copies = {shadow.mapping: shadow for shadow in shadows}
+    reach = Reach(state.snapshot)
     return GatewayView(
         state=state,
         errors=tuple(problem for problem in state.problems if problem.severity is Severity.ERROR),
         notices=tuple(problem for problem in state.problems if problem.severity is Severity.NOTICE),
         routes=tuple(
-            _view_route(route, clusters, by_mapping, copies, state.recent)
+            _view_route(route, clusters, by_mapping, copies, state.recent, reach)
             for route in state.snapshot.routes
             if route.destinations
         ),
@@ -307,6 +313,7 @@ def _view_route(
     by_mapping: Mapping[str, list[MethodView]],
     copies: Mapping[str, ShadowReport],
     recent: Totals,
+    reach: Reach,
 ) -> RouteView:
     names = "\n".join(str(destination.mapping) for destination in route.destinations)
     identity = f"{route.match.kind}\n{route.match.value}\n{route.precedence}\n{names}"
@@ -319,6 +326,7 @@ def _view_route(
                 clusters[destination.cluster],
                 by_mapping.get(destination.label, []),
                 recent.get(destination.label, NO_CALLS),
+                reach.find_refusal(route, destination),
             )
             for destination in route.destinations
         ),
@@ -334,10 +342,10 @@ def _view_shadow(
 
 
 def _view_destination(
-    destination: Destination, cluster: ClusterView, methods: list[MethodView], recent: Recent
+    destination: Destination, cluster: ClusterView, methods: list[MethodView], recent: Recent, refused: str
 ) -> DestinationView:
     ordered = sorted(methods, key=lambda method: (method.service, method.method))
-    return DestinationView(destination, cluster, _add_up(ordered), tuple(ordered), recent)
+    return DestinationView(destination, cluster, _add_up(ordered), tuple(ordered), recent, refused)
 
 
 def _view_clusters(state: GatewayState) -> Iterable[ClusterView]:

@@ -24,6 +24,7 @@ from grpcgw.config.mappings import MappingContext
 from grpcgw.config.module import compile_module
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
 from grpcgw.config.parse import Findings, is_meant_for
+from grpcgw.config.reach import UNREACHED, Reach
 from grpcgw.config.regex import DEFAULT_MAX_SIZE
 from grpcgw.config.resolvers import compile_resolvers
 from grpcgw.config.resources import API_GROUPS, MODELS, PLANNED_KINDS
@@ -108,6 +109,7 @@ def compile_snapshot(
         client_idle_timeout_ms=module.client_idle_timeout_ms,
     )
     snapshot = _make_snapshot(serving, groups, reader, settings)
+    _note_unreached(snapshot, by_key, generations)
     problems = _without_secrets(sorted(generations.problems, key=_object_order), by_key.values())
     return Compiled(snapshot, tuple(problems), generations.last_good, reader.finish())
 
@@ -252,6 +254,20 @@ def _make_snapshot(serving: Serving, groups: Groups, reader: MappingReader, sett
         ]
     )
     return replace(settings, version=version, routes=routes, clusters=clusters)
+
+
+def _note_unreached(snapshot: Snapshot, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
+    """Mappings of which no call comes in, where nothing else says so."""
+    reach = Reach(snapshot)
+    reasons: dict[ObjectKey, set[str]] = {}
+    for route in snapshot.routes:
+        for destination in route.all_destinations():
+            reasons.setdefault(destination.mapping, set()).add(reach.find_refusal(route, destination))
+    for key, found in reasons.items():
+        if found <= UNREACHED:
+            findings = Findings(by_key[key])
+            findings.notice(f"serves no call: {', '.join(sorted(found))}", "hostname")
+            generations.report(findings)
 
 
 def _without_secrets(problems: list[Problem], objects: Iterable[KubeObject]) -> list[Problem]:
