@@ -44,6 +44,7 @@ from grpcgw.logs import DefectLog, count, set_up_logging
 from grpcgw.ports import DataPorts, find_open, find_worker_problems
 from grpcgw.proxy.ports import OpenPort
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
+from grpcgw.upkeep import Upkeep, find_user_error
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
 from grpcgw.workers.turns import FIRST_TURNS
@@ -128,6 +129,7 @@ class Control:
         self._dead_routes: tuple[Problem, ...] = ()
         self._pods_missing = asyncio.Event()
         self._defects = DefectLog(log)
+        self._upkeep = Upkeep()
         self._serving = False
         self._draining = False
         self.admin_port = 0
@@ -140,7 +142,7 @@ class Control:
             log.info("diagnostics: http://%s:%d/ambassador/v0/diag/", self._settings.admin_address, self.admin_port)
             await self._run_until_stopped()
         except ExceptionGroup as errors:
-            raise (_find_user_error(errors) or errors) from None
+            raise (find_user_error(errors) or errors) from None
         finally:
             await self._admin.stop()
             self._ports.release()
@@ -160,8 +162,8 @@ class Control:
     def _work(self) -> dict[str, Coroutine[object, object, None]]:
         """What goes on side by side, by name."""
         work = {
-            "source": self._source.run(),
-            "certificate files": self._certificate_files.run(),
+            "source": self._upkeep.keep("the source", self._source.run),
+            "certificate files": self._upkeep.keep("the reading of certificate files", self._certificate_files.run),
             "resolvers": self._resolvers.run(),
             "workers": self._data_plane.run(),
             "compiler": self._compile_on_change(),
@@ -170,7 +172,7 @@ class Control:
             "routes": self._keep_judging_routes(),
         }
         if self._status_writer is not None:
-            work["status"] = self._status_writer.run()
+            work["status"] = self._upkeep.keep("the writing of statuses", self._status_writer.run)
         return work
 
     def shut_down(self) -> None:
@@ -198,7 +200,7 @@ class Control:
             snapshot=self._snapshot,
             configured_at_s=self._configured_at_s,
             compile_ms=self._compile_ms,
-            problems=(*self._store.problems(), *self._problems, *self._port_problems, *self._dead_routes, *expiring),
+            problems=(*self._all_problems(), *expiring),
             endpoints=self._resolvers.endpoints,
             sources=self._store.statuses(),
             workers=workers,
@@ -207,6 +209,10 @@ class Control:
             worker_restarts_total=self._data_plane.restarts,
             recent=self._recent.note(workers, now_s),
         )
+
+    def _all_problems(self) -> tuple[Problem, ...]:
+        found = *self._problems, *self._port_problems, *self._dead_routes
+        return *self._upkeep.problems(), *self._store.problems(), *found
 
     # --- configuration
 
@@ -404,14 +410,6 @@ def _describe(port: OpenPort, certificates: Iterable[ServerCertificate]) -> str:
     """The Listener, unless it is a flag, and its certificates."""
     names = [] if port.listener.startswith("--") else [port.listener]
     return ", ".join([*names, *(certificate.name for certificate in certificates)])
-
-
-def _find_user_error(errors: ExceptionGroup[Exception]) -> UserError | None:
-    for error in errors.exceptions:
-        found = _find_user_error(error) if isinstance(error, ExceptionGroup) else error
-        if isinstance(found, UserError):
-            return found
-    return None
 
 
 def describe_news(problems: Iterable[Problem], earlier: Iterable[Problem]) -> list[str]:

@@ -360,11 +360,12 @@ def test_a_relist_of_unchanged_objects_changes_nothing(api: KubeApi, access: Clu
     [
         b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old resource version"}}\n',
         b"no json at all\n",
+        b'{"type":"ADDED","object":' + b'{"spec":' * 3000 + b"1" + b"}" * 3001 + b"\n",
         b'{"type":"SURPRISE","object":{}}\n',
         b'{"type":"MODIFIED","object":{"metadata":{"name":"ghost","namespace":"greet","resourceVersion":"9"}}}\n',
         b'{"type":"DELETED","object":{"metadata":{"name":"ghost","namespace":"greet","resourceVersion":"9"}}}\n',
     ],
-    ids=["410", "garbage", "unknown type", "gap before a change", "gap before a deletion"],
+    ids=["410", "garbage", "nested too deeply", "unknown type", "gap before a change", "gap before a deletion"],
 )
 def test_an_odd_event_leads_to_a_new_list(api: KubeApi, access: ClusterAccess, odd: bytes) -> None:
     async def scenario() -> None:

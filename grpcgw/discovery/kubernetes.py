@@ -39,6 +39,7 @@ from grpcgw.discovery.watch import (
     watch_secret,
 )
 from grpcgw.errors import UserError
+from grpcgw.logs import DefectLog
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +189,7 @@ class _KindLoop:
         self._relist = Backoff(pace.retry_base_s, pace.retry_cap_s, random)
         """Apart from `_retry`: a list that is due after an outage does not wait for what the outage made of that."""
         self._rewatch = Backoff(pace.retry_base_s, pace.rewatch_cap_s, random)
+        self._defects = DefectLog(log)
         self._status = SourceStatus(self.partition, synced=False, last_contact_s=0.0, watching=False)
         store.set_status(self._status)
         self._resource = kind.candidates[0]
@@ -236,6 +238,11 @@ class _KindLoop:
             return self._next_delay(self._retry)
         except UserError as error:
             return self._note_failure("credentials", str(error))
+        except Exception as error:  # the other kinds are to be followed
+            self._cursor = None
+            self._defects.note(f"{self.partition} cannot be followed")
+            self._note_error(f"it cannot be followed, which is a defect of grpcgw, to be reported ({error!r})")
+            return self._next_delay(self._relist)
         return self._next_delay(self._rewatch)
 
     async def _list(self) -> Cursor:

@@ -146,6 +146,8 @@ class KubernetesApi:
         text = await response.read()
         try:
             document: object = json.loads(text)
+        except RecursionError as error:
+            raise ApiAway(f"{self._configuration.host}{path} has an object that is nested too deeply") from error
         except ValueError:
             document = None
         if not isinstance(document, dict):

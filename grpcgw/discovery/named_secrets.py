@@ -61,10 +61,13 @@ class NamedSecrets:
                 self._note(changed, tasks)
 
             unsubscribe = self._store.subscribe(note)
+            note(frozenset())  # what was wanted already, where this is not the first run
             try:
                 await asyncio.Event().wait()
             finally:
                 unsubscribe()
+                self._wanted = frozenset()
+                self._running.clear()
 
     def _note(self, changed: frozenset[ObjectKey], tasks: asyncio.TaskGroup) -> None:
         if changed and not any(key.kind in NAMING_KINDS or key.kind == "Secret" for key in changed):

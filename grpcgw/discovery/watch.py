@@ -238,7 +238,7 @@ def decode_event(line: bytes, resource: Resource) -> Event:
     """The event in one line of a watch; raises Relist for whatever is not a plain event (an ERROR event above all)."""
     try:
         document = _as_mapping(json.loads(line))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of what is nested too deeply
         raise Relist(f"the API server sent a line that is not JSON: {line[:80]!r}") from None
     body = _as_mapping(document.get("object"))
     match document.get("type"):

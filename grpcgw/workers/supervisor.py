@@ -200,6 +200,7 @@ class _Child:
         self.draining = False
         self.restarts = 0
         self._core_log = CoreLog(number)
+        self._defects = DefectLog(log)
 
     async def run(self) -> None:
         """Keep one process at work until drained."""
@@ -207,7 +208,8 @@ class _Child:
         async with asyncio.TaskGroup() as processes:
             while not self.draining:
                 began_s = asyncio.get_running_loop().time()
-                await self._run_once(processes)
+                with self._defects.contained("a worker cannot be talked to, and is replaced:", str(self.number)):
+                    await self._run_once(processes)
                 if self.draining:
                     return
                 if asyncio.get_running_loop().time() - began_s >= STABLE_S:
@@ -234,9 +236,11 @@ class _Child:
                     return
             self._processes.add(process)
             processes.create_task(self._see_out(process), name=f"process of worker {self.number}")
-            if not self.draining:
-                await self._converse(ours)
-            asyncio.get_running_loop().call_later(self._plan.drain_time_s + DRAIN_GRACE_S, _kill, process)
+            try:
+                if not self.draining:
+                    await self._converse(ours)
+            finally:
+                asyncio.get_running_loop().call_later(self._plan.drain_time_s + DRAIN_GRACE_S, _kill, process)
 
     async def _spawn(self, descriptor: int, tasks: asyncio.TaskGroup) -> asyncio.subprocess.Process:
         if is_chosen(os.environ):
