@@ -270,7 +270,7 @@ def test_a_change_that_does_not_fit_its_group_leaves_the_former_version() -> Non
     before = compile_objects(mapping("a"), mapping("b", timeout_ms=1))
     after = compile_objects(mapping("a"), mapping("b", timeout_ms=2, prefix_exact=True), last=before)
     assert after.snapshot == before.snapshot
-    assert said(after)[0].endswith("; the last good version keeps serving")
+    assert said(after, Severity.ERROR)[0].endswith("; the last good version keeps serving")
 
 
 # Shadows and sticky groups
@@ -380,3 +380,36 @@ def test_a_host_that_selects_a_mapping_gives_it_its_name() -> None:
 def test_a_host_of_its_own_wins_over_labels() -> None:
     labelled = mapping("a", hostname="own", metadata={"labels": {"app": "greet"}})
     assert only_route(compile_objects(labelled, host("one", "one", app="greet"))).host == exact("own")
+
+
+NO_CALL = "matches no gRPC call, whose path is /service/method: the Mapping serves none"
+
+
+@pytest.mark.parametrize(
+    ("fields", "serves"),
+    [
+        ({"prefix": "/"}, True),
+        ({"prefix": "/greet"}, True),
+        ({"prefix": "/greet.Greeter/"}, True),
+        ({"prefix": "/greet.Greeter/Say"}, True),
+        ({"prefix": "/api/v1/"}, False),
+        ({"prefix": "/api/v1/users"}, False),
+        ({"prefix": "//"}, False),
+        ({"prefix": "/greet?x="}, False),
+        ({"prefix": "greet.Greeter/"}, False),
+        ({"prefix": "/greet.Greeter/Say", "prefix_exact": True}, True),
+        ({"prefix": "/greet.Greeter/", "prefix_exact": True}, False),
+        ({"prefix": "/", "prefix_exact": True}, False),
+        ({"prefix": "/api/v1/.*", "prefix_regex": True}, False),
+        ({"prefix": "/api/v1/?", "prefix_regex": True}, True),
+        ({"prefix": "/greet\\.Greeter/(A|B)", "prefix_regex": True}, True),
+        ({"prefix": "/api/v1/x|/greet.Greeter/.*", "prefix_regex": True}, True),
+        ({"prefix": ".*", "prefix_regex": True}, True),
+        ({"prefix": "greet.*", "prefix_regex": True}, False),
+        ({"prefix": "/api/v1/", "host_redirect": True}, False),
+    ],
+    ids=str,
+)
+def test_a_prefix_that_no_call_can_have_gets_a_notice(fields: dict[str, object], serves: bool) -> None:
+    notices = [one for one in said(compile_objects(mapping(**fields)), Severity.NOTICE) if "spec.prefix: " in one]
+    assert [NO_CALL in one for one in notices] == ([] if serves else [True])

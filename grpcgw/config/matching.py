@@ -17,6 +17,11 @@ from grpcgw.errors import GrpcgwError
 _AUTHORITY = frozenset({":authority", "host"})
 _SET_LATER = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id"})
 """What the gateway sets for pods, as Envoy does before it matches."""
+PATH_CHARACTER = r"[A-Za-z0-9_.~:@!$&'()*+,=-]"
+"""Of the service and the method in a path that is let in (`proxy.admission`)."""
+_CALL = re.compile(f"/{PATH_CHARACTER}+/{PATH_CHARACTER}+")
+_BEGIN_OF_CALL = re.compile(f"(?:/(?:{PATH_CHARACTER}+(?:/{PATH_CHARACTER}*)?)?)?")
+_BEGIN_OF_PATTERN = re.compile(r"\^?((?:[\w/-]|\\[.-])*)(?![*?{+])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"[a-z0-9_*.:\[\]-]+", re.ASCII)
 
@@ -89,10 +94,25 @@ def _compile_path(spec: MappingSpec, patterns: _Patterns, findings: Findings) ->
         if spec.prefix_exact:
             findings.notice("has no effect beside prefix_regex", "prefix_exact")
         patterns.check(spec.prefix, "prefix")
-        return PathMatch(MatchKind.REGEX, spec.prefix)
-    if not spec.prefix.startswith("/"):
-        findings.error(f"{spec.prefix!r} matches no path: it should begin with '/'", "prefix")
-    return PathMatch(MatchKind.EXACT if spec.prefix_exact else MatchKind.PREFIX, spec.prefix)
+        match = PathMatch(MatchKind.REGEX, spec.prefix)
+    else:
+        match = PathMatch(MatchKind.EXACT if spec.prefix_exact else MatchKind.PREFIX, spec.prefix)
+    if not findings.rejected and not _may_match_calls(match):
+        findings.notice("matches no gRPC call, whose path is /service/method: the Mapping serves none", "prefix")
+    return match
+
+
+def _may_match_calls(match: PathMatch) -> bool:
+    """As far as that is plain to see: what a pattern asks for behind its first literal characters is not."""
+    match match.kind:
+        case MatchKind.EXACT:
+            return _CALL.fullmatch(match.value) is not None
+        case MatchKind.PREFIX:
+            return _BEGIN_OF_CALL.fullmatch(match.value) is not None
+        case MatchKind.REGEX:
+            found = None if "|" in match.value else _BEGIN_OF_PATTERN.match(match.value)
+            literal = "" if found is None else found[1].replace("\\", "")
+            return _BEGIN_OF_CALL.fullmatch(literal) is not None
 
 
 def _find_hosts(spec: MappingSpec, host_is_glob: bool, patterns: _Patterns, findings: Findings) -> Iterator[_Host]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from grpcgw.config.matching import PATH_CHARACTER
 from grpcgw.proxy.call import Request
 from grpcgw.proxy.status import Reason, Refusal
 
@@ -19,7 +20,7 @@ MAX_AUTHORITY_CHARACTERS = 512
 _SHOWN_CHARACTERS = 64
 """Of a path that is refused, in the log."""
 
-_PART = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.~:@!$&'()*+,=-]+"
+_PART = rf"(?!\.{{1,2}}(?:/|\Z)){PATH_CHARACTER}+"
 """RFC 3986's pchar without escapes and without `;`, which some servers cut paths at; no `.` or `..` (section 3.3)."""
 _PATH = re.compile(f"/{_PART}/{_PART}")
 _AUTHORITY = re.compile(r"[A-Za-z0-9_.~:!$&'()*+=%\[\]-]*")
