@@ -88,7 +88,7 @@ def parse_added_header(name: str, value: str) -> tuple[str, Line | bytes]:
         raise ReservedHeader(f"{name} is set by gRPC itself on each connection; choose another name")
     if not _TEXT.fullmatch(value):
         raise InvalidHeader(f"{name}: the value should have only printable ASCII characters; for others use a -bin key")
-    return key, _parse_bytes(name, value) if key.endswith("-bin") else parse_header_value(value)
+    return key, _parse_bytes(name, value) if key.endswith("-bin") else parse_header_value(value.strip(" "))
 
 
 def parse_header_value(text: str) -> Line:

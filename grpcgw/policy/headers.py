@@ -88,7 +88,9 @@ class Edit:
 
 def _sendable(value: Value) -> Value:
     """Nothing for a client's text that metadata cannot have: grpc core refuses a whole answer over it."""
-    return value if isinstance(value, bytes) or (value.isascii() and value.isprintable()) else ""
+    if isinstance(value, bytes):
+        return value
+    return value.strip(" ") if value.isascii() and value.isprintable() else ""
 
 
 def _without(name: str, metadata: list[tuple[str, Value]]) -> list[tuple[str, Value]]:

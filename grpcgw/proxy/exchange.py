@@ -7,7 +7,7 @@ from typing import Protocol
 from grpcgw.proxy.admission import admit
 from grpcgw.proxy.call import Call, Request
 from grpcgw.proxy.health import HEALTH_PREFIX, HealthExchange
-from grpcgw.proxy.metadata import is_too_large
+from grpcgw.proxy.metadata import is_too_large, trim
 from grpcgw.proxy.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.session import Session
@@ -35,6 +35,7 @@ class Exchange(Protocol):
 def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
     """The gateway's own services, unless a Mapping takes them over; everything else is forwarded."""
     admit(request)
+    request.metadata = trim(request.metadata)
     reception = serving.reception
     if reception is not None:
         reception.receive(request)

@@ -17,6 +17,7 @@ from grpcgw.proxy.metadata import (
     forward_request,
     make_request_id,
     parse_peer,
+    trim,
 )
 from grpcgw.proxy.status import Metadata
 
@@ -81,6 +82,12 @@ def test_a_request_id_of_an_internal_client_is_kept(peer: Peer) -> None:
     forwarded = forward_request(((REQUEST_ID, "mine"), ("k", "v"), (REQUEST_ID, "again")), peer, tls=False)
     assert values(forwarded, REQUEST_ID) == ["mine"]
     assert forwarded[:2] == ((REQUEST_ID, "mine"), ("k", "v"))
+
+
+def test_spaces_around_text_are_trimmed_and_bytes_are_not() -> None:
+    values = (("x-a", " \ta b\t "), ("x-b", "  "), ("x-bin", b" a "))
+    assert trim(values) == (("x-a", "a b"), ("x-b", ""), ("x-bin", b" a "))
+    assert trim(values[2:]) == values[2:]
 
 
 def test_request_ids_differ() -> None:

@@ -52,6 +52,26 @@ def test_an_authority_that_is_no_host_reaches_no_pod(lab: Lab) -> None:
     assert client.call("Unary").status == Code.OK
 
 
+def test_spaces_around_values_stay_behind_both_ways(lab: Lab) -> None:
+    """RFC 9113, 8.2.1 forbids them: a strict pod ends the connection that others' RPCs are on."""
+
+    def answer(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers(("x-a", " a "))
+        stream.send_message(b"ok")
+        stream.end(0, "", ("x-b", "b\t"))
+
+    pod = lab.scripted_pod(answer)
+    client = lenient(lab.raw_client(lab.gateway(pod)))
+    names = "x-a", "x-forwarded-for", "x-request-id"
+    got = client.call("Unary", *((name, " 10.0.0.1 \t") for name in names), ("x-empty", "  "), ("x-bin", "IGEg"))
+    assert got.status == Code.OK
+    sent = dict(pod.streams[0].headers)
+    assert [value for value in sent.values() if value != value.strip()] == []
+    assert (sent["x-a"], sent["x-empty"], sent["x-bin"]) == ("10.0.0.1", "", "IGEg")
+    assert (got.header("x-a"), got.header("x-b")) == ("a", "b")
+
+
 @pytest.mark.parametrize("name", ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"])
 def test_headers_of_the_connection_stay_on_it_both_ways(lab: Lab, name: str) -> None:
     def answer(stream: Stream) -> None:

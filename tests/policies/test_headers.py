@@ -92,6 +92,8 @@ def test_a_header_can_be_renamed() -> None:
         ("%REQ(x-none?x-user)%", "ann"),
         ("%REQ(x-user?x-tag)%", "ann"),
         ("%REQ(x-user):2%", "an"),
+        ("  %REQ(x-user)% ", "ann"),
+        ("%REQ(x-user)% %REQ(x-none)%", "ann"),
         ("%REQ(id-bin)%", "/wA="),
         ("%REQ(:path)% at %REQ(:AUTHORITY)% by %REQ(:method)%", "/greet.GrpcService/Greet at api.example.com by POST"),
         ("%DOWNSTREAM_REMOTE_ADDRESS%", "10.1.2.3:5123"),
