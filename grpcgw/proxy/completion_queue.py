@@ -371,9 +371,11 @@ class _Rpc:
     def _on_message(self, event: Event) -> None:
         message = event.batch_operations[0].message()
         with self.lock:
-            if self._closed or not event.success:  # not a half-close: a message that core refuses, `_on_closed` follows
+            if self._closed:
                 return
-            if message is None and not self._asked_again:
+            if not event.success:  # not a half-close: a message that core refuses, `_on_closed` follows
+                self.session.on_message_refused()
+            elif message is None and not self._asked_again:
                 # A half-close, or a client that is gone: core says the same of both. It closes a stream that is cut
                 # off in one step, so that what it answers to a second question comes after `_on_closed`.
                 self._asked_again = True

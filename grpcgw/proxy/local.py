@@ -6,9 +6,10 @@ They ask no pod, so an engine's events of pods mean nothing here.
 from __future__ import annotations
 
 from grpcgw.proxy.call import Call, Request
+from grpcgw.proxy.ending import ended_by
 from grpcgw.proxy.serving import Serving
-from grpcgw.proxy.status import Code, Metadata, Reason, Status, make_status
-from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, is_logged
+from grpcgw.proxy.status import Code, Metadata, Reason, Status, make_status, reason_of, status_of_one_who_left
+from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED, LOCAL
 
 IDLE_TIMEOUT_S = 300.0
@@ -25,7 +26,7 @@ class LocalExchange:
         self._counters = serving.counters.name(serving.counters.unmatched, counted_path)
         self._logged = serving.rpc_log is not None and is_logged(serving.rpc_log.share_percent)
         self._since_s = self._last_active_s = now_s
-        self._headers_sent = False
+        self._headers_sent = self._message_refused = False
         self._requests = self._replies = 0
         self._request_bytes = self._response_bytes = 0
 
@@ -51,7 +52,7 @@ class LocalExchange:
         self._last_active_s = now_s
         if message is not None:
             self._count_reply(message)
-        self._record(status, StatusFrom.GATEWAY, CancelledBy.NOBODY, now_s)
+        self._record(status, StatusFrom.GATEWAY, now_s)
         if self.sending:
             self.call.abort(status)
         else:
@@ -71,7 +72,11 @@ class LocalExchange:
 
     def on_client_closed(self, now_s: float) -> None:
         if not self.finished:
-            self._record(Status(Code.CANCELLED, ""), StatusFrom.NOBODY, CancelledBy.CLIENT, now_s)
+            status = status_of_one_who_left(now_s - self._since_s, self._requests > 0, self._message_refused)
+            self._record(status, StatusFrom.NOBODY, now_s)
+
+    def on_message_refused(self) -> None:
+        self._message_refused = True
 
     def on_drained(self, now_s: float) -> None:
         self.finish(Status(Code.UNAVAILABLE, "the gateway's drain time is over"), now_s)
@@ -83,10 +88,12 @@ class LocalExchange:
         self._replies += 1
         self._response_bytes += len(message)
 
-    def _record(self, status: Status, status_from: StatusFrom, cancelled_by: CancelledBy, now_s: float) -> None:
+    def _record(self, status: Status, status_from: StatusFrom, now_s: float) -> None:
         self.finished = True
-        reason = CLIENT_CANCELLED if status_from is StatusFrom.NOBODY else LOCAL
-        self._counters.end(status.code, now_s - self._since_s, reason, self._request_bytes, self._response_bytes)
+        left = status_from is StatusFrom.NOBODY
+        reason = reason_of(status) if left else ""
+        counted = (reason or CLIENT_CANCELLED) if left else LOCAL
+        self._counters.end(status.code, now_s - self._since_s, counted, self._request_bytes, self._response_bytes)
         request = self.request
         if not self._logged or self.serving.rpc_log is None:
             return
@@ -108,7 +115,8 @@ class LocalExchange:
                 response_bytes=self._response_bytes,
                 timeout_s=None if deadline_s is None else deadline_s - self._since_s,
                 deadline_left_s=None if deadline_s is None else deadline_s - now_s,
-                cancelled_by=cancelled_by,
+                reason=reason,
+                cancelled_by=ended_by(status_from, reason),
             )
         )
 

@@ -29,12 +29,12 @@ from grpcgw.policy.breakers import Breaker, Overflow, Permit
 from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.proxy.call import Attempt, Call, Opening, Request
+from grpcgw.proxy.ending import ended_by
 from grpcgw.proxy.held import UNCOUNTED_BYTES
 from grpcgw.proxy.metadata import forward_request, forward_response, is_too_large
 from grpcgw.proxy.serving import Serving
 from grpcgw.proxy.shadow import Copy
 from grpcgw.proxy.status import (
-    REASON_KEY,
     Code,
     Metadata,
     Reason,
@@ -42,10 +42,12 @@ from grpcgw.proxy.status import (
     Status,
     counts_against_pod,
     make_status,
+    reason_of,
     safe_to_retry,
+    status_of_one_who_left,
 )
 from grpcgw.proxy.targets import Target
-from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom, is_logged
+from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED, MethodCounters
 from grpcgw.upstream.pod import Pod
 
@@ -68,6 +70,7 @@ class Session:
         "_lent_bytes",
         "_logged",
         "_looked_unary",
+        "_message_refused",
         "_metadata",
         "_pending",
         "_permit",
@@ -127,7 +130,7 @@ class Session:
         self._replayable = True
         self._pending: bytes | None = None
         self._half_closed = self._half_close_sent = self._looked_unary = False
-        self._reading_client = self._sending_pod = False
+        self._reading_client = self._sending_pod = self._message_refused = False
         # towards the client
         self._headers: Metadata = ()
         self._pod_headers_seen = self._headers_sent = False
@@ -572,6 +575,10 @@ class Session:
     def _waited_for(self) -> str:
         return f" while waiting for pod {self._pod.endpoint}" if self._pod is not None else ""
 
+    def on_message_refused(self) -> None:
+        """grpc core does not take the message that the client sent; `on_client_closed` follows."""
+        self._message_refused = True
+
     def on_client_closed(self, now_s: float) -> None:
         """The client cancelled, its deadline passed, or its connection is gone: nothing more can be sent to it."""
         if self.finished:
@@ -580,7 +587,8 @@ class Session:
         if expired:
             status = make_status(Reason.CLIENT_DEADLINE, f"the client's deadline passed{self._waited_for()}")
         else:
-            status = Status(Code.CANCELLED, "")
+            began = self._half_closed or self._requests > 0
+            status = status_of_one_who_left(now_s - self._since_s, began, self._message_refused)
         self._record(status, StatusFrom.NOBODY, now_s)
         self._abandon_attempt()
 
@@ -681,7 +689,7 @@ class Session:
             self._copy.leave(status_from is StatusFrom.NOBODY, now_s)
         self._release()
         own = status_from is StatusFrom.GATEWAY or status_from is StatusFrom.NOBODY
-        reason = str(dict(status.trailers).get(REASON_KEY, "")) if own else ""
+        reason = reason_of(status) if own else ""
         self._count_end(status.code, reason or (CLIENT_CANCELLED if own else ""), now_s)
         if self._logged and self._serving.rpc_log is not None:
             headers = self._edited_headers() if self._headers_sent else last_headers
@@ -717,7 +725,7 @@ class Session:
             response_bytes=self._response_bytes,
             timeout_s=None if request.deadline_s is None else request.deadline_s - self._since_s,
             deadline_left_s=None if self._deadline_s is None else self._deadline_s - now_s,
-            cancelled_by=_ended_by(status_from, reason),
+            cancelled_by=ended_by(status_from, reason),
             retries=self._repeated + (self._retries.count if self._retries is not None else 0),
             forwarded=self._metadata,
             headers=headers,
@@ -736,20 +744,6 @@ class Session:
 
 _PASSED = ("Deadline Exceeded", "Stream removed (Deadline Exceeded)", "")
 """What grpc core says of a deadline that passed. A pod may say the same, to the same effect."""
-
-_ENDED_BY = {
-    Reason.TIMEOUT: CancelledBy.DEADLINE,
-    Reason.CLIENT_DEADLINE: CancelledBy.DEADLINE,
-    Reason.IDLE_TIMEOUT: CancelledBy.GATEWAY,
-    Reason.DRAINING: CancelledBy.GATEWAY,
-    Reason.DEFECT: CancelledBy.GATEWAY,
-}
-
-
-def _ended_by(status_from: StatusFrom, reason: str) -> CancelledBy:
-    if not reason:
-        return CancelledBy.CLIENT if status_from is StatusFrom.NOBODY else CancelledBy.NOBODY
-    return _ENDED_BY.get(Reason(reason), CancelledBy.NOBODY)
 
 
 def _forward_status(status: Status) -> Status:

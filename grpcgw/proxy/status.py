@@ -34,7 +34,8 @@ class Code(IntEnum):
 
 
 class Reason(StrEnum):
-    """Value of the `x-grpcgw-reason` trailer of every status the gateway makes."""
+    """Value of the `x-grpcgw-reason` trailer of every status the gateway makes. The last two are in the log and metrics
+    alone: nothing can be sent any more."""
 
     NO_MAPPING = "no-mapping"
     NO_HOST = "no-host"
@@ -63,6 +64,8 @@ class Reason(StrEnum):
     UNDERSCORE = "underscore"
     DRAINING = "draining"
     DEFECT = "defect"
+    MESSAGE_REFUSED = "message-refused"
+    CUT_AT_ONCE = "cut-at-once"
 
 
 REASON_KEY = "x-grpcgw-reason"
@@ -92,6 +95,8 @@ _CODES = {
     Reason.CLIENT_ADDRESS: Code.PERMISSION_DENIED,
     Reason.UNDERSCORE: Code.INVALID_ARGUMENT,
     Reason.DEFECT: Code.INTERNAL,
+    Reason.MESSAGE_REFUSED: Code.CANCELLED,
+    Reason.CUT_AT_ONCE: Code.CANCELLED,
 }
 _SAFE_TO_RETRY = frozenset({Reason.CONNECT_FAILED, Reason.STREAM_REFUSED})
 
@@ -125,6 +130,28 @@ def make_status(reason: Reason, message: str) -> Status:
     if len(message) > MAX_MESSAGE_CHARACTERS:
         message = message[: MAX_MESSAGE_CHARACTERS - 1] + "…"
     return Status(_CODES.get(reason, Code.UNAVAILABLE), message, ((REASON_KEY, reason.value),))
+
+
+CUT_AT_ONCE_S = 1.0
+"""grpc core takes no longer to refuse an RPC for its headers, however busy the worker is."""
+
+
+def status_of_one_who_left(age_s: float, began: bool, message_refused: bool) -> Status:
+    """Of an RPC to which nothing can be sent any more: the client left it, or grpc core has ended it.
+
+    `began`: a part of the request has been read. Where core cannot read a header, it ends the RPC as if the client had
+    cancelled it before that, and says no more.
+    """
+    if message_refused:
+        return make_status(Reason.MESSAGE_REFUSED, "grpc core refused a message: too large, or it cannot be unpacked")
+    if not began and age_s < CUT_AT_ONCE_S:
+        return make_status(Reason.CUT_AT_ONCE, "the client left at once, or grpc core refused a header of the request")
+    return Status(Code.CANCELLED, "")
+
+
+def reason_of(status: Status) -> str:
+    """Of a status that the gateway made; empty where it gave none."""
+    return str(dict(status.trailers).get(REASON_KEY, ""))
 
 
 # What grpc core says when it, not the pod, ends a call. The order matters: the first that matches decides.

@@ -43,7 +43,9 @@ class CancelledBy(StrEnum):
     DEADLINE = "deadline"
     """The client's, or the Mapping's timeout_ms: `reason` says which."""
     GATEWAY = "gateway"
-    """Idle timeout, end of the drain time, a defect."""
+    """Idle timeout, end of the drain time, a message that grpc core refuses, a defect."""
+    UNKNOWN = "unknown"
+    """The client, or grpc core over what the client sent."""
 
 
 @dataclass(slots=True)  # a value all the same: frozen, it would take ten times as long to make

@@ -117,6 +117,19 @@ def test_a_client_that_leaves_is_told_apart_from_one_whose_deadline_passed() -> 
     assert expired.deadline_left_s == 0.0
 
 
+def test_who_leaves_before_anything_was_read_may_be_core_unless_it_took_its_time() -> None:
+    gateway = LoggingGateway()
+    at_once, later = Rpc(gateway), Rpc(gateway)
+    at_once.starts()
+    later.starts()
+    later.now_s += 2.0
+    at_once.client_leaves()
+    later.client_leaves()
+    first, second = gateway.records
+    assert (first.code, first.reason, first.cancelled_by) == (Code.CANCELLED, "cut-at-once", CancelledBy.UNKNOWN)
+    assert (second.code, second.reason, second.cancelled_by) == (Code.CANCELLED, "", CancelledBy.CLIENT)
+
+
 def test_an_idle_rpc_was_ended_by_the_gateway_with_the_headers_that_went_out() -> None:
     gateway = LoggingGateway(idle_timeout_ms=1000)
     counters = gateway.counters.of(LABEL, METHOD)

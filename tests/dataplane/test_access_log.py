@@ -8,6 +8,7 @@ import pytest
 from dataplane.lab import Gateway, Lab, mapping
 from dataplane.waiting import eventually
 from grpcgw.proxy.serving import RpcLog
+from grpcgw.proxy.status import Code
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom
 
 
@@ -46,6 +47,34 @@ def test_what_the_gateway_refused_says_why(lab: Lab) -> None:
         channel.unary_unary("/none.S/M")(b"", timeout=30)
     eventually(lambda: len(records) == 1)
     assert (records[0].status_from, records[0].reason) == (StatusFrom.GATEWAY, "no-mapping")
+
+
+@pytest.mark.parametrize("bad", [("grpc-encoding", "zstd"), ("x-id-bin", "AAE=,AgM="), ("grpc-timeout", "soon")])
+def test_what_core_refuses_for_a_header_is_not_said_to_be_the_clients_cancellation(
+    lab: Lab, bad: tuple[str, str]
+) -> None:
+    gateway = lab.gateway(lab.pod())
+    records = log_of(gateway)
+    client = lab.raw_client(gateway)
+    assert client.call("Unary", bad).status == Code.INTERNAL
+    assert client.call("/grpc.health.v1.Health/Check", bad).status == Code.INTERNAL
+    assert client.call("Unary").status == Code.OK
+    eventually(lambda: records and records[-1].code == Code.OK)
+    refused = [(record.reason, record.cancelled_by) for record in records[:-1]]
+    assert set(refused) <= {("cut-at-once", CancelledBy.UNKNOWN)}, refused
+
+
+def test_a_message_that_core_refuses_is_not_said_to_be_the_clients_cancellation(lab: Lab) -> None:
+    gateway = lab.gateway(lab.scripted_pod())
+    records = log_of(gateway)
+    client = lab.raw_client(gateway)
+    stream = client.request("Stream", ("grpc-encoding", "gzip"), messages=(b"good",), end=False)
+    eventually(gateway.pod_in_flight)
+    client.h2.send_data(stream, b"\x01" + len(b"no gzip").to_bytes(4, "big") + b"no gzip")
+    client.flush()
+    assert client.finish(stream).status == Code.INTERNAL
+    eventually(lambda: records)
+    assert (records[0].reason, records[0].cancelled_by) == ("message-refused", CancelledBy.GATEWAY)
 
 
 def test_a_cancelled_rpc_is_the_clients_doing(lab: Lab) -> None:
