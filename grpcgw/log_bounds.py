@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-CAUSED_BY_CLIENTS = ("grpc", "asyncio", "grpcgw.proxy")
+CAUSED_BY_CLIENTS = ("grpc", "asyncio", "uvicorn", "grpcgw.proxy")
 """The loggers, with those below them, whose lines somebody outside may cause as often as he likes."""
 BURST = 10
 EVERY_S = 5.0

@@ -92,6 +92,14 @@ def test_probes_are_answered_while_hundreds_hold_connections(said: bytes) -> Non
             assert httpx.get(admin.url + path, timeout=PROBE_S).status_code == 200
 
 
+def test_a_request_that_breaks_off_while_it_is_answered_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
+    with run_admin(greet_state()) as admin, connections(httpx.URL(admin.url), 1) as (broken,):
+        broken.sendall(b"POST /metrics HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nno length\r\n")
+        assert broken.recv(12) == b"HTTP/1.1 400"
+        assert httpx.get(admin.url + ALIVE).status_code == 200
+    assert [one for one in caplog.records if one.levelname == "ERROR"] == []
+
+
 def test_connections_with_a_request_make_room_last() -> None:
     async def hold() -> bytes:
         shown = ShownState(greet_state())

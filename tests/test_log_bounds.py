@@ -53,6 +53,7 @@ def test_one_line_does_not_silence_another() -> None:
         ("grpc", True),
         ("grpc._cython.cygrpc", True),
         ("asyncio", True),
+        ("uvicorn.error", True),
         ("grpcgw.proxy.session", True),
         ("grpcgw.app", False),
         ("grpcgw.workers.supervisor", False),

@@ -105,6 +105,11 @@ def make_protocol(connections: Connections) -> type[asyncio.Protocol]:
             connections.opened(transport)
             super().connection_made(transport)
 
+        def send_400_response(self, msg: str) -> None:
+            if self.cycle is not None:  # what the request was until it broke off, and whose answer has no place any more
+                self.cycle.disconnected = True
+            super().send_400_response(msg)
+
         def connection_lost(self, exc: Exception | None) -> None:
             if self._accepted is not None:
                 connections.closed(self._accepted)
