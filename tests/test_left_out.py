@@ -329,3 +329,77 @@ def test_it_is_closed_for_a_gateway_of_every_ambassador_id() -> None:
     objects, _ = parse_objects(UNREADABLE["no YAML"], "broken.yaml")
     compiled = compile_objects(*objects, options=CompileOptions(ambassador_id="edge"))
     assert [policy.left_out for policy in compiled.snapshot.hosts] == ["Host line-1.default"]
+
+
+# Kinds and groups that nobody has
+
+
+MISSPELT = {
+    "kind": ("getambassador.io/v3alpha1", "Hosts"),
+    "case of the kind": ("getambassador.io/v3alpha1", "host"),
+    "kind of the preview": ("x.getambassador.io/v3alpha1", "AmbassadorHost"),
+    "group": ("getambasador.io/v3alpha1", "Host"),
+    "case of the group": ("GetAmbassador.io/v3alpha1", "Host"),
+    "no group": ("v3alpha1", "Host"),
+    "Kubernetes' version": ("v1", "Host"),
+    "both": ("getambassador.oi/v3alpha1", "Hots"),
+}
+
+
+@pytest.mark.parametrize("reason", MISSPELT)
+def test_a_host_of_a_misspelt_kind_or_group_closes_its_name(reason: str) -> None:
+    api, kind = MISSPELT[reason]
+    misspelt = obj(kind, "partners", {"hostname": "partners.example.com", "tlsSecret": {"name": "cert"}}, api=api)
+    compiled = compile_objects(CLEAR_PORT, misspelt, host("wide", "*"), *SECRETS)
+    assert fault_of(compiled.snapshot, "partners.example.com", "Listener clear.shop", tls=False) is HostFault.LEFT_OUT
+    assert fault_of(compiled.snapshot, "other.example.com", "Listener clear.shop", tls=False) is None
+    assert any("did you mean" in one for one in said(compiled, Severity.ERROR))
+
+
+def test_a_listener_of_a_misspelt_kind_leaves_no_port_of_the_command_line_open() -> None:
+    compiled = compile_objects(obj("Listner", "l", {"port": 8443, "protocol": "HTTPS", "securityModel": "XFP"}))
+    assert compiled.snapshot.listeners == ()
+
+
+def test_what_decides_on_calls_and_is_misspelt_protects_them() -> None:
+    for api, kind in (("getambassador.io/v2", "AuthServices"), ("getambasador.io/v2", "AuthService")):
+        compiled = compile_objects(obj(kind, "auth", {"auth_service": "auth"}, api=api), mapping())
+        assert [one.guarded_by for route in compiled.snapshot.routes for one in route.destinations] == [
+            "AuthService auth.shop"
+        ]
+
+
+def test_a_module_of_a_misspelt_group_keeps_out_whom_it_says() -> None:
+    misspelt = obj(
+        "Module", "ambassador", {"config": {"ip_allow": [{"remote": "10.0.0.0/8"}]}}, api="getambasador.io/v2"
+    )
+    assert compile_objects(misspelt).snapshot.clients.allow is not None
+
+
+@pytest.mark.parametrize(
+    ("api", "kind"),
+    [("v1", "Pod"), ("apps/v1", "Host"), ("metal3.io/v1alpha1", "Host"), ("getambassador.io/v2", "Mappin")],
+)
+def test_others_close_nothing(api: str, kind: str) -> None:
+    compiled = compile_objects(CLEAR_PORT, host("wide", "*"), obj(kind, "partners", {"hostname": "a"}, api=api))
+    assert fault_of(compiled.snapshot, "a", "Listener clear.shop", tls=False) is None
+
+
+@pytest.mark.parametrize(
+    ("client", "is_closed"),
+    [
+        ({"enabled": True, "secret": "ca", "cert_required": True}, True),
+        ({"cacert_chain_file": "/etc/ca.pem"}, True),
+        ("certs", True),
+        ({"enabled": False}, False),
+        (None, False),
+    ],
+    ids=str,
+)
+def test_the_module_of_ambassador_0_for_tls_closes_all_names_where_it_asks_for_client_certificates(
+    client: object, is_closed: bool
+) -> None:
+    old = obj("Module", "tls", {"config": {"server": {"enabled": True, "secret": "cert"}, "client": client}})
+    compiled = compile_objects(CLEAR_PORT, host("wide", "*"), old)
+    assert (ports_of(compiled) == {}) is is_closed
+    assert "write a TLSContext instead" in "".join(said(compiled, Severity.ERROR))

@@ -45,9 +45,17 @@ def close_names(by: str, names: Sequence[object]) -> ClosedNames:
     return ClosedNames(tuple(HostPolicy(host, clear_text=False, left_out=by) for host in hosts))
 
 
-def close_everything() -> ClosedNames:
-    """For an unreadable file."""
-    return close_names("a file that cannot be read", [None])
+def close_everything(by: str = "a file that cannot be read") -> ClosedNames:
+    return close_names(by, [None])
+
+
+def close_tls_module(obj: KubeObject) -> ClosedNames | None:
+    """A Module `tls`, which was a TLSContext for all names: all of them, where it may ask clients for certificates."""
+    spec = raw_spec(obj)
+    config = spec.get("config", spec) if isinstance(spec, Mapping) else spec
+    client = config.get("client") if isinstance(config, Mapping) else config
+    is_off = client is None or (isinstance(client, Mapping) and client.get("enabled") is False)
+    return None if is_off else close_everything(str(obj.key))
 
 
 def _read(name: object) -> HostMatch | None:

@@ -6,12 +6,11 @@ a new version of the object does not compile.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from grpcgw.config.closed import UNREADABLE_FILE, ClosedNames, close_everything
+from grpcgw.config.closed import UNREADABLE_FILE, ClosedNames, close_everything, close_tls_module
 from grpcgw.config.environment import hide
 from grpcgw.config.generations import Generations
 from grpcgw.config.grouping import order_routes
@@ -21,7 +20,8 @@ from grpcgw.config.hosts import Host, compile_hosts, order_policies
 from grpcgw.config.ingresses import note_ingresses
 from grpcgw.config.listeners import Bindable, compile_listeners
 from grpcgw.config.mappings import MappingContext
-from grpcgw.config.module import compile_module
+from grpcgw.config.misspelt import find_stand_ins, guess_kind, report_misspelt_groups
+from grpcgw.config.module import TLS_MODULE, compile_module
 from grpcgw.config.objects import KubeObject, ObjectKey, Problem
 from grpcgw.config.parse import Findings, is_meant_for
 from grpcgw.config.reach import UNREACHED, Reach
@@ -74,10 +74,10 @@ def compile_snapshot(
     The result does not depend on the order of `objects`; keys are unique. Never raises for what is in an object.
     """
     by_key = {obj.key: obj for obj in objects}
-    configuration = _Configuration(by_key.values(), options.ambassador_id)
+    configuration = _Configuration([*by_key.values(), *find_stand_ins(by_key.values())], options.ambassador_id)
     generations = Generations(last_good)
     _report_other_kinds(configuration, generations)
-    _report_misspelt_groups(by_key.values(), generations)
+    report_misspelt_groups(by_key.values(), generations)
     note_ingresses(by_key.values(), options.ambassador_id, generations)
     secrets = Secrets(by_key, generations, options.now)
     ports = _compile_ports(configuration, secrets, generations, options.authority_hidden_by)
@@ -151,25 +151,9 @@ def _report_other_kinds(configuration: _Configuration, generations: Generations)
                 findings.notice(f"{kind} is not supported yet: {PLANNED_KINDS[kind]}")
                 generations.report(findings)
             else:
-                name = kind.removeprefix("Ambassador") or kind  # as x.getambassador.io had it
-                near = difflib.get_close_matches(name, (*MODELS, *PLANNED_KINDS), n=1)
-                hint = f", did you mean {near[0]}" if near else ""
+                meant = guess_kind(kind)
+                hint = f", did you mean {meant}" if meant else ""
                 generations.leave_out(obj, f"kind {kind} is unknown in {obj.api_version}{hint}")
-
-
-def _report_misspelt_groups(objects: Iterable[KubeObject], generations: Generations) -> None:
-    objects = list(objects)
-    meant = {version: _guess_version(version) for version in {obj.api_version for obj in objects}}
-    for obj in objects:
-        if guess := meant[obj.api_version]:
-            generations.leave_out(obj, f"apiVersion {obj.api_version} is not read, did you mean {guess}")
-
-
-def _guess_version(api_version: str) -> str:
-    """What a misspelt apiVersion was meant to be; empty: it is none of Ambassador's."""
-    group, _, version = api_version.partition("/")
-    near = [] if group in API_GROUPS else difflib.get_close_matches(group, API_GROUPS, n=1, cutoff=0.85)
-    return f"{near[0]}/{version or 'v2'}" if near else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +176,7 @@ def _compile_ports(
     by_contexts = [certificate for certificate in certified if certificate is not None]
     closed = [one for one in contexts.values() if isinstance(one, ClosedNames)]
     closed += [close_everything()] if configuration.has_unreadable_file else []
+    closed += filter(None, (close_tls_module(obj) for obj in configuration.modules() if obj.key.name == TLS_MODULE))
     bindable = Bindable(hosts, by_contexts, closed)
     listeners = compile_listeners(configuration.of("Listener"), bindable, generations, authority_hidden_by)
     kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])

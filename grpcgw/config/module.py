@@ -39,6 +39,8 @@ class Module:
 
 
 _NAME = "ambassador"
+TLS_MODULE = "tls"
+"""What TLSContexts were in Ambassador 0.x."""
 _ADMITTING = frozenset({"ip_allow", "ip_deny"})
 """Keys without which those would be served who are to be kept out."""
 _TELLING = frozenset({"use_remote_address", "xff_num_trusted_hops", "use_proxy_proto"})
@@ -82,7 +84,7 @@ def _serve_nobody(module: Module) -> Module:
 def _build(obj: KubeObject, findings: Findings | None = None) -> Module | None:
     findings = findings or Findings(obj)
     if obj.key.name != _NAME:
-        instead = "write a TLSContext instead" if obj.key.name == "tls" else "no other is read"
+        instead = "write a TLSContext instead" if obj.key.name == TLS_MODULE else "no other is read"
         findings.error(f"the Module should be named ambassador; {instead}")
         return None
     spec = parse_spec(obj, ModuleSpec, findings)

@@ -10,10 +10,8 @@ import re
 from collections.abc import Iterator
 
 from grpcgw.config.closed import UNREADABLE_FILE
-from grpcgw.config.guards import GUARDING_KINDS
+from grpcgw.config.misspelt import KINDS_THAT_KEEP_OUT
 from grpcgw.config.objects import KubeObject, ObjectKey, Source
-
-KINDS_THAT_KEEP_OUT = frozenset({"Host", "Listener", "Module", "TLSContext", *GUARDING_KINDS})
 
 _KIND = re.compile(r"""(?:^|[\s{,"'])kind["']?\s*:\s*(?:[!&]\S*\s+)*["']?(\w+)""")
 """Between may be YAML's tags and anchors."""

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from grpcgw.config.environment import hide
+from grpcgw.config.misspelt import KINDS_THAT_KEEP_OUT
 from grpcgw.config.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
 from grpcgw.config.parse import read_metadata
 from grpcgw.discovery.extensions import extend
-from grpcgw.discovery.lost_objects import KINDS_THAT_KEEP_OUT, find_lost, make_lost
+from grpcgw.discovery.lost_objects import find_lost, make_lost
 from grpcgw.discovery.yaml_documents import Document, Fault, Filling, read_documents
 
 DEFAULT_NAMESPACE = "default"
