@@ -128,3 +128,12 @@ def test_of_two_modules_the_one_that_is_left_out_keeps_out_whom_it_would(
 def test_a_second_module_that_cannot_be_read_may_keep_anybody_out() -> None:
     lost = obj("Module", "ambassador", "(lost)", "b")
     assert compile_objects(module("a"), lost).snapshot.clients.allow == ()
+
+
+@pytest.mark.parametrize(("config", "is_closed"), [({"ip_allow": [{"remote": "10.0.0.0/8"}]}, True), ({}, False)])
+def test_a_module_of_another_name_is_left_out_and_lets_in_nobody_whom_it_keeps_out(
+    config: dict[str, object], is_closed: bool
+) -> None:
+    compiled = compile_objects(obj("Module", "ambassadr", {"config": config}))
+    assert (compiled.snapshot.clients.allow == ()) is is_closed
+    assert "the Module should be named ambassador" in said(compiled)[0]

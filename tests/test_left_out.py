@@ -403,3 +403,35 @@ def test_the_module_of_ambassador_0_for_tls_closes_all_names_where_it_asks_for_c
     compiled = compile_objects(CLEAR_PORT, host("wide", "*"), old)
     assert (ports_of(compiled) == {}) is is_closed
     assert "write a TLSContext instead" in "".join(said(compiled, Severity.ERROR))
+
+
+# Two objects of one key
+
+
+def compile_files(*texts: str) -> Compiled:
+    found, conflicts = keep_first(one for text in texts for one in parse_objects(text, "a.yaml")[0])
+    assert len(conflicts) == 1
+    return compile_objects(*found)
+
+
+def test_the_second_of_two_modules_in_files_keeps_out_whom_it_says() -> None:
+    plain = "apiVersion: getambassador.io/v2\nkind: Module\nmetadata: {name: ambassador}\nspec: {config: {}}\n"
+    strict = plain.replace("{}", "{ip_allow: [{remote: 10.0.0.0/8}]}")
+    assert compile_files(plain, strict).snapshot.clients.allow == ()
+    assert compile_files(plain, "kind: Module\nspec: {config: {\n").snapshot.clients.allow == ()
+    assert compile_files(strict, strict).snapshot.clients.allow not in (None, ())
+
+
+def test_of_two_hosts_of_one_key_the_stricter_counts() -> None:
+    loose = "apiVersion: getambassador.io/v2\nkind: Host\nmetadata: {name: a}\nspec: {hostname: a.example.com}\n"
+    strict = loose.replace("a.example.com", "a.example.com, requestPolicy: {insecure: {action: Reject}}")
+    for texts in ((loose, strict), (strict, loose)):
+        (policy,) = compile_files(*texts).snapshot.hosts
+        assert not policy.clear_text
+
+
+def test_of_two_auth_services_of_one_key_both_protect() -> None:
+    first = "apiVersion: getambassador.io/v2\nkind: AuthService\nmetadata: {name: a}\nspec: {ambassador_id: other}\n"
+    second = first.replace("other", "default")
+    compiled = compile_files(f"{GOOD}---\n{first}", second)
+    assert all(one.guarded_by for route in compiled.snapshot.routes for one in route.destinations)

@@ -55,20 +55,31 @@ def compile_module(modules: Iterable[KubeObject], ambassador_namespace: str, gen
     """The Module of the gateway's own namespace, else the first by namespace; more than one is an error. While another
     keeps out whom the chosen one lets in, nobody is served."""
     chosen: Module | None = None
-    keeps_out = False
+    others: list[KubeObject] = []
     for obj in sorted(modules, key=lambda obj: obj.key.namespace != ambassador_namespace):
-        if chosen is None:
+        if chosen is not None or obj.key.name != _NAME:
+            others.append(obj)
+        else:
             earlier = generations.earlier.get(obj.key)
             was_whole = earlier is not None and _build(earlier) is not None
             chosen = generations.serve(obj, _build if was_whole else _build_readable)
-        else:
-            others = _build_readable(obj, Findings(obj)) or NO_MODULE
-            asks_more = obj.key.name == _NAME and not _admits_as(chosen.clients, others.clients)
-            outcome = "; nobody is served until there is one, as this one says whom to keep out" if asks_more else ""
-            generations.leave_out(obj, f"another Module is in use, and only one is read{outcome}")
-            keeps_out = keeps_out or asks_more
     module = chosen or NO_MODULE
-    return _serve_nobody(module) if keeps_out else module
+    keep_out = [_leave_out(obj, module.clients, generations) for obj in others]
+    return _serve_nobody(module) if any(keep_out) else module
+
+
+def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations) -> bool:
+    """Whether it keeps out whom `chosen` lets in."""
+    reason = "another Module is in use, and only one is read"
+    if obj.key.name != _NAME:
+        instead = "write a TLSContext instead" if obj.key.name == TLS_MODULE else "no other is read"
+        reason = f"the Module should be named {_NAME}; {instead}"
+    meant = replace(obj, key=obj.key._replace(name=_NAME))
+    module = None if obj.key.name == TLS_MODULE else _build_readable(meant, Findings(meant))
+    asks_more = module is not None and not _admits_as(chosen, module.clients)
+    outcome = "; nobody is served until there is one alone, as this one says whom to keep out" if asks_more else ""
+    generations.leave_out(obj, f"{reason}{outcome}")
+    return asks_more
 
 
 def _admits_as(chosen: ClientRules, other: ClientRules) -> bool:
@@ -83,10 +94,6 @@ def _serve_nobody(module: Module) -> Module:
 
 def _build(obj: KubeObject, findings: Findings | None = None) -> Module | None:
     findings = findings or Findings(obj)
-    if obj.key.name != _NAME:
-        instead = "write a TLSContext instead" if obj.key.name == TLS_MODULE else "no other is read"
-        findings.error(f"the Module should be named ambassador; {instead}")
-        return None
     spec = parse_spec(obj, ModuleSpec, findings)
     if spec is None:
         return None
@@ -103,7 +110,7 @@ def _build_readable(obj: KubeObject, findings: Findings) -> Module | None:
     that says whom."""
     whole = Findings(obj)
     module = _build(obj, whole)
-    if module is not None or obj.key.name != _NAME:
+    if module is not None:
         findings.problems += whole.problems
         findings.rejected = whole.rejected
         return module

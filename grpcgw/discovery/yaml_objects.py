@@ -6,8 +6,9 @@ Pure: knows neither files nor the store. What is wrong with a text becomes a `Pr
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 
 from grpcgw.config.environment import hide
 from grpcgw.config.misspelt import KINDS_THAT_KEEP_OUT
@@ -22,6 +23,8 @@ ANNOTATION = "getambassador.io/config"
 """Ambassador also reads resources from this annotation of a Service or Ingress: YAML documents in one string."""
 _NAMELESS = frozenset({"Kustomization", "Component"})
 """What kustomize reads beside the objects: no object of a cluster, and without a name."""
+_HOLDING_TWICE = KINDS_THAT_KEEP_OUT - {"Listener"}
+"""Kinds of which a second object of the same key is not passed over; a Listener alone opens something."""
 CARRIERS = frozenset({"Service", "Ingress"})
 
 _ANNOTATION_PATH: FieldPath = ("metadata", "annotations", ANNOTATION)
@@ -62,15 +65,28 @@ def parse_objects(
 
 
 def keep_first(found: Iterable[KubeObject]) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
-    """One object per key: the first serves; each other one is an error."""
+    """One object per key: the first serves; each other one is an error. What another one says of who may call holds
+    all the same: it is there under a key of its own."""
     objects: dict[ObjectKey, KubeObject] = {}
     conflicts: list[Problem] = []
     for obj in found:
         first = objects.setdefault(obj.key, obj)
-        if first is not obj:
-            message = f"this object is already given at {first.source.locate()}, which serves; remove one of the two"
-            conflicts.append(Problem(Severity.ERROR, message, obj.source.locate(), obj.key))
+        if first is obj:
+            continue
+        message = f"this object is already given at {first.source.locate()}, which serves; remove one of the two"
+        if obj.key.kind in _HOLDING_TWICE and obj.body != first.body:
+            message += ", as whom this one keeps out is kept out meanwhile"
+            key = _make_other_key(obj.key, objects)
+            objects[key] = replace(obj, key=key)
+        conflicts.append(Problem(Severity.ERROR, message, obj.source.locate(), obj.key))
     return tuple(objects.values()), tuple(conflicts)
+
+
+def _make_other_key(key: ObjectKey, taken: Container[ObjectKey]) -> ObjectKey:
+    """The name of a Module is always the same."""
+    part = "namespace" if key.kind == "Module" else "name"
+    others = (key._replace(**{part: f"{getattr(key, part)}-{number}"}) for number in count(2))
+    return next(other for other in others if other not in taken)
 
 
 def annotated_objects(
