@@ -106,9 +106,8 @@ def make_protocol(connections: Connections) -> type[asyncio.Protocol]:
             super().connection_made(transport)
 
         def send_400_response(self, msg: str) -> None:
-            if (
-                self.cycle is not None
-            ):  # what the request was until it broke off, and whose answer has no place any more
+            # A request that breaks off while it is answered: the answer has no place any more.
+            if self.cycle is not None:
                 self.cycle.disconnected = True
             super().send_400_response(msg)
 
