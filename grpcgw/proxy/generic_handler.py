@@ -250,10 +250,12 @@ class _Attempt:
         """Called for each status grpc.aio gives the RPC.
 
         A write that fails because the pod has ended the RPC gives it one too, before or after the pod's: it must be
-        read before the next replaces it, and only the pod's counts. Once in thousands that never comes.
+        read before the next replaces it, and only the pod's counts. Once in thousands that never comes. Where nothing
+        is being written these are the pod's own words.
         """
         status = _result(self._read_status())
-        if status.details == WRITE_FAILED:
+        is_writing = self._sending is not None and not self._sending.done()
+        if is_writing and status.code == Code.INTERNAL and status.details == WRITE_FAILED:
             asyncio.get_running_loop().call_later(LOST_STATUS_S, self._end, status)
         else:
             self._end(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from dataplane.lab import Lab, mapping, snapshot
 from dataplane.pods import Context, Gate
 from dataplane.raw_client import Answer
 from dataplane.scripted_pod import Stream, frame, refusing
+from grpcgw.proxy.generic_handler import LOST_STATUS_S, WRITE_FAILED
 
 NO_ERROR = 0
 UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 4, 12, 13, 14
@@ -44,6 +46,18 @@ def test_what_is_to_decide_on_a_mappings_calls_and_cannot_be_asked_refuses_them(
 def text(code: int, message: str) -> str:
     """What grpc core keeps of a status message: none of an OK."""
     return message if code else ""
+
+
+def test_a_pod_that_says_what_grpc_says_of_a_write_is_answered_with_at_once(lab: Lab) -> None:
+    client = lab.raw_client(lab.gateway(lab.scripted_pod(refusing(INTERNAL, WRITE_FAILED))))
+
+    def duration_s() -> float:
+        began_s = time.monotonic()
+        answer = client.call("Unary")
+        assert (answer.status, answer.message) == (INTERNAL, WRITE_FAILED)
+        return time.monotonic() - began_s
+
+    assert min(duration_s() for _ in range(5)) < LOST_STATUS_S
 
 
 @pytest.mark.parametrize("code", range(17))
