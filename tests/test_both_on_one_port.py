@@ -97,3 +97,15 @@ def test_where_another_port_takes_the_clear_text_nothing_is_missing() -> None:
     compiled = compile_objects(BOTH, CLEAR, PLAIN, SECURE, SECRET)
     assert transports(compiled) == {"Listener both.shop": Transport.TLS, "Listener clear.shop": Transport.CLEAR}
     assert said(compiled) == []
+
+
+def test_without_any_certificate_a_port_says_that_it_shows_one_of_its_own_and_takes_no_clear_text() -> None:
+    text = "there is no certificate, so it shows a self-signed one; calls in clear text are not served"
+    (notice,) = said(compile_objects(BOTH))
+    assert notice.startswith(f"both.yaml: notice: Listener both.shop: {text}")
+    for objects in (
+        (BOTH, PLAIN),
+        (BOTH, SECURE, SECRET),
+        (listener("layers", 8080, protocolStack=["TLS", "HTTP", "TCP"]),),
+    ):
+        assert not any("self-signed" in one for one in said(compile_objects(*objects)))

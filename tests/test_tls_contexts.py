@@ -590,7 +590,7 @@ def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -
     assert compiled.snapshot.listeners == (
         Listener("Listener http.shop", 8080, transport, SecurityModel.XFP, trusted_hops=2, **limits),
     )
-    assert compiled.problems == ()
+    assert said(compiled, Severity.ERROR) == []
 
 
 @pytest.mark.parametrize(

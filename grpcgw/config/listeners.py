@@ -25,6 +25,8 @@ _TRANSPORTS = {
 
 _NO_HTTP = ("TCP", "TLS", "UDP")
 
+_ONE_OF_BOTH = "grpc in Python speaks TLS or clear text on one port, not both"
+
 _TAKES_BOTH = frozenset({("HTTPS",)})
 """Ambassador's `HTTPS` is TLS, and clear text where there is none."""
 
@@ -61,6 +63,7 @@ class _Bound:
     listener: Listener
     takes_both: bool
     hosts: Sequence[Host]
+    obj: KubeObject
 
 
 def compile_listeners(
@@ -87,13 +90,14 @@ def compile_listeners(
             generations.leave_out(obj, f"port {port} is taken by {owner.key}")
             continue
         findings = Findings(obj)
-        bound = _bind(unbound, bindable, findings)
+        bound = _bind(unbound, obj, bindable, findings)
         if bound is not None:
             found[unbound.listener.port] = bound
             if authority_hidden_by:
                 _note_hidden_authority(bound.listener, authority_hidden_by, findings)
         generations.report(findings)
     _report_clear_text(bindable.hosts, found.values(), generations)
+    _note_makeshift_certificates(found.values(), generations)
     return tuple(found[port].listener for port in sorted(found))
 
 
@@ -146,7 +150,7 @@ def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
     return _Unbound(listener, stack in _TAKES_BOTH, namespace, frozenset((labels or {}).items()))
 
 
-def _bind(unbound: _Unbound, bindable: Bindable, findings: Findings) -> _Bound | None:
+def _bind(unbound: _Unbound, obj: KubeObject, bindable: Bindable, findings: Findings) -> _Bound | None:
     hosts = [host for host in bindable.hosts if unbound.binds(host)]
     if bindable.hosts and not hosts:
         findings.notice("binds none of the Hosts there are, so the port is not opened", "hostBinding")
@@ -166,7 +170,7 @@ def _bind(unbound: _Unbound, bindable: Bindable, findings: Findings) -> _Bound |
         findings.fault(f"the port is not opened: what it would serve is of {out}, which is left out")
         return None
     listener = replace(unbound.listener, transport=transport, hosts=policies, certificates=certificates)
-    return _Bound(listener, unbound.takes_both, hosts)
+    return _Bound(listener, unbound.takes_both, hosts, obj)
 
 
 def _choose_transport(unbound: _Unbound, hosts: Sequence[Host], certificates: Sequence[ServerCertificate]) -> Transport:
@@ -187,8 +191,8 @@ def _report_clear_text(hosts: Sequence[Host], ports: Iterable[_Bound], generatio
             continue
         names = ", ".join(listener.name for listener in both)
         text = (
-            f"calls in clear text are not served by {names}: grpc in Python speaks TLS or clear text on one port, not"
-            " both; add a Listener with protocol HTTP on another port"
+            f"calls in clear text are not served by {names}: {_ONE_OF_BOTH};"
+            " add a Listener with protocol HTTP on another port"
         )
         findings = Findings(host.obj)
         if host.asks_clear_text:
@@ -196,6 +200,18 @@ def _report_clear_text(hosts: Sequence[Host], ports: Iterable[_Bound], generatio
         else:
             findings.notice(text)
         generations.report(findings)
+
+
+def _note_makeshift_certificates(ports: Iterable[_Bound], generations: Generations) -> None:
+    """Where nobody speaks of names Ambassador takes both, with a certificate of its own making."""
+    for one in ports:
+        if one.takes_both and not one.listener.certificates and one.listener.transport is Transport.TLS:
+            findings = Findings(one.obj)
+            findings.notice(
+                f"there is no certificate, so it shows a self-signed one; calls in clear text are not served, as"
+                f" {_ONE_OF_BOTH}; use protocol HTTP where clients speak clear text"
+            )
+            generations.report(findings)
 
 
 def _note_hidden_authority(listener: Listener, engine: str, findings: Findings) -> None:
