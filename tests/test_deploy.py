@@ -14,6 +14,7 @@ from examples.greet.server import GRACE_S, SERVICE
 from grpcgw import __version__
 from grpcgw.admin.hosts import KnownHosts
 from grpcgw.cli import execute
+from grpcgw.proxy.held import HeldMessages
 from grpcgw.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +153,25 @@ def test_services_of_the_namespace_do_not_set_the_ports(gateway: Manifest) -> No
 
 def test_pod_knows_its_zone_where_kubernetes_tells_it(settings: Settings) -> None:
     assert settings.zone == "east"
+
+
+MIB = 1 << 20
+UNITS = {"Mi": MIB, "Gi": 1 << 30}
+IDLE_BYTES = 90 * MIB
+"""Of a process that serves nobody, with room for metadata and connections."""
+COPIES = 5
+"""How often core and the interpreter hold a large message (docs/hardening.md, measured)."""
+
+
+def test_memory_of_the_pod_is_enough_for_what_a_client_may_make_it_hold(gateway: Manifest, settings: Settings) -> None:
+    text = container_of(gateway)["resources"]["limits"]["memory"]
+    limit_bytes = int(text[:-2]) * UNITS[text[-2:]]
+    worker_bytes = IDLE_BYTES + COPIES * HeldMessages(settings.max_message_bytes).limit_bytes
+    assert IDLE_BYTES + settings.workers * worker_bytes <= limit_bytes
+
+
+def test_messages_may_be_larger_than_what_pods_take_without_settings_of_their_own(settings: Settings) -> None:
+    assert settings.max_message_bytes > 4 * MIB, "the limit of grpc servers"
 
 
 def test_the_page_is_shown_under_the_names_of_the_nodes(settings: Settings) -> None:
