@@ -125,7 +125,6 @@ BAD = {
         {"regex_rewrite": {"pattern": "a", "substitution": "a b"}}, "regex_rewrite.substitution: 'a b' should have",
     ),
     "priority": ({"priority": "low"}, "priority: should be 'default' or 'high', not 'low'"),
-    "dns_type": ({"dns_type": "dns"}, "dns_type: should be 'strict_dns' or 'logical_dns'"),
     "connect timeout": ({"connect_timeout_ms": 0}, "connect_timeout_ms: should be greater than or equal to 1, not 0"),
     "keepalive": ({"keepalive": {"time": "1s"}}, "keepalive.time: should be a valid integer"),
     "keepalive twice": ({"keepalive": {"time": 1, "idle_time": 2}}, "time 1 and idle_time 2 are one field"),
@@ -179,6 +178,7 @@ def test_a_setting_that_cannot_be_is_an_error_with_its_path(case: str) -> None:
         ({"retry_policy": {"retry_on": "retriable-status-codes"}}, "retriable-status-codes has no effect"),
         ({"health_checks": [{"health_check": {"http": {"path": "/"}}}]}, "health_checks.0.health_check: has no effect"),
         ({"dns_type": "logical_dns"}, "dns_type: has no effect: resolver endpoint asks no DNS"),
+        ({"dns_type": "dns", "resolver": None}, "dns_type: 'dns' is neither strict_dns nor logical_dns; strict_dns is"),
         ({"respect_dns_ttl": True}, "respect_dns_ttl: has no effect"),
         ({"host_regex": True}, "host_regex: has no effect without host"),
         (

@@ -94,6 +94,8 @@ def test_a_tag_stands_before_the_name() -> None:
         ({"enable_ipv4": False}, Addressing(ipv4=False)),
         ({"resolver": None, "dns_type": "logical_dns", "respect_dns_ttl": True}, Addressing(True, True, True, True)),
         ({"resolver": None, "dns_type": "strict_dns", "respect_dns_ttl": False}, Addressing()),
+        ({"resolver": None, "dns_type": "LOGICAL_DNS"}, Addressing(logical_dns=True)),
+        ({"resolver": None, "dns_type": ""}, Addressing()),
     ],
 )
 def test_addressing(fields: dict[str, object], addressing: Addressing) -> None:

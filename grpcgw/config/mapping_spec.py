@@ -226,7 +226,7 @@ class MappingSettings(Resource):
     ] = None
     stats_name: Annotated[str | None, served("what metrics call the upstream; default: the cluster's name")] = None
     dns_type: Annotated[
-        Literal["strict_dns", "logical_dns"] | None,
+        str | None,
         served("`strict_dns` (default): all addresses of the name; `logical_dns`: the first; service resolver only"),
     ] = None
     respect_dns_ttl: Annotated[bool | None, served("names are resolved again when their TTL is over")] = None

@@ -25,6 +25,8 @@ from grpcgw.config.tls import find_tls_context
 SYSTEM_TLS = UpstreamTls("system")
 _HASH_DIGITS = 6
 
+_ALL_ADDRESSES, _FIRST_ADDRESS = "strict_dns", "logical_dns"
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -110,14 +112,24 @@ def _compile_addressing(
     ipv4, ipv6 = settings.enable_ipv4 is not False, settings.enable_ipv6 is not False
     if not ipv4 and not ipv6:
         findings.error("neither IPv4 nor IPv6 is enabled; enable one", "enable_ipv6")
-    if resolver is not None and resolver.kind is not ResolverKind.KUBERNETES_SERVICE:
-        for name, neutral in (("dns_type", "strict_dns"), ("respect_dns_ttl", False)):
-            if getattr(spec, name) not in (None, neutral):
-                findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", name)
-        addressing = Addressing(ipv4, ipv6)
+    if resolver is None or resolver.kind is ResolverKind.KUBERNETES_SERVICE:
+        addressing = Addressing(ipv4, ipv6, _takes_first(settings, findings), bool(settings.respect_dns_ttl))
     else:
-        addressing = Addressing(ipv4, ipv6, settings.dns_type == "logical_dns", bool(settings.respect_dns_ttl))
+        if spec.dns_type and spec.dns_type.lower() != _ALL_ADDRESSES:
+            findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", "dns_type")
+        if spec.respect_dns_ttl:
+            findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", "respect_dns_ttl")
+        addressing = Addressing(ipv4, ipv6)
     return DEFAULT_ADDRESSING if addressing == DEFAULT_ADDRESSING else addressing
+
+
+def _takes_first(settings: Settings, findings: Findings) -> bool:
+    """As Ambassador reads `dns_type`: in any case, and what it does not know is its default."""
+    dns_type = settings.dns_type or _ALL_ADDRESSES
+    if dns_type.lower() not in (_ALL_ADDRESSES, _FIRST_ADDRESS):
+        known = f"neither {_ALL_ADDRESSES} nor {_FIRST_ADDRESS}"
+        findings.notice(f"'{dns_type}' is {known}; {_ALL_ADDRESSES} is used, as by Ambassador", "dns_type")
+    return dns_type.lower() == _FIRST_ADDRESS
 
 
 def _compile_connection(settings: Settings, tls: UpstreamTls | None) -> ConnectionSettings:
