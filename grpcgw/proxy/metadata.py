@@ -83,13 +83,16 @@ def trim(metadata: Metadata) -> Metadata:
 
 
 def forward_response(metadata: Metadata) -> Metadata:
-    """A pod's initial metadata or trailers as the client gets them: without what speaks of the pod's connection."""
+    """A pod's initial metadata or trailers as the client gets them: without what speaks of the pod's connection.
+
+    Nor with values that grpc core refuses to send: it would make INTERNAL of whatever the pod answered.
+    """
     if not metadata:
         return metadata
     metadata = trim(metadata)
-    if CONNECTION_HEADERS.isdisjoint([key for key, _ in metadata]):
+    if CONNECTION_HEADERS.isdisjoint([key for key, _ in metadata]) and is_sendable(metadata):
         return metadata
-    return tuple(item for item in metadata if item[0] not in CONNECTION_HEADERS)
+    return tuple(item for item in metadata if item[0] not in CONNECTION_HEADERS and is_sendable((item,)))
 
 
 def is_too_large(metadata: Metadata, limit_bytes: int) -> bool:

@@ -72,6 +72,22 @@ def test_spaces_around_values_stay_behind_both_ways(lab: Lab) -> None:
     assert (got.header("x-a"), got.header("x-b")) == ("a", "b")
 
 
+@pytest.mark.parametrize("value", ["a\tb", "\xe9", "a\x01", "\x7f"])
+def test_a_pod_s_metadata_that_is_no_text_is_left_out_and_its_answer_kept(lab: Lab, value: str) -> None:
+    """grpc core sends no such value on, and made INTERNAL of whatever the pod had answered."""
+
+    def answer(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers(("x-noise", value), ("x-kept", "yes"))
+        stream.send_message(b"ok")
+        stream.end(Code.NOT_FOUND, "none", ("x-noise-too", value), ("x-kept-too", "yes"))
+
+    got = lab.raw_client(lab.gateway(lab.scripted_pod(answer))).call("Unary")
+    assert (got.status, got.message) == (Code.NOT_FOUND, "none")
+    assert (got.header("x-noise"), got.header("x-noise-too")) == (None, None)
+    assert (got.header("x-kept"), got.header("x-kept-too")) == ("yes", "yes")
+
+
 @pytest.mark.parametrize("name", ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"])
 def test_headers_of_the_connection_stay_on_it_both_ways(lab: Lab, name: str) -> None:
     def answer(stream: Stream) -> None:
