@@ -137,3 +137,10 @@ def test_a_module_of_another_name_is_left_out_and_lets_in_nobody_whom_it_keeps_o
     compiled = compile_objects(obj("Module", "ambassadr", {"config": config}))
     assert (compiled.snapshot.clients.allow == ()) is is_closed
     assert "the Module should be named ambassador" in said(compiled)[0]
+
+
+@pytest.mark.parametrize("key", ["ip_allow", "ip_deny", "ip_alow"])
+def test_what_keeps_out_and_stands_beside_config_lets_nobody_in(key: str) -> None:
+    compiled = compile_objects(obj("Module", "ambassador", {key: [{"remote": "10.0.0.0/8"}], "config": {}}))
+    assert compiled.snapshot.clients.allow == ()
+    assert "nobody is served until it is right" in said(compiled)[0]

@@ -247,6 +247,7 @@ UNREADABLE = {
     "an unknown tag": "apiVersion: getambassador.io/v2\nkind: Host\nmetadata: {name: !x partners}\n",
     "no name": "apiVersion: getambassador.io/v2\nkind: Host\nmetadata: {}\nspec: {hostname: partners.example.com}\n",
     "no apiVersion": "kind: Host\nmetadata: {name: partners}\nspec: {hostname: partners.example.com}\n",
+    "an array": '[{"apiVersion": "getambassador.io/v2", "kind": "Host", "metadata": {"name": "partners"}}]\n',
     "no text": "apiVersion: getambassador.io/v2\nkind: Host\nmetadata: {name: partners}\nspec: \x00\n",
 }
 
@@ -435,3 +436,13 @@ def test_of_two_auth_services_of_one_key_both_protect() -> None:
     second = first.replace("other", "default")
     compiled = compile_files(f"{GOOD}---\n{first}", second)
     assert all(one.guarded_by for route in compiled.snapshot.routes for one in route.destinations)
+
+
+def test_the_items_of_a_list_of_any_kind_are_read() -> None:
+    auth = "{apiVersion: getambassador.io/v2, kind: AuthService, metadata: {name: a}, spec: {auth_service: a}}"
+    text = (
+        f"apiVersion: getambassador.io/v2\nkind: AuthServiceList\nmetadata: {{resourceVersion: '5'}}\nitems: [{auth}]\n"
+    )
+    objects, problems = parse_objects(text, "list.yaml")
+    assert [str(one.key) for one in objects] == ["AuthService a.default"]
+    assert problems == ()

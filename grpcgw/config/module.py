@@ -118,7 +118,9 @@ def _build_readable(obj: KubeObject, findings: Findings) -> Module | None:
     config = spec.get("config") if isinstance(spec, Mapping) else spec
     given = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
     kept = {key: value for key, value in given.items() if _build(_with_config(obj, {key: value})) is not None}
-    nobody = _keeps_out(given.keys(), kept.keys()) or not isinstance(config, Mapping | None)
+    astray = spec.keys() - ModuleSpec.model_fields.keys() if isinstance(spec, Mapping) else set()
+    written = {*given, *map(str, astray)}  # also beside `config`, where they are no keys of it
+    nobody = _keeps_out(written, kept.keys()) or not isinstance(config, Mapping | None)
     module = _build(_with_config(obj, kept), findings) or NO_MODULE
     outcome = "nobody is served until it is right" if nobody else "the rest of the Module holds"
     findings.problems += [

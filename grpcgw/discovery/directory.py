@@ -286,10 +286,19 @@ def scan(
 def _close(states: Files, unlisted: Iterable[Path]) -> Files:
     """What stands for files and directories that cannot be read when the gateway starts. Later the state from before
     serves on, in which whoever sets a file's rights only after it is there must not leave a gap."""
-    unread = [path for path, state in states.items() if state.content is None and os.path.lexists(path)]
+    unread = [path for path, state in states.items() if state.content is None and _stays_unreadable(path)]
     closing = {path: replace(states[path], problems=_say_closed(states[path].problems)) for path in unread}
     closing |= {path: FileState(None, (), ()) for path in unlisted}
     return {path: replace(state, objects=(make_unreadable_file(_show(path)),)) for path, state in closing.items()}
+
+
+def _stays_unreadable(path: Path) -> bool:
+    """Looked at once more: a file may go and come back while a directory is read."""
+    try:
+        _read_bytes(path)
+    except OSError:
+        return os.path.lexists(path)
+    return False
 
 
 def _say_closed(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
+from typing import TypeGuard
 
 from grpcgw.config.environment import hide
 from grpcgw.config.misspelt import KINDS_THAT_KEEP_OUT
@@ -142,7 +143,7 @@ def _with_labels(obj: KubeObject, labels: Mapping[str, object]) -> KubeObject:
 
 def _objects_of(document: Document, origin: str, namespace: str) -> Iterator[KubeObject | Problem]:
     body = document.value
-    if isinstance(body, dict) and body.get("kind") == "List" and isinstance(body.get("items"), list):
+    if _is_list(body):
         for item in _items_of(document, body["items"]):
             yield from _objects_of(item, origin, namespace)
         return
@@ -152,6 +153,17 @@ def _objects_of(document: Document, origin: str, namespace: str) -> Iterator[Kub
         body = _unflatten(body)
         source = _unflatten_source(source)
     yield from _object_of(body, source, namespace)
+
+
+def _is_list(body: object) -> TypeGuard[dict[object, list[object]]]:
+    """A `List`, or a `HostList` as API servers answer with."""
+    kind = body.get("kind") if isinstance(body, dict) else None
+    return (
+        isinstance(kind, str)
+        and kind.endswith("List")
+        and isinstance(body, dict)
+        and isinstance(body.get("items"), list)
+    )
 
 
 def _items_of(document: Document, items: list[object]) -> Iterator[Document]:
@@ -169,9 +181,12 @@ def _items_of(document: Document, items: list[object]) -> Iterator[Document]:
 def _object_of(body: object, source: Source, namespace: str) -> Iterator[KubeObject | Problem]:
     found = _read_object(body, source, namespace)
     yield found
-    kind = body.get("kind") if isinstance(body, dict) else None
-    if isinstance(found, Problem) and isinstance(kind, str) and kind in KINDS_THAT_KEEP_OUT:
-        yield make_lost(kind, namespace, source)
+    if isinstance(found, KubeObject):
+        return
+    for part in body if isinstance(body, list) else (body,):
+        kind = part.get("kind") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind in KINDS_THAT_KEEP_OUT:
+            yield make_lost(kind, namespace, source)
 
 
 def _read_object(body: object, source: Source, namespace: str) -> KubeObject | Problem:
