@@ -54,6 +54,10 @@ def of_host(hostname: str | None, exposed: str = "no") -> KubeObject:
         ([host("a.example.com:8080")], "a.example.com", ""),
         ([host("a.example.com")], "a.example.com:8080", ""),
         ([host("a.example.com:9090")], "a.example.com:8080", NO_HOST),
+        ([host("*.example.com")], "*.a.example.com:8080", ""),
+        ([host("*.example.com:8080")], "a.example.com", ""),
+        ([host("a.example.com")], "*.example.com:8080", ""),
+        ([host("*.example.com:9090")], "*.example.com:8080", NO_HOST),
         ([], "b.example.com", ""),
     ],
 )

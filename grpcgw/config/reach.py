@@ -102,10 +102,25 @@ def _overlap(one: HostMatch | None, other: HostMatch | None) -> bool:
     """Whether a name can be both. Of two patterns it may always be so."""
     if one is None or other is None:
         return True
+    if HostKind.REGEX in (one.kind, other.kind):
+        return _regex_overlaps(one, other) if one.kind is HostKind.REGEX else _regex_overlaps(other, one)
+    ours, theirs = _texts(one.value), _texts(other.value)
+    if len(ours) == len(theirs) == 2 and ours[0].rpartition(":")[2] != theirs[0].rpartition(":")[2]:
+        return False
+    return _names_overlap(HostMatch(one.kind, ours[-1]), HostMatch(other.kind, theirs[-1]))
+
+
+def _regex_overlaps(regex: HostMatch, other: HostMatch) -> bool:
+    """One with a colon may ask for a port, which the other leaves open."""
+    return other.kind is not HostKind.EXACT or ":" in regex.value or _has(regex, other.value)
+
+
+def _names_overlap(one: HostMatch, other: HostMatch) -> bool:
+    """Of two without ports."""
     if one.kind is HostKind.EXACT:
-        return _has(other, one.value) or _has(one, other.value)
+        return _is_one(other, one.value)
     if other.kind is HostKind.EXACT:
-        return _has(one, other.value)
+        return _is_one(one, other.value)
     if one.kind is HostKind.SUFFIX and other.kind is HostKind.SUFFIX:
         return one.value.endswith(other.value) or other.value.endswith(one.value)
     if one.kind is HostKind.PREFIX and other.kind is HostKind.PREFIX:
