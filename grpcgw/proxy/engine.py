@@ -25,6 +25,9 @@ REFUSING_S = 0.1
 """How long a gateway that drains answers new RPCs itself: once it says goodbye to clients, grpc core ends those that
 arrive as CANCELLED, which no client tries again."""
 
+ASK_CLIENTS_MS, CLIENT_ANSWERS_MS = 20_000, 60_000
+"""A quiet connection is asked by a ping after so long whether its client is there, which has so long to answer."""
+
 WAITING_RPCS = 10_000
 """RPCs that may wait for a worker, which takes some thousands each second; about 15 KB each."""
 
@@ -124,6 +127,10 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
         ("grpc.http2.lookahead_bytes", CLIENT_WINDOW_BYTES),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Of some clients that leave within milliseconds core learns nothing until it writes to them.
+        ("grpc.keepalive_time_ms", ASK_CLIENTS_MS),
+        ("grpc.keepalive_timeout_ms", CLIENT_ANSWERS_MS),
+        ("grpc.http2.ping_timeout_ms", CLIENT_ANSWERS_MS),
     ]
 
 
