@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from grpcgw.config.compile import Compiled
 from grpcgw.config.objects import KubeObject, Severity
 from grpcgw.config.reach import CLEAR_TEXT, NO_HOST, NO_LABELS, Reach
+from grpcgw.config.snapshot import Snapshot
+from grpcgw.policy.hosts import Entry, HostRefusal, compile_rules
+from grpcgw.routing.table import RouteTable
 from tests.compiling import compile_objects, mapping, module, obj, said
 
 V3 = "getambassador.io/v3alpha1"
@@ -110,3 +115,47 @@ def test_what_another_object_is_told_is_no_notice_of_the_mapping() -> None:
         compiled = compile_objects(*objects, of_host("a.example.com"))
         assert refused(compiled) == [reason]
         assert not any("serves no call" in one for one in said(compiled, Severity.NOTICE))
+
+
+NAMES = ("*", "*.b.c", "a.*", "a.b.c", "x.b.c", "*.c", "a.b.*", "a.b.c:80", "*.b.c:80")
+AUTHORITIES = ("a.b.c", "x.b.c", "a.b.c:80", "a.b.c:81", "a.q", "a.b.q", "y.x.b.c", "q.c", "z.b.c:80", "other", "A.B.C")
+HOSTS = st.builds(
+    lambda hostname, team, is_rejecting: {
+        "hostname": hostname,
+        **({"mappingSelector": {"matchLabels": {"team": team}}} if team else {}),
+        **({"requestPolicy": {"insecure": {"action": "Reject"}}} if is_rejecting else {}),
+    },
+    st.sampled_from(NAMES),
+    st.sampled_from(["", "", "1", "2"]),
+    st.booleans(),
+)
+
+
+@given(
+    hosts=st.lists(HOSTS, max_size=3),
+    models=st.lists(st.sampled_from(["XFP", "SECURE", "INSECURE"]), max_size=2),
+    hostname=st.sampled_from([None, *NAMES]),
+    team=st.sampled_from("123"),
+)
+def test_no_call_comes_in_where_it_says_so(
+    hosts: list[dict[str, object]], models: list[str], hostname: str | None, team: str
+) -> None:
+    compiled = compile_objects(
+        *(obj("Host", f"h{number}", spec, api=V3) for number, spec in enumerate(hosts)),
+        *(listener(8080 + number, securityModel=model) for number, model in enumerate(models)),
+        mapping(hostname=hostname, metadata={"labels": {"team": team}}),
+    )
+    if "" not in refused(compiled):
+        assert [name for name in AUTHORITIES if is_served(compiled.snapshot, name)] == []
+
+
+def is_served(snapshot: Snapshot, authority: str) -> bool:
+    rules, table = compile_rules(snapshot), RouteTable(snapshot.routes)
+    route = table.match("/greet.GrpcService/Say", authority)
+    ports = [("", True)] if snapshot.listeners is None else [(one.name, False) for one in snapshot.listeners]
+    judged = [rules.judge(Entry(name, tls, authority, ())) if rules else () for name, tls in ports]
+    return route is not None and any(
+        not isinstance(one, HostRefusal) and (not one or set(one) & set(destination.selected_by))
+        for one in judged
+        for destination in route.destinations
+    )
