@@ -29,11 +29,10 @@ class Reach:
             self._closed = "no port is open"
         believed = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address
         others = (*snapshot.hosts, HostPolicy(None))
-        self._ports = (
-            [_Port(others, takes_secure=True)]
-            if snapshot.listeners is None
-            else [_Port(one.hosts or (HostPolicy(None),), _takes_secure(one, believed)) for one in snapshot.listeners]
-        )
+        ports = [(one.hosts or (HostPolicy(None),), _takes_secure(one, believed)) for one in snapshot.listeners or ()]
+        # Mostly all ports have the same Hosts.
+        distinct = dict.fromkeys([(others, True)] if snapshot.listeners is None else ports)
+        self._ports = [_Port(policies, takes_secure) for policies, takes_secure in distinct]
         self._known: dict[tuple[HostMatch | None, object], str] = {}
 
     def find_refusal(self, route: Route, destination: Destination) -> str:
@@ -67,6 +66,7 @@ class _Port:
         self._exact = {one.host: one for one in ordered if one.host is not None and one.host.kind is HostKind.EXACT}
         self._with_port = [one for one in self._exact.values() if one.host is not None and ":" in one.host.value]
         self._globs = [one for one in ordered if one.host not in self._exact]
+        self._ordered = [(_kind(one), _name(one), one) for one in (*self._exact.values(), *self._globs)]
         self._takes_secure = takes_secure
 
     def find_refusal(self, host: HostMatch | None, selected_by: Iterable[object]) -> str:
@@ -86,9 +86,21 @@ class _Port:
             exact = {text: self._exact.get(HostMatch(HostKind.EXACT, text)) for text in _texts(host.value)}
             yield from (one for one in self._with_port if one.host != host and _overlap(one.host, host))
             yield from (one for one in exact.values() if one is not None)
+            yield from (one for one in self._globs if _overlap(one.host, host))
         else:
-            yield from (one for one in self._exact.values() if _overlap(one.host, host))
-        yield from (one for one in self._globs if _overlap(one.host, host))
+            yield from (one for one in self._sift(host) if _overlap(one.host, host))
+
+    def _sift(self, host: HostMatch | None) -> Iterable[HostPolicy]:
+        """Without most of those that a pattern cannot meet: there may be thousands of both."""
+        if host is None or host.kind not in (HostKind.SUFFIX, HostKind.PREFIX):
+            return (one for _, _, one in self._ordered)
+        text = _texts(host.value)[-1]
+        meets = str.endswith if host.kind is HostKind.SUFFIX else str.startswith
+        return (
+            one
+            for kind, name, one in self._ordered
+            if meets(name, text) or (kind is not HostKind.EXACT and (kind is not host.kind or meets(text, name)))
+        )
 
     def _judge(self, policy: HostPolicy, selected_by: set[object]) -> str:
         if policy.left_out:
@@ -96,6 +108,14 @@ class _Port:
         if policy.selectors and selected_by.isdisjoint(policy.selectors):
             return NO_LABELS
         return "" if policy.clear_text or self._takes_secure else CLEAR_TEXT
+
+
+def _kind(policy: HostPolicy) -> HostKind | None:
+    return None if policy.host is None else policy.host.kind
+
+
+def _name(policy: HostPolicy) -> str:
+    return "" if policy.host is None else _texts(policy.host.value)[-1]
 
 
 def _overlap(one: HostMatch | None, other: HostMatch | None) -> bool:
