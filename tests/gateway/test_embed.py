@@ -8,9 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from socket import create_server
+from socket import SO_REUSEPORT, SOL_SOCKET, socket
 
 import grpc
 from dataplane.raw_client import RawClient
@@ -40,10 +41,22 @@ def example(directory: Directory, port: int) -> str:
     return str(code)
 
 
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that nobody else gets until the program listens on it, nor while its server is made anew."""
+    with socket() as holder:
+        holder.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+        holder.bind((HOST, 0))
+        yield holder.getsockname()[1]
+
+
 def test_the_example_serves_its_own_service_and_the_mappings(directory: Directory) -> None:
-    with closing(create_server((HOST, 0))) as free:
-        port = free.getsockname()[1]
-    program = subprocess.Popen([sys.executable, "-c", example(directory, port)], stderr=subprocess.PIPE, text=True)
+    with held_port() as port:
+        program = subprocess.Popen([sys.executable, "-c", example(directory, port)], stderr=subprocess.PIPE, text=True)
+        check_that_it_serves(program, directory, port)
+
+
+def check_that_it_serves(program: subprocess.Popen[str], directory: Directory, port: int) -> None:
     try:
         with grpc.insecure_channel(f"{HOST}:{port}", [("grpc.initial_reconnect_backoff_ms", 50)]) as channel:
             hosts = [greet(channel, wait=True) for _ in range(4)]
