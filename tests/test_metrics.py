@@ -131,6 +131,15 @@ def test_the_latency_histogram_is_cumulative_and_ends_at_infinity() -> None:
     assert value_of(samples, "rpc_duration_seconds_sum", **labels) == 12.5
 
 
+def test_counters_of_a_pod_that_not_all_workers_know_are_absent_instead_of_falling() -> None:
+    pod = PodReport(GREET, "10.0.0.1:50051", PodState.READY, 1, 10, 3, 1.0)
+    families = {
+        sample.name for sample in parse(make_input(workers=(make_worker(0, (pod,), ()), make_worker(1, (), ()))))
+    }
+    assert families.isdisjoint({"grpcgw_pod_rpcs_total", "grpcgw_pod_failures_total"})
+    assert families >= {"grpcgw_pod_rpcs_in_flight", "grpcgw_pod_state"}
+
+
 def test_pods_are_summed_and_their_states_count_workers() -> None:
     pod = PodReport(GREET, "10.0.0.1:50051", PodState.READY, 1, 10, 3, 1.0)
     failing = PodReport(GREET, "10.0.0.1:50051", PodState.FAILING, 0, 5, 5, 1.0)

@@ -278,17 +278,28 @@ def name_upstreams(snapshot: Snapshot) -> dict[str, str]:
     return names
 
 
+def _pods_by_worker(reports: Iterable[WorkerReport], names: Mapping[str, str]) -> Iterator[set[tuple[str, str]]]:
+    for report in reports:
+        yield {(names.get(pod.cluster, pod.cluster), pod.address) for pod in report.pods}
+
+
 def _collect_pods(workers: Iterable[WorkerReport], names: Mapping[str, str]) -> Iterator[Metric]:
     total: Counter[tuple[str, ...]] = Counter()
     failures: Counter[tuple[str, ...]] = Counter()
     in_flight: Counter[tuple[str, ...]] = Counter()
     states: Counter[tuple[str, ...]] = Counter()
-    for pod in (pod for worker in workers for pod in worker.pods):
+    reports = tuple(workers)
+    for pod in (pod for worker in reports for pod in worker.pods):
         labels = (names.get(pod.cluster, pod.cluster), pod.address)
         total[labels] += pod.total
         failures[labels] += pod.failures
         in_flight[labels] += pod.in_flight
         states[*labels, str(pod.state)] += 1
+    # A sum over some of the workers would be a counter that falls while a pod leaves or comes: it is absent, instead.
+    seen_by = Counter(labels for pods in _pods_by_worker(reports, names) for labels in pods)
+    for labels, count in seen_by.items():
+        if count < len(reports):
+            del total[labels], failures[labels]
     by = ["cluster", "pod"]
     yield _counter("pod_rpcs_total", "RPCs sent to a pod (tries, not client calls).", by, total)
     yield _counter("pod_failures_total", "RPCs a pod or its connection failed.", by, failures)
