@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable
 
 import grpc.aio
 
-from grpcgw.errors import UserError
-
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.1
@@ -25,11 +23,12 @@ MakeServer = Callable[[], Awaitable[grpc.aio.Server]]
 
 class LastingServer:
     def __init__(self, name: str, make: MakeServer, grace_s: float) -> None:
-        """`make` returns a server that is started, on the same ports each time; it raises UserError where it cannot.
+        """`make` returns a server that is started, on the same ports each time; it raises where it cannot.
         `grace_s`: how long RPCs on a server that died may go on."""
         self._name, self._make, self._grace_s = name, make, grace_s
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._stopping = False
         self._dead: dict[grpc.aio.Server, asyncio.Task[None]] = {}
         self.fault = ""
         """Why no server is there just now; empty: one is. May be read by any thread."""
@@ -41,6 +40,7 @@ class LastingServer:
 
     async def stop(self, grace_s: float) -> None:
         """Say goodbye to clients; returns when the last RPC is over, after `grace_s` at the latest. Again: sooner."""
+        self._stopping = True  # asyncio.wait_for of Python 3.11 may lose a cancellation at the moment of its time-out
         if self._watching is not None:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -50,7 +50,7 @@ class LastingServer:
 
     async def _watch(self) -> None:
         while self._server is not None:
-            self.fault = await _wait_for_death(self._server)
+            self.fault = await self._wait_for_death(self._server)
             if not self.fault:
                 return
             log.error("the server of %s died and is made anew: %s", self._name, self.fault)
@@ -63,24 +63,23 @@ class LastingServer:
         self._dead[server] = burial
         burial.add_done_callback(lambda _: self._dead.pop(server, None))
 
+    async def _wait_for_death(self, server: grpc.aio.Server) -> str:
+        """Why `server` died; empty: it was stopped."""
+        try:
+            while await server.wait_for_termination(WATCH_S) and not self._stopping:
+                pass
+        except Exception as error:  # whatever ended it
+            return f"{type(error).__name__}: {error}"
+        return ""
+
     async def _replace(self) -> None:
-        while self._server is None:
+        while self._server is None and not self._stopping:
             try:
                 self._server = await self._make()
                 self.fault = ""
-            except UserError as error:
-                self.fault = str(error)
+            except Exception as error:  # `make` may be the host's own, and a port may be taken meanwhile
+                self.fault = str(error) or type(error).__name__
                 await asyncio.sleep(WATCH_S)
-
-
-async def _wait_for_death(server: grpc.aio.Server) -> str:
-    """Why `server` died; empty: it was stopped."""
-    try:
-        while await server.wait_for_termination(WATCH_S):
-            pass
-    except Exception as error:  # whatever ended it
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 async def _end(server: grpc.aio.Server, grace_s: float) -> None:

@@ -10,6 +10,7 @@ from dataplane.lab import Lab  # isort: split
 
 import grpc
 import grpc.aio
+import pytest
 
 from dataplane.pods import Context, Gate
 from dataplane.waiting import PATIENCE_S, eventually
@@ -43,32 +44,57 @@ def test_a_path_that_is_not_utf_8_costs_no_port_and_no_running_rpc(lab: Lab) -> 
     assert running.result(PATIENCE_S) == b"done"
 
 
-def test_a_server_that_cannot_be_made_anew_is_a_fault_until_it_can() -> None:
-    class Dying:
-        """As much of a server as its keeper sees."""
+class Dying:
+    """As much of a server as its keeper sees."""
 
-        def __init__(self) -> None:
-            self.dead = asyncio.Event()
+    def __init__(self) -> None:
+        self.dead = asyncio.Event()
 
-        async def wait_for_termination(self, timeout: float) -> bool:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.dead.wait(), timeout)
-            if self.dead.is_set():
-                raise UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")
-            return True
+    async def wait_for_termination(self, timeout: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.dead.wait(), timeout)
+        if self.dead.is_set():
+            raise UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")
+        return True
 
-        async def stop(self, grace: float) -> None:
-            if self.dead.is_set():
-                self.dead.clear()
-                raise UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")
+    async def stop(self, grace: float) -> None:
+        if self.dead.is_set():
+            self.dead.clear()
+            raise UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")
 
+
+class LosesCancellations(Dying):
+    """As asyncio.wait_for of Python 3.11 does when its time is over at that moment."""
+
+    async def wait_for_termination(self, timeout: float) -> bool:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(timeout)
+        return True
+
+
+def test_a_server_stops_though_the_cancellation_of_its_watch_is_lost() -> None:
+    async def make() -> grpc.aio.Server:
+        return LosesCancellations()  # type: ignore[return-value]  # stands in for one
+
+    async def scene() -> None:
+        lasting = LastingServer("test", make, 1.0)
+        await lasting.start()
+        await asyncio.sleep(0)  # the watch waits now
+        async with asyncio.timeout(PATIENCE_S):
+            await lasting.stop(1.0)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("obstacle", [UserError, RuntimeError])
+def test_a_server_that_cannot_be_made_anew_is_a_fault_until_it_can(obstacle: type[Exception]) -> None:
     async def scene() -> None:
         made: list[Dying] = []
         may_open = True
 
         async def make() -> grpc.aio.Server:
             if not may_open:
-                raise UserError("the address is in use")
+                raise obstacle("the address is in use")
             made.append(Dying())
             return made[-1]  # type: ignore[return-value]  # stands in for one
 
