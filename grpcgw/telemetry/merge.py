@@ -11,16 +11,17 @@ from grpcgw.telemetry.report import EventReport, MethodReport, PodReport, PodSta
 K = TypeVar("K", bound=Hashable)
 
 MOST_GONE_COUNTED = 1000
-"""Of so many pods that a worker did not have when it went, its predecessors' counts are passed on."""
+"""Of so many pods that were not in a worker's last report the counts are passed on."""
 
 
-def leave_behind(last: WorkerReport, former: WorkerReport | None = None) -> WorkerReport:
+def leave_behind(last: WorkerReport, before: WorkerReport | None = None) -> WorkerReport:
     """What remains of a worker that is gone: its counts, with nothing in flight or connected any more. Its pid is 0.
 
-    `former`: what the worker before it left behind; of pods that this one did not have, or not yet, it is passed on.
+    `before`: what would have remained of it, or remained of its predecessor, up to the report before `last`; the
+    counts of pods that are not in `last`, because they left or are not known yet, are passed on.
     """
     known = {(pod.cluster, pod.address) for pod in last.pods}
-    earlier = () if former is None else former.pods
+    earlier = () if before is None else before.pods
     missing = [pod for pod in earlier if (pod.cluster, pod.address) not in known]
     pods = (*last.pods, *missing[:MOST_GONE_COUNTED])
     return replace(

@@ -195,6 +195,8 @@ class _Child:
         self._asked: dict[int, asyncio.Future[WorkerReport]] = {}
         self._former: WorkerReport | None = None
         self._last: WorkerReport | None = None
+        self._counted: WorkerReport | None = None
+        """What is left should the process die now, with pods that have left meanwhile."""
         self.listening: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
         """The first answer to a snapshot."""
         self.draining = False
@@ -220,8 +222,7 @@ class _Child:
                 pause_s = min(2 * pause_s, RESTART_MOST_S)
 
     def _bequeath(self) -> None:
-        last = self._last or self._former
-        self._former, self._last = None if last is None else leave_behind(last, self._former), None
+        self._former, self._last = self._counted, None
         self.restarts += 1
 
     async def _run_once(self, processes: asyncio.TaskGroup) -> None:
@@ -382,6 +383,7 @@ class _Child:
                     restarts=self.restarts,
                     handshake_failures=dict(self._core_log.handshake_failures),
                 )
+                self._counted = leave_behind(self._last, self._counted)
         return self.last_report
 
     @property

@@ -116,6 +116,13 @@ def test_what_was_counted_of_a_pod_outlives_a_worker_that_never_had_it() -> None
     assert (pod.total, pod.failures) == (11, 2)
 
 
+def test_what_was_counted_of_a_pod_that_left_before_its_worker_died_is_carried_on() -> None:
+    served = leave_behind(worker(pods=[pod_report("p", 10, 2)]))
+    died = leave_behind(worker(), served)
+    (pod,) = carry_on(worker(pods=[pod_report("p", 1)]), died).pods
+    assert (pod.total, pod.failures) == (11, 2)
+
+
 def test_the_mean_is_that_of_all_rpcs() -> None:
     former = worker(pods=[pod_report("p", 10, mean_ms=2.0, error="old")])
     (pod,) = carry_on(worker(pods=[pod_report("p", 30, mean_ms=6.0)]), former).pods

@@ -14,8 +14,9 @@ import psutil
 import pytest
 from dataplane.waiting import PATIENCE_S, eventually
 
+from examples.greet.server import Pod
 from gateway.harness import HOST, Gateway, Stream, greet, running_gateway, status_of, traffic
-from gateway.objects import Directory, mapping
+from gateway.objects import Directory, endpoint_slice, mapping, remove_pod
 
 
 @pytest.fixture
@@ -84,6 +85,29 @@ def test_a_killed_worker_is_replaced_and_the_others_fail_nothing(double: Gateway
     directory.put(mapping("another", "/another.S/"))
     eventually(lambda: len(double.diagnostics("route_info")) == 2, "a new configuration")
     eventually(lambda: versions(double) == {double.version()}, "every worker serves it")
+
+
+def test_counters_of_a_pod_outlive_its_absence_and_the_death_of_its_worker(
+    directory: Directory, pods: list[Pod], tmp_path: Path
+) -> None:
+    port = pods[0].port
+
+    def counted() -> float:
+        return gateway.metric("pod_rpcs_total", pod=f"{HOST}:{port}")
+
+    with running_gateway("--config", str(directory.path), folder=tmp_path, workers=1) as gateway:
+        with gateway.channel() as channel:
+            for _ in range(10):
+                greet(channel)
+        eventually(lambda: counted() == 5)
+        remove_pod(directory, port)
+        eventually(lambda: counted() == 0, "the pod is gone")
+        (pid,) = gateway.worker_pids()
+        psutil.Process(pid).kill()
+        eventually(lambda: is_replaced(gateway, pid))
+        directory.put(endpoint_slice(port))
+        eventually(lambda: port in gateway.pod_ports(), "the pod is back")
+        eventually(lambda: counted() == 5, "its counter goes on where it was")
 
 
 def versions(gateway: Gateway) -> set[str]:
