@@ -84,7 +84,6 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if findings.rejected or cluster is None:
         return None
     settings = _check_authority_of_checks(settings, own, cluster, findings)
-    selected_by = find_selectors(context.hosts, read_metadata(obj, "labels"))
     authority = choose_authority(spec, settings, cluster.service)
     _note_others(spec, findings)
     _note_unused_breakers(own, settings.priority or Priority.DEFAULT, findings)
@@ -93,14 +92,14 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
             "has no effect: the gateway does not know its zone; give it one with --zone or GRPCGW_ZONE",
             *("load_balancer", "prefer_same_zone"),
         )
+    destination = _make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority, log_percent)
+    if context.hosts and (selected_by := find_selectors(context.hosts, read_metadata(obj, "labels"))):
+        destination = replace(destination, selected_by=selected_by)
     candidate = Candidate(
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
         weight=spec.weight,
-        destination=replace(
-            _make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority, log_percent),
-            selected_by=selected_by,
-        ),
+        destination=destination,
         shadow=bool(spec.shadow),
         sticky_header=sticky,
         created=_created(obj),
