@@ -7,7 +7,7 @@ import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpcgw.config.endpoint import Endpoint
+from grpcgw.model.endpoints import Endpoint
 from grpcgw.telemetry.counters import MethodCounters
 from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod

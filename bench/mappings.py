@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from statistics import median
 
 from bench.pods import Body, describe_full_mapping, describe_mapping, describe_resolver
-from grpcgw import collector
-from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
-from grpcgw.config.objects import KubeObject, ObjectKey, Severity, Source
+from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
 from grpcgw.errors import UserError
+from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
 from grpcgw.routing.table import RouteTable
+from grpcgw.workers import gc_tuning
 
 SERVICES = 100
 LOOPS, REPEATS = 200, 9
@@ -46,7 +46,7 @@ def measure_compilation(count: int, full: bool, times: int) -> float:
     objects = make_objects(count, describe_full_mapping if full else describe_mapping)
     taken_s = []
     for _ in range(times):
-        with collector.paused():
+        with gc_tuning.paused():
             began_s = time.process_time()
             compile_all(objects, count)
             taken_s.append(time.process_time() - began_s)

@@ -1,6 +1,6 @@
 """`python -m grpcgw`: the same as the command `grpcgw`."""
 
-from grpcgw.cli import main
+from grpcgw.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -16,12 +16,12 @@ from typing import Self
 
 import grpc
 
-from grpcgw.app import Control
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.snapshot import Snapshot
-from grpcgw.proxy.generic_handler import LoopProxy
-from grpcgw.proxy.lasting_server import LastingServer, MakeServer
-from grpcgw.proxy.ports import PortFault
+from grpcgw.control.control import Control
+from grpcgw.engines.generic_handler.engine import LoopProxy
+from grpcgw.engines.generic_handler.lasting_server import LastingServer, MakeServer
+from grpcgw.listeners.open_ports import PortFault
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.messages import Listening

@@ -16,7 +16,15 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-CAUSED_BY_CLIENTS = ("grpc", "asyncio", "uvicorn", "grpcgw.proxy")
+CAUSED_BY_CLIENTS = (
+    "grpc",
+    "asyncio",
+    "uvicorn",
+    "grpcgw.engines",
+    "grpcgw.session",
+    "grpcgw.services",
+    "grpcgw.policy",
+)
 """The loggers, with those below them, whose lines somebody outside may cause as often as he likes."""
 BURST = 10
 EVERY_S = 5.0

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from grpcgw.config.fields import FieldNote, Resource
-from grpcgw.config.guards import GUARDING_KINDS
-from grpcgw.config.mapping_spec import MappingSettings
-from grpcgw.config.module_spec import ModuleConfig
-from grpcgw.config.resources import MODELS, PLANNED_KINDS, ResolverSpec
+from grpcgw.ambassador.compile.guards import GUARDING_KINDS
+from grpcgw.ambassador.spec.fields import FieldNote, Resource
+from grpcgw.ambassador.spec.mapping_spec import MappingSettings
+from grpcgw.ambassador.spec.module_spec import ModuleConfig
+from grpcgw.ambassador.spec.resources import MODELS, PLANNED_KINDS, ResolverSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "ambassador.md"
-MARKER = "<!-- generated from grpcgw/config/resources.py by scripts/ambassador_docs.py -->\n"
+MARKER = "<!-- generated from grpcgw/ambassador/spec/resources.py by scripts/ambassador_docs.py -->\n"
 
 
 def main(arguments: list[str]) -> int:

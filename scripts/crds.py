@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
-from grpcgw.config.resources import MODELS
-from grpcgw.discovery.watch import AMBASSADOR_GROUP, WATCHED_KINDS, Resource
+from grpcgw.ambassador.spec.resources import MODELS
+from grpcgw.discovery.sources.watch import AMBASSADOR_GROUP, WATCHED_KINDS, Resource
 
 FILE = Path(__file__).parent.parent / "deploy" / "crds.yaml"
 HEAD = """\
 # The custom resources grpcgw reads: Ambassador's kinds under Ambassador's names, so that its YAML applies unchanged.
-# Generated from grpcgw/config by scripts/crds.py; `make crds` writes it anew.
+# Generated from grpcgw/ambassador/spec by scripts/crds.py; `make crds` writes it anew.
 #
 # DO NOT apply this file where Ambassador's (Emissary's) own CRDs are installed, even if only they are left of it:
 # grpcgw reads those as they are, and applying this file over them would take away their conversion webhook.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
-from grpcgw.config.objects import KubeObject, ObjectKey, Severity, Source
-from grpcgw.config.snapshot import Cluster, Destination, Route
+from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
+from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
+from grpcgw.model.snapshot import Cluster, Destination, Route
 
 
 def obj(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from grpcgw.discovery.kubernetes_api import ClusterAccess
+from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
 from tests.kube_api import KubeApi
 from tests.kube_cluster import Cluster, kinds_of_cluster, open_cluster
 

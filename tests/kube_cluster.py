@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from kubernetes import client, config, dynamic
 from kubernetes.client.exceptions import ApiException
 
-from grpcgw.discovery.kubernetes_api import ClusterAccess
-from grpcgw.discovery.watch import AMBASSADOR_GROUP
+from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
+from grpcgw.discovery.sources.watch import AMBASSADOR_GROUP
 from tests.kube_api import KubeApi
 
 CRDS = Path(__file__).parents[1] / "deploy" / "crds.yaml"

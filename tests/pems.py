@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from grpcgw.config.objects import KubeObject, ObjectKey, Source
+from grpcgw.model.objects import KubeObject, ObjectKey, Source
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -12,9 +12,9 @@ import yaml
 
 from examples.greet.server import GRACE_S, SERVICE
 from grpcgw import __version__
-from grpcgw.admin.hosts import KnownHosts
-from grpcgw.cli import execute
-from grpcgw.proxy.held import HeldMessages
+from grpcgw.admin.allowed_hosts import KnownHosts
+from grpcgw.cli.main import execute
+from grpcgw.session.held import HeldMessages
 from grpcgw.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ class Clock:
         return self.now_s
 
 
-def record(name: str = "grpcgw.proxy.session", line: int = 1, message: str = "bad") -> logging.LogRecord:
+def record(name: str = "grpcgw.session.session", line: int = 1, message: str = "bad") -> logging.LogRecord:
     return logging.LogRecord(name, logging.ERROR, "file.py", line, message, (), None)
 
 
@@ -54,8 +54,8 @@ def test_one_line_does_not_silence_another() -> None:
         ("grpc._cython.cygrpc", True),
         ("asyncio", True),
         ("uvicorn.error", True),
-        ("grpcgw.proxy.session", True),
-        ("grpcgw.app", False),
+        ("grpcgw.session.session", True),
+        ("grpcgw.control.control", False),
         ("grpcgw.workers.supervisor", False),
         ("grpcio", False),
     ],

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpcgw import __version__, options
-from grpcgw.cli import execute
+from grpcgw import __version__
+from grpcgw.cli import options
+from grpcgw.cli.main import execute
 from grpcgw.settings import Settings
 
 ROOT = Path(__file__).parents[1]

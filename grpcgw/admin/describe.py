@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from grpcgw.config.policies import HeaderMatch, HostKind, HostMatch, LoadBalancer
-from grpcgw.config.snapshot import Destination, Route
-from grpcgw.telemetry.codes import status_name
+from grpcgw.model.codes import status_name
+from grpcgw.model.policies import HeaderMatch, HostKind, HostMatch, LoadBalancer
+from grpcgw.model.snapshot import Destination, Route
 
 HIDDEN = "•••"
 """Stands for a value that may be a secret."""

@@ -23,10 +23,10 @@ from grpcgw.admin.views import (
     RouteView,
     ShadowView,
 )
-from grpcgw.config.objects import Problem
-from grpcgw.config.policies import LoadBalancer
-from grpcgw.config.snapshot import ResolverKind
-from grpcgw.telemetry.codes import status_name
+from grpcgw.model.codes import status_name
+from grpcgw.model.objects import Problem
+from grpcgw.model.policies import LoadBalancer
+from grpcgw.model.snapshot import ResolverKind
 
 Json = dict[str, object]
 

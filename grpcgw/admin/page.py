@@ -8,8 +8,8 @@ from grpcgw import __version__
 from grpcgw.admin.diagnostics import resolution_label
 from grpcgw.admin.humanize import format_age, format_count, format_duration, format_latency
 from grpcgw.admin.views import GatewayView, MethodView, not_ready_reason
-from grpcgw.config.snapshot import ResolverKind
-from grpcgw.telemetry.codes import status_name
+from grpcgw.model.codes import status_name
+from grpcgw.model.snapshot import ResolverKind
 
 # Up to so many routes the page shows the pods of each without a click; with more, their rows are left out until they
 # are asked for, because hundreds of them every second would cost the control process more than its real work.

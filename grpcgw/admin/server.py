@@ -27,18 +27,18 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from grpcgw.admin.connections import USUAL_LIMITS, Connections, Limits, make_protocol
+from grpcgw.admin.allowed_hosts import USUAL_HOSTS, KnownHosts
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, render_part
-from grpcgw.admin.hosts import USUAL_HOSTS, KnownHosts
+from grpcgw.admin.http_connections import USUAL_LIMITS, Connections, Limits, make_protocol
 from grpcgw.admin.humanize import format_age, format_duration
 from grpcgw.admin.page import render_live_part, render_page
 from grpcgw.admin.state import GatewayState, OneAtATime, StateProvider
 from grpcgw.admin.views import GatewayView, not_ready_reason, view_gateway
 from grpcgw.errors import UserError
 from grpcgw.logs import DefectLog
-from grpcgw.telemetry.connections import count_connections
+from grpcgw.telemetry.client_connections import count_connections
 from grpcgw.telemetry.metrics import METRICS_CONTENT_TYPE, MetricsInput, SourceAge, render_metrics
-from grpcgw.telemetry.process import measure_process
+from grpcgw.telemetry.resource_usage import measure_process
 
 _BASE = "/ambassador/v0"
 _STATIC = Path(__file__).parent / "static"

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from grpcgw.admin.recent import Totals
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.objects import Problem
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.discovery.store import SourceStatus
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.objects import Problem
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.telemetry.report import WorkerReport
 
 

@@ -21,10 +21,10 @@ from grpcgw.admin.describe import (
 )
 from grpcgw.admin.recent import Recent, Totals
 from grpcgw.admin.state import GatewayState
-from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.objects import Problem, Severity
-from grpcgw.config.reach import UNREACHED, Reach
-from grpcgw.config.snapshot import Cluster, Destination, Route
+from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.objects import Problem, Severity
+from grpcgw.model.reach import UNREACHED, Reach
+from grpcgw.model.snapshot import Cluster, Destination, Route
 from grpcgw.telemetry.counters import OTHER
 from grpcgw.telemetry.merge import merge_shadows
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, ShadowReport, WorkerReport

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from grpcgw.config.endpoint import Endpoint
+from grpcgw.model.endpoints import Endpoint
 
 TakeTurn = Callable[[], int]
 """The next turn: each number is given once, whoever asks from whatever thread (or, where workers share it, process).

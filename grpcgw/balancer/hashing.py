@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
-from grpcgw.config.policies import LoadBalancer
+from grpcgw.model.policies import LoadBalancer
 
 Metadata = Iterable[tuple[str, str | bytes]]
 MakeKey = Callable[[Metadata, str], int | None]

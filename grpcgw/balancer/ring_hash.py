@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from grpcgw.balancer.base import Candidate, Outcome, TakeTurn, turns_from
 from grpcgw.balancer.hashing import hash_numbers, next_owner
 from grpcgw.balancer.round_robin import RoundRobinPicker
-from grpcgw.config.endpoint import Endpoint
+from grpcgw.model.endpoints import Endpoint
 
 _MOST_POINTS, _FEWEST_POINTS = 256, 16
 """Of one pod. Two pods have a ring of 512 points, four of 1,024, A42's smallest."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import TypeVar
 
 from grpcgw.balancer.base import Candidate
-from grpcgw.config.endpoint import Endpoint
+from grpcgw.model.endpoints import Endpoint
 
 AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 

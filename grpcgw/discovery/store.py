@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from grpcgw.config.objects import KubeObject, ObjectKey, Problem
 from grpcgw.logs import DefectLog
+from grpcgw.model.objects import KubeObject, ObjectKey, Problem
 
 ChangeListener = Callable[[frozenset[ObjectKey]], None]
 

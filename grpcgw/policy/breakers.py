@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from grpcgw.config.policies import CircuitBreaker, Priority
-from grpcgw.config.snapshot import Destination
+from grpcgw.model.policies import CircuitBreaker, Priority
+from grpcgw.model.snapshot import Destination
 
 
 class Limit(StrEnum):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from grpcgw.config.policies import RetryPolicy
+from grpcgw.model.policies import RetryPolicy
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 Draw = Callable[[], float]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grpcgw.config.regex import Replacement, remember
-from grpcgw.config.snapshot import Destination, MatchKind, PathMatch
+from grpcgw.model.regex import Replacement, remember
+from grpcgw.model.snapshot import Destination, MatchKind, PathMatch
 
 RewritePath = Callable[[str], str]
 

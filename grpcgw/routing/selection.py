@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from grpcgw.config.policies import Selectors
-from grpcgw.config.snapshot import Destination, Route, Snapshot
+from grpcgw.model.policies import Selectors
+from grpcgw.model.snapshot import Destination, Route, Snapshot
 
 
 def find_selections(snapshot: Snapshot) -> frozenset[Selectors]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from grpcgw.config import operators
-from grpcgw.config.access_log import LogFormat, LogType, parse_line
-from grpcgw.config.operators import Line, Operator
-from grpcgw.telemetry.codes import status_name
+from grpcgw.model import operators
+from grpcgw.model.codes import status_name
+from grpcgw.model.log_format import LogFormat, LogType, parse_line
+from grpcgw.model.operators import Line, Operator
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 

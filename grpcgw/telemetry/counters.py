@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
-from grpcgw.telemetry.codes import countable
+from grpcgw.model.codes import countable
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport
 
 MAX_METHODS = 500

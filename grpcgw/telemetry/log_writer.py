@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 
-from grpcgw.config.access_log import LogFormat
+from grpcgw.model.log_format import LogFormat
 from grpcgw.telemetry.access_log import RpcRecord, render_line
 
 log = logging.getLogger(__name__)

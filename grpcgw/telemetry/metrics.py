@@ -17,14 +17,14 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from grpcgw import __version__
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.expiry import list_expiries
-from grpcgw.config.objects import Problem, Severity
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
-from grpcgw.telemetry.codes import status_name
+from grpcgw.model.codes import status_name
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.expiry import list_expiries
+from grpcgw.model.objects import Problem, Severity
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.telemetry.merge import merge_events
-from grpcgw.telemetry.process import NOT_MEASURED, ProcessUse
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, WorkerReport
+from grpcgw.telemetry.resource_usage import NOT_MEASURED, ProcessUse
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from grpcgw.balancer.base import Candidate
-from grpcgw.config.policies import OutlierDetection
 from grpcgw.logs import count
+from grpcgw.model.policies import OutlierDetection
 
 
 @dataclass(slots=True)

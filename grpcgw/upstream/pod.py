@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from grpcgw.config.endpoint import Endpoint
-from grpcgw.config.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
 from grpcgw.logs import DefectLog
+from grpcgw.model.endpoints import Endpoint
+from grpcgw.model.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
 from grpcgw.telemetry.report import PodReport, PodState
 
 _defects = DefectLog(logging.getLogger(__name__))

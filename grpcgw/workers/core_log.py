@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from grpcgw.proxy.engine import QUIET_CORE
+from grpcgw.engines.contract import QUIET_CORE
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from grpcgw import collector
-from grpcgw.config.difference import Difference
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.objects import ObjectKey
-from grpcgw.proxy.ports import OpenPort, PortFault
+from grpcgw.listeners.open_ports import OpenPort, PortFault
+from grpcgw.model.difference import Difference
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.objects import ObjectKey
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES, AccessLogMode, EngineName, Scheduling
 from grpcgw.telemetry.report import WorkerReport
+from grpcgw.workers import gc_tuning
 from grpcgw.workers.turns import TurnKey
 
 FRAME = struct.Struct("!I")
@@ -132,5 +132,5 @@ def encode(message: Command | Answer) -> bytes:
 
 def decode(body: bytes) -> object:
     """The message of a frame, without its length."""
-    with collector.paused():
+    with gc_tuning.paused():
         return pickle.loads(body)

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from grpcgw.config.difference import find_difference
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.logs import DefectLog
+from grpcgw.model.difference import find_difference
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.telemetry.merge import carry_on, leave_behind
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.core_log import CoreLog, is_chosen, open_pipe, worker_environment

@@ -17,8 +17,8 @@ from functools import partial
 
 from grpcgw.balancer.base import TakeTurn
 from grpcgw.balancer.catalogue import TAKE_TURNS
-from grpcgw.config.snapshot import Snapshot
-from grpcgw.proxy.balanced import Balancing
+from grpcgw.model.snapshot import Snapshot
+from grpcgw.upstream.clusters import Balancing
 
 log = logging.getLogger(__name__)
 

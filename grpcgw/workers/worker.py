@@ -18,19 +18,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from grpcgw import collector
-from grpcgw.config.access_log import LogFormat, LogType
-from grpcgw.config.difference import WrongBase, apply_difference
-from grpcgw.config.snapshot import Snapshot
+from grpcgw.engines.contract import Engine, ServerOptions, quiet_core
 from grpcgw.errors import EngineUnfit
+from grpcgw.listeners.open_ports import PortFault
 from grpcgw.logs import DefectLog, set_up_logging
-from grpcgw.proxy.engine import Engine, ServerOptions, quiet_core
-from grpcgw.proxy.ports import PortFault
-from grpcgw.proxy.serving import CannotServe, RpcLog, Serving
+from grpcgw.model.difference import WrongBase, apply_difference
+from grpcgw.model.log_format import LogFormat, LogType
+from grpcgw.model.snapshot import Snapshot
+from grpcgw.session.serving import CannotServe, RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.log_writer import AccessLog
-from grpcgw.telemetry.process import measure_process
 from grpcgw.telemetry.report import WorkerReport
+from grpcgw.telemetry.resource_usage import measure_process
+from grpcgw.workers import gc_tuning
 from grpcgw.workers.heap import make_trimmer
 from grpcgw.workers.messages import (
     FRAME,
@@ -52,7 +52,7 @@ from grpcgw.workers.scheduling import arrange_threads
 from grpcgw.workers.turns import take_turn_of
 
 if TYPE_CHECKING:
-    from grpcgw.proxy.reflection_source import DescriptorKeeper
+    from grpcgw.services.reflection_source import DescriptorKeeper
 
 log = logging.getLogger(__name__)
 _defects = DefectLog(log)
@@ -77,12 +77,12 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
     if plan.engine is EngineName.COMPLETION_QUEUE:
         try:
             # Imported here: it prepares the environment before grpc is loaded.
-            from grpcgw.proxy.completion_queue import CompletionQueueEngine
+            from grpcgw.engines.completion_queue.engine import CompletionQueueEngine
 
             return CompletionQueueEngine(options, plan.first_turn + worker, plan.drain_time_s)
         except EngineUnfit as unfit:
             log.warning("the completion-queue engine does not fit: %s; the generic-handler engine takes over", unfit)
-    from grpcgw.proxy.generic_handler import GenericHandlerEngine
+    from grpcgw.engines.generic_handler.engine import GenericHandlerEngine
 
     return GenericHandlerEngine(options, plan.first_turn + worker, plan.drain_time_s)
 
@@ -118,7 +118,7 @@ def make_keeper(plan: WorkerPlan, serving: Serving) -> DescriptorKeeper | None:
     if not plan.reflection:
         return None
     # Imported here: it loads grpc, for which the engine prepares the environment.
-    from grpcgw.proxy.reflection_source import DescriptorKeeper
+    from grpcgw.services.reflection_source import DescriptorKeeper
 
     return DescriptorKeeper(serving)
 
@@ -186,10 +186,10 @@ class Worker:
             log.warning("%s", error)
             return Behind()
         self._engine.serving.shared_turns = {key: take_turn_of(file) for key, file in message.turns.items()}
-        with collector.paused():
+        with gc_tuning.paused():
             listening = self.try_to_apply(snapshot)
         if difference.is_whole():
-            collector.keep()
+            gc_tuning.keep()
         return listening
 
     def set_endpoints(self, message: SetEndpoints) -> None:
@@ -277,7 +277,7 @@ def main() -> None:
     if not isinstance(configure, Configure):
         return
     set_up_logging(configure.plan.log_level, f"worker {configure.worker}", int(sys.argv[2]))
-    collector.take_charge()
+    gc_tuning.take_charge()
     arrange_threads(configure.plan.scheduling, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody is there to be answered
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))
@@ -287,7 +287,7 @@ def run_worker(configure: Configure, commands: Iterator[object], answer: Callabl
     """Serve until told to drain, or left alone; then finish what runs, and return."""
     worker = Worker(configure.worker, configure.plan)
     gc.collect()
-    collector.keep()
+    gc_tuning.keep()
     drain = None
     with contextlib.suppress(ConnectionError):
         drain = obey(worker, commands, answer)

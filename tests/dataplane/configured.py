@@ -11,9 +11,9 @@ from dataplane.lab import Gateway, Lab
 from dataplane.pods import Behaviour, Pod
 from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Header, ScriptedPod
-from grpcgw.config.compile import Compiled, CompileOptions, compile_snapshot
-from grpcgw.config.objects import Severity
-from grpcgw.discovery.yaml_objects import parse_objects
+from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
+from grpcgw.discovery.sources.yaml_objects import parse_objects
+from grpcgw.model.objects import Severity
 from grpcgw.settings import EngineName
 
 Pods = Iterable[Pod | ScriptedPod] | Pod | ScriptedPod

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 # First of all that loads grpc: it prepares the environment.
-from grpcgw.proxy.completion_queue import CompletionQueueEngine  # isort: split
+from grpcgw.engines.completion_queue.engine import CompletionQueueEngine  # isort: split
 
 import grpc
 import grpc.aio
@@ -25,9 +25,11 @@ from dataplane.pods import Behaviour, Pod
 from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Script, ScriptedPod, Stream
 from dataplane.waiting import eventually
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.objects import ObjectKey
-from grpcgw.config.snapshot import (
+from grpcgw.engines.contract import Engine, ServerOptions, quiet_core
+from grpcgw.engines.generic_handler.engine import GenericHandlerEngine
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.snapshot import (
     Cluster,
     Destination,
     Listener,
@@ -41,8 +43,6 @@ from grpcgw.config.snapshot import (
     Snapshot,
     Transport,
 )
-from grpcgw.proxy.engine import Engine, ServerOptions, quiet_core
-from grpcgw.proxy.generic_handler import GenericHandlerEngine
 from grpcgw.telemetry.counters import OTHER
 
 quiet_core()

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from grpcgw.config.endpoint import Endpoint
+from grpcgw.model.endpoints import Endpoint
 
 SERVICE = "test.Pod"
 Context = grpc.ServicerContext

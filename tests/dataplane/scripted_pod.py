@@ -22,7 +22,7 @@ import h2.exceptions
 import h2.settings
 
 from dataplane.waiting import PATIENCE_S
-from grpcgw.config.endpoint import Endpoint
+from grpcgw.model.endpoints import Endpoint
 
 Header: TypeAlias = tuple[str, str]
 Code = h2.errors.ErrorCodes

@@ -10,15 +10,15 @@ import pytest
 
 from dataplane.configured import compile_yaml
 from dataplane.lab import Lab
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.policies import Addressing
-from grpcgw.config.snapshot import Cluster
-from grpcgw.discovery.dns import DnsResolver
-from grpcgw.discovery.endpoints import EndpointsResolver
-from grpcgw.discovery.lookup import Answer
-from grpcgw.discovery.resolver import Resolver
+from grpcgw.discovery.resolvers.dns import DnsResolver
+from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
+from grpcgw.discovery.resolvers.lookup import Answer
+from grpcgw.discovery.resolvers.resolver import Resolver
+from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.discovery.store import ObjectStore
-from grpcgw.discovery.yaml_objects import parse_objects
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.policies import Addressing
+from grpcgw.model.snapshot import Cluster
 
 
 class Everywhere:

@@ -16,9 +16,9 @@ from dataplane.configured import compile_yaml
 from dataplane.lab import Gateway, Lab, mapping, snapshot, tls_port
 from dataplane.pods import Pod
 from dataplane.waiting import eventually
-from grpcgw.config.policies import CertificateDetail, CertificateForwarding, ClientRules
-from grpcgw.config.snapshot import Listener, ServerCertificate
-from grpcgw.ports import HeldPorts
+from grpcgw.listeners.data_ports import HeldPorts
+from grpcgw.model.policies import CertificateDetail, CertificateForwarding, ClientRules
+from grpcgw.model.snapshot import Listener, ServerCertificate
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from dataplane.lab import Gateway, Lab, clear_port
 from dataplane.pods import Context, Gate
 from dataplane.raw_client import RawClient
-from grpcgw.ports import HeldPorts
+from grpcgw.listeners.data_ports import HeldPorts
 
 IDLE_MS = 200
 

@@ -14,8 +14,8 @@ import pytest
 
 from dataplane.pods import Context, Gate
 from dataplane.waiting import PATIENCE_S, eventually
+from grpcgw.engines.generic_handler.lasting_server import LastingServer
 from grpcgw.errors import UserError
-from grpcgw.proxy.lasting_server import LastingServer
 
 
 def serves(address: str) -> bool:

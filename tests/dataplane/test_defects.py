@@ -16,12 +16,12 @@ import pytest
 
 from dataplane.lab import Gateway, Lab, mapping, snapshot
 from dataplane.waiting import PATIENCE_S, eventually
-from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.proxy.call import JOIN_WINDOW_S
-from grpcgw.proxy.generic_handler import LoopProxy
-from grpcgw.proxy.ports import PortView
-from grpcgw.proxy.status import REASON_KEY, Metadata, Refusal
-from grpcgw.proxy.targets import Target
+from grpcgw.engines.generic_handler.engine import LoopProxy
+from grpcgw.listeners.open_ports import PortView
+from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.status import REASON_KEY, Metadata, Refusal
+from grpcgw.routing.targets import Target
+from grpcgw.session.call import JOIN_WINDOW_S
 from grpcgw.upstream.pod import Pod
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.proxy.status import Code, Reason, make_status
+from grpcgw.model.status import Code, Reason, make_status
 
 PAGE = Path(__file__).parents[2] / "docs/data-plane.md"
 TABLE = dict(re.findall(r"^\| `([a-z-]+)` \| ([A-Z_]+) \|", PAGE.read_text(), re.MULTILINE))

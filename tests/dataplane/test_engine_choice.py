@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from grpcgw.proxy.completion_queue import check_fit
+from grpcgw.engines.completion_queue.engine import check_fit
 
 # A process of its own is the grpcio of another day: it lacks one thing that the default engine uses.
 SERVE_WITHOUT = """
@@ -19,7 +19,7 @@ if sys.argv[1]:
 from grpcgw.settings import EngineName
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.worker import make_engine
-from grpcgw.config.snapshot import Listener, SecurityModel, Transport
+from grpcgw.model.snapshot import Listener, SecurityModel, Transport
 plan = WorkerPlan(EngineName.COMPLETION_QUEUE, "127.0.0.1", 1.0, 100, 65536, "info")
 engine = make_engine(plan, 0)
 engine.start(0.1)

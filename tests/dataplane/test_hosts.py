@@ -13,9 +13,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from dataplane.authorities import Authority
 from dataplane.configured import configured, pods_named, who_answers
 from dataplane.lab import Gateway, Lab, clear_port, mapping, snapshot, tls_port
-from grpcgw.config.policies import ClientRules, HostKind, HostMatch, HostPolicy
-from grpcgw.config.snapshot import Listener, SecurityModel, Snapshot
-from grpcgw.proxy.descriptors import DescriptorIndex
+from grpcgw.model.policies import ClientRules, HostKind, HostMatch, HostPolicy
+from grpcgw.model.snapshot import Listener, SecurityModel, Snapshot
+from grpcgw.services.descriptors import DescriptorIndex
 
 EVERYBODY = HostPolicy(None)
 ONLY_TLS = HostPolicy(None, clear_text=False)

@@ -15,8 +15,8 @@ from dataplane.authorities import Authority
 from dataplane.lab import Gateway, Lab, clear_port, tls_port
 from dataplane.pods import Context, Gate
 from dataplane.waiting import eventually
-from grpcgw.config.snapshot import Listener
-from grpcgw.ports import HeldPorts
+from grpcgw.listeners.data_ports import HeldPorts
+from grpcgw.model.snapshot import Listener
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

@@ -15,8 +15,8 @@ from dataplane.configured import compile_yaml
 from dataplane.lab import Gateway, Lab
 from dataplane.pods import Context, Pod
 from dataplane.waiting import eventually
-from grpcgw.certificates import make_self_signed
-from grpcgw.config.snapshot import ServerCertificate
+from grpcgw.listeners.self_signed import make_self_signed
+from grpcgw.model.snapshot import ServerCertificate
 from tests.pems import key_pair
 
 UNAVAILABLE = 14

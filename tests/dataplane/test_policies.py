@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from policies.load_reports import make_trailers
+from balancer.load_reports import make_trailers
 
 from dataplane.configured import configured
 from dataplane.lab import Gateway, Lab

@@ -17,11 +17,11 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 from dataplane.lab import Gateway, Lab, mapping
 from dataplane.waiting import eventually
 from examples.greet import server as greet_server
-from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.policies import HostKind, HostMatch
-from grpcgw.proxy.descriptors import Descriptors
-from grpcgw.proxy.own_descriptors import OWN_SERVICES
-from grpcgw.proxy.reflection_source import DescriptorKeeper, fetch_descriptors
+from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.policies import HostKind, HostMatch
+from grpcgw.services.descriptors import Descriptors
+from grpcgw.services.own_descriptors import OWN_SERVICES
+from grpcgw.services.reflection_source import DescriptorKeeper, fetch_descriptors
 from grpcgw.settings import EngineName
 
 V1 = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"

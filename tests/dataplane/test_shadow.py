@@ -16,9 +16,9 @@ from dataplane.pods import Context, Gate, Pod
 from dataplane.raw_client import Answer
 from dataplane.scripted_pod import Script, ScriptedPod, Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually
-from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.snapshot import Route
-from grpcgw.proxy.shadow import MAX_HELD_BYTES
+from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.snapshot import Route
+from grpcgw.session.shadow import MAX_HELD_BYTES
 from grpcgw.telemetry.report import ShadowReport
 
 REFUSED_STREAM = 7

@@ -13,7 +13,7 @@ from dataplane.lab import Lab, mapping, snapshot
 from dataplane.pods import Context, Gate
 from dataplane.raw_client import Answer
 from dataplane.scripted_pod import Stream, frame, refusing
-from grpcgw.proxy.generic_handler import LOST_STATUS_S, WRITE_FAILED
+from grpcgw.engines.generic_handler.engine import LOST_STATUS_S, WRITE_FAILED
 
 NO_ERROR = 0
 UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 4, 12, 13, 14

@@ -12,8 +12,8 @@ import pytest
 from dataplane.authorities import Authority
 from dataplane.lab import Gateway, Lab, clear_port, tls_port
 from dataplane.waiting import eventually
-from grpcgw.certificates import make_self_signed
-from grpcgw.config.snapshot import ServerCertificate
+from grpcgw.listeners.self_signed import make_self_signed
+from grpcgw.model.snapshot import ServerCertificate
 
 
 @pytest.fixture

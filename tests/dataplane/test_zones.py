@@ -8,7 +8,7 @@ from dataplane.configured import compile_yaml
 from dataplane.lab import Gateway, Lab
 from dataplane.pods import Pod
 from dataplane.waiting import eventually
-from grpcgw.config.endpoint import EndpointSet
+from grpcgw.model.endpoints import EndpointSet
 
 PREFERRING = "{name: m, service: pods, load_balancer: {policy: round_robin, prefer_same_zone: true}}"
 INDIFFERENT = "{name: m, service: pods, load_balancer: {policy: round_robin}}"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from grpcgw.certificates import make_self_signed
+from grpcgw.listeners.self_signed import make_self_signed
 
 Body = dict[str, Any]
 

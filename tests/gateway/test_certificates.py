@@ -24,7 +24,7 @@ from gateway.objects import (
     tls_context,
     tls_context_of_files,
 )
-from grpcgw.certificates import VALID_DAYS
+from grpcgw.listeners.self_signed import VALID_DAYS
 from tests.kube_api import KubeApi
 
 

@@ -10,10 +10,10 @@ import pytest
 from dataplane.waiting import PATIENCE_S
 
 from gateway.objects import Directory, mapping
-from grpcgw.app import Control
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.objects import Severity
-from grpcgw.config.snapshot import Snapshot
+from grpcgw.control.control import Control
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.objects import Severity
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.settings import Settings
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.supervisor import HeardPorts

@@ -9,9 +9,9 @@ import grpc
 
 from gateway.harness import running_gateway, status_of
 from gateway.objects import Directory, mapping
-from grpcgw.app import Control
-from grpcgw.config.endpoint import EndpointSet
-from grpcgw.config.snapshot import Snapshot
+from grpcgw.control.control import Control
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.supervisor import HeardPorts

@@ -18,11 +18,11 @@ from dataplane.waiting import PATIENCE_S, eventually
 from examples.greet.server import Pod
 from gateway.harness import BASE, HOST, Gateway, Stream, greet, running_gateway, status_of
 from gateway.objects import Body, Directory, host, listener, put_greet, secret
-from grpcgw import app
 from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import not_ready_reason
-from grpcgw.app import Control, make_data_plane, make_plan
-from grpcgw.ports import HeldPorts
+from grpcgw.control import control as app
+from grpcgw.control.control import Control, make_data_plane, make_plan
+from grpcgw.listeners.data_ports import HeldPorts
 from grpcgw.settings import Settings
 from tests.kube_api import KubeApi
 

@@ -25,7 +25,7 @@ from gateway.objects import (
     resolver,
     service,
 )
-from grpcgw.ports import HeldPorts
+from grpcgw.listeners.data_ports import HeldPorts
 
 
 @pytest.fixture

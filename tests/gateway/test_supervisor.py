@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.objects import mapping
-from grpcgw.app import make_plan
-from grpcgw.config.compile import CompileOptions, compile_snapshot
-from grpcgw.config.endpoint import Endpoint, EndpointSet
-from grpcgw.config.objects import KubeObject, ObjectKey, Source
-from grpcgw.config.policies import LoadBalancer
-from grpcgw.config.snapshot import EMPTY_SNAPSHOT, Listener, SecurityModel, Snapshot, Transport
-from grpcgw.ports import HeldPorts
-from grpcgw.proxy.ports import OpenPort
+from grpcgw.ambassador.compile.compiler import CompileOptions, compile_snapshot
+from grpcgw.control.control import make_plan
+from grpcgw.listeners.data_ports import HeldPorts
+from grpcgw.listeners.open_ports import OpenPort
+from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.objects import KubeObject, ObjectKey, Source
+from grpcgw.model.policies import LoadBalancer
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Listener, SecurityModel, Snapshot, Transport
 from grpcgw.settings import Settings
 from grpcgw.workers.messages import FRAME, Command, Listening, Refused, SetEndpoints, decode
 from grpcgw.workers.supervisor import News, Update, WorkerProcesses, make_update

@@ -1,0 +1,1 @@
+"""The dialect of Ambassador's resources: typed specs, and their compilation to the model."""

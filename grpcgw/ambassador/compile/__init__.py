@@ -1,0 +1,1 @@
+"""From Ambassador's typed resources to the model. Pure: no I/O, no clock."""

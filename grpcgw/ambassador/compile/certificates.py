@@ -1,0 +1,149 @@
+"""From a Secret, or files, to a checked certificate and key, as PEM.
+
+Private keys pass through here and are never part of a message, nor is anything else that was read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from grpcgw.ambassador.spec.certificate_paths import CERTIFICATE_FILES, list_paths
+from grpcgw.errors import GrpcgwError
+from grpcgw.model.objects import KubeObject
+
+_CHAIN, _KEY, _AUTHORITIES = "tls.crt", "tls.key", "ca.crt"
+_LEAST_RSA_BITS = 1024
+_CURVES = {"secp256r1", "secp384r1", "secp521r1"}
+
+
+class InvalidCertificate(GrpcgwError):
+    """What should be a certificate cannot be used; the message says why, without a word of its content."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A checked certificate chain (leaf first) and its private key, as PEM."""
+
+    chain: bytes
+    """Certificates and nothing else, whatever stood beside them."""
+    private_key: bytes = field(repr=False)
+    expires_at: datetime
+    """Of the leaf, with time zone UTC."""
+
+
+def read_key_pair(obj: KubeObject) -> KeyPair:
+    """The certificate of a `kubernetes.io/tls` Secret (`data` in base64 or `stringData`), or of two files.
+
+    Raises InvalidCertificate where a part is missing, is no PEM, or key and certificate do not belong together.
+    """
+    chain_name, key_name = list_paths(obj.key) if obj.key.kind == CERTIFICATE_FILES else (_CHAIN, _KEY)
+    chain, private_key = _read_entry(obj, chain_name), _read_entry(obj, key_name)
+    certificates = _load_certificates(chain, chain_name)
+    publics = [_read_public(certificate, chain_name) for certificate in certificates]
+    own = _load_private_key(private_key, key_name)
+    if own not in publics:
+        raise InvalidCertificate(f"{key_name} does not belong to the certificate in {chain_name}")
+    if own != publics[0]:
+        raise InvalidCertificate(
+            f"the certificates in {chain_name} are in the wrong order: that of {key_name} is number"
+            f" {publics.index(own) + 1} of {len(publics)}; put it first, and after each certificate the one that"
+            " signed it"
+        )
+    return KeyPair(_join(certificates), private_key, certificates[0].not_valid_after_utc)
+
+
+def _load_certificates(pem: bytes, name: str) -> list[x509.Certificate]:
+    """At least one."""
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidCertificate(f"{name} is no PEM certificate") from error
+
+
+def _read_public(certificate: x509.Certificate, name: str) -> bytes:
+    try:
+        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidCertificate(f"{name} is no PEM certificate") from error
+
+
+def _join(certificates: list[x509.Certificate]) -> bytes:
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def _load_private_key(pem: bytes, name: str) -> bytes:
+    """The public half of a key that grpc can serve."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError as error:
+        raise InvalidCertificate(f"{name} is encrypted; store it without a password") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidCertificate(f"{name} is no PEM private key") from error
+    if not _is_usable(key):
+        raise InvalidCertificate(
+            f"{name} is of a kind that grpc cannot serve; use RSA of 2048 bits, EC P-256 or Ed25519"
+        )
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _is_usable(key: PrivateKeyTypes) -> bool:
+    """Whether grpc core's BoringSSL can serve it: with another the whole port would stay shut."""
+    if isinstance(key, RSAPrivateKey):
+        return key.key_size >= _LEAST_RSA_BITS
+    if isinstance(key, EllipticCurvePrivateKey):
+        return key.curve.name in _CURVES
+    return isinstance(key, Ed25519PrivateKey)
+
+
+def read_authorities(obj: KubeObject) -> bytes:
+    """The certificates of authorities, as PEM: of a file, or of a Secret's `ca.crt`, or else its `tls.crt`, which is
+    what Ambassador reads.
+
+    Raises InvalidCertificate.
+    """
+    if obj.key.kind == CERTIFICATE_FILES:
+        (name,) = list_paths(obj.key)
+    else:
+        name = _AUTHORITIES if _has_entry(obj, _AUTHORITIES) else _CHAIN
+    return _join(_load_certificates(_read_entry(obj, name), name))
+
+
+def _has_entry(obj: KubeObject, name: str) -> bool:
+    return any(_entry(obj, section, name) is not None for section in ("stringData", "data"))
+
+
+def _read_entry(obj: KubeObject, name: str) -> bytes:
+    plain, encoded = _entry(obj, "stringData", name), _entry(obj, "data", name)
+    if plain is not None:  # as the API server does: stringData wins
+        return plain.encode()
+    if encoded is None:
+        raise InvalidCertificate(_explain_absence(obj, name))
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCertificate(f"data of {name} is no base64") from error
+
+
+def _explain_absence(obj: KubeObject, name: str) -> str:
+    reason = _entry(obj, "unreadable", name)
+    if reason is None:
+        return f"it has no {name}"
+    return f"{name} cannot be read: {reason}; put a PEM file there that the gateway may read, or name another"
+
+
+def _entry(obj: KubeObject, section: str, name: str) -> str | None:
+    entries = obj.body.get(section)
+    value = entries.get(name) if isinstance(entries, Mapping) else None
+    return value if isinstance(value, str) else None

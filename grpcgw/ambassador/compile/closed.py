@@ -1,0 +1,100 @@
+"""What is not served while a Host or TLSContext is left out: the names it speaks of, as far as they can be read.
+
+What is wrong with it may be what keeps people out, so nobody takes its place: no wider Host, no other certificate. Of
+an object whose names cannot be read any name may be meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from grpcgw.ambassador.compile.matching import InvalidHost, read_host_glob
+from grpcgw.ambassador.spec.fields import Resource
+from grpcgw.ambassador.spec.host_specs import HostSpec, TLSContextSpec
+from grpcgw.ambassador.spec.parse import find_strangers, raw_spec, read_metadata
+from grpcgw.model.objects import KubeObject
+from grpcgw.model.policies import HostMatch, HostPolicy, Labels
+
+UNREADABLE_FILE = "unreadable file"
+"""Kind of what stands for a file of which nothing could be read when the gateway started: anything may be in it."""
+
+_RESEMBLES = 0.55
+"""Of `difflib`: `host`, `hst` and `hostnames` resemble `hosts`, `secrets` does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedNames:
+    """What one object closes."""
+
+    policies: tuple[HostPolicy, ...]
+    every_name: bool = False
+    """Its names cannot be read: there is one policy, for all names, before which no other Host's goes."""
+
+    def describe(self) -> str:
+        return "any name" if self.every_name else ", ".join(str(policy.host or "*") for policy in self.policies)
+
+
+def close_names(by: str, names: Sequence[object]) -> ClosedNames:
+    """`by`: the object, for the operator."""
+    try:
+        hosts = [_read(name) for name in names]
+    except InvalidHost:
+        return ClosedNames((HostPolicy(None, clear_text=False, left_out=by),), every_name=True)
+    return ClosedNames(tuple(HostPolicy(host, clear_text=False, left_out=by) for host in hosts))
+
+
+def close_everything(by: str = "a file that cannot be read") -> ClosedNames:
+    return close_names(by, [None])
+
+
+def close_tls_module(obj: KubeObject) -> ClosedNames | None:
+    """A Module `tls`, which was a TLSContext for all names: all of them, where it may ask clients for certificates."""
+    spec = raw_spec(obj)
+    config = spec.get("config", spec) if isinstance(spec, Mapping) else spec
+    client = config.get("client") if isinstance(config, Mapping) else config
+    is_off = client is None or (isinstance(client, Mapping) and client.get("enabled") is False)
+    return None if is_off else close_everything(str(obj.key))
+
+
+def _read(name: object) -> HostMatch | None:
+    if not isinstance(name, str):
+        raise InvalidHost(f"{name!r} is no text")
+    return read_host_glob(name)
+
+
+def close_host(obj: KubeObject) -> ClosedNames:
+    """The name in its `hostname`; without, `*`, unless another field may be meant for it."""
+    spec = raw_spec(obj)
+    given = spec.get("hostname") if isinstance(spec, Mapping) else None
+    if given in (None, "") and not _find_strangers(spec, HostSpec):
+        given = "*"
+    return close_names(str(obj.key), [given])
+
+
+def close_context(obj: KubeObject) -> ClosedNames:
+    """Those in its `hosts`; one without is served by the Hosts and Mappings that name it alone."""
+    spec = raw_spec(obj)
+    given = spec.get("hosts") if isinstance(spec, Mapping) else None
+    if isinstance(given, str):
+        given = [given]
+    if given is None and not get_close_matches("hosts", _find_strangers(spec, TLSContextSpec), cutoff=_RESEMBLES):
+        given = []
+    return close_names(str(obj.key), given if isinstance(given, list) else [None])
+
+
+def _find_strangers(spec: object, model: type[Resource]) -> list[str]:
+    """As `find_strangers`; of what is no spec at all, any."""
+    if spec is None:
+        return []
+    return find_strangers(spec, model) if isinstance(spec, Mapping) else ["hosts"]
+
+
+def read_labels(obj: KubeObject) -> Labels | None:
+    """None: they cannot be read."""
+    metadata = obj.body.get("metadata")
+    given = metadata.get("labels") if isinstance(metadata, Mapping) else None
+    if given is not None and not isinstance(given, Mapping):
+        return None
+    return tuple(sorted((str(name), str(value)) for name, value in read_metadata(obj, "labels").items()))

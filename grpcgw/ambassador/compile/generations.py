@@ -1,0 +1,71 @@
+"""Which version of each object serves: the new one if it compiles, else the last good one, else none.
+
+Knows no kind of object and what it means; the functions it is given do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from grpcgw.ambassador.spec.parse import Findings
+from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
+
+T = TypeVar("T")
+
+Build = Callable[[KubeObject, Findings], T | None]
+"""Gives one object its meaning: None, or errors among the findings, where it has none."""
+
+SERVES_ON = "the last good version keeps serving"
+LEFT_OUT = "left out"
+
+
+class Generations:
+    """The versions of one compilation. `problems` and `last_good` are its results, complete when all was served."""
+
+    def __init__(self, earlier: Mapping[ObjectKey, KubeObject]) -> None:
+        self.earlier = earlier
+        """The versions that served in the compilation before."""
+        self.last_good: dict[ObjectKey, KubeObject] = {}
+        self.problems: list[Problem] = []
+
+    def serve(self, obj: KubeObject, build: Build[T], left_out: str = LEFT_OUT) -> T | None:
+        """What `build` makes of the object or, where that fails, of its last good version; None if neither will do:
+        `left_out` says what follows."""
+        findings = Findings(obj)
+        built = build(obj, findings)
+        if built is not None and not findings.rejected:
+            self.last_good[obj.key] = obj
+            self.problems += findings.problems
+            return built
+        former = self.serve_earlier(obj.key, build)
+        outcome = left_out if former is None else SERVES_ON
+        self.problems += (_with_outcome(problem, outcome) for problem in findings.problems)
+        return former
+
+    def serve_earlier(self, key: ObjectKey, build: Build[T]) -> T | None:
+        """What `build` makes of the last good version today. What it finds there was reported when it was new."""
+        self.last_good.pop(key, None)
+        earlier = self.earlier.get(key)
+        if earlier is None:
+            return None
+        # Kept even where it does not compile today: what it misses (a resolver, say) may come back.
+        self.last_good[key] = earlier
+        findings = Findings(earlier)
+        built = build(earlier, findings)
+        return None if findings.rejected else built
+
+    def report(self, findings: Findings) -> None:
+        self.problems += findings.problems
+
+    def leave_out(self, obj: KubeObject, message: str) -> None:
+        findings = Findings(obj)
+        findings.error(f"{message}; {LEFT_OUT}")
+        self.report(findings)
+
+
+def _with_outcome(problem: Problem, outcome: str) -> Problem:
+    if problem.severity is not Severity.ERROR:
+        return problem
+    return replace(problem, message=f"{problem.message}; {outcome}")

@@ -1,0 +1,267 @@
+"""Mappings that match alike become one Route: who belongs together, their shares, and the order of evaluation.
+
+Rules: Ambassador's `_group_id`, `add_mapping`, `normalize_weights_in_mappings` and `_route_weight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from grpcgw.ambassador.compile.matching import Matching
+from grpcgw.ambassador.compile.metadata_edits import merge_added
+from grpcgw.model.policies import HeaderAdd, HeaderEdits, HostKind
+from grpcgw.model.snapshot import Destination, MatchKind, Route
+
+_FULL = 100
+_SPECIFICITY = {MatchKind.PREFIX: 0, MatchKind.REGEX: 1, MatchKind.EXACT: 2}
+
+
+class GroupKey(NamedTuple):
+    """What makes two Mappings one group: the texts they ask for, not how these are compared (see `core`)."""
+
+    prefix: str
+    host: str
+    headers: tuple[tuple[str, str], ...]
+    precedence: int
+
+
+def make_group_key(matching: Matching, precedence: int) -> GroupKey:
+    headers = tuple((match.name, match.exact or match.regex or "") for match in matching.headers)
+    return GroupKey(matching.path.value, str(matching.host or ""), headers, precedence)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One Mapping, ready to be grouped."""
+
+    group: GroupKey
+    matching: Matching
+    destination: Destination
+    weight: int | None = None
+    """None: a share of what the weighted ones leave. Of a shadow: percent of the calls to copy, 100 by default."""
+    shadow: bool = False
+    redirect: bool = False
+    """Its calls go nowhere; `destination` names the Mapping and no cluster."""
+    sticky_header: str = ""
+    created: str = ""
+    own_core: Mapping[str, object] | None = None
+    """The fields a newcomer to a group must agree in, as far as it sets them, as they were written."""
+    default_core: Mapping[str, object] | None = None
+    """What the first of a group is compared by where it does not set them itself."""
+    own_header: HeaderAdd | None = None
+    """A header added to the calls of this Mapping alone."""
+
+
+def group_candidates(candidates: Iterable[Candidate]) -> dict[GroupKey, list[Candidate]]:
+    """Groups with their members in order of age, then of their Mappings' keys, whatever order they came in."""
+    groups: dict[GroupKey, list[Candidate]] = {}
+    for candidate in sorted(candidates, key=_seniority):
+        groups.setdefault(candidate.group, []).append(candidate)
+    return groups
+
+
+def _seniority(candidate: Candidate) -> tuple[str, str, str]:
+    key = candidate.destination.mapping
+    return candidate.created, key.namespace, key.name
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """Why a Mapping cannot be in its group as it is; `path` is the field to look at."""
+
+    message: str
+    path: tuple[str, ...]
+
+
+def find_complaints(members: Sequence[Candidate]) -> dict[int, Complaint]:
+    """What is wrong with which member. The first sets the terms: who disagrees with it is a newcomer."""
+    complaints: dict[int, Complaint] = {}
+    first, sticky, shadow = members[0], "", ""
+    redirects = next((member.redirect for member in members if not member.shadow), False)
+    for position, member in enumerate(members):
+        complaint = _compare(first, member) or _check_sticky(sticky, member)
+        if complaint is None and member.shadow and shadow:
+            complaint = Complaint(
+                f"cannot accept {member.destination.label} as second shadow after {shadow}", ("shadow",)
+            )
+        if complaint is None and not member.shadow and (redirects or member.redirect) and member is not first:
+            complaint = _refuse_redirect(first, member)
+        if complaint is not None:
+            complaints[position] = complaint
+            continue
+        sticky = sticky or member.sticky_header
+        shadow = shadow or (member.destination.label if member.shadow else "")
+    accepted = [position for position, member in enumerate(members) if position not in complaints and not member.shadow]
+    if share_weights([members[position].weight for position in accepted]) is None:
+        overweight = _describe_weights([members[position] for position in accepted])
+        complaints.update((position, overweight) for position in accepted)
+    return complaints
+
+
+def _compare(first: Candidate, newcomer: Candidate) -> Complaint | None:
+    """A field the newcomer does not set is not compared."""
+    if first is newcomer:
+        return None
+    terms = {**(first.default_core or {}), **(first.own_core or {})}
+    mismatches = [
+        (name, value, terms.get(name, "-unset-"))
+        for name, value in (newcomer.own_core or {}).items()
+        if value != terms.get(name, name == "case_sensitive" if isinstance(value, bool) else None)
+    ]
+    if first.matching.headers != newcomer.matching.headers:
+        mismatches.append(("headers", _describe_headers(newcomer), _describe_headers(first)))
+    if first.matching.host != newcomer.matching.host:
+        mismatches.append(("host", _describe_host(newcomer), _describe_host(first)))
+    if not mismatches:
+        return None
+    listed = ", ".join(f"{name}: {value} != {term}" for name, value, term in mismatches)
+    return Complaint(
+        f"cannot accept new mapping {newcomer.destination.label} with mismatched {listed};"
+        f" {first.destination.label} was first in its group, set the same in both",
+        (mismatches[0][0],),
+    )
+
+
+def _refuse_redirect(first: Candidate, newcomer: Candidate) -> Complaint:
+    """Calls go nowhere or somewhere: Ambassador has at most one redirect in a group, too."""
+    return Complaint(
+        f"cannot accept {newcomer.destination.label} beside {first.destination.label}: one Mapping that redirects takes"
+        " all calls of its group",
+        ("host_redirect",) if newcomer.redirect else (),
+    )
+
+
+def _describe_headers(member: Candidate) -> str:
+    conditions = (
+        f"{match.name} like a pattern" if match.regex is not None else f"{match.name} equal to a value"
+        for match in member.matching.headers
+        if match.regex is not None or match.exact is not None
+    )
+    return ", ".join(conditions)
+
+
+def _describe_host(member: Candidate) -> str:
+    host = member.matching.host
+    return "" if host is None else f"{host.kind} {str(host)!r}"
+
+
+def _check_sticky(sticky: str, member: Candidate) -> Complaint | None:
+    if not sticky or member.sticky_header in ("", sticky):
+        return None
+    return Complaint(f"its group is sticky by {sticky}, not {member.sticky_header}; set the same in both", ())
+
+
+def _describe_weights(members: Iterable[Candidate]) -> Complaint:
+    weights = {member.destination.label: member.weight for member in members if member.weight}
+    prefix = next(member.group.prefix for member in members)
+    listed = ", ".join(f"{label} {weight}" for label, weight in weights.items())
+    total = sum(weights.values())
+    return Complaint(
+        f"the weights over {prefix} add up to {total} ({listed}); at most {_FULL} are allowed", ("weight",)
+    )
+
+
+def share_weights(weights: Sequence[int | None]) -> list[int] | None:
+    """Percent for each member of a group; None where the given weights add up to more than 100.
+
+    One member gets everything, whatever its weight. Members without a weight share the rest equally, the last of them
+    gets the remainder; where nothing is left they get 0. Less than 100 in all leaves the rest of the calls unrouted.
+    """
+    if len(weights) == 1:
+        return [_FULL]
+    rest = _FULL - sum(weight for weight in weights if weight is not None)
+    if rest < 0:
+        return None
+    weightless = [position for position, weight in enumerate(weights) if weight is None]
+    shares = [weight or 0 for weight in weights]
+    for position in weightless:
+        shares[position] = rest // len(weightless)
+    if weightless:
+        shares[weightless[-1]] += rest % len(weightless)
+    return shares
+
+
+def make_route(members: Sequence[Candidate]) -> Route | None:
+    """The Route of a group without complaints; None where it has shadows alone. Raises ValueError for bad weights."""
+    serving = [member for member in members if not member.shadow]
+    if not serving:
+        return None
+    if serving[0].redirect:
+        return _make_redirect(serving[0])
+    shares = share_weights([member.weight for member in serving])
+    if shares is None:
+        raise ValueError(f"the weights over {members[0].group.prefix} add up to more than {_FULL}")
+    first = members[0]
+    shadow = next((member for member in members if member.shadow), None)
+    return Route(
+        match=first.matching.path,
+        precedence=first.group.precedence,
+        destinations=tuple(_finish(member, share, serving) for member, share in zip(serving, shares, strict=True)),
+        host=first.matching.host,
+        headers=first.matching.headers,
+        case_sensitive=first.matching.case_sensitive,
+        shadow=None if shadow is None else _finish(shadow, _FULL if shadow.weight is None else shadow.weight, [shadow]),
+        sticky_header=next((member.sticky_header for member in serving if member.sticky_header), ""),
+    )
+
+
+def _make_redirect(member: Candidate) -> Route:
+    matching, label = member.matching, member.destination.label
+    return Route(
+        match=matching.path,
+        precedence=member.group.precedence,
+        destinations=(),
+        host=matching.host,
+        headers=matching.headers,
+        case_sensitive=matching.case_sensitive,
+        redirect=label,
+    )
+
+
+def _finish(member: Candidate, share: int, group: Sequence[Candidate]) -> Destination:
+    """The Mapping's Destination with its share, and with the headers of its whole group."""
+    destination = member.destination
+    if len(group) == 1 and share == destination.weight_percent and member.own_header is None:
+        return destination
+    others = [one.destination for one in group]
+    request = _merge_edits([one.request_headers for one in others])
+    if member.own_header is not None:
+        request = replace(request, add=merge_added([request.add, (member.own_header,)]))
+    response = _merge_edits([one.response_headers for one in others])
+    return replace(destination, weight_percent=share, request_headers=request, response_headers=response)
+
+
+def _merge_edits(edits: Sequence[HeaderEdits]) -> HeaderEdits:
+    if len(edits) == 1:
+        return edits[0]
+    return HeaderEdits(
+        merge_added(one.add for one in edits), tuple(sorted({name for one in edits for name in one.remove}))
+    )
+
+
+Rank = tuple[int, int, int, str, tuple[tuple[str, str], ...], int]
+
+
+def order_routes(routes: Iterable[Route], rank: Callable[[Route], Rank] | None = None) -> tuple[Route, ...]:
+    """Evaluation order: precedence, length of the prefix, length of all header matches, prefix, headers, descending.
+
+    The host counts as a match of the header `:authority`. Where all that is equal an exact path comes first, then a
+    regex, then a prefix. `rank` is a quicker `rank_route`, if there is one.
+    """
+    return tuple(sorted(routes, key=rank or rank_route, reverse=True))
+
+
+def rank_route(route: Route) -> Rank:
+    """What `order_routes` compares."""
+    text = route.match.value
+    headers = tuple((match.name, match.exact or match.regex or "*") for match in route.headers)
+    length = sum(len(name) + len(value) for name, value in headers) + sum(
+        match.regex is not None for match in route.headers
+    )
+    if route.host is not None:
+        host = str(route.host)
+        length += len(":authority") + len(host) + (route.host.kind is HostKind.REGEX)
+        headers = (*headers, (":authority", host))
+    return route.precedence, len(text), length, text, headers, _SPECIFICITY[route.match.kind]

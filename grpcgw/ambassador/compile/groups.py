@@ -1,0 +1,125 @@
+"""Which Mappings serve: each in a version that compiles and that its group can take. Knows generations and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from grpcgw.ambassador.compile.generations import LEFT_OUT, SERVES_ON, Build, Generations
+from grpcgw.ambassador.compile.grouping import (
+    Candidate,
+    Complaint,
+    GroupKey,
+    find_complaints,
+    group_candidates,
+    share_weights,
+)
+from grpcgw.ambassador.compile.mappings import CompiledMapping
+from grpcgw.ambassador.spec.parse import Findings
+from grpcgw.model.objects import KubeObject, ObjectKey
+
+Serving = dict[ObjectKey, CompiledMapping]
+Groups = dict[GroupKey, list[Candidate]]
+
+
+def choose_mappings(
+    mappings: Iterable[KubeObject], build: Build[CompiledMapping], generations: Generations
+) -> tuple[Serving, Groups]:
+    """The Mappings that serve, and the groups they are in, none with a complaint."""
+    by_key = {obj.key: obj for obj in mappings}
+    serving: Serving = {}
+    for key, obj in by_key.items():
+        compiled = generations.serve(obj, build)
+        if compiled is not None:
+            serving[key] = compiled
+    groups, complaints = _settle(serving, build, generations)
+    for key, complaint in complaints.items():
+        findings = Findings(by_key[key])
+        findings.error(f"{complaint.message}; {SERVES_ON if key in serving else LEFT_OUT}", *complaint.path)
+        generations.report(findings)
+    _report_weightless(groups, by_key, generations)
+    _report_lone_shadows(groups, by_key, generations)
+    _report_unrouted(groups, by_key, generations)
+    return serving, groups
+
+
+def _settle(
+    serving: Serving, build: Build[CompiledMapping], generations: Generations
+) -> tuple[Groups, dict[ObjectKey, Complaint]]:
+    """Put the members of groups that do not fit back to their last good versions, or take them out of `serving`.
+
+    One step back is tried: who does not fit in the former version either is taken out. Returns what is wrong with each.
+    """
+    groups = _group(serving)
+    complaints = _find_complaints(groups)
+    said = dict(complaints)
+    for key in complaints:
+        former = generations.serve_earlier(key, build)
+        if former is None:
+            del serving[key]
+        else:
+            serving[key] = former
+    while complaints:  # each round but the first takes one out at least
+        groups = _group(serving)
+        complaints = _find_complaints(groups)
+        for key, complaint in complaints.items():
+            said.setdefault(key, complaint)
+            del serving[key]
+    return groups, said
+
+
+def _group(serving: Mapping[ObjectKey, CompiledMapping]) -> Groups:
+    return group_candidates(candidate for compiled in serving.values() for candidate in compiled.candidates)
+
+
+def _find_complaints(groups: Groups) -> dict[ObjectKey, Complaint]:
+    found: dict[ObjectKey, Complaint] = {}
+    for members in groups.values():
+        if len(members) > 1:
+            for position, complaint in find_complaints(members).items():
+                found.setdefault(members[position].destination.mapping, complaint)
+    return found
+
+
+def _report_weightless(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
+    """Equal shares are legal, and mostly two files that came by the same prefix."""
+    noted: dict[ObjectKey, str] = {}
+    for group, members in groups.items():
+        sharing = [member for member in members if not member.shadow] if len(members) > 1 else ()
+        if len(sharing) > 1 and all(member.weight is None for member in sharing):
+            first, second = sharing[0].destination, sharing[1].destination
+            noted.setdefault(
+                second.mapping,
+                f"shares the calls of {group.prefix} equally with {first.label}, as none of them has a weight; give one"
+                " a weight, or a prefix, host or headers of its own",
+            )
+    for key, message in noted.items():
+        findings = Findings(by_key[key])
+        findings.notice(message, "prefix")
+        generations.report(findings)
+
+
+def _report_lone_shadows(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
+    for members in groups.values():
+        if members[0].shadow and all(member.shadow for member in members):
+            findings = Findings(by_key[members[0].destination.mapping])
+            findings.notice("there is no other Mapping in its group whose calls it could get copies of", "shadow")
+            generations.report(findings)
+
+
+def _report_unrouted(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
+    """A sum below 100 is legal, and mostly a slip."""
+    totals: dict[ObjectKey, tuple[str, int]] = {}
+    for group, members in groups.items():
+        serving = [member for member in members if not member.shadow] if len(members) > 1 else ()
+        if len(serving) > 1:
+            total = sum(share_weights([member.weight for member in serving]) or ())
+            totals[serving[0].destination.mapping] = (group.prefix, total)
+    for key, (prefix, total) in totals.items():
+        if total < 100:
+            findings = Findings(by_key[key])
+            findings.notice(
+                f"the weights over {prefix} add up to {total}, so {100 - total} of 100 calls end with UNAVAILABLE;"
+                " leave the weight of one Mapping out, and it gets the rest",
+                "weight",
+            )
+            generations.report(findings)

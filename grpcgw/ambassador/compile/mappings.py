@@ -1,0 +1,354 @@
+"""From one Mapping to the Candidates of routes: its match, its cluster, its settings. Knows one Mapping at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from grpcgw.ambassador.compile.grouping import Candidate, make_group_key
+from grpcgw.ambassador.compile.guards import Guard, find_guard
+from grpcgw.ambassador.compile.hosts import HostSelector, find_selectors
+from grpcgw.ambassador.compile.mapping_settings import Settings, compile_settings
+from grpcgw.ambassador.compile.matching import Matching, asks_for_query, compile_matching
+from grpcgw.ambassador.compile.metadata_edits import check_key, note_hidden_key
+from grpcgw.ambassador.compile.upstreams import Surroundings, choose_authority, compile_cluster
+from grpcgw.ambassador.spec.mapping_spec import KeepaliveSpec, MappingSpec
+from grpcgw.ambassador.spec.parse import Findings, parse_spec, read_metadata
+from grpcgw.model.log_format import ANNOTATION as ACCESS_LOG
+from grpcgw.model.log_format import InvalidLogFormat, parse_share
+from grpcgw.model.objects import KubeObject
+from grpcgw.model.policies import NO_EDITS, ROUND_ROBIN, HeaderAdd, HeaderEdits, Priority, RegexRewrite
+from grpcgw.model.regex import InvalidRegex, Replacement, check_regex
+from grpcgw.model.snapshot import Cluster, Destination, ResolverKind
+
+DEFAULT_IDLE_TIMEOUT_MS = 300_000
+STICKY_HEADER = "grpcgw.io/sticky-header"
+"""Annotation: the metadata key whose hash decides between the Mappings of a group. Not in Ambassador."""
+
+_NO_HOST = "_skip_mapping_with_empty_host_"
+"""`host` of a v3alpha1 Mapping without hostname that is stored, or asked for, as v2."""
+_IN_PATH = re.compile(r"[\x21-\x7e]*")
+
+_CORE_FIELDS = (
+    *("bypass_auth", "case_sensitive", "circuit_breakers", "cluster_idle_timeout_ms"),
+    *("cluster_max_connection_lifetime_ms", "connect_timeout_ms", "keepalive", "labels", "load_balancer"),
+    *("prefix_exact", "prefix_regex"),
+)
+"""Ambassador's CoreMappingKeys, without those that are in the group's key; `case_sensitive` is an addition."""
+
+
+@dataclass(frozen=True, slots=True)
+class MappingContext:
+    """What a Mapping's meaning depends on beside itself. Equal contexts give equal Mappings equal meanings."""
+
+    around: Surroundings
+    defaults: Settings
+    default_core: Mapping[str, object]
+    """The core fields the Module sets, as they were written."""
+    hosts: tuple[HostSelector, ...]
+    regex_max_size: int
+    authority_hidden_by: str = ""
+    zone_unknown: bool = False
+    """Both as in CompileOptions."""
+    guards: tuple[Guard, ...] = ()
+    """What decides on calls and cannot be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledMapping:
+    candidates: tuple[Candidate, ...]
+    """One for each host it serves; none where it can match no call."""
+    cluster: Cluster | None
+    """None: its calls go nowhere."""
+
+
+def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings) -> CompiledMapping | None:
+    """The Mapping's part of the snapshot, or None with at least one error in `findings`; all errors are found."""
+    spec = parse_spec(obj, MappingSpec, findings)
+    if spec is None:
+        return None
+    spec = _resolve_aliases(spec)
+    matching = compile_matching(spec, not obj.api_version.endswith("/v3alpha1"), context.regex_max_size, findings)
+    if spec.host_redirect:
+        return _compile_redirect(obj, spec, matching, context, findings)
+    own = compile_settings(spec, findings)
+    settings = own.or_else(context.defaults)
+    cluster = compile_cluster(obj.key, spec, settings, context.around, findings)
+    if cluster is not None and cluster.resolver is ResolverKind.KUBERNETES_SERVICE:
+        settings = _without_pods(settings, own, cluster, findings)
+    rewrite = _compile_rewrite(spec, findings)
+    regex_rewrite = _compile_regex_rewrite(spec, context.regex_max_size, findings)
+    sticky = _read_sticky_header(obj, findings)
+    log_percent = _read_log_share(obj, findings)
+    if findings.rejected or cluster is None:
+        return None
+    settings = _check_authority_of_checks(settings, own, cluster, findings)
+    authority = choose_authority(spec, settings, cluster.service)
+    _note_others(spec, findings)
+    _note_unused_breakers(own, settings.priority or Priority.DEFAULT, findings)
+    if context.zone_unknown and settings.load_balancer is not None and settings.load_balancer.prefer_same_zone:
+        findings.notice(
+            "has no effect: the gateway does not know its zone; give it one with --zone or GRPCGW_ZONE",
+            *("load_balancer", "prefer_same_zone"),
+        )
+    destination = _make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority, log_percent)
+    if context.hosts and (selected_by := find_selectors(context.hosts, read_metadata(obj, "labels"))):
+        destination = replace(destination, selected_by=selected_by)
+    candidate = Candidate(
+        group=make_group_key(matching, spec.precedence or 0),
+        matching=matching,
+        weight=spec.weight,
+        destination=destination,
+        shadow=bool(spec.shadow),
+        sticky_header=sticky,
+        created=_created(obj),
+        own_core=core_fields(spec),
+        default_core=context.default_core,
+        own_header=HeaderAdd("l5d-dst-override", str(cluster.service), append=False)
+        if settings.add_linkerd_headers
+        else None,
+    )
+    if asks_for_query(spec):
+        findings.notice("a gRPC path has no query, so the Mapping serves no call", "query_parameters")
+        return CompiledMapping((), cluster)
+    spread = (candidate,) if spec.hostname or spec.host else _spread(candidate, obj, context.hosts)
+    candidates = tuple(_guard(one, spec, context.guards) for one in spread)
+    if context.authority_hidden_by:
+        _note_hidden_authority(candidates, context.authority_hidden_by, findings)
+    return CompiledMapping(candidates, cluster)
+
+
+def _guard(candidate: Candidate, spec: MappingSpec, guards: tuple[Guard, ...]) -> Candidate:
+    found = find_guard(guards, candidate.matching, spec) if guards else ""
+    return replace(candidate, destination=replace(candidate.destination, guarded_by=found)) if found else candidate
+
+
+def _compile_redirect(
+    obj: KubeObject, spec: MappingSpec, matching: Matching, context: MappingContext, findings: Findings
+) -> CompiledMapping | None:
+    """What it takes must go to no other Mapping, and nothing is asked of where it redirects to."""
+    if findings.rejected:
+        return None
+    findings.notice("gRPC clients follow no redirect: calls that match end with UNIMPLEMENTED", "host_redirect")
+    candidate = Candidate(
+        group=make_group_key(matching, spec.precedence or 0),
+        matching=matching,
+        destination=Destination(obj.key, f"{obj.key.name}.{obj.key.namespace}", "", where=obj.source.locate()),
+        redirect=True,
+        created=_created(obj),
+    )
+    spread = (candidate,) if spec.hostname or spec.host else _spread(candidate, obj, context.hosts)
+    return CompiledMapping(() if asks_for_query(spec) else spread, None)
+
+
+def _resolve_aliases(spec: MappingSpec) -> MappingSpec:
+    """The names that conversions between Ambassador's versions leave behind, as the fields they stand for."""
+    if not spec.v3StatsName and not spec.v3health_checks and spec.host != _NO_HOST:
+        return spec
+    return spec.model_copy(
+        update={
+            "host": None if spec.host == _NO_HOST else spec.host,
+            "stats_name": spec.stats_name or spec.v3StatsName,
+            "health_checks": spec.health_checks or spec.v3health_checks,
+        }
+    )
+
+
+def _without_pods(settings: Settings, own: Settings, cluster: Cluster, findings: Findings) -> Settings:
+    """What needs to know the pods cannot be had from a resolver that does not; the Module's defaults are for others."""
+    name, kind = cluster.resolver_name, cluster.resolver
+    if own.load_balancer is not None:
+        findings.error(
+            f"resolver {name} is a {kind}, which leaves balancing to Kubernetes;"
+            " name a KubernetesEndpointResolver or leave load_balancer out",
+            "load_balancer",
+        )
+    if own.health_check is not None:
+        findings.fault(
+            f"resolver {name} is a {kind}, which does not know the pods; without effect until the Mapping names a"
+            " KubernetesEndpointResolver",
+            "health_checks",
+        )
+    return replace(settings, load_balancer=None, health_check=None)
+
+
+def _compile_rewrite(spec: MappingSpec, findings: Findings) -> str | None:
+    if not spec.rewrite:
+        return None
+    if spec.regex_rewrite is not None:
+        findings.notice("has no effect beside regex_rewrite", "rewrite")
+        return None
+    if spec.prefix_regex:
+        findings.notice("has no effect: with prefix_regex there is no prefix to replace; use regex_rewrite", "rewrite")
+        return None
+    if spec.rewrite == "/" and spec.prefix != "/":
+        findings.notice("cuts the matched prefix, the gRPC service name, off the path; leave it out", "rewrite")
+    if not spec.rewrite.startswith("/") or not _IN_PATH.fullmatch(spec.rewrite):
+        findings.error(
+            f"{spec.rewrite!r} makes no path: it should begin with '/' and have printable ASCII without spaces",
+            "rewrite",
+        )
+    return spec.rewrite
+
+
+def _compile_regex_rewrite(spec: MappingSpec, max_size: int, findings: Findings) -> RegexRewrite | None:
+    if spec.regex_rewrite is None:
+        return None
+    pattern, substitution = spec.regex_rewrite.pattern, spec.regex_rewrite.substitution
+    try:
+        check_regex(pattern, max_size)
+    except InvalidRegex as error:
+        message = f"{pattern!r} is no RE2 pattern that can be used: {error}"
+        findings.error(message, "regex_rewrite", "pattern")
+        return None
+    if not _IN_PATH.fullmatch(substitution):
+        findings.error(f"{substitution!r} should have printable ASCII without spaces", "regex_rewrite", "substitution")
+    try:
+        Replacement(pattern, substitution)
+    except InvalidRegex as error:
+        findings.error(str(error), "regex_rewrite", "substitution")
+    return RegexRewrite(pattern, substitution)
+
+
+def _read_sticky_header(obj: KubeObject, findings: Findings) -> str:
+    name = read_metadata(obj, "annotations").get(STICKY_HEADER)
+    if not name:
+        return ""
+    note_hidden_key(str(name), findings)
+    return check_key(str(name), findings)
+
+
+def _read_log_share(obj: KubeObject, findings: Findings) -> float | None:
+    share = read_metadata(obj, "annotations").get(ACCESS_LOG)
+    if share is None:
+        return None
+    try:
+        return parse_share(str(share))
+    except InvalidLogFormat as error:
+        findings.fault(f"annotation {error}; without it, the gateway's own share is logged")
+        return None
+
+
+def _created(obj: KubeObject) -> str:
+    """When the object was made, as text that sorts; empty where nobody wrote it down."""
+    metadata = obj.body.get("metadata")
+    return str(metadata.get("creationTimestamp") or "") if isinstance(metadata, Mapping) else ""
+
+
+def _check_authority_of_checks(settings: Settings, own: Settings, cluster: Cluster, findings: Findings) -> Settings:
+    """A connection with TLS takes calls for one name alone (grpc core compares it with the certificate's)."""
+    check, tls = settings.health_check, cluster.connection.tls
+    if check is None or tls is None:
+        return settings
+    name = tls.authority or tls.server_name
+    if check.authority in ("", name):
+        return settings
+    if own.health_check is not None:
+        findings.notice(
+            f"authority {check.authority} has no effect: pods with TLS are called by {name}", "health_checks"
+        )
+    return replace(settings, health_check=replace(check, authority=""))
+
+
+def _make_destination(
+    obj: KubeObject,
+    settings: Settings,
+    cluster: Cluster,
+    rewrite: RegexRewrite | str | None,
+    authority: str,
+    log_percent: float | None,
+) -> Destination:
+    idle_ms = DEFAULT_IDLE_TIMEOUT_MS if settings.idle_timeout_ms is None else settings.idle_timeout_ms
+    return Destination(
+        mapping=obj.key,
+        label=f"{obj.key.name}.{obj.key.namespace}",
+        cluster=cluster.name,
+        load_balancer=settings.load_balancer or ROUND_ROBIN,
+        timeout_ms=settings.timeout_ms or None,
+        idle_timeout_ms=idle_ms or None,
+        max_message_bytes=settings.max_message_bytes,
+        rewrite=rewrite if isinstance(rewrite, str) else None,
+        regex_rewrite=rewrite if isinstance(rewrite, RegexRewrite) else None,
+        authority=authority,
+        request_headers=_make_edits(settings.add_request_headers, settings.remove_request_headers),
+        response_headers=_make_edits(settings.add_response_headers, settings.remove_response_headers),
+        retry=settings.retry,
+        priority=settings.priority or Priority.DEFAULT,
+        circuit_breakers=settings.circuit_breakers or (),
+        health_check=settings.health_check,
+        outlier_detection=settings.outlier_detection,
+        stats_name=settings.stats_name or "",
+        access_log_percent=log_percent,
+        where=obj.source.locate(),
+    )
+
+
+def _make_edits(add: tuple[HeaderAdd, ...] | None, remove: tuple[str, ...] | None) -> HeaderEdits:
+    return HeaderEdits(add or (), remove or ()) if add or remove else NO_EDITS
+
+
+def core_fields(spec: object) -> dict[str, object]:
+    """The fields on which the Mappings of a group must agree, as far as they are set, as they were written."""
+    return {name: _as_written(value) for name in _CORE_FIELDS if (value := getattr(spec, name, None)) is not None}
+
+
+def _as_written(value: object) -> object:
+    if isinstance(value, list):
+        return [_as_written(one) for one in value]
+    if isinstance(value, KeepaliveSpec):  # two names of one field
+        value = value.model_copy(update={"time": value.time or value.idle_time, "idle_time": None})
+    dump = getattr(value, "model_dump", None)
+    return dump(exclude_none=True) if dump else value
+
+
+def _note_others(spec: MappingSpec, findings: Findings) -> None:
+    if spec.grpc is False:
+        findings.notice("has no effect: pods are spoken to in gRPC all the same; leave it out", "grpc")
+    if spec.host_rewrite and spec.auto_host_rewrite:
+        findings.notice("has no effect beside host_rewrite", "auto_host_rewrite")
+    if spec.host_regex and not spec.host:
+        findings.notice("has no effect without host", "host_regex")
+
+
+def _note_unused_breakers(own: Settings, priority: Priority, findings: Findings) -> None:
+    if own.circuit_breakers and all(breaker.priority is not priority for breaker in own.circuit_breakers):
+        findings.notice(
+            f"has no effect: calls of the Mapping have priority {priority}, and no entry is for that",
+            "circuit_breakers",
+        )
+
+
+def _note_hidden_authority(candidates: tuple[Candidate, ...], engine: str, findings: Findings) -> None:
+    hosts = [candidate.group.host for candidate in candidates if candidate.matching.host is not None]
+    if hosts:
+        findings.fault(
+            f"serves no call for {', '.join(hosts)}: the {engine} engine does not know the :authority of calls;"
+            " run grpcgw with --engine completion-queue, or tell calls apart by path or by headers"
+        )
+    destination = candidates[0].destination
+    for name, edits in (
+        ("add_request_headers", destination.request_headers),
+        ("add_response_headers", destination.response_headers),
+    ):
+        for add in edits.add:
+            if ":authority" in add.value.lower():
+                findings.notice(
+                    f"the {engine} engine does not know the :authority of calls; nothing is added", name, add.name
+                )
+
+
+def _spread(candidate: Candidate, obj: KubeObject, hosts: tuple[HostSelector, ...]) -> tuple[Candidate, ...]:
+    """Without a host of its own, a Mapping serves the hosts that select it by its labels; without such, all."""
+    if candidate.matching.host is not None or not hosts:
+        return (candidate,)
+    labels = read_metadata(obj, "labels")
+    selected = {selector.host for selector in hosts if selector.selects(labels)}
+    if not selected:
+        return (candidate,)
+    spread = []
+    for host in sorted(selected, key=str):
+        matching = replace(candidate.matching, host=host)
+        group = make_group_key(matching, candidate.group.precedence)
+        spread.append(replace(candidate, matching=matching, group=group))
+    return tuple(spread)

@@ -1,0 +1,158 @@
+"""The Module: what one object sets for the whole gateway. Of several, one is read.
+
+Knows no Mapping. Where no version of it was ever whole, what can be read of it holds: a key that Ambassador takes and
+grpcgw does not know must not take `ip_allow` with it. Where that cannot be read itself, nobody is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+from grpcgw.ambassador.compile.clients import compile_client_rules
+from grpcgw.ambassador.compile.generations import Generations
+from grpcgw.ambassador.compile.mapping_settings import NO_SETTINGS, Settings, compile_defaults
+from grpcgw.ambassador.compile.mappings import core_fields
+from grpcgw.ambassador.spec.module_spec import ModuleConfig, ModuleSpec
+from grpcgw.ambassador.spec.parse import API_VERSIONS, Findings, parse_spec, raw_spec
+from grpcgw.model.log_format import InvalidLogFormat, LogFormat, parse_log_format
+from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.policies import DEFAULT_CLIENT_RULES, ClientRules
+from grpcgw.model.snapshot import DEFAULT_CLIENT_IDLE_TIMEOUT_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    config: ModuleConfig
+    defaults: Settings
+    core: Mapping[str, object]
+    """The fields Mappings of a group must agree in, as far as the Module sets them."""
+    access_log: LogFormat | None = None
+    clients: ClientRules = DEFAULT_CLIENT_RULES
+
+    @property
+    def client_idle_timeout_ms(self) -> int | None:
+        """After which a client's connection without RPCs is closed; None: never."""
+        given = self.config.listener_idle_timeout_ms
+        return DEFAULT_CLIENT_IDLE_TIMEOUT_MS if given is None else given or None
+
+
+_NAME = "ambassador"
+TLS_MODULE = "tls"
+"""What TLSContexts were in Ambassador 0.x."""
+_ADMITTING = frozenset({"ip_allow", "ip_deny"})
+"""Keys without which those would be served who are to be kept out."""
+_TELLING = frozenset({"use_remote_address", "xff_num_trusted_hops", "use_proxy_proto"})
+"""Keys without which somebody else is taken for the client that those are compared with."""
+_RESEMBLES = 0.7
+"""Of `difflib`: `ip_alow`, `ipAllow` and `ip_allowed` resemble `ip_allow`, `enable_ipv4` does not."""
+
+NO_MODULE = Module(ModuleConfig(), NO_SETTINGS, {})
+
+
+def compile_module(modules: Iterable[KubeObject], ambassador_namespace: str, generations: Generations) -> Module:
+    """The Module of the gateway's own namespace, else the first by namespace; more than one is an error. While another
+    keeps out whom the chosen one lets in, nobody is served."""
+    chosen: Module | None = None
+    others: list[KubeObject] = []
+    for obj in sorted(modules, key=lambda obj: obj.key.namespace != ambassador_namespace):
+        if chosen is not None or obj.key.name != _NAME:
+            others.append(obj)
+        else:
+            earlier = generations.earlier.get(obj.key)
+            was_whole = earlier is not None and _build(earlier) is not None
+            chosen = generations.serve(obj, _build if was_whole else _build_readable)
+    module = chosen or NO_MODULE
+    keep_out = [_leave_out(obj, module.clients, generations) for obj in others]
+    return _serve_nobody(module) if any(keep_out) else module
+
+
+def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations) -> bool:
+    """Whether it keeps out whom `chosen` lets in."""
+    reason = "another Module is in use, and only one is read"
+    if obj.key.name != _NAME:
+        instead = "write a TLSContext instead" if obj.key.name == TLS_MODULE else "no other is read"
+        reason = f"the Module should be named {_NAME}; {instead}"
+    meant = replace(obj, key=obj.key._replace(name=_NAME))
+    module = None if obj.key.name == TLS_MODULE else _build_readable(meant, Findings(meant))
+    asks_more = module is not None and not _admits_as(chosen, module.clients)
+    outcome = "; nobody is served until there is one alone, as this one says whom to keep out" if asks_more else ""
+    generations.leave_out(obj, f"{reason}{outcome}")
+    return asks_more
+
+
+def _admits_as(chosen: ClientRules, other: ClientRules) -> bool:
+    """Whether `other` keeps out nobody whom `chosen` lets in, as far as that is plain to see."""
+    told = [(one.allow, one.deny, one.use_remote_address, one.trusted_hops) for one in (chosen, other)]
+    return (other.allow, other.deny) == (None, ()) or told[0] == told[1]
+
+
+def _serve_nobody(module: Module) -> Module:
+    return replace(module, clients=replace(module.clients, allow=()))
+
+
+def _build(obj: KubeObject, findings: Findings | None = None) -> Module | None:
+    findings = findings or Findings(obj)
+    spec = parse_spec(obj, ModuleSpec, findings)
+    if spec is None:
+        return None
+    config = spec.config or ModuleConfig()
+    own = config.defaults.httpmapping if config.defaults is not None else None
+    core = {**core_fields(config), **core_fields(own)}
+    defaults, clients = compile_defaults(config, findings), compile_client_rules(config, findings)
+    module = Module(config, defaults, core, _read_log_format(config, findings), clients)
+    return None if findings.rejected else module
+
+
+def _build_readable(obj: KubeObject, findings: Findings) -> Module | None:
+    """As `_build`, but what is wrong leaves out itself alone: the key of `config` that it is in; or everybody, where
+    that says whom."""
+    whole = Findings(obj)
+    module = _build(obj, whole)
+    if module is not None:
+        findings.problems += whole.problems
+        findings.rejected = whole.rejected
+        return module
+    spec = raw_spec(obj)
+    config = spec.get("config") if isinstance(spec, Mapping) else spec
+    given = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
+    kept = {key: value for key, value in given.items() if _build(_with_config(obj, {key: value})) is not None}
+    astray = spec.keys() - ModuleSpec.model_fields.keys() if isinstance(spec, Mapping) else set()
+    written = {*given, *map(str, astray)}  # also beside `config`, where they are no keys of it
+    nobody = _keeps_out(written, kept.keys()) or not isinstance(config, Mapping | None)
+    module = _build(_with_config(obj, kept), findings) or NO_MODULE
+    outcome = "nobody is served until it is right" if nobody else "the rest of the Module holds"
+    findings.problems += [
+        replace(problem, message=f"{problem.message}; {outcome}")
+        for problem in whole.problems
+        if problem.severity is Severity.ERROR and problem not in findings.problems
+    ]
+    return _serve_nobody(module) if nobody else module
+
+
+def _keeps_out(given: Set[str], kept: Set[str]) -> bool:
+    """Whether it cannot be told any more whom the keys keep out."""
+    lost = [key.lower() for key in given - kept]
+    if any(get_close_matches(key, _ADMITTING, cutoff=_RESEMBLES) for key in lost):
+        return True
+    return not _ADMITTING.isdisjoint(given) and any(get_close_matches(key, _TELLING, cutoff=_RESEMBLES) for key in lost)
+
+
+def _with_config(obj: KubeObject, config: Mapping[str, object]) -> KubeObject:
+    """The Module with this `config` and nothing else that could be wrong."""
+    changed = {"spec": {"config": config}} if "spec" in obj.body else {"config": config}
+    return replace(obj, api_version=f"getambassador.io/{API_VERSIONS[-1]}", body=changed)
+
+
+def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | None:
+    if config.envoy_log_type is None and config.envoy_log_format is None:
+        return None
+    try:
+        log_format = parse_log_format(config.envoy_log_type, config.envoy_log_format)
+    except InvalidLogFormat as error:
+        findings.fault(f"{error}; the access log has grpcgw's own lines instead", "config")
+        return None
+    if unserved := log_format.unserved():
+        findings.notice(f"in the access log {', '.join(unserved)}", "config", "envoy_log_format")
+    return log_format

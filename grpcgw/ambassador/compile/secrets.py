@@ -1,0 +1,93 @@
+"""The Secrets and files that TLSContexts and Hosts name, in their last good versions where new ones cannot be used.
+
+What is wrong is said of who refers to the Secret or file; an object is only as good as what it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TypeVar
+
+from grpcgw.ambassador.compile.certificates import InvalidCertificate, KeyPair, read_authorities, read_key_pair
+from grpcgw.ambassador.compile.generations import SERVES_ON, Generations
+from grpcgw.ambassador.spec.certificate_paths import CERTIFICATE_FILES, list_paths
+from grpcgw.ambassador.spec.parse import Findings
+from grpcgw.model.objects import KubeObject, ObjectKey
+
+T = TypeVar("T")
+
+
+class Secrets:
+    """The Secrets and certificate files of one compilation."""
+
+    def __init__(self, objects: Mapping[ObjectKey, KubeObject], generations: Generations, now: datetime | None) -> None:
+        """`now` is what expiry is judged by; None: it is not judged."""
+        self._objects = objects
+        self._generations = generations
+        self._now = now
+
+    def find_key_pair(self, key: ObjectKey | None, findings: Findings, *path: str) -> KeyPair | None:
+        """The certificate in the Secret or files; None: an error is in `findings`, unless `key` is None.
+
+        One that has expired does not take the place of an earlier one that has not.
+        """
+        key_pair = self._find(key, read_key_pair, findings, *path)
+        if key is None or key_pair is None or self._now is None or key_pair.expires_at > self._now:
+            return key_pair
+        expired = f"the certificate in {_describe(key)} expired on {key_pair.expires_at:%Y-%m-%d}"
+        earlier = self._find_unexpired(key, self._now)
+        if earlier is None:
+            findings.notice(f"{expired}; renew it", *path)
+            return key_pair
+        findings.fault(f"{expired}; {SERVES_ON}", *path)
+        return earlier
+
+    def _find_unexpired(self, key: ObjectKey, now: datetime) -> KeyPair | None:
+        """The last good version, where that is still good."""
+        earlier = self._generations.earlier.get(key)
+        if earlier is None:
+            return None
+        try:
+            key_pair = read_key_pair(earlier)
+        except InvalidCertificate:
+            return None
+        if key_pair.expires_at <= now:
+            return None
+        self._generations.last_good[key] = earlier
+        return key_pair
+
+    def find_authorities(self, key: ObjectKey | None, findings: Findings, *path: str) -> bytes:
+        """The authorities in the Secret or file, as PEM; empty: an error is in `findings`, unless `key` is None."""
+        return self._find(key, read_authorities, findings, *path) or b""
+
+    def _find(self, key: ObjectKey | None, read: Callable[[KubeObject], T], findings: Findings, *path: str) -> T | None:
+        if key is None:
+            return None
+        try:
+            return self._read(self._objects, key, read)
+        except InvalidCertificate as error:
+            try:
+                earlier = self._read(self._generations.earlier, key, read)
+            except InvalidCertificate:
+                findings.error(str(error), *path)
+                return None
+            findings.fault(f"{error}; {SERVES_ON}", *path)
+            return earlier
+
+    def _read(self, objects: Mapping[ObjectKey, KubeObject], key: ObjectKey, read: Callable[[KubeObject], T]) -> T:
+        obj = objects.get(key)
+        if obj is None:
+            raise InvalidCertificate(f"{_describe(key)} does not exist")
+        try:
+            found = read(obj)
+        except InvalidCertificate as error:
+            if key.kind == CERTIFICATE_FILES:  # what is wrong names the file
+                raise
+            raise InvalidCertificate(f"{key} ({obj.source.locate()}) cannot be used: {error}") from error
+        self._generations.last_good[key] = obj
+        return found
+
+
+def _describe(key: ObjectKey) -> str:
+    return list_paths(key)[0] if key.kind == CERTIFICATE_FILES else str(key)

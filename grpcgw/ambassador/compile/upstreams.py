@@ -1,0 +1,203 @@
+"""Where a Mapping's calls go and over what connections: its Cluster. Clusters are shared by those who agree in both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from grpcgw.ambassador.compile.mapping_settings import Settings
+from grpcgw.ambassador.compile.resolvers import Resolver
+from grpcgw.ambassador.compile.tls import find_tls_context
+from grpcgw.ambassador.spec.mapping_spec import MappingSpec
+from grpcgw.ambassador.spec.parse import Findings
+from grpcgw.ambassador.spec.service import ParsedService, parse_service
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.policies import (
+    DEFAULT_ADDRESSING,
+    DEFAULT_CONNECTION,
+    Addressing,
+    ConnectionSettings,
+    UpstreamTls,
+)
+from grpcgw.model.snapshot import Cluster, ResolverKind, ServiceRef
+
+SYSTEM_TLS = UpstreamTls("system")
+_HASH_DIGITS = 6
+
+_ALL_ADDRESSES, _FIRST_ADDRESS = "strict_dns", "logical_dns"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a cluster's meaning depends on beside its Mapping."""
+
+    resolvers: Mapping[str, Resolver]
+    tls_contexts: Mapping[ObjectKey, UpstreamTls | None]
+    """None: it is left out."""
+    ambassador_namespace: str
+    of_gateway: bool
+    """A service without a namespace is in the gateway's, not the Mapping's."""
+
+
+def compile_cluster(
+    key: ObjectKey, spec: MappingSpec, settings: Settings, around: Surroundings, findings: Findings
+) -> Cluster | None:
+    """None: an error is in `findings`."""
+    resolver = _find_resolver(settings.resolver, around, findings)
+    namespace = around.ambassador_namespace if around.of_gateway else key.namespace
+    parsed = parse_service(spec.service, namespace, tls=bool(spec.tls))
+    if parsed.path.strip("/"):
+        findings.notice(f"{parsed.path!r} has no effect: a service has no path; see rewrite", "service")
+    tls = _compile_tls(key, spec, parsed, around, findings)
+    addressing = _compile_addressing(spec, settings, resolver, findings)
+    if resolver is None:
+        return None
+    service = _resolve_service(resolver, parsed, findings)
+    if service is None:
+        return None
+    connection = _compile_connection(settings, tls and _call_by(tls, choose_authority(spec, settings, service)))
+    name = _name_cluster(resolver, service, connection, addressing)
+    return Cluster(
+        name=f"{spec.cluster_tag}/{name}" if spec.cluster_tag else name,
+        resolver=resolver.kind,
+        resolver_name=resolver.name,
+        service=service,
+        connection=connection,
+        consul=resolver.consul,
+        addressing=addressing,
+    )
+
+
+def choose_authority(spec: MappingSpec, settings: Settings, service: ServiceRef) -> str:
+    """What the Mapping says of `:authority` towards its pods; empty: nothing."""
+    return spec.host_rewrite or (_spell(service) if settings.auto_host_rewrite else "")
+
+
+def _spell(service: ServiceRef) -> str:
+    """The host as certificates and `:authority` have it: the dot that ends a complete name is DNS's alone."""
+    return service.hostname.removesuffix(".")
+
+
+def _call_by(tls: UpstreamTls, authority: str) -> UpstreamTls:
+    return tls if authority in ("", tls.server_name) else replace(tls, authority=authority)
+
+
+def _find_resolver(name: str | None, around: Surroundings, findings: Findings) -> Resolver | None:
+    wanted = name or "kubernetes-service"
+    resolver = around.resolvers.get(wanted)
+    if resolver is None:
+        known = ", ".join(sorted(around.resolvers))
+        findings.error(f"resolver {wanted} is unknown; declare it or use one of {known}", "resolver")
+    return resolver
+
+
+def _compile_tls(
+    key: ObjectKey, spec: MappingSpec, parsed: ParsedService, around: Surroundings, findings: Findings
+) -> UpstreamTls | None:
+    if isinstance(spec.tls, str) and spec.tls:
+        context = find_tls_context(around.tls_contexts, spec.tls, key.namespace)
+        if context is None:
+            findings.error(f"TLSContext {spec.tls} is unknown or left out", "tls")
+            return None
+        return replace(context, server_name=context.server_name or _spell(parsed.service))
+    if not parsed.tls:
+        return None
+    return replace(SYSTEM_TLS, server_name=_spell(parsed.service))
+
+
+def _compile_addressing(
+    spec: MappingSpec, settings: Settings, resolver: Resolver | None, findings: Findings
+) -> Addressing:
+    ipv4, ipv6 = settings.enable_ipv4 is not False, settings.enable_ipv6 is not False
+    if not ipv4 and not ipv6:
+        findings.error("neither IPv4 nor IPv6 is enabled; enable one", "enable_ipv6")
+    if resolver is None or resolver.kind is ResolverKind.KUBERNETES_SERVICE:
+        addressing = Addressing(ipv4, ipv6, _takes_first(settings, findings), bool(settings.respect_dns_ttl))
+    else:
+        if spec.dns_type and spec.dns_type.lower() != _ALL_ADDRESSES:
+            findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", "dns_type")
+        if spec.respect_dns_ttl:
+            findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", "respect_dns_ttl")
+        addressing = Addressing(ipv4, ipv6)
+    return DEFAULT_ADDRESSING if addressing == DEFAULT_ADDRESSING else addressing
+
+
+def _takes_first(settings: Settings, findings: Findings) -> bool:
+    """As Ambassador reads `dns_type`: in any case, and what it does not know is its default."""
+    dns_type = settings.dns_type or _ALL_ADDRESSES
+    if dns_type.lower() not in (_ALL_ADDRESSES, _FIRST_ADDRESS):
+        known = f"neither {_ALL_ADDRESSES} nor {_FIRST_ADDRESS}"
+        findings.notice(f"'{dns_type}' is {known}; {_ALL_ADDRESSES} is used, as by Ambassador", "dns_type")
+    return dns_type.lower() == _FIRST_ADDRESS
+
+
+def _compile_connection(settings: Settings, tls: UpstreamTls | None) -> ConnectionSettings:
+    keepalive = settings.keepalive
+    connection = ConnectionSettings(
+        tls=tls,
+        connect_timeout_ms=settings.connect_timeout_ms or DEFAULT_CONNECTION.connect_timeout_ms,
+        idle_timeout_ms=settings.cluster_idle_timeout_ms or None,
+        max_lifetime_ms=settings.cluster_max_connection_lifetime_ms or None,
+        keepalive_time_s=None if keepalive is None else keepalive.time_s,
+        keepalive_timeout_s=None if keepalive is None else keepalive.timeout_s,
+    )
+    return DEFAULT_CONNECTION if connection == DEFAULT_CONNECTION else connection
+
+
+def _resolve_service(resolver: Resolver, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
+    """The service as the resolver looks for it."""
+    service = parsed.service
+    match resolver.kind:
+        case ResolverKind.KUBERNETES_SERVICE:
+            return service
+        case ResolverKind.KUBERNETES_ENDPOINT:
+            return _find_in_kubernetes(resolver, parsed, findings)
+        case ResolverKind.CONSUL:
+            if parsed.qualified:
+                findings.error(f"resolver {resolver.name} is a Consul resolver: its names have no dots", "service")
+                return None
+            if parsed.port_given:
+                findings.notice(f"port {service.port} has no effect: Consul knows the port of each instance", "service")
+            return ServiceRef(service.name, "", 0, service.name)
+
+
+def _find_in_kubernetes(resolver: Resolver, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
+    service = parsed.service
+    if parsed.is_ip:
+        findings.error(
+            f"{service.hostname} is an address, but resolver {resolver.name} finds pods by the name of a Service",
+            "service",
+        )
+        return None
+    if parsed.ignored:
+        findings.notice(
+            f"'.{parsed.ignored}' has no effect: resolver {resolver.name} takes name.namespace,"
+            f" here {service.name}.{service.namespace}",
+            "service",
+        )
+    return ServiceRef(service.name, service.namespace, service.port, f"{service.name}.{service.namespace}")
+
+
+def _name_cluster(
+    resolver: Resolver, service: ServiceRef, connection: ConnectionSettings, addressing: Addressing
+) -> str:
+    """`service/resolver kind[#settings]`, the same whenever what makes the cluster is the same.
+
+    Certificates are not part of it, only their TLSContext: a cluster lives on when they are renewed.
+    """
+    if resolver.consul is not None:
+        place = f"{service.name}/{resolver.kind}/{resolver.consul.datacenter}@{resolver.consul.address}"
+    else:
+        host = f"[{service.hostname}]" if ":" in service.hostname else service.hostname
+        place = f"{host}:{service.port}/{resolver.kind}"
+    if connection is DEFAULT_CONNECTION and addressing is DEFAULT_ADDRESSING:
+        return place
+    return f"{place}#{_hash_settings(connection, addressing)}"
+
+
+def _hash_settings(connection: ConnectionSettings, addressing: Addressing) -> str:
+    tls = connection.tls
+    named = None if tls is None else (tls.name, tls.server_name, *filter(None, [tls.authority]))
+    text = repr((named, replace(connection, tls=None), addressing))
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]

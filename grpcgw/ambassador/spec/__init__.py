@@ -1,0 +1,1 @@
+"""Ambassador's resources as typed models: every field, its type, and what grpcgw does with it."""

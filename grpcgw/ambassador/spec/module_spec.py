@@ -1,0 +1,188 @@
+"""The Module as a typed model: settings of the whole gateway, and defaults of its Mappings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from grpcgw.ambassador.spec.fields import (
+    AmbassadorId,
+    Anything,
+    Count,
+    Milliseconds,
+    PositiveCount,
+    Resource,
+    Table,
+    http_only,
+    no_meaning,
+    planned,
+    served,
+)
+from grpcgw.ambassador.spec.mapping_spec import (
+    CircuitBreakerSpec,
+    KeepaliveSpec,
+    LoadBalancerSpec,
+    MappingSettings,
+    RetryPolicySpec,
+)
+
+
+class MappingDefaults(MappingSettings):
+    """With what Ambassador takes as a default beside."""
+
+    auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
+    bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
+    labels: Annotated[Table | None, planned("there is no rate limiting")] = None
+    allow_upgrade: Annotated[list[str] | None, http_only("gRPC does not upgrade connections")] = None
+    bypass_error_response_overrides: Annotated[bool | None, http_only("gRPC errors have no body")] = None
+    cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
+    docs: Annotated[Table | None, no_meaning("there is no developer portal")] = None
+    error_response_overrides: Annotated[list[Table] | None, http_only("gRPC errors have no body")] = None
+    use_websocket: Annotated[bool | None, http_only("gRPC does not upgrade connections")] = None
+
+
+class ModuleDefaults(Resource):
+    httpmapping: MappingDefaults | None = None
+    tcpmapping: Annotated[Table | None, http_only("only gRPC is served")] = None
+
+
+class ModuleConfig(Resource):
+    """The keys of the Module's `config`."""
+
+    resolver: Annotated[str | None, served("default `resolver` of all Mappings")] = None
+    load_balancer: Annotated[
+        LoadBalancerSpec | None,
+        served("default `load_balancer` of the Mappings with an endpoint resolver"),
+    ] = None
+    cluster_request_timeout_ms: Annotated[
+        Milliseconds | None, served("default `timeout_ms` of all Mappings; 0: none")
+    ] = None
+    use_ambassador_namespace_for_service_resolution: Annotated[
+        bool | None, served("a `service` without a namespace is in the gateway's namespace, not the Mapping's")
+    ] = None
+
+    add_linkerd_headers: Annotated[bool | None, served("default of all Mappings")] = None
+    buffer_limit_bytes: Annotated[
+        int | None, no_meaning("one message is in flight per stream and direction, whatever its size")
+    ] = None
+    circuit_breakers: Annotated[list[CircuitBreakerSpec] | None, served("default of all Mappings")] = None
+    cluster_idle_timeout_ms: Annotated[Milliseconds | None, served("default of all Mappings")] = None
+    cluster_max_connection_lifetime_ms: Annotated[Milliseconds | None, served("default of all Mappings")] = None
+    default_label_domain: Annotated[str | None, planned("there is no rate limiting")] = None
+    default_labels: Annotated[Table | None, planned("there is no rate limiting")] = None
+    defaults: Annotated[
+        ModuleDefaults | None,
+        served("`httpmapping`: defaults of all Mappings, for the fields named above; before the Module's own keys"),
+    ] = None
+    diagnostics: Annotated[
+        Table | None, no_meaning("the page is on the admin port alone, for whoever `--admin-address` lets reach it")
+    ] = None
+    enable_grpc_http11_bridge: Annotated[bool | None, planned("grpc serves HTTP/2 alone")] = None
+    enable_grpc_web: Annotated[bool | None, planned("grpc serves HTTP/2 alone: browsers need a proxy before it")] = None
+    enable_ipv4: Annotated[bool | None, served("default of all Mappings")] = None
+    enable_ipv6: Annotated[bool | None, served("default of all Mappings")] = None
+    envoy_log_format: Annotated[
+        Anything, served("format of the access log: a string for `text`, an object of strings for the others")
+    ] = None
+    envoy_log_path: Annotated[str | None, planned("the access log goes to stdout")] = None
+    envoy_log_type: Annotated[str | None, served("`text`, `json` or `typed_json`; wins over `--access-log`")] = None
+    forward_client_cert_details: Annotated[
+        str | None,
+        served(
+            "`x-forwarded-client-cert` for pods, as in Envoy: `SANITIZE` (default), `FORWARD_ONLY`, `APPEND_FORWARD`,"
+            " `SANITIZE_SET`, `ALWAYS_FORWARD_ONLY`; without `By`"
+        ),
+    ] = None
+    grpc_stats: Annotated[
+        Table | None, no_meaning("calls are counted by Mapping, service and method always; see `/metrics`")
+    ] = None
+    headers_with_underscores_action: Annotated[
+        Literal["ALLOW", "REJECT_REQUEST", "DROP_HEADER"] | None,
+        served("of metadata keys with an underscore; a rejected call ends with INVALID_ARGUMENT"),
+    ] = None
+    ip_allow: Annotated[
+        list[Table] | None,
+        served(
+            "`remote: CIDR` (the client) or `peer: CIDR` (the connection): only calls from there are served,"
+            " others end with PERMISSION_DENIED; of all Mappings"
+        ),
+    ] = None
+    ip_deny: Annotated[
+        list[Table] | None, served("as `ip_allow`, of the calls that are not served; not both of them")
+    ] = None
+    keepalive: Annotated[KeepaliveSpec | None, served("default of all Mappings")] = None
+    listener_idle_timeout_ms: Annotated[
+        Milliseconds | None,
+        served(
+            "closes a client's connection that has been without calls for so long, after one more period at the latest;"
+            " default 3600000; 0: never"
+        ),
+    ] = None
+    liveness_probe: Annotated[
+        Table | None, no_meaning("the admin port answers probes: `/ambassador/v0/check_alive`")
+    ] = None
+    max_request_headers_kb: Annotated[
+        PositiveCount | None, served("bound on the metadata of a call, which ends with RESOURCE_EXHAUSTED; up to 64")
+    ] = None
+    preserve_external_request_id: Annotated[
+        bool | None, served("`x-request-id` of a client from outside is kept; default: replaced, as Envoy does")
+    ] = None
+    prune_unreachable_routes: Annotated[
+        bool | None, no_meaning("a route that no call can reach costs nothing", True)
+    ] = None
+    readiness_probe: Annotated[
+        Table | None, no_meaning("the admin port answers probes: `/ambassador/v0/check_ready`")
+    ] = None
+    regex_max_size: Annotated[PositiveCount | None, served("greatest program size of an RE2 pattern; default 200")] = (
+        None
+    )
+    retry_policy: Annotated[RetryPolicySpec | None, served("default of all Mappings")] = None
+    set_current_client_cert_details: Annotated[
+        Table | None, served("what it tells beside `Hash`: `cert`, `chain`, `subject`, `uri`, `dns`, each `true`")
+    ] = None
+    statsd: Annotated[Table | None, planned("metrics are on the admin port, for Prometheus")] = None
+    strip_matching_host_port: Annotated[
+        bool | None,
+        no_meaning("a name without a port matches every port anyway; the pod sees the port the client wrote", True),
+    ] = None
+    use_proxy_proto: Annotated[
+        bool | None,
+        served("`true` is an error: grpc cannot read the proxy protocol, and connections that begin with it fail"),
+    ] = None
+    use_remote_address: Annotated[
+        bool | None,
+        served("default true: who connects is the client; `false`: the last of `x-forwarded-for`, which is left alone"),
+    ] = None
+    xff_num_trusted_hops: Annotated[
+        Count | None, served("so many proxies before the gateway are believed what `x-forwarded-for` says; default 0")
+    ] = None
+
+    buffer: Annotated[Table | None, http_only("messages are passed on one by one")] = None
+    cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
+    enable_http10: Annotated[bool | None, http_only("gRPC is HTTP/2")] = None
+    error_response_overrides: Annotated[list[Table] | None, http_only("gRPC errors have no body")] = None
+    gzip: Annotated[Table | None, http_only("gRPC compresses message by message")] = None
+    header_case_overrides: Annotated[Anything, http_only("HTTP/2 headers are lower case")] = None
+    lua_scripts: Annotated[str | None, http_only("there is no Lua")] = None
+    merge_slashes: Annotated[bool | None, http_only("gRPC paths are compared as they are")] = None
+    proper_case: Annotated[bool | None, http_only("HTTP/2 headers are lower case")] = None
+    server_name: Annotated[str | None, http_only("no server header is sent")] = None
+    suppress_envoy_headers: Annotated[bool | None, http_only("no Envoy headers are sent", True)] = None
+    x_forwarded_proto_redirect: Annotated[bool | None, http_only("gRPC clients follow no redirect")] = None
+
+    allow_chunked_length: Annotated[bool | None, http_only("HTTP/2 has no chunks")] = None
+    reject_requests_with_escaped_slashes: Annotated[bool | None, http_only("no gRPC path has escapes", True)] = None
+
+    admin_port: Annotated[int | None, no_meaning("it was Envoy's; see `grpcgw run --admin-port`")] = None
+    ambassador_id: Annotated[Anything, no_meaning("it belongs beside `config`")] = None
+    auth_enabled: Annotated[bool | None, no_meaning("Ambassador never read it")] = None
+    debug_mode: Annotated[bool | None, no_meaning("Ambassador never read it; see `grpcgw run --log-level`")] = None
+    diag_port: Annotated[int | None, no_meaning("see `grpcgw run --admin-port`", 8877)] = None
+    envoy_validation_timeout: Annotated[int | None, no_meaning("there is no Envoy to validate")] = None
+    regex_type: Annotated[str | None, no_meaning("all patterns are RE2", "safe")] = None
+    runtime_flags: Annotated[Table | None, no_meaning("there is no Envoy to configure")] = None
+    service_port: Annotated[int | None, no_meaning("ports are flags of `grpcgw run`")] = None
+
+
+class ModuleSpec(Resource):
+    ambassador_id: AmbassadorId = None
+    config: Annotated[ModuleConfig | None, served("see the keys below")] = None

@@ -1,0 +1,218 @@
+"""From a raw object to a typed spec, and the gathering of what is wrong with one object.
+
+The edge of the typed world: pydantic's errors are translated to findings here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from typing import TypeGuard, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from grpcgw.ambassador.spec.fields import FieldNote, State
+from grpcgw.ambassador.spec.mismatch import describe_mismatch, show
+from grpcgw.model.objects import FieldPath, KubeObject, Problem, Severity
+
+API_VERSIONS = ("v1", "v2", "v3alpha1")
+_OLDEST = "ambassador/v0"
+"""Of annotations of 2018. What it has is in v1 too, but for a Mapping's `rate_limits`."""
+_STORED_AS_V2 = "--apiVersion-v3alpha1-only--"
+"""What Emissary's conversion puts before each id of a v3alpha1 object that is stored, or asked for, as v2."""
+
+_METADATA = frozenset(
+    {"apiVersion", "kind", "metadata", "status", "name", "namespace", "generation", "metadata_labels"}
+)
+"""What may stand beside the fields of an object that has no `spec` (Ambassador's file form)."""
+
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+class Findings:
+    """The problems of one object, in the order they were found. Paths are relative to the spec."""
+
+    def __init__(self, obj: KubeObject) -> None:
+        self._object = obj
+        self._prefix: FieldPath = ("spec",) if "spec" in obj.body else ()
+        self.problems: list[Problem] = []
+        self.rejected = False
+        """This version of the object cannot serve."""
+
+    def error(self, message: str, *path: str | int) -> None:
+        """The object cannot serve as it is."""
+        self.rejected = True
+        self._add(Severity.ERROR, message, path)
+
+    def fault(self, message: str, *path: str | int) -> None:
+        """Something the object depends on is wrong; the object serves all the same, the message says how."""
+        self._add(Severity.ERROR, message, path)
+
+    def notice(self, message: str, *path: str | int) -> None:
+        self._add(Severity.NOTICE, message, path)
+
+    def _add(self, severity: Severity, message: str, path: FieldPath) -> None:
+        full = (*self._prefix, *path) if path else ()
+        source = self._object.source
+        shown = ".".join(map(str, source.name(full)))
+        self.problems.append(Problem(severity, message, source.locate(full), self._object.key, shown))
+
+    def report_extension(self) -> None:
+        """An annotation that should have extended the object, and cannot be read."""
+        source = self._object.source
+        if source.extension is not None and source.extension.fault:
+            self.rejected = True
+            path = source.extension.annotation
+            where, shown = source.locate(path), ".".join(map(str, path))
+            self.problems.append(Problem(Severity.ERROR, source.extension.fault, where, self._object.key, shown))
+
+
+def raw_spec(obj: KubeObject) -> object:
+    """The `spec` of the object; for one without, the fields beside `kind` (the form of Ambassador's own files)."""
+    if "spec" in obj.body:
+        return obj.body["spec"]
+    return {name: value for name, value in obj.body.items() if name not in _METADATA}
+
+
+def is_meant_for(obj: KubeObject, ambassador_id: str) -> bool:
+    """Whether the object is for the gateway with this id.
+
+    An id of the wrong type is everybody's, so that somebody reports it, as is a spec in which none can be found.
+    """
+    spec = raw_spec(obj)
+    if spec is not None and not isinstance(spec, Mapping):
+        return True
+    fields = spec or {}
+    names = ("ambassador_id", "ambassadorId") if obj.key.kind == "Host" else ("ambassador_id",)
+    given = [value for name in names if (value := fields.get(name)) is not None] or ["default"]
+    return any(_names_gateway(value, ambassador_id) for value in given)
+
+
+def _names_gateway(given: object, ambassador_id: str) -> bool:
+    ids = [given] if isinstance(given, str) else given
+    if not isinstance(ids, list):
+        return True
+    names = {one.removeprefix(_STORED_AS_V2) for one in ids if isinstance(one, str)}
+    return not names.isdisjoint((ambassador_id, "_automatic_"))
+
+
+def read_metadata(obj: KubeObject, section: str) -> Mapping[str, object]:
+    """`labels` or `annotations` of an object; what is no object of names counts as none."""
+    metadata = obj.body.get("metadata")
+    entries = metadata.get(section) if isinstance(metadata, Mapping) else None
+    return entries if isinstance(entries, Mapping) else {}
+
+
+def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT | None:
+    """The typed spec, or None with an error for each thing that is wrong. Fields without effect become notices."""
+    if obj.api_version != _OLDEST and obj.api_version.rpartition("/")[2] not in API_VERSIONS:
+        findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(API_VERSIONS)}")
+        return None
+    findings.report_extension()
+    raw = raw_spec(obj)
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, Mapping):
+        findings.error(f"spec should be a mapping of fields, not {show(raw)}")
+        return None
+    _note_fields(raw, model, findings)
+    _note_missing(obj, findings)
+    try:
+        return model.model_validate(_without_metadata(raw, model, findings))
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            findings.error(_describe(detail, model), *detail["loc"])
+        return None
+
+
+def _note_missing(obj: KubeObject, findings: Findings) -> None:
+    """Variables of a file that nobody set. Ambassador leaves them alone, too, and says nothing."""
+    for path, filled in obj.source.filled:
+        if filled.missing and path[:1] == ("spec",):
+            names = ", ".join(filled.missing)
+            findings.notice(
+                f"names {names}, which the gateway's environment does not have: it stays as it is", *path[1:]
+            )
+
+
+def _without_metadata(raw: Mapping[object, object], model: type[BaseModel], findings: Findings) -> dict[object, object]:
+    """Without what Ambassador's older form has beside the fields, and its CRDs let stand in `spec` without meaning."""
+    out_of_place = [name for name in raw if name in _METADATA and name not in model.model_fields]
+    for name in out_of_place:
+        findings.notice("has no effect here: it belongs to the object's metadata", str(name))
+    return {name: value for name, value in raw.items() if name not in out_of_place}
+
+
+def find_strangers(raw: Mapping[object, object], model: type[BaseModel]) -> list[str]:
+    """The fields that the model does not know; each may be meant for one that it knows."""
+    return [str(name) for name in raw if name not in model.model_fields and name not in _METADATA]
+
+
+def parse_part(raw: object, model: type[SpecT], findings: Findings, *path: str | int) -> SpecT | None:
+    """One entry of a list whose others serve without it: what is wrong with it leaves out the entry alone."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            findings.fault(f"{_describe(detail, model)}; this entry is left out", *path, *detail["loc"])
+        return None
+
+
+@cache
+def _fields_of(model: type[BaseModel]) -> dict[str, tuple[FieldNote | None, type[BaseModel] | None]]:
+    """What the model notes of each field, and the model of its value where that is an object."""
+    fields: dict[str, tuple[FieldNote | None, type[BaseModel] | None]] = {}
+    for name, field in model.model_fields.items():
+        note = next((one for one in field.metadata if isinstance(one, FieldNote)), None)
+        parts = [get_args(part)[0] if hasattr(part, "__metadata__") else part for part in get_args(field.annotation)]
+        fields[name] = (note, next((part for part in parts if _is_model(part)), None))
+    return fields
+
+
+def _note_fields(raw: Mapping[object, object], model: type[BaseModel], findings: Findings, *path: str) -> None:
+    """Report the fields that are set but not served as their author may expect, as their `FieldNote` says."""
+    fields = _fields_of(model)
+    for name, value in raw.items():
+        found = fields.get(name) if isinstance(name, str) else None
+        if found is None or value is None:
+            continue
+        note, nested = found
+        if nested is not None and isinstance(value, Mapping):
+            _note_fields(value, nested, findings, *path, str(name))
+        if note is not None and note.state is not State.SUPPORTED and not note.is_neutral(value):
+            report_note(note, findings, *path, str(name))
+
+
+def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def report_note(note: FieldNote, findings: Findings, *path: str) -> None:
+    match note.state:
+        case State.SUPPORTED:
+            pass
+        case State.PLANNED:
+            findings.notice(f"has no effect yet: {note.meaning}", *path)
+        case State.HTTP_ONLY:
+            findings.notice(f"has no effect on gRPC: {note.meaning}", *path)
+        case State.NO_MEANING:
+            findings.notice(f"has no effect: {note.meaning}", *path)
+
+
+def _describe(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    suggestion = _suggest(detail["loc"], model) if detail["type"] == "extra_forbidden" else ""
+    return describe_mismatch(detail) + suggestion
+
+
+def _suggest(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """What the unknown field at `loc` may have been meant to be, among those of the object it stands in."""
+    for step in loc[:-1]:
+        if isinstance(step, str) and step in model.model_fields:
+            nested = _fields_of(model)[step][1]
+            if nested is None:
+                return ""
+            model = nested
+    near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

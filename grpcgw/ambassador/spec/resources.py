@@ -1,0 +1,53 @@
+"""The kinds grpcgw reads: the typed model of each, and what is said of those that have none yet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from grpcgw.ambassador.spec.fields import AmbassadorId, Resource, Text, served
+from grpcgw.ambassador.spec.host_specs import HostSpec, ListenerSpec, TLSContextSpec
+from grpcgw.ambassador.spec.mapping_spec import MappingSpec
+from grpcgw.ambassador.spec.module_spec import ModuleSpec
+
+API_GROUPS = frozenset({"getambassador.io", "gateway.getambassador.io", "x.getambassador.io", "ambassador"})
+"""The second is Edge Stack's, for Filters; the last the older name that annotations and files still have."""
+
+
+class ResolverSpec(Resource):
+    """KubernetesEndpointResolver and KubernetesServiceResolver: their name and kind say all."""
+
+    ambassador_id: AmbassadorId = None
+
+
+class ConsulResolverSpec(Resource):
+    ambassador_id: AmbassadorId = None
+    address: Annotated[
+        str | None,
+        served("`host[:port]` of a Consul agent, with `${HOST_IP}` in a cluster too; default 127.0.0.1:8500"),
+    ] = None
+    datacenter: Annotated[Text, served("required; the datacenter whose instances serve")]
+
+
+MODELS: dict[str, type[Resource]] = {
+    "Mapping": MappingSpec,
+    "KubernetesEndpointResolver": ResolverSpec,
+    "KubernetesServiceResolver": ResolverSpec,
+    "ConsulResolver": ConsulResolverSpec,
+    "Module": ModuleSpec,
+    "TLSContext": TLSContextSpec,
+    "Host": HostSpec,
+    "Listener": ListenerSpec,
+}
+"""The kinds that are read, by name."""
+
+PLANNED_KINDS = {
+    "AmbassadorInstallation": "the gateway is installed by its manifests",
+    "DevPortal": "there is no developer portal",
+    "LogService": "calls are not logged remotely",
+    "Project": "projects are not built",
+    "ProjectController": "projects are not built",
+    "ProjectRevision": "projects are not built",
+    "TCPMapping": "only gRPC is served",
+    "TracingService": "calls are not traced",
+}
+"""Ambassador's kinds that are known and have no effect yet, with what that means; see `guards` for others."""

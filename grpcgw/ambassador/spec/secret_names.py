@@ -1,0 +1,66 @@
+"""Which Secrets a TLSContext or Host names.
+
+The one place that knows: the compiler looks them up by it, and a source that does not read every Secret fetches them
+by it. Knows nothing of what a Secret holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grpcgw.ambassador.spec.host_specs import HostSpec, TLSContextSpec
+from grpcgw.ambassador.spec.parse import Findings, parse_spec
+from grpcgw.model.objects import KubeObject, ObjectKey
+
+NAMING_KINDS = frozenset({"TLSContext", "Host"})
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSecrets:
+    """None: no such Secret is named."""
+
+    key_pair: ObjectKey | None
+    authorities: ObjectKey | None
+
+
+def name_secrets_of_context(spec: TLSContextSpec, namespace: str) -> NamedSecrets:
+    namespacing = spec.secret_namespacing is not False
+    return NamedSecrets(
+        name_secret(spec.secret, namespace, namespacing), name_secret(spec.ca_secret, namespace, namespacing)
+    )
+
+
+def name_secrets_of_host(spec: HostSpec, namespace: str) -> NamedSecrets:
+    """Its own; those of the TLSContext it names are the TLSContext's."""
+    secret = spec.tlsSecret
+    return NamedSecrets(
+        None if secret is None else ObjectKey("Secret", secret.namespace or namespace, secret.name),
+        None if spec.tls is None else name_secret(spec.tls.ca_secret, namespace),
+    )
+
+
+def name_secret(text: str | None, namespace: str, namespacing: bool = True) -> ObjectKey | None:
+    """The Secret that `name[.namespace]` means; without `namespacing`, dots belong to the name."""
+    if not text:
+        return None
+    name, dot, other = text.rpartition(".")
+    if not dot or not namespacing:
+        return ObjectKey("Secret", namespace, text)
+    return ObjectKey("Secret", other, name)
+
+
+def find_named_secrets(obj: KubeObject) -> frozenset[ObjectKey] | None:
+    """All Secrets that an object of `NAMING_KINDS` names; None: it is too broken to tell (its compilation says why)."""
+    named = _read_names(obj)
+    if named is None:
+        return None
+    return frozenset(key for key in (named.key_pair, named.authorities) if key is not None)
+
+
+def _read_names(obj: KubeObject) -> NamedSecrets | None:
+    findings = Findings(obj)
+    if obj.key.kind == "TLSContext":
+        context = parse_spec(obj, TLSContextSpec, findings)
+        return None if context is None else name_secrets_of_context(context, obj.key.namespace)
+    host = parse_spec(obj, HostSpec, findings)
+    return None if host is None else name_secrets_of_host(host, obj.key.namespace)

@@ -1,0 +1,275 @@
+"""Writes back to the cluster how its objects fare: status of Mappings and Hosts, Events for what is wrong.
+
+Only the replica that holds the Lease writes, at a bounded pace, and only what differs from what the cluster says: most
+statuses are right already when a gateway starts anew. Errors go first. An API server that asks to be left alone is.
+Everything is worked out anew from the last compilation and the store, so nothing is lost with a failed write or a
+change of the leader. Without the rights nothing is written, a notice says which one is missing, and the gateway serves
+all the same. Runs in the control process's event loop; decides nothing about statuses (`object_status`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import socket
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+
+from grpcgw.ambassador.compile.compiler import Compiled
+from grpcgw.cluster_status.lease import Elector, LeasePace
+from grpcgw.cluster_status.object_status import (
+    ObjectStatus,
+    Plan,
+    Tried,
+    Write,
+    desired_statuses,
+    event_of,
+    make_event,
+    note_write,
+    other_errors,
+    plan_writes,
+    status_patch,
+)
+from grpcgw.discovery.sources.kubernetes_api import ApiAway, ApiRefused, ClusterAccess, KubernetesApi
+from grpcgw.discovery.sources.watch import WATCHED_KINDS
+from grpcgw.discovery.store import ObjectStore
+from grpcgw.errors import UserError
+from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
+
+log = logging.getLogger(__name__)
+
+PARTITION = "kubernetes status"
+MAX_EVENTS = 100
+"""Events that wait to be sent; the oldest are dropped for newer ones."""
+MAX_ASKED_S = 60.0
+"""An API server that asks to be left alone (429, Retry-After) is, for so long at the longest."""
+_PLURALS = {kind.name: kind.candidates[0].plural for kind in WATCHED_KINDS}
+
+
+@dataclass(frozen=True, slots=True)
+class StatusPace:
+    """How gently the API server is written to; tests make it brisk."""
+
+    pause_s: float = 0.01
+    """Between the beginnings of two writes."""
+    in_flight: int = 8
+    """Writes at a time: the first statuses of thousands of Mappings are not to take minutes."""
+    batch: int = 100
+    """So many writes are begun before it is looked again what is due, errors first."""
+    settle_s: float = 30.0
+    """How soon the same status is written to one object again."""
+    retry_s: float = 5.0
+    """After an API server that was away or overloaded."""
+    denied_s: float = 300.0
+    """How soon a right that was missing is tried again."""
+    request_s: float = 10.0
+    lease: LeasePace = field(default_factory=LeasePace)
+
+
+class _AskedToWait(ApiAway):
+    """The API server may well take the write later: overloaded, or starting."""
+
+    def __init__(self, message: str, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class StatusWriter:
+    """`namespace` is the gateway's own, where the Lease is; replicas of one `ambassador_id` there share one Lease."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        access: ClusterAccess,
+        namespace: str,
+        ambassador_id: str = "default",
+        *,
+        pace: StatusPace | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._store, self._pace, self._random = store, pace or StatusPace(), random or Random()
+        self._api = KubernetesApi(access)
+        self._identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+        self._elector = Elector(
+            self._api,
+            namespace,
+            lease_name(ambassador_id),
+            self._identity,
+            changed=self._wake_up,
+            note=lambda text: self._note("lease", text),
+            pace=self._pace.lease,
+            random=self._random,
+        )
+        self._desired: dict[ObjectKey, ObjectStatus] = {}
+        self._tried: dict[ObjectKey, Tried] = {}
+        self._errors: list[tuple[ObjectKey, str]] = []
+        self._told: set[tuple[ObjectKey, str]] = set()
+        self._events: deque[dict[str, object]] = deque(maxlen=MAX_EVENTS)
+        self._denied_until_s: dict[str, float] = {}
+        self._notices: dict[str, str] = {}
+        self._next_turn_s = 0.0
+        self._wake = asyncio.Event()
+
+    def report(self, compiled: Compiled) -> None:
+        """This is how the objects fare now, by the compilation and by what was found out since. Never blocks."""
+        self._desired = desired_statuses(compiled)
+        self._errors = other_errors(compiled)
+        self._told &= {*self._errors, *self._bad_statuses()}
+        self._tried = {key: tried for key, tried in self._tried.items() if key in self._desired}
+        self._wake_up()
+
+    async def run(self) -> None:
+        """Write while leading, until cancelled. Raises UserError where the credentials cannot be loaded."""
+        await self._api.connect()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._elector.run(), name="lease")
+                tasks.create_task(self._write_while_leading(), name="status")
+        finally:
+            await self._api.aclose()
+
+    def _wake_up(self) -> None:
+        self._wake.set()
+
+    async def _write_while_leading(self) -> None:
+        while True:
+            self._wake.clear()
+            pause_s = await self._write_due() if self._elector.leading else None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+
+    async def _write_due(self) -> float | None:
+        """Write everything that is due. Returns how soon to look again if nothing happens; None: no need to."""
+        try:
+            while (plan := self._plan()).due and self._elector.leading:
+                await self._write_statuses(deque(plan.due[: self._pace.batch]))
+            self._gather_events()
+            while self._events and self._elector.leading and not self._is_denied("events"):
+                await self._wait_for_turn()
+                await self._send_event()
+        except (ApiAway, UserError) as away:
+            log.debug("status: %s", away)
+            asked_s = away.after_s if isinstance(away, _AskedToWait) else 0.0
+            return max(self._pace.retry_s, asked_s) * self._random.uniform(1.0, 1.2)
+        if self._denied_until_s:
+            return self._pace.denied_s
+        return self._pace.settle_s if plan.postponed else None
+
+    async def _write_statuses(self, due: deque[Write]) -> None:
+        """Some at a time. Raises ApiAway, UserError when all that were begun are over."""
+
+        async def write() -> None:
+            while due and self._elector.leading and not self._is_denied("status"):
+                await self._wait_for_turn()
+                if due:
+                    await self._write_status(due.popleft())
+
+        async def write_until_failure() -> ApiAway | UserError | None:
+            try:
+                await write()
+            except (ApiAway, UserError) as error:
+                due.clear()
+                return error
+            return None
+
+        for error in await asyncio.gather(*(write_until_failure() for _ in range(self._pace.in_flight))):
+            if error is not None:
+                raise error
+
+    async def _wait_for_turn(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        turn_s = max(now_s, self._next_turn_s)
+        self._next_turn_s = turn_s + self._pace.pause_s
+        await asyncio.sleep(turn_s - now_s)
+
+    def _plan(self) -> Plan:
+        if self._is_denied("status"):
+            return Plan((), False)
+        now_s = asyncio.get_running_loop().time()
+        return plan_writes(self._desired, self._store.get, self._tried, now_s, self._pace.settle_s)
+
+    async def _write_status(self, write: Write) -> None:
+        obj = write.obj
+        right = f"{_PLURALS[obj.key.kind]}/status"
+        path = f"/apis/{obj.api_version}/namespaces/{obj.key.namespace}/{_PLURALS[obj.key.kind]}/{obj.key.name}/status"
+        if not await self._send("PATCH", path, status_patch(write), "status", f'"patch" on {right}.getambassador.io'):
+            return
+        now_s = asyncio.get_running_loop().time()
+        self._tried[obj.key] = note_write(write, self._tried.get(obj.key), now_s, self._pace.settle_s)
+        told = event_of(write)
+        if told is not None:
+            self._add_event(obj, told)
+
+    def _gather_events(self) -> None:
+        for key, text in self._errors + (self._bad_statuses() if self._is_denied("status") else []):
+            obj = self._store.get(key)
+            if (key, text) not in self._told and obj is not None and obj.source.origin == "kubernetes":
+                self._add_event(obj, ("Warning", "Rejected", text))
+            self._told.add((key, text))
+
+    def _bad_statuses(self) -> list[tuple[ObjectKey, str]]:
+        return [(key, status.reason) for key, status in self._desired.items() if not status.good]
+
+    def _add_event(self, obj: KubeObject, told: tuple[str, str, str]) -> None:
+        self._events.append(make_event(obj, told, self._identity, datetime.now(UTC)))
+
+    async def _send_event(self) -> None:
+        event, sent = self._events.popleft(), False
+        metadata = event["metadata"]
+        assert isinstance(metadata, dict)
+        path = f"/apis/events.k8s.io/v1/namespaces/{metadata['namespace']}/events"
+        try:
+            sent = await self._send("POST", path, event, "events", '"create" on events.events.k8s.io')
+        finally:
+            if not sent:
+                self._events.appendleft(event)
+
+    async def _send(self, method: str, path: str, body: dict[str, object], what: str, right: str) -> bool:
+        """Whether the API server has dealt with the request, also by saying no for good: it is not repeated as it is.
+
+        Raises ApiAway where it should be, later.
+        """
+        try:
+            await self._api.write(method, path, body, self._pace.request_s)
+        except ApiRefused as refusal:
+            if refusal.status == 403:
+                self._deny(what, f"not allowed: grpcgw needs the right {right} (deploy/rbac.yaml grants it): {refusal}")
+                return False
+            if refusal.is_passing:
+                raise _AskedToWait(str(refusal), min(refusal.retry_after_s, MAX_ASKED_S)) from refusal
+            # 404: the object is gone; 409: it has changed, and its news is on the way.
+            level = logging.DEBUG if refusal.status in (404, 409) else logging.WARNING
+            log.log(level, "%s %s: %s", method, path, refusal)
+            return True
+        self._denied_until_s.pop(what, None)
+        self._note(what, "")
+        return True
+
+    def _deny(self, what: str, text: str) -> None:
+        self._denied_until_s[what] = asyncio.get_running_loop().time() + self._pace.denied_s
+        self._note(what, text)
+
+    def _is_denied(self, what: str) -> bool:
+        return asyncio.get_running_loop().time() < self._denied_until_s.get(what, 0.0)
+
+    def _note(self, what: str, text: str) -> None:
+        """Show `text` on the page and in the log; the empty text takes it back."""
+        if text == self._notices.get(what, ""):
+            return
+        if text:
+            log.warning("status is not written back to the cluster: %s", text)
+        self._notices[what] = text
+        shown = [f"{what} not written back to the cluster: {said}" for what, said in self._notices.items() if said]
+        self._store.report(PARTITION, [Problem(Severity.NOTICE, said, "kubernetes") for said in shown])
+
+
+def lease_name(ambassador_id: str) -> str:
+    """`grpcgw` for the default id, else with the id, in the characters that names in Kubernetes may have."""
+    suffix = re.sub(r"[^a-z0-9]+", "-", ambassador_id.lower()).strip("-")
+    return "grpcgw" if ambassador_id == "default" else f"grpcgw-{suffix}"[:63].rstrip("-")

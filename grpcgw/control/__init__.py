@@ -1,0 +1,1 @@
+"""The control process: wiring, when to compile, and what the workers get."""

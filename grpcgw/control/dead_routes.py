@@ -1,0 +1,113 @@
+"""Routes that cannot serve although their Mappings are right: no such Service, no such port, no pod that answers.
+
+Pure: out of the snapshot, the pods that resolvers published, and what workers say of their connections. The control
+process asks again whenever one of these changes; `grpcgw check` asks what files alone can answer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
+from grpcgw.discovery.store import ObjectStore
+from grpcgw.logs import count
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.model.snapshot import Cluster, Destination, ResolverKind, Snapshot
+from grpcgw.telemetry.report import PodReport, PodState, WorkerReport
+
+MOST_NAMED_PODS = 3
+"""In the text of one problem."""
+
+Objects = Mapping[ObjectKey, KubeObject]
+
+
+def find_dead_routes(
+    snapshot: Snapshot, endpoints: Mapping[str, EndpointSet], workers: Iterable[WorkerReport], objects: Objects
+) -> tuple[Problem, ...]:
+    """One problem for each Mapping that has no pod, or some that cannot be connected to, and the cause is known.
+
+    An error where no RPC gets through, a notice where fewer pods serve than should. That no pod is ready yet is none.
+    `endpoints`: by cluster. `objects`: where to find the Mappings.
+    """
+    failing = _find_failing(workers)
+    judged = {name: _judge(endpoints[name], failing.get(name, {})) for name in snapshot.clusters if name in endpoints}
+    bad = {name: verdict for name, verdict in judged.items() if verdict}
+    if not bad:  # as nearly always: thousands of Mappings need not be gone through
+        return ()
+    return tuple(
+        _blame(destination, severity, message, objects)
+        for destination in _destinations(snapshot)
+        for severity, message in bad.get(destination.cluster, ())
+    )
+
+
+def find_dead_in_files(
+    snapshot: Snapshot, files: Collection[KubeObject], objects: Objects, origin: str
+) -> tuple[Problem, ...]:
+    """What `files` alone tell of the Services that Mappings name: of those with a resolver that reads endpoints.
+
+    Where they have no Service at all, the cluster is elsewhere: one notice, about `origin`, says what was not checked.
+    """
+    clusters = {
+        name: cluster
+        for name, cluster in snapshot.clusters.items()
+        if cluster.resolver is ResolverKind.KUBERNETES_ENDPOINT
+    }
+    if clusters and not any(obj.key.kind == "Service" for obj in files):
+        named = count(len(clusters), "Service") + (" is" if len(clusters) == 1 else " are")
+        message = f"{named} named by Mappings and none is in the files: it was not checked whether they exist"
+        return (Problem(Severity.NOTICE, message, origin),)
+    return find_dead_routes(snapshot, _resolve(clusters, files), (), objects)
+
+
+def _resolve(clusters: Mapping[str, Cluster], files: Iterable[KubeObject]) -> dict[str, EndpointSet]:
+    store, found = ObjectStore(), dict[str, EndpointSet]()
+    store.replace("files", files)
+    resolver = EndpointsResolver(store)
+    for name, cluster in clusters.items():
+        resolver.watch(cluster, lambda endpoints, name=name: found.update({name: endpoints}))  # type: ignore[misc]
+    return found
+
+
+def _destinations(snapshot: Snapshot) -> Iterator[Destination]:
+    """Each Mapping once with each of its clusters."""
+    every = (destination for route in snapshot.routes for destination in route.all_destinations())
+    return iter({(destination.mapping, destination.cluster): destination for destination in every}.values())
+
+
+def _judge(known: EndpointSet, failing: Mapping[str, str]) -> list[tuple[Severity, str]]:
+    found = []
+    if known.error and known.endpoints:
+        found.append((Severity.NOTICE, known.error))
+    elif known.error:
+        found.append((Severity.ERROR, f"{known.error}; its RPCs end UNAVAILABLE"))
+    bad = [address for address in map(str, known.endpoints) if address in failing] if failing else []
+    if bad:
+        named = ", ".join(f"{address} ({failing[address]})" for address in bad[:MOST_NAMED_PODS])
+        more = ", …" if len(bad) > MOST_NAMED_PODS else ""
+        which = f"{len(bad)} of {count(len(known.endpoints), 'pod')}"
+        severity = Severity.ERROR if len(bad) == len(known.endpoints) else Severity.NOTICE
+        found.append((severity, f"{which} cannot be connected to: {named}{more}"))
+    return found
+
+
+def _find_failing(workers: Iterable[WorkerReport]) -> dict[str, dict[str, str]]:
+    """The pods that no worker can connect to, with the cause: by cluster and address."""
+    reports: dict[tuple[str, str], list[PodReport]] = defaultdict(list)
+    for worker in workers:
+        for pod in worker.pods:
+            reports[pod.cluster, pod.address].append(pod)
+    failing: dict[str, dict[str, str]] = defaultdict(dict)
+    for (cluster, address), pods in reports.items():
+        if all(pod.state is PodState.FAILING for pod in pods):
+            why = next((pod.last_error for pod in pods if pod.last_error), "")
+            failing[cluster][address] = why or "no cause is known"
+    return failing
+
+
+def _blame(destination: Destination, severity: Severity, message: str, objects: Objects) -> Problem:
+    obj = objects.get(destination.mapping)
+    where = destination.where if obj is None else obj.source.locate(("spec", "service"))
+    return Problem(severity, message, where, destination.mapping, "spec.service")

@@ -1,0 +1,19 @@
+"""The list of resolvers: the one place to add a line for a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from grpcgw.discovery.resolvers.consul import ConsulResolver
+from grpcgw.discovery.resolvers.dns import DnsResolver
+from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
+from grpcgw.discovery.resolvers.resolver import Resolver
+from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.snapshot import ResolverKind
+
+RESOLVERS: Mapping[ResolverKind, Callable[[ObjectStore], Resolver]] = {
+    ResolverKind.KUBERNETES_ENDPOINT: EndpointsResolver,
+    ResolverKind.KUBERNETES_SERVICE: lambda _: DnsResolver(),
+    ResolverKind.CONSUL: lambda _: ConsulResolver(),
+}
+"""Resolver kind → makes the resolver; one instance serves all clusters of its kind."""

@@ -1,0 +1,335 @@
+"""KubernetesEndpointResolver: the ready pods of a Service, from EndpointSlices or Endpoints in the store.
+
+`endpoints_of` decides and is pure; `EndpointsResolver` knows which services a changed object concerns. Neither knows
+where the objects came from, nor what is done with the pods. Runs in the control loop, does no I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from grpcgw.discovery.resolvers.families import explain_disabled, is_enabled
+from grpcgw.discovery.resolvers.resolver import Publish
+from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.objects import KubeObject, ObjectKey
+from grpcgw.model.policies import DEFAULT_ADDRESSING, Addressing
+from grpcgw.model.snapshot import Cluster, ServiceRef
+
+SERVICE_LABEL = "kubernetes.io/service-name"
+_IP_TYPES = ("IPv4", "IPv6")
+
+ServiceName = tuple[str, str]
+"""Namespace and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """What to look for among the ports of slices and subsets: the Service port's name, or, where the Service has no
+    ports at all, the number itself."""
+
+    name: str | None
+    number: int
+
+    def pod_port(self, ports: object) -> int | None:
+        """The pods' port, out of `ports` of an EndpointSlice or an Endpoints subset."""
+        for port in _tcp_ports(ports):
+            if self.name == _text(port.get("name")) or (self.name is None and self.number == port.get("port")):
+                return _port_number(port.get("port"))
+        return None
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return f"port {self.number}"
+        return f"port named {self.name!r}" if self.name else "port without a name"
+
+
+def endpoints_of(
+    service: ServiceRef,
+    service_object: KubeObject | None,
+    slices: Iterable[KubeObject],
+    endpoints_object: KubeObject | None,
+    addressing: Addressing = DEFAULT_ADDRESSING,
+) -> EndpointSet:
+    """The ready pods behind `service`: of all its `slices` if there is one, else of all subsets of the Endpoints.
+
+    Where no pod is ready, those that are terminating and still serve take their place, as for kube-proxy (KEP-1669):
+    the last replica of a node that is drained. Only slices tell of them.
+
+    The port of `service` is the Service port; the pods' port is the one the slice or subset has under the Service
+    port's name. Without a Service there are no pods, whatever Endpoints say. Never raises: malformed parts are left
+    out, and `error` tells why a set is empty where the reason is not just that no pod is ready.
+    """
+    label = f"{service.name} in namespace {service.namespace}"
+    if service_object is None:
+        return EndpointSet(error=f"no Service {label}")
+    spec = _mapping(service_object.body.get("spec"))
+    if spec.get("type") == "ExternalName":
+        target = f"an ExternalName ({spec.get('externalName')})"
+        return EndpointSet(error=f"Service {label} is {target} without endpoints: use a KubernetesServiceResolver")
+    port = _find_port(service.port, spec)
+    if port is None:
+        return EndpointSet(error=f"Service {label} has no TCP port {service.port}; it has {_describe_ports(spec)}")
+    given = sorted(slices, key=lambda found: found.key)
+    families = _families(spec, addressing)
+    every = tuple(_slice_groups(given, families, _is_ready) if given else _subset_groups(endpoints_object))
+    groups = tuple(group.enabled(addressing) for group in every)
+    found = _merge(port, groups)
+    if not found.endpoints:
+        ending = _slice_groups(given, families, _serves_while_ending)
+        found = _merge(port, (group.enabled(addressing) for group in ending))
+    unusable = [found.key.name for found in given if _address_type(found) not in _IP_TYPES]
+    if unusable:
+        error = f"EndpointSlice {', '.join(unusable)} of Service {label} is left out: its addresses are no IP addresses"
+        return replace(found, error=error)
+    if found.endpoints or not any(group.pods for group in every):
+        return found
+    has = f"Service {label} has ready pods"
+    if not any(group.pods for group in groups):
+        return EndpointSet(error=explain_disabled(has, addressing))
+    return EndpointSet(error=f"{has}, but none with a TCP {port}")
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadyPod:
+    address: str
+    name: str
+    zone: str = ""
+    for_zones: frozenset[str] = frozenset()
+    """The zones it is meant for; empty: no hint."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Ready pods that share their ports: one EndpointSlice, or one subset of Endpoints."""
+
+    ports: object
+    pods: tuple[_ReadyPod, ...]
+
+    def enabled(self, addressing: Addressing) -> _Group:
+        """With the pods whose address is of an enabled family."""
+        return _Group(self.ports, tuple(pod for pod in self.pods if is_enabled(pod.address, addressing)))
+
+
+def _merge(port: ServicePort, groups: Iterable[_Group]) -> EndpointSet:
+    found: dict[Endpoint, tuple[Endpoint, frozenset[str]]] = {}
+    for group in groups:
+        number = port.pod_port(group.ports)
+        for pod in group.pods if number is not None else ():
+            endpoint = Endpoint(pod.address, number or 0, pod.name, pod.zone)
+            found.setdefault(endpoint, (endpoint, pod.for_zones))
+    chosen = [found[endpoint] for endpoint in sorted(found)]
+    hints = tuple(for_zones for _, for_zones in chosen)
+    return EndpointSet(tuple(endpoint for endpoint, _ in chosen), zone_hints=hints if all(hints) else ())
+
+
+def _find_port(number: int, spec: Mapping[str, object]) -> ServicePort | None:
+    if not _list(spec.get("ports")):
+        return ServicePort(None, number)
+    for port in _tcp_ports(spec.get("ports")):
+        if port.get("port") == number:
+            return ServicePort(_text(port.get("name")), number)
+    return None
+
+
+def _describe_ports(spec: Mapping[str, object]) -> str:
+    ports = _tcp_ports(spec.get("ports"))
+    return ", ".join(f"{port.get('port')} ({_text(port.get('name')) or 'unnamed'})" for port in ports) or "none"
+
+
+def _families(spec: Mapping[str, object], addressing: Addressing) -> tuple[object, ...]:
+    """The address types to look at. A dual-stack Service has each pod in slices of both: the first enabled is taken."""
+    families = _list(spec.get("ipFamilies"))
+    if len(families) < 2:
+        return _IP_TYPES
+    enabled = {"IPv4": addressing.ipv4, "IPv6": addressing.ipv6}
+    return tuple([family for family in families if enabled.get(_text(family))][:1])
+
+
+Accepts = Callable[[Mapping[str, object]], bool]
+"""Whether a pod is wanted, by the conditions of its endpoint in a slice."""
+
+
+def _slice_groups(slices: Iterable[KubeObject], families: tuple[object, ...], accepts: Accepts) -> Iterator[_Group]:
+    for found in slices:
+        if _address_type(found) in families:
+            endpoints = _mappings(found.body.get("endpoints"))
+            accepted = (item for item in endpoints if accepts(_mapping(item.get("conditions"))))
+            pods = (
+                _ReadyPod(address, _pod_name(item), _text(item.get("zone")), _zones(item.get("hints")))
+                for item in accepted
+                for address in _addresses(item.get("addresses"))
+            )
+            yield _Group(found.body.get("ports"), tuple(pods))
+
+
+def _subset_groups(endpoints_object: KubeObject | None) -> Iterator[_Group]:
+    """`notReadyAddresses` are not looked at: they do not tell pods that end from those that never began."""
+    body = endpoints_object.body if endpoints_object is not None else {}
+    for subset in _mappings(body.get("subsets")):
+        pods = (
+            _ReadyPod(address, _pod_name(item))
+            for item in _mappings(subset.get("addresses"))
+            for address in _addresses([item.get("ip")])
+        )
+        yield _Group(subset.get("ports"), tuple(pods))
+
+
+def _is_ready(conditions: Mapping[str, object]) -> bool:
+    """An absent condition means ready (EndpointSlice API); a terminating pod gets nothing new, ready or not."""
+    return conditions.get("ready") in (True, None) and conditions.get("terminating") is not True
+
+
+def _serves_while_ending(conditions: Mapping[str, object]) -> bool:
+    """An absent `serving` means that it is (EndpointSlice API)."""
+    return conditions.get("terminating") is True and conditions.get("serving") in (True, None)
+
+
+def _address_type(found: KubeObject) -> object:
+    """IPv4, IPv6, or FQDN, which is no address to connect to; hand-written slices may leave it out."""
+    return found.body.get("addressType", "IPv4")
+
+
+def _zones(hints: object) -> frozenset[str]:
+    """The zones that `hints.forZones` of an EndpointSlice's endpoint names."""
+    named = (_text(zone.get("name")) for zone in _mappings(_mapping(hints).get("forZones")))
+    return frozenset(name for name in named if name)
+
+
+def _pod_name(item: Mapping[str, object]) -> str:
+    return _text(_mapping(item.get("targetRef")).get("name"))
+
+
+def _addresses(values: object) -> Iterator[str]:
+    for value in _list(values):
+        with suppress(ValueError):
+            yield str(ip_address(_text(value)))
+
+
+def _tcp_ports(ports: object) -> Iterator[Mapping[str, object]]:
+    return (port for port in _mappings(ports) if (port.get("protocol") or "TCP") == "TCP")
+
+
+def _port_number(value: object) -> int | None:
+    return value if type(value) is int and 0 < value < 65536 else None
+
+
+def _mappings(values: object) -> Iterator[Mapping[str, object]]:
+    return (value for value in _list(values) if isinstance(value, Mapping))
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+@dataclass(slots=True, eq=False)
+class _Watch:
+    service: ServiceRef
+    addressing: Addressing
+    publish: Publish
+    last: EndpointSet | None = None
+    ended: bool = False
+
+    def offer(self, endpoints: EndpointSet) -> None:
+        if not self.ended and endpoints != self.last:
+            self.last = endpoints
+            self.publish(endpoints)
+
+
+class EndpointsResolver:
+    """Resolver on the store. A changed object recomputes only the watched services it belongs to."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._watches: dict[ServiceName, list[_Watch]] = {}
+        self._slices: dict[ServiceName, dict[ObjectKey, KubeObject]] = {}
+        self._owners: dict[ObjectKey, ServiceName] = {}
+        for found in store.of_kind("EndpointSlice"):
+            self._index_slice(found.key)
+        self._unsubscribe = store.subscribe(self._on_change)
+
+    async def run(self) -> None:
+        """The store drives this resolver; it stops listening when `run` is cancelled."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._unsubscribe()
+
+    def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:
+        service = cluster.service
+        name = (service.namespace, service.name)
+        watch = _Watch(service, cluster.addressing, publish)
+        self._watches.setdefault(name, []).append(watch)
+        watch.offer(self._endpoints_of(service, cluster.addressing))
+
+        def end() -> None:
+            if not watch.ended:
+                watch.ended = True
+                self._forget(name, watch)
+
+        return end
+
+    def _forget(self, name: ServiceName, watch: _Watch) -> None:
+        self._watches[name].remove(watch)
+        if not self._watches[name]:
+            del self._watches[name]
+
+    def _on_change(self, changed: frozenset[ObjectKey]) -> None:
+        names: set[ServiceName] = set()
+        for key in changed:
+            if key.kind == "EndpointSlice":
+                names |= self._index_slice(key)
+            elif key.kind in ("Service", "Endpoints"):
+                names.add((key.namespace, key.name))
+        for name in names & self._watches.keys():
+            self._publish(name)
+
+    def _publish(self, name: ServiceName) -> None:
+        computed: dict[tuple[ServiceRef, Addressing], EndpointSet] = {}
+        for watch in tuple(self._watches.get(name, ())):
+            wanted = (watch.service, watch.addressing)
+            if wanted not in computed:
+                computed[wanted] = self._endpoints_of(*wanted)
+            watch.offer(computed[wanted])
+
+    def _index_slice(self, key: ObjectKey) -> set[ServiceName]:
+        """Note which Service the slice belongs to now; returns that one and the one it belonged to before."""
+        found = self._store.get(key)
+        before = self._owners.pop(key, None)
+        after = _owner_of(found) if found is not None else None
+        if before is not None:
+            self._slices[before].pop(key, None)
+            if not self._slices[before]:
+                del self._slices[before]
+        if found is not None and after is not None:
+            self._owners[key] = after
+            self._slices.setdefault(after, {})[key] = found
+        return {name for name in (before, after) if name is not None}
+
+    def _endpoints_of(self, service: ServiceRef, addressing: Addressing) -> EndpointSet:
+        namespace, name = service.namespace, service.name
+        return endpoints_of(
+            service,
+            self._store.get(ObjectKey("Service", namespace, name)),
+            self._slices.get((namespace, name), {}).values(),
+            self._store.get(ObjectKey("Endpoints", namespace, name)),
+            addressing,
+        )
+
+
+def _owner_of(found: KubeObject) -> ServiceName | None:
+    labels = _mapping(_mapping(found.body.get("metadata")).get("labels"))
+    name = _text(labels.get(SERVICE_LABEL))
+    return (found.key.namespace, name) if name else None

@@ -1,0 +1,1 @@
+"""Where objects come from: an API server, a directory of YAML files, certificate files."""

@@ -1,0 +1,460 @@
+"""A directory of YAML files as a source of objects, read once (`read_directory`) or followed (`DirectorySource`).
+
+Owns which files count, when a file's new content is believed, and what keeps serving while one is broken. Knows no
+kind of object. Files are read and parsed in a thread as values; the store is written in the control loop only, all
+files in one step, so that what moves from one file to another, or a whole ConfigMap, changes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from watchfiles import awatch
+
+from grpcgw.ambassador.compile.closed import UNREADABLE_FILE
+from grpcgw.ambassador.compile.survey import Survey, describe, find_nothing, survey
+from grpcgw.discovery.sources.lost_objects import find_lost, make_unreadable_file
+from grpcgw.discovery.sources.yaml_objects import DEFAULT_NAMESPACE, keep_first, parse_objects
+from grpcgw.discovery.store import ObjectStore, SourceStatus
+from grpcgw.errors import UserError
+from grpcgw.model.objects import KubeObject, Problem, Severity
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAX_FILE_BYTES = 16 * 1024 * 1024
+
+SETTLE_S = 0.05
+"""How long a file must stay gone, or stay without a newline at its end, before that is believed."""
+RESCAN_MS = 2_000
+"""Everything is read anew this often without any event, too: no file system reports every change."""
+POLL_S = 0.1
+"""Pause between readings while the directory cannot be watched."""
+CLOCK_STEP_NS = 2_000_000_000
+"""The longest step in which a file system counts the time of a change (FAT; for most it is some ms)."""
+
+_CLOSES = "; no call is served until it can be read, or is gone: what keeps people out may be in it"
+
+Watch = Callable[[Path], AsyncGenerator[Collection[object], None]]
+"""Yields whenever something below a directory may have changed, an empty collection where nothing is known to have;
+raises OSError or RuntimeError if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells one version of a file from the next without reading it. The owner of a file can set `modified_ns` to
+    any time, but nobody sets `changed_ns`."""
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+    device: int
+
+    def is_final(self, read_at_ns: int) -> bool:
+        """Whether a file that had this stamp before it was read, at `read_at_ns`, has another after every change.
+
+        A change within the same step of the clock as the one before it, and of the same size, leaves the stamp as it
+        was. So the last change must have been over for longer than such a step when the reading began: whatever comes
+        later then comes in a later step. A change in the future says that the clocks differ, and proves nothing.
+        """
+        return read_at_ns - max(self.modified_ns, self.changed_ns) >= CLOCK_STEP_NS
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """One file: `objects` of its last good content, `problems` of the content it has now (None: unreadable)."""
+
+    content: bytes | None
+    objects: tuple[KubeObject, ...]
+    problems: tuple[Problem, ...]
+    awaited: bytes | None = None
+    """New content that looks half written; believed if it is still there at the next reading."""
+    gone: bool = False
+    """The file was missing at the last reading, as it is for a moment while some editors save it."""
+    stamp: Stamp | None = field(default=None, compare=False)
+    """While the file has it, its content is known; None: only reading tells."""
+
+    @property
+    def settled(self) -> bool:
+        return self.awaited is None and not self.gone
+
+    @property
+    def closes(self) -> bool:
+        """It was never read, and what keeps people out may be in it."""
+        return any(obj.key.kind == UNREADABLE_FILE for obj in self.objects)
+
+    @property
+    def has_last_good(self) -> bool:
+        return bool(self.objects) and not self.closes
+
+
+Files = Mapping[Path, FileState]
+
+
+def read_directory(
+    directory: Path, environment: Mapping[str, str] | None = None
+) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """All objects below `directory`, with variables filled in from `environment`, and what is wrong with its files.
+
+    It may be one file, too, whatever its ending. UserError: it is neither, or cannot be read.
+    """
+    if not directory.is_file():
+        _require_directory(directory)
+    files, problems = scan(directory, {}, environment=environment)
+    objects, conflicts = merge(files)
+    return objects, (*problems, *_problems_of(files), *conflicts)
+
+
+class DirectorySource:
+    """Keeps the store equal to the files of a directory. Call `load`, then `run`, from the control loop.
+
+    `ambassador_id`: whose objects count in what is said of the files. Variables are filled in from `environment`.
+    `watch` and `clock` (seconds since the epoch) are for tests alone.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        directory: Path,
+        *,
+        ambassador_id: str = "default",
+        environment: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._ambassador_id = ambassador_id
+        self._environment = environment
+        self._watch = watch or watch_directory
+        self._clock = clock
+        self._name = f"directory {directory}"
+        self._files: Files = {}
+        self._conflicts: tuple[Problem, ...] = ()
+        self._nothing: tuple[Problem, ...] = ()
+        self._summary = ""
+        self._changed = asyncio.Event()
+        self._read_all = True
+        """The next reading trusts no stamp."""
+        self._synced = False
+        self._watch_error = ""
+        self._last_contact_s = 0.0
+
+    async def load(self) -> None:
+        """Read the directory for the first time. UserError: it is no readable directory."""
+        _require_directory(self._directory)
+        await self._refresh()
+
+    async def run(self) -> None:
+        """Follow the directory until cancelled. What changes while the watch is being set up is not missed."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(), name=f"watch {self._directory}")
+            await asyncio.sleep(0)  # the watch is set up in the first step of its task: everything after is an event
+            while True:
+                before = self._files
+                await self._refresh()
+                if self._files == before and all(state.settled for state in self._files.values()):
+                    await self._changed.wait()
+                else:  # read once more when it is quiet: what looked half written, and what went on changing meanwhile
+                    await asyncio.sleep(SETTLE_S)
+
+    async def _follow(self) -> None:
+        """Turn whatever the watch reports into `_changed`; poll while there is nothing to watch or no way to."""
+        while True:
+            try:
+                self._watch_error = ""
+                await self._follow_one_directory()
+            # watchfiles raises both, for instance at an inotify limit or for a name that is not UTF-8, also in groups.
+            except* (OSError, RuntimeError) as errors:
+                self._watch_error = _first_message(errors)
+            self._read_everything()
+            await asyncio.sleep(POLL_S)
+
+    async def _follow_one_directory(self) -> None:
+        """Follow what has the directory's name now; ends when another directory, or nothing, has taken its place."""
+        identity = _identity(self._directory)
+        async with aclosing(self._watch(self._directory)) as changes:
+            async for changed in changes:
+                if changed:
+                    self._changed.set()
+                else:
+                    self._read_everything()
+                if _identity(self._directory) != identity:
+                    return
+
+    def _read_everything(self) -> None:
+        """Nothing is known to have changed: what file systems say of their files is not believed either."""
+        self._read_all = True
+        self._changed.set()
+
+    async def _refresh(self) -> None:
+        self._changed.clear()
+        before, read_all, self._read_all = self._files, self._read_all, False
+        self._files, unlisted = await asyncio.to_thread(scan, self._directory, before, read_all, self._environment)
+        if self._files != before or not self._summary:
+            objects, self._conflicts = merge(self._files)
+            self._store.replace(self._name, objects)
+            self._sum_up(
+                survey(objects, self._ambassador_id), await asyncio.to_thread(list_other_files, self._directory)
+            )
+        self._set_status(unlisted)
+        problems = (*unlisted, *self._nothing, *self._watch_problems(), *_problems_of(self._files), *self._conflicts)
+        self._store.report(self._name, problems)
+
+    def _sum_up(self, found: Survey, other_files: list[str]) -> None:
+        """Say what is read and what is not, whenever that changes."""
+        files = sum(not state.gone for state in self._files.values())
+        nothing = None if files else find_nothing(found, files, str(self._directory))
+        # A gateway may well be started before its files come.
+        self._nothing = () if nothing is None else (replace(nothing, severity=Severity.NOTICE),)
+        summary = describe(found, files, other_files)
+        if summary != self._summary:
+            log.info("%s: %s", self._name, summary)
+        self._summary = summary
+
+    def _set_status(self, unlisted: tuple[Problem, ...]) -> None:
+        if not unlisted:
+            self._synced = True
+            self._last_contact_s = self._clock()
+        error = unlisted[0].message if unlisted else ""
+        self._store.set_status(SourceStatus(self._name, self._synced, self._last_contact_s, not unlisted, error))
+
+    def _watch_problems(self) -> Iterable[Problem]:
+        if self._watch_error and self._directory.is_dir():
+            message = (
+                f"changes are not reported by the system ({self._watch_error}), so the files are read every "
+                f"{POLL_S * 1000:.0f} ms; raise fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+            )
+            yield Problem(Severity.NOTICE, message, str(self._directory))
+
+
+def _first_message(errors: BaseExceptionGroup[BaseException]) -> str:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return str(first)
+
+
+def _show(path: Path) -> str:
+    """The path as text that can be printed: a name need not be UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerator[Collection[object], None]:
+    """Report changes after 10 ms of quiet, at the latest 50 ms after the first, and none after `rescan_ms` without."""
+    return awatch(
+        directory,
+        watch_filter=None,
+        debounce=50,
+        step=10,
+        rust_timeout=rescan_ms,
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+    )
+
+
+def scan(
+    directory: Path, former: Files, read_all: bool = False, environment: Mapping[str, str] | None = None
+) -> tuple[Files, tuple[Problem, ...]]:
+    """The states of all files in order of path, and what could not be listed, which keeps its files.
+
+    `read_all`: read even a file whose stamp says that it has not changed.
+    """
+    paths, errors = list_files(directory)
+    unlisted = [Path(error.filename or directory) for error in errors]
+    kept = {path: state for path, state in former.items() if any(path.is_relative_to(place) for place in unlisted)}
+    read = read_file if read_all else read_changed_file
+    states = kept | {path: read(path, former.get(path), environment) for path in paths}
+    for path, state in former.items():
+        if path not in states and not state.gone:
+            states[path] = replace(state, awaited=None, gone=True)
+    if not former:
+        states |= _close(states, [place for place in unlisted if place != directory])
+    problems = tuple(_unlisted_problem(error, directory) for error in errors)
+    return dict(sorted(states.items())), problems
+
+
+def _close(states: Files, unlisted: Iterable[Path]) -> Files:
+    """What stands for files and directories that cannot be read when the gateway starts. Later the state from before
+    serves on, in which whoever sets a file's rights only after it is there must not leave a gap."""
+    unread = [path for path, state in states.items() if state.content is None and _stays_unreadable(path)]
+    closing = {path: replace(states[path], problems=_say_closed(states[path].problems)) for path in unread}
+    closing |= {path: FileState(None, (), ()) for path in unlisted}
+    return {path: replace(state, objects=(make_unreadable_file(_show(path)),)) for path, state in closing.items()}
+
+
+def _stays_unreadable(path: Path) -> bool:
+    """Looked at once more: a file may go and come back while a directory is read."""
+    try:
+        _read_bytes(path)
+    except OSError:
+        return os.path.lexists(path)
+    return False
+
+
+def _say_closed(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    return tuple(replace(problem, message=f"{problem.message}{_CLOSES}") for problem in problems)
+
+
+def list_files(directory: Path) -> tuple[list[Path], list[OSError]]:
+    """The YAML and JSON files below `directory`, and the directories that could not be listed.
+
+    Hidden names are left out: editors' files, and the `..data` directory of a mounted ConfigMap, whose visible names
+    are links into it. Links are followed, each directory is entered once.
+    """
+    errors: list[OSError] = []
+    if directory.is_file():
+        return [directory], []
+    paths = (path for path in _walk(directory, errors.append) if path.name.endswith(SUFFIXES))
+    return sorted(paths), errors
+
+
+def list_other_files(directory: Path) -> list[str]:
+    """The names below `directory` of the files that are not read."""
+    paths = (path for path in _walk(directory, lambda _: None) if not path.name.endswith(SUFFIXES))
+    return [_show(path.relative_to(directory)) for path in sorted(paths)]
+
+
+def _walk(directory: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    entered: set[str] = set()
+    for folder, subfolders, names in os.walk(directory, onerror=on_error, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            subfolders.clear()
+            continue
+        entered.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def read_changed_file(path: Path, former: FileState | None, environment: Mapping[str, str] | None = None) -> FileState:
+    """`read_file`, unless `former` is still what the file holds."""
+    if former is not None and former.stamp is not None and former.settled and former.stamp == _find_stamp(path):
+        return former
+    return read_file(path, former, environment)
+
+
+def read_file(path: Path, former: FileState | None, environment: Mapping[str, str] | None = None) -> FileState:
+    """The state of a file after `former`: broken content changes nothing but the problems."""
+    read_at_ns = time.time_ns()
+    stamp = _find_stamp(path)  # before the content: if that changes meanwhile, the stamp is another at the next look
+    state = _read_state(path, former, environment)
+    proves = stamp is not None and state.content is not None and stamp.is_final(read_at_ns)
+    return replace(state, stamp=stamp if proves else None)
+
+
+def _read_state(path: Path, former: FileState | None, environment: Mapping[str, str] | None) -> FileState:
+    try:
+        content = _read_bytes(path)
+    except OSError as error:
+        return _unreadable(path, former, error.strerror or str(error))
+    if former is not None and content == former.content:
+        return former if former.settled else replace(former, awaited=None, gone=False)
+    if former is not None and not content.endswith(b"\n") and content and content != former.awaited:
+        return replace(former, awaited=content, gone=False)
+    objects, problems = parse_content(content, _show(path), environment)
+    if not objects and not problems and former is not None and former.has_last_good:
+        problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{_show(path)}:1"),)
+    if any(problem.severity is Severity.ERROR for problem in problems):
+        return _broken(content, former, problems, objects)
+    return FileState(content, objects, problems)
+
+
+def _unreadable(path: Path, former: FileState | None, reason: str) -> FileState:
+    problem = Problem(Severity.ERROR, f"cannot read this file: {reason}", _show(path))
+    if former is not None and former.closes:
+        return FileState(None, former.objects, _say_closed((problem,)))
+    return _broken(None, former, (problem,))
+
+
+def parse_content(
+    content: bytes, origin: str, environment: Mapping[str, str] | None = None
+) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8 text"
+        if b"\0" in content:  # not even the kinds can be found: another encoding, or encrypted
+            return (make_unreadable_file(origin),), _say_closed((Problem(Severity.ERROR, message, f"{origin}:{line}"),))
+        lost = find_lost(content.decode("utf-8", "replace"), origin, DEFAULT_NAMESPACE)
+        return lost, (Problem(Severity.ERROR, message, f"{origin}:{line}"),)
+    return parse_objects(text, origin, environment=environment)
+
+
+def merge(files: Files) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """One object per key: the first serves, in order of path and then of line; each other one is an error."""
+    return keep_first(obj for state in files.values() for obj in state.objects)
+
+
+def _broken(
+    content: bytes | None,
+    former: FileState | None,
+    problems: tuple[Problem, ...],
+    objects: tuple[KubeObject, ...] = (),
+) -> FileState:
+    """The last good objects stay; a file that never was good serves the documents in it that are objects."""
+    if former is None or not former.has_last_good:
+        return FileState(content, objects, problems)
+    kept = "the objects last read from this file keep serving: correct it, or delete it to remove them"
+    told = tuple(replace(problem, message=f"{problem.message}; {kept}") for problem in problems)
+    return FileState(content, former.objects, told)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """OSError where it cannot be read, is no regular file (reading a pipe would wait), or is too large."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(f"it is larger than {MAX_FILE_BYTES // 1024**2} MB; split it")
+    return content
+
+
+def _find_stamp(path: Path) -> Stamp | None:
+    """None where the file cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+def _problems_of(files: Files) -> Iterable[Problem]:
+    return (problem for state in files.values() for problem in state.problems)
+
+
+def _unlisted_problem(error: OSError, directory: Path) -> Problem:
+    place = error.filename or directory
+    message = (
+        f"cannot list directory {place}: {error.strerror or error}; the objects last read from it keep serving: "
+        "make it readable, or restart the gateway without it"
+    )
+    return Problem(Severity.ERROR, message, str(place))
+
+
+def _require_directory(directory: Path) -> None:
+    try:
+        with os.scandir(directory):
+            pass
+    except OSError as error:
+        message = f"cannot read the configuration directory {directory}: {error.strerror or error}"
+        raise UserError(f"{message}; name a directory that holds YAML files") from error
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        status = directory.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

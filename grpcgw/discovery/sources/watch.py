@@ -1,0 +1,302 @@
+"""What list/watch against an API server means, without any I/O: which resources, their events, and when to ask again.
+
+Turns bytes of a watch into events, keeps track of what a watch has told, and notices when it cannot be trusted any
+more (`Relist`). Knows no HTTP client, event loop or clock; `kubernetes.py` is the shell that does what is decided here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from grpcgw.discovery.sources.extensions import extend
+from grpcgw.errors import GrpcgwError
+from grpcgw.model.objects import KubeObject, ObjectKey, Source
+
+AMBASSADOR_GROUP = "getambassador.io"
+AMBASSADOR_VERSIONS = ("v3alpha1", "v2", "v1")
+"""In order of preference. A cluster serves the same objects in all of its versions, so one is read, and the newest says
+most: Ambassador's conversion to v2 flattens some fields, and Ambassador 4 converts nothing unless told to."""
+
+MAX_LINE_BYTES = 32 * 1024 * 1024
+"""Far above what an API server stores (1.5 MB in etcd): a longer line is no event, and must not fill the memory."""
+
+CERTIFICATE_TYPE = "kubernetes.io/tls"
+"""Secrets of this type are read all; RBAC cannot tell types apart, a field selector can."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+"""RFC 1123, as Kubernetes checks it for Secrets; its namespaces are stricter."""
+
+_ORIGIN = Source("kubernetes")
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class Relist(GrpcgwError):
+    """What a watch has told so far can no longer be continued; the text says why. Only a new list helps."""
+
+    def __init__(self, reason: str, is_expiry: bool = False) -> None:
+        super().__init__(reason)
+        self.is_expiry = is_expiry
+        """The server has forgotten what came after the last event: no fault, a kind that seldom changes meets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind in one version of its API. `plural` is its name in paths and RBAC rules."""
+
+    group: str
+    """Empty: the core group."""
+    version: str
+    kind: str
+    plural: str
+    field_selector: str = ""
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def group_path(self) -> str:
+        """Where the API server says which kinds this version has."""
+        return f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
+
+    def path(self, namespace: str) -> str:
+        """Where to list and watch; an empty namespace means all."""
+        return f"{self.group_path}/{f'namespaces/{namespace}/' if namespace else ''}{self.plural}"
+
+    def describe_right(self, verb: str, namespace: str) -> str:
+        name = f"{self.plural}.{self.group}" if self.group else self.plural
+        return f'"{verb}" on {name} in {f"namespace {namespace}" if namespace else "all namespaces"}'
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedKind:
+    """What one list/watch loop reads: the first of `candidates` that the cluster serves."""
+
+    candidates: tuple[Resource, ...]
+    only: ObjectKey | None = None
+    """The one object that is read; None: all."""
+    optional: bool = False
+    """The gateway starts without it where the right to read it is missing, which is an error all the same."""
+    rare: bool = False
+    """Most clusters do not have it, and nothing is said of that."""
+
+    @property
+    def name(self) -> str:
+        return self.candidates[0].kind if self.only is None else str(self.only)
+
+    def choose(self, served: Mapping[str, Collection[str]]) -> Resource | None:
+        """The candidate to read, given the kinds served by API version (the core group is always served)."""
+        for candidate in self.candidates:
+            if not candidate.group or candidate.kind in served.get(candidate.api_version, ()):
+                return candidate
+        return None
+
+
+def _ambassador(kind: str, plural: str) -> WatchedKind:
+    return WatchedKind(tuple(Resource(AMBASSADOR_GROUP, version, kind, plural) for version in AMBASSADOR_VERSIONS))
+
+
+def _guarding(kind: str, plural: str) -> WatchedKind:
+    """What decides on calls. Where it is installed it is never passed over: without the right nobody is served."""
+    return replace(_ambassador(kind, plural), rare=True)
+
+
+CERTIFICATES = WatchedKind((Resource("", "v1", "Secret", "secrets", f"type={CERTIFICATE_TYPE}"),))
+"""Of other types only Secrets that are named enter this process, each by its own `watch_secret`."""
+
+WATCHED_KINDS = (
+    _ambassador("Mapping", "mappings"),
+    _ambassador("Module", "modules"),
+    _ambassador("KubernetesEndpointResolver", "kubernetesendpointresolvers"),
+    _ambassador("KubernetesServiceResolver", "kubernetesserviceresolvers"),
+    _ambassador("ConsulResolver", "consulresolvers"),
+    _ambassador("TLSContext", "tlscontexts"),
+    _ambassador("Host", "hosts"),
+    WatchedKind((Resource(AMBASSADOR_GROUP, "v3alpha1", "Listener", "listeners"),)),
+    _guarding("AuthService", "authservices"),
+    _guarding("RateLimitService", "ratelimitservices"),
+    _guarding("Filter", "filters"),
+    _guarding("FilterPolicy", "filterpolicies"),
+    _guarding("RateLimit", "ratelimits"),
+    WatchedKind((Resource("", "v1", "Service", "services"),)),
+    WatchedKind((Resource("networking.k8s.io", "v1", "Ingress", "ingresses"),), optional=True),
+    CERTIFICATES,
+    WatchedKind(
+        (
+            Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
+            Resource("", "v1", "Endpoints", "endpoints"),
+        )
+    ),
+)
+
+
+def watch_secret(key: ObjectKey) -> WatchedKind:
+    """What reads one Secret, unless it is a certificate: no Secret is read twice. `key` is a possible name."""
+    selector = f"metadata.name={key.name},type!={CERTIFICATE_TYPE}"
+    return WatchedKind((Resource("", "v1", "Secret", "secrets", selector),), key)
+
+
+def is_possible_name(key: ObjectKey) -> bool:
+    """Whether an object can be called so. Another name must not get into a path or selector, where it would ask for
+    something else."""
+    return _NAME.fullmatch(key.name) is not None and _NAME.fullmatch(key.namespace) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """An object was added or changed."""
+
+    obj: KubeObject
+    version: str
+    is_new: bool
+    """The API server says that a reader of all former events does not know it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    key: ObjectKey
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """Nothing changed up to `version`."""
+
+    version: str
+
+
+Event = Put | Removed | Bookmark
+
+
+@dataclass(slots=True)
+class Cursor:
+    """How far a list and the events after it have been read: the resourceVersion to go on from, the keys that exist."""
+
+    version: str
+    keys: set[ObjectKey] = field(default_factory=set)
+
+    def advance(self, event: Event) -> None:
+        """Take note of `event`; raises Relist, unchanged, where it proves that an earlier one was missed."""
+        if isinstance(event, Put):
+            if not event.is_new and event.obj.key not in self.keys:
+                raise Relist(f"an event was missed: {event.obj.key} was modified but never added")
+            self.keys.add(event.obj.key)
+        elif isinstance(event, Removed):
+            if event.key not in self.keys:
+                raise Relist(f"an event was missed: {event.key} was deleted but never added")
+            self.keys.remove(event.key)
+        self.version = event.version
+
+
+class LineSplitter:
+    """Cuts a byte stream into lines. What follows the last newline is kept for the next chunk, and lost with a drop."""
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._rest = bytearray()
+        self._max_line_bytes = max_line_bytes
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that `chunk` completes, without newlines and blank lines; raises Relist on an endless line."""
+        head, newline, tail = chunk.rpartition(b"\n")
+        if not newline:
+            self._rest += chunk
+            self._check_length()
+            return []
+        lines = bytes(self._rest + head).split(b"\n")
+        self._rest = bytearray(tail)
+        self._check_length()
+        return [line for line in lines if line.strip()]
+
+    def _check_length(self) -> None:
+        if len(self._rest) > self._max_line_bytes:
+            raise Relist(f"the API server sent a line of more than {self._max_line_bytes} bytes")
+
+
+class Backoff:
+    """Exponential back-off with full jitter: the n-th delay is uniform in 0 … min(cap_s, base_s · 2ⁿ)."""
+
+    def __init__(self, base_s: float, cap_s: float, random: Random) -> None:
+        self._base_s = base_s
+        self._cap_s = cap_s
+        self._random = random
+        self._ceiling_s = min(base_s, cap_s)
+
+    def next_s(self) -> float:
+        delay_s = self._random.uniform(0.0, self._ceiling_s)
+        self._ceiling_s = min(self._cap_s, self._ceiling_s * 2)
+        return delay_s
+
+    def reset(self) -> None:
+        self._ceiling_s = min(self._base_s, self._cap_s)
+
+
+def decode_event(line: bytes, resource: Resource) -> Event:
+    """The event in one line of a watch; raises Relist for whatever is not a plain event (an ERROR event above all)."""
+    try:
+        document = _as_mapping(json.loads(line))
+    except (ValueError, RecursionError):  # the latter of what is nested too deeply
+        raise Relist(f"the API server sent a line that is not JSON: {line[:80]!r}") from None
+    body = _as_mapping(document.get("object"))
+    match document.get("type"):
+        case "ADDED" | "MODIFIED" as kind:
+            return Put(read_object(body, resource), read_version(body), is_new=kind == "ADDED")
+        case "DELETED":
+            return Removed(read_object(body, resource).key, read_version(body))
+        case "BOOKMARK":
+            return Bookmark(read_version(body))
+        case "ERROR":
+            code = body.get("code")
+            raise Relist(f"the API server ended the watch: {code} {body.get('message')}", is_expiry=code == 410)
+        case other:
+            raise Relist(f"the API server sent an event of unknown type {other!r}")
+
+
+def read_page(page: Mapping[str, object], resource: Resource) -> tuple[list[KubeObject], str, str]:
+    """Objects, resourceVersion and continue token (empty on the last page) of one page of a list."""
+    items = page.get("items")
+    if items is None:  # how Go writes an empty list
+        items = []
+    if not isinstance(items, list):
+        raise Relist(f"the API server answered the list of {resource.plural} with something else")
+    token = _as_mapping(page.get("metadata")).get("continue") or ""
+    return [read_object(_as_mapping(item), resource) for item in items], read_version(page), str(token)
+
+
+def read_kinds(resource_list: Mapping[str, object]) -> frozenset[str]:
+    """The kinds in an APIResourceList; subresources (`mappings/status`) do not count."""
+    resources = resource_list.get("resources") or ()
+    entries = [_as_mapping(entry) for entry in resources] if isinstance(resources, Iterable) else []
+    return frozenset(str(entry.get("kind")) for entry in entries if "/" not in str(entry.get("name")))
+
+
+def read_object(body: dict[str, object], resource: Resource) -> KubeObject:
+    """The object as the store keeps it. Built-in kinds come without `kind` and `apiVersion` in lists: added here, so
+    that an object equals itself however it was read. What only other writers need is dropped, for memory."""
+    metadata = dict(_as_mapping(body.get("metadata")))
+    metadata.pop("managedFields", None)
+    annotations = metadata.get("annotations")
+    if isinstance(annotations, dict):
+        metadata["annotations"] = {name: text for name, text in annotations.items() if name != _LAST_APPLIED}
+    name = metadata.get("name")
+    if not isinstance(name, str) or not name:
+        raise Relist(f"the API server sent a {resource.kind} without a name")
+    key = ObjectKey(resource.kind, str(metadata.get("namespace", "")), name)
+    whole = {**body, "kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+    return extend(KubeObject(resource.api_version, key, whole, _ORIGIN))
+
+
+def read_version(body: Mapping[str, object]) -> str:
+    version = _as_mapping(body.get("metadata")).get("resourceVersion")
+    if not isinstance(version, str) or not version:
+        raise Relist("the API server sent something without metadata.resourceVersion")
+    return version
+
+
+def _as_mapping(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise Relist(f"the API server sent {type(value).__name__} where an object belongs")
+    return value

@@ -1,0 +1,1 @@
+"""What drives sessions: the contract of engines, and one package each."""

@@ -1,0 +1,200 @@
+"""What both engines share: their contract, their parameters, and the housekeeping of running RPCs.
+
+An engine owns sockets and drives sessions; what RPCs mean is in `session`, what is served in `serving`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from grpcgw.listeners.open_ports import Ports
+from grpcgw.model.policies import ConnectionSettings
+from grpcgw.model.snapshot import Listener, Snapshot
+from grpcgw.session.serving import Serving
+from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
+
+QUIET_CORE = "NONE"
+
+CLIENT_WINDOW_BYTES = 262_144
+"""What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
+
+REFUSING_S = 0.1
+"""How long a gateway that drains answers new RPCs itself: once it says goodbye to clients, grpc core ends those that
+arrive as CANCELLED, which no client tries again."""
+
+ASK_CLIENTS_MS, CLIENT_ANSWERS_MS = 20_000, 60_000
+"""A quiet connection is asked by a ping after so long whether its client is there, which has so long to answer."""
+
+WAITING_RPCS = 10_000
+"""RPCs that may wait for a worker, which takes some thousands each second; about 15 KB each."""
+
+
+def quiet_core() -> None:
+    """For a process of the gateway's own, before grpc is first used: core would write a line for each malformed
+    request, as many as a bad client likes. A program that embeds the gateway keeps its log."""
+    os.environ.setdefault("GRPC_VERBOSITY", QUIET_CORE)
+
+
+NO_LONGER_BYTES = 2**31 - 1
+"""The largest number that core takes."""
+
+NEVER_MS = 2**31 - 1
+"""grpc core's word for a timeout that is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where a worker listens and what one client connection may do."""
+
+    address: str
+    max_concurrent_streams: int
+    """Of ports that do not say themselves."""
+    max_metadata_bytes: int
+    max_connection_age_s: float | None = None
+    """Clients are sent away to connect anew after so long, give or take a tenth; None: never."""
+    max_connection_age_grace_s: float | None = None
+    """What still runs on their connection is cut off after so long; None: never."""
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    """Of a client's message, uncompressed; of ports that do not say themselves."""
+
+    def target(self, port: int) -> str:
+        """`host:port` to listen on."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{port}"
+
+
+class Engine(Protocol):
+    """One worker's data plane. `start`, then changes through `serving` and `ports`, then `drain` and `stop`, each once.
+
+    All but `serving` is for one thread at a time.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def serving(self) -> Serving: ...
+    @property
+    def ports(self) -> Ports:
+        """Opened after `start`: RPCs so find their turns from the first one on, instead of the pod that happened to
+        connect first."""
+        ...
+
+    def start(self, settle_s: float) -> None:
+        """Keep connections to the pods from now on; returns when each is tried, at the latest after `settle_s`."""
+        ...
+
+    def drain(self, limit_s: float) -> None:
+        """Refuse new RPCs and say goodbye to clients; returns when the last RPC ended, at the latest after `limit_s`
+        when the rest was ended with UNAVAILABLE."""
+        ...
+
+    def stop(self) -> None:
+        """Close everything. Blocks until no thread and no socket is left."""
+        ...
+
+
+def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[str, int]]:
+    """grpc core's arguments for a port; the reasons of each limit are in docs/hardening.md."""
+    return [
+        *_age_arguments(options),
+        ("grpc.so_reuseport", 1),
+        # Of a compressed message core counts what it unfolds to, and stops there. The session holds the limit itself:
+        # core may tell of a message above its own as if the request had ended before it.
+        ("grpc.max_receive_message_length", min(2 * max_message_bytes(options, listener), NO_LONGER_BYTES)),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", listener.max_concurrent_streams or options.max_concurrent_streams),
+        # On, core counts RPCs that are just ending against the limit and refuses new ones of a well-behaved client.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.max_metadata_size", options.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", options.max_metadata_bytes),
+        # Beyond its usual 1,000 core cancels new RPCs at random, whoever's they are.
+        ("grpc.server.max_pending_requests", WAITING_RPCS),
+        ("grpc.server.max_pending_requests_hard_limit", WAITING_RPCS),
+        # Core holds back the answer to a request it rejects, and meanwhile keeps all that the request brought.
+        ("grpc.http.tarpit", 0),
+        # A value that core cannot read stays in the table as an error, for every later RPC that names its entry.
+        ("grpc.http2.hpack_table_size.decoder", 0),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # Until a client acknowledges the settings, core holds it to none of them.
+        ("grpc.http2.settings_timeout", 10_000),
+        # A connection without RPCs, be it a client's that is gone or one that never ends its headers.
+        ("grpc.max_connection_idle_ms", listener.idle_timeout_ms or NEVER_MS),
+        # The probe lets a stream's window grow by megabytes, and so what a slow reader makes the gateway keep.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", CLIENT_WINDOW_BYTES),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Of some clients that leave within milliseconds core learns nothing until it writes to them.
+        ("grpc.keepalive_time_ms", ASK_CLIENTS_MS),
+        ("grpc.keepalive_timeout_ms", CLIENT_ANSWERS_MS),
+        ("grpc.http2.ping_timeout_ms", CLIENT_ANSWERS_MS),
+    ]
+
+
+def max_message_bytes(options: ServerOptions, listener: Listener) -> int:
+    """Of a client's message on a port."""
+    return listener.max_message_bytes or options.max_message_bytes
+
+
+def _age_arguments(options: ServerOptions) -> Iterator[tuple[str, int]]:
+    # Core itself varies the age of each connection by a tenth.
+    if options.max_connection_age_s is not None:
+        yield "grpc.max_connection_age_ms", round(1000 * options.max_connection_age_s)
+        if options.max_connection_age_grace_s is not None:
+            yield "grpc.max_connection_age_grace_ms", round(1000 * options.max_connection_age_grace_s)
+
+
+def channel_arguments(
+    max_metadata_bytes: int, user_agent: str, settings: ConnectionSettings
+) -> list[tuple[str, int | str]]:
+    """grpc core's arguments for a connection to a pod."""
+    return [
+        *_settings_arguments(settings),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", max_metadata_bytes),
+        ("grpc.http2.bdp_probe", 0),  # as for clients; pods are near, the usual window of 64 KiB is enough
+        # With a header table core repeats an earlier RPC's timeout that is up to 3 % longer, to save bytes.
+        ("grpc.http2.hpack_table_size.encoder", 0),
+        ("grpc.http2.hpack_table_size.decoder", 0),  # as for clients
+        ("grpc.use_local_subchannel_pool", 1),
+        # Trying again is the session's business; and core takes away what says how often that was done before.
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.primary_user_agent", user_agent),
+    ]
+
+
+def _settings_arguments(settings: ConnectionSettings) -> Iterator[tuple[str, int | str]]:
+    # Despite its name this is how long core gives one attempt to connect.
+    yield "grpc.min_reconnect_backoff_ms", settings.connect_timeout_ms
+    if settings.idle_timeout_ms is not None:
+        yield "grpc.client_idle_timeout_ms", settings.idle_timeout_ms
+    if settings.keepalive_time_s is not None:
+        yield "grpc.keepalive_time_ms", 1000 * settings.keepalive_time_s
+        yield "grpc.keepalive_permit_without_calls", 1
+        yield "grpc.http2.max_pings_without_data", 0
+    if settings.keepalive_timeout_s is not None:
+        yield "grpc.keepalive_timeout_ms", 1000 * settings.keepalive_timeout_s
+        yield "grpc.http2.ping_timeout_ms", 1000 * settings.keepalive_timeout_s  # else core waits for a minute
+    if settings.tls is not None and settings.tls.server_name:
+        yield "grpc.ssl_target_name_override", settings.tls.server_name
+    if settings.tls is not None and settings.tls.authority:
+        yield "grpc.default_authority", settings.tls.authority
+
+
+def sweep_interval_s(snapshot: Snapshot) -> float:
+    """How often running RPCs are looked at: a tenth of the shortest idle timeout, between 20 ms and 1 s."""
+    idle_ms = [d.idle_timeout_ms for route in snapshot.routes for d in route.destinations if d.idle_timeout_ms]
+    return min(1.0, max(0.02, min(idle_ms, default=10_000) / 10_000))
+
+
+def pod_target(address: str) -> str:
+    """grpc's name for `host:port`, such that nothing is resolved: `ipv4:10.0.0.1:50051`."""
+    return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"

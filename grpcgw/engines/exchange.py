@@ -1,0 +1,60 @@
+"""What an engine drives: one RPC, be it forwarded to a pod or answered by the gateway itself."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from grpcgw.model.status import Metadata, Status
+from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
+from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
+from grpcgw.session.admission import admit
+from grpcgw.session.call import Call, Request
+from grpcgw.session.forwarding import is_too_large, trim
+from grpcgw.session.serving import Serving
+from grpcgw.session.session import Session
+
+
+class Exchange(Protocol):
+    """Events of one RPC; `Session` says what each means. Called one at a time, never from inside a `Call` method."""
+
+    def start(self, now_s: float) -> None: ...
+    def on_request_message(self, message: bytes | None, now_s: float) -> None: ...
+    def on_client_sent(self, ok: bool, now_s: float) -> None: ...
+    def on_message_refused(self) -> None: ...
+    def on_client_closed(self, now_s: float) -> None: ...
+    def on_pod_sent(self, ok: bool, now_s: float) -> None: ...
+    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None: ...
+    def on_pod_message(self, message: bytes | None, now_s: float) -> None: ...
+    def on_no_more_replies(self) -> None: ...
+    def on_pod_status(self, status: Status, now_s: float) -> None: ...
+    def on_join_expired(self, now_s: float) -> None: ...
+    def on_sweep(self, now_s: float) -> None: ...
+    def on_drained(self, now_s: float) -> None: ...
+    def on_defect(self, now_s: float) -> None: ...
+
+
+def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
+    """The gateway's own services, unless a Mapping takes them over; everything else is forwarded."""
+    admit(request)
+    request.metadata = trim(request.metadata)
+    reception = serving.reception
+    if reception is not None:
+        reception.receive(request)
+    path, index = request.path, serving.reflection
+    if path.startswith(HEALTH_PREFIX) and _is_local(serving, request):
+        return HealthExchange(serving, call, request, now_s)
+    if (
+        index is not None
+        and path in REFLECTION_PATHS
+        and _is_local(serving, request)
+        and not serving.refuses(request.authority, request.metadata, request.port)
+    ):
+        return ReflectionExchange(serving, index, call, request, now_s)
+    return Session(serving, call, request, now_s)
+
+
+def _is_local(serving: Serving, request: Request) -> bool:
+    """Not a Mapping's; nor one to be refused, which is the session's business."""
+    if request.refusal is not None or is_too_large(request.metadata, serving.max_metadata_bytes):
+        return False
+    return not serving.has_route(request.path, request.authority, request.metadata)

@@ -1,0 +1,12 @@
+"""TLS towards pods: from configured PEM to what grpc wants. Shared by both engines; connects nothing itself."""
+
+from __future__ import annotations
+
+import grpc
+
+from grpcgw.model.policies import UpstreamTls
+
+
+def make_credentials(tls: UpstreamTls) -> grpc.ChannelCredentials:
+    """Credentials that check the pod's certificate against `tls.ca` (empty: the system's roots) and show ours."""
+    return grpc.ssl_channel_credentials(tls.ca or None, tls.private_key or None, tls.certificate_chain or None)

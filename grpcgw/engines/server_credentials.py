@@ -1,0 +1,49 @@
+"""TLS towards clients: from configured PEM to what grpc wants, and certificates that change while a port is open."""
+
+from __future__ import annotations
+
+import threading
+
+import grpc
+
+from grpcgw.errors import UserError
+from grpcgw.model.snapshot import ServerCertificate
+
+
+class FreshCertificates:
+    """Hands new certificates to grpc core, which asks for them at each handshake, in a thread of its own choice."""
+
+    def __init__(self, first: tuple[ServerCertificate, ...]) -> None:
+        self._lock = threading.Lock()
+        self._fresh: tuple[ServerCertificate, ...] | None = first
+
+    def set(self, certificates: tuple[ServerCertificate, ...]) -> None:
+        with self._lock:
+            self._fresh = certificates
+
+    def take(self) -> tuple[ServerCertificate, ...] | None:
+        """What was set since the last time; None: core keeps what it has."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, None
+        return fresh
+
+
+def make_server_credentials(fresh: FreshCertificates) -> grpc.ServerCredentials:
+    """Credentials that show the newest of `fresh`. Whether clients must show one is settled here, for good."""
+    first = fresh.take()
+    if not first:
+        raise UserError("a TLS port needs a certificate before it opens")
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        certificates = fresh.take()
+        return _configure(certificates) if certificates else None
+
+    required = any(certificate.client_ca for certificate in first)
+    return grpc.dynamic_ssl_server_credentials(_configure(first), fetch, require_client_authentication=required)
+
+
+def _configure(certificates: tuple[ServerCertificate, ...]) -> grpc.ServerCertificateConfiguration:
+    # grpc core chooses by SNI; for other names it shows the first: the one for every name, where there is one.
+    ordered = sorted(certificates, key=lambda certificate: "*" not in certificate.hosts)
+    pairs = [(certificate.private_key, certificate.certificate_chain) for certificate in ordered]
+    return grpc.ssl_server_certificate_configuration(pairs, ordered[0].client_ca or None)

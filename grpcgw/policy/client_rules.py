@@ -1,0 +1,109 @@
+"""What the Module and Listeners ask of every request before it is routed: who its client is, if it is served. Pure.
+
+Serving makes one `Reception` per snapshot; without rules there is none, and requests are what they were. The rules of
+`x-forwarded-for` are Envoy's (`use_remote_address`, `xff_num_trusted_hops`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from grpcgw.model.policies import DEFAULT_CLIENT_RULES, AddressRule, CertificateForwarding, ClientRules, Underscores
+from grpcgw.model.snapshot import Listener
+from grpcgw.model.status import Metadata, Reason, Refusal
+from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE, forward_certificate
+from grpcgw.session.call import Request
+from grpcgw.session.forwarding import FORWARDED_FOR, Peer
+
+
+class Reception:
+    """Receives requests by rules that ask for something."""
+
+    def __init__(self, rules: ClientRules, listeners: Iterable[Listener] = ()) -> None:
+        self._rules = rules
+        own = int(not rules.use_remote_address)
+        self._hops = rules.trusted_hops + own
+        self._hops_by_listener = {one.name: one.trusted_hops + own for one in listeners if one.trusted_hops}
+        self._keeps_ids = rules.preserve_request_id or not rules.use_remote_address
+        self._forwards_certificates = rules.certificates is not CertificateForwarding.SANITIZE
+        self._allow = None if rules.allow is None else _matcher(rules.allow)
+        self._deny = _matcher(rules.deny)
+
+    def receive(self, request: Request) -> None:
+        """Say in `request` who its client is, and why it is refused where it is."""
+        peer = request.peer
+        hops = self._hops_by_listener.get(request.port.listener, self._hops)
+        client = self._find_client(peer, request.metadata, hops)
+        if self._forwards_certificates:
+            client.certificate = self._find_certificate(request)
+        request.peer = client
+        underscores = self._rules.underscores
+        if underscores is not Underscores.ALLOW:
+            kept = tuple(item for item in request.metadata if "_" not in item[0])
+            if underscores is Underscores.REJECT_REQUEST and kept != request.metadata:
+                request.refusal = Refusal(
+                    Reason.UNDERSCORE, "a metadata key has an underscore; headers_with_underscores_action rejects those"
+                )
+            request.metadata = kept
+        if not self._admits(peer.address, client.address):
+            where = client.address or "a Unix socket"
+            request.refusal = Refusal(Reason.CLIENT_ADDRESS, f"clients at {where} are not served (ip_allow, ip_deny)")
+
+    def _find_client(self, peer: Peer, metadata: Metadata, hops: int) -> Peer:
+        """The client as far as the proxies before the gateway are believed."""
+        address = (hops and _forwarded(metadata, hops)) or peer.address
+        client = Peer(address, peer.port if address == peer.address else 0)
+        client.hop = peer.address if self._rules.use_remote_address else ""
+        client.keeps_id = self._keeps_ids or client.keeps_id
+        client.keeps_proto = hops > 0
+        return client
+
+    def _find_certificate(self, request: Request) -> str:
+        rules = self._rules
+        given = ",".join(str(value) for key, value in request.metadata if key == FORWARDED_CERTIFICATE)
+        return forward_certificate(rules.certificates, rules.certificate_details, given, request.certificate)
+
+    def _admits(self, peer: str, client: str) -> bool:
+        if self._allow is not None and not self._allow(peer, client):
+            return False
+        return not self._deny(peer, client)
+
+
+def make_reception(rules: ClientRules, listeners: Sequence[Listener] = ()) -> Reception | None:
+    """None: there is nothing to do for a request."""
+    asks = replace(rules, max_metadata_bytes=None) != DEFAULT_CLIENT_RULES
+    return Reception(rules, listeners) if asks or any(one.trusted_hops for one in listeners) else None
+
+
+def _forwarded(metadata: Metadata, hops: int) -> str:
+    """The address `hops` from the end of `x-forwarded-for`; empty: there is none, or it is none."""
+    values = [str(value) for key, value in metadata if key == FORWARDED_FOR]
+    addresses = ",".join(values).split(",")
+    if len(addresses) < hops:
+        return ""
+    found = _parse(addresses[-hops].strip())
+    return "" if found is None else str(found)
+
+
+def _matcher(rules: Iterable[AddressRule]) -> Callable[[str, str], bool]:
+    """Whether one of `rules` matches a connection's address and its client's. What is no address matches none."""
+    networks = [(ip_network(rule.network), rule.of_peer) for rule in rules]
+
+    def matches(peer: str, client: str) -> bool:
+        if not networks:
+            return False
+        by_peer = {True: _parse(peer), False: _parse(client)}
+        return any((address := by_peer[of_peer]) is not None and address in network for network, of_peer in networks)
+
+    return matches
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    """An IPv4 address that came over IPv6 is one of IPv4."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,111 @@
+"""What Hosts say to an RPC before it is routed: whether its port serves its name, and serves it in clear text.
+
+Pure. Compiled once per snapshot, and not at all where no Host restricts anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from grpcgw.model.policies import HostPolicy, Selectors
+from grpcgw.model.snapshot import SecurityModel, Snapshot
+from grpcgw.routing.header_match import Metadata
+from grpcgw.routing.host_match import HostTable
+
+FORWARDED_PROTO = "x-forwarded-proto"
+_EVERY_NAME = HostPolicy(None)
+_HIDDEN = "what this port serves depends on the name that is called, which this engine does not know"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How an RPC came in."""
+
+    listener: str
+    """Name of the port's Listener; empty: the port is another program's (docs/embedding.md)."""
+    tls: bool
+    authority: str
+    """Empty where the engine does not know it."""
+    metadata: Metadata
+
+
+class HostFault(StrEnum):
+    NO_HOST = "no Host of the port has the name"
+    CLEAR_TEXT = "the name is not served in clear text"
+    LEFT_OUT = "what speaks of the name is left out"
+
+
+@dataclass(frozen=True, slots=True)
+class HostRefusal:
+    message: str
+    fault: HostFault
+
+
+class HostRules:
+    """The rules of all ports."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        believed = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address
+        self._by_listener = {
+            one.name: _PortRules(one.hosts, one.security_model, believed or one.trusted_hops > 0)
+            for one in snapshot.listeners or ()
+        }
+        self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP, believed)
+
+    def judge(self, entry: Entry) -> HostRefusal | Selectors:
+        """Why an RPC is not served, or by which Mappings (`HostPolicy.selectors`)."""
+        rules = self._by_listener.get(entry.listener) if entry.listener else self._of_others
+        if rules is None:
+            return HostRefusal("the port is about to close", HostFault.NO_HOST)
+        return rules.judge(entry)
+
+
+def compile_rules(snapshot: Snapshot) -> HostRules | None:
+    """None where no Host restricts anything, so that nothing is to be computed per RPC."""
+    restricted = any(_restricts(listener.hosts) for listener in snapshot.listeners or ())
+    return HostRules(snapshot) if restricted or _ask_something(snapshot.hosts) else None
+
+
+def _restricts(policies: tuple[HostPolicy, ...]) -> bool:
+    some_names_alone = bool(policies) and policies[-1].host is not None
+    return some_names_alone or _ask_something(policies)
+
+
+def _ask_something(policies: tuple[HostPolicy, ...]) -> bool:
+    return any(policy.selectors or not policy.clear_text for policy in policies)
+
+
+class _PortRules:
+    def __init__(self, policies: tuple[HostPolicy, ...], model: SecurityModel, proxies_believed: bool) -> None:
+        """`proxies_believed`: who calls is a proxy, whose `x-forwarded-proto` counts; a client could write anything."""
+        self._table = HostTable(policies or (_EVERY_NAME,))
+        self._model, self._proxies_believed = model, proxies_believed
+        self._clear_text_everywhere = all(policy.clear_text for policy in policies)
+        self._left_out = next((policy.left_out for policy in policies if policy.left_out), "")
+        self._selections = {policy.selectors for policy in policies}
+
+    def judge(self, entry: Entry) -> HostRefusal | Selectors:
+        authority = entry.authority
+        policy = self._table.find(authority)
+        # Of a name that is not known the strictest Host is taken to speak.
+        left_out = self._left_out if not authority else policy.left_out if policy is not None else ""
+        if left_out:
+            name = authority or "a name that this engine does not know"
+            return HostRefusal(f"{left_out} has errors, so {name} is not served until it is right", HostFault.LEFT_OUT)
+        if policy is None or (not authority and len(self._selections) > 1):
+            message = f"no Host of this port serves {authority}" if authority else _HIDDEN
+            return HostRefusal(message, HostFault.NO_HOST)
+        served = policy.clear_text if authority else self._clear_text_everywhere
+        if served or self._is_secure(entry):
+            return policy.selectors
+        return HostRefusal(
+            f"{authority or 'a Host of this port'} is not served in clear text: use TLS", HostFault.CLEAR_TEXT
+        )
+
+    def _is_secure(self, entry: Entry) -> bool:
+        if self._model is SecurityModel.XFP:
+            given = entry.metadata if self._proxies_believed else ()
+            proto = next((value for key, value in given if key == FORWARDED_PROTO), None)
+            return entry.tls if proto is None else str(proto).lower() == "https"
+        return self._model is SecurityModel.SECURE

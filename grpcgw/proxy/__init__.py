@@ -1,1 +1,0 @@
-"""The embedded data plane: one RPC's state machine without I/O, and the engines that drive it."""

@@ -1,0 +1,73 @@
+"""Conditions on metadata: what a HeaderMatch means for one RPC. Pure; values are joined and compared here alone."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+
+from grpcgw.model.policies import CONSTANT_HEADERS, HeaderMatch
+from grpcgw.model.regex import FullRegex, remember
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+Values = Mapping[str, str | bytes]
+"""The metadata of one RPC by key."""
+
+
+def join_values(metadata: Metadata) -> Values:
+    """Several values of a key are joined as Envoy does."""
+    values = dict(metadata)
+    return values if len(values) == len(metadata) else _join(metadata)
+
+
+def _join(metadata: Metadata) -> Values:
+    joined: dict[str, str] = {}
+    for key, value in metadata:
+        text = as_text(value)
+        joined[key] = f"{joined[key]},{text}" if key in joined else text
+    return joined
+
+
+def as_text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else b64encode(value).decode("ascii").rstrip("=")
+
+
+class Condition:
+    """One HeaderMatch, ready to be tried."""
+
+    __slots__ = ("_matches", "exact", "name")
+
+    def __init__(self, match: HeaderMatch) -> None:
+        self.name = match.name
+        self.exact = match.exact
+        if match.exact is not None and match.name.endswith("-bin"):
+            self.exact = match.exact.rstrip("=")
+        self._matches = None if match.regex is None else remember(FullRegex(match.regex).matches)
+
+    def holds(self, values: Values) -> bool:
+        value = values.get(self.name)
+        if value is None:
+            return False
+        if not isinstance(value, str):
+            value = as_text(value)
+        matches = self._matches
+        return matches(value) if matches is not None else self.exact is None or value == self.exact
+
+
+def bind(headers: Sequence[HeaderMatch]) -> tuple[Condition, ...] | None:
+    """The conditions that depend on the RPC; None where one can hold for no gRPC call.
+
+    That a key is there at all goes without saying where something is asked of its value.
+    """
+    of_values = {match.name for match in headers if match.exact is not None or match.regex is not None}
+    conditions = []
+    for match in headers:
+        if match.exact is None and match.regex is None and match.name in of_values:
+            continue
+        condition = Condition(match)
+        if match.name not in CONSTANT_HEADERS:
+            conditions.append(condition)
+        elif not condition.holds(CONSTANT_HEADERS):
+            return None
+    return tuple(conditions)

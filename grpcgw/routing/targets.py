@@ -1,0 +1,164 @@
+"""Mappings bound to their pods: all that an RPC needs of the one it goes to, worked out once per snapshot."""
+
+from __future__ import annotations
+
+import sys
+
+from grpcgw.balancer.base import Outcome
+from grpcgw.balancer.hashing import make_key
+from grpcgw.model.snapshot import Destination, Route
+from grpcgw.model.status import Metadata, Reason, Refusal
+from grpcgw.policy.breakers import Breaker
+from grpcgw.policy.metadata_editor import compile_edits
+from grpcgw.policy.retry import RetryBudget
+from grpcgw.policy.rewrite import compile_rewrite
+from grpcgw.routing.split import Split
+from grpcgw.session.held import UNCOUNTED_BYTES
+from grpcgw.session.shadow import Shadow
+from grpcgw.telemetry.report import PodState
+from grpcgw.upstream.clusters import Balanced, ClusterState
+from grpcgw.upstream.pod import Pod
+
+
+class Target:
+    """A Destination bound to its pods: all that an RPC needs of its Mapping, worked out once per snapshot."""
+
+    __slots__ = (
+        "_balanced",
+        "_cluster",
+        "_rewrite",
+        "authority",
+        "breaker",
+        "budget",
+        "cluster",
+        "edit_request",
+        "edit_response",
+        "idle_timeout_s",
+        "label",
+        "log_percent",
+        "make_key",
+        "max_message_bytes",
+        "refusal",
+        "retry",
+        "shadow",
+        "timeout_ms",
+        "tls",
+        "unchecked_bytes",
+    )
+
+    def __init__(
+        self,
+        route: Route,
+        destination: Destination,
+        cluster: ClusterState,
+        balanced: Balanced,
+        breaker: Breaker | None,
+        budget: RetryBudget,
+        log_percent: float,
+    ) -> None:
+        self.label = destination.label
+        self.cluster = destination.cluster
+        self.refusal = _refuse_guarded(destination)
+        """Why all its RPCs are refused; None: they are not."""
+        self.log_percent = log_percent
+        """Share of its RPCs to log."""
+        self.retry = destination.retry
+        self.breaker, self.budget = breaker, budget
+        self.shadow: Shadow | None = None
+        """Gets copies of its RPCs."""
+        self.tls = tls = cluster.cluster.connection.tls
+        self.authority = destination.authority or (tls.server_name if tls is not None else "")
+        """`:authority` towards the pod; empty: the client's. A TLS pod is always called by its certificate's name:
+        grpc core refuses an RPC with another."""
+        self.edit_request = compile_edits(destination.request_headers)
+        self.edit_response = compile_edits(destination.response_headers)
+        self.make_key = make_key(destination.load_balancer)
+        """What the policy hashes of an RPC; None: nothing."""
+        self.timeout_ms = destination.timeout_ms
+        self.max_message_bytes = destination.max_message_bytes or sys.maxsize
+        self.unchecked_bytes = min(self.max_message_bytes, UNCOUNTED_BYTES)
+        """Messages of at most this size need no look."""
+        idle_ms = destination.idle_timeout_ms
+        self.idle_timeout_s = None if idle_ms is None else idle_ms / 1000
+        self._rewrite = compile_rewrite(route.match, destination)
+        self._cluster, self._balanced = cluster, balanced
+
+    def pick(self, avoid: Pod | None, key: int | None = None) -> Pod | None:
+        """The pod for one RPC; `done` must follow, once. `key` is what `make_key` made of it."""
+        picker = self._balanced.picker
+        return picker.pick(avoid, key)  # type: ignore[return-value]  # pickers return what update() was given
+
+    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> bool:
+        """The try on `pod` ended; returns whether the pod is left out from now on (`Serving.republish` it)."""
+        self._balanced.balancer.done(pod, outcome)
+        outliers = self._balanced.outliers
+        return outliers is not None and outliers.record(pod, outcome.failed, now_s)
+
+    def is_connected(self) -> bool:
+        """Whether some pod is, as far as is known, so that an RPC need not wait for a connection."""
+        return self._balanced.is_ready
+
+    def can_serve(self) -> bool:
+        return self.refusal is None and any(pod.state is not PodState.FAILING for pod in self._balanced.candidates)
+
+    def has_other(self, pod: Pod) -> bool:
+        return any(other is not pod for other in self._balanced.candidates)
+
+    def rewrite(self, path: str) -> str:
+        """The path towards the pod (`rewrite`, `regex_rewrite`)."""
+        return path if self._rewrite is None else self._rewrite(path)
+
+    def why_no_endpoint(self) -> str:
+        service, endpoints = self._cluster.cluster.service, self._cluster.endpoints
+        if endpoints is None:
+            return f"Mapping {self.label}: the pods of {service} are not known yet"
+        why = endpoints.error or self._balanced.why_none()
+        return f"Mapping {self.label}: no ready pod of {service}" + (f" ({why})" if why else "")
+
+
+class RouteTargets:
+    """A Route with its destinations bound: splits its RPCs over them."""
+
+    __slots__ = ("_only", "_split", "_sticky_header", "_targets", "redirect")
+
+    def __init__(self, route: Route, targets: tuple[Target, ...]) -> None:
+        self.redirect = route.redirect
+        self._targets = {
+            id(destination): target for destination, target in zip(route.destinations, targets, strict=True)
+        }
+        self._split = Split(route.destinations)
+        whole = len(targets) == 1 and route.destinations[0].weight_percent == 100
+        self._only = targets[0] if whole else None
+        self._sticky_header = route.sticky_header
+
+    def choose(self, metadata: Metadata) -> Target | None:
+        """The Mapping for one RPC by weight; None for the share that the weights leave unrouted."""
+        if self._only is not None:
+            return self._only
+        sticky = self._sticky_header
+        value = next((value for key, value in metadata if key == sticky), None) if sticky else None
+        destination = self._split.pick() if value is None else self._split.pick_for(value)
+        return None if destination is None else self._targets[id(destination)]
+
+    def open_clusters(self) -> frozenset[str]:
+        """Those of the Mappings that do not refuse all calls."""
+        return frozenset(target.cluster for target in self._targets.values() if target.refusal is None)
+
+    def can_serve(self) -> bool:
+        return any(target.can_serve() for target in self._targets.values())
+
+
+def _refuse_guarded(destination: Destination) -> Refusal | None:
+    if not destination.guarded_by:
+        return None
+    message = f"Mapping {destination.label}: {destination.guarded_by} decides on its calls, and cannot be asked yet"
+    return Refusal(Reason.NOT_ENFORCED, message)
+
+
+def explain_nowhere(targets: RouteTargets, path: str) -> Refusal:
+    if targets.redirect:
+        message = f"Mapping {targets.redirect} is an HTTP redirect, which gRPC clients do not follow"
+        return Refusal(Reason.REDIRECT, message)
+    return Refusal(
+        Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
+    )

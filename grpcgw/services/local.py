@@ -1,0 +1,139 @@
+"""What RPCs share that the gateway answers itself, whatever the service: their end, their count, their line in the log.
+
+They ask no pod, so an engine's events of pods mean nothing here.
+"""
+
+from __future__ import annotations
+
+from grpcgw.model.status import Code, Metadata, Reason, Status, make_status, reason_of, status_of_one_who_left
+from grpcgw.session.call import Call, Request
+from grpcgw.session.ending import ended_by
+from grpcgw.session.serving import Serving
+from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
+from grpcgw.telemetry.counters import CLIENT_CANCELLED, LOCAL
+
+IDLE_TIMEOUT_S = 300.0
+"""As Mappings have it by default."""
+
+
+class LocalExchange:
+    """Subclasses say in `answer` what becomes of a request; `start` reads the first one."""
+
+    def __init__(self, serving: Serving, call: Call, request: Request, now_s: float, counted_path: str) -> None:
+        """`counted_path`: the path as metrics may name it, however many others clients think of."""
+        self.serving, self.call, self.request = serving, call, request
+        self.sending = self.finished = False
+        self._counters = serving.counters.name(serving.counters.unmatched, counted_path)
+        self._logged = serving.rpc_log is not None and is_logged(serving.rpc_log.share_percent)
+        self._since_s = self._last_active_s = now_s
+        self._headers_sent = self._message_refused = False
+        self._requests = self._replies = 0
+        self._request_bytes = self._response_bytes = 0
+
+    def start(self, now_s: float) -> None:
+        self._counters.begin()
+        self.call.read()
+
+    def answer(self, message: bytes | None, now_s: float) -> None:
+        """The client sent `message`, or None: it half-closed."""
+        raise NotImplementedError
+
+    def send(self, message: bytes) -> None:
+        """Send an answer, and the headers before the first. Not while one is being sent."""
+        headers: Metadata | None = None if self._headers_sent else ()
+        self.sending = self._headers_sent = True
+        self._count_reply(message)
+        self.call.send(headers, message)
+
+    def finish(self, status: Status, now_s: float, message: bytes | None = None) -> None:
+        """End the RPC, perhaps with a last answer. Does nothing where it is over."""
+        if self.finished:
+            return
+        self._last_active_s = now_s
+        if message is not None:
+            self._count_reply(message)
+        self._record(status, StatusFrom.GATEWAY, now_s)
+        if self.sending:
+            self.call.abort(status)
+        else:
+            self.call.finish((), message, status, self._headers_sent)
+
+    def on_request_message(self, message: bytes | None, now_s: float) -> None:
+        if self.finished:
+            return
+        if message is not None:
+            self._requests += 1
+            self._request_bytes += len(message)
+        self.answer(message, now_s)
+
+    def on_client_sent(self, ok: bool, now_s: float) -> None:
+        self.sending = False
+        self._last_active_s = now_s
+
+    def on_client_closed(self, now_s: float) -> None:
+        if not self.finished:
+            status = status_of_one_who_left(now_s - self._since_s, self._requests > 0, self._message_refused)
+            self._record(status, StatusFrom.NOBODY, now_s)
+
+    def on_message_refused(self) -> None:
+        self._message_refused = True
+
+    def on_drained(self, now_s: float) -> None:
+        self.finish(Status(Code.UNAVAILABLE, "the gateway's drain time is over"), now_s)
+
+    def on_defect(self, now_s: float) -> None:
+        self.finish(Status(Code.INTERNAL, "a defect in the gateway, see its log"), now_s)
+
+    def _count_reply(self, message: bytes) -> None:
+        self._replies += 1
+        self._response_bytes += len(message)
+
+    def _record(self, status: Status, status_from: StatusFrom, now_s: float) -> None:
+        self.finished = True
+        left = status_from is StatusFrom.NOBODY
+        reason = reason_of(status) if left else ""
+        counted = (reason or CLIENT_CANCELLED) if left else LOCAL
+        self._counters.end(status.code, now_s - self._since_s, counted, self._request_bytes, self._response_bytes)
+        request = self.request
+        if not self._logged or self.serving.rpc_log is None:
+            return
+        deadline_s = request.deadline_s
+        self.serving.rpc_log.put(
+            RpcRecord(
+                path=request.path,
+                code=status.code,
+                status_from=status_from,
+                duration_s=now_s - self._since_s,
+                authority=request.authority,
+                peer=request.peer.address,
+                peer_port=request.peer.port,
+                metadata=request.metadata,
+                message=status.details,
+                request_messages=self._requests,
+                request_bytes=self._request_bytes,
+                response_messages=self._replies,
+                response_bytes=self._response_bytes,
+                timeout_s=None if deadline_s is None else deadline_s - self._since_s,
+                deadline_left_s=None if deadline_s is None else deadline_s - now_s,
+                reason=reason,
+                cancelled_by=ended_by(status_from, reason),
+            )
+        )
+
+    def on_sweep(self, now_s: float) -> None:
+        """Called from time to time: ends an RPC whose client was to do something and did not for too long."""
+        if not self.finished and self.waits_for_client() and now_s - self._last_active_s >= IDLE_TIMEOUT_S:
+            message = f"nothing came or could be sent for {IDLE_TIMEOUT_S:.0f} s"
+            self.finish(make_status(Reason.IDLE_TIMEOUT, message), now_s)
+
+    def waits_for_client(self) -> bool:
+        """Whether it is the client's turn; where it is not, the RPC may be quiet for as long as it lasts."""
+        return True
+
+    # Nothing here is sent to a pod.
+    def on_pod_sent(self, ok: bool, now_s: float) -> None: ...
+    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None: ...
+    def on_pod_message(self, message: bytes | None, now_s: float) -> None: ...
+    def on_no_more_replies(self) -> None: ...
+    def on_pod_status(self, status: Status, now_s: float) -> None: ...
+    def on_join_expired(self, now_s: float) -> None: ...

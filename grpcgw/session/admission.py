@@ -1,0 +1,67 @@
+"""Which requests are looked at at all: those whose `:path` and `:authority` mean one thing to everybody. Pure.
+
+What is refused here reaches no matching, policy, metric or pod. A path that one reader takes apart otherwise than
+another (`//a.B/C`, `/a.B/%43`, `/a.B/../x.Y/C`) gets past rules about paths, and one with bytes that HTTP/2 forbids
+makes a strict pod close the connection that other clients' RPCs are on.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from grpcgw.ambassador.compile.matching import PATH_CHARACTER
+from grpcgw.model.status import Reason, Refusal
+from grpcgw.session.call import Request
+
+MAX_PATH_CHARACTERS = 1024
+MAX_AUTHORITY_CHARACTERS = 512
+"""A DNS name has 253 at most; a socket's path is escaped."""
+_SHOWN_CHARACTERS = 64
+"""Of a path that is refused, in the log."""
+
+_PART = rf"(?!\.{{1,2}}(?:/|\Z)){PATH_CHARACTER}+"
+"""RFC 3986's pchar without escapes and without `;`, which some servers cut paths at; no `.` or `..` (section 3.3)."""
+_PATH = re.compile(f"/{_PART}/{_PART}")
+_AUTHORITY = re.compile(r"[A-Za-z0-9_.~:!$&'()*+=%\[\]-]*")
+"""RFC 9113, 8.3.1: host and port, without user information. Empty: the engine does not know it, or there is none."""
+
+_BAD_PATH = Refusal(
+    Reason.BAD_PATH, f"the path is not /service/method in at most {MAX_PATH_CHARACTERS} characters that need no escape"
+)
+_BAD_AUTHORITY = Refusal(Reason.BAD_AUTHORITY, "the :authority is no host with an optional port")
+
+
+def admit(request: Request) -> None:
+    """Say in `request` why it is refused, where it is; of its path only what can be shown is kept then."""
+    refusal = find_fault(request.path, request.authority)
+    if refusal is not None:
+        request.refusal = refusal
+        request.path = _show(request.path)
+        request.authority = _show(request.authority)
+
+
+def find_fault(path: str, authority: str) -> Refusal | None:
+    """Why a request is refused; None: it is not."""
+    if len(path) > MAX_PATH_CHARACTERS or not is_canonical(path):
+        return _BAD_PATH
+    if len(authority) > MAX_AUTHORITY_CHARACTERS or not _is_host(authority):
+        return _BAD_AUTHORITY
+    return None
+
+
+# Clients call the same few again and again: a look-up costs a tenth of a match.
+@lru_cache(maxsize=1024)
+def is_canonical(path: str) -> bool:
+    """Whether `path` is `/service/method` and cannot be read otherwise (grpc `PROTOCOL-HTTP2`, Path)."""
+    return len(path) <= MAX_PATH_CHARACTERS and _PATH.fullmatch(path) is not None
+
+
+@lru_cache(maxsize=1024)
+def _is_host(authority: str) -> bool:
+    return _AUTHORITY.fullmatch(authority) is not None
+
+
+def _show(text: str) -> str:
+    """In visible ASCII, cut."""
+    return ascii(text[:_SHOWN_CHARACTERS])[1:-1]

@@ -1,0 +1,119 @@
+"""The two sides of an RPC as those see them who forward it: the client's (`Call`), and one try on one pod (`Attempt`).
+
+An engine implements both; it tells what happened by the events of an `Exchange`. No I/O here, and nothing of grpc.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from grpcgw.listeners.open_ports import SOME_PORT, PortView
+from grpcgw.model.status import Metadata, Refusal, Status
+from grpcgw.policy.client_certificates import ClientCertificate
+from grpcgw.session.forwarding import Peer
+from grpcgw.upstream.pod import Pod
+
+JOIN_WINDOW_S = 0.005
+"""How long a session waits for what usually comes along."""
+
+
+@dataclass(slots=True)
+class Request:
+    """What a client's HEADERS said. `deadline_s` is on the clock of the `now_s` arguments; None: no deadline."""
+
+    path: str
+    authority: str
+    metadata: Metadata
+    deadline_s: float | None
+    peer: Peer
+    received_at_s: float = 0.0
+    """Seconds since the epoch; for people and headers, nothing is timed by it."""
+    port: PortView = SOME_PORT
+    certificate: ClientCertificate | None = None
+    """The client's, if it has shown one that pods may be told of."""
+    refusal: Refusal | None = None
+    """Why it is not even routed."""
+
+
+class Call(Protocol):
+    """The client's side of one RPC. Nothing here calls back into the session before it returns."""
+
+    def read(self) -> None:
+        """Read the next message; answered by `on_request_message`, or by `on_client_closed` if the client is gone."""
+        ...
+
+    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+        """Send headers, a message, or both; answered by `on_client_sent`. One at a time."""
+        ...
+
+    def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
+        """Send what is still to be sent, and the status. Not answered.
+
+        Without `headers_sent`, headers and message the answer is trailers-only.
+        """
+        ...
+
+    def abort(self, status: Status) -> None:
+        """Drop what is still being sent and end the RPC with `status`. Not answered."""
+        ...
+
+    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
+        """Call `on_join_expired` in a short moment, unless `leave` is called first."""
+        ...
+
+    def leave(self) -> None: ...
+
+    def open(
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float | None,
+        first: Opening,
+        copy: CopyEvents | None = None,
+    ) -> Attempt:
+        """Send the RPC to a pod. Headers, the first reply message and the status are read without being asked for.
+
+        Answered by `on_pod_sent` for the opening, `on_pod_headers`, `on_pod_message` and `on_pod_status`, each in any
+        case, the status perhaps first. Raises ConnectionError where the pod's connection was closed meanwhile.
+
+        With `copy` the answers go there, one at a time, for as long as the try lasts: perhaps longer than the RPC.
+        """
+        ...
+
+
+class Attempt(Protocol):
+    """One try of an RPC on one pod."""
+
+    def read(self) -> None:
+        """Read the next reply; answered by `on_pod_message`."""
+        ...
+
+    def send(self, message: bytes | None, half_close: bool) -> None:
+        """Send a message, the half-close, or both; answered by `on_pod_sent`. One at a time."""
+        ...
+
+    def cancel(self) -> None:
+        """End the try; its status still arrives."""
+        ...
+
+
+class CopyEvents(Protocol):
+    """What becomes of a try that is none of the RPC's own; `Session` says what each event means."""
+
+    def on_pod_sent(self, ok: bool, now_s: float) -> None: ...
+    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None: ...
+    def on_pod_message(self, message: bytes | None, now_s: float) -> None: ...
+    def on_no_more_replies(self) -> None: ...
+    def on_pod_status(self, status: Status, now_s: float) -> None: ...
+    def on_defect(self, now_s: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What goes out together with the request headers."""
+
+    message: bytes | None
+    half_close: bool

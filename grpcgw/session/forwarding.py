@@ -1,0 +1,156 @@
+"""Metadata as it crosses the gateway: what stays behind at each hop, and the headers Envoy would add. Pure.
+
+Keys arrive in lower case, without pseudo-headers (grpc core keeps those); order and duplicates are kept.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from urllib.parse import unquote
+
+from grpcgw.model.header_values import CONNECTION_HEADERS
+from grpcgw.model.status import Metadata
+from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
+from grpcgw.policy.host_rules import FORWARDED_PROTO
+
+# user-agent is listed because grpc core always sends its own; the others describe this hop alone.
+HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
+    {
+        "te",
+        "user-agent",
+        "grpc-encoding",
+        "grpc-accept-encoding",
+        "grpc-internal-encoding-request",
+        "grpc-timeout",
+        "content-type",
+        "accept-encoding",
+        "content-length",
+        "host",
+        # Of the client's connection; the Module may say that pods are told of it (`Peer.certificate`).
+        FORWARDED_CERTIFICATE,
+    }
+)
+FORWARDED_FOR = "x-forwarded-for"
+REQUEST_ID = "x-request-id"
+_HANDLED = HOP_BY_HOP | {FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID}
+FIELD_OVERHEAD_BYTES = 32
+
+
+def forward_request(metadata: Metadata, peer: Peer, tls: bool) -> Metadata:
+    """The client's metadata as the pod gets it, with what Envoy sets by default. `tls`: it came in over TLS.
+
+    The address of the connection is appended to `x-forwarded-for`. A request id is made where there is none; one that
+    comes from an external client is replaced. `x-forwarded-proto` says how the RPC came in, unless a proxy before the
+    gateway is believed to know. The Module may say otherwise of all three (`clients`).
+    """
+    kept = []
+    forwarded_for = proto = ""
+    has_id = False
+    for item in metadata:
+        key = item[0]
+        if key not in _HANDLED:
+            kept.append(item)
+        elif key == FORWARDED_FOR:
+            forwarded_for = f"{forwarded_for},{item[1]!s}" if forwarded_for else str(item[1])
+        elif key == REQUEST_ID:
+            if peer.keeps_id and not has_id:
+                kept.append(item)
+                has_id = True
+        elif key == FORWARDED_PROTO:
+            proto = str(item[1])
+    if peer.hop:
+        forwarded_for = f"{forwarded_for},{peer.hop}" if forwarded_for else peer.hop
+    if forwarded_for:
+        kept.append((FORWARDED_FOR, forwarded_for))
+    kept.append((FORWARDED_PROTO, proto if proto and peer.keeps_proto else "https" if tls else "http"))
+    if not has_id:
+        kept.append((REQUEST_ID, make_request_id()))
+    if peer.certificate:
+        kept.append((FORWARDED_CERTIFICATE, peer.certificate))
+    return tuple(kept)
+
+
+def trim(metadata: Metadata) -> Metadata:
+    """Without the spaces and tabs around values, which gRPC allows to strip (`PROTOCOL-HTTP2`, ASCII-Value).
+
+    RFC 9113, 8.2.1 forbids them, and a strict peer ends the whole connection over one. Bytes of `-bin` keys stay.
+    """
+    # Of most requests there is nothing to trim; that is seen in 0.1 us for each value.
+    if not [True for _, value in metadata if value.strip() != value]:
+        return metadata
+    return tuple((name, value.strip(" \t") if isinstance(value, str) else value) for name, value in metadata)
+
+
+def forward_response(metadata: Metadata) -> Metadata:
+    """A pod's initial metadata or trailers as the client gets them: without what speaks of the pod's connection.
+
+    Nor with values that grpc core refuses to send: it would make INTERNAL of whatever the pod answered.
+    """
+    if not metadata:
+        return metadata
+    metadata = trim(metadata)
+    if CONNECTION_HEADERS.isdisjoint([key for key, _ in metadata]) and is_sendable(metadata):
+        return metadata
+    return tuple(item for item in metadata if item[0] not in CONNECTION_HEADERS and is_sendable((item,)))
+
+
+def is_too_large(metadata: Metadata, limit_bytes: int) -> bool:
+    """Whether a header list is over the limit, counted as RFC 9113, 6.5.2 has it: 32 bytes beside each name and value.
+
+    grpc core holds the limit as well, but not before a client has acknowledged its settings: one that never does may
+    send 16 MB in each RPC, a few kilobytes on the wire (docs/hardening.md).
+    """
+    if len(metadata) * FIELD_OVERHEAD_BYTES > limit_bytes:
+        return True
+    return sum([len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in metadata]) > limit_bytes
+
+
+def is_sendable(metadata: Metadata) -> bool:
+    """Whether grpc core sends it: values are printable ASCII, but for those of `-bin` keys."""
+    return all(isinstance(value, bytes) or (value.isascii() and value.isprintable()) for _, value in metadata)
+
+
+def make_request_id() -> str:
+    """A random UUID (version 4) as text. It is an identifier, not a secret: the fast generator does."""
+    bits = f"{random.getrandbits(128):032x}"
+    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"
+
+
+class Peer:
+    """A client: who is at the other end of a connection, unless the Module's rules say who is behind it."""
+
+    __slots__ = ("address", "certificate", "hop", "keeps_id", "keeps_proto", "port")
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Stands for the client where something is counted by client."""
+        return self.address, self.port
+
+    def __init__(self, address: str, port: int = 0) -> None:
+        """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
+        self.address, self.port = address, port
+        self.hop = address
+        """What is appended to `x-forwarded-for`; empty: nothing."""
+        self.keeps_id = _is_internal(address)
+        """Whether the request id that it sends is kept: an internal client's is."""
+        self.keeps_proto = False
+        """Whether what it says in `x-forwarded-proto` is kept: a proxy that is believed knows how the client came."""
+        self.certificate = ""
+        """What pods are told of its certificate (`x-forwarded-client-cert`); empty: nothing."""
+
+
+def parse_peer(peer: str) -> Peer:
+    """From grpc's peer string: `ipv4:10.0.0.1:5123`, `ipv6:%5B::1%5D:5123`, `unix:/path`."""
+    scheme, _, rest = peer.partition(":")
+    if scheme not in ("ipv4", "ipv6"):
+        return Peer("")
+    host, _, port = unquote(rest).rpartition(":")
+    return Peer(host.strip("[]").partition("%")[0], int(port) if port.isdecimal() else 0)
+
+
+def _is_internal(address: str) -> bool:
+    try:
+        return not address or ipaddress.ip_address(address).is_private
+    except ValueError:
+        return False

@@ -1,0 +1,400 @@
+"""Copies of RPCs for a shadow Mapping: a state machine without I/O for each, beside the session of the original.
+
+A session says what its client sends (`take`), when the original went out (`open`) and when it is over (`leave`); an
+engine says what the shadow's pod does (`on_…`). Answers are dropped. Nothing in here may delay or fail the original:
+a copy never makes it wait, keeps its own defects, and is given up where its pod does not keep up or too much is held.
+Copies outlive their originals for a while, so each locks itself; its lock may be taken under a session's, never the
+other way round.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from grpcgw.balancer.base import Outcome
+from grpcgw.model.codes import countable
+from grpcgw.model.snapshot import Destination
+from grpcgw.model.status import Code, Metadata, Status, counts_against_pod
+from grpcgw.policy.breakers import Overflow, Permit
+from grpcgw.policy.timeouts import bound_deadline
+from grpcgw.routing.split import Split
+from grpcgw.session.call import Attempt, Call, Opening, Request
+from grpcgw.telemetry.report import ShadowReport
+from grpcgw.upstream.pod import Pod
+
+if TYPE_CHECKING:
+    from grpcgw.routing.targets import Target
+
+log = logging.getLogger(__name__)
+
+MAX_COPIES = 1000
+"""That run at one time, for one shadow Mapping in one worker."""
+MAX_HELD_BYTES = 4 << 20
+"""Of messages that one copy's pod has not taken yet, the one being sent included."""
+MAX_ALL_HELD_BYTES = 64 << 20
+"""The same of all copies for one shadow Mapping in one worker."""
+LINGER_S = 10.0
+"""How long a copy may wait for its answer after the original is over, where the Mapping has no `timeout_ms`."""
+
+
+class Drop(StrEnum):
+    """Why a copy was not sent, or not to its end."""
+
+    TOO_MANY = "too-many"
+    TOO_SLOW = "too-slow"
+    CIRCUIT_BREAKER = "circuit-breaker"
+    NO_ENDPOINTS = "no-endpoints"
+    NO_ANSWER = "no-answer"
+    DRAINING = "draining"
+    DEFECT = "defect"
+
+
+class Copies:
+    """All copies for one shadow Mapping: how many run, what they hold, and how they ended."""
+
+    def __init__(self, mapping: str) -> None:
+        self._mapping = mapping
+        self._lock = threading.Lock()
+        self._codes: Counter[int] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._in_flight = self._held_bytes = 0
+
+    def begin(self) -> bool:
+        """Whether one more may run; `end` must then follow."""
+        with self._lock:
+            if self._in_flight >= MAX_COPIES:
+                return False
+            self._in_flight += 1
+            return True
+
+    def end(self, code: int | None) -> None:
+        """`code`: the copy's status; None: it was dropped."""
+        with self._lock:
+            self._in_flight -= 1
+            if code is not None:
+                self._codes[countable(code)] += 1
+
+    def drop(self, reason: Drop) -> None:
+        with self._lock:
+            self._dropped[reason.value] += 1
+
+    def hold(self, size_bytes: int) -> bool:
+        """Whether a message may be kept; `give_back` must then follow."""
+        with self._lock:
+            if self._held_bytes + size_bytes > MAX_ALL_HELD_BYTES:
+                return False
+            self._held_bytes += size_bytes
+            return True
+
+    def give_back(self, size_bytes: int) -> None:
+        with self._lock:
+            self._held_bytes -= size_bytes
+
+    def report(self) -> ShadowReport:
+        with self._lock:
+            return ShadowReport(self._mapping, dict(self._codes), dict(self._dropped), self._in_flight)
+
+
+class Shadow:
+    """A Route's shadow Mapping, bound to its pods: says which RPCs are copied."""
+
+    __slots__ = ("_split", "copies", "shadows", "suffix", "target")
+
+    def __init__(self, destination: Destination, target: Target, copies: Copies, shadows: Shadows) -> None:
+        self.target, self.copies, self.shadows = target, copies, shadows
+        self._split = Split((destination,))
+
+    def begin(self, call: Call, request: Request) -> Copy | None:
+        """The copy of an RPC; None for the share that is not copied (`weight`, in turns)."""
+        return None if self._split.pick() is None else Copy(self, call, request)
+
+
+class Shadows:
+    """One worker's copies. What is counted of a shadow Mapping goes on over reloads."""
+
+    def __init__(self, republish: Callable[[Pod], None]) -> None:
+        """`republish`: a pod was just ejected."""
+        self.republish = republish
+        self.running: set[Copy] = set()
+        self.draining = False
+        self._copies: dict[str, Copies] = {}
+
+    def bind(self, destination: Destination, target: Target) -> Shadow:
+        """Called by one thread at a time."""
+        copies = self._copies.setdefault(destination.label, Copies(destination.label))
+        return Shadow(destination, target, copies, self)
+
+    def sweep(self, now_s: float) -> None:
+        """End copies whose time is over. Called from time to time."""
+        for copy in self.running.copy():
+            copy.sweep(now_s)
+
+    def drain(self, now_s: float) -> None:
+        """End all copies, and make no more."""
+        self.draining = True
+        for copy in self.running.copy():
+            copy.drop(Drop.DRAINING, now_s)
+
+    def reports(self) -> tuple[ShadowReport, ...]:
+        return tuple(copies.report() for copies in tuple(self._copies.values()))
+
+
+class Copy:
+    """One RPC's copy. Any thread may call any method."""
+
+    __slots__ = (
+        "_attempt",
+        "_call",
+        "_counted",
+        "_dropped",
+        "_given_up",
+        "_half_close_sent",
+        "_half_closed",
+        "_held_bytes",
+        "_limit_s",
+        "_lock",
+        "_over",
+        "_permit",
+        "_pod",
+        "_pod_since_s",
+        "_queue",
+        "_request",
+        "_sending",
+        "_sending_bytes",
+        "_shadow",
+        "metadata",
+    )
+
+    def __init__(self, shadow: Shadow, call: Call, request: Request) -> None:
+        self._shadow = shadow
+        self._call: Call | None = call
+        self._request: Request | None = request
+        self._lock = threading.Lock()
+        self.metadata: Metadata = ()
+        """The original's as the gateway forwards it, before its own Mapping's edits. Set before `open`."""
+        self._queue: deque[bytes] = deque()
+        self._held_bytes = self._sending_bytes = 0
+        self._half_closed = self._half_close_sent = self._sending = False
+        self._attempt: Attempt | None = None
+        self._pod: Pod | None = None
+        self._pod_since_s = 0.0
+        self._permit: Permit | None = None
+        self._limit_s = math.inf
+        self._counted = self._dropped = self._given_up = self._over = False
+
+    # --- the original
+
+    def take(self, message: bytes | None, now_s: float) -> None:
+        """The client sent a message, or None: it half-closed."""
+        self._contain(lambda: self._take(message, now_s), now_s)
+
+    def open(self, now_s: float) -> None:
+        """The original was sent to its pod: send the copy. Again, for another try of the original, does nothing."""
+        self._contain(lambda: self._open(now_s), now_s)
+
+    def leave(self, client_gone: bool, now_s: float) -> None:
+        """The original is over. Its whole request is still answered; one that was cut off is cancelled."""
+        self._contain(lambda: self._leave(client_gone, now_s), now_s)
+
+    def _contain(self, step: Callable[[], None], now_s: float) -> None:
+        with self._lock:
+            if self._over or self._given_up:
+                return
+            try:
+                step()
+            except Exception:  # a defect here must not become one of the original's
+                log.exception("defect: a copy for the shadow Mapping %s is dropped", self._shadow.target.label)
+                self._drop(Drop.DEFECT, now_s)
+
+    def _take(self, message: bytes | None, now_s: float) -> None:
+        if message is None:
+            self._half_closed = True
+        elif self._hold(len(message)):
+            self._queue.append(message)
+        else:
+            self._drop(Drop.TOO_SLOW, now_s)
+            return
+        self._pump()
+
+    def _hold(self, size_bytes: int) -> bool:
+        if self._held_bytes + size_bytes > MAX_HELD_BYTES or not self._shadow.copies.hold(size_bytes):
+            return False
+        self._held_bytes += size_bytes
+        return True
+
+    def _open(self, now_s: float) -> None:
+        call, request, target = self._call, self._request, self._shadow.target
+        if call is None or request is None:
+            return
+        self._call = self._request = None  # a copy that outlives the original keeps nothing of it
+        pod = self._admit(request, now_s)
+        if pod is None:
+            return
+        edit = target.edit_request
+        metadata = self.metadata
+        if edit is not None:
+            metadata = edit(metadata, request)
+        authority = target.authority or request.authority
+        if target.tls is None:  # with TLS it is the name in the pod's certificate
+            authority = mark_authority(authority)
+        deadline_s = bound_deadline(request.deadline_s, target.timeout_ms, now_s)
+        opening = self._next()
+        self._pod, self._pod_since_s = pod, now_s
+        pod.begin()
+        try:
+            path = target.rewrite(request.path)
+            self._attempt = call.open(pod, path, authority, metadata, deadline_s, opening, self)
+        except ConnectionError as error:  # the pod left after it was picked
+            self._end(Status(Code.UNAVAILABLE, str(error)), now_s)
+
+    def _admit(self, request: Request, now_s: float) -> Pod | None:
+        """The pod for the copy; None: it is dropped."""
+        shadow, target = self._shadow, self._shadow.target
+        if not shadow.copies.begin():
+            self._drop(Drop.TOO_MANY, now_s)
+            return None
+        self._counted = True
+        shadow.shadows.running.add(self)
+        if shadow.shadows.draining:
+            self._drop(Drop.DRAINING, now_s)
+            return None
+        if target.breaker is not None:
+            admitted = target.breaker.admit(waits=not target.is_connected())
+            if isinstance(admitted, Overflow):
+                self._drop(Drop.CIRCUIT_BREAKER, now_s)
+                return None
+            self._permit = admitted
+        key = None if target.make_key is None else target.make_key(request.metadata, request.peer.address)
+        pod = target.pick(None, key)
+        if pod is None:
+            self._drop(Drop.NO_ENDPOINTS, now_s)
+        return pod
+
+    def _next(self) -> Opening:
+        """What goes out next, together."""
+        self._sending = True
+        message = self._queue.popleft() if self._queue else None
+        self._sending_bytes = len(message or b"")
+        self._half_close_sent = self._half_closed and not self._queue
+        return Opening(message, self._half_close_sent)
+
+    def _pump(self) -> None:
+        if self._attempt is None or self._sending:
+            return
+        if self._queue or (self._half_closed and not self._half_close_sent):
+            following = self._next()
+            self._attempt.send(following.message, following.half_close)
+
+    def _leave(self, client_gone: bool, now_s: float) -> None:
+        if self._attempt is None:
+            self._end(_CANCELLED, now_s)
+        elif self._half_closed and not client_gone:
+            if self._shadow.target.timeout_ms is None:  # else the copy has a deadline of its own
+                self._limit_s = now_s + LINGER_S
+        else:
+            self._give_up()
+
+    # --- the shadow's pod; see `Session` for when each comes
+
+    def on_pod_sent(self, ok: bool, now_s: float) -> None:
+        if ok:  # else the status follows
+            self._contain(self._go_on_sending, now_s)
+
+    def _go_on_sending(self) -> None:
+        self._sending = False
+        self._held_bytes -= self._sending_bytes
+        self._shadow.copies.give_back(self._sending_bytes)
+        if self._permit is not None:
+            self._permit.connected()
+        self._pump()
+
+    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None:
+        pass
+
+    def on_pod_message(self, message: bytes | None, now_s: float) -> None:
+        if message is not None:  # None: the status follows
+            self._contain(self._go_on_reading, now_s)
+
+    def _go_on_reading(self) -> None:
+        if self._attempt is not None:
+            self._attempt.read()
+
+    def on_no_more_replies(self) -> None:
+        pass
+
+    def on_pod_status(self, status: Status, now_s: float) -> None:
+        with self._lock:
+            self._end(status, now_s)
+
+    # --- the gateway
+
+    def sweep(self, now_s: float) -> None:
+        if now_s >= self._limit_s:
+            self.drop(Drop.NO_ANSWER, now_s)
+
+    def on_defect(self, now_s: float) -> None:
+        """The engine caught an exception in one of the calls above."""
+        self.drop(Drop.DEFECT, now_s)
+
+    def drop(self, reason: Drop, now_s: float) -> None:
+        with self._lock:
+            if not self._over and not self._given_up:
+                self._drop(reason, now_s)
+
+    # --- the end
+
+    def _drop(self, reason: Drop, now_s: float) -> None:
+        self._shadow.copies.drop(reason)
+        self._dropped = True
+        if self._attempt is None:
+            self._end(_CANCELLED, now_s)
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Cancel the try; its status still arrives."""
+        self._given_up = True
+        self._queue.clear()
+        if self._attempt is not None:
+            self._attempt.cancel()
+
+    def _end(self, status: Status, now_s: float) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._attempt = self._call = self._request = None
+        self._queue.clear()
+        shadow, pod = self._shadow, self._pod
+        shadow.shadows.running.discard(self)
+        shadow.copies.give_back(self._held_bytes)
+        if self._permit is not None:
+            self._permit.release()
+        if self._counted:
+            shadow.copies.end(None if self._dropped else status.code)
+        if pod is not None:
+            self._end_try(pod, status, now_s)
+
+    def _end_try(self, pod: Pod, status: Status, now_s: float) -> None:
+        failed = counts_against_pod(status)
+        duration_s = now_s - self._pod_since_s
+        pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
+        outcome = Outcome(status.code, failed, duration_s, status.trailers)
+        if self._shadow.target.done(pod, outcome, now_s):
+            self._shadow.shadows.republish(pod)
+
+
+_CANCELLED = Status(Code.CANCELLED, "")
+
+
+def mark_authority(authority: str) -> str:
+    """`:authority` with `-shadow` before its port, as Envoy marks copies. An IPv6 address stays as it is."""
+    if not authority or authority.startswith("["):
+        return authority
+    host, colon, port = authority.partition(":")
+    return f"{host}-shadow{colon}{port}"

@@ -1,0 +1,184 @@
+"""What is to decide who may call and cannot be asked yet: what it protects is refused, unless a flag says otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
+from grpcgw.cli.main import execute
+from grpcgw.model.objects import KubeObject, Severity
+from tests.compiling import compile_objects, destinations, mapping, module, obj, said
+
+WITHOUT = CompileOptions(serve_without_auth=True)
+
+
+def auth(**fields: object) -> KubeObject:
+    return obj("AuthService", "auth", {"auth_service": "auth:50051", "proto": "grpc", **fields})
+
+
+def policy(*rules: object) -> KubeObject:
+    return obj("FilterPolicy", "policy", {"rules": list(rules)})
+
+
+def limit(kind: str = "RateLimit", **fields: object) -> KubeObject:
+    return obj(kind, "limit", fields)
+
+
+def guarded(compiled: Compiled) -> dict[str, str]:
+    return {label: one.guarded_by for label, one in destinations(compiled).items()}
+
+
+@pytest.mark.parametrize("api", ["getambassador.io/v1", "getambassador.io/v2", "getambassador.io/v3alpha1"])
+@pytest.mark.parametrize("kind", ["AuthService", "Filter", "FilterPolicy", "RateLimit"])
+def test_what_would_decide_on_calls_is_an_error_and_with_the_flag_a_notice(kind: str, api: str) -> None:
+    guard = obj(kind, "guard", {}, api=api)
+    (error,) = said(compile_objects(guard), Severity.ERROR)
+    assert f"{kind} guard.shop: {kind} is not supported yet" in error
+    assert "--serve-without-auth" in error
+    (notice,) = said(compile_objects(guard, options=WITHOUT))
+    assert f"notice: {kind} guard.shop: {kind} is not supported yet: calls are not" in notice
+
+
+def test_an_auth_service_protects_all_mappings_but_those_that_bypass_it() -> None:
+    others = mapping("open", prefix="/open.S/", bypass_auth=True), mapping("far", "other", prefix="/far.S/")
+    compiled = compile_objects(auth(), mapping(), *others)
+    assert guarded(compiled) == {
+        "greet.shop": "AuthService auth.shop",
+        "far.other": "AuthService auth.shop",
+        "open.shop": "",
+    }
+    assert set(guarded(compile_objects(auth(), mapping(), *others, options=WITHOUT)).values()) == {""}
+
+
+def test_the_module_of_ambassador_0_that_authenticates_is_an_auth_service() -> None:
+    old = obj("Module", "authentication", {"config": {"auth_service": "auth:80"}}, api="ambassador/v1")
+    compiled = compile_objects(old, mapping(), mapping("open", prefix="/open.S/", bypass_auth=True))
+    assert guarded(compiled) == {"greet.shop": "Module authentication.shop", "open.shop": ""}
+    (error,) = said(compiled, Severity.ERROR)
+    assert "AuthService is not supported yet, and the calls of the Mappings that it protects are refused" in error
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "is_guarded"),
+    [
+        ("FilterPolicy", {"rules": [{"host": "*", "path": "*", "filterRefs": [{"name": "jwt"}]}]}, True),
+        ("FilterPolicy", {"rules": [{"host": "*", "path": "*"}]}, False),
+        ("WebApplicationFirewallPolicy", {"rules": [{"host": "*", "path": "*"}]}, True),
+        ("WebApplicationFirewall", {"firewallRules": []}, False),
+    ],
+)
+def test_the_newer_objects_of_edge_stack_protect_too(kind: str, spec: dict[str, object], is_guarded: bool) -> None:
+    compiled = compile_objects(obj(kind, "guard", spec, api="gateway.getambassador.io/v1alpha1"), mapping())
+    assert bool(guarded(compiled)["greet.shop"]) is is_guarded
+    assert said(compiled, Severity.ERROR) != []
+
+
+def test_an_auth_service_of_another_gateway_protects_nothing() -> None:
+    compiled = compile_objects(auth(ambassador_id=["other"]), mapping())
+    assert guarded(compiled) == {"greet.shop": ""}
+    assert said(compiled) == []
+
+
+def test_one_that_comes_and_goes_protects_while_it_is_there() -> None:
+    without = compile_objects(mapping())
+    within = compile_objects(mapping(), auth(), last=without)
+    assert within.snapshot.version != without.snapshot.version
+    assert compile_objects(mapping(), last=within).snapshot == without.snapshot
+
+
+JWT = [{"name": "jwt"}]
+
+
+@pytest.mark.parametrize(
+    ("rules", "fields", "is_guarded"),
+    [
+        ([{"host": "*", "path": "*", "filters": JWT}], {}, True),
+        ([{"filters": JWT}], {}, True),
+        ([{"host": "*", "path": "/greet.GrpcService/*", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "/greet.GrpcService/Greet", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "greet.GrpcService/*", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "/{greet,other}.GrpcService/*", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "/GREET.*", "filters": JWT}], {"case_sensitive": False}, True),
+        ([{"host": "*", "path": "/GREET.*", "filters": JWT}], {}, False),
+        ([{"host": "*", "path": "/other.S/*", "filters": JWT}], {}, False),
+        ([{"host": "*", "path": "/other.S/*", "filters": JWT}], {"prefix": "/.*", "prefix_regex": True}, True),
+        ([{"host": "*", "path": "/", "filters": JWT}], {"prefix_exact": True}, False),
+        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com"}, True),
+        ([{"host": "A.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com:8443"}, True),
+        ([{"host": "*.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com"}, True),
+        ([{"host": "*.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.org"}, False),
+        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {"hostname": "*.example.com"}, True),
+        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "*", "filters": None}, {"host": "*", "path": "*", "filters": JWT}], {}, False),
+        ([{"path": "/greet.*", "filters": []}, {"host": "*", "path": "*", "filters": JWT}], {}, False),
+        ([{"path": "/greet.GrpcService/Greet"}, {"host": "*", "path": "*", "filters": JWT}], {}, True),
+        ([{"path": "/gr?et.*"}, {"host": "*", "path": "*", "filters": JWT}], {}, True),
+        ([{"host": "a.example.com"}, {"path": "*", "filters": JWT}], {"hostname": "*"}, True),
+        ([{"path": "*", "precedence": 1}, {"path": "*", "filters": JWT}], {}, True),
+        ([{"host": 5, "path": "*", "filters": []}], {}, True),
+        (["text"], {}, True),
+        ([], {}, False),
+    ],
+)
+def test_a_filter_policy_protects_what_its_rules_may_match(
+    rules: list[object], fields: dict[str, object], is_guarded: bool
+) -> None:
+    compiled = compile_objects(policy(*rules), mapping(**fields))
+    assert bool(guarded(compiled)["greet.shop"]) is is_guarded
+
+
+def test_a_filter_policy_that_cannot_be_read_protects_everything() -> None:
+    for spec in ({}, {"rules": {"host": "*"}}, "text"):
+        assert (
+            guarded(compile_objects(obj("FilterPolicy", "p", spec), mapping()))["greet.shop"] == "FilterPolicy p.shop"
+        )
+
+
+def test_a_filter_without_a_policy_protects_nothing() -> None:
+    assert guarded(compile_objects(obj("Filter", "f", {"JWT": {}}), mapping())) == {"greet.shop": ""}
+
+
+LABELS = {"ambassador": [{"group": [{"generic_key": {"value": "x"}}]}]}
+
+
+@pytest.mark.parametrize(
+    ("guard", "config", "is_guarded"),
+    [
+        (limit(domain="ambassador", limits=[]), {}, True),
+        (limit(limits=[]), {}, True),
+        (limit(domain="other"), {}, False),
+        (limit(domain=5), {}, True),
+        (limit(), {"default_label_domain": "other"}, False),
+        (limit(domain="other"), {"default_labels": {"other": {"defaults": ["x"]}}}, True),
+        (limit("RateLimitService", service="limit"), {}, False),
+        (limit("RateLimitService", service="limit", failure_mode_deny=True), {}, True),
+    ],
+)
+def test_rate_limits_protect_mappings_by_labels(guard: KubeObject, config: dict[str, object], is_guarded: bool) -> None:
+    compiled = compile_objects(guard, module(**config), mapping(labels=LABELS))
+    assert bool(guarded(compiled)["greet.shop"]) is is_guarded
+
+
+def test_rate_limits_do_not_touch_mappings_without_labels() -> None:
+    assert guarded(compile_objects(limit(domain="ambassador"), mapping())) == {"greet.shop": ""}
+
+
+def test_a_rate_limit_service_that_lets_calls_pass_while_it_is_away_is_a_notice() -> None:
+    compiled = compile_objects(limit("RateLimitService", service="limit"), mapping(labels=LABELS))
+    assert said(compiled, Severity.ERROR) == []
+    assert "RateLimitService is not supported yet: calls are not limited" in "".join(said(compiled))
+
+
+def test_check_fails_unless_the_flag_says_that_calls_are_served_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "auth.yaml").write_text(
+        "apiVersion: getambassador.io/v3alpha1\nkind: AuthService\nmetadata: {name: auth}\nspec: {auth_service: auth}\n"
+    )
+    assert execute(["check", str(tmp_path)]) == 1
+    assert "AuthService is not supported yet, and the calls" in capsys.readouterr().out
+    assert execute(["check", "--serve-without-auth", str(tmp_path)]) == 0
+    monkeypatch.setenv("GRPCGW_SERVE_WITHOUT_AUTH", "true")
+    assert execute(["check", str(tmp_path)]) == 0

@@ -1,0 +1,227 @@
+"""Which ports open, change and close, without an engine: what must never happen when one of them cannot be opened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from grpcgw.errors import UserError
+from grpcgw.listeners.data_ports import DataPorts, find_open, find_worker_problems
+from grpcgw.listeners.open_ports import OpenPort, PortFault, Ports, PortView
+from grpcgw.model.objects import KubeObject, ObjectKey, Source
+from grpcgw.model.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.model.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
+from grpcgw.policy.host_rules import Entry, HostFault, HostRefusal, compile_rules
+from grpcgw.workers.messages import Listening
+
+SELF_SIGNED = ServerCertificate("self-signed", ("*",), b"chain", b"key")
+PLAIN = ServerCertificate("Host a", ("*",), b"chain", b"key")
+ASKING = replace(PLAIN, client_ca=b"authority")
+
+
+class FakePort:
+    def __init__(self, listener: Listener, view: PortView) -> None:
+        self.number, self.view, self.certificates = listener.port, view, listener.certificates
+        self.closed = 0
+        self.fault = ""
+
+    def set_certificates(self, certificates: tuple[ServerCertificate, ...]) -> None:
+        self.certificates = certificates
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Engine:
+    """Opens ports, unless it is told not to."""
+
+    def __init__(self) -> None:
+        self.made: list[FakePort] = []
+        self.fails = False
+        self.ports = Ports(self._open)
+
+    def _open(self, listener: Listener, view: PortView) -> FakePort:
+        if self.fails:
+            raise UserError("no")
+        self.made.append(FakePort(listener, view))
+        return self.made[-1]
+
+
+def tls(*certificates: ServerCertificate, **fields: object) -> Listener:
+    return Listener("tls", 8443, Transport.TLS, SecurityModel.XFP, certificates=certificates, **fields)  # type: ignore[arg-type]
+
+
+def test_a_port_that_takes_no_connections_is_not_open_and_says_why() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    assert engine.ports.numbers() == (8443,)
+    engine.made[0].fault = "its server died"
+    assert engine.ports.numbers() == ()
+    assert engine.ports.faults() == (PortFault("tls", "its server died"),)
+    engine.made[0].fault = ""
+    assert engine.ports.numbers() == (8443,)
+    assert engine.ports.faults() == ()
+
+
+def test_what_stays_is_not_opened_again() -> None:
+    engine = Engine()
+    for hosts in ((), (HostPolicy(None),)):
+        assert engine.ports.update([tls(PLAIN, hosts=hosts)]) == ()
+    assert [port.closed for port in engine.made] == [0]
+
+
+def test_new_certificates_are_set_without_opening() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    renewed = replace(PLAIN, certificate_chain=b"renewed")
+    engine.ports.update([tls(renewed)])
+    assert [port.certificates for port in engine.made] == [(renewed,)]
+
+
+CHANGED = [
+    tls(ASKING),
+    tls(PLAIN, max_concurrent_streams=7),
+    tls(PLAIN, idle_timeout_ms=1000),
+    replace(tls(PLAIN), port=9443),
+    replace(tls(), transport=Transport.CLEAR),
+]
+
+
+@pytest.mark.parametrize("after", CHANGED)
+def test_what_grpc_settles_at_opening_is_opened_anew_before_the_old_one_closes(after: Listener) -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.ports.update([after])
+    assert [port.closed for port in engine.made] == [1, 0]
+
+
+def test_a_port_that_must_ask_for_certificates_and_cannot_be_opened_so_is_closed() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.fails = True
+    assert engine.ports.update([tls(ASKING)]) == (PortFault("tls", "no"),)
+    assert [port.closed for port in engine.made] == [1]
+    assert engine.ports.numbers() == ()
+
+
+def test_a_port_whose_limit_cannot_be_changed_keeps_the_old_one_until_it_can() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.fails = True
+    assert engine.ports.update([tls(PLAIN, max_concurrent_streams=7)]) == (PortFault("tls", "no"),)
+    assert [port.closed for port in engine.made] == [0]
+    engine.fails = False
+    assert engine.ports.update([tls(PLAIN, max_concurrent_streams=7)]) == ()
+    assert [port.closed for port in engine.made] == [1, 0]
+
+
+def settled(snapshot: Snapshot) -> Snapshot:
+    ports = DataPorts("127.0.0.1", 0, 0, SELF_SIGNED)
+    try:
+        return ports.settle(snapshot)
+    finally:
+        ports.release()
+
+
+def test_without_listeners_the_flags_are_the_ports() -> None:
+    strict = HostPolicy(HostMatch(HostKind.EXACT, "a"), clear_text=False)
+    clear, secure = settled(Snapshot("1", hosts=(strict,), certificates=(PLAIN,))).listeners or ()
+    assert (clear.name, clear.certificates, clear.hosts) == ("--port", (), (strict, HostPolicy(None)))
+    assert (secure.name, secure.certificates, secure.hosts) == ("--tls-port", (PLAIN,), clear.hosts)
+
+
+def test_all_ports_have_the_modules_idle_timeout() -> None:
+    flags = settled(Snapshot("1", client_idle_timeout_ms=1000)).listeners or ()
+    assert [port.idle_timeout_ms for port in flags] == [1000, 1000]
+    free = Listener("Listener free.shop", flags[0].port, Transport.CLEAR, SecurityModel.XFP)
+    (had,) = settled(Snapshot("1", listeners=(free,), client_idle_timeout_ms=None)).listeners or ()
+    assert had.idle_timeout_ms is None
+
+
+def test_with_listeners_good_or_bad_the_flags_are_not_opened() -> None:
+    assert settled(Snapshot("1", listeners=())).listeners == ()
+
+
+def test_a_tls_port_without_a_certificate_shows_a_self_signed_one() -> None:
+    assert settled(Snapshot("1")).listeners[-1].certificates == (SELF_SIGNED,)  # type: ignore[index]
+
+
+def test_a_taken_port_is_told_where_its_listener_is_written() -> None:
+    first = DataPorts("127.0.0.1", 0, None, SELF_SIGNED)
+    (held,) = first.settle(Snapshot("1")).listeners or ()
+    mine = Listener("Listener mine.shop", held.port, Transport.CLEAR, SecurityModel.XFP)
+    second = DataPorts("127.0.0.1", None, None, SELF_SIGNED)
+    assert second.settle(Snapshot("1", listeners=(mine,))).listeners == ()
+    key = ObjectKey("Listener", "shop", "mine")
+    written = KubeObject("v3alpha1", key, {}, Source("ports.yaml", {("spec", "port"): 7}))
+    (problem,) = second.problems({key: written})
+    assert str(problem).startswith(
+        f"ports.yaml:7: error: Listener mine.shop spec.port: cannot listen on 127.0.0.1:{held.port}"
+    )
+    first.release()
+    assert second.settle(Snapshot("1", listeners=(mine,))).listeners == (mine,)
+    assert second.problems({key: written}) == ()
+    second.release()
+
+
+def test_an_address_of_another_machine_is_no_matter_of_ports() -> None:
+    with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1:0: .*; choose another --address"):
+        DataPorts("192.0.2.1", 0, None, SELF_SIGNED)
+
+
+def refused(snapshot: Snapshot, listener: str = "--port", authority: str = "a", tls: bool = False) -> bool | None:
+    """None: served; True: refused for its clear text."""
+    rules = compile_rules(snapshot)
+    assert rules is not None
+    judged = rules.judge(Entry(listener, tls, authority, ()))
+    return judged.fault is HostFault.CLEAR_TEXT if isinstance(judged, HostRefusal) else None
+
+
+def test_an_unknown_name_is_judged_by_the_strictest_host() -> None:
+    strict = settled(Snapshot("1", hosts=(HostPolicy(HostMatch(HostKind.EXACT, "a"), clear_text=False),)))
+    assert [refused(strict, authority=name) for name in ("a", "b", "")] == [True, None, True]
+    assert refused(strict, authority="", tls=True) is None
+
+
+def test_a_port_that_no_listener_speaks_of_any_more_serves_nothing() -> None:
+    strict = settled(Snapshot("1", hosts=(HostPolicy(None, clear_text=False),)))
+    assert refused(strict, listener="Listener gone.shop", tls=True) is False
+    assert refused(strict, listener="", tls=True) is None, "another program's port"
+
+
+def test_a_port_that_could_not_be_changed_is_shown_as_it_is() -> None:
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.fails = True
+    engine.ports.update([replace(tls(PLAIN), port=9443)])
+    assert engine.ports.list_open() == (OpenPort("tls", 8443, Transport.TLS),)
+
+
+@pytest.mark.parametrize("listeners", [None, ()])
+def test_a_gateway_that_is_asked_for_no_port_is_told_so(listeners: tuple[Listener, ...] | None) -> None:
+    ports = DataPorts("127.0.0.1", None, None, SELF_SIGNED)
+    ports.settle(Snapshot("1", listeners=listeners))
+    (problem,) = ports.problems({})
+    assert "no data port is asked for" in problem.message
+    ports.settle(Snapshot("1", listeners=(Listener("web", 0, Transport.CLEAR, SecurityModel.XFP),)))
+    assert ports.problems({}) == ()
+    ports.release()
+
+
+def test_what_workers_cannot_open_is_told_once_with_the_workers_where_it_is_written() -> None:
+    key = ObjectKey("Listener", "shop", "mine")
+    written = KubeObject("v3alpha1", key, {}, Source("ports.yaml", {("spec", "port"): 7}))
+    mine, flag = PortFault(str(key), "the port is taken"), PortFault("--port", "no descriptors are left")
+    heard = {1: Listening((), (mine,)), 0: Listening((), (mine, flag)), 2: Listening(())}
+    assert [str(problem) for problem in find_worker_problems(heard, {key: written})] == [
+        "ports.yaml:7: error: Listener mine.shop spec.port: worker 0, worker 1: the port is taken; it is tried again",
+        "--port: error: worker 0: no descriptors are left; it is tried again",
+    ]
+    assert find_worker_problems(heard, {})[0].where == str(key), "a Listener that has just gone"
+
+
+def test_a_port_is_open_where_one_worker_serves_it() -> None:
+    high, low = OpenPort("a", 9000, Transport.TLS), OpenPort("b", 80, Transport.CLEAR)
+    assert find_open([Listening((high,)), Listening((high, low))]) == (low, high)
+    assert find_open([]) == ()

@@ -1,0 +1,120 @@
+"""A gateway without sockets: a real `Serving`, whose connections to pods are values that a test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from grpcgw.balancer.base import Outcome
+from grpcgw.listeners.open_ports import SOME_PORT, PortView
+from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
+from grpcgw.model.snapshot import (
+    Cluster,
+    Destination,
+    MatchKind,
+    PathMatch,
+    ResolverKind,
+    Route,
+    ServiceRef,
+    Snapshot,
+)
+from grpcgw.model.status import Metadata, Refusal
+from grpcgw.routing.targets import Target
+from grpcgw.session.serving import Serving
+from grpcgw.telemetry.report import PodState
+from grpcgw.upstream.pod import Pod
+
+SERVICE = "/greet.GrpcService/"
+LABEL = "grpcserver.default"
+
+
+class FakeConnection:
+    """A channel whose state the test decides."""
+
+    def __init__(self, address: str, settings: ConnectionSettings = DEFAULT_CONNECTION) -> None:
+        self.address, self.settings = address, settings
+        self.connectivity = PodState.READY
+        self.closed = 0
+        self.checks: list[tuple[HealthCheck, Callable[[str], None]]] = []
+
+    def state(self) -> PodState:
+        assert not self.closed, "a closed connection was looked at"
+        return self.connectivity
+
+    def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
+        assert not self.closed, "a closed connection was checked"
+        self.checks.append((check, report))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def cluster(name: str = "greet") -> Cluster:
+    return Cluster(name, ResolverKind.KUBERNETES_ENDPOINT, "resolver", ServiceRef(name, "default", 50051))
+
+
+def destination(**fields: Any) -> Destination:
+    values = {"mapping": ObjectKey("Mapping", "default", "grpcserver"), "label": LABEL, "cluster": "greet", **fields}
+    return Destination(**values)
+
+
+def route(*destinations: Destination, prefix: str = SERVICE, kind: MatchKind = MatchKind.PREFIX) -> Route:
+    return Route(PathMatch(kind, prefix), 0, destinations or (destination(),))
+
+
+def snapshot(*routes: Route, version: str = "1") -> Snapshot:
+    names = sorted({destination.cluster for route in routes for destination in route.all_destinations()})
+    return Snapshot(version, routes, {name: cluster(name) for name in names})
+
+
+def endpoints(*hosts: int) -> EndpointSet:
+    """`endpoints(1, 2)`: 10.0.0.1:50051 and 10.0.0.2:50051."""
+    return EndpointSet(tuple(Endpoint(f"10.0.0.{host}", 50051) for host in hosts))
+
+
+class WatchedTarget:
+    """A `Target` that notes what was picked and what was done, to be compared."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.picked: list[Pod] = []
+        self.done_with: list[tuple[Pod, Outcome]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def pick(self, avoid: Pod | None, key: int | None = None) -> Pod | None:
+        pod = self._target.pick(avoid, key)
+        if pod is not None:
+            self.picked.append(pod)
+        return pod
+
+    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> bool:
+        self.done_with.append((pod, outcome))
+        return self._target.done(pod, outcome, now_s)
+
+
+class Gateway(Serving):
+    """Serves one Mapping over pods `10.0.0.1`, `10.0.0.2`, …, all connected."""
+
+    def __init__(self, pods: int = 1, **mapping: Any) -> None:
+        super().__init__(FakeConnection)
+        self.targets: list[WatchedTarget] = []
+        self.apply(snapshot(route(destination(**mapping))), 0.0)
+        self.set_endpoints("greet", endpoints(*range(1, pods + 1)), 0.0)
+        self.refresh(0.0)
+
+    def route(
+        self, path: str, authority: str = "", metadata: Metadata = (), port: PortView = SOME_PORT
+    ) -> Target | Refusal:
+        target = super().route(path, authority, metadata, port)
+        if isinstance(target, Refusal):
+            return target
+        watched = WatchedTarget(target)
+        self.targets.append(watched)
+        return watched  # type: ignore[return-value]  # stands in for the target it wraps
+
+    def pod(self, host: int) -> Pod:
+        return next(pod for pod in self.pods() if pod.endpoint.address == f"10.0.0.{host}")

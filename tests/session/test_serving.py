@@ -1,0 +1,643 @@
+"""What is served now: snapshots and endpoint sets swapped under running RPCs, and which pod a new RPC gets."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from grpcgw.balancer.base import Outcome, turns_from
+from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.policies import (
+    DEFAULT_CONNECTION,
+    ConnectionSettings,
+    HealthCheck,
+    LoadBalancer,
+    OutlierDetection,
+    UpstreamTls,
+)
+from grpcgw.model.status import Reason, Refusal
+from grpcgw.routing.targets import Target
+from grpcgw.session.serving import MOST_GONE_COUNTED, CannotServe, Serving
+from grpcgw.telemetry.report import PodState
+from grpcgw.upstream.clusters import Balancing
+from grpcgw.upstream.pod import LINGER_S, Pod
+from tests.session.gateway import SERVICE, FakeConnection, cluster, destination, endpoints, route, snapshot
+
+METHOD = f"{SERVICE}Greet"
+OTHER_METHOD = "/other.Service/Method"
+
+
+class Connections:
+    """Every connection that was ever opened."""
+
+    def __init__(self) -> None:
+        self.opened: list[FakeConnection] = []
+
+    def __call__(self, address: str, settings: ConnectionSettings = DEFAULT_CONNECTION) -> FakeConnection:
+        connection = FakeConnection(address, settings)
+        self.opened.append(connection)
+        return connection
+
+
+def make_serving(**fields: Any) -> tuple[Serving, Connections]:
+    connections = Connections()
+    return Serving(connections, **fields), connections
+
+
+def serving_greet(*hosts: int, **fields: Any) -> Serving:
+    turns = fields.pop("turns", {})
+    serving, _ = make_serving(**fields)
+    serving.shared_turns = turns
+    serving.apply(snapshot(route()), 0.0)
+    serving.set_endpoints("greet", endpoints(*hosts), 0.0)
+    serving.refresh(0.0)
+    return serving
+
+
+def target(serving: Serving, path: str = METHOD) -> Target:
+    found = serving.route(path)
+    assert isinstance(found, Target)
+    return found
+
+
+def pick(serving: Serving, path: str = METHOD) -> Pod:
+    pod = target(serving, path).pick(None)
+    assert pod is not None
+    return pod
+
+
+def host(pod: Pod | None) -> int:
+    assert pod is not None
+    return int(pod.endpoint.address.rpartition(".")[2])
+
+
+def picks(serving: Serving, count: int, path: str = METHOD) -> list[int]:
+    return [host(pick(serving, path)) for _ in range(count)]
+
+
+def refusal(serving: Serving, path: str = METHOD) -> Refusal:
+    found = serving.route(path)
+    assert isinstance(found, Refusal)
+    return found
+
+
+def pod(serving: Serving, number: int) -> Pod:
+    return next(pod for pod in serving.pods() if host(pod) == number)
+
+
+# --- where an RPC goes
+
+
+def test_before_the_first_snapshot_nothing_matches() -> None:
+    serving, _ = make_serving()
+    assert serving.snapshot.version == "none"
+    assert refusal(serving).reason is Reason.NO_MAPPING
+    assert not serving.has_route(METHOD)
+
+
+def test_what_no_mapping_matches_is_refused_by_name() -> None:
+    serving = serving_greet(1)
+    assert refusal(serving, OTHER_METHOD).reason is Reason.NO_MAPPING
+    assert OTHER_METHOD in refusal(serving, OTHER_METHOD).message
+    assert serving.has_route(METHOD)
+
+
+def test_a_gateway_that_drains_refuses_all() -> None:
+    serving = serving_greet(1)
+    serving.draining = True
+    assert refusal(serving).reason is Reason.DRAINING
+
+
+def test_rpcs_split_by_weight_and_the_missing_share_is_refused() -> None:
+    serving, _ = make_serving()
+    heavy, light = destination(label="heavy", weight_percent=50), destination(label="light", weight_percent=25)
+    serving.apply(snapshot(route(heavy, light)), 0.0)
+    found = [serving.route(METHOD) for _ in range(100)]
+    shares = Counter(choice.label if isinstance(choice, Target) else choice.reason for choice in found)
+    assert shares == {"heavy": 50, "light": 25, Reason.UNROUTED_SHARE: 25}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, "Mapping grpcserver.default: the pods of greet.default:50051 are not known yet"),
+        (EndpointSet(), "Mapping grpcserver.default: no ready pod of greet.default:50051"),
+        (
+            EndpointSet((), "Service greet.default does not exist"),
+            "Mapping grpcserver.default: no ready pod of greet.default:50051 (Service greet.default does not exist)",
+        ),
+    ],
+)
+def test_no_pod_has_a_cause(found: EndpointSet | None, words: str) -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    if found is not None:
+        serving.set_endpoints("greet", found, 0.0)
+    assert target(serving).pick(None) is None
+    assert target(serving).why_no_endpoint() == words
+
+
+# --- snapshots come and go
+
+
+def test_pods_may_be_known_before_the_snapshot_that_names_them() -> None:
+    serving, connections = make_serving()
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    assert connections.opened == []
+    serving.apply(snapshot(route()), 0.0)
+    assert [connection.address for connection in connections.opened] == ["10.0.0.1:50051", "10.0.0.2:50051"]
+
+
+def test_a_new_snapshot_keeps_pods_connections_turns_and_counters() -> None:
+    serving, connections = make_serving()
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.apply(snapshot(route()), 0.0)
+    serving.refresh(0.0)
+    assert picks(serving, 3) == [1, 2, 1]
+    pods = serving.pods()
+    counters = serving.counters.of("grpcserver.default", METHOD)
+    serving.apply(snapshot(route(destination(timeout_ms=5)), version="2"), 1.0)
+    assert serving.snapshot.version == "2"
+    assert (serving.pods(), len(connections.opened)) == (pods, 2)
+    assert serving.counters.of("grpcserver.default", METHOD) is counters
+    assert picks(serving, 2) == [2, 1]
+
+
+def test_a_route_that_did_not_change_keeps_its_target_and_others_get_theirs_anew() -> None:
+    serving, _ = make_serving()
+    stays, goes = route(prefix="/stays/"), route(prefix="/changes/")
+    serving.apply(before := snapshot(stays, goes), 0.0)
+    first = target(serving, "/stays/a")
+    comes = route(destination(timeout_ms=5), prefix="/changes/")
+    serving.apply(replace(before, version="2", routes=(stays, comes)), 0.0)
+    assert target(serving, "/stays/a") is first
+    assert target(serving, "/changes/a").timeout_ms == 5
+
+
+def test_a_route_that_did_not_change_follows_its_cluster() -> None:
+    serving, _ = make_serving()
+    serving.apply(before := snapshot(stays := route()), 0.0)
+    assert target(serving).authority == ""
+    secured = replace(cluster(), connection=ConnectionSettings(tls=UpstreamTls("pods", "pods.example.com")))
+    serving.apply(replace(before, version="2", routes=(stays,), clusters={"greet": secured}), 0.0)
+    assert target(serving).authority == "pods.example.com"
+
+
+def test_a_snapshot_that_cannot_be_served_leaves_everything_as_it_was_and_names_its_mapping() -> None:
+    serving = serving_greet(1, 2)
+    pods, before = serving.pods(), serving.snapshot
+    culprit = destination(mapping=ObjectKey("Mapping", "default", "bad"), load_balancer=LoadBalancer("fastest"))
+    with pytest.raises(CannotServe, match="KeyError: 'fastest'") as caught:
+        serving.apply(snapshot(route(culprit, prefix="/bad.Service/"), version="2"), 1.0)
+    assert caught.value.mapping == culprit.mapping
+    assert (serving.snapshot, serving.pods()) == (before, pods)
+    assert picks(serving, 2) == [1, 2]
+    serving.apply(snapshot(route(), version="3"), 2.0)
+    assert (serving.snapshot.version, serving.pods()) == ("3", pods)
+
+
+def test_settings_are_those_of_the_new_snapshot_and_running_rpcs_keep_theirs() -> None:
+    serving = serving_greet(1)
+    before = target(serving)
+    serving.apply(snapshot(route(destination(timeout_ms=5, idle_timeout_ms=None)), version="2"), 1.0)
+    after = target(serving)
+    assert (before.timeout_ms, before.idle_timeout_s) == (None, 300.0)
+    assert (after.timeout_ms, after.idle_timeout_s) == (5, None)
+    assert before.pick(None) is after.pick(None)
+
+
+def test_a_cluster_that_is_not_used_any_more_is_drained_then_closed() -> None:
+    serving = serving_greet(1, 2, drain_time_s=30.0)
+    busy, idle = serving.pods()
+    busy.begin()
+    serving.apply(snapshot(version="2"), 10.0)
+    assert not serving.has_route(METHOD)
+    assert {pod.state for pod in serving.pod_reports()} == {PodState.DRAINING}
+    assert serving.refresh(10.0) == ()
+    assert serving.refresh(10.0 + LINGER_S) == (idle,)
+    assert serving.refresh(39.9) == ()
+    assert serving.refresh(40.0) == (busy,)
+    assert serving.pods() == ()
+
+
+def test_an_rpc_on_its_way_when_its_mapping_goes_finds_its_pod_connected() -> None:
+    serving = serving_greet(1)
+    running = target(serving)
+    serving.apply(snapshot(version="2"), 10.0)
+    assert serving.refresh(10.0) == ()
+    chosen = running.pick(None)
+    assert chosen is not None
+    assert serving.refresh(10.05) == ()
+    chosen.begin()
+    assert serving.refresh(10.0 + LINGER_S) == ()
+    chosen.end(0.1, "")
+    assert serving.refresh(10.05 + LINGER_S) == (chosen,)
+
+
+def test_a_pod_that_was_leaving_keeps_its_limit_when_its_cluster_goes() -> None:
+    serving = serving_greet(1, drain_time_s=30.0)
+    (busy,) = serving.pods()
+    busy.begin()
+    serving.set_endpoints("greet", endpoints(), 0.0)
+    serving.apply(snapshot(version="2"), 20.0)
+    assert serving.refresh(30.0) == (busy,)
+
+
+def test_a_cluster_that_comes_back_goes_on_with_the_pods_that_have_not_ended() -> None:
+    serving = serving_greet(1, drain_time_s=30.0)
+    (former,) = serving.pods()
+    former.begin()
+    serving.apply(snapshot(version="2"), 0.0)
+    serving.apply(snapshot(route(), version="3"), 2.0)
+    assert target(serving).pick(None) is None
+    serving.set_endpoints("greet", endpoints(1), 2.0)
+    assert pick(serving) is former
+    assert serving.refresh(1e6) == ()
+
+
+def replaced_cluster(serving: Serving, **connection: Any) -> None:
+    """The Mapping asks for other connections, which makes another cluster of the same pods."""
+    serving.set_endpoints("greet#2", endpoints(1), 0.0)
+    other = snapshot(route(destination(cluster="greet#2")), version="2")
+    changed = replace(other.clusters["greet#2"], connection=ConnectionSettings(**connection))
+    serving.apply(replace(other, clusters={"greet#2": changed}), 0.0)
+
+
+def test_other_settings_of_connections_leave_running_rpcs_alone_while_the_pod_is_there() -> None:
+    serving = serving_greet(1, drain_time_s=30.0)
+    (former,) = serving.pods()
+    former.begin()
+    replaced_cluster(serving, connect_timeout_ms=5000)
+    assert pick(serving) is not former
+    assert serving.refresh(1e6) == ()
+    serving.set_endpoints("greet#2", endpoints(), 1e6)
+    assert former not in serving.refresh(1e6 + 29.0)
+    assert former in serving.refresh(1e6 + 30.0)
+
+
+def test_a_connection_that_was_replaced_ends_with_its_last_rpc() -> None:
+    serving = serving_greet(1)
+    (former,) = serving.pods()
+    former.begin()
+    replaced_cluster(serving, keepalive_time_s=5)
+    former.end(1.0, "")
+    assert serving.refresh(1.0) == ()
+    assert serving.refresh(1.0 + LINGER_S) == (former,)
+
+
+def count_rpcs(pod: Pod, count: int) -> None:
+    for _ in range(count):
+        pod.begin()
+        pod.end(0.001, "no")
+
+
+def counted(serving: Serving) -> list[tuple[int, int]]:
+    return [(report.total, report.failures) for report in serving.pod_reports() if report.total]
+
+
+def test_what_was_counted_of_a_pod_counts_once_while_its_connection_is_replaced() -> None:
+    serving, connections = make_serving()
+    aged = replace(cluster(), connection=ConnectionSettings(max_lifetime_ms=10_000))
+    serving.apply(replace(snapshot(route()), clusters={"greet": aged}), 0.0)
+    serving.set_endpoints("greet", endpoints(1), 0.0)
+    serving.refresh(0.0)
+    (old,) = serving.pods()
+    count_rpcs(old, 3)
+    old.begin()
+    serving.refresh(20.0)
+    serving.refresh(20.1)
+    assert (len(connections.opened), pick(serving) is old) == (2, False)
+    assert counted(serving) == [(4, 3)]
+    count_rpcs(pick(serving), 2)
+    assert counted(serving) == [(6, 5)]
+    old.end(1.0, "")
+    assert serving.refresh(21.0) == (old,)
+    assert counted(serving) == [(6, 5)]
+
+
+def test_what_was_counted_of_a_pod_that_left_is_there_when_it_comes_back() -> None:
+    serving = serving_greet(1)
+    (old,) = serving.pods()
+    count_rpcs(old, 3)
+    serving.set_endpoints("greet", endpoints(), 1.0)
+    assert serving.refresh(1.0) == ()
+    assert serving.refresh(2.0) == (old,)
+    serving.set_endpoints("greet", endpoints(1), 3.0)
+    assert pick(serving) is not old
+    assert counted(serving) == [(3, 3)]
+
+
+def test_of_pods_that_are_gone_no_more_than_a_bounded_number_is_remembered() -> None:
+    serving = serving_greet(1)
+    count_rpcs(pod(serving, 1), 3)
+    for number in range(MOST_GONE_COUNTED + 10):
+        address = f"10.1.{number >> 8}.{number & 255}"
+        serving.set_endpoints("greet", EndpointSet((Endpoint(address, 1),)), 10.0 * number)
+        serving.refresh(10.0 * number)
+        serving.refresh(10.0 * number + 1)
+    serving.set_endpoints("greet", endpoints(1), 1e6)
+    assert counted(serving) == []
+
+
+def test_two_mappings_to_one_service_share_pods_and_not_settings() -> None:
+    serving, connections = make_serving()
+    routes = (route(destination(label="a")), route(destination(label="b", timeout_ms=7), prefix="/other.Service/"))
+    serving.apply(snapshot(*routes), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    assert len(connections.opened) == 2
+    assert picks(serving, 1) + picks(serving, 1, OTHER_METHOD) == [1, 2]
+    assert (target(serving).timeout_ms, target(serving, OTHER_METHOD).timeout_ms) == (None, 7)
+
+
+def test_two_ways_to_balance_over_one_service_take_turns_apart() -> None:
+    serving, connections = make_serving()
+    careful = destination(label="b", outlier_detection=OutlierDetection())
+    serving.apply(snapshot(route(destination(label="a")), route(careful, prefix="/other.Service/")), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    assert len(connections.opened) == 2
+    assert (picks(serving, 3), picks(serving, 3, OTHER_METHOD)) == ([1, 2, 1], [1, 2, 1])
+
+
+def test_turns_begin_where_a_worker_is_told_to() -> None:
+    assert [picks(serving_greet(1, 2, 3, first_turn=turn), 1) for turn in range(4)] == [[1], [2], [3], [1]]
+
+
+def test_workers_that_share_turns_take_them_in_order() -> None:
+    shared = {("greet", Balancing.of(destination())): turns_from(1)}
+    one, other = serving_greet(1, 2, 3, turns=shared), serving_greet(1, 2, 3, turns=shared)
+    assert [host(pick(serving)) for serving in (one, other, other, one, other)] == [2, 3, 1, 2, 3]
+
+
+# --- pods come and go
+
+
+def test_a_pod_that_left_gets_no_new_rpc_and_keeps_its_old_ones() -> None:
+    serving = serving_greet(1, 2)
+    leaving = pod(serving, 1)
+    leaving.begin()
+    serving.set_endpoints("greet", endpoints(2), 0.0)
+    assert picks(serving, 4) == [2] * 4
+    assert serving.refresh(0.0) == ()
+    leaving.end(1.0, "")
+    assert serving.refresh(LINGER_S) == (leaving,)
+
+
+def test_a_running_rpc_sees_the_pods_of_now_when_it_picks_again() -> None:
+    serving = serving_greet(1)
+    running = target(serving)
+    first = running.pick(None)
+    assert first is not None
+    assert not running.has_other(first)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    assert running.has_other(first)
+    assert host(running.pick(first)) == 2
+
+
+def test_a_pod_that_has_left_is_no_reason_not_to_try_the_one_that_stayed() -> None:
+    serving = serving_greet(1, 2)
+    running, left = target(serving), pod(serving, 1)
+    serving.set_endpoints("greet", endpoints(2), 0.0)
+    assert running.has_other(left)
+    assert host(running.pick(left)) == 2
+
+
+def test_the_same_set_again_changes_nothing() -> None:
+    serving, connections = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    for _ in range(3):
+        serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    assert len(connections.opened) == 2
+
+
+def test_an_error_without_a_change_of_pods_keeps_them_and_explains() -> None:
+    serving = serving_greet(1)
+    pods = serving.pods()
+    serving.set_endpoints("greet", EndpointSet(endpoints(1).endpoints, "the resolver lost its connection"), 0.0)
+    assert serving.pods() == pods
+
+
+def test_pods_of_a_service_nobody_maps_are_not_connected_to() -> None:
+    serving, connections = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    serving.set_endpoints("unused", endpoints(1), 0.0)
+    assert connections.opened == []
+
+
+# --- connections change
+
+
+def test_a_refresh_takes_up_what_connections_say() -> None:
+    serving = serving_greet(1, 2, 3)
+    connection = pod(serving, 2).connection
+    assert isinstance(connection, FakeConnection)
+    connection.connectivity = PodState.CONNECTING
+    serving.refresh(1.0)
+    assert 2 not in picks(serving, 6)
+    connection.connectivity = PodState.READY
+    serving.refresh(2.0)
+    assert 2 in picks(serving, 6)
+
+
+def test_a_pod_that_could_not_be_connected_to_is_left_out_until_the_next_refresh() -> None:
+    serving = serving_greet(1, 2)
+    serving.note_failure(pod(serving, 1))
+    assert picks(serving, 3) == [2, 2, 2]
+    serving.refresh(1.0)
+    assert set(picks(serving, 2)) == {1, 2}
+
+
+def test_a_failure_on_a_pod_whose_cluster_is_gone_is_noted_quietly() -> None:
+    serving = serving_greet(1)
+    (left,) = serving.pods()
+    serving.apply(snapshot(version="2"), 0.0)
+    serving.note_failure(left)
+    assert left.state is PodState.FAILING
+
+
+class Stumbling(FakeConnection):
+    """Cannot be looked at while `stumbles`."""
+
+    stumbles = False
+
+    def state(self) -> PodState:
+        if self.stumbles:
+            raise RuntimeError
+        return super().state()
+
+
+def test_a_defect_in_one_cluster_keeps_none_of_the_others_from_being_looked_after(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "grpcgw")
+    serving = Serving(Stumbling)
+    serving.apply(snapshot(route(), route(destination(cluster="other"), prefix="/other.Service/")), 0.0)
+    for name in ("greet", "other"):
+        serving.set_endpoints(name, endpoints(1), 0.0)
+    (bad,), (good,) = (pods for _, pods in serving.clusters())
+    bad.connection.stumbles = True  # type: ignore[attr-defined]
+    serving.refresh(0.0)
+    assert (bad.state, good.state) == (PodState.IDLE, PodState.READY)
+    serving.set_endpoints("other", endpoints(), 1.0)
+    serving.refresh(1.0)
+    assert serving.refresh(2.0) == (good,)
+
+
+def test_it_has_settled_when_every_pod_was_connected_or_failed_to() -> None:
+    serving, connections = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    assert serving.settled()
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    assert not serving.settled()
+    serving.note_failure(pod(serving, 1))
+    assert not serving.settled()
+    connections.opened[0].connectivity = PodState.FAILING
+    serving.refresh(1.0)
+    assert serving.settled()
+
+
+def test_an_outcome_reaches_the_balancer_of_the_mapping() -> None:
+    serving = serving_greet(1, 2)
+    running = target(serving)
+    first = running.pick(None)
+    assert first is not None
+    assert running.done(first, Outcome(14, True, 0.1), 0.0) is False
+
+
+def end_with_failures(serving: Serving, host_number: int, count: int) -> None:
+    failed = Outcome(14, True, 0.1)
+    found = target(serving)
+    pod = next(pod for pod in serving.pods() if host(pod) == host_number)
+    for _ in range(count):
+        if found.done(pod, failed, 0.0):
+            serving.republish(pod)
+
+
+def test_a_pod_that_is_left_out_says_why_and_for_how_long() -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route(destination(outlier_detection=OutlierDetection()))), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    end_with_failures(serving, 1, 5)
+    assert {host(pick(serving)) for _ in range(4)} == {2}
+    serving.refresh(18.0)
+    assert [report.note for report in serving.pod_reports()] == ["ejected for 12 s more: 5 failures in a row", ""]
+    serving.refresh(31.0)
+    assert [report.note for report in serving.pod_reports()] == ["", ""]
+    assert {host(pick(serving)) for _ in range(4)} == {1, 2}
+
+
+def test_ways_to_balance_that_no_mapping_asks_for_any_more_are_forgotten() -> None:
+    """Not while an RPC that began with one may still pick by it."""
+    serving = serving_greet(1, 2)
+    before = target(serving)
+    for failures in range(1, 20):
+        changed = destination(outlier_detection=OutlierDetection(consecutive_failures=failures))
+        serving.apply(snapshot(route(changed), version=str(failures)), 0.0)
+    (state,) = serving._clusters.values()  # nothing else tells
+    assert len(state.balanced) == 2
+    serving.set_endpoints("greet", endpoints(2), 0.0)
+    assert host(before.pick(None)) == 2
+
+
+# --- active health checks
+
+
+CHECK = HealthCheck(interval_ms=1_000, unhealthy_threshold=1)
+
+
+def checks(serving: Serving, number: int) -> list[Any]:
+    connection = pod(serving, number).connection
+    assert isinstance(connection, FakeConnection)
+    return connection.checks
+
+
+def answer(serving: Serving, number: int, failure: str) -> None:
+    """Pod `number` answers the check that it was asked last."""
+    checks(serving, number)[-1][1](failure)
+
+
+def test_a_pod_that_is_not_healthy_gets_no_rpcs_says_why_and_comes_back() -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route(destination(health_check=CHECK))), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0)
+    assert [len(checks(serving, number)) for number in (1, 2)] == [1, 1]
+    assert set(picks(serving, 4)) == {1, 2}, "a pod that was not checked yet is used"
+    answer(serving, 1, "")
+    answer(serving, 2, "no answer")
+    assert set(picks(serving, 4)) == {1}
+    assert {report.address: report.note for report in serving.pod_reports()} == {
+        "10.0.0.1:50051": "",
+        "10.0.0.2:50051": "unhealthy: no answer",
+    }
+    serving.refresh(2.0)
+    answer(serving, 2, "")
+    assert set(picks(serving, 4)) == {1, 2}
+
+
+def test_with_no_healthy_pod_rpcs_fail_at_once_and_say_why() -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route(destination(health_check=CHECK))), 0.0)
+    serving.set_endpoints("greet", endpoints(1), 0.0)
+    serving.refresh(0.0)
+    answer(serving, 1, "the pod says NOT_SERVING")
+    found = target(serving)
+    assert found.pick(None) is None
+    assert not found.can_serve()
+    assert found.why_no_endpoint() == (
+        "Mapping grpcserver.default: no ready pod of greet.default:50051"
+        " (10.0.0.1:50051 unhealthy: the pod says NOT_SERVING)"
+    )
+
+
+def test_an_unhealthy_pod_is_no_reason_to_use_one_that_is_not_connected_before_one_that_is() -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route(destination(health_check=CHECK))), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2, 3), 0.0)
+    connection = pod(serving, 3).connection
+    assert isinstance(connection, FakeConnection)
+    connection.connectivity = PodState.CONNECTING
+    serving.refresh(0.0)
+    answer(serving, 1, "no answer")
+    assert set(picks(serving, 4)) == {2}
+    answer(serving, 2, "no answer")
+    assert set(picks(serving, 4)) == {3}
+
+
+def test_only_what_asks_for_checks_is_checked_and_once_for_all_who_ask_alike() -> None:
+    serving, _ = make_serving()
+    least = LoadBalancer("least_request")
+    serving.apply(
+        snapshot(
+            route(destination(health_check=CHECK)),
+            route(destination(health_check=CHECK, load_balancer=least), prefix="/least"),
+            route(destination(label="unchecked"), prefix="/unchecked"),
+            route(destination(cluster="other"), prefix="/other"),
+        ),
+        0.0,
+    )
+    for name, host_number in (("greet", 1), ("other", 2)):
+        serving.set_endpoints(name, endpoints(host_number), 0.0)
+    serving.refresh(0.0)
+    assert [len(checks(serving, number)) for number in (1, 2)] == [1, 0]
+
+
+def test_without_its_mapping_a_check_is_made_no_more() -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route(destination(health_check=CHECK))), 0.0)
+    serving.set_endpoints("greet", endpoints(1), 0.0)
+    serving.refresh(0.0)
+    answer(serving, 1, "no answer")
+    serving.apply(snapshot(route()), 0.0)
+    serving.refresh(100.0)
+    assert len(checks(serving, 1)) == 1
+    assert picks(serving, 1) == [1]
+    assert [report.note for report in serving.pod_reports()] == [""]
