@@ -31,13 +31,13 @@ from grpcgw.admin.allowed_hosts import USUAL_HOSTS, KnownHosts
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, render_part
 from grpcgw.admin.http_connections import USUAL_LIMITS, Connections, Limits, make_protocol
 from grpcgw.admin.humanize import format_age, format_duration
+from grpcgw.admin.metrics import METRICS_CONTENT_TYPE, HostReadings, render_metrics
 from grpcgw.admin.page import render_live_part, render_page
 from grpcgw.admin.state import GatewayState, OneAtATime, StateProvider
 from grpcgw.admin.views import GatewayView, not_ready_reason, view_gateway
 from grpcgw.errors import UserError
 from grpcgw.logs import DefectLog
 from grpcgw.telemetry.client_connections import count_connections
-from grpcgw.telemetry.metrics import METRICS_CONTENT_TYPE, MetricsInput, SourceAge, render_metrics
 from grpcgw.telemetry.resource_usage import measure_process
 
 _BASE = "/ambassador/v0"
@@ -184,7 +184,7 @@ class _Handlers:
 
     async def metrics(self, request: Request) -> Response:
         state = await self._provider.state()
-        text = await self._in_thread(lambda: render_metrics(_metrics_input(state)))
+        text = await self._in_thread(lambda: render_metrics(state, _read_host(state)))
         return Response(text, headers={"content-type": METRICS_CONTENT_TYPE})
 
     async def diagnostics(self, request: Request) -> Response:
@@ -292,23 +292,9 @@ def _describe_unknown_filter(part: str) -> str:
     return f"unknown filter {part!r}; known are: {', '.join(DIAGNOSTICS_KEYS)}\n"
 
 
-def _metrics_input(state: GatewayState) -> MetricsInput:
-    return MetricsInput(
-        now_s=state.now_s,
-        started_at_s=state.started_at_s,
-        ready=state.ready,
-        snapshot=state.snapshot,
-        configured_at_s=state.configured_at_s,
-        problems=state.problems,
-        configuration_errors_total=state.configuration_errors_total,
-        endpoints=state.endpoints,
-        sources=tuple(SourceAge(source.name, source.synced, source.last_contact_s) for source in state.sources),
-        workers=state.workers,
-        worker_restarts_total=state.worker_restarts_total,
-        control=measure_process(),
-        control_pid=os.getpid(),
-        client_connections=count_connections(int(one.address.rpartition(":")[2]) for one in state.listeners),
-    )
+def _read_host(state: GatewayState) -> HostReadings:
+    connections = count_connections(int(one.address.rpartition(":")[2]) for one in state.listeners)
+    return HostReadings(measure_process(), os.getpid(), connections)
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -1,14 +1,14 @@
-"""Prometheus text from plain values: one set of numbers, added up over all workers.
+"""Renders Prometheus metrics from the state of the gateway: one set of numbers, added up over all workers.
 
-A collector on a registry of its own, built for each scrape: nothing is counted here, and prometheus_client's global
-registry is never touched. What each metric means is told to users in docs/metrics.md.
+Each scrape builds a collector on its own registry: this module counts nothing and never touches prometheus_client's
+global registry. docs/metrics.md explains each metric to users.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -17,11 +17,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from grpcgw import __version__
+from grpcgw.admin.state import GatewayState
 from grpcgw.model.codes import status_name
-from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.expiry import list_expiries
-from grpcgw.model.objects import Problem, Severity
-from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.model.objects import Severity
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.telemetry.merge import merge_events
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, WorkerReport
 from grpcgw.telemetry.resource_usage import NOT_MEASURED, ProcessUse
@@ -32,75 +32,60 @@ _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 
 
 @dataclass(frozen=True, slots=True)
-class SourceAge:
-    name: str
-    synced: bool
-    last_contact_s: float
-    """Seconds since the epoch; 0.0: never."""
+class HostReadings:
+    """What the operating system knows of this host at the moment of a scrape."""
 
-
-@dataclass(frozen=True, slots=True)
-class MetricsInput:
-    """All times are seconds since the epoch; 0.0 means never."""
-
-    now_s: float
-    started_at_s: float
-    ready: bool
-    snapshot: Snapshot = EMPTY_SNAPSHOT
-    configured_at_s: float = 0.0
-    problems: tuple[Problem, ...] = ()
-    configuration_errors_total: int = 0
-    endpoints: Mapping[str, EndpointSet] = field(default_factory=dict)
-    sources: tuple[SourceAge, ...] = ()
-    workers: tuple[WorkerReport, ...] = ()
-    worker_restarts_total: int = 0
     control: ProcessUse = NOT_MEASURED
     control_pid: int = 0
     client_connections: Mapping[int, int] | None = None
-    """By port; None: unknown."""
+    """Open connections by port; None: unknown."""
 
 
-def render_metrics(values: MetricsInput) -> bytes:
-    """The text of one scrape, to be sent as `METRICS_CONTENT_TYPE`."""
+NO_READINGS = HostReadings()
+
+
+def render_metrics(state: GatewayState, host: HostReadings = NO_READINGS) -> bytes:
+    """The text of one scrape, of the type `METRICS_CONTENT_TYPE`."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_GatewayCollector(values))
+    registry.register(_GatewayCollector(state, host))
     return generate_latest(registry)
 
 
 class _GatewayCollector(Collector):
-    def __init__(self, values: MetricsInput) -> None:
-        self._values = values
+    def __init__(self, state: GatewayState, host: HostReadings) -> None:
+        self._state, self._host = state, host
 
     def collect(self) -> Iterator[Metric]:
-        yield from _collect_process(self._values)
-        yield from _collect_configuration(self._values)
-        yield from _collect_sources(self._values)
-        yield from _collect_certificates(self._values)
-        yield from _collect_workers(self._values)
-        yield from _collect_processes(self._values)
-        yield from _collect_clients(self._values)
-        yield from _collect_rpcs(self._values.workers)
-        yield from _collect_events(self._values.workers, name_upstreams(self._values.snapshot))
-        yield from _collect_shadows(self._values.workers)
-        yield from _collect_pods(self._values.workers, name_upstreams(self._values.snapshot))
+        state, names = self._state, name_upstreams(self._state.snapshot)
+        yield from _collect_process(state)
+        yield from _collect_configuration(state)
+        yield from _collect_sources(state)
+        yield from _collect_certificates(state)
+        yield from _collect_workers(state)
+        yield from _collect_processes(state.workers, self._host)
+        yield from _collect_clients(state.workers, self._host.client_connections or {})
+        yield from _collect_rpcs(state.workers)
+        yield from _collect_events(state.workers, names)
+        yield from _collect_shadows(state.workers)
+        yield from _collect_pods(state.workers, names)
 
 
-def _collect_process(values: MetricsInput) -> Iterator[Metric]:
+def _collect_process(state: GatewayState) -> Iterator[Metric]:
     yield _gauge("build_info", "Always 1; the version of grpcgw is a label.", ["version"], [((__version__,), 1)])
-    yield _gauge("start_time_seconds", "When the gateway started, since the epoch.", [], [((), values.started_at_s)])
-    yield _gauge("ready", "1 while the readiness probe succeeds, else 0.", [], [((), values.ready)])
+    yield _gauge("start_time_seconds", "When the gateway started, since the epoch.", [], [((), state.started_at_s)])
+    yield _gauge("ready", "1 while the readiness probe succeeds, else 0.", [], [((), state.ready)])
 
 
-def _collect_configuration(values: MetricsInput) -> Iterator[Metric]:
-    version = values.snapshot.version
+def _collect_configuration(state: GatewayState) -> Iterator[Metric]:
+    version = state.snapshot.version
     yield _gauge("configuration_info", "Always 1; the version served is a label.", ["version"], [((version,), 1)])
     yield _gauge(
         "configuration_age_seconds",
         "Time since the served configuration went live; absent before the first.",
         [],
-        [((), max(0.0, values.now_s - values.configured_at_s))] if values.configured_at_s else [],
+        [((), max(0.0, state.now_s - state.configured_at_s))] if state.configured_at_s else [],
     )
-    found = Counter(problem.severity for problem in values.problems)
+    found = Counter(problem.severity for problem in state.problems)
     yield _gauge(
         "configuration_errors",
         "Problems in the configuration now, by severity: error or notice.",
@@ -111,11 +96,11 @@ def _collect_configuration(values: MetricsInput) -> Iterator[Metric]:
         "configuration_errors_total",
         "Compilations of the configuration that found at least one error.",
         [],
-        {(): values.configuration_errors_total},
+        {(): state.configuration_errors_total},
     )
-    names = name_upstreams(values.snapshot)
+    names = name_upstreams(state.snapshot)
     endpoints: Counter[tuple[str, ...]] = Counter()
-    for name, known in values.endpoints.items():
+    for name, known in state.endpoints.items():
         endpoints[(names.get(name, name),)] += len(known.endpoints)
     yield _gauge(
         "cluster_endpoints",
@@ -125,47 +110,47 @@ def _collect_configuration(values: MetricsInput) -> Iterator[Metric]:
     )
 
 
-def _collect_sources(values: MetricsInput) -> Iterator[Metric]:
+def _collect_sources(state: GatewayState) -> Iterator[Metric]:
     yield _gauge(
         "source_age_seconds",
         "Time since a source of configuration or pods last proved to be alive; absent while it never did.",
         ["source"],
-        [((s.name,), max(0.0, values.now_s - s.last_contact_s)) for s in values.sources if s.last_contact_s],
+        [((s.name,), max(0.0, state.now_s - s.last_contact_s)) for s in state.sources if s.last_contact_s],
     )
     yield _gauge(
         "source_synced",
         "1 once a source has been read completely, else 0.",
         ["source"],
-        [((source.name,), source.synced) for source in values.sources],
+        [((source.name,), source.synced) for source in state.sources],
     )
 
 
-def _collect_certificates(values: MetricsInput) -> Iterator[Metric]:
+def _collect_certificates(state: GatewayState) -> Iterator[Metric]:
     yield _gauge(
         "certificate_expiry_seconds",
         "Time until a certificate in use expires; negative once it has.",
         ["certificate", "use"],
-        [((one.certificate, one.use), one.not_after_s - values.now_s) for one in list_expiries(values.snapshot)],
+        [((one.certificate, one.use), one.not_after_s - state.now_s) for one in list_expiries(state.snapshot)],
     )
 
 
-def _collect_workers(values: MetricsInput) -> Iterator[Metric]:
-    yield _gauge("workers", "Data-plane workers that report.", [], [((), len(values.workers))])
+def _collect_workers(state: GatewayState) -> Iterator[Metric]:
+    yield _gauge("workers", "Data-plane workers that report.", [], [((), len(state.workers))])
     yield _counter(
-        "worker_restarts_total", "Workers replaced because they died.", [], {(): values.worker_restarts_total}
+        "worker_restarts_total", "Workers replaced because they died.", [], {(): state.worker_restarts_total}
     )
-    dropped = sum(worker.access_log_dropped for worker in values.workers)
+    dropped = sum(worker.access_log_dropped for worker in state.workers)
     yield _counter(
         "access_log_dropped_total", "RPCs missing in the access log: its reader was too slow.", [], {(): dropped}
     )
 
 
-def _collect_processes(values: MetricsInput) -> Iterator[Metric]:
-    """A worker that runs in the control process is not shown a second time."""
-    cpu_s = {("control",): values.control.cpu_s}
-    memory_bytes = {("control",): values.control.memory_bytes}
-    for worker in values.workers:
-        if worker.pid != values.control_pid:
+def _collect_processes(workers: Iterable[WorkerReport], host: HostReadings) -> Iterator[Metric]:
+    """A worker inside the control process is the control process: it does not appear a second time."""
+    cpu_s = {("control",): host.control.cpu_s}
+    memory_bytes = {("control",): host.control.memory_bytes}
+    for worker in workers:
+        if worker.pid != host.control_pid:
             cpu_s[(f"worker-{worker.worker}",)] = worker.cpu_s
             memory_bytes[(f"worker-{worker.worker}",)] = worker.memory_bytes
     by = ["process"]
@@ -174,16 +159,16 @@ def _collect_processes(values: MetricsInput) -> Iterator[Metric]:
     yield _gauge("process_resident_memory_bytes", "Resident memory of a process.", by, known)
 
 
-def _collect_clients(values: MetricsInput) -> Iterator[Metric]:
-    connected = sorted((values.client_connections or {}).items())
+def _collect_clients(workers: Iterable[WorkerReport], connections: Mapping[int, int]) -> Iterator[Metric]:
+    """`connections`: open ones by port."""
     yield _gauge(
         "client_connections",
-        "Connections of clients that stand now.",
+        "Open connections of clients.",
         ["port"],
-        [((str(port),), count) for port, count in connected],
+        [((str(port),), count) for port, count in sorted(connections.items())],
     )
     failures: Counter[tuple[str, ...]] = Counter()
-    for worker in values.workers:
+    for worker in workers:
         failures.update({(cause,): count for cause, count in worker.handshake_failures.items()})
     yield _counter("tls_handshake_failures_total", "TLS handshakes that failed.", ["cause"], failures)
 
