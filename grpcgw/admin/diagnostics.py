@@ -7,28 +7,24 @@ named fields, so nothing secret can slip in with a value that grows.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 from grpcgw import __version__
-from grpcgw.admin.describe import show_header_value
+from grpcgw.admin.cluster_views import ClusterView, PodView
 from grpcgw.admin.humanize import format_age, format_duration
-from grpcgw.admin.views import (
-    ClusterView,
-    DestinationView,
-    GatewayView,
-    PodView,
-    RouteView,
-    ShadowView,
+from grpcgw.admin.route_json import (
+    Json,
+    render_groups,
+    render_resolvers,
+    render_routes,
+    render_services,
+    show_health_share,
 )
-from grpcgw.model.codes import status_name
+from grpcgw.admin.views import (
+    GatewayView,
+)
 from grpcgw.model.objects import Problem
-from grpcgw.model.policies import LoadBalancer
-from grpcgw.model.snapshot import ResolverKind
-
-Json = dict[str, object]
 
 
 def render_diagnostics(view: GatewayView) -> Json:
@@ -97,91 +93,6 @@ def _problems(view: GatewayView) -> list[Json]:
     ]
 
 
-def _route_info(view: GatewayView) -> list[Json]:
-    return [_route(route) for route in view.routes]
-
-
-def _route(view: RouteView) -> Json:
-    first = view.destinations[0].destination
-    return {
-        "key": f"http://{view.host}{view.route.match.value}",
-        "prefix": view.route.match.value,
-        "match": str(view.route.match.kind),
-        "rewrite": first.rewrite or "",
-        "method": "*",
-        "headers": _headers(view),
-        "host": view.host,
-        "precedence": view.route.precedence,
-        "clusters": [_route_cluster(destination) for destination in view.destinations],
-        "shadow": None if view.shadow is None else _shadow(view.shadow),
-        "_group_id": view.key,
-        "_source": first.where,
-    }
-
-
-def _shadow(view: ShadowView) -> Json:
-    destination, cluster = view.destination, view.cluster.cluster
-    return {
-        "name": cluster.name,
-        "service": str(cluster.service),
-        "weight": destination.weight_percent,
-        "type_label": "shadow",
-        "_source": destination.where,
-        "mapping": destination.label,
-        "timeout_ms": destination.timeout_ms,
-        "copies": view.finished,
-        "copies_in_flight": view.copies.in_flight,
-        "copies_by_status": {status_name(code): count for code, count in sorted(view.copies.codes.items())},
-        "copies_dropped": dict(sorted(view.copies.dropped.items())),
-        "pods": [pod.address for pod in view.cluster.pods],
-    }
-
-
-def _headers(view: RouteView) -> list[Json]:
-    return [
-        {
-            "name": header.name,
-            "value": show_header_value(header),
-            "regex": bool(header.regex),
-        }
-        for header in view.route.headers
-    ]
-
-
-def _route_cluster(view: DestinationView) -> Json:
-    destination, cluster = view.destination, view.cluster.cluster
-    return {
-        "name": cluster.name,
-        "service": str(cluster.service),
-        "weight": destination.weight_percent,
-        "type_label": resolution_label(cluster.resolver),
-        "_hcolor": str(view.cluster.health),
-        "_health": view.cluster.health_in_words,
-        "_hmetric": _health_metric(view.cluster),
-        "_source": destination.where,
-        "mapping": destination.label,
-        "trouble": view.trouble,
-        "refused": view.refused,
-        "rewrite": destination.rewrite,
-        "timeout_ms": destination.timeout_ms,
-        "idle_timeout_ms": destination.idle_timeout_ms,
-        "load_balancer": _load_balancer(destination.load_balancer),
-        "changes": list(view.changes),
-        "policies": list(view.policies),
-        "rpcs": view.traffic.finished,
-        "rpcs_in_flight": view.traffic.in_flight,
-        "rpcs_by_status": {status_name(code): count for code, count in sorted(view.traffic.codes.items())},
-        "latency_mean_ms": view.traffic.latency_mean_ms,
-        "latency_p99_ms": view.traffic.latency_below_ms(0.99),
-        "pods": [pod.address for pod in view.cluster.pods],
-    }
-
-
-def _load_balancer(load_balancer: LoadBalancer) -> Json:
-    """As a Mapping writes it: what is not set is left out."""
-    return {name: value for name, value in asdict(load_balancer).items() if value}
-
-
 def _cluster_info(view: GatewayView) -> Json:
     return {cluster.cluster.name: _cluster(cluster) for cluster in view.clusters}
 
@@ -197,7 +108,7 @@ def _cluster(view: ClusterView) -> Json:
         "_resolver": cluster.resolver_name,
         "_hcolor": str(view.health),
         "_health": view.health_in_words,
-        "_hmetric": _health_metric(view),
+        "_hmetric": show_health_share(view),
         "type": str(cluster.resolver),
         "resolved": view.resolved,
         "error": view.error,
@@ -210,67 +121,11 @@ def _cluster_stats(view: GatewayView) -> Json:
         cluster.cluster.name: {
             "valid": cluster.success_share is not None,
             "health": cluster.health_in_words,
-            "hmetric": _health_metric(cluster),
+            "hmetric": show_health_share(cluster),
             "hcolor": str(cluster.health),
             "reason": cluster.error,
         }
         for cluster in view.clusters
-    }
-
-
-def _resolvers(view: GatewayView) -> list[Json]:
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for route in view.routes:
-        for destination in (*route.destinations, *((route.shadow,) if route.shadow else ())):
-            cluster = destination.cluster.cluster
-            groups[cluster.resolver_name, cluster.resolver].append(route.key)
-    return [
-        {"name": name, "kind": str(kind), "_source": name, "groups": sorted(set(keys))}
-        for (name, kind), keys in sorted(groups.items())
-    ]
-
-
-def _services(view: GatewayView) -> list[Json]:
-    return [
-        {
-            "name": str(destination.cluster.cluster.service),
-            "type": "Mapping",
-            "cluster": destination.cluster.cluster.name,
-            "_source": destination.destination.where,
-            "_service_weight": float(destination.destination.weight_percent),
-            "mapping": destination.destination.label,
-        }
-        for route in view.routes
-        for destination in route.destinations
-    ]
-
-
-def _groups(view: GatewayView) -> Json:
-    return {
-        route.key: {
-            "group_id": route.key,
-            "kind": "MappingGroup",
-            "prefix": route.route.match.value,
-            "precedence": route.route.precedence,
-            "grpc": True,
-            "headers": _headers(route),
-            "host": route.host,
-            "location": route.destinations[0].destination.where,
-            "mappings": [
-                {
-                    "name": destination.destination.mapping.name,
-                    "namespace": destination.destination.mapping.namespace,
-                    "cluster_name": destination.cluster.cluster.name,
-                    "cluster_service": str(destination.cluster.cluster.service),
-                    "location": destination.destination.where,
-                    "prefix": route.route.match.value,
-                    "rewrite": destination.destination.rewrite or "",
-                    "_weight": destination.destination.weight_percent,
-                }
-                for destination in route.destinations
-            ],
-        }
-        for route in view.routes
     }
 
 
@@ -345,12 +200,12 @@ _RENDERERS: Mapping[str, Callable[[GatewayView], object]] = {
     "errors": _errors,
     "notices": _notices,
     "problems": _problems,
-    "route_info": _route_info,
+    "route_info": render_routes,
     "cluster_info": _cluster_info,
     "cluster_stats": _cluster_stats,
-    "ambassador_resolvers": _resolvers,
-    "ambassador_services": _services,
-    "groups": _groups,
+    "ambassador_resolvers": render_resolvers,
+    "ambassador_services": render_services,
+    "groups": render_groups,
     "tlscontexts": _tlscontexts,
     "pods": _pods,
     "workers": _workers,
@@ -361,17 +216,6 @@ _RENDERERS: Mapping[str, Callable[[GatewayView], object]] = {
 DIAGNOSTICS_KEYS = tuple(_RENDERERS)
 
 
-def resolution_label(resolver: ResolverKind) -> str:
-    """`endpoint`: each RPC goes to a pod of the Service. `service`: to an address of its DNS name."""
-    match resolver:
-        case ResolverKind.KUBERNETES_ENDPOINT:
-            return "endpoint"
-        case ResolverKind.KUBERNETES_SERVICE:
-            return "service"
-        case ResolverKind.CONSUL:
-            return "consul"
-
-
 def _subject(problem: Problem) -> str:
     return str(problem.object) if problem.object else problem.where
 
@@ -379,11 +223,6 @@ def _subject(problem: Problem) -> str:
 def _sentence(problem: Problem) -> str:
     path = f"{problem.path}: " if problem.path else ""
     return f"{path}{problem.message} ({problem.where})"
-
-
-def _health_metric(view: ClusterView) -> str:
-    share = 0.0 if view.is_dead else view.success_share
-    return "unknown" if share is None else f"{share:.0%}"
 
 
 def _split(pod: PodView) -> tuple[str, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from grpcgw import __version__
-from grpcgw.admin.diagnostics import resolution_label
 from grpcgw.admin.humanize import format_age, format_count, format_duration, format_latency
-from grpcgw.admin.views import GatewayView, MethodView, not_ready_reason
+from grpcgw.admin.route_json import resolution_label
+from grpcgw.admin.traffic_views import MethodView
+from grpcgw.admin.views import GatewayView, not_ready_reason
 from grpcgw.model.codes import status_name
 from grpcgw.model.snapshot import ResolverKind
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from admin.admin_states import GREET, NOW_S, greet_state, make_method, make_worker
+from grpcgw.admin.cluster_views import Health
 from grpcgw.admin.diagnostics import render_diagnostics
 from grpcgw.admin.page import render_page
 from grpcgw.admin.recent import WINDOW_S, Recent, RecentTraffic
 from grpcgw.admin.state import GatewayState
-from grpcgw.admin.views import Health, view_gateway
+from grpcgw.admin.views import view_gateway
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.policies import HostPolicy
 from grpcgw.telemetry.report import PodReport, PodState

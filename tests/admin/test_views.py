@@ -21,15 +21,13 @@ from admin.admin_states import (
     many_routes_state,
     problem_state,
 )
+from grpcgw.admin.cluster_views import Health, PodView, health_of
 from grpcgw.admin.describe import describe_balancing, describe_host
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics
 from grpcgw.admin.humanize import format_age, format_count, format_duration, format_latency
 from grpcgw.admin.page import render_page
 from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import (
-    Health,
-    PodView,
-    health_of,
     not_ready_reason,
     view_gateway,
 )
