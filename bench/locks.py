@@ -7,9 +7,8 @@ import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpcgw.model.endpoints import Endpoint
+from grpcgw.model.endpoints import Endpoint, PodState
 from grpcgw.telemetry.counters import MethodCounters
-from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
 
 LOOPS, REPEATS = 100_000, 7

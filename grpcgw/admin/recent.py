@@ -9,14 +9,12 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from grpcgw.model.codes import POD_FAILURES
 from grpcgw.telemetry.report import WorkerReport
 
 WINDOW_S = 60.0
 SPACING_S = 5.0
 """Between pictures that are kept."""
-
-# UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS: they speak of the pod or of the way to it.
-_FAILURES = frozenset({2, 4, 13, 14, 15})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def add_up(workers: Iterable[WorkerReport]) -> Totals:
     failed: Counter[str] = Counter()
     for method in (method for worker in workers for method in worker.methods):
         finished[method.mapping] += sum(method.codes.values())
-        failed[method.mapping] += sum(count for code, count in method.codes.items() if code in _FAILURES)
+        failed[method.mapping] += sum(count for code, count in method.codes.items() if code in POD_FAILURES)
     return {mapping: Recent(count, failed[mapping]) for mapping, count in finished.items()}
 
 

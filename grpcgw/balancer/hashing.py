@@ -7,12 +7,12 @@ blake2b is the fastest of the standard library that spreads similar names evenly
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import LoadBalancer
 
-Metadata = Iterable[tuple[str, str | bytes]]
 MakeKey = Callable[[Metadata, str], int | None]
 """From an RPC's metadata and its client's IP address to the key for `Picker.pick`; None: no key, any pod will do."""
 

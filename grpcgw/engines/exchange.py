@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from grpcgw.model.status import Metadata, Status
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Status
 from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.session.admission import admit

@@ -7,7 +7,6 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from grpcgw.model.policies import HealthCheck
-from grpcgw.model.status import Code
 from grpcgw.upstream.active_health import judge_check
 
 CHECK_METHOD = "/grpc.health.v1.Health/Check"
@@ -24,4 +23,4 @@ def judge_answer(check: HealthCheck, code: int, details: str, reply: bytes | Non
         serving = None if reply is None else health_pb2.HealthCheckResponse.FromString(reply).status
     except DecodeError:
         return "the pod's answer is no HealthCheckResponse"
-    return judge_check(check, Code(code).name, details, serving)
+    return judge_check(check, code, details, serving)

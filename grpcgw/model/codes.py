@@ -1,39 +1,46 @@
-"""gRPC's status codes by name (grpc/grpc doc/statuscodes.md), for people."""
+"""gRPC status codes (grpc/grpc doc/statuscodes.md), so that the core needs no grpc import, and their names."""
 
 from __future__ import annotations
 
-# In the order of their numbers.
-_STATUS_NAMES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
+from enum import IntEnum
 
+
+class Code(IntEnum):
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+POD_FAILURES = frozenset({Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})
+"""Codes that speak of the pod, or of the way to it, rather than of the request."""
+
+_NAMES = tuple(code.name for code in Code)
 
 OTHER_CODE = -1
-"""Stands for every number that gRPC does not define, where codes are counted: a pod may send any of 2^32."""
+"""Stands for every number that gRPC does not define where codes are counted: a pod may send any of 2^32."""
 
 
 def countable(code: int) -> int:
-    return code if 0 <= code < len(_STATUS_NAMES) else OTHER_CODE
+    """The code itself if gRPC defines it, else OTHER_CODE."""
+    return code if 0 <= code < len(_NAMES) else OTHER_CODE
 
 
 def status_name(code: int) -> str:
-    """`OK` for 0, …; a number gRPC does not define is shown as it is (a pod may send any), OTHER_CODE as `OTHER`."""
+    """`OK` for 0, …; `OTHER` for OTHER_CODE; the number itself for any other that gRPC does not define."""
     if code == OTHER_CODE:
         return "OTHER"
-    return _STATUS_NAMES[code] if 0 <= code < len(_STATUS_NAMES) else str(code)
+    return _NAMES[code] if 0 <= code < len(_NAMES) else str(code)

@@ -1,8 +1,9 @@
-"""Pods as the balancer sees them: addresses behind a service, in whole immutable sets."""
+"""Pods: the addresses behind a service, in whole immutable sets, and the states of a connection to one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,3 +36,14 @@ class EndpointSet:
 
     Beside the endpoints, not in them: new hints are news, but the pods are the same.
     """
+
+
+class PodState(StrEnum):
+    """Connection state of one pod in one worker (gRPC's connectivity states, plus draining)."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    READY = "ready"
+    FAILING = "failing"
+    DRAINING = "draining"
+    """Gone from the endpoint set; its running RPCs are finishing."""

@@ -8,29 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
-
-class Code(IntEnum):
-    """gRPC status codes (grpc `doc/statuscodes.md`), so that the core needs no grpc import."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
+from grpcgw.model.codes import POD_FAILURES, Code
+from grpcgw.model.metadata import Metadata
 
 
 class Reason(StrEnum):
@@ -99,8 +80,6 @@ _CODES = {
     Reason.CUT_AT_ONCE: Code.CANCELLED,
 }
 _SAFE_TO_RETRY = frozenset({Reason.CONNECT_FAILED, Reason.STREAM_REFUSED})
-
-Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +175,4 @@ def safe_to_retry(reason: Reason) -> bool:
 
 def counts_against_pod(status: Status) -> bool:
     """Whether it speaks of the pod's health rather than of the request."""
-    return status.code in _FAILURES and status.cause is not Reason.BAD_METADATA
-
-
-_FAILURES = frozenset({Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})
+    return status.code in POD_FAILURES and status.cause is not Reason.BAD_METADATA

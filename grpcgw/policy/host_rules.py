@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import HostPolicy, Selectors
 from grpcgw.model.snapshot import SecurityModel, Snapshot
-from grpcgw.routing.header_match import Metadata
 from grpcgw.routing.host_match import HostTable
 
 FORWARDED_PROTO = "x-forwarded-proto"

@@ -16,11 +16,9 @@ from typing import Protocol
 
 from grpcgw.model import operators
 from grpcgw.model.header_values import check_header_name, parse_added_header
+from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.operators import Line, Operator
 from grpcgw.model.policies import HeaderAdd, HeaderEdits
-
-Value = str | bytes
-Metadata = tuple[tuple[str, Value], ...]
 
 
 class ClientAddress(Protocol):
@@ -68,9 +66,9 @@ class Edit:
         kept = [item for item in metadata if item[0] not in removed]
         return self._add(kept, facts) if constant is None else (*kept, *constant)
 
-    def _add(self, kept: list[tuple[str, Value]], facts: RequestFacts | None) -> Metadata:
+    def _add(self, kept: list[tuple[str, MetadataValue]], facts: RequestFacts | None) -> Metadata:
         """`kept`, which what is removed is out of, with the additions. `facts`: None where nothing is evaluated."""
-        added: list[tuple[str, Value]] = []
+        added: list[tuple[str, MetadataValue]] = []
         for name, constant, evaluate, replaces in self._steps:
             if evaluate is None:
                 value = constant
@@ -86,25 +84,25 @@ class Edit:
         return (*kept, *added)
 
 
-def _sendable(value: Value) -> Value:
+def _sendable(value: MetadataValue) -> MetadataValue:
     """Nothing for a client's text that metadata cannot have: grpc core refuses a whole answer over it."""
     if isinstance(value, bytes):
         return value
     return value.strip(" ") if value.isascii() and value.isprintable() else ""
 
 
-def _without(name: str, metadata: list[tuple[str, Value]]) -> list[tuple[str, Value]]:
+def _without(name: str, metadata: list[tuple[str, MetadataValue]]) -> list[tuple[str, MetadataValue]]:
     return [item for item in metadata if item[0] != name]
 
 
-Evaluate = Callable[[RequestFacts], Value]
+Evaluate = Callable[[RequestFacts], MetadataValue]
 
 
 @dataclass(frozen=True, slots=True)
 class _Addition:
     name: str
     replaces: bool
-    value: Value
+    value: MetadataValue
     """Where there is nothing to evaluate."""
     evaluate: Evaluate | None
 
@@ -167,7 +165,7 @@ def _look_up(operator: Operator) -> Evaluate:
     return lambda facts: _find(facts, key) or _find(facts, alternative)
 
 
-def _find(facts: RequestFacts, key: str) -> Value:
+def _find(facts: RequestFacts, key: str) -> MetadataValue:
     match key:
         case ":path":
             return facts.path
@@ -179,7 +177,7 @@ def _find(facts: RequestFacts, key: str) -> Value:
             return next((value for name, value in facts.metadata if name == key), "")
 
 
-def _to_text(value: Value) -> str:
+def _to_text(value: MetadataValue) -> str:
     """Bytes as they are on the wire: base64."""
     return value if isinstance(value, str) else base64.b64encode(value).decode()
 

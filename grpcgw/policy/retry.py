@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import RetryPolicy
 
-Metadata = tuple[tuple[str, str | bytes], ...]
 Draw = Callable[[], float]
 """A random number from 0.0 to below 1.0."""
 
@@ -30,7 +31,6 @@ MIN_CONCURRENT_RETRIES = 3
 
 _PUSHBACK = re.compile(r"-?(?:0|[1-9][0-9]{0,9})", re.ASCII)
 _MAX_INT32 = 2**31 - 1
-_UNAVAILABLE = 14
 
 
 class GiveUp(StrEnum):
@@ -129,7 +129,7 @@ class Retries:
 
     def _names(self, failure: Failure) -> bool:
         codes = self._policy.codes
-        return failure.code in codes or (failure.timed_out and _UNAVAILABLE in codes)
+        return failure.code in codes or (failure.timed_out and Code.UNAVAILABLE in codes)
 
     def close(self) -> None:
         """The RPC is over, however it ended. Again does nothing."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import CONSTANT_HEADERS, HeaderMatch
 from grpcgw.model.regex import FullRegex, remember
-
-Metadata = Sequence[tuple[str, str | bytes]]
-
 
 Values = Mapping[str, str | bytes]
 """The metadata of one RPC by key."""

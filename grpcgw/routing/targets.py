@@ -6,8 +6,10 @@ import sys
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.balancer.hashing import make_key
+from grpcgw.model.endpoints import PodState
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.snapshot import Destination, Route
-from grpcgw.model.status import Metadata, Reason, Refusal
+from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.breakers import Breaker
 from grpcgw.policy.metadata_editor import compile_edits
 from grpcgw.policy.retry import RetryBudget
@@ -15,7 +17,6 @@ from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.routing.split import Split
 from grpcgw.session.held import UNCOUNTED_BYTES
 from grpcgw.session.shadow import Shadow
-from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.clusters import Balanced, ClusterState
 from grpcgw.upstream.pod import Pod
 

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
     ServiceResponse,
 )
 
-from grpcgw.model.status import Code
+from grpcgw.model.codes import Code
 
 
 @dataclass(frozen=True, slots=True)

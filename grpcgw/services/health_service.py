@@ -10,7 +10,8 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from grpcgw.model.status import Code, Status
+from grpcgw.model.codes import Code
+from grpcgw.model.status import Status
 from grpcgw.services.local import LocalExchange
 from grpcgw.session.call import Call, Request
 from grpcgw.session.serving import Serving

@@ -5,7 +5,9 @@ They ask no pod, so an engine's events of pods mean nothing here.
 
 from __future__ import annotations
 
-from grpcgw.model.status import Code, Metadata, Reason, Status, make_status, reason_of, status_of_one_who_left
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Reason, Status, make_status, reason_of, status_of_one_who_left
 from grpcgw.session.call import Call, Request
 from grpcgw.session.ending import ended_by
 from grpcgw.session.serving import Serving

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
-from grpcgw.model.status import Code, Status
+from grpcgw.model.codes import Code
+from grpcgw.model.status import Status
 from grpcgw.services.descriptors import DescriptorIndex, IndexView
 from grpcgw.services.local import LocalExchange
 from grpcgw.session.call import Call, Request

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
-from grpcgw.model.status import Metadata, Refusal, Status
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Refusal, Status
 from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.session.forwarding import Peer
 from grpcgw.upstream.pod import Pod

@@ -10,7 +10,7 @@ import random
 from urllib.parse import unquote
 
 from grpcgw.model.header_values import CONNECTION_HEADERS
-from grpcgw.model.status import Metadata
+from grpcgw.model.metadata import Metadata
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
 from grpcgw.policy.host_rules import FORWARDED_PROTO
 

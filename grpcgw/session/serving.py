@@ -20,7 +20,8 @@ from grpcgw.balancer.base import TakeTurn, turns_from
 from grpcgw.errors import GrpcgwError
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
 from grpcgw.logs import DefectLog
-from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import (
     ClientRules,
     ConnectionSettings,
@@ -28,7 +29,7 @@ from grpcgw.model.policies import (
     Selectors,
 )
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener, Route, Snapshot
-from grpcgw.model.status import Metadata, Reason, Refusal
+from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.breakers import Breakers
 from grpcgw.policy.client_rules import Reception, make_reception
 from grpcgw.policy.host_rules import Entry, HostFault, HostRefusal, compile_rules
@@ -42,7 +43,7 @@ from grpcgw.session.shadow import Shadows
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.counters import Counters
-from grpcgw.telemetry.report import PodReport, PodState
+from grpcgw.telemetry.report import PodReport
 from grpcgw.upstream.active_health import HealthChecker, PodHealth
 from grpcgw.upstream.clusters import Balanced, Balancing, ClusterState
 from grpcgw.upstream.pod import Connection, Pod, PodCounts

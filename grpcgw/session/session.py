@@ -25,9 +25,9 @@ from dataclasses import replace
 from typing import NoReturn
 
 from grpcgw.balancer.base import Outcome
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import (
-    Code,
-    Metadata,
     Reason,
     Refusal,
     Status,

@@ -18,9 +18,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from grpcgw.balancer.base import Outcome
-from grpcgw.model.codes import countable
+from grpcgw.model.codes import Code, countable
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.snapshot import Destination
-from grpcgw.model.status import Code, Metadata, Status, counts_against_pod
+from grpcgw.model.status import Status, counts_against_pod
 from grpcgw.policy.breakers import Overflow, Permit
 from grpcgw.policy.timeouts import bound_deadline
 from grpcgw.routing.split import Split

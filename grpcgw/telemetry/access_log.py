@@ -17,9 +17,8 @@ from enum import StrEnum
 from grpcgw.model import operators
 from grpcgw.model.codes import status_name
 from grpcgw.model.log_format import LogFormat, LogType, parse_line
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.operators import Line, Operator
-
-Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class StatusFrom(StrEnum):

@@ -6,7 +6,8 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from grpcgw.telemetry.report import EventReport, MethodReport, PodReport, PodState, ShadowReport, WorkerReport
+from grpcgw.model.endpoints import PodState
+from grpcgw.telemetry.report import EventReport, MethodReport, PodReport, ShadowReport, WorkerReport
 
 K = TypeVar("K", bound=Hashable)
 

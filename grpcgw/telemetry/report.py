@@ -6,23 +6,13 @@ Latency buckets are shared by every histogram, in seconds; the last bucket (+Inf
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+
+from grpcgw.model.endpoints import PodState
 
 LATENCY_BUCKETS_S = (
     *(0.0001, 0.00025, 0.0005),
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
-
-
-class PodState(StrEnum):
-    """Connection state of one pod in one worker (gRPC's connectivity states, plus draining)."""
-
-    IDLE = "idle"
-    CONNECTING = "connecting"
-    READY = "ready"
-    FAILING = "failing"
-    DRAINING = "draining"
-    """Gone from the endpoint set; its running RPCs are finishing."""
 
 
 @dataclass(frozen=True, slots=True)

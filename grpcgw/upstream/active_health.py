@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
+from grpcgw.model.codes import Code, status_name
 from grpcgw.model.endpoints import Endpoint
 from grpcgw.model.policies import HealthCheck
 from grpcgw.upstream.pod import Pod
@@ -90,23 +91,23 @@ class PodHealth:
         return f"unhealthy: {self._last_failure}"
 
 
-def judge_check(settings: HealthCheck, code: str, details: str, serving_status: int | None) -> str:
+def judge_check(settings: HealthCheck, code: int, details: str, serving_status: int | None) -> str:
     """Why a check failed, or empty where the pod is serving.
 
-    `code`: name of the gRPC status the check ended with, `serving_status`: of the response, where there was one.
+    `code`: of the gRPC status the check ended with, `serving_status`: of the response, where there was one.
     """
-    if code == "OK":
+    if code == Code.OK:
         if serving_status == SERVING:
             return ""
         name = _SERVING_STATUS_NAMES.get(serving_status or 0, str(serving_status))
         return f"the pod says {name}" + (f" of {settings.service}" if settings.service else "")
-    if code == "UNIMPLEMENTED":
+    if code == Code.UNIMPLEMENTED:
         return "the pod does not serve grpc.health.v1.Health"
-    if code == "NOT_FOUND":
+    if code == Code.NOT_FOUND:
         return f"the pod's health service does not know {settings.service!r}"
-    if code == "DEADLINE_EXCEEDED":
+    if code == Code.DEADLINE_EXCEEDED:
         return f"no answer within {settings.timeout_ms} ms"
-    return f"{code}: {details}" if details else code
+    return f"{status_name(code)}: {details}" if details else status_name(code)
 
 
 class HealthChecker:

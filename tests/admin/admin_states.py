@@ -13,7 +13,7 @@ from grpcgw.admin.http_connections import USUAL_LIMITS, Limits
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.discovery.store import SourceStatus
-from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.model.objects import ObjectKey, Problem, Severity
 from grpcgw.model.snapshot import (
     Cluster,
@@ -26,7 +26,7 @@ from grpcgw.model.snapshot import (
     ServiceRef,
     Snapshot,
 )
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, PodState, WorkerReport
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, WorkerReport
 
 NOW_S = 1_760_000_000.0
 GREET = "greet-endpoint"

@@ -21,7 +21,8 @@ from grpcgw.admin.metrics import NO_READINGS, HostReadings, render_metrics
 from grpcgw.admin.state import GatewayState
 from grpcgw.discovery.store import SourceStatus
 from grpcgw.model.codes import status_name
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport, PodReport, PodState, ShadowReport
+from grpcgw.model.endpoints import PodState
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport, PodReport, ShadowReport
 from grpcgw.telemetry.resource_usage import ProcessUse, measure_process
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -24,9 +24,8 @@ from admin.admin_states import (
     run_admin,
 )
 from grpcgw.admin.state import GatewayState
-from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.model.objects import ObjectKey, Problem, Severity
-from grpcgw.telemetry.report import PodState
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = (

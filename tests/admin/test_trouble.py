@@ -13,9 +13,9 @@ from grpcgw.admin.page import render_page
 from grpcgw.admin.recent import WINDOW_S, Recent, RecentTraffic
 from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import view_gateway
-from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.endpoints import EndpointSet, PodState
 from grpcgw.model.policies import HostPolicy
-from grpcgw.telemetry.report import PodReport, PodState
+from grpcgw.telemetry.report import PodReport
 
 LABEL = "grpcserver.default"
 

@@ -31,7 +31,7 @@ from grpcgw.admin.views import (
     not_ready_reason,
     view_gateway,
 )
-from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.endpoints import EndpointSet, PodState
 from grpcgw.model.policies import (
     CircuitBreaker,
     HeaderAdd,
@@ -45,7 +45,7 @@ from grpcgw.model.policies import (
     RegexRewrite,
     RetryPolicy,
 )
-from grpcgw.telemetry.report import PodReport, PodState, ShadowReport
+from grpcgw.telemetry.report import PodReport, ShadowReport
 
 
 def pods_of(state, cluster=GREET):

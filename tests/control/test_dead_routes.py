@@ -8,9 +8,9 @@ import pytest
 from session.gateway import LABEL, destination, endpoints, route, snapshot
 
 from grpcgw.control.dead_routes import find_dead_routes
-from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.endpoints import EndpointSet, PodState
 from grpcgw.model.objects import KubeObject, Severity, Source
-from grpcgw.telemetry.report import PodReport, PodState, WorkerReport
+from grpcgw.telemetry.report import PodReport, WorkerReport
 
 ERROR, NOTICE = Severity.ERROR, Severity.NOTICE
 MAPPING = destination().mapping

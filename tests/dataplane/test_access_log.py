@@ -7,7 +7,7 @@ import pytest
 
 from dataplane.lab import Gateway, Lab, mapping
 from dataplane.waiting import eventually
-from grpcgw.model.status import Code
+from grpcgw.model.codes import Code
 from grpcgw.session.serving import RpcLog
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom
 

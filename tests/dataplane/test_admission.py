@@ -7,7 +7,7 @@ import pytest
 from dataplane.lab import Lab, mapping
 from dataplane.raw_client import Answer, RawClient
 from dataplane.scripted_pod import Stream
-from grpcgw.model.status import Code
+from grpcgw.model.codes import Code
 
 ANYTHING = mapping("/")
 NO_PATHS = (

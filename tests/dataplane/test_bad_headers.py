@@ -6,7 +6,7 @@ import pytest
 
 from dataplane.lab import Lab
 from dataplane.scripted_pod import Stream
-from grpcgw.model.status import Code
+from grpcgw.model.codes import Code
 
 
 @pytest.mark.parametrize(

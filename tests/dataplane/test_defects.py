@@ -19,7 +19,8 @@ from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.engines.generic_handler.engine import LoopProxy
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.model.status import REASON_KEY, Metadata, Refusal
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import REASON_KEY, Refusal
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import JOIN_WINDOW_S
 from grpcgw.upstream.pod import Pod

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.model.status import Code, Reason, make_status
+from grpcgw.model.codes import Code
+from grpcgw.model.status import Reason, make_status
 
 PAGE = Path(__file__).parents[2] / "docs/data-plane.md"
 TABLE = dict(re.findall(r"^\| `([a-z-]+)` \| ([A-Z_]+) \|", PAGE.read_text(), re.MULTILINE))

@@ -6,7 +6,7 @@ import gzip
 
 from dataplane.lab import Lab, clear_port
 from dataplane.scripted_pod import frame
-from grpcgw.model.status import Code
+from grpcgw.model.codes import Code
 
 LIMIT_BYTES = 10_000
 PORT = clear_port(max_message_bytes=LIMIT_BYTES)

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from grpcgw.model.status import (
-    REASON_KEY,
-    Code,
-    Reason,
-    Status,
-    core_cause,
-    counts_against_pod,
-    make_status,
-    safe_to_retry,
-)
+from grpcgw.model.codes import Code
+from grpcgw.model.status import REASON_KEY, Reason, Status, core_cause, counts_against_pod, make_status, safe_to_retry
 
 GATEWAY_CODES = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,

@@ -18,8 +18,10 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 from examples.greet import server as greet_server  # its package puts the generated code on the path
 from greet import greet_pb2
 from grpcgw.engines.exchange import Exchange, begin_exchange
+from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.model.status import Code, Metadata, Status
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Status
 from grpcgw.services.descriptors import DescriptorIndex, Descriptors
 from grpcgw.services.local import IDLE_TIMEOUT_S
 from grpcgw.services.own_descriptors import OWN_SERVICES

@@ -6,7 +6,10 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from grpcgw.engines.exchange import begin_exchange
-from grpcgw.model.status import Code, Metadata, Status
+from grpcgw.model.codes import Code
+from grpcgw.model.endpoints import PodState
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Status
 from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
 from grpcgw.services.local import IDLE_TIMEOUT_S
 from grpcgw.session.call import JOIN_WINDOW_S, Attempt, Request
@@ -14,7 +17,6 @@ from grpcgw.session.forwarding import Peer
 from grpcgw.session.serving import RpcLog
 from grpcgw.session.session import Session
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom
-from grpcgw.telemetry.report import PodState
 from tests.session.gateway import FakeConnection, Gateway, destination, endpoints, route, snapshot
 
 SERVING = HealthCheckResponse.SERVING

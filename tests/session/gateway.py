@@ -7,7 +7,8 @@ from typing import Any
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
-from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
 from grpcgw.model.snapshot import (
@@ -20,10 +21,9 @@ from grpcgw.model.snapshot import (
     ServiceRef,
     Snapshot,
 )
-from grpcgw.model.status import Metadata, Refusal
+from grpcgw.model.status import Refusal
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving
-from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod
 
 SERVICE = "/greet.GrpcService/"

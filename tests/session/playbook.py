@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from grpcgw.model.status import REASON_KEY, Code, Metadata, Reason, Status
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import REASON_KEY, Reason, Status
 from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.session.forwarding import Peer
 from grpcgw.session.session import Session

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import CircuitBreaker, RetryPolicy
-from grpcgw.model.status import Code, Metadata, Status
+from grpcgw.model.status import Status
 from tests.session.gateway import LABEL, Gateway
 from tests.session.playbook import (
     CANCELLED,

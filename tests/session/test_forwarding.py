@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.model.status import Metadata
+from grpcgw.model.metadata import Metadata
 from grpcgw.policy.host_rules import FORWARDED_PROTO
 from grpcgw.session.forwarding import (
     FORWARDED_FOR,

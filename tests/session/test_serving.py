@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from grpcgw.balancer.base import Outcome, turns_from
-from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.policies import (
     DEFAULT_CONNECTION,
@@ -23,7 +23,6 @@ from grpcgw.model.policies import (
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import MOST_GONE_COUNTED, CannotServe, Serving
-from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.clusters import Balancing
 from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.session.gateway import SERVICE, FakeConnection, cluster, destination, endpoints, route, snapshot

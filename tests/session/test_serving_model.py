@@ -8,10 +8,10 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from grpcgw.model.endpoints import PodState
 from grpcgw.model.policies import DEFAULT_CONNECTION, ConnectionSettings
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving
-from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.session.gateway import FakeConnection, destination, endpoints, route, snapshot
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from grpcgw.model.codes import Code
+from grpcgw.model.endpoints import PodState
 from grpcgw.model.snapshot import MatchKind
-from grpcgw.model.status import Code, Status
-from grpcgw.telemetry.report import PodState
+from grpcgw.model.status import Status
 from tests.session.gateway import LABEL, Gateway, destination, endpoints, route, snapshot
 from tests.session.playbook import (
     CANCEL_POD,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from grpcgw.model.codes import Code
 from grpcgw.model.policies import CircuitBreaker
-from grpcgw.model.status import Code, Status
+from grpcgw.model.status import Status
 from grpcgw.telemetry.counters import OTHER
 from grpcgw.upstream.pod import MAX_ERROR_CHARACTERS
 from tests.session.gateway import LABEL, Gateway

@@ -7,7 +7,8 @@ from dataclasses import replace
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from grpcgw.model.status import REASON_KEY, Code, Status
+from grpcgw.model.codes import Code
+from grpcgw.model.status import REASON_KEY, Status
 from tests.session.playbook import CONNECT_FAILED, CONNECTION_LOST, STREAM_REFUSED, Finish, Rpc, reason_of
 from tests.session.session_model import ANSWERS, DISTURBANCES, Scenario, World
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from grpcgw.model.codes import Code
+from grpcgw.model.endpoints import PodState
 from grpcgw.model.policies import CircuitBreaker, RetryPolicy
-from grpcgw.model.status import Code, Reason, Status
+from grpcgw.model.status import Reason, Status
 from grpcgw.policy.breakers import Breaker, Limit
 from grpcgw.policy.retry import MIN_CONCURRENT_RETRIES
-from grpcgw.telemetry.report import PodState
 from tests.session.gateway import LABEL, FakeConnection, Gateway, destination, endpoints, route, snapshot
 from tests.session.playbook import (
     CANCEL_POD,

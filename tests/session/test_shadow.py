@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from grpcgw.model.codes import Code
 from grpcgw.model.policies import CircuitBreaker, HeaderAdd, HeaderEdits, OutlierDetection, RetryPolicy
-from grpcgw.model.status import Code, Status
+from grpcgw.model.status import Status
 from grpcgw.policy.breakers import Limit
 from grpcgw.session.serving import RpcLog
 from grpcgw.session.shadow import LINGER_S, MAX_ALL_HELD_BYTES, MAX_COPIES, MAX_HELD_BYTES, Copies, mark_authority

@@ -9,16 +9,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpcgw.model.endpoints import PodState
 from grpcgw.telemetry.merge import add_methods, carry_on, leave_behind
-from grpcgw.telemetry.report import (
-    LATENCY_BUCKETS_S,
-    EventReport,
-    MethodReport,
-    PodReport,
-    PodState,
-    ShadowReport,
-    WorkerReport,
-)
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport, PodReport, ShadowReport, WorkerReport
 
 NUMBERS = st.integers(0, 50)
 

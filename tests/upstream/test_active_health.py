@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import Endpoint
 from grpcgw.model.policies import HealthCheck
 from grpcgw.upstream.active_health import LOST_S, HealthChecker, PodHealth, judge_check
@@ -68,20 +69,20 @@ def test_the_state_follows_the_last_checks(results: list[bool], unhealthy: int, 
 @pytest.mark.parametrize(
     ("code", "details", "serving", "failure"),
     [
-        ("OK", "", 1, ""),
-        ("OK", "", 2, "the pod says NOT_SERVING of greet.GrpcService"),
-        ("OK", "", 0, "the pod says UNKNOWN of greet.GrpcService"),
-        ("OK", "", None, "the pod says UNKNOWN of greet.GrpcService"),
-        ("OK", "", 9, "the pod says 9 of greet.GrpcService"),
-        ("UNIMPLEMENTED", "", None, "the pod does not serve grpc.health.v1.Health"),
-        ("NOT_FOUND", "", None, "the pod's health service does not know 'greet.GrpcService'"),
-        ("DEADLINE_EXCEEDED", "", None, "no answer within 3000 ms"),
-        ("UNAVAILABLE", "connection refused", None, "UNAVAILABLE: connection refused"),
-        ("INTERNAL", "", None, "INTERNAL"),
+        (Code.OK, "", 1, ""),
+        (Code.OK, "", 2, "the pod says NOT_SERVING of greet.GrpcService"),
+        (Code.OK, "", 0, "the pod says UNKNOWN of greet.GrpcService"),
+        (Code.OK, "", None, "the pod says UNKNOWN of greet.GrpcService"),
+        (Code.OK, "", 9, "the pod says 9 of greet.GrpcService"),
+        (Code.UNIMPLEMENTED, "", None, "the pod does not serve grpc.health.v1.Health"),
+        (Code.NOT_FOUND, "", None, "the pod's health service does not know 'greet.GrpcService'"),
+        (Code.DEADLINE_EXCEEDED, "", None, "no answer within 3000 ms"),
+        (Code.UNAVAILABLE, "connection refused", None, "UNAVAILABLE: connection refused"),
+        (Code.INTERNAL, "", None, "INTERNAL"),
     ],
 )
 def test_only_serving_passes_and_everything_else_says_why(
-    code: str, details: str, serving: int | None, failure: str
+    code: Code, details: str, serving: int | None, failure: str
 ) -> None:
     assert judge_check(SETTINGS, code, details, serving) == failure
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.model.endpoints import Endpoint
-from grpcgw.telemetry.report import PodState
+from grpcgw.model.endpoints import Endpoint, PodState
 from grpcgw.upstream.pod import LINGER_S, Pod
 from grpcgw.upstream.pool import Pool, usable
 from tests.session.gateway import FakeConnection, endpoints

@@ -13,19 +13,18 @@ from grpcgw.ambassador.spec.mapping_spec import (
     RetryPolicySpec,
 )
 from grpcgw.ambassador.spec.parse import Findings, parse_part
+from grpcgw.model.codes import Code
 from grpcgw.model.policies import CircuitBreaker, HealthCheck, OutlierDetection, Priority, RetryPolicy
 
-_CANCELLED, _DEADLINE_EXCEEDED, _RESOURCE_EXHAUSTED, _ABORTED, _INTERNAL, _UNAVAILABLE = 1, 4, 8, 10, 13, 14
-
-_CODES: dict[RetryCondition, frozenset[int]] = {
-    "cancelled": frozenset({_CANCELLED}),
-    "deadline-exceeded": frozenset({_DEADLINE_EXCEEDED}),
-    "internal": frozenset({_INTERNAL}),
-    "resource-exhausted": frozenset({_RESOURCE_EXHAUSTED}),
-    "unavailable": frozenset({_UNAVAILABLE}),
-    "5xx": frozenset({_UNAVAILABLE}),
-    "gateway-error": frozenset({_UNAVAILABLE}),
-    "retriable-4xx": frozenset({_ABORTED}),
+_CODES: dict[RetryCondition, frozenset[Code]] = {
+    "cancelled": frozenset({Code.CANCELLED}),
+    "deadline-exceeded": frozenset({Code.DEADLINE_EXCEEDED}),
+    "internal": frozenset({Code.INTERNAL}),
+    "resource-exhausted": frozenset({Code.RESOURCE_EXHAUSTED}),
+    "unavailable": frozenset({Code.UNAVAILABLE}),
+    "5xx": frozenset({Code.UNAVAILABLE}),
+    "gateway-error": frozenset({Code.UNAVAILABLE}),
+    "retriable-4xx": frozenset({Code.ABORTED}),
     "connect-failure": frozenset(),
     "refused-stream": frozenset(),
     "retriable-status-codes": frozenset(),

@@ -35,16 +35,17 @@ from grpcgw.engines.pod_credentials import make_credentials
 from grpcgw.errors import EngineUnfit
 from grpcgw.listeners.open_ports import Ports, PortView
 from grpcgw.logs import DefectLog
+from grpcgw.model.endpoints import PodState
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import ConnectionSettings, HealthCheck
 from grpcgw.model.snapshot import Listener
-from grpcgw.model.status import POD_LEFT, Metadata, Reason, Status, core_cause
+from grpcgw.model.status import POD_LEFT, Reason, Status, core_cause
 from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.session.forwarding import Peer, parse_peer
 from grpcgw.session.held import HeldMessages
 from grpcgw.session.serving import Serving
-from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Pod, close_connections
 
 if TYPE_CHECKING:

@@ -27,16 +27,18 @@ from grpcgw.engines.health_probe import CHECK_METHOD, encode_request, judge_answ
 from grpcgw.engines.pod_credentials import make_credentials
 from grpcgw.listeners.open_ports import SOME_PORT, Ports, PortView
 from grpcgw.logs import DefectLog
+from grpcgw.model.codes import Code
+from grpcgw.model.endpoints import PodState
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import ConnectionSettings, HealthCheck
 from grpcgw.model.snapshot import Listener
-from grpcgw.model.status import POD_LEFT, Code, Metadata, Reason, Status
+from grpcgw.model.status import POD_LEFT, Reason, Status
 from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
 from grpcgw.session.forwarding import is_sendable, parse_peer
 from grpcgw.session.held import HeldMessages
 from grpcgw.session.serving import Serving
-from grpcgw.telemetry.report import PodState
 from grpcgw.upstream.pod import Connection, Pod, close_connections
 
 log = logging.getLogger(__name__)
