@@ -1,9 +1,8 @@
-"""Which names a browser may call the diagnostics by. Pure.
+"""Decides under which host names a browser may read the diagnostics. Pure.
 
-A page of somebody else's may make its own name point to the gateway (DNS rebinding), and then the reader's browser
-hands it whatever the gateway answers. Such a name is one that anybody can have in the public DNS; so IP addresses,
-names that nobody can have there, and names in the domain of the gateway's own machines are believed, others have to be
-named (`--admin-host`).
+An attacker's page can point its own host name at the gateway (DNS rebinding); the reader's browser then gives that page
+whatever the gateway answers. This needs a name that anybody can register in the public DNS. So grpcgw accepts IP
+addresses, names that nobody can register, and names in the domain of its own node; `--admin-host` adds more.
 """
 
 from __future__ import annotations
@@ -12,16 +11,15 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 
 _PRIVATE = (".localhost", ".local", ".internal", ".svc", ".test")
-"""Ends of names that the public DNS never has: RFC 6761, RFC 6762, ICANN's `.internal`, and what a cluster's own DNS
+"""Suffixes that the public DNS never has: RFC 6761, RFC 6762, ICANN's `.internal`, and what a cluster's own DNS
 calls a Service (`grpcgw-admin.grpcgw.svc`, `….svc.cluster.local`)."""
 
 
 class KnownHosts:
     def __init__(self, names: Iterable[str] = (), node: str = "") -> None:
-        """`names`: further ones, without a port; `.example.com` is all names that end so.
+        """`names`: more names, without a port; `.example.com` stands for every name that ends with it.
 
-        `node`: the machine's name. The others in its domain are known too: a node port is open on every node, whichever
-        of them the gateway runs on.
+        `node`: the machine's name. Other names in its domain are accepted too: a node port is open on every node.
         """
         self._names = frozenset(map(_fold, (*names, node)))
         self._ends = (*_PRIVATE, *filter(_is_domain, self._names), *_domain_of(_fold(node)))
@@ -49,7 +47,7 @@ def _is_domain(name: str) -> bool:
 
 
 def _domain_of(node: str) -> tuple[str, ...]:
-    """Empty where the domain has one label: anybody can have another name in `com`."""
+    """Empty if the domain has one label: anybody can register another name in `com`."""
     _, dot, domain = node.partition(".")
     return (dot + domain,) if "." in domain else ()
 

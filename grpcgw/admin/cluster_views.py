@@ -19,7 +19,7 @@ _WORST_FIRST = (PodState.FAILING, PodState.DRAINING, PodState.CONNECTING, PodSta
 
 
 class Health(StrEnum):
-    """Colour of a destination by its share of successful RPCs; the borders are Ambassador's."""
+    """Colour of a destination by its share of successful RPCs; the thresholds are Ambassador's."""
 
     RED = "red"
     YELLOW = "yellow"
@@ -43,12 +43,12 @@ class PodView:
     latency_mean_ms: float = 0.0
     last_error: str = ""
     note: str = ""
-    """Why it gets no RPCs from workers that see it connected."""
+    """Why workers that are connected to the pod send it no RPCs."""
     zone: str = ""
 
     @property
     def state(self) -> str:
-        """The worst state any worker sees, or `unknown`."""
+        """The worst state that any worker sees, or `unknown`."""
         return next((str(state) for state in _WORST_FIRST if state in self.states), "unknown")
 
     @property
@@ -57,7 +57,7 @@ class PodView:
 
     @property
     def is_usable(self) -> bool:
-        """Some worker can send RPCs there, or none has said anything yet."""
+        """Some worker can send RPCs to it, or no worker has reported yet."""
         return not self.states or not self.states.keys() <= {PodState.FAILING, PodState.DRAINING}
 
 
@@ -78,7 +78,7 @@ class ClusterView:
 
     @property
     def is_dead(self) -> bool:
-        """No RPC can be served; a cluster whose pods are not known yet is not dead."""
+        """No pod can serve an RPC. A cluster whose pods are not known yet is not dead."""
         return self.resolved and not any(pod.is_usable for pod in self.pods)
 
     @property
@@ -109,7 +109,7 @@ def view_clusters(state: GatewayState) -> Iterable[ClusterView]:
 
 
 def _view_pods(cluster: str, found: EndpointSet, reports: Mapping[str, list[PodReport]]) -> Iterable[PodView]:
-    """The pods of the service in their order, then those that left it and still finish RPCs."""
+    """The pods of the service in their order, then draining pods that left it."""
     known = {str(endpoint): endpoint for endpoint in found.endpoints}
     for address in (*known, *sorted(reports.keys() - known.keys())):
         yield _merge_pod(cluster, address, known.get(address), reports.get(address, []))

@@ -1,4 +1,4 @@
-"""What routes and Mappings ask for and do, in a few words for people. Values that may be secrets are hidden."""
+"""Describes routes and Mappings in a few words for people. Hides values that may be secrets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def describe_host(host: HostMatch) -> str:
 
 
 def describe_conditions(route: Route) -> tuple[str, ...]:
-    """What else than its path an RPC must have, in words."""
+    """The conditions on an RPC besides its path, in words."""
     host = () if route.host is None else (f"host {describe_host(route.host)}",)
     case = () if route.case_sensitive else ("any case",)
     return (*case, *host, *map(_describe_header, route.headers))
 
 
 def describe_balancing(load_balancer: LoadBalancer) -> str:
-    """The policy and what it goes by: `ring_hash by x-user`."""
+    """The policy and its hash key: `ring_hash by x-user`."""
     by = load_balancer.header or ("source_ip" if load_balancer.source_ip else "")
     parts = [f"{load_balancer.policy} by {by}" if by else load_balancer.policy]
     if load_balancer.slow_start_ms:
@@ -62,9 +62,9 @@ def _describe_header(header: HeaderMatch) -> str:
 
 
 def show_header_value(header: HeaderMatch) -> str | None:
-    """What a header is compared with, which may be a key that lets clients in: only of pseudo-headers it is shown.
+    """The value that a header must have. It may be a secret that lets clients in, so only pseudo-headers show it.
 
-    None: it need only be there.
+    None: any value will do.
     """
     value = header.exact if header.regex is None else header.regex
     return value if header.name.startswith(":") or not value else HIDDEN

@@ -1,8 +1,8 @@
-"""The diagnostics as JSON: Ambassador's keys with Ambassador's types where they are known, and grpcgw's own beside.
+"""The diagnostics as JSON: Ambassador's keys with Ambassador's types where they are known, and grpcgw's own keys.
 
 Ambassador's: route_info, cluster_info, cluster_stats, ambassador_resolvers, ambassador_services, errors, notices,
-groups, tlscontexts, envoy_status, system. Own: pods, workers, sources, listeners, problems. Everything is built from
-named fields, so nothing secret can slip in with a value that grows.
+groups, tlscontexts, envoy_status, system. Own: pods, workers, sources, listeners, problems. Every value
+comes from a named field, so a new field of the state cannot leak a secret.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _system(view: GatewayView) -> Json:
 
 
 def _envoy_status(view: GatewayView) -> Json:
-    """There is no Envoy; the data plane that stands in its place is described in its words."""
+    """There is no Envoy: these keys describe grpcgw's own data plane."""
     state = view.state
     newest_s = max((source.last_contact_s for source in state.sources), default=0.0)
     return {
@@ -72,7 +72,7 @@ def _envoy_status(view: GatewayView) -> Json:
 
 
 def _errors(view: GatewayView) -> list[list[str]]:
-    """Pairs of what the error is about and its text, as Ambassador has them; an empty list when nothing is wrong."""
+    """Pairs of subject and text, as in Ambassador; an empty list if there is no error."""
     return [[_subject(problem), _sentence(problem)] for problem in view.errors]
 
 

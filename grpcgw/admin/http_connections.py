@@ -1,8 +1,8 @@
-"""Connections of the admin port: how long each may take, and how many there are. Knows nothing of what is answered.
+"""Limits the connections of the admin port: how long each may take, and how many may be open.
 
-Whoever holds connections open, silent or with headers that never end, must not keep a probe out: a kubelet would
-restart a healthy gateway. So a connection has a limited time for a request and for its answer, and where there are too
-many the oldest makes room for the one that comes, those without a request first.
+A client that holds connections open, silent or with headers that never end, must not keep a probe out: the kubelet
+would restart a healthy gateway. So each connection has a bounded time for a request and for its answer. When too many
+are open, the oldest closes for the new one; a connection without a request closes first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Limits:
     most: int = 32
     """Connections at a time."""
     request_s: float = 5.0
-    """From the connection's begin, or the answer before, to the end of a request's headers."""
+    """From the start of the connection, or from the previous answer, to the end of a request's headers."""
     answer_s: float = 60.0
     """From there until the client has taken the answer."""
 
@@ -58,16 +58,16 @@ class Connections:
             self._forget(client)
 
     def began(self, client: Client) -> None:
-        """The connection's request is complete, and being answered."""
+        """The request on this connection is complete; the answer starts."""
         self._turn(client, True, self._limits.answer_s)
 
     def ended(self, client: Client) -> None:
-        """The answer is on its way."""
+        """The answer is complete."""
         self._turn(client, False, self._limits.request_s)
 
     def _turn(self, client: Client, busy: bool, limit_s: float) -> None:
         connection = self._open.get(client)
-        if connection is not None:  # else it has made room meanwhile
+        if connection is not None:  # otherwise `_make_room` has closed it
             connection.busy = busy
             self._limit(connection, limit_s)
 
@@ -89,24 +89,24 @@ class Connections:
 
 
 def _client_of(transport: asyncio.Transport) -> Client:
-    host, port, *_ = transport.get_extra_info("peername") or ("", id(transport))  # it has left already
+    host, port, *_ = transport.get_extra_info("peername") or ("", id(transport))  # the client has left already
     return str(host), int(port)
 
 
 def make_protocol(connections: Connections) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, with each connection told to `connections`."""
+    """uvicorn's protocol that reports each connection to `connections`."""
 
     class Protocol(H11Protocol):
         _accepted: asyncio.Transport | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-            self.access_log = False  # uvicorn's own switch would turn off the log of others in this process too
+            self.access_log = False  # uvicorn's own switch would also silence other uvicorn servers in this process
             self._accepted = transport
             connections.opened(transport)
             super().connection_made(transport)
 
         def send_400_response(self, msg: str) -> None:
-            # A request that breaks off while it is answered: the answer has no place any more.
+            # The request breaks off while it is answered: uvicorn must drop the answer.
             if self.cycle is not None:
                 self.cycle.disconnected = True
             super().send_400_response(msg)

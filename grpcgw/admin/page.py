@@ -1,4 +1,4 @@
-"""The diagnostics page as HTML, and the part of it that is fetched again every second. Templates see views only."""
+"""Renders the diagnostics page, and the part of it that the browser fetches every second. Templates see views only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from grpcgw.admin.views import GatewayView, not_ready_reason
 from grpcgw.model.codes import status_name
 from grpcgw.model.snapshot import ResolverKind
 
-# Up to so many routes the page shows the pods of each without a click; with more, their rows are left out until they
-# are asked for, because hundreds of them every second would cost the control process more than its real work.
+# Up to this many routes, the page shows the pods of each without a click. With more, it renders pods only for the
+# routes that the reader opens: hundreds of rows every second would cost the control process more than its real work.
 _OPEN_ROUTES = 8
 
 _RESOLUTION_HINTS = {
@@ -28,7 +28,7 @@ def render_page(view: GatewayView) -> str:
 
 
 def render_live_part(view: GatewayView, open_routes: frozenset[str] = frozenset()) -> str:
-    """What the page replaces every second; `open_routes` are keys of the routes whose pods the reader looks at."""
+    """The part that the page replaces every second; `open_routes`: keys of the routes whose pods the reader opened."""
     return _ENVIRONMENT.get_template("live.html").render(_context(view, open_routes))
 
 
@@ -48,7 +48,7 @@ def _context(view: GatewayView, open_routes: frozenset[str] = frozenset()) -> di
 
 
 def _resolvers(view: GatewayView) -> list[tuple[str, ResolverKind, int, int]]:
-    """Name, kind, clusters, and clusters whose pods it could not find."""
+    """Name, kind, number of clusters, and number of clusters whose pods the resolver could not find."""
     used = sorted({(cluster.cluster.resolver_name, cluster.cluster.resolver) for cluster in view.clusters})
     rows = []
     for name, kind in used:

@@ -1,6 +1,6 @@
-"""How the last minute went, by Mapping: counters tell of the whole life of the workers, and an outage is now.
+"""RPCs of the last minute by Mapping: counters cover the whole life of the workers, but an outage is now.
 
-Whoever takes a picture of the gateway hands its reports over; probes and pages take one every few seconds.
+The gateway passes in the workers' reports whenever it takes its state; probes and pages cause that every few seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from grpcgw.telemetry.report import WorkerReport
 
 WINDOW_S = 60.0
 SPACING_S = 5.0
-"""Between pictures that are kept."""
+"""Between samples that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ Totals = Mapping[str, Recent]
 
 class RecentTraffic:
     def __init__(self) -> None:
-        self._pictures: deque[tuple[float, Totals]] = deque()
+        self._samples: deque[tuple[float, Totals]] = deque()
 
     def note(self, workers: Iterable[WorkerReport], now_s: float) -> Totals:
-        """Take up the counters of `now_s`; returns what came to them within WINDOW_S, or since the first picture."""
+        """Add the counters at `now_s`; returns their growth within WINDOW_S, or since the first sample."""
         totals = add_up(workers)
-        while len(self._pictures) > 1 and self._pictures[0][0] < now_s - WINDOW_S:
-            self._pictures.popleft()
-        if not self._pictures or now_s - self._pictures[-1][0] >= SPACING_S:
-            self._pictures.append((now_s, totals))
-        _, before = self._pictures[0]
+        while len(self._samples) > 1 and self._samples[0][0] < now_s - WINDOW_S:
+            self._samples.popleft()
+        if not self._samples or now_s - self._samples[-1][0] >= SPACING_S:
+            self._samples.append((now_s, totals))
+        _, before = self._samples[0]
         return {mapping: _subtract(total, before.get(mapping)) for mapping, total in totals.items()}
 
 

@@ -1,7 +1,7 @@
-"""The admin port over HTTP: probes, diagnostics as page and JSON, metrics. Only reads, GET and HEAD.
+"""Serves the admin port over HTTP: probes, diagnostics as page and JSON, metrics. Reads only: GET and HEAD.
 
-Runs on uvicorn inside the control process's event loop. Knows the gateway only as a `StateProvider`; signals belong to
-the application, so none are handled here.
+Runs on uvicorn inside the control process's event loop. Knows the gateway only as a `StateProvider`. Handles no
+signals: they belong to the control process.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ _STATIC = Path(__file__).parent / "static"
 
 _Rendered = TypeVar("_Rendered")
 
-# asyncio takes so many connections one after the other before it lets any of them, or their end, go on.
+# asyncio accepts this many connections in a row before it serves any of them.
 _ACCEPTED_AT_ONCE = 4
 
-# Connections that wait to be taken.
+# Connections that wait to be accepted.
 _BACKLOG = 512
 
 _RENDERED_AT_ONCE = 2
 
-# How long open requests may go on when the port closes.
+# How long open requests may run on when the port closes.
 _STOP_TIMEOUT_S = 1
 
 _FOR_ANY_HOST = frozenset({f"{_BASE}/check_alive", f"{_BASE}/check_ready", "/metrics"})
 
 _REFUSED_HOST = (
-    "the diagnostics are not shown under this name, as anybody can have such a one: use an IP address, or set "
-    "GRPCGW_ADMIN_HOST (--admin-host) to the name, or to .example.com for all that end so\n"
+    "the diagnostics are not shown under this host name, because anybody can register such a name: use an IP "
+    "address, or set GRPCGW_ADMIN_HOST (--admin-host) to the name, or to .example.com for all names that end with it\n"
 )
 
 _SECURITY_HEADERS = {
@@ -84,7 +84,7 @@ class AdminServer:
         hosts: KnownHosts = USUAL_HOSTS,
         limits: Limits = USUAL_LIMITS,
     ) -> None:
-        """`hosts`: which names browsers may call the diagnostics by."""
+        """`hosts`: under which names browsers may read the diagnostics."""
         self._provider = OneAtATime(provider)
         self._hosts = hosts
         self._connections = Connections(limits)
@@ -102,14 +102,14 @@ class AdminServer:
             backlog=_ACCEPTED_AT_ONCE,
             lifespan="off",
             ws="none",
-            log_config=None,  # nor a level: loggers belong to the process, which may be somebody else's
+            log_config=None,  # nor a level: loggers belong to the process, which may be the host program's
             log_level=None,
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=_STOP_TIMEOUT_S,
         )
         self._server = _Server(config)
-        # Clients that come before the task has started wait in the socket's backlog.
+        # Clients that connect before the task runs wait in the socket's backlog.
         self._serving = asyncio.create_task(self._server.serve_on(listener), name="admin server")
         return int(listener.getsockname()[1])
 
@@ -174,7 +174,7 @@ class _Handlers:
         return RedirectResponse(f"{_BASE}/static/icon.svg")
 
     async def check_alive(self, request: Request) -> Response:
-        """Asks nobody: an answer at all is what the probe wants to know."""
+        """Any answer proves that the process is alive."""
         return PlainTextResponse("grpcgw is alive\n")
 
     async def check_ready(self, request: Request) -> Response:
@@ -206,16 +206,16 @@ class _Handlers:
         return await self._in_thread(lambda: render(view_gateway(state)))
 
     async def _in_thread(self, render: Callable[[], _Rendered]) -> _Rendered:
-        """Hundreds of routes take tens of milliseconds, and the event loop has pods to follow meanwhile.
+        """Hundreds of routes take tens of milliseconds, and the event loop must follow pods meanwhile.
 
-        Few at a time: the threads are those that compile as well.
+        Few at a time: compilation uses the same threads.
         """
         async with self._rendering:
             return await asyncio.to_thread(render)
 
 
 class _Timed:
-    """Tells when a request is complete, and when it is answered."""
+    """Reports to `Connections` when an answer starts and when it is complete."""
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
         self._app, self._connections = app, connections
@@ -230,7 +230,7 @@ class _Timed:
 
 
 class _HostCheck:
-    """Refuses to show the diagnostics under a name that may be somebody else's."""
+    """Refuses to show the diagnostics under a host name that an attacker may own."""
 
     def __init__(self, app: ASGIApp, hosts: KnownHosts) -> None:
         self._app, self._hosts = app, hosts
@@ -238,14 +238,14 @@ class _HostCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = Headers(scope=scope).get("host")
         app = self._app
-        # Without the header there is no browser; a probe or Prometheus may use any name.
+        # Browsers always send the header. Probes and Prometheus may use any name.
         if host is not None and scope["path"] not in _FOR_ANY_HOST and not self._hosts.knows(host):
             app = PlainTextResponse(_REFUSED_HOST, status_code=403)
         await app(scope, receive, send)
 
 
 class _Contained:
-    """A defect in what is shown is an answer, and a line in the log once a minute: pages ask again every second."""
+    """Answers 500 to a defect in rendering and logs it once a minute: pages ask every second."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -254,7 +254,7 @@ class _Contained:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
-        except Exception:  # every answer is made before its first byte is sent
+        except Exception:  # an answer is complete before its first byte is sent
             self._defects.note("the admin port cannot answer", scope["path"])
             await PlainTextResponse("a defect of grpcgw: see its log\n", status_code=500)(scope, receive, send)
 
@@ -277,14 +277,14 @@ def _html(text: str) -> Response:
 
 
 def _describe_readiness(state: GatewayState, reason: str) -> str:
-    """The state, then how old the data of each source is: a stale source does not end readiness, but must be seen."""
+    """The state, then the age of each source's data: a stale source does not end readiness, but must be visible."""
     lines = [f"not ready: {reason}" if reason else "ready"]
     if state.configured_at_s:
         served = format_duration(state.now_s - state.configured_at_s)
         lines.append(f"configuration {state.snapshot.version}: served for {served}")
     for source in state.sources:
         error = f" ({source.error})" if source.error else ""
-        lines.append(f"source {source.name}: last heard {format_age(state.now_s, source.last_contact_s)}{error}")
+        lines.append(f"source {source.name}: last contact {format_age(state.now_s, source.last_contact_s)}{error}")
     return "\n".join(lines) + "\n"
 
 

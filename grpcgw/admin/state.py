@@ -1,4 +1,4 @@
-"""What the admin server is shown: one immutable picture of the running gateway, and who can take it.
+"""`GatewayState`: the running gateway at one moment, immutable; and `StateProvider`, which takes it.
 
 The admin package never reaches into the gateway; it asks a `StateProvider` and renders the answer.
 """
@@ -61,9 +61,9 @@ class GatewayState:
 
 
 class OneAtATime:
-    """Takes one picture at a time, however many want one: each costs every worker a report.
+    """Takes one state at a time, however many requests wait: each state costs every worker a report.
 
-    Whoever asks gets a picture that was begun after that.
+    A request gets a state that was begun after the request.
     """
 
     def __init__(self, provider: StateProvider) -> None:
@@ -73,16 +73,16 @@ class OneAtATime:
 
     async def state(self) -> GatewayState:
         if self._next is None:
-            self._next = asyncio.create_task(self._take(), name="picture for the admin port")
+            self._next = asyncio.create_task(self._take(), name="state for the admin port")
         return await asyncio.shield(self._next)
 
     async def _take(self) -> GatewayState:
         async with self._taking:
-            self._next = None  # who comes from now on wants a newer one
+            self._next = None  # a later request needs a newer state
             return await self._provider.state()
 
 
 class StateProvider(Protocol):
     async def state(self) -> GatewayState:
-        """A fresh picture; asks the workers for their counters and waits for them at most half a second."""
+        """The state of now. Asks the workers for their counters and waits at most half a second for them."""
         ...

@@ -33,7 +33,7 @@ class MethodView:
         return 1000 * self.latency_sum_s / self.finished if self.finished else 0.0
 
     def latency_below_ms(self, share: float) -> float | None:
-        """Upper border of the bucket below which `share` of the RPCs ended; None: unknown, or above the last border."""
+        """Upper bound of the bucket that holds the quantile `share`; None: unknown, or above the last bound."""
         wanted = share * sum(self.latency_counts)
         seen = 0
         for count, border_s in zip(self.latency_counts, LATENCY_BUCKETS_S, strict=False):

@@ -30,7 +30,7 @@ from grpcgw.telemetry.report import ShadowReport
 
 NO_CALLS = Recent(0, 0)
 FEWEST_CALLS = 5
-"""So many of the last minute say something."""
+"""Fewer RPCs in the last minute prove nothing."""
 
 NO_MAPPING = ("", OTHER)
 """Mapping and service in reports of RPCs that matched no Mapping."""
@@ -44,11 +44,11 @@ class DestinationView:
     methods: tuple[MethodView, ...]
     recent: Recent = NO_CALLS
     refused: str = ""
-    """Why the gateway refuses all its calls; empty: it does not."""
+    """Why the gateway refuses all its RPCs; empty: it does not."""
 
     @property
     def trouble(self) -> str:
-        """Why its share of the route's RPCs fails; empty: it does not, as far as is known."""
+        """Why its share of the route's RPCs fails; empty: no failure is known."""
         if not self.destination.weight_percent or self.refused in UNREACHED:
             return ""
         if self.refused:
@@ -66,12 +66,12 @@ class DestinationView:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What the Mapping changes of an RPC on its way, each in a few words."""
+        """Each change that the Mapping makes to an RPC, in a few words."""
         return tuple(describe_changes(self.destination))
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """What the Mapping does about failing and overloaded pods, each in a few words."""
+        """Each policy of the Mapping against failing and overloaded pods, in a few words."""
         return tuple(describe_policies(self.destination))
 
 
@@ -169,16 +169,16 @@ def view_gateway(state: GatewayState) -> GatewayView:
 
 
 def not_ready_reason(state: GatewayState) -> str:
-    """Why the gateway must get no new clients, in words; empty when it is ready."""
+    """Why the gateway must not get new clients, in words; empty: it is ready."""
     if state.ready:
         return ""
     if state.draining:
-        return "draining: running RPCs are finishing, new ones go elsewhere"
+        return "draining: running RPCs finish, new ones go to other replicas"
     waiting = [source.name for source in state.sources if not source.synced]
     if waiting:
         return "waiting for a first complete read of " + ", ".join(waiting)
     if state.configured_at_s and not state.listeners:
-        return "no data port is open; where it stays so, the problems on the diagnostics page say why"
+        return "no data port is open; if that lasts, the problems on the diagnostics page say why"
     return "no complete configuration is served yet"
 
 

@@ -1,7 +1,6 @@
-"""One line per RPC: the record a finished RPC leaves, and how it is written down. Pure; `log_writer` does the writing.
+"""The access log: the record of a finished RPC (`RpcRecord`), and its line. Pure; `log_writer` writes the lines.
 
-`RpcRecord` is the contract with the data plane. Whether an RPC is logged is decided when it begins (`is_logged`); one
-that is not pays nothing more.
+The session decides when an RPC begins whether to log it (`is_logged`). Other RPCs cost nothing more.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class StatusFrom(StrEnum):
     GATEWAY = "gateway"
     """The gateway; `reason` says why."""
     NOBODY = "nobody"
-    """The client left first: no status was sent, the code is the gateway's account of it."""
+    """The client left first: nobody sent a status, the code is the gateway's account."""
 
 
 class CancelledBy(StrEnum):
@@ -47,9 +46,9 @@ class CancelledBy(StrEnum):
     """The client, or grpc core over what the client sent."""
 
 
-@dataclass(slots=True)  # a value all the same: frozen, it would take ten times as long to make
+@dataclass(slots=True)  # treat it as immutable: a frozen one takes ten times as long to make
 class RpcRecord:
-    """What is known of an RPC at its end. Metadata is handed on as it is, never copied."""
+    """Everything known of an RPC at its end. Refers to metadata, never copies it."""
 
     path: str
     """As the client sent it."""
@@ -66,7 +65,7 @@ class RpcRecord:
     """`name.namespace`; empty: none matched."""
     cluster: str = ""
     pod: str = ""
-    """Address of the last pod tried; empty: none was."""
+    """Address of the pod of the last try; empty: there was no try."""
     message: str = ""
     """`grpc-message`."""
     reason: str = ""
@@ -76,13 +75,13 @@ class RpcRecord:
     response_messages: int = 0
     response_bytes: int = 0
     timeout_s: float | None = None
-    """What the client's `grpc-timeout` left when the RPC began; None: it sent none."""
+    """The client's `grpc-timeout` when the RPC began; None: it sent none."""
     deadline_left_s: float | None = None
-    """What was left at the end of the deadline in force, the Mapping's timeout included; None: there was none."""
+    """Time left until the deadline (the Mapping's timeout included) when the RPC ended; None: no deadline."""
     cancelled_by: CancelledBy = CancelledBy.NOBODY
     retries: int = 0
     forwarded: Metadata = ()
-    """Request metadata as the pod got it, with the `x-request-id` the gateway made; empty: none was sent."""
+    """Request metadata as the pod got it, with the `x-request-id` that the gateway made; empty: no pod got the RPC."""
     headers: Metadata = ()
     trailers: Metadata = ()
     """Both as the client got them."""
@@ -96,7 +95,7 @@ def is_logged(share_percent: float, chance: Callable[[], float] = random.random)
 # ---- lines
 
 MAX_VALUE_CHARACTERS = 512
-"""Longer values are cut: paths and metadata are the client's, and a line must not grow without bound."""
+"""Longer values are cut: clients choose paths and metadata, and a line must not grow without bound."""
 
 DEFAULT_TEXT = parse_line(
     "[%START_TIME%] %REQ(:PATH)% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER% from=%STATUS_FROM% reason=%REASON% "
@@ -122,7 +121,7 @@ _FLAGS = {
 
 _to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 _INVISIBLE = (*range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
-"""Beside the control characters of ASCII those that terminals obey (C1), and those that turn the direction of text."""
+"""Characters besides ASCII's control characters that terminals obey (C1), or that change the direction of text."""
 _JSON_CONTROL = {number: f"\\u{number:04x}" for number in _INVISIBLE}
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *_INVISIBLE)}
 _CONTROL |= {ord('"'): '\\"', ord("\\"): "\\\\"}
@@ -141,7 +140,7 @@ def render_line(record: RpcRecord, ended_at_s: float, log_format: LogFormat) -> 
 
 
 def _text_parts(record: RpcRecord, started_at_s: float, log_format: LogFormat) -> Iterator[str]:
-    """In grpcgw's own format a value without quotes has no spaces, so that it makes up no field."""
+    """In grpcgw's own format an unquoted value has no spaces, so a client cannot fake a field."""
     quoted = bool(log_format.text)
     for part in log_format.text or DEFAULT_TEXT:
         if isinstance(part, str):
@@ -159,7 +158,7 @@ def _make_fields(record: RpcRecord, started_at_s: float, log_format: LogFormat) 
 
 
 def _default_fields(record: RpcRecord, started_at_s: float) -> dict[str, object]:
-    """Numbers are numbers, and null is what is not known or does not apply."""
+    """Numbers stay numbers; null stands for an unknown or missing value."""
     return {
         "start": _show_time(started_at_s),
         "method": _clip(record.path),
@@ -191,7 +190,7 @@ def _join(line: Line, record: RpcRecord, started_at_s: float) -> str:
 
 
 def _to_typed(line: Line, record: RpcRecord, started_at_s: float) -> str | int | None:
-    """A line of one operator as a number where it is one, and None where there is none; other lines are text."""
+    """A single operator becomes a number if it has one, and None if it has no value; other lines become text."""
     only = line[0] if len(line) == 1 else None
     if not isinstance(only, Operator):
         return _join(line, record, started_at_s)
@@ -271,7 +270,7 @@ PLAIN_VALUES: Mapping[str, Callable[[RpcRecord], str]] = {
     "UPSTREAM_HOST": lambda record: record.pod,
     "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda record: str(record.retries + 1 if record.pod else 0),
 }
-"""Operators without an argument. (START_TIME is not of the record alone, see `_evaluate`.)"""
+"""Operators without an argument. (START_TIME needs more than the record, see `_evaluate`.)"""
 
 
 def _either(look_up: Callable[[str], str], operator: Operator) -> str:

@@ -1,4 +1,4 @@
-"""How many clients are connected: as the system counts, because grpc core tells nobody."""
+"""Counts client connections from the tables of the kernel, because grpc core does not report them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _ESTABLISHED = "01"
 
 
 def count_connections(ports: Iterable[int], tables: Iterable[Path] = _TABLES) -> dict[int, int] | None:
-    """Connections that stand at each of these local ports, of all processes; None: the system does not tell."""
+    """Open connections at each of these local ports, over all processes; None: the system has no such tables."""
     found: Counter[str] = Counter()
-    told = False
+    readable = False
     for table in tables:
         try:
             text = table.read_text()
         except OSError:  # no Linux, or no IPv6
             continue
-        told = True
+        readable = True
         found.update(_list_local_ports(text))
-    return {port: found[f"{port:04X}"] for port in ports} if told else None
+    return {port: found[f"{port:04X}"] for port in ports} if readable else None
 
 
 def _list_local_ports(table: str) -> Iterable[str]:

@@ -1,8 +1,8 @@
-"""Counters of one worker's RPCs, by Mapping and method. Written by every RPC, read for reports.
+"""Counters of one worker's RPCs, by Mapping and method. Every RPC writes them, reports read them.
 
-Paths below a matched prefix are the client's choice, so a method has counters and a name of its own only once a pod has
-answered it with something else than UNIMPLEMENTED. Until then, and where a Mapping has too many methods or the name is
-too long, its RPCs count under the Mapping's method `other`. What was counted there stays there: no counter falls.
+Clients choose the paths below a matched prefix. So a method gets its own counters and name only after a pod has
+answered it with something other than UNIMPLEMENTED. Before that, and if the Mapping has too many methods or the name is
+too long, its RPCs count under the Mapping's method `other`. They stay there: counters never fall.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from grpcgw.model.codes import countable
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport
 
 MAX_METHODS = 500
-"""Named methods of one Mapping."""
+"""Most named methods of one Mapping."""
 MAX_PATH_CHARACTERS = 256
-"""Of a path that gets a name."""
+"""Longest path that gets a name."""
 OTHER = "other"
 CLIENT_CANCELLED: Final = "client-cancelled"
-"""Reason of a status that nobody got, because the client was gone first."""
+"""Reason of a status that nobody received, because the client left first."""
 LOCAL: Final = "local"
 """Reason of the statuses of the gateway's own services."""
 
 
 class MethodCounters:
-    """RPCs of one method through one Mapping, and what was learned of its shape (see proxy.session)."""
+    """RPCs of one method through one Mapping, and whether they look unary (see session.session)."""
 
     __slots__ = (
         "_lock",
@@ -47,7 +47,7 @@ class MethodCounters:
     )
 
     def __init__(self, mapping: str, service: str, method: str, unnamed: bool = False) -> None:
-        """`unnamed`: stands for methods that have no name yet."""
+        """`unnamed`: counts methods that have no name yet."""
         self.mapping, self.service, self.method, self.unnamed = mapping, service, method, unnamed
         self.codes: dict[int, int] = {}
         self.reasons: dict[tuple[int, str], int] = {}
@@ -63,13 +63,13 @@ class MethodCounters:
             self.in_flight += 1
 
     def move(self, to: MethodCounters) -> None:
-        """An RPC that began here ends there."""
+        """Move a running RPC to the counters `to`."""
         with self._lock:
             self.in_flight -= 1
         to.begin()
 
     def add_bytes(self, request_bytes: int, response_bytes: int) -> None:
-        """Of messages of an RPC that still runs."""
+        """Bytes of messages of an RPC that still runs."""
         with self._lock:
             self.request_bytes += request_bytes
             self.response_bytes += response_bytes
@@ -77,7 +77,7 @@ class MethodCounters:
     def end(
         self, code: int, duration_s: float, reason: str = "", request_bytes: int = 0, response_bytes: int = 0
     ) -> None:
-        """`reason`: of a status that the gateway made; empty: the pod's own. The bytes: not yet added."""
+        """`reason`: why the gateway made the status; empty: the pod made it. Bytes: those not added by `add_bytes`."""
         code = countable(code)
         with self._lock:
             self.in_flight -= 1
@@ -106,7 +106,7 @@ class MethodCounters:
 
 
 class _MappingCounters:
-    """A Mapping's methods by path, and the one that stands for all without a name."""
+    """A Mapping's named methods by path, and the counters of all others."""
 
     __slots__ = ("methods", "other")
 
@@ -129,7 +129,7 @@ class Counters:
         return self._retries.total()
 
     def of(self, mapping: str, path: str) -> MethodCounters:
-        """Where an RPC of `/package.Service/Method` through `mapping` counts."""
+        """The counters for an RPC of `/package.Service/Method` through `mapping`."""
         counted = self._mappings.get(mapping)
         if counted is None:
             with self._lock:
@@ -137,9 +137,9 @@ class Counters:
         return counted.methods.get(path) or counted.other
 
     def name(self, counters: MethodCounters, path: str) -> MethodCounters:
-        """Give the method `path` counters of its own: a pod has answered it. `counters` are those `of` gave for it.
+        """Give the method `path` its own counters after a pod has answered it. `counters`: the result of `of`.
 
-        Returns `counters` where there is no room for another, or `path` is none that gets a name.
+        Returns `counters` if the Mapping has too many methods or `path` cannot get a name.
         """
         service, _, method = path.removeprefix("/").rpartition("/")
         if not service or not method or len(path) > MAX_PATH_CHARACTERS:
@@ -170,7 +170,7 @@ class Counters:
             return EventReport(dict(self._retries), dict(self._breaker_trips), dict(self._ejections))
 
     def count_in_flight(self, mapping: str) -> int:
-        """RPCs through `mapping` that are running. Walks the methods: for RPCs that failed, not for each."""
+        """Running RPCs through `mapping`. Walks all methods: call it for RPCs that fail, not for each."""
         with self._lock:
             counted = self._mappings.get(mapping)
             return 0 if counted is None else sum(method.in_flight for method in _list_methods(counted))

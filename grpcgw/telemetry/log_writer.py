@@ -1,7 +1,7 @@
-"""Writes the access log of one worker: a bounded queue, a thread, a descriptor. Knows nothing of what a line says.
+"""Writes the access log of one worker: a bounded queue, a thread, a descriptor. Does not know the lines' content.
 
-An RPC pays for one queue operation: lines are made and written by the thread, many at a time. A reader that is slow or
-gone costs records, which are counted, and never an RPC its time.
+An RPC pays for one queue operation; the thread renders and writes lines in batches. If the reader is slow or gone, the
+log drops records and counts them; it never delays an RPC.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from grpcgw.telemetry.access_log import RpcRecord, render_line
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 8192
-"""Records that wait to be written; more are dropped, and counted."""
+"""Most records in the queue; the log drops and counts the rest."""
 MAX_WAITING_LARGE = 512
-"""Of records with much metadata; where more wait, only small ones are taken. Metadata may have 64 KiB."""
+"""If more records wait, the queue takes only records with little metadata. Metadata may have 64 KiB."""
 LARGE_CHARACTERS = 4096
 PAUSE_S = 0.1
-"""The thread gathers records for so long before it writes them."""
+"""How long the thread collects records before it writes them."""
 PIECE_BYTES = select.PIPE_BUF
-"""Several workers share one stdout: a write of at most so many bytes is not torn apart in a pipe (POSIX, write)."""
+"""Several workers share one stdout: a pipe keeps a write of up to this size in one piece (POSIX, write)."""
 COMPLAIN_EVERY_S = 60.0
 
 
@@ -44,7 +44,7 @@ class AccessLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.log_format = log_format
-        """May be replaced at any time; holds for the lines made from then on."""
+        """May be replaced at any time; applies to later lines."""
         self._descriptor, self._max_waiting, self._pause_s, self._clock = descriptor, max_waiting, pause_s, clock
         self._waiting: SimpleQueue[tuple[float, RpcRecord] | None] = SimpleQueue()
         self._closing = threading.Event()
@@ -56,11 +56,11 @@ class AccessLog:
 
     @property
     def dropped(self) -> int:
-        """RPCs that should have been logged and were not, since the start."""
+        """Records dropped since the start."""
         return self._dropped
 
     def put(self, record: RpcRecord) -> None:
-        """Have `record` written soon; it ended just now. Never blocks: dropped and counted where too many wait."""
+        """Queue the record of an RPC that ended just now. Never blocks: a full queue drops and counts the record."""
         waiting = self._waiting.qsize()
         if (
             waiting >= self._max_waiting
@@ -74,7 +74,7 @@ class AccessLog:
             self._start()
 
     def close(self, timeout_s: float) -> None:
-        """Write what waits, for at most `timeout_s`, and end. Later records are dropped."""
+        """Write the queue for at most `timeout_s`, then end. Later records are dropped."""
         self._closing.set()
         if self._thread is not None:
             self._waiting.put(None)
@@ -83,7 +83,7 @@ class AccessLog:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                # A daemon: a reader that never reads on must not keep the process alive.
+                # A daemon thread: a blocked reader must not keep the process alive.
                 self._thread = threading.Thread(target=self._write_all, name="access-log", daemon=True)
                 self._thread.start()
 
@@ -103,7 +103,7 @@ class AccessLog:
             self._complain("stdout is read too slowly")
 
     def _gather(self, first: tuple[float, RpcRecord] | None) -> tuple[list[tuple[float, RpcRecord]], bool]:
-        """Everything that waits, and whether there will be more."""
+        """All queued records, and whether the log is still open."""
         batch: list[tuple[float, RpcRecord]] = []
         item = first
         while item is not None:
@@ -118,7 +118,7 @@ class AccessLog:
         while piece:
             try:
                 piece = piece[os.write(self._descriptor, piece) :]
-            except BlockingIOError:  # whoever shares the descriptor may have made it so
+            except BlockingIOError:  # another process that shares the descriptor may have set O_NONBLOCK
                 select.select([], [self._descriptor], [])
 
     def _drop(self, count: int) -> None:
@@ -126,7 +126,7 @@ class AccessLog:
             self._dropped += count
 
     def _complain(self, why: str) -> None:
-        """Say in the gateway's own log that records were dropped since this was last said, and not too often."""
+        """Log that records were dropped since the last such line, at most once in COMPLAIN_EVERY_S."""
         now_s = time.monotonic()
         if self._dropped > self._complained_of and now_s - self._complained_at_s >= COMPLAIN_EVERY_S:
             self._complained_of, self._complained_at_s = self._dropped, now_s
@@ -139,7 +139,7 @@ def _is_large(record: RpcRecord) -> bool:
 
 
 def cut_pieces(lines: Iterable[str]) -> Iterator[tuple[bytes, int]]:
-    """Whole lines in UTF-8, as many as go into PIECE_BYTES (but at least one), and how many they are."""
+    """Whole lines in UTF-8, as many as fit into PIECE_BYTES (at least one), and their number."""
     piece, count = b"", 0
     for line in lines:
         encoded = line.encode(errors="backslashreplace") + b"\n"

@@ -1,6 +1,6 @@
-"""What a worker tells the control process about its traffic: plain immutable values, cumulative since it started.
+"""A worker's report to the control process: immutable counters, cumulative since the worker started.
 
-Latency buckets are shared by every histogram, in seconds; the last bucket (+Inf) is implied by one more count.
+All histograms share the latency buckets, in seconds. Each has one more count than there are bounds: the bucket +Inf.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MethodReport:
     latency_sum_s: float
     in_flight: int
     reasons: dict[tuple[int, str], int] = field(default_factory=dict)
-    """Of `codes` those that the gateway made: (gRPC status code, reason) → RPCs."""
+    """The part of `codes` that the gateway made itself: (gRPC status code, reason) → RPCs."""
     request_bytes: int = 0
     """Of messages, as clients sent them."""
     response_bytes: int = 0
@@ -38,10 +38,10 @@ class MethodReport:
 
 @dataclass(frozen=True, slots=True)
 class EventReport:
-    """What happened to RPCs and pods by the Mappings' policies."""
+    """Retries, circuit-breaker refusals and ejections."""
 
     retries: dict[str, int] = field(default_factory=dict)
-    """Mapping → further tries of its RPCs."""
+    """Mapping → retries of its RPCs."""
     breaker_trips: dict[tuple[str, str], int] = field(default_factory=dict)
     """(Mapping, limit) → RPCs and retries that a circuit breaker refused."""
     ejections: dict[str, int] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class PodReport:
     """Mean over all finished RPCs; 0.0 before the first."""
     last_error: str = ""
     note: str = ""
-    """Why the pod gets no RPCs although it is connected, for the operator; empty: it gets its share."""
+    """Why a connected pod gets no RPCs, for the operator; empty: it gets its share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class ShadowReport:
 
     mapping: str
     codes: dict[int, int]
-    """gRPC status code → copies that ended with it; no client has seen any of them."""
+    """gRPC status code → copies that ended with it. No client sees these statuses."""
     dropped: dict[str, int]
-    """Why → copies that were not sent, or not to their end."""
+    """Reason → copies that were not sent, or not completely."""
     in_flight: int
 
 
@@ -91,9 +91,9 @@ class WorkerReport:
     events: EventReport = field(default_factory=EventReport)
     shadows: tuple[ShadowReport, ...] = ()
     access_log_dropped: int = 0
-    """RPCs that should be in the access log and are not: its reader was too slow, or gone."""
+    """RPCs missing in the access log because its reader is too slow or gone."""
     cpu_s: float = 0.0
-    """Processor time that the process has taken since it started."""
+    """Processor time of the process since it started."""
     memory_bytes: int = 0
     """Resident memory of the process; 0: unknown."""
     handshake_failures: dict[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What this process takes of the machine. Asked for each report, so it is one system call and one small file."""
+"""CPU time and memory of this process. Cheap enough for each report: one system call and one small file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 _STATM = Path("/proc/self/statm")
 _RESIDENT = 1
-"""Place of the resident pages in it (proc(5))."""
+"""Index of the resident pages in it (proc(5))."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def test_ready_tells_the_version_and_how_old_the_sources_are(client: httpx.Clien
     assert answer.text.splitlines() == [
         "ready",
         "configuration 3fa91c07be52: served for 2 min 10 s",
-        "source directory examples/greet: last heard 2 s ago",
+        "source directory examples/greet: last contact 2 s ago",
     ]
 
 
@@ -67,7 +67,7 @@ def test_ready_is_503_with_the_reason_before_the_first_configuration(admin: Runn
 
     assert answer.status_code == 503
     assert answer.text.startswith("not ready: waiting for a first complete read of kubernetes Mapping\n")
-    assert "last heard never (connection refused)" in answer.text
+    assert "last contact never (connection refused)" in answer.text
 
 
 def test_ready_is_503_while_draining(admin: RunningAdmin, client: httpx.Client) -> None:
@@ -84,7 +84,7 @@ def test_a_silent_api_server_leaves_the_gateway_ready_and_is_told(admin: Running
     answer = client.get(READY)
 
     assert answer.status_code == 200
-    assert "source kubernetes Mapping: last heard 10 min ago (timed out)" in answer.text
+    assert "source kubernetes Mapping: last contact 10 min ago (timed out)" in answer.text
 
 
 def test_json_has_every_documented_key(client: httpx.Client) -> None:

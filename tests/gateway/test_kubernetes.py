@@ -162,7 +162,7 @@ def test_rpcs_go_on_while_the_api_server_does_not_answer_and_its_age_is_told(
         BAD_DAYS[day](api)
         eventually(lambda: gateway.metric("source_age_seconds", source="kubernetes Mapping") > 1, gateway.log)
         assert gateway.is_ready()
-        assert "last heard" in gateway.get("/ambassador/v0/check_ready")[1]
+        assert "last contact" in gateway.get("/ambassador/v0/check_ready")[1]
         assert "kubernetes Mapping" in gateway.get("/ambassador/v0/diag/")[1]
         load.end()
     assert load.faults == []
