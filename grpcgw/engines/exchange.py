@@ -6,10 +6,11 @@ from typing import Protocol
 
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
+from grpcgw.policy.request import Request
 from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.session.admission import admit
-from grpcgw.session.call import Call, Request
+from grpcgw.session.call import Call
 from grpcgw.session.forwarding import is_too_large, trim
 from grpcgw.session.serving import Serving
 from grpcgw.session.session import Session

@@ -1,7 +1,7 @@
-"""What the Module and Listeners ask of every request before it is routed: who its client is, if it is served. Pure.
+"""Applies client rules before routing: trusted hops, ip_allow/ip_deny, header names, client certificates. Pure.
 
-Serving makes one `Reception` per snapshot; without rules there is none, and requests are what they were. The rules of
-`x-forwarded-for` are Envoy's (`use_remote_address`, `xff_num_trusted_hops`).
+Serving makes one `Reception` per snapshot, or none where no rule applies. The rules of `x-forwarded-for` are Envoy's
+(`use_remote_address`, `xff_num_trusted_hops`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from grpcgw.model.policies import DEFAULT_CLIENT_RULES, AddressRule, Certificate
 from grpcgw.model.snapshot import Listener
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE, forward_certificate
-from grpcgw.session.call import Request
-from grpcgw.session.forwarding import FORWARDED_FOR, Peer
+from grpcgw.policy.request import FORWARDED_FOR, Peer, Request
 
 
 class Reception:
-    """Receives requests by rules that ask for something."""
+    """Applies the client rules of the Module and of Listeners to each request."""
 
     def __init__(self, rules: ClientRules, listeners: Iterable[Listener] = ()) -> None:
         self._rules = rules
@@ -33,7 +32,7 @@ class Reception:
         self._deny = _matcher(rules.deny)
 
     def receive(self, request: Request) -> None:
-        """Say in `request` who its client is, and why it is refused where it is."""
+        """Set the client of `request`, and its `refusal` where a rule refuses it."""
         peer = request.peer
         hops = self._hops_by_listener.get(request.port.listener, self._hops)
         client = self._find_client(peer, request.metadata, hops)
@@ -53,7 +52,7 @@ class Reception:
             request.refusal = Refusal(Reason.CLIENT_ADDRESS, f"clients at {where} are not served (ip_allow, ip_deny)")
 
     def _find_client(self, peer: Peer, metadata: Metadata, hops: int) -> Peer:
-        """The client as far as the proxies before the gateway are believed."""
+        """The client, as far as the trusted proxies before the gateway name it."""
         address = (hops and _forwarded(metadata, hops)) or peer.address
         client = Peer(address, peer.port if address == peer.address else 0)
         client.hop = peer.address if self._rules.use_remote_address else ""
@@ -73,13 +72,13 @@ class Reception:
 
 
 def make_reception(rules: ClientRules, listeners: Sequence[Listener] = ()) -> Reception | None:
-    """None: there is nothing to do for a request."""
+    """None where no rule applies to any request."""
     asks = replace(rules, max_metadata_bytes=None) != DEFAULT_CLIENT_RULES
     return Reception(rules, listeners) if asks or any(one.trusted_hops for one in listeners) else None
 
 
 def _forwarded(metadata: Metadata, hops: int) -> str:
-    """The address `hops` from the end of `x-forwarded-for`; empty: there is none, or it is none."""
+    """The address `hops` from the end of `x-forwarded-for`; empty where there is no such entry, or it is no address."""
     values = [str(value) for key, value in metadata if key == FORWARDED_FOR]
     addresses = ",".join(values).split(",")
     if len(addresses) < hops:
@@ -89,7 +88,8 @@ def _forwarded(metadata: Metadata, hops: int) -> str:
 
 
 def _matcher(rules: Iterable[AddressRule]) -> Callable[[str, str], bool]:
-    """Whether one of `rules` matches a connection's address and its client's. What is no address matches none."""
+    """Whether one of `rules` matches the address of the connection or of the client. Text that is no address matches
+    none."""
     networks = [(ip_network(rule.network), rule.of_peer) for rule in rules]
 
     def matches(peer: str, client: str) -> bool:
@@ -102,7 +102,7 @@ def _matcher(rules: Iterable[AddressRule]) -> Callable[[str, str], bool]:
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    """An IPv4 address that came over IPv6 is one of IPv4."""
+    """None where `text` is no address. An IPv4-mapped IPv6 address becomes IPv4."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -12,8 +12,9 @@ from grpc_health.v1 import health_pb2
 
 from grpcgw.model.codes import Code
 from grpcgw.model.status import Status
+from grpcgw.policy.request import Request
 from grpcgw.services.local import LocalExchange
-from grpcgw.session.call import Call, Request
+from grpcgw.session.call import Call
 from grpcgw.session.serving import Serving
 
 HEALTH_PREFIX = "/grpc.health.v1.Health/"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status, make_status, reason_of, status_of_one_who_left
-from grpcgw.session.call import Call, Request
+from grpcgw.policy.request import Request
+from grpcgw.session.call import Call
 from grpcgw.session.ending import ended_by
 from grpcgw.session.serving import Serving
 from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged

@@ -6,9 +6,10 @@ from google.protobuf.message import DecodeError
 
 from grpcgw.model.codes import Code
 from grpcgw.model.status import Status
+from grpcgw.policy.request import Request
 from grpcgw.services.descriptors import DescriptorIndex, IndexView
 from grpcgw.services.local import LocalExchange
-from grpcgw.session.call import Call, Request
+from grpcgw.session.call import Call
 from grpcgw.session.serving import Serving
 
 REFLECTION_PATHS = frozenset(

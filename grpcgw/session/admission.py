@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from grpcgw.ambassador.compile.matching import PATH_CHARACTER
 from grpcgw.model.status import Reason, Refusal
-from grpcgw.session.call import Request
+from grpcgw.policy.request import Request
 
 MAX_PATH_CHARACTERS = 1024
 MAX_AUTHORITY_CHARACTERS = 512

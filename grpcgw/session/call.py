@@ -8,33 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from grpcgw.listeners.open_ports import SOME_PORT, PortView
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import Refusal, Status
-from grpcgw.policy.client_certificates import ClientCertificate
-from grpcgw.session.forwarding import Peer
+from grpcgw.model.status import Status
 from grpcgw.upstream.pod import Pod
 
 JOIN_WINDOW_S = 0.005
 """How long a session waits for what usually comes along."""
-
-
-@dataclass(slots=True)
-class Request:
-    """What a client's HEADERS said. `deadline_s` is on the clock of the `now_s` arguments; None: no deadline."""
-
-    path: str
-    authority: str
-    metadata: Metadata
-    deadline_s: float | None
-    peer: Peer
-    received_at_s: float = 0.0
-    """Seconds since the epoch; for people and headers, nothing is timed by it."""
-    port: PortView = SOME_PORT
-    certificate: ClientCertificate | None = None
-    """The client's, if it has shown one that pods may be told of."""
-    refusal: Refusal | None = None
-    """Why it is not even routed."""
 
 
 class Call(Protocol):

@@ -5,14 +5,12 @@ Keys arrive in lower case, without pseudo-headers (grpc core keeps those); order
 
 from __future__ import annotations
 
-import ipaddress
 import random
-from urllib.parse import unquote
 
 from grpcgw.model.header_values import CONNECTION_HEADERS
 from grpcgw.model.metadata import Metadata
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
-from grpcgw.policy.host_rules import FORWARDED_PROTO
+from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, Peer
 
 # user-agent is listed because grpc core always sends its own; the others describe this hop alone.
 HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
@@ -31,7 +29,6 @@ HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
         FORWARDED_CERTIFICATE,
     }
 )
-FORWARDED_FOR = "x-forwarded-for"
 REQUEST_ID = "x-request-id"
 _HANDLED = HOP_BY_HOP | {FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID}
 FIELD_OVERHEAD_BYTES = 32
@@ -115,42 +112,3 @@ def make_request_id() -> str:
     """A random UUID (version 4) as text. It is an identifier, not a secret: the fast generator does."""
     bits = f"{random.getrandbits(128):032x}"
     return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"
-
-
-class Peer:
-    """A client: who is at the other end of a connection, unless the Module's rules say who is behind it."""
-
-    __slots__ = ("address", "certificate", "hop", "keeps_id", "keeps_proto", "port")
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Stands for the client where something is counted by client."""
-        return self.address, self.port
-
-    def __init__(self, address: str, port: int = 0) -> None:
-        """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
-        self.address, self.port = address, port
-        self.hop = address
-        """What is appended to `x-forwarded-for`; empty: nothing."""
-        self.keeps_id = _is_internal(address)
-        """Whether the request id that it sends is kept: an internal client's is."""
-        self.keeps_proto = False
-        """Whether what it says in `x-forwarded-proto` is kept: a proxy that is believed knows how the client came."""
-        self.certificate = ""
-        """What pods are told of its certificate (`x-forwarded-client-cert`); empty: nothing."""
-
-
-def parse_peer(peer: str) -> Peer:
-    """From grpc's peer string: `ipv4:10.0.0.1:5123`, `ipv6:%5B::1%5D:5123`, `unix:/path`."""
-    scheme, _, rest = peer.partition(":")
-    if scheme not in ("ipv4", "ipv6"):
-        return Peer("")
-    host, _, port = unquote(rest).rpartition(":")
-    return Peer(host.strip("[]").partition("%")[0], int(port) if port.isdecimal() else 0)
-
-
-def _is_internal(address: str) -> bool:
-    try:
-        return not address or ipaddress.ip_address(address).is_private
-    except ValueError:
-        return False

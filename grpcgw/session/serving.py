@@ -32,8 +32,8 @@ from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.breakers import Breakers
 from grpcgw.policy.client_rules import Reception, make_reception
-from grpcgw.policy.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.policy.retry import RetryBudget
+from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.routing.selection import find_selections, select_routes
 from grpcgw.routing.table import RouteTable
 from grpcgw.routing.targets import RouteTargets, Target, explain_nowhere

@@ -38,10 +38,11 @@ from grpcgw.model.status import (
     status_of_one_who_left,
 )
 from grpcgw.policy.breakers import Breaker, Overflow, Permit
+from grpcgw.policy.request import Request
 from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
 from grpcgw.routing.targets import Target
-from grpcgw.session.call import Attempt, Call, Opening, Request
+from grpcgw.session.call import Attempt, Call, Opening
 from grpcgw.session.ending import ended_by
 from grpcgw.session.forwarding import forward_request, forward_response, is_too_large
 from grpcgw.session.held import UNCOUNTED_BYTES

@@ -23,9 +23,10 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.snapshot import Destination
 from grpcgw.model.status import Status, counts_against_pod
 from grpcgw.policy.breakers import Overflow, Permit
+from grpcgw.policy.request import Request
 from grpcgw.policy.timeouts import bound_deadline
 from grpcgw.routing.split import Split
-from grpcgw.session.call import Attempt, Call, Opening, Request
+from grpcgw.session.call import Attempt, Call, Opening
 from grpcgw.telemetry.report import ShadowReport
 from grpcgw.upstream.pod import Pod
 

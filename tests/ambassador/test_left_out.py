@@ -13,7 +13,7 @@ from grpcgw.listeners.data_ports import DataPorts
 from grpcgw.listeners.self_signed import make_self_signed
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.snapshot import Listener, Snapshot, Transport
-from grpcgw.policy.host_rules import Entry, HostFault, HostRefusal, compile_rules
+from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from tests.compiling import compile_objects, mapping, obj, said
 from tests.pems import NOW, key_pair, raw_secret, secret
 

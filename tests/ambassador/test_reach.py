@@ -10,7 +10,7 @@ from grpcgw.ambassador.compile.compiler import Compiled
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.reach import CLEAR_TEXT, NO_HOST, NO_LABELS, Reach
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.policy.host_rules import Entry, HostRefusal, compile_rules
+from grpcgw.routing.host_rules import Entry, HostRefusal, compile_rules
 from grpcgw.routing.table import RouteTable
 from tests.compiling import compile_objects, mapping, module, obj, said
 

@@ -10,7 +10,8 @@ import pytest
 from dataplane.lab import Lab, mapping
 from dataplane.pods import Context
 from dataplane.scripted_pod import Header, Stream
-from grpcgw.session.forwarding import Peer, forward_request
+from grpcgw.policy.request import Peer
+from grpcgw.session.forwarding import forward_request
 
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 METADATA = (

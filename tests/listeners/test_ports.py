@@ -12,7 +12,7 @@ from grpcgw.listeners.open_ports import OpenPort, PortFault, Ports, PortView
 from grpcgw.model.objects import KubeObject, ObjectKey, Source
 from grpcgw.model.policies import HostKind, HostMatch, HostPolicy
 from grpcgw.model.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
-from grpcgw.policy.host_rules import Entry, HostFault, HostRefusal, compile_rules
+from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.workers.messages import Listening
 
 SELF_SIGNED = ServerCertificate("self-signed", ("*",), b"chain", b"key")

@@ -14,9 +14,8 @@ from grpcgw.model.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules
 from grpcgw.model.snapshot import Listener, SecurityModel, Transport
 from grpcgw.model.status import Reason
 from grpcgw.policy.client_rules import make_reception
-from grpcgw.policy.host_rules import FORWARDED_PROTO
-from grpcgw.session.call import Request
-from grpcgw.session.forwarding import FORWARDED_FOR, REQUEST_ID, Peer, forward_request
+from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, Peer, Request
+from grpcgw.session.forwarding import REQUEST_ID, forward_request
 
 PROXY, CLIENT = "9.9.9.9", "8.8.8.8"
 

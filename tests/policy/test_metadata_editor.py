@@ -18,8 +18,8 @@ from grpcgw.model.header_values import (
 )
 from grpcgw.model.policies import NO_EDITS, HeaderAdd, HeaderEdits
 from grpcgw.policy.metadata_editor import compile_edits
-from grpcgw.session.call import Request
-from grpcgw.session.forwarding import Peer, is_sendable
+from grpcgw.policy.request import Peer, Request
+from grpcgw.session.forwarding import is_sendable
 
 METADATA = (("x-user", "ann"), ("x-tag", "a"), ("x-tag", "b"), ("id-bin", b"\xff\x00"))
 FACTS = Request(

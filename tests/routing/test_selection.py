@@ -6,7 +6,7 @@ import pytest
 
 from grpcgw.model.objects import KubeObject
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.policy.host_rules import Entry, HostFault, HostRefusal, compile_rules
+from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.routing.selection import find_selections, select_routes
 from tests.compiling import compile_objects, mapping, obj, said
 

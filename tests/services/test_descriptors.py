@@ -22,13 +22,13 @@ from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
+from grpcgw.policy.request import Peer, Request
 from grpcgw.services.descriptors import DescriptorIndex, Descriptors
 from grpcgw.services.local import IDLE_TIMEOUT_S
 from grpcgw.services.own_descriptors import OWN_SERVICES
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.services.reflection_source import DescriptorKeeper
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt, Request
-from grpcgw.session.forwarding import Peer
+from grpcgw.session.call import JOIN_WINDOW_S, Attempt
 from grpcgw.session.session import Session
 from tests.session.gateway import Gateway, destination, endpoints, route, snapshot
 

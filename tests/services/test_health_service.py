@@ -10,10 +10,10 @@ from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
+from grpcgw.policy.request import Peer, Request
 from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
 from grpcgw.services.local import IDLE_TIMEOUT_S
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt, Request
-from grpcgw.session.forwarding import Peer
+from grpcgw.session.call import JOIN_WINDOW_S, Attempt
 from grpcgw.session.serving import RpcLog
 from grpcgw.session.session import Session
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom

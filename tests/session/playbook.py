@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import REASON_KEY, Reason, Status
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
-from grpcgw.session.forwarding import Peer
+from grpcgw.policy.request import Peer, Request
+from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
 from grpcgw.session.session import Session
 from grpcgw.upstream.pod import Pod
 from tests.session.gateway import LABEL, SERVICE, Gateway

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from grpcgw.engines.exchange import begin_exchange
 from grpcgw.model.status import Reason
+from grpcgw.policy.request import Peer, Request
 from grpcgw.session.admission import MAX_PATH_CHARACTERS, find_fault, is_canonical
-from grpcgw.session.call import Request
-from grpcgw.session.forwarding import Peer
 from tests.session.gateway import Gateway
 from tests.session.playbook import FakeCall, Rpc
 

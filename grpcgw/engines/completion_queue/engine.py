@@ -41,9 +41,9 @@ from grpcgw.model.policies import ConnectionSettings, HealthCheck
 from grpcgw.model.snapshot import Listener
 from grpcgw.model.status import POD_LEFT, Reason, Status, core_cause
 from grpcgw.policy.client_certificates import read_certificate
+from grpcgw.policy.request import Peer, Request, parse_peer
 from grpcgw.policy.timeouts import upstream_deadline
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening, Request
-from grpcgw.session.forwarding import Peer, parse_peer
+from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
 from grpcgw.session.held import HeldMessages
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod, close_connections

@@ -1,6 +1,6 @@
-"""What Hosts say to an RPC before it is routed: whether its port serves its name, and serves it in clear text.
+"""Applies the rules of Hosts before a route is matched: names a port serves, clear text or TLS, mappingSelector.
 
-Pure. Compiled once per snapshot, and not at all where no Host restricts anything.
+Pure. Compiled once per snapshot; None where no Host restricts anything.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from enum import StrEnum
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.policies import HostPolicy, Selectors
 from grpcgw.model.snapshot import SecurityModel, Snapshot
+from grpcgw.policy.request import FORWARDED_PROTO
 from grpcgw.routing.host_match import HostTable
 
-FORWARDED_PROTO = "x-forwarded-proto"
 _EVERY_NAME = HostPolicy(None)
 _HIDDEN = "what this port serves depends on the name that is called, which this engine does not know"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How an RPC came in."""
+    """The port and name by which an RPC came in."""
 
     listener: str
     """Name of the port's Listener; empty: the port is another program's (docs/embedding.md)."""
@@ -43,7 +43,7 @@ class HostRefusal:
 
 
 class HostRules:
-    """The rules of all ports."""
+    """The rules of all ports, by Listener."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         believed = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address
@@ -54,7 +54,7 @@ class HostRules:
         self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP, believed)
 
     def judge(self, entry: Entry) -> HostRefusal | Selectors:
-        """Why an RPC is not served, or by which Mappings (`HostPolicy.selectors`)."""
+        """A refusal, or the selectors (`HostPolicy.selectors`) of the Mappings that may serve the RPC."""
         rules = self._by_listener.get(entry.listener) if entry.listener else self._of_others
         if rules is None:
             return HostRefusal("the port is about to close", HostFault.NO_HOST)
@@ -62,7 +62,7 @@ class HostRules:
 
 
 def compile_rules(snapshot: Snapshot) -> HostRules | None:
-    """None where no Host restricts anything, so that nothing is to be computed per RPC."""
+    """None where no Host restricts anything: an RPC then pays nothing."""
     restricted = any(_restricts(listener.hosts) for listener in snapshot.listeners or ())
     return HostRules(snapshot) if restricted or _ask_something(snapshot.hosts) else None
 
@@ -78,7 +78,7 @@ def _ask_something(policies: tuple[HostPolicy, ...]) -> bool:
 
 class _PortRules:
     def __init__(self, policies: tuple[HostPolicy, ...], model: SecurityModel, proxies_believed: bool) -> None:
-        """`proxies_believed`: who calls is a proxy, whose `x-forwarded-proto` counts; a client could write anything."""
+        """`proxies_believed`: the peer is a trusted proxy, so its `x-forwarded-proto` counts."""
         self._table = HostTable(policies or (_EVERY_NAME,))
         self._model, self._proxies_believed = model, proxies_believed
         self._clear_text_everywhere = all(policy.clear_text for policy in policies)
@@ -88,7 +88,7 @@ class _PortRules:
     def judge(self, entry: Entry) -> HostRefusal | Selectors:
         authority = entry.authority
         policy = self._table.find(authority)
-        # Of a name that is not known the strictest Host is taken to speak.
+        # The engine does not know the name: the strictest Host applies.
         left_out = self._left_out if not authority else policy.left_out if policy is not None else ""
         if left_out:
             name = authority or "a name that this engine does not know"

@@ -1,0 +1,72 @@
+"""A client's request as policies and sessions see it: what its HEADERS said, and who sent them. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from grpcgw.listeners.open_ports import SOME_PORT, PortView
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Refusal
+from grpcgw.policy.client_certificates import ClientCertificate
+
+FORWARDED_FOR = "x-forwarded-for"
+FORWARDED_PROTO = "x-forwarded-proto"
+
+
+class Peer:
+    """The client of an RPC: the other end of the connection, or whoever the client rules find behind trusted hops."""
+
+    __slots__ = ("address", "certificate", "hop", "keeps_id", "keeps_proto", "port")
+
+    def __init__(self, address: str, port: int = 0) -> None:
+        """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
+        self.address, self.port = address, port
+        self.hop = address
+        """Appended to `x-forwarded-for`; empty: nothing is."""
+        self.keeps_id = _is_internal(address)
+        """Whether the `x-request-id` that it sends is kept: an internal client's is."""
+        self.keeps_proto = False
+        """Whether the `x-forwarded-proto` that it sends is kept: a trusted proxy knows how the client connected."""
+        self.certificate = ""
+        """Value of `x-forwarded-client-cert` towards the pod; empty: the header is not sent."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Identifies the client where something is counted per client."""
+        return self.address, self.port
+
+
+@dataclass(slots=True)
+class Request:
+    """What a client's HEADERS said. `deadline_s` is on the clock of the `now_s` arguments; None: no deadline."""
+
+    path: str
+    authority: str
+    metadata: Metadata
+    deadline_s: float | None
+    peer: Peer
+    received_at_s: float = 0.0
+    """Seconds since the epoch, for logs and headers; timers do not use it."""
+    port: PortView = SOME_PORT
+    certificate: ClientCertificate | None = None
+    """The client's, if it showed one that is forwarded to pods."""
+    refusal: Refusal | None = None
+    """Why the request is refused before routing; None: it is routed."""
+
+
+def parse_peer(peer: str) -> Peer:
+    """From grpc's peer string: `ipv4:10.0.0.1:5123`, `ipv6:%5B::1%5D:5123`, `unix:/path`."""
+    scheme, _, rest = peer.partition(":")
+    if scheme not in ("ipv4", "ipv6"):
+        return Peer("")
+    host, _, port = unquote(rest).rpartition(":")
+    return Peer(host.strip("[]").partition("%")[0], int(port) if port.isdecimal() else 0)
+
+
+def _is_internal(address: str) -> bool:
+    try:
+        return not address or ipaddress.ip_address(address).is_private
+    except ValueError:
+        return False
