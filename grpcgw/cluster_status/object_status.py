@@ -6,11 +6,10 @@ CRDs). Other kinds have no status there: their errors become Events alone. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from grpcgw.ambassador.compile.compiler import Compiled
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
 
 MAX_NOTE_BYTES = 1000
@@ -70,16 +69,19 @@ class Plan:
     """More is to be written, but not now: ask again after a while."""
 
 
-def desired_statuses(compiled: Compiled) -> dict[ObjectKey, ObjectStatus]:
-    """The status of every object of this gateway that has one: bad where something is wrong with it, else good."""
-    good = {key: ObjectStatus(True) for key in compiled.last_good if key.kind in KINDS_WITH_STATUS}
-    bad = {key: ObjectStatus(False, text) for key, text in _errors(compiled.problems) if key.kind in KINDS_WITH_STATUS}
+def desired_statuses(served: Iterable[ObjectKey], problems: Iterable[Problem]) -> dict[ObjectKey, ObjectStatus]:
+    """The status of every object of this gateway whose kind has one: bad if a problem is an error of it, else good.
+
+    `served`: the objects of which a version serves; also those whose last good version does.
+    """
+    good = {key: ObjectStatus(True) for key in served if key.kind in KINDS_WITH_STATUS}
+    bad = {key: ObjectStatus(False, text) for key, text in _errors(problems) if key.kind in KINDS_WITH_STATUS}
     return good | bad
 
 
-def other_errors(compiled: Compiled) -> list[tuple[ObjectKey, str]]:
+def other_errors(problems: Iterable[Problem]) -> list[tuple[ObjectKey, str]]:
     """The errors of objects that have no status to show them: one text for each object."""
-    return [(key, text) for key, text in _errors(compiled.problems) if key.kind not in KINDS_WITH_STATUS]
+    return [(key, text) for key, text in _errors(problems) if key.kind not in KINDS_WITH_STATUS]
 
 
 def plan_writes(
@@ -186,7 +188,7 @@ def version_of(obj: KubeObject) -> str:
     return str(metadata.get("resourceVersion", "")) if isinstance(metadata, Mapping) else ""
 
 
-def _errors(problems: tuple[Problem, ...]) -> list[tuple[ObjectKey, str]]:
+def _errors(problems: Iterable[Problem]) -> list[tuple[ObjectKey, str]]:
     """All errors of each object as one text."""
     texts: dict[ObjectKey, list[str]] = {}
     for problem in problems:

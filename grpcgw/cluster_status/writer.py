@@ -15,12 +15,12 @@ import re
 import secrets
 import socket
 from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
 
-from grpcgw.ambassador.compile.compiler import Compiled
 from grpcgw.cluster_status.lease import Elector, LeasePace
 from grpcgw.cluster_status.object_status import (
     ObjectStatus,
@@ -115,10 +115,13 @@ class StatusWriter:
         self._next_turn_s = 0.0
         self._wake = asyncio.Event()
 
-    def report(self, compiled: Compiled) -> None:
-        """This is how the objects fare now, by the compilation and by what was found out since. Never blocks."""
-        self._desired = desired_statuses(compiled)
-        self._errors = other_errors(compiled)
+    def report(self, served: Collection[ObjectKey], problems: Collection[Problem]) -> None:
+        """Replace the desired statuses: those of `served` objects are good unless a problem is an error of theirs.
+
+        Never blocks; `run` writes what differs from the cluster.
+        """
+        self._desired = desired_statuses(served, problems)
+        self._errors = other_errors(problems)
         self._told &= {*self._errors, *self._bad_statuses()}
         self._tried = {key: tried for key, tried in self._tried.items() if key in self._desired}
         self._wake_up()

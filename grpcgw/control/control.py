@@ -329,8 +329,7 @@ class Control:
     def _report_statuses(self) -> None:
         """What is wrong with objects: with themselves, and with what they lead to."""
         if self._status_writer is not None and self._compiled is not None:
-            problems = (*self._problems, *self._dead_routes)
-            self._status_writer.report(replace(self._compiled, problems=problems))
+            self._status_writer.report(self._compiled.last_good, (*self._problems, *self._dead_routes))
 
     def _on_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         self._data_plane.set_endpoints(cluster, endpoints)

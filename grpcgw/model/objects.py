@@ -88,6 +88,17 @@ class KubeObject:
     source: Source = field(compare=False)
 
 
+UNREADABLE_FILE = "unreadable file"
+"""Kind of the object that stands for a file that could not be read when the gateway started: it may hold anything."""
+
+
+def read_metadata(obj: KubeObject, section: str) -> Mapping[str, object]:
+    """`labels` or `annotations` of an object; empty where they are not an object of names."""
+    metadata = obj.body.get("metadata")
+    entries = metadata.get(section) if isinstance(metadata, Mapping) else None
+    return entries if isinstance(entries, Mapping) else {}
+
+
 class Severity(StrEnum):
     ERROR = "error"
     """The object (or file) is left out, or its last good version keeps serving."""

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
-from grpcgw.ambassador.spec.certificate_paths import find_named_files, list_paths, make_object
+from grpcgw.ambassador.spec.certificate_paths import find_named_files
+from grpcgw.model.certificate_files import list_paths, make_object
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.policies import HostKind, HostMatch, HostPolicy
 from grpcgw.model.snapshot import Listener, SecurityModel, Transport

@@ -373,7 +373,7 @@ def test_wrong_usage_is_told_without_the_words_of_a_library(
 def test_check_of_the_example_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["check", GREET]) == 0
     read, result = capsys.readouterr().out.splitlines()
-    assert read.startswith(f"{GREET}: 4 objects in 2 files read; passed over: __init__.py, ")
+    assert read.startswith(f"{GREET}: 4 objects in 2 files read; ignored: __init__.py, ")
     assert result == f"{GREET}: no errors, no notices"
 
 
@@ -433,7 +433,7 @@ def test_check_says_what_was_read_and_names_what_was_not(tmp_path: Path, capsys:
     (tmp_path / ".hidden").touch()
     assert execute(["check", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path}: 2 objects in 4 files read; passed over: 1 Deployment, 2 GRPCRoute, 1 Ingress, 1 Kustomization,"
+        f"{tmp_path}: 2 objects in 4 files read; ignored: 1 Deployment, 2 GRPCRoute, 1 Ingress, 1 Kustomization,"
         " 1 for another ambassador_id, mapping.yaml.bak",
         f"{tmp_path}: no errors, no notices",
     ]
@@ -443,7 +443,7 @@ def test_check_names_a_few_of_many_files_that_are_not_read(tmp_path: Path, capsy
     for number in range(9):
         (tmp_path / f"{number}.txt").touch()
     execute(["check", str(tmp_path)])
-    assert "passed over: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, 4 more files\n" in capsys.readouterr().out
+    assert "ignored: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, 4 more files\n" in capsys.readouterr().out
 
 
 def test_check_and_routes_take_a_single_file_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,10 +69,6 @@ def error(key: ObjectKey, message: str, path: str = "", severity: Severity = Sev
     return Problem(severity, message, "kubernetes", key, path)
 
 
-def compiled_of(good: list[KubeObject], problems: list[Problem]) -> Compiled:
-    return Compiled(EMPTY_SNAPSHOT, tuple(problems), {obj.key: obj for obj in good})
-
-
 def due_names(desired: dict[ObjectKey, ObjectStatus], *objects: KubeObject, **tried: Tried) -> list[str]:
     known = {obj.key: obj for obj in objects}
     plan = plan_writes(desired, known.get, {key_of(name): one for name, one in tried.items()}, 100.0, 30.0)
@@ -89,30 +85,31 @@ def test_what_serves_is_running_and_what_has_an_error_is_inactive_with_the_reaso
         error(module, "is unknown"),
         Problem(Severity.ERROR, "no YAML", "a.yaml"),
     ]
-    compiled = compiled_of([a], problems)
-    assert desired_statuses(compiled) == {a.key: GOOD, b: BAD, host: ObjectStatus(False, "no Secret")}
-    assert other_errors(compiled) == [(module, "is unknown")]
+    assert desired_statuses([a.key], problems) == {a.key: GOOD, b: BAD, host: ObjectStatus(False, "no Secret")}
+    assert other_errors(problems) == [(module, "is unknown")]
 
 
 def test_the_reason_names_every_error_as_far_as_they_fit() -> None:
     b, module = key_of("b"), key_of("m", "Module")
     problems = [error(each, message, "spec.x") for each in (b, module) for message in ("is wrong", "is required")]
     named = "1) spec.x: is wrong 2) spec.x: is required"
-    assert desired_statuses(compiled_of([], problems)) == {b: ObjectStatus(False, named)}
-    assert other_errors(compiled_of([], problems)) == [(module, named)]
+    assert desired_statuses([], problems) == {b: ObjectStatus(False, named)}
+    assert other_errors(problems) == [(module, named)]
     many = [error(b, f"{number} " + "ä" * 100) for number in range(30)]
-    reason = desired_statuses(compiled_of([], many))[b].reason
+    reason = desired_statuses([], many)[b].reason
     assert reason.startswith("1) 0 ä")
     assert reason.endswith(" … and 26 more, see the diagnostics page")
     assert len(reason.encode()) <= MAX_NOTE_BYTES
-    long = desired_statuses(compiled_of([], [error(b, "ä" * 2000)]))[b].reason
+    long = desired_statuses([], [error(b, "ä" * 2000)])[b].reason
     assert MAX_NOTE_BYTES - 3 <= len(long.encode()) <= MAX_NOTE_BYTES
 
 
 def test_a_mapping_whose_last_good_version_serves_on_is_inactive_and_says_so() -> None:
     former = mapping("a")
-    compiled = compiled_of([former], [error(former.key, "wrong; the last good version keeps serving")])
-    assert desired_statuses(compiled) == {former.key: ObjectStatus(False, "wrong; the last good version keeps serving")}
+    problems = [error(former.key, "wrong; the last good version keeps serving")]
+    assert desired_statuses([former.key], problems) == {
+        former.key: ObjectStatus(False, "wrong; the last good version keeps serving")
+    }
 
 
 @pytest.mark.parametrize(
@@ -281,7 +278,7 @@ class Replica:
             if self.store.synced():
                 self.compilations += 1
                 self._compiled = compile_snapshot(self.store.objects(), self._compiled.last_good, CompileOptions())
-                self.writer.report(self._compiled)
+                self.writer.report(self._compiled.last_good, self._compiled.problems)
 
     def notices(self) -> list[str]:
         return [problem.message for problem in self.store.problems() if "written back" in problem.message]
@@ -574,7 +571,7 @@ def test_ten_thousand_changes_between_two_looks_are_one_write_each(api: KubeApi,
         store.apply("p", obj)
         for number in range(10_000):
             problems = [error(obj.key, "wrong")] if number % 2 else []
-            writer.report(compiled_of([obj], problems))
+            writer.report([obj.key], problems)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(writer.run())
             await until_state(api, "Inactive")

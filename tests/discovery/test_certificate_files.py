@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.ambassador.spec.certificate_paths import CERTIFICATE_FILES, find_named_files, list_paths
+from grpcgw.ambassador.spec.certificate_paths import find_named_files
 from grpcgw.discovery.sources.certificate_files import (
     MAX_FILE_BYTES,
     CertificateFiles,
@@ -20,6 +20,7 @@ from grpcgw.discovery.sources.certificate_files import (
     read_file,
 )
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.certificate_files import CERTIFICATE_FILES, list_paths
 from grpcgw.model.objects import KubeObject
 from tests.compiling import obj
 from tests.pems import key_pair

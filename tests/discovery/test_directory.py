@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.ambassador.compile.closed import UNREADABLE_FILE
 from grpcgw.discovery.sources import directory as module
 from grpcgw.discovery.sources.directory import (
     CLOCK_STEP_NS,
@@ -31,7 +30,7 @@ from grpcgw.discovery.sources.directory import (
 )
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
-from grpcgw.model.objects import KubeObject, ObjectKey, Severity
+from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, ObjectKey, Severity
 
 DEADLINE_S = 20
 
@@ -628,6 +627,6 @@ def test_what_is_read_and_what_is_not_is_logged_when_it_changes(
     follow(tmp_path, scenario)
     said = [record.getMessage() for record in caplog.records if record.name == "grpcgw.discovery.sources.directory"]
     assert said == [
-        f"directory {tmp_path}: no objects in no files read; passed over: notes.txt",
-        f"directory {tmp_path}: 1 object in 1 file read; passed over: 1 Pod, notes.txt",
+        f"directory {tmp_path}: no objects in no files read; ignored: notes.txt",
+        f"directory {tmp_path}: 1 object in 1 file read; ignored: 1 Pod, notes.txt",
     ]

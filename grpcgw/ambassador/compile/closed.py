@@ -13,12 +13,9 @@ from difflib import get_close_matches
 from grpcgw.ambassador.compile.matching import InvalidHost, read_host_glob
 from grpcgw.ambassador.spec.fields import Resource
 from grpcgw.ambassador.spec.host_specs import HostSpec, TLSContextSpec
-from grpcgw.ambassador.spec.parse import find_strangers, raw_spec, read_metadata
-from grpcgw.model.objects import KubeObject
+from grpcgw.ambassador.spec.parse import find_strangers, raw_spec
+from grpcgw.model.objects import KubeObject, read_metadata
 from grpcgw.model.policies import HostMatch, HostPolicy, Labels
-
-UNREADABLE_FILE = "unreadable file"
-"""Kind of what stands for a file of which nothing could be read when the gateway started: anything may be in it."""
 
 _RESEMBLES = 0.55
 """Of `difflib`: `host`, `hst` and `hostnames` resemble `hosts`, `secrets` does not."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from grpcgw.ambassador.compile.closed import UNREADABLE_FILE, ClosedNames, close_everything, close_tls_module
+from grpcgw.ambassador.compile.closed import ClosedNames, close_everything, close_tls_module
 from grpcgw.ambassador.compile.generations import Generations
 from grpcgw.ambassador.compile.grouping import order_routes
 from grpcgw.ambassador.compile.groups import Groups, Serving, choose_mappings
@@ -29,7 +29,7 @@ from grpcgw.ambassador.compile.upstreams import Surroundings
 from grpcgw.ambassador.spec.parse import Findings, is_meant_for
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS, PLANNED_KINDS
 from grpcgw.model.environment import hide
-from grpcgw.model.objects import KubeObject, ObjectKey, Problem
+from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, ObjectKey, Problem
 from grpcgw.model.reach import UNREACHED, Reach
 from grpcgw.model.regex import DEFAULT_MAX_SIZE
 from grpcgw.model.snapshot import Cluster, ResolverKind, ServerCertificate, Snapshot

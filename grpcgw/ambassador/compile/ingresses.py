@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from grpcgw.ambassador.compile.generations import Generations
-from grpcgw.ambassador.spec.parse import Findings, read_metadata
-from grpcgw.model.objects import KubeObject
+from grpcgw.ambassador.spec.parse import Findings
+from grpcgw.model.objects import KubeObject, read_metadata
 
 _GROUPS = frozenset({"networking.k8s.io", "extensions"})
 _CLASS = "ambassador"

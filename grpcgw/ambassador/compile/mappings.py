@@ -14,10 +14,10 @@ from grpcgw.ambassador.compile.matching import Matching, asks_for_query, compile
 from grpcgw.ambassador.compile.metadata_edits import check_key, note_hidden_key
 from grpcgw.ambassador.compile.upstreams import Surroundings, choose_authority, compile_cluster
 from grpcgw.ambassador.spec.mapping_spec import KeepaliveSpec, MappingSpec
-from grpcgw.ambassador.spec.parse import Findings, parse_spec, read_metadata
+from grpcgw.ambassador.spec.parse import Findings, parse_spec
 from grpcgw.model.log_format import ANNOTATION as ACCESS_LOG
 from grpcgw.model.log_format import InvalidLogFormat, parse_share
-from grpcgw.model.objects import KubeObject
+from grpcgw.model.objects import KubeObject, read_metadata
 from grpcgw.model.policies import NO_EDITS, ROUND_ROBIN, HeaderAdd, HeaderEdits, Priority, RegexRewrite
 from grpcgw.model.regex import InvalidRegex, Replacement, check_regex
 from grpcgw.model.snapshot import Cluster, Destination, ResolverKind

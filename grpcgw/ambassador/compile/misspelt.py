@@ -16,7 +16,7 @@ from grpcgw.ambassador.spec.parse import API_VERSIONS
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS, PLANNED_KINDS
 from grpcgw.model.objects import KubeObject, ObjectKey
 
-KINDS_THAT_KEEP_OUT = frozenset({"Host", "Listener", "Module", "TLSContext", *GUARDING_KINDS})
+RESTRICTING_KINDS = frozenset({"Host", "Listener", "Module", "TLSContext", *GUARDING_KINDS})
 _KINDS = (*MODELS, *GUARDING_KINDS, *PLANNED_KINDS)
 _BY_LOWER = {kind.lower(): kind for kind in _KINDS}
 _NO_VERSION = "getambassador.io/unknown"
@@ -68,7 +68,7 @@ def _guess_lost_kind(api_version: str, kind: str) -> str:
     if not guess_version(api_version, kind) and (api_version.partition("/")[0] not in API_GROUPS or kind in _KINDS):
         return ""
     meant = kind if kind in _KINDS else guess_kind(kind)
-    return meant if meant in KINDS_THAT_KEEP_OUT else ""
+    return meant if meant in RESTRICTING_KINDS else ""
 
 
 def _stand_in(obj: KubeObject, kind: str) -> KubeObject:

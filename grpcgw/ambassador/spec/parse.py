@@ -98,13 +98,6 @@ def _names_gateway(given: object, ambassador_id: str) -> bool:
     return not names.isdisjoint((ambassador_id, "_automatic_"))
 
 
-def read_metadata(obj: KubeObject, section: str) -> Mapping[str, object]:
-    """`labels` or `annotations` of an object; what is no object of names counts as none."""
-    metadata = obj.body.get("metadata")
-    entries = metadata.get(section) if isinstance(metadata, Mapping) else None
-    return entries if isinstance(entries, Mapping) else {}
-
-
 def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT | None:
     """The typed spec, or None with an error for each thing that is wrong. Fields without effect become notices."""
     if obj.api_version != _OLDEST and obj.api_version.rpartition("/")[2] not in API_VERSIONS:

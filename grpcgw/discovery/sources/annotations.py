@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpcgw.ambassador.spec.parse import read_metadata
 from grpcgw.discovery.sources.yaml_objects import ANNOTATION, CARRIERS, annotated_objects, keep_first
 from grpcgw.discovery.store import ObjectStore
-from grpcgw.model.objects import KubeObject, ObjectKey, Problem
+from grpcgw.model.objects import KubeObject, ObjectKey, Problem, read_metadata
 
 PARTITION = "kubernetes annotations"
 

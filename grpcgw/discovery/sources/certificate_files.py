@@ -16,11 +16,12 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from grpcgw.ambassador.spec.certificate_paths import CERTIFICATE_FILES, find_named_files, list_paths, make_object
+from grpcgw.ambassador.spec.certificate_paths import find_named_files
 from grpcgw.ambassador.spec.parse import is_meant_for
 from grpcgw.ambassador.spec.resources import API_GROUPS
 from grpcgw.ambassador.spec.secret_names import NAMING_KINDS
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.certificate_files import CERTIFICATE_FILES, list_paths, make_object
 from grpcgw.model.objects import KubeObject, ObjectKey
 
 PARTITION = "certificate files"

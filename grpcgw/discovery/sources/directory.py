@@ -19,13 +19,18 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from grpcgw.ambassador.compile.closed import UNREADABLE_FILE
-from grpcgw.ambassador.compile.survey import Survey, describe, find_nothing, survey
+from grpcgw.ambassador.objects import AMBASSADOR_OBJECTS
 from grpcgw.discovery.sources.lost_objects import find_lost, make_unreadable_file
+from grpcgw.discovery.sources.object_counts import (
+    ObjectCounts,
+    count_objects,
+    describe_counts,
+    find_missing_configuration,
+)
 from grpcgw.discovery.sources.yaml_objects import DEFAULT_NAMESPACE, keep_first, parse_objects
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.errors import UserError
-from grpcgw.model.objects import KubeObject, Problem, Severity
+from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, Problem, Severity
 
 log = logging.getLogger(__name__)
 
@@ -203,20 +208,19 @@ class DirectorySource:
         if self._files != before or not self._summary:
             objects, self._conflicts = merge(self._files)
             self._store.replace(self._name, objects)
-            self._sum_up(
-                survey(objects, self._ambassador_id), await asyncio.to_thread(list_other_files, self._directory)
-            )
+            counts = count_objects(objects, AMBASSADOR_OBJECTS, self._ambassador_id)
+            self._sum_up(counts, await asyncio.to_thread(list_other_files, self._directory))
         self._set_status(unlisted)
         problems = (*unlisted, *self._nothing, *self._watch_problems(), *_problems_of(self._files), *self._conflicts)
         self._store.report(self._name, problems)
 
-    def _sum_up(self, found: Survey, other_files: list[str]) -> None:
-        """Say what is read and what is not, whenever that changes."""
+    def _sum_up(self, counts: ObjectCounts, other_files: list[str]) -> None:
+        """Log what is read and what is ignored, whenever that changes."""
         files = sum(not state.gone for state in self._files.values())
-        nothing = None if files else find_nothing(found, files, str(self._directory))
+        nothing = None if files else find_missing_configuration(counts, files, str(self._directory))
         # A gateway may well be started before its files come.
         self._nothing = () if nothing is None else (replace(nothing, severity=Severity.NOTICE),)
-        summary = describe(found, files, other_files)
+        summary = describe_counts(counts, files, other_files)
         if summary != self._summary:
             log.info("%s: %s", self._name, summary)
         self._summary = summary

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from grpcgw.ambassador.spec.parse import read_metadata
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS
 from grpcgw.discovery.sources.yaml_documents import Document, Fault, read_documents
-from grpcgw.model.objects import Extension, FieldPath, KubeObject
+from grpcgw.model.objects import Extension, FieldPath, KubeObject, read_metadata
 
 EXTENSION = "grpcgw.dev/spec"
 _PATH: FieldPath = ("metadata", "annotations", EXTENSION)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from grpcgw.ambassador.compile.closed import UNREADABLE_FILE
-from grpcgw.ambassador.compile.misspelt import KINDS_THAT_KEEP_OUT
-from grpcgw.model.objects import KubeObject, ObjectKey, Source
+from grpcgw.ambassador.compile.misspelt import RESTRICTING_KINDS
+from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, ObjectKey, Source
 
 _KIND = re.compile(r"""(?:^|[\s{,"'])kind["']?\s*:\s*(?:[!&]\S*\s+)*["']?(\w+)""")
 """Between may be YAML's tags and anchors."""
@@ -33,7 +32,7 @@ def find_lost(
 
 def _kinds_in(line: str) -> Iterator[str]:
     written = "" if line.lstrip().startswith("#") else line
-    return (kind for kind in _KIND.findall(written) if kind in KINDS_THAT_KEEP_OUT)
+    return (kind for kind in _KIND.findall(written) if kind in RESTRICTING_KINDS)
 
 
 def make_lost(kind: str, namespace: str, source: Source) -> KubeObject:

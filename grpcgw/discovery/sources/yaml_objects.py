@@ -11,20 +11,19 @@ from dataclasses import replace
 from itertools import count
 from typing import TypeGuard
 
-from grpcgw.ambassador.compile.misspelt import KINDS_THAT_KEEP_OUT
-from grpcgw.ambassador.spec.parse import read_metadata
+from grpcgw.ambassador.compile.misspelt import RESTRICTING_KINDS
 from grpcgw.discovery.sources.extensions import extend
 from grpcgw.discovery.sources.lost_objects import find_lost, make_lost
 from grpcgw.discovery.sources.yaml_documents import Document, Fault, Filling, read_documents
 from grpcgw.model.environment import hide
-from grpcgw.model.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source
+from grpcgw.model.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, Source, read_metadata
 
 DEFAULT_NAMESPACE = "default"
 ANNOTATION = "getambassador.io/config"
 """Ambassador also reads resources from this annotation of a Service or Ingress: YAML documents in one string."""
 _NAMELESS = frozenset({"Kustomization", "Component"})
 """What kustomize reads beside the objects: no object of a cluster, and without a name."""
-_HOLDING_TWICE = KINDS_THAT_KEEP_OUT - {"Listener"}
+_HOLDING_TWICE = RESTRICTING_KINDS - {"Listener"}
 """Kinds of which a second object of the same key is not passed over; a Listener alone opens something."""
 CARRIERS = frozenset({"Service", "Ingress"})
 
@@ -185,7 +184,7 @@ def _object_of(body: object, source: Source, namespace: str) -> Iterator[KubeObj
         return
     for part in body if isinstance(body, list) else (body,):
         kind = part.get("kind") if isinstance(part, dict) else None
-        if isinstance(kind, str) and kind in KINDS_THAT_KEEP_OUT:
+        if isinstance(kind, str) and kind in RESTRICTING_KINDS:
             yield make_lost(kind, namespace, source)
 
 
