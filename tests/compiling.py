@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
+from grpcgw.model.cluster import Cluster
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
-from grpcgw.model.snapshot import Cluster, Destination, Route
+from grpcgw.model.route import Destination, Route
 
 
 def obj(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from grpcgw.admin.state import GatewayState
+from grpcgw.model.cluster import Cluster
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
-from grpcgw.model.snapshot import Cluster
 from grpcgw.telemetry.report import PodReport
 
 NO_POD = "no usable pod"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from grpcgw.model.balancing import LoadBalancer
 from grpcgw.model.codes import status_name
-from grpcgw.model.policies import HeaderMatch, HostKind, HostMatch, LoadBalancer
-from grpcgw.model.snapshot import Destination, Route
+from grpcgw.model.match import HeaderMatch, HostKind, HostMatch
+from grpcgw.model.route import Destination, Route
 
 HIDDEN = "•••"
 """Stands for a value that may be a secret."""

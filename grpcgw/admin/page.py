@@ -9,8 +9,8 @@ from grpcgw.admin.humanize import format_age, format_count, format_duration, for
 from grpcgw.admin.route_json import resolution_label
 from grpcgw.admin.traffic_views import MethodView
 from grpcgw.admin.views import GatewayView, not_ready_reason
+from grpcgw.model.cluster import ResolverKind
 from grpcgw.model.codes import status_name
-from grpcgw.model.snapshot import ResolverKind
 
 # Up to this many routes, the page shows the pods of each without a click. With more, it renders pods only for the
 # routes that the reader opens: hundreds of rows every second would cost the control process more than its real work.

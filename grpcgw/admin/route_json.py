@@ -8,9 +8,9 @@ from dataclasses import asdict
 from grpcgw.admin.cluster_views import ClusterView
 from grpcgw.admin.describe import show_header_value
 from grpcgw.admin.views import DestinationView, GatewayView, RouteView, ShadowView
+from grpcgw.model.balancing import LoadBalancer
+from grpcgw.model.cluster import ResolverKind
 from grpcgw.model.codes import status_name
-from grpcgw.model.policies import LoadBalancer
-from grpcgw.model.snapshot import ResolverKind
 
 Json = dict[str, object]
 

@@ -23,7 +23,7 @@ from grpcgw.admin.state import GatewayState
 from grpcgw.admin.traffic_views import MethodView, add_up_methods, merge_methods
 from grpcgw.model.objects import Problem, Severity
 from grpcgw.model.reach import UNREACHED, Reach
-from grpcgw.model.snapshot import Destination, Route
+from grpcgw.model.route import Destination, Route
 from grpcgw.telemetry.counters import OTHER
 from grpcgw.telemetry.merge import merge_shadows
 from grpcgw.telemetry.report import ShadowReport

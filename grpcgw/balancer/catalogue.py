@@ -14,7 +14,7 @@ from grpcgw.balancer.ring_hash import RingHash
 from grpcgw.balancer.round_robin import RoundRobin, RoundRobinPicker
 from grpcgw.balancer.slow_start import SlowStart
 from grpcgw.balancer.weighted import StridePicker, Weigher, Weighted
-from grpcgw.model.policies import LoadBalancer
+from grpcgw.model.balancing import LoadBalancer
 
 
 def _make_round_robin(load_balancer: LoadBalancer, take_turn: TakeTurn) -> Balancer:

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
+from grpcgw.model.balancing import LoadBalancer
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import LoadBalancer
 
 MakeKey = Callable[[Metadata, str], int | None]
 """From an RPC's metadata and its client's IP address to the key for `Picker.pick`; None: no key, any pod will do."""

@@ -31,8 +31,10 @@ from grpcgw.logs import count
 from grpcgw.settings import EngineName, KubernetesSettings, Settings
 
 if TYPE_CHECKING:
+    from grpcgw.model.cluster import Cluster
     from grpcgw.model.objects import Problem
-    from grpcgw.model.snapshot import Cluster, Destination, Route, Snapshot
+    from grpcgw.model.route import Destination, Route
+    from grpcgw.model.snapshot import Snapshot
 
 DEFAULTS = Settings()
 PIPE_WIDTH = 200

@@ -39,10 +39,12 @@ from grpcgw.listeners.data_ports import DataPorts, find_open, find_worker_proble
 from grpcgw.listeners.open_ports import OpenPort
 from grpcgw.listeners.self_signed import make_self_signed
 from grpcgw.logs import DefectLog, count, set_up_logging
+from grpcgw.model.cluster import Cluster, ResolverKind
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.expiry import find_expiring
+from grpcgw.model.listener import ServerCertificate, Transport
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
-from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, ServerCertificate, Snapshot, Transport
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
 from grpcgw.workers import gc_tuning
 from grpcgw.workers.messages import WorkerPlan

@@ -12,9 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.logs import count
+from grpcgw.model.cluster import Cluster, ResolverKind
 from grpcgw.model.endpoints import EndpointSet, PodState
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
-from grpcgw.model.snapshot import Cluster, Destination, ResolverKind, Snapshot
+from grpcgw.model.route import Destination
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.telemetry.report import PodReport, WorkerReport
 
 MOST_NAMED_PODS = 3

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from grpcgw.listeners.open_ports import Ports
-from grpcgw.model.policies import ConnectionSettings
-from grpcgw.model.snapshot import Listener, Snapshot
+from grpcgw.model.cluster import ConnectionSettings
+from grpcgw.model.listener import Listener
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.session.serving import Serving
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from grpcgw.model.policies import HealthCheck
+from grpcgw.model.balancing import HealthCheck
 from grpcgw.upstream.active_health import judge_check
 
 CHECK_METHOD = "/grpc.health.v1.Health/Check"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from grpcgw.model.policies import UpstreamTls
+from grpcgw.model.cluster import UpstreamTls
 
 
 def make_credentials(tls: UpstreamTls) -> grpc.ChannelCredentials:

@@ -7,7 +7,7 @@ import threading
 import grpc
 
 from grpcgw.errors import UserError
-from grpcgw.model.snapshot import ServerCertificate
+from grpcgw.model.listener import ServerCertificate
 
 
 class FreshCertificates:

@@ -14,9 +14,10 @@ from dataclasses import replace
 from grpcgw.ambassador.compile.hosts import is_open
 from grpcgw.errors import UserError
 from grpcgw.listeners.open_ports import OpenPort, PortFault
+from grpcgw.model.host_policy import HostPolicy
+from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
-from grpcgw.model.policies import HostPolicy
-from grpcgw.model.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.workers.messages import Listening, Refused
 
 NOTHING_OPEN = Problem(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from grpcgw.errors import UserError
-from grpcgw.model.snapshot import Listener, ServerCertificate, Transport
+from grpcgw.model.listener import Listener, ServerCertificate, Transport
 
 
 @dataclass(slots=True, eq=False)

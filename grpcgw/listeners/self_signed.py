@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from grpcgw.model.snapshot import ServerCertificate
+from grpcgw.model.listener import ServerCertificate
 
 NAME = "grpcgw.self-signed"
 VALID_DAYS = 3650

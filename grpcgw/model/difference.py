@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from grpcgw.errors import GrpcgwError
-from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Cluster, Route, Snapshot
+from grpcgw.model.cluster import Cluster
+from grpcgw.model.route import Route
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 
 
 class WrongBase(GrpcgwError):

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from grpcgw.model.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.model.host_policy import HostPolicy
+from grpcgw.model.listener import Listener, SecurityModel, Transport
+from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.regex import FullRegex
-from grpcgw.model.snapshot import Destination, Listener, Route, SecurityModel, Snapshot, Transport
+from grpcgw.model.route import Destination, Route
+from grpcgw.model.snapshot import Snapshot
 
 NO_HOST = "no Host of a port has its hostname"
 NO_LABELS = "no Host takes it: their mappingSelectors ask for other labels"

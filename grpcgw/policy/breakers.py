@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from grpcgw.model.policies import CircuitBreaker, Priority
-from grpcgw.model.snapshot import Destination
+from grpcgw.model.resilience import CircuitBreaker, Priority
+from grpcgw.model.route import Destination
 
 
 class Limit(StrEnum):

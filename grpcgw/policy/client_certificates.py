@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import sha256
 from urllib.parse import quote
 
-from grpcgw.model.policies import CertificateDetail, CertificateForwarding
+from grpcgw.model.clients import CertificateDetail, CertificateForwarding
 
 FORWARDED_CERTIFICATE = "x-forwarded-client-cert"
 _KNOWN_CERTIFICATES = 1024

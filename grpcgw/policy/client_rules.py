@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from grpcgw.model.clients import DEFAULT_CLIENT_RULES, AddressRule, CertificateForwarding, ClientRules, Underscores
+from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import DEFAULT_CLIENT_RULES, AddressRule, CertificateForwarding, ClientRules, Underscores
-from grpcgw.model.snapshot import Listener
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE, forward_certificate
 from grpcgw.policy.request import FORWARDED_FOR, Peer, Request

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from grpcgw.model import operators
+from grpcgw.model.edits import HeaderAdd, HeaderEdits
 from grpcgw.model.header_values import check_header_name, parse_added_header
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.operators import Line, Operator
-from grpcgw.model.policies import HeaderAdd, HeaderEdits
 
 
 class ClientAddress(Protocol):

@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import RetryPolicy
+from grpcgw.model.resilience import RetryPolicy
 
 Draw = Callable[[], float]
 """A random number from 0.0 to below 1.0."""

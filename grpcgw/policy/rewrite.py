@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.regex import Replacement, remember
-from grpcgw.model.snapshot import Destination, MatchKind, PathMatch
+from grpcgw.model.route import Destination
 
 RewritePath = Callable[[str], str]
 

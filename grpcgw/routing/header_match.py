@@ -5,8 +5,8 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
+from grpcgw.model.match import CONSTANT_HEADERS, HeaderMatch
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import CONSTANT_HEADERS, HeaderMatch
 from grpcgw.model.regex import FullRegex, remember
 
 Values = Mapping[str, str | bytes]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from grpcgw.model.policies import HostKind, HostMatch, HostPolicy
+from grpcgw.model.host_policy import HostPolicy
+from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.regex import FullRegex
 
 T = TypeVar("T")

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from grpcgw.model.host_policy import HostPolicy, Selectors
+from grpcgw.model.listener import SecurityModel
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import HostPolicy, Selectors
-from grpcgw.model.snapshot import SecurityModel, Snapshot
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.policy.request import FORWARDED_PROTO
 from grpcgw.routing.host_match import HostTable
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from grpcgw.model.policies import Selectors
-from grpcgw.model.snapshot import Destination, Route, Snapshot
+from grpcgw.model.host_policy import Selectors
+from grpcgw.model.route import Destination, Route
+from grpcgw.model.snapshot import Snapshot
 
 
 def find_selections(snapshot: Snapshot) -> frozenset[Selectors]:

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from itertools import accumulate, count
 from math import gcd
 
-from grpcgw.model.snapshot import Destination
+from grpcgw.model.route import Destination
 
 _FULL = 100
 

@@ -13,10 +13,10 @@ from itertools import chain
 from string import ascii_lowercase, ascii_uppercase
 from typing import TypeVar
 
+from grpcgw.model.match import HostMatch, MatchKind, PathMatch
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import HostMatch
 from grpcgw.model.regex import FullRegex
-from grpcgw.model.snapshot import MatchKind, PathMatch, Route
+from grpcgw.model.route import Route
 from grpcgw.routing.header_match import Condition, Values, as_text, bind, join_values
 from grpcgw.routing.host_match import HostIndex
 

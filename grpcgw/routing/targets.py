@@ -8,7 +8,7 @@ from grpcgw.balancer.base import Outcome
 from grpcgw.balancer.hashing import make_key
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.snapshot import Destination, Route
+from grpcgw.model.route import Destination, Route
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.breakers import Breaker
 from grpcgw.policy.metadata_editor import compile_edits

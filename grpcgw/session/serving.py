@@ -20,15 +20,15 @@ from grpcgw.balancer.base import TakeTurn, turns_from
 from grpcgw.errors import GrpcgwError
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
 from grpcgw.logs import DefectLog
+from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.clients import ClientRules
+from grpcgw.model.cluster import Cluster, ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
+from grpcgw.model.host_policy import Selectors
+from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import (
-    ClientRules,
-    ConnectionSettings,
-    HealthCheck,
-    Selectors,
-)
-from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Cluster, Destination, Listener, Route, Snapshot
+from grpcgw.model.route import Destination, Route
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.breakers import Breakers
 from grpcgw.policy.client_rules import Reception, make_reception

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from grpcgw.balancer.base import Outcome
 from grpcgw.model.codes import Code, countable
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.snapshot import Destination
+from grpcgw.model.route import Destination
 from grpcgw.model.status import Status, counts_against_pod
 from grpcgw.policy.breakers import Overflow, Permit
 from grpcgw.policy.request import Request

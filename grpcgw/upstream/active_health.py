@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
+from grpcgw.model.balancing import HealthCheck
 from grpcgw.model.codes import Code, status_name
 from grpcgw.model.endpoints import Endpoint
-from grpcgw.model.policies import HealthCheck
 from grpcgw.upstream.pod import Pod
 
 SERVING = 1

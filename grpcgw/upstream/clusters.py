@@ -12,13 +12,10 @@ from weakref import WeakValueDictionary
 from grpcgw.balancer.base import Balancer, Picker, TakeTurn
 from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
+from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.model.cluster import Cluster
 from grpcgw.model.endpoints import EndpointSet, PodState
-from grpcgw.model.policies import (
-    HealthCheck,
-    LoadBalancer,
-    OutlierDetection,
-)
-from grpcgw.model.snapshot import Cluster, Destination
+from grpcgw.model.route import Destination
 from grpcgw.upstream.active_health import HealthChecker
 from grpcgw.upstream.outlier import OutlierDetector
 from grpcgw.upstream.pod import Pod

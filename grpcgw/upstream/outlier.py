@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from grpcgw.balancer.base import Candidate
 from grpcgw.logs import count
-from grpcgw.model.policies import OutlierDetection
+from grpcgw.model.balancing import OutlierDetection
 
 
 @dataclass(slots=True)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from grpcgw.logs import DefectLog
+from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.cluster import DEFAULT_CONNECTION, ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, PodState
-from grpcgw.model.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
 from grpcgw.telemetry.report import PodReport
 
 _defects = DefectLog(logging.getLogger(__name__))

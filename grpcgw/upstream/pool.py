@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, PodState
-from grpcgw.model.policies import ConnectionSettings
 from grpcgw.upstream.pod import Pod
 
 

@@ -13,19 +13,13 @@ from grpcgw.admin.http_connections import USUAL_LIMITS, Limits
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.discovery.store import SourceStatus
+from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
+from grpcgw.model.listener import ServerCertificate
+from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import ObjectKey, Problem, Severity
-from grpcgw.model.snapshot import (
-    Cluster,
-    Destination,
-    MatchKind,
-    PathMatch,
-    ResolverKind,
-    Route,
-    ServerCertificate,
-    ServiceRef,
-    Snapshot,
-)
+from grpcgw.model.route import Destination, Route
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, WorkerReport
 
 NOW_S = 1_760_000_000.0

@@ -14,7 +14,7 @@ from grpcgw.admin.recent import WINDOW_S, Recent, RecentTraffic
 from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import view_gateway
 from grpcgw.model.endpoints import EndpointSet, PodState
-from grpcgw.model.policies import HostPolicy
+from grpcgw.model.host_policy import HostPolicy
 from grpcgw.telemetry.report import PodReport
 
 LABEL = "grpcserver.default"

@@ -31,20 +31,11 @@ from grpcgw.admin.views import (
     not_ready_reason,
     view_gateway,
 )
+from grpcgw.model.balancing import LoadBalancer, OutlierDetection
+from grpcgw.model.edits import HeaderAdd, HeaderEdits, RegexRewrite
 from grpcgw.model.endpoints import EndpointSet, PodState
-from grpcgw.model.policies import (
-    CircuitBreaker,
-    HeaderAdd,
-    HeaderEdits,
-    HeaderMatch,
-    HostKind,
-    HostMatch,
-    LoadBalancer,
-    OutlierDetection,
-    Priority,
-    RegexRewrite,
-    RetryPolicy,
-)
+from grpcgw.model.match import HeaderMatch, HostKind, HostMatch
+from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 from grpcgw.telemetry.report import PodReport, ShadowReport
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grpcgw.model.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
+from grpcgw.model.clients import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
 from tests.compiling import compile_objects, module, obj, said
 
 LAN = AddressRule("10.0.0.0/8")

@@ -15,8 +15,8 @@ from grpcgw.discovery.sources.directory import DirectorySource, read_directory
 from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.environment import fill_in, hide
+from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.objects import KubeObject, Severity
-from grpcgw.model.policies import HostKind, HostMatch
 from grpcgw.settings import Settings
 from tests.compiling import compile_objects, destinations, only, only_cluster, only_route, said
 

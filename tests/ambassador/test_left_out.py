@@ -11,8 +11,9 @@ from grpcgw.discovery.sources.directory import parse_content, read_directory
 from grpcgw.discovery.sources.yaml_objects import keep_first, parse_objects
 from grpcgw.listeners.data_ports import DataPorts
 from grpcgw.listeners.self_signed import make_self_signed
+from grpcgw.model.listener import Listener, Transport
 from grpcgw.model.objects import KubeObject, Severity
-from grpcgw.model.snapshot import Listener, Snapshot, Transport
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from tests.compiling import compile_objects, mapping, obj, said
 from tests.pems import NOW, key_pair, raw_secret, secret

@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 
 from grpcgw.ambassador.compile.compiler import CompileOptions
+from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.model.edits import HeaderAdd, RegexRewrite
 from grpcgw.model.objects import Severity
-from grpcgw.model.policies import (
-    CircuitBreaker,
-    HeaderAdd,
-    HealthCheck,
-    LoadBalancer,
-    OutlierDetection,
-    Priority,
-    RegexRewrite,
-    RetryPolicy,
-)
+from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 from tests.compiling import compile_objects, destinations, mapping, module, only, said
 
 UNAVAILABLE, ABORTED = 14, 10

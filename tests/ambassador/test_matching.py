@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from grpcgw.model.match import HeaderMatch, HostKind, HostMatch
 from grpcgw.model.objects import Severity
-from grpcgw.model.policies import HeaderMatch, HostKind, HostMatch
-from grpcgw.model.snapshot import Route
+from grpcgw.model.route import Route
 from grpcgw.routing.table import RouteTable
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only_route, said
 

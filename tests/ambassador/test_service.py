@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.ambassador.spec.service import InvalidService, ParsedService, parse_service
-from grpcgw.model.snapshot import ServiceRef
+from grpcgw.model.cluster import ServiceRef
 
 
 @pytest.mark.parametrize(

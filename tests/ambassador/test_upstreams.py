@@ -7,9 +7,16 @@ from datetime import timedelta
 import pytest
 
 from grpcgw.ambassador.compile.compiler import CompileOptions
+from grpcgw.model.cluster import (
+    Addressing,
+    Cluster,
+    ConnectionSettings,
+    ConsulAgent,
+    ResolverKind,
+    ServiceRef,
+    UpstreamTls,
+)
 from grpcgw.model.objects import KubeObject, Severity
-from grpcgw.model.policies import Addressing, ConnectionSettings, ConsulAgent, UpstreamTls
-from grpcgw.model.snapshot import Cluster, ResolverKind, ServiceRef
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only_cluster, said
 from tests.pems import NOW, key_pair, secret
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from grpcgw.model.balancing import LoadBalancer
 from grpcgw.model.endpoints import Endpoint
-from grpcgw.model.policies import LoadBalancer
 
 
 @dataclass(eq=False)

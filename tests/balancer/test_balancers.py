@@ -14,7 +14,7 @@ from balancer.load_reports import report
 from balancer.pods import LOAD_BALANCERS, FakePod, make_pods
 from grpcgw.balancer.base import Outcome, turns_from
 from grpcgw.balancer.catalogue import BALANCERS, make_balancer
-from grpcgw.model.policies import LoadBalancer
+from grpcgw.model.balancing import LoadBalancer
 
 GOOD = Outcome(0, False, 0.01)
 FAILED = Outcome(14, True, 0.01)

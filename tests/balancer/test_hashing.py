@@ -16,7 +16,7 @@ from grpcgw.balancer.base import Balancer
 from grpcgw.balancer.hashing import hash_bytes, hash_header, hash_numbers, make_key
 from grpcgw.balancer.maglev import Maglev
 from grpcgw.balancer.ring_hash import RingHash
-from grpcgw.model.policies import LoadBalancer
+from grpcgw.model.balancing import LoadBalancer
 
 KEYS = [hash_bytes(f"user-{number}".encode()) for number in range(6_000)]
 

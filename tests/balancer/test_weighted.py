@@ -16,7 +16,7 @@ from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.load_report import LoadWeights
 from grpcgw.balancer.slow_start import SlowStart
 from grpcgw.balancer.weighted import StridePicker
-from grpcgw.model.policies import LoadBalancer
+from grpcgw.model.balancing import LoadBalancer
 
 SLOW_START = LoadBalancer("round_robin", slow_start_ms=10_000)
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from grpcgw.model.snapshot import ServerCertificate
+from grpcgw.model.listener import ServerCertificate
 
 DAY = datetime.timedelta(days=1)
 

@@ -27,22 +27,13 @@ from dataplane.scripted_pod import Script, ScriptedPod, Stream
 from dataplane.waiting import eventually
 from grpcgw.engines.contract import Engine, ServerOptions, quiet_core
 from grpcgw.engines.generic_handler.engine import GenericHandlerEngine
+from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
+from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.snapshot import (
-    Cluster,
-    Destination,
-    Listener,
-    MatchKind,
-    PathMatch,
-    ResolverKind,
-    Route,
-    SecurityModel,
-    ServerCertificate,
-    ServiceRef,
-    Snapshot,
-    Transport,
-)
+from grpcgw.model.route import Destination, Route
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.telemetry.counters import OTHER
 
 quiet_core()

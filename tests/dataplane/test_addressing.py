@@ -16,9 +16,8 @@ from grpcgw.discovery.resolvers.lookup import Answer
 from grpcgw.discovery.resolvers.resolver import Resolver
 from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.cluster import Addressing, Cluster
 from grpcgw.model.endpoints import EndpointSet
-from grpcgw.model.policies import Addressing
-from grpcgw.model.snapshot import Cluster
 
 
 class Everywhere:

@@ -17,8 +17,8 @@ from dataplane.lab import Gateway, Lab, mapping, snapshot, tls_port
 from dataplane.pods import Pod
 from dataplane.waiting import eventually
 from grpcgw.listeners.data_ports import HeldPorts
-from grpcgw.model.policies import CertificateDetail, CertificateForwarding, ClientRules
-from grpcgw.model.snapshot import Listener, ServerCertificate
+from grpcgw.model.clients import CertificateDetail, CertificateForwarding, ClientRules
+from grpcgw.model.listener import Listener, ServerCertificate
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from dataplane.lab import Gateway, Lab, mapping
 from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Gone, ScriptedPod, Stream
 from dataplane.waiting import eventually
-from grpcgw.model.policies import RetryPolicy
+from grpcgw.model.resilience import RetryPolicy
 
 CUTS = 60
 NO_ERROR, UNAVAILABLE = 0, 14

@@ -13,8 +13,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from dataplane.authorities import Authority
 from dataplane.configured import configured, pods_named, who_answers
 from dataplane.lab import Gateway, Lab, clear_port, mapping, snapshot, tls_port
-from grpcgw.model.policies import ClientRules, HostKind, HostMatch, HostPolicy
-from grpcgw.model.snapshot import Listener, SecurityModel, Snapshot
+from grpcgw.model.clients import ClientRules
+from grpcgw.model.host_policy import HostPolicy
+from grpcgw.model.listener import Listener, SecurityModel
+from grpcgw.model.match import HostKind, HostMatch
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.services.descriptors import DescriptorIndex
 
 EVERYBODY = HostPolicy(None)

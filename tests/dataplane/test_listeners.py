@@ -16,7 +16,7 @@ from dataplane.lab import Gateway, Lab, clear_port, tls_port
 from dataplane.pods import Context, Gate
 from dataplane.waiting import eventually
 from grpcgw.listeners.data_ports import HeldPorts
-from grpcgw.model.snapshot import Listener
+from grpcgw.model.listener import Listener
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

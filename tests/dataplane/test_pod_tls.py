@@ -16,7 +16,7 @@ from dataplane.lab import Gateway, Lab
 from dataplane.pods import Context, Pod
 from dataplane.waiting import eventually
 from grpcgw.listeners.self_signed import make_self_signed
-from grpcgw.model.snapshot import ServerCertificate
+from grpcgw.model.listener import ServerCertificate
 from tests.pems import key_pair
 
 UNAVAILABLE = 14

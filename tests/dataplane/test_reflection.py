@@ -18,7 +18,7 @@ from dataplane.lab import Gateway, Lab, mapping
 from dataplane.waiting import eventually
 from examples.greet import server as greet_server
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.model.policies import HostKind, HostMatch
+from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.services.descriptors import Descriptors
 from grpcgw.services.own_descriptors import OWN_SERVICES
 from grpcgw.services.reflection_source import DescriptorKeeper, fetch_descriptors

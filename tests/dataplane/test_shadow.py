@@ -17,7 +17,7 @@ from dataplane.raw_client import Answer
 from dataplane.scripted_pod import Script, ScriptedPod, Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.model.snapshot import Route
+from grpcgw.model.route import Route
 from grpcgw.session.shadow import MAX_HELD_BYTES
 from grpcgw.telemetry.report import ShadowReport
 

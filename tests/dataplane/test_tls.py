@@ -13,7 +13,7 @@ from dataplane.authorities import Authority
 from dataplane.lab import Gateway, Lab, clear_port, tls_port
 from dataplane.waiting import eventually
 from grpcgw.listeners.self_signed import make_self_signed
-from grpcgw.model.snapshot import ServerCertificate
+from grpcgw.model.listener import ServerCertificate
 
 
 @pytest.fixture

@@ -27,9 +27,8 @@ from grpcgw.discovery.resolvers.consul import (
     read_instances,
 )
 from grpcgw.listeners.self_signed import make_self_signed
+from grpcgw.model.cluster import Addressing, Cluster, ConsulAgent, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.model.policies import Addressing, ConsulAgent
-from grpcgw.model.snapshot import Cluster, ResolverKind, ServiceRef
 from tests.consul_agents import NODE_ADDRESS, TOKEN, Agent, EmulatedAgent, free_port, kinds_of_agent, open_agent
 
 DEADLINE_S = 40.0

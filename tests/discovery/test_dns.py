@@ -19,9 +19,8 @@ from grpcgw.discovery.resolvers.catalogue import RESOLVERS
 from grpcgw.discovery.resolvers.dns import INTERVAL_S, MAX_BACKOFF_S, DnsResolver, hostname_of, vary_pause_s
 from grpcgw.discovery.resolvers.lookup import MAX_THREADS, Answer, LookupFailed, SystemLookup, TtlLookup
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.cluster import DEFAULT_ADDRESSING, Addressing, Cluster, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.model.policies import DEFAULT_ADDRESSING, Addressing
-from grpcgw.model.snapshot import Cluster, ResolverKind, ServiceRef
 
 
 def cluster_of(service: ServiceRef, addressing: Addressing = DEFAULT_ADDRESSING) -> Cluster:

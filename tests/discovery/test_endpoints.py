@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from grpcgw.discovery.resolvers.endpoints import EndpointsResolver, endpoints_of
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.cluster import Addressing, Cluster, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.objects import KubeObject, ObjectKey, Source
-from grpcgw.model.policies import Addressing
-from grpcgw.model.snapshot import Cluster, ResolverKind, ServiceRef
 
 SERVICE = ServiceRef("grpcserver", "there", 50051, "grpcserver.there")
 

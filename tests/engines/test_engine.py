@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grpcgw.engines.contract import ServerOptions, server_arguments
-from grpcgw.model.snapshot import Listener, SecurityModel, Transport
+from grpcgw.model.listener import Listener, SecurityModel, Transport
 
 
 def test_a_quiet_client_is_asked_whether_it_is_there_and_has_time_to_answer() -> None:

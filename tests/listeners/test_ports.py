@@ -9,9 +9,11 @@ import pytest
 from grpcgw.errors import UserError
 from grpcgw.listeners.data_ports import DataPorts, find_open, find_worker_problems
 from grpcgw.listeners.open_ports import OpenPort, PortFault, Ports, PortView
+from grpcgw.model.host_policy import HostPolicy
+from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
+from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.objects import KubeObject, ObjectKey, Source
-from grpcgw.model.policies import HostKind, HostMatch, HostPolicy
-from grpcgw.model.snapshot import Listener, SecurityModel, ServerCertificate, Snapshot, Transport
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from grpcgw.workers.messages import Listening
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
 from grpcgw.model.difference import WrongBase, apply_difference, find_difference
-from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Cluster, ResolverKind, Route, ServiceRef, Snapshot
+from grpcgw.model.route import Route
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from tests.session.gateway import destination, route
 
 ROUTES = [route(destination(cluster=f"c{number % 3}"), prefix=f"/p{number}/") for number in range(8)]

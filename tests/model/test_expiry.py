@@ -8,19 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from grpcgw.listeners.self_signed import VALID_DAYS, make_self_signed
+from grpcgw.model.cluster import Cluster, ConnectionSettings, ResolverKind, ServiceRef, UpstreamTls
 from grpcgw.model.expiry import DAY_S, Expiry, find_expiring, list_expiries
+from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.model.objects import Severity
-from grpcgw.model.policies import ConnectionSettings, UpstreamTls
-from grpcgw.model.snapshot import (
-    Cluster,
-    Listener,
-    ResolverKind,
-    SecurityModel,
-    ServerCertificate,
-    ServiceRef,
-    Snapshot,
-    Transport,
-)
+from grpcgw.model.snapshot import Snapshot
 
 NOW_S = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
 

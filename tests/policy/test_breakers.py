@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.policies import CircuitBreaker, Priority
-from grpcgw.model.snapshot import Destination
+from grpcgw.model.resilience import CircuitBreaker, Priority
+from grpcgw.model.route import Destination
 from grpcgw.policy.breakers import Breaker, Breakers, Limit, Overflow, Permit
 
 DESTINATION = Destination(ObjectKey("Mapping", "default", "greet"), "greet.default", "greet")

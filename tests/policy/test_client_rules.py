@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.listeners.open_ports import PortView
+from grpcgw.model.clients import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
+from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import DEFAULT_CLIENT_RULES, AddressRule, ClientRules, Underscores
-from grpcgw.model.snapshot import Listener, SecurityModel, Transport
 from grpcgw.model.status import Reason
 from grpcgw.policy.client_rules import make_reception
 from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, Peer, Request

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpcgw.model.edits import NO_EDITS, HeaderAdd, HeaderEdits
 from grpcgw.model.header_values import (
     CONNECTION_HEADERS,
     HEADER_OPERATORS,
@@ -16,7 +17,6 @@ from grpcgw.model.header_values import (
     check_header_name,
     parse_header_value,
 )
-from grpcgw.model.policies import NO_EDITS, HeaderAdd, HeaderEdits
 from grpcgw.policy.metadata_editor import compile_edits
 from grpcgw.policy.request import Peer, Request
 from grpcgw.session.forwarding import is_sendable

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.model.policies import RetryPolicy
+from grpcgw.model.resilience import RetryPolicy
 from grpcgw.policy.retry import (
     Failure,
     GiveUp,

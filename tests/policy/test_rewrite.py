@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from grpcgw.model.edits import RegexRewrite
+from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.policies import RegexRewrite
 from grpcgw.model.regex import InvalidRegex
-from grpcgw.model.snapshot import Destination, MatchKind, PathMatch
+from grpcgw.model.route import Destination
 from grpcgw.policy.rewrite import compile_rewrite
 
 PREFIX = PathMatch(MatchKind.PREFIX, "/old.Greeter/")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.snapshot import Destination
+from grpcgw.model.route import Destination
 from grpcgw.routing.split import Split
 
 

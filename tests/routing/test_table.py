@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.ambassador.compile.grouping import order_routes
+from grpcgw.model.match import HeaderMatch, HostKind, HostMatch, MatchKind, PathMatch
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.policies import HeaderMatch, HostKind, HostMatch
 from grpcgw.model.regex import FullRegex, InvalidRegex
-from grpcgw.model.snapshot import Destination, MatchKind, PathMatch, Route
+from grpcgw.model.route import Destination, Route
 from grpcgw.routing.header_match import Condition
 from grpcgw.routing.table import RouteTable
 

@@ -7,20 +7,14 @@ from typing import Any
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
+from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.cluster import DEFAULT_CONNECTION, Cluster, ConnectionSettings, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
+from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.policies import DEFAULT_CONNECTION, ConnectionSettings, HealthCheck
-from grpcgw.model.snapshot import (
-    Cluster,
-    Destination,
-    MatchKind,
-    PathMatch,
-    ResolverKind,
-    Route,
-    ServiceRef,
-    Snapshot,
-)
+from grpcgw.model.route import Destination, Route
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.model.status import Refusal
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving

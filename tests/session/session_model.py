@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import CircuitBreaker, RetryPolicy
+from grpcgw.model.resilience import CircuitBreaker, RetryPolicy
 from grpcgw.model.status import Status
 from tests.session.gateway import LABEL, Gateway
 from tests.session.playbook import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grpcgw.model.codes import Code
-from grpcgw.model.policies import RetryPolicy
+from grpcgw.model.resilience import RetryPolicy
 from grpcgw.model.status import Status
 from grpcgw.session.serving import RpcLog
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom

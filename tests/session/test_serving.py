@@ -10,16 +10,10 @@ from typing import Any
 import pytest
 
 from grpcgw.balancer.base import Outcome, turns_from
+from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.model.cluster import DEFAULT_CONNECTION, ConnectionSettings, UpstreamTls
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.policies import (
-    DEFAULT_CONNECTION,
-    ConnectionSettings,
-    HealthCheck,
-    LoadBalancer,
-    OutlierDetection,
-    UpstreamTls,
-)
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import MOST_GONE_COUNTED, CannotServe, Serving

@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from grpcgw.model.cluster import DEFAULT_CONNECTION, ConnectionSettings
 from grpcgw.model.endpoints import PodState
-from grpcgw.model.policies import DEFAULT_CONNECTION, ConnectionSettings
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import LINGER_S, Pod

@@ -6,7 +6,7 @@ import pytest
 
 from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import PodState
-from grpcgw.model.snapshot import MatchKind
+from grpcgw.model.match import MatchKind
 from grpcgw.model.status import Status
 from tests.session.gateway import LABEL, Gateway, destination, endpoints, route, snapshot
 from tests.session.playbook import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from grpcgw.model.codes import Code
-from grpcgw.model.policies import CircuitBreaker
+from grpcgw.model.resilience import CircuitBreaker
 from grpcgw.model.status import Status
 from grpcgw.telemetry.counters import OTHER
 from grpcgw.upstream.pod import MAX_ERROR_CHARACTERS

@@ -8,7 +8,7 @@ import pytest
 
 from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import PodState
-from grpcgw.model.policies import CircuitBreaker, RetryPolicy
+from grpcgw.model.resilience import CircuitBreaker, RetryPolicy
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.breakers import Breaker, Limit
 from grpcgw.policy.retry import MIN_CONCURRENT_RETRIES

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from grpcgw.model.balancing import OutlierDetection
 from grpcgw.model.codes import Code
-from grpcgw.model.policies import CircuitBreaker, HeaderAdd, HeaderEdits, OutlierDetection, RetryPolicy
+from grpcgw.model.edits import HeaderAdd, HeaderEdits
+from grpcgw.model.resilience import CircuitBreaker, RetryPolicy
 from grpcgw.model.status import Status
 from grpcgw.policy.breakers import Limit
 from grpcgw.session.serving import RpcLog

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from grpcgw.model.balancing import HealthCheck
 from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import Endpoint
-from grpcgw.model.policies import HealthCheck
 from grpcgw.upstream.active_health import LOST_S, HealthChecker, PodHealth, judge_check
 from grpcgw.upstream.pod import Pod as PooledPod
 from tests.session.gateway import FakeConnection

@@ -9,7 +9,7 @@ from balancer.pods import FakePod, make_pods
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from grpcgw.model.policies import OutlierDetection
+from grpcgw.model.balancing import OutlierDetection
 from grpcgw.upstream.outlier import OutlierDetector
 
 SETTINGS = OutlierDetection(max_ejection_percent=50)

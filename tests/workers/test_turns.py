@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from session.gateway import destination, route, snapshot
 
-from grpcgw.model.policies import LoadBalancer, OutlierDetection
+from grpcgw.model.balancing import LoadBalancer, OutlierDetection
 from grpcgw.upstream.clusters import Balancing
 from grpcgw.workers.turns import SHARE_OF_FILES, SharedTurns, take_turn_of
 

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 
 from grpcgw.ambassador.spec.module_spec import ModuleConfig
 from grpcgw.ambassador.spec.parse import Findings
-from grpcgw.model.policies import (
+from grpcgw.model.clients import (
     DEFAULT_CLIENT_RULES,
     AddressRule,
     CertificateDetail,

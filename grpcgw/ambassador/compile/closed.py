@@ -14,8 +14,9 @@ from grpcgw.ambassador.compile.matching import InvalidHost, read_host_glob
 from grpcgw.ambassador.spec.fields import Resource
 from grpcgw.ambassador.spec.host_specs import HostSpec, TLSContextSpec
 from grpcgw.ambassador.spec.parse import find_strangers, raw_spec
+from grpcgw.model.host_policy import HostPolicy, Labels
+from grpcgw.model.match import HostMatch
 from grpcgw.model.objects import KubeObject, read_metadata
-from grpcgw.model.policies import HostMatch, HostPolicy, Labels
 
 _RESEMBLES = 0.55
 """Of `difflib`: `host`, `hst` and `hostnames` resemble `hosts`, `secrets` does not."""

@@ -28,11 +28,13 @@ from grpcgw.ambassador.compile.tls import TLSContext, agree, certify, close_disa
 from grpcgw.ambassador.compile.upstreams import Surroundings
 from grpcgw.ambassador.spec.parse import Findings, is_meant_for
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS, PLANNED_KINDS
+from grpcgw.model.cluster import Cluster, ResolverKind
 from grpcgw.model.environment import hide
+from grpcgw.model.listener import ServerCertificate
 from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, ObjectKey, Problem
 from grpcgw.model.reach import UNREACHED, Reach
 from grpcgw.model.regex import DEFAULT_MAX_SIZE
-from grpcgw.model.snapshot import Cluster, ResolverKind, ServerCertificate, Snapshot
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.model.version import digest, hash_content
 
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from grpcgw.ambassador.compile.matching import Matching
 from grpcgw.ambassador.compile.metadata_edits import merge_added
-from grpcgw.model.policies import HeaderAdd, HeaderEdits, HostKind
-from grpcgw.model.snapshot import Destination, MatchKind, Route
+from grpcgw.model.edits import HeaderAdd, HeaderEdits
+from grpcgw.model.match import HostKind, MatchKind
+from grpcgw.model.route import Destination, Route
 
 _FULL = 100
 _SPECIFICITY = {MatchKind.PREFIX: 0, MatchKind.REGEX: 1, MatchKind.EXACT: 2}

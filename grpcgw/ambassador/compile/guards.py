@@ -18,9 +18,8 @@ from grpcgw.ambassador.compile.matching import Matching
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.module_spec import ModuleConfig
 from grpcgw.ambassador.spec.parse import Findings, raw_spec
+from grpcgw.model.match import HostKind, HostMatch, MatchKind
 from grpcgw.model.objects import KubeObject
-from grpcgw.model.policies import HostKind, HostMatch
-from grpcgw.model.snapshot import MatchKind
 
 GUARDING_KINDS = {
     "AuthService": "calls are not authenticated",

@@ -21,9 +21,10 @@ from grpcgw.ambassador.spec.certificate_paths import name_key_pair_files
 from grpcgw.ambassador.spec.host_specs import HostSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec, raw_spec
 from grpcgw.ambassador.spec.secret_names import name_secrets_of_host
+from grpcgw.model.host_policy import HostPolicy, Labels, Selectors
+from grpcgw.model.listener import ServerCertificate, Transport
+from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.objects import KubeObject, ObjectKey
-from grpcgw.model.policies import HostKind, HostMatch, HostPolicy, Labels, Selectors
-from grpcgw.model.snapshot import ServerCertificate, Transport
 
 _SPECIFICITY = {HostKind.EXACT: 3, HostKind.SUFFIX: 2, HostKind.PREFIX: 1}
 

@@ -11,8 +11,8 @@ from grpcgw.ambassador.compile.hosts import Host, is_open, order_policies
 from grpcgw.ambassador.compile.tls import agree, close_disagreeing
 from grpcgw.ambassador.spec.host_specs import ListenerSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec, raw_spec
+from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.model.objects import KubeObject
-from grpcgw.model.snapshot import Listener, SecurityModel, ServerCertificate, Transport
 
 _TRANSPORTS = {
     ("HTTP",): Transport.CLEAR,

@@ -16,15 +16,9 @@ from grpcgw.ambassador.compile.resilience import (
 from grpcgw.ambassador.spec.mapping_spec import KeepaliveSpec, LoadBalancerSpec, MappingSettings
 from grpcgw.ambassador.spec.module_spec import ModuleConfig
 from grpcgw.ambassador.spec.parse import Findings
-from grpcgw.model.policies import (
-    CircuitBreaker,
-    HeaderAdd,
-    HealthCheck,
-    LoadBalancer,
-    OutlierDetection,
-    Priority,
-    RetryPolicy,
-)
+from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.model.edits import HeaderAdd
+from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 
 _KEEPALIVE_TIME_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_PROBES = 7200, 75, 9
 

@@ -15,12 +15,15 @@ from grpcgw.ambassador.compile.metadata_edits import check_key, note_hidden_key
 from grpcgw.ambassador.compile.upstreams import Surroundings, choose_authority, compile_cluster
 from grpcgw.ambassador.spec.mapping_spec import KeepaliveSpec, MappingSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
+from grpcgw.model.balancing import ROUND_ROBIN
+from grpcgw.model.cluster import Cluster, ResolverKind
+from grpcgw.model.edits import NO_EDITS, HeaderAdd, HeaderEdits, RegexRewrite
 from grpcgw.model.log_format import ANNOTATION as ACCESS_LOG
 from grpcgw.model.log_format import InvalidLogFormat, parse_share
 from grpcgw.model.objects import KubeObject, read_metadata
-from grpcgw.model.policies import NO_EDITS, ROUND_ROBIN, HeaderAdd, HeaderEdits, Priority, RegexRewrite
 from grpcgw.model.regex import InvalidRegex, Replacement, check_regex
-from grpcgw.model.snapshot import Cluster, Destination, ResolverKind
+from grpcgw.model.resilience import Priority
+from grpcgw.model.route import Destination
 
 DEFAULT_IDLE_TIMEOUT_MS = 300_000
 STICKY_HEADER = "grpcgw.io/sticky-header"

@@ -10,9 +10,8 @@ from grpcgw.ambassador.compile.metadata_edits import HIDDEN_KEYS, check_key
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.errors import GrpcgwError
-from grpcgw.model.policies import CONSTANT_HEADERS, HeaderMatch, HostKind, HostMatch
+from grpcgw.model.match import CONSTANT_HEADERS, HeaderMatch, HostKind, HostMatch, MatchKind, PathMatch
 from grpcgw.model.regex import FullRegex, InvalidRegex, check_regex
-from grpcgw.model.snapshot import MatchKind, PathMatch
 
 _AUTHORITY = frozenset({":authority", "host"})
 _SET_LATER = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id"})

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 
 from grpcgw.ambassador.spec.mapping_spec import AddedHeader
 from grpcgw.ambassador.spec.parse import Findings
+from grpcgw.model.edits import HeaderAdd
 from grpcgw.model.header_values import InvalidHeader, ReservedHeader, check_header_name, is_reserved, parse_added_header
+from grpcgw.model.match import CONSTANT_HEADERS
 from grpcgw.model.operators import Line, absent_operators
-from grpcgw.model.policies import CONSTANT_HEADERS, HeaderAdd
 
 HIDDEN_KEYS = frozenset(
     {

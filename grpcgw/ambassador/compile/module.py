@@ -16,10 +16,10 @@ from grpcgw.ambassador.compile.mapping_settings import NO_SETTINGS, Settings, co
 from grpcgw.ambassador.compile.mappings import core_fields
 from grpcgw.ambassador.spec.module_spec import ModuleConfig, ModuleSpec
 from grpcgw.ambassador.spec.parse import API_VERSIONS, Findings, parse_spec, raw_spec
+from grpcgw.model.clients import DEFAULT_CLIENT_RULES, ClientRules
+from grpcgw.model.listener import DEFAULT_CLIENT_IDLE_TIMEOUT_MS
 from grpcgw.model.log_format import InvalidLogFormat, LogFormat, parse_log_format
 from grpcgw.model.objects import KubeObject, Severity
-from grpcgw.model.policies import DEFAULT_CLIENT_RULES, ClientRules
-from grpcgw.model.snapshot import DEFAULT_CLIENT_IDLE_TIMEOUT_MS
 
 
 @dataclass(frozen=True, slots=True)

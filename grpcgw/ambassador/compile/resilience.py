@@ -13,8 +13,9 @@ from grpcgw.ambassador.spec.mapping_spec import (
     RetryPolicySpec,
 )
 from grpcgw.ambassador.spec.parse import Findings, parse_part
+from grpcgw.model.balancing import HealthCheck, OutlierDetection
 from grpcgw.model.codes import Code
-from grpcgw.model.policies import CircuitBreaker, HealthCheck, OutlierDetection, Priority, RetryPolicy
+from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 
 _CODES: dict[RetryCondition, frozenset[Code]] = {
     "cancelled": frozenset({Code.CANCELLED}),

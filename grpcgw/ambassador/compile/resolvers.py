@@ -9,10 +9,9 @@ from grpcgw.ambassador.compile.generations import Generations
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
 from grpcgw.ambassador.spec.resources import ConsulResolverSpec, ResolverSpec
 from grpcgw.ambassador.spec.service import InvalidService, parse_service
+from grpcgw.model.cluster import ConsulAgent, ResolverKind
 from grpcgw.model.environment import fill_in
 from grpcgw.model.objects import KubeObject
-from grpcgw.model.policies import ConsulAgent
-from grpcgw.model.snapshot import ResolverKind
 
 DEFAULT_RESOLVER = "kubernetes-service"
 DEFAULT_CONSUL_ADDRESS = "127.0.0.1:8500"

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from grpcgw.ambassador.compile.grouping import Candidate, GroupKey, Rank, make_route, rank_route
 from grpcgw.ambassador.compile.mappings import CompiledMapping, MappingContext, compile_mapping
 from grpcgw.ambassador.spec.parse import Findings
+from grpcgw.model.cluster import Cluster
 from grpcgw.model.objects import KubeObject, Problem
-from grpcgw.model.snapshot import Cluster, Route
+from grpcgw.model.route import Route
 from grpcgw.model.version import digest
 
 

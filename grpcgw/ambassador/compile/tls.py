@@ -19,9 +19,9 @@ from grpcgw.ambassador.spec.certificate_paths import name_authorities_file, name
 from grpcgw.ambassador.spec.host_specs import TLSContextSpec, TlsSettings
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
 from grpcgw.ambassador.spec.secret_names import name_secrets_of_context
+from grpcgw.model.cluster import UpstreamTls
+from grpcgw.model.listener import ServerCertificate
 from grpcgw.model.objects import KubeObject, ObjectKey
-from grpcgw.model.policies import UpstreamTls
-from grpcgw.model.snapshot import ServerCertificate
 
 T = TypeVar("T")
 

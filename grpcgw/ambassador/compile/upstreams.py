@@ -12,15 +12,17 @@ from grpcgw.ambassador.compile.tls import find_tls_context
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.ambassador.spec.service import ParsedService, parse_service
-from grpcgw.model.objects import ObjectKey
-from grpcgw.model.policies import (
+from grpcgw.model.cluster import (
     DEFAULT_ADDRESSING,
     DEFAULT_CONNECTION,
     Addressing,
+    Cluster,
     ConnectionSettings,
+    ResolverKind,
+    ServiceRef,
     UpstreamTls,
 )
-from grpcgw.model.snapshot import Cluster, ResolverKind, ServiceRef
+from grpcgw.model.objects import ObjectKey
 
 SYSTEM_TLS = UpstreamTls("system")
 _HASH_DIGITS = 6

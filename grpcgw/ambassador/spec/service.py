@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from grpcgw.errors import GrpcgwError
-from grpcgw.model.snapshot import ServiceRef
+from grpcgw.model.cluster import ServiceRef
 
 _TLS_BY_SCHEME = {"http": False, "grpc": False, "https": True, "grpcs": True}
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)

@@ -9,7 +9,7 @@ from grpcgw.discovery.resolvers.dns import DnsResolver
 from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
 from grpcgw.discovery.resolvers.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
-from grpcgw.model.snapshot import ResolverKind
+from grpcgw.model.cluster import ResolverKind
 
 RESOLVERS: Mapping[ResolverKind, Callable[[ObjectStore], Resolver]] = {
     ResolverKind.KUBERNETES_ENDPOINT: EndpointsResolver,

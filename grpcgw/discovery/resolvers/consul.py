@@ -27,9 +27,8 @@ from grpcgw.discovery.resolvers.resolver import Publish
 from grpcgw.discovery.sources.watch import Backoff
 from grpcgw.discovery.unreachable import explain_failure
 from grpcgw.errors import GrpcgwError
+from grpcgw.model.cluster import DEFAULT_ADDRESSING, Addressing, Cluster, ConsulAgent
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.model.policies import DEFAULT_ADDRESSING, Addressing, ConsulAgent
-from grpcgw.model.snapshot import Cluster
 
 _MAX_REFUSAL_BYTES = 4096
 

@@ -15,8 +15,8 @@ from grpcgw.discovery.resolvers.families import explain_disabled, is_enabled
 from grpcgw.discovery.resolvers.following import Followers, Watch
 from grpcgw.discovery.resolvers.lookup import Lookup, LookupFailed, SystemLookup, TtlLookup
 from grpcgw.discovery.resolvers.resolver import Publish
+from grpcgw.model.cluster import Cluster, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.model.snapshot import Cluster, ServiceRef
 
 INTERVAL_S = 5.0
 MAX_BACKOFF_S = 60.0

@@ -15,10 +15,9 @@ from ipaddress import ip_address
 from grpcgw.discovery.resolvers.families import explain_disabled, is_enabled
 from grpcgw.discovery.resolvers.resolver import Publish
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.cluster import DEFAULT_ADDRESSING, Addressing, Cluster, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.objects import KubeObject, ObjectKey
-from grpcgw.model.policies import DEFAULT_ADDRESSING, Addressing
-from grpcgw.model.snapshot import Cluster, ServiceRef
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 _IP_TYPES = ("IPv4", "IPv6")

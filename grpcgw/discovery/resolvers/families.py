@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpcgw.model.policies import Addressing
+from grpcgw.model.cluster import Addressing
 
 
 def is_enabled(address: str, addressing: Addressing) -> bool:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from grpcgw.discovery.resolvers.resolver import Publish
 from grpcgw.logs import DefectLog
+from grpcgw.model.cluster import Cluster
 from grpcgw.model.endpoints import EndpointSet
-from grpcgw.model.snapshot import Cluster
 
 
 @dataclass(slots=True, eq=False)

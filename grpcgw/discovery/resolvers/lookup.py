@@ -16,7 +16,7 @@ from typing import Protocol
 import aiodns
 
 from grpcgw.errors import GrpcgwError
-from grpcgw.model.policies import Addressing
+from grpcgw.model.cluster import Addressing
 
 TIMEOUT_S = 10.0
 """A lookup that takes longer has failed."""

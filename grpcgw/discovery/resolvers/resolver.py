@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from grpcgw.model.cluster import Cluster
 from grpcgw.model.endpoints import EndpointSet
-from grpcgw.model.snapshot import Cluster
 
 Publish = Callable[[EndpointSet], None]
 

@@ -35,10 +35,11 @@ from grpcgw.engines.pod_credentials import make_credentials
 from grpcgw.errors import EngineUnfit
 from grpcgw.listeners.open_ports import Ports, PortView
 from grpcgw.logs import DefectLog
+from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import PodState
+from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import ConnectionSettings, HealthCheck
-from grpcgw.model.snapshot import Listener
 from grpcgw.model.status import POD_LEFT, Reason, Status, core_cause
 from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.request import Peer, Request, parse_peer

@@ -16,7 +16,7 @@ from grpcgw.engines.contract import ServerOptions, max_message_bytes, server_arg
 from grpcgw.engines.server_credentials import FreshCertificates, make_server_credentials
 from grpcgw.errors import UserError
 from grpcgw.listeners.open_ports import PortView
-from grpcgw.model.snapshot import Listener, ServerCertificate, Transport
+from grpcgw.model.listener import Listener, ServerCertificate, Transport
 
 WAITING_REQUESTS = 128
 """RPCs grpc core may hand over before the server thread asks for more."""

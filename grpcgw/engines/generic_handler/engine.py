@@ -27,11 +27,12 @@ from grpcgw.engines.health_probe import CHECK_METHOD, encode_request, judge_answ
 from grpcgw.engines.pod_credentials import make_credentials
 from grpcgw.listeners.open_ports import SOME_PORT, Ports, PortView
 from grpcgw.logs import DefectLog
+from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import PodState
+from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.policies import ConnectionSettings, HealthCheck
-from grpcgw.model.snapshot import Listener
 from grpcgw.model.status import POD_LEFT, Reason, Status
 from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.request import Request, parse_peer

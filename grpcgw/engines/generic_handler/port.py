@@ -12,7 +12,7 @@ from grpcgw.engines.generic_handler.lasting_server import LastingServer
 from grpcgw.engines.server_credentials import FreshCertificates, make_server_credentials
 from grpcgw.errors import UserError
 from grpcgw.listeners.open_ports import PortView
-from grpcgw.model.snapshot import Listener, ServerCertificate, Transport
+from grpcgw.model.listener import Listener, ServerCertificate, Transport
 
 
 class HandlerPort:

@@ -1,0 +1,116 @@
+"""Clusters: a service, how its pods are found, and how they are connected to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from grpcgw.model.environment import Filled, hide
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """TLS to pods. PEM values; empty: not used."""
+
+    name: str
+    """The TLSContext, or `system` for the system's roots."""
+    server_name: str = ""
+    """SNI and the name the pod's certificate must carry; empty: the service's host name."""
+    ca: bytes = b""
+    certificate_chain: bytes = b""
+    private_key: bytes = field(default=b"", repr=False)
+    authority: str = ""
+    """`:authority` of the calls, where it is another name; empty: the server name. A connection takes no third."""
+    not_after_s: float = 0.0
+    """When `certificate_chain` expires, in seconds since the epoch; 0.0: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What makes a connection to a pod another connection; clusters differ where these do."""
+
+    tls: UpstreamTls | None = None
+    connect_timeout_ms: int = 3_000
+    idle_timeout_ms: int | None = None
+    """`cluster_idle_timeout_ms`: close a connection without RPCs."""
+    max_lifetime_ms: int | None = None
+    """`cluster_max_connection_lifetime_ms`: drain and close at this age."""
+    keepalive_time_s: int | None = None
+    """HTTP/2 PING when nothing was heard for so long; None: no pings."""
+    keepalive_timeout_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Addressing:
+    """Which addresses of a cluster are used, and how its name is resolved where that is done by DNS."""
+
+    ipv4: bool = True
+    ipv6: bool = True
+    logical_dns: bool = False
+    """`dns_type: logical_dns`: one address at a time, the first of each answer; False: all of them."""
+    respect_dns_ttl: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ConsulAgent:
+    """Where a ConsulResolver asks; the name of the service is the cluster's."""
+
+    address: str
+    """`host:port` with environment variables filled in; the port is 8500 unless given."""
+    datacenter: str
+    filled: tuple[Filled, ...] = field(default=(), repr=False, compare=False)
+    """What of the address came from the environment, and is not to be shown."""
+
+    def hide(self, message: str) -> str:
+        """`message` without what the environment holds."""
+        return hide(message, self.filled)
+
+
+DEFAULT_CONNECTION = ConnectionSettings()
+
+
+DEFAULT_ADDRESSING = Addressing()
+
+
+class ResolverKind(StrEnum):
+    """How a cluster's pods are found; each names one resolver in `grpcgw.discovery`."""
+
+    KUBERNETES_ENDPOINT = "KubernetesEndpointResolver"
+    KUBERNETES_SERVICE = "KubernetesServiceResolver"
+    CONSUL = "ConsulResolver"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceRef:
+    """`[scheme://]name[.namespace][:port]` of a Mapping, resolved. The port is the Service port, not the pod's."""
+
+    name: str
+    namespace: str
+    port: int
+    hostname: str = ""
+    """The host as written, for DNS resolution (`grpcserver.grpcserver`, `10.0.0.1`, `api.example.com`).
+
+    A name written without a namespace has the namespace here too. Of an IP address it is the whole, as is `name`;
+    `namespace` is then empty. IPv6 stands without brackets.
+    """
+
+    def __str__(self) -> str:
+        host = self.hostname or (f"{self.name}.{self.namespace}" if self.namespace else self.name)
+        shown = f"[{host}]" if ":" in host else host
+        return f"{shown}:{self.port}" if self.port else shown  # Consul knows the port of each instance
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A set of pods: one service through one resolver. Mappings share clusters (pods, channels), never settings."""
+
+    name: str
+    """Unique and stable over reloads: the key of balancers, channels and counters."""
+    resolver: ResolverKind
+    resolver_name: str
+    """Name of the resolver object that the first Mapping of the cluster asked for."""
+    service: ServiceRef
+    connection: ConnectionSettings = DEFAULT_CONNECTION
+    consul: ConsulAgent | None = None
+    """Set where `resolver` is CONSUL, whose service has the name alone: no namespace, and a port that says nothing."""
+    addressing: Addressing = DEFAULT_ADDRESSING

@@ -1,0 +1,37 @@
+"""Settings that bound and repeat RPCs: circuit breakers and retry policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Priority(StrEnum):
+    DEFAULT = "default"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBreaker:
+    """Limits of one priority class; None: no limit (there is no hidden default of 1024)."""
+
+    priority: Priority = Priority.DEFAULT
+    max_connections: int | None = None
+    max_pending_requests: int | None = None
+    max_requests: int | None = None
+    max_retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When an RPC is tried again, before anything of a response was passed on.
+
+    An attempt that provably never reached a pod is worth another try under every policy.
+    """
+
+    codes: frozenset[int]
+    """gRPC status codes worth another try; may be empty."""
+    num_retries: int = 1
+    per_try_timeout_ms: int | None = None
+    budget_percent: int = 20
+    """Retries never exceed this share of the RPCs in flight (and three at the least), as Envoy's retry budget."""

@@ -1,0 +1,77 @@
+"""Routes: what they match, and the destinations of their RPCs with the settings of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from grpcgw.model.balancing import ROUND_ROBIN, HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.model.edits import NO_EDITS, HeaderEdits, RegexRewrite
+from grpcgw.model.host_policy import Selectors
+from grpcgw.model.match import HeaderMatch, HostMatch, PathMatch
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What one Mapping of a group contributes: its share of the traffic and its own settings."""
+
+    mapping: ObjectKey
+    label: str
+    """Mapping as metrics and messages name it: `name.namespace`."""
+    cluster: str
+    weight_percent: int = 100
+    load_balancer: LoadBalancer = ROUND_ROBIN
+    rewrite: str | None = None
+    """Replaces the matched prefix; None leaves the path alone (prefix and exact matches only)."""
+    timeout_ms: int | None = None
+    """Bound on the whole RPC; None: the client's deadline alone rules."""
+    idle_timeout_ms: int | None = 300_000
+    """Ends an RPC with no bytes in either direction for so long; None: never."""
+    regex_rewrite: RegexRewrite | None = None
+    """Wins over `rewrite`."""
+    max_message_bytes: int | None = None
+    """Of a message in either direction, uncompressed; None: the port's limit alone rules."""
+    authority: str = ""
+    """`:authority` towards the pod (`host_rewrite`, `auto_host_rewrite`); empty: the client's."""
+    request_headers: HeaderEdits = NO_EDITS
+    response_headers: HeaderEdits = NO_EDITS
+    retry: RetryPolicy | None = None
+    priority: Priority = Priority.DEFAULT
+    circuit_breakers: tuple[CircuitBreaker, ...] = ()
+    health_check: HealthCheck | None = None
+    outlier_detection: OutlierDetection | None = None
+    stats_name: str = ""
+    """What metrics call the upstream instead of its cluster's name; empty: that name."""
+    selected_by: Selectors = ()
+    """Of the selectors of all HostPolicies, those that take the Mapping."""
+    guarded_by: str = ""
+    """What is to decide on its calls and cannot be asked yet, so that they are refused; empty: nothing."""
+    access_log_percent: float | None = None
+    """Share of its RPCs in the access log; None: the gateway's own (`--access-log-sample`)."""
+    where: str = field(default="", compare=False, repr=False)
+    """`file:line` or origin of the Mapping, for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A group of Mappings that match alike, with its place in the evaluation order decided by the compiler."""
+
+    match: PathMatch
+    precedence: int
+    destinations: tuple[Destination, ...]
+    """At least one, but for a `redirect`; weights add up to at most 100."""
+    host: HostMatch | None = None
+    headers: tuple[HeaderMatch, ...] = ()
+    """All must hold."""
+    case_sensitive: bool = True
+    shadow: Destination | None = None
+    """Gets a copy of RPCs (`weight_percent` of them); its answers are dropped."""
+    sticky_header: str = ""
+    """Metadata key whose hash decides the destination, so that a caller stays with one; empty: turns."""
+    redirect: str = ""
+    """The Mapping that answers with an HTTP redirect, which no gRPC client follows: its RPCs go nowhere."""
+
+    def all_destinations(self) -> tuple[Destination, ...]:
+        """Those that serve, and the shadow."""
+        return self.destinations if self.shadow is None else (*self.destinations, self.shadow)
