@@ -25,8 +25,8 @@ from grpcgw.model.snapshot import Snapshot
 from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.messages import Listening
+from grpcgw.workers.shared_turns import FIRST_TURNS
 from grpcgw.workers.supervisor import HeardPorts
-from grpcgw.workers.turns import FIRST_TURNS
 from grpcgw.workers.worker import SETTLE_S, make_report
 
 LOOK_S = 0.2

@@ -27,8 +27,8 @@ from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.ambassador.compile.reuse import NOTHING_TO_REUSE, Reuse
 from grpcgw.control.containment import CannotCompile, Containment
 from grpcgw.control.dead_routes import find_dead_routes
-from grpcgw.control.upkeep import Upkeep, find_user_error
-from grpcgw.control.withholding import Withholding
+from grpcgw.control.empty_endpoints import EmptySetDelay
+from grpcgw.control.task_restarts import TaskRestarter, find_user_error
 from grpcgw.discovery.resolvers.catalogue import RESOLVERS
 from grpcgw.discovery.resolvers.resolver import Resolver
 from grpcgw.discovery.sources.certificate_files import CertificateFiles
@@ -48,8 +48,8 @@ from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
 from grpcgw.workers import gc_tuning
 from grpcgw.workers.messages import WorkerPlan
+from grpcgw.workers.shared_turns import FIRST_TURNS
 from grpcgw.workers.supervisor import DataPlane, WorkerHere, WorkerProcesses
-from grpcgw.workers.turns import FIRST_TURNS
 
 if TYPE_CHECKING:
     from grpcgw.cluster_status.writer import StatusWriter
@@ -78,7 +78,7 @@ class Source(Protocol):
 def run(settings: Settings) -> int:
     """Run the gateway until SIGTERM or SIGINT; returns the exit code. Raises UserError for what the user can mend."""
     set_up_logging(settings.log_level, "control")
-    gc_tuning.take_charge()
+    gc_tuning.enable()
     asyncio.run(_run_until_signal(settings))
     return 0
 
@@ -131,7 +131,7 @@ class Control:
         self._dead_routes: tuple[Problem, ...] = ()
         self._pods_missing = asyncio.Event()
         self._defects = DefectLog(log)
-        self._upkeep = Upkeep()
+        self._restarter = TaskRestarter()
         self._serving = False
         self._draining = False
         self.admin_port = 0
@@ -164,8 +164,10 @@ class Control:
     def _work(self) -> dict[str, Coroutine[object, object, None]]:
         """What goes on side by side, by name."""
         work = {
-            "source": self._upkeep.keep("the source", self._source.run),
-            "certificate files": self._upkeep.keep("the reading of certificate files", self._certificate_files.run),
+            "source": self._restarter.keep_running("the source", self._source.run),
+            "certificate files": self._restarter.keep_running(
+                "the reading of certificate files", self._certificate_files.run
+            ),
             "resolvers": self._resolvers.run(),
             "workers": self._data_plane.run(),
             "compiler": self._compile_on_change(),
@@ -174,7 +176,7 @@ class Control:
             "routes": self._keep_judging_routes(),
         }
         if self._status_writer is not None:
-            work["status"] = self._upkeep.keep("the writing of statuses", self._status_writer.run)
+            work["status"] = self._restarter.keep_running("the writing of statuses", self._status_writer.run)
         return work
 
     def shut_down(self) -> None:
@@ -214,7 +216,7 @@ class Control:
 
     def _all_problems(self) -> tuple[Problem, ...]:
         found = *self._problems, *self._port_problems, *self._dead_routes
-        return *self._upkeep.problems(), *self._store.problems(), *found
+        return *self._restarter.problems(), *self._store.problems(), *found
 
     # --- configuration
 
@@ -288,7 +290,7 @@ class Control:
             snapshot = self._ports.settle(snapshot)
             compiled = replace(compiled, problems=(*compiled.problems, *self._ports.problems(compiled.last_good)))
         if not self._configured_at_s:
-            gc_tuning.keep()
+            gc_tuning.freeze()
         self._compiled = compiled
         self._last_good, self._reuse = compiled.last_good, compiled.reuse
         self._errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
@@ -439,7 +441,7 @@ class Resolvers:
         """`is_compiling`: whether a change of the configuration is not yet in force."""
         self._resolvers: dict[ResolverKind, Resolver] = {kind: make(store) for kind, make in RESOLVERS.items()}
         self._publish, self._is_compiling = publish, is_compiling
-        self._withholding = Withholding()
+        self._withholding = EmptySetDelay()
         self._defects = DefectLog(log)
         self._withheld = asyncio.Event()
         self._wanted: Mapping[str, Cluster] = {}
@@ -497,7 +499,7 @@ class Resolvers:
             self._withheld.clear()
             while self._withholding:
                 await asyncio.sleep(RELEASE_S)
-                for cluster, endpoints in self._withholding.release(time.monotonic(), self._is_compiling()).items():
+                for cluster, endpoints in self._withholding.take_due(time.monotonic(), self._is_compiling()).items():
                     self._publish_now(cluster, endpoints)
 
 

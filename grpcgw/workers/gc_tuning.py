@@ -1,7 +1,8 @@
-"""What the garbage collector may do, and when: it walks all that is alive and lets no thread run meanwhile.
+"""GC tuning: pause during bulk allocation, freeze long-lived objects.
 
-With thousands of Mappings one walk takes tenths of a second, and making them starts several. Knows no kind of object.
-Does nothing in a process that is not the gateway's own: a program that embeds it has objects that nobody here knows.
+A collection walks all live objects and stops every thread meanwhile. With thousands of Mappings one walk takes tenths
+of a second, and building them starts several. Nothing here takes effect before `enable`: a program that embeds the
+gateway keeps its own garbage collector settings.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_in_charge = False
+_enabled = False
 
 
-def take_charge() -> None:
-    """This process is the gateway's own."""
-    global _in_charge
-    _in_charge = True
+def enable() -> None:
+    """Allow tuning in this process. Call it only in processes of the gateway's own."""
+    global _enabled
+    _enabled = True
 
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """No collection in this process meanwhile: for work that makes many objects, which stay."""
-    was_on = _in_charge and gc.isenabled()
+    """No collection in this process meanwhile: for work that allocates many objects that stay."""
+    was_on = _enabled and gc.isenabled()
     if was_on:
         gc.disable()
     try:
@@ -32,7 +33,7 @@ def paused() -> Iterator[None]:
             gc.enable()
 
 
-def keep() -> None:
-    """What there is now stays for long, so it is not walked again; it is still freed when the last use of it ends."""
-    if _in_charge:
+def freeze() -> None:
+    """Exclude all live objects from later collections. Reference counting still frees them."""
+    if _enabled:
         gc.freeze()

@@ -17,7 +17,7 @@ from grpcgw.model.objects import ObjectKey
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES, AccessLogMode, EngineName, Scheduling
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers import gc_tuning
-from grpcgw.workers.turns import TurnKey
+from grpcgw.workers.shared_turns import TurnKey
 
 FRAME = struct.Struct("!I")
 """Length of the pickled message that follows, in bytes."""

@@ -1,6 +1,6 @@
-"""How the system runs a worker's threads: on which core, and whether one that wakes interrupts another.
+"""Thread scheduling of a worker: CPU affinity and SCHED_BATCH (decision 007).
 
-Linux alone has both; elsewhere, and where a sandbox forbids it, the threads run as any other's. No part of an RPC.
+Only Linux has both. Elsewhere, and where a sandbox forbids them, the threads keep the default scheduling.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def arrange_threads(scheduling: Scheduling, core: int | None) -> None:
-    """For the calling thread and all it starts from now on. `core`: None leaves the choice to the system.
+    """Set affinity and policy of the calling thread and of all threads it starts later. `core` None: any core.
 
-    With `batch` (Linux's SCHED_BATCH) a thread that wakes waits until the one that runs rests. Otherwise it interrupts
-    that one, which mostly holds the interpreter's lock, waits for the lock, and both go to and fro for every event:
-    five context switches per RPC and up to twice the processor time (docs/performance.md).
+    With `batch` (Linux's SCHED_BATCH) a thread that wakes waits until the running one rests. Otherwise it preempts
+    that one, which mostly holds the interpreter lock; the new thread then waits for the lock, and both switch back and
+    forth for every event: five context switches per RPC and up to twice the processor time (docs/performance.md).
     """
     try:
         if core is not None and hasattr(os, "sched_setaffinity"):
@@ -26,4 +26,4 @@ def arrange_threads(scheduling: Scheduling, core: int | None) -> None:
         if scheduling is Scheduling.BATCH and hasattr(os, "SCHED_BATCH"):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError as error:
-        log.warning("the system does not let the worker arrange its threads, RPCs will cost more: %s", error)
+        log.warning("cannot set the scheduling of worker threads, so RPCs cost more: %s", error)

@@ -25,7 +25,6 @@ from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.telemetry.merge import carry_on, leave_behind
 from grpcgw.telemetry.report import WorkerReport
-from grpcgw.workers.core_log import CoreLog, is_chosen, open_pipe, worker_environment
 from grpcgw.workers.messages import (
     FRAME,
     ApplySnapshot,
@@ -41,8 +40,9 @@ from grpcgw.workers.messages import (
     decode,
     encode,
 )
-from grpcgw.workers.turns import MOST_SHARED, SharedTurns, TurnKey
+from grpcgw.workers.shared_turns import MOST_SHARED, SharedTurns, TurnKey
 from grpcgw.workers.worker import Worker
+from grpcgw.workers.worker_stderr import WorkerStderr, open_pipe, operator_sets_verbosity, worker_environment
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class _Child:
         """The first answer to a snapshot."""
         self.draining = False
         self.restarts = 0
-        self._core_log = CoreLog(number)
+        self._stderr = WorkerStderr(number)
         self._defects = DefectLog(log)
 
     async def run(self) -> None:
@@ -244,10 +244,10 @@ class _Child:
                 asyncio.get_running_loop().call_later(self._plan.drain_time_s + DRAIN_GRACE_S, _kill, process)
 
     async def _spawn(self, descriptor: int, tasks: asyncio.TaskGroup) -> asyncio.subprocess.Process:
-        if is_chosen(os.environ):
+        if operator_sets_verbosity(os.environ):
             return await self._start(descriptor, LOG_DESCRIPTOR, None, os.environ)
         shown, (ours, theirs) = os.dup(LOG_DESCRIPTOR), open_pipe()
-        tasks.create_task(self._core_log.follow(ours), name=f"stderr of worker {self.number}")
+        tasks.create_task(self._stderr.follow(ours), name=f"stderr of worker {self.number}")
         try:
             return await self._start(descriptor, shown, theirs, worker_environment(os.environ))
         finally:
@@ -381,7 +381,7 @@ class _Child:
                 self._last = replace(
                     carry_on(asked.result(), self._former),
                     restarts=self.restarts,
-                    handshake_failures=dict(self._core_log.handshake_failures),
+                    handshake_failures=dict(self._stderr.handshake_failures),
                 )
                 self._counted = leave_behind(self._last, self._counted)
         return self.last_report
@@ -442,7 +442,7 @@ class WorkerProcesses:
             self._turns.close()
 
     async def apply(self, snapshot: Snapshot) -> None:
-        turns = await asyncio.to_thread(self._turns.deal, snapshot)
+        turns = await asyncio.to_thread(self._turns.assign, snapshot)
         update = await asyncio.to_thread(make_update, self._newest, snapshot, turns)
         self._newest = snapshot
         self._told.apply(update)

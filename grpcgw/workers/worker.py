@@ -31,7 +31,7 @@ from grpcgw.telemetry.log_writer import AccessLog
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.telemetry.resource_usage import measure_process
 from grpcgw.workers import gc_tuning
-from grpcgw.workers.heap import make_trimmer
+from grpcgw.workers.heap_trimming import make_trimmer
 from grpcgw.workers.messages import (
     FRAME,
     Answer,
@@ -49,7 +49,7 @@ from grpcgw.workers.messages import (
     encode,
 )
 from grpcgw.workers.scheduling import arrange_threads
-from grpcgw.workers.turns import take_turn_of
+from grpcgw.workers.shared_turns import take_turn_of
 
 if TYPE_CHECKING:
     from grpcgw.services.reflection_source import DescriptorKeeper
@@ -189,7 +189,7 @@ class Worker:
         with gc_tuning.paused():
             listening = self.try_to_apply(snapshot)
         if difference.is_whole():
-            gc_tuning.keep()
+            gc_tuning.freeze()
         return listening
 
     def set_endpoints(self, message: SetEndpoints) -> None:
@@ -255,7 +255,7 @@ def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], 
                     answer(ports)
                 with contained("a report cannot be made"):
                     answer(Report(number, worker.report()))
-                heap.look()
+                heap.check()
             case Drain():
                 return command
             case _:
@@ -277,7 +277,7 @@ def main() -> None:
     if not isinstance(configure, Configure):
         return
     set_up_logging(configure.plan.log_level, f"worker {configure.worker}", int(sys.argv[2]))
-    gc_tuning.take_charge()
+    gc_tuning.enable()
     arrange_threads(configure.plan.scheduling, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody is there to be answered
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))
@@ -287,7 +287,7 @@ def run_worker(configure: Configure, commands: Iterator[object], answer: Callabl
     """Serve until told to drain, or left alone; then finish what runs, and return."""
     worker = Worker(configure.worker, configure.plan)
     gc.collect()
-    gc_tuning.keep()
+    gc_tuning.freeze()
     drain = None
     with contextlib.suppress(ConnectionError):
         drain = obey(worker, commands, answer)

@@ -1,4 +1,4 @@
-"""A worker's threads: what a sandbox forbids is told, and is no reason not to serve."""
+"""A worker's threads: a sandbox that forbids to set their scheduling is logged, and the worker serves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from grpcgw.workers.scheduling import arrange_threads
 NO_SUCH_CORE = 100_000
 
 
-def test_a_worker_that_may_not_choose_its_core_says_so_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_that_cannot_set_its_core_logs_it_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     arrange_threads(Scheduling.BATCH, NO_SUCH_CORE)
-    assert "does not let the worker arrange its threads" in caplog.text
+    assert "cannot set the scheduling of worker threads" in caplog.text
 
 
 def test_threads_started_later_wait_for_their_turn_as_well() -> None:

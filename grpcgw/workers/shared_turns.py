@@ -1,7 +1,7 @@
-"""Turns that all workers share, so that RPCs take strict turns over the pods whichever worker their connection met.
+"""Round-robin positions shared by all workers, so that RPCs take strict turns whichever worker a connection reached.
 
-A turn is taken by one lseek on a file that the workers inherited open: they share its position, which the kernel moves
-on in one step, whoever asks. Nobody holds a lock, so a worker that dies leaves nothing behind, and none waits
+A position is the file offset of a memfd that the workers inherit: one lseek advances it atomically in the kernel.
+Nobody holds a lock, so a worker that dies leaves nothing behind and no other waits for it
 (docs/decisions/010-workers-share-turns.md).
 """
 
@@ -23,40 +23,42 @@ from grpcgw.upstream.clusters import Balancing
 log = logging.getLogger(__name__)
 
 MOST_SHARED = 256
-"""Clusters whose turns are shared, each by an open file in every process. Over the others each worker takes its own."""
+"""Clusters that share a position, each by an open file in every process. In the others each worker has its own."""
 SHARE_OF_FILES = 8
-"""Of the files that a process may open at most one in so many is for turns."""
+"""At most one in so many of the files that a process may open is for positions."""
 FIRST_TURNS = 1 << 20
-"""Turns begin at any number below, so that gateways do not all begin with the same pod."""
+"""Positions start at a random number below this, so that not all gateways start with the same pod."""
 
 TurnKey = tuple[str, Balancing]
-"""A cluster, and what its Mappings must agree on to take turns together."""
+"""A cluster, and the balancing settings on which Mappings must agree to share a position."""
 
 
 def take_turn_of(descriptor: int) -> TakeTurn:
+    """A function that takes the next number of the file."""
     return partial(os.lseek, descriptor, 1, os.SEEK_CUR)
 
 
 class SharedTurns:
-    """In the control process: the files, and who uses which. Workers must inherit `descriptors` under these numbers."""
+    """The files, and which cluster uses which. Lives in the control process; workers inherit `descriptors`."""
 
     def __init__(self, most: int = MOST_SHARED) -> None:
-        """Where the system has no such files, or no more of them, fewer turns are shared, or none."""
+        """Opens fewer files, or none, where the system has no memfd or the limit of open files is low."""
         self.descriptors = tuple(_open_files(most))
         self._free = list(reversed(self.descriptors))
-        self._dealt: dict[TurnKey, int] = {}
+        self._assigned: dict[TurnKey, int] = {}
 
-    def deal(self, snapshot: Snapshot) -> Mapping[TurnKey, int]:
-        """The descriptor for each that takes turns. What stays keeps its own; two never have the same."""
+    def assign(self, snapshot: Snapshot) -> Mapping[TurnKey, int]:
+        """The descriptor of each key of `snapshot`. A key keeps its descriptor; no two keys have the same."""
         wanted = dict.fromkeys(_find_keys(snapshot))
-        for key in [key for key in self._dealt if key not in wanted]:
-            self._free.append(self._dealt.pop(key))
+        for key in [key for key in self._assigned if key not in wanted]:
+            self._free.append(self._assigned.pop(key))
         for key in wanted:
-            if key not in self._dealt and self._free:
-                self._dealt[key] = self._free.pop()
-        return dict(self._dealt)
+            if key not in self._assigned and self._free:
+                self._assigned[key] = self._free.pop()
+        return dict(self._assigned)
 
     def close(self) -> None:
+        """Close the files. A second call does nothing."""
         for descriptor in self.descriptors:
             os.close(descriptor)
         self.descriptors = ()
@@ -64,10 +66,10 @@ class SharedTurns:
 
 def _open_files(most: int) -> Iterator[int]:
     if not hasattr(os, "memfd_create"):
-        log.info("this system has no memfd: every worker takes turns of its own")
+        log.info("this system has no memfd: each worker takes turns by itself")
         return
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError):  # no more files: the rest is not shared
+    with contextlib.suppress(OSError):  # no more files: the other clusters share no position
         for _ in range(most if allowed == resource.RLIM_INFINITY else min(most, allowed // SHARE_OF_FILES)):
             descriptor = os.memfd_create("grpcgw turns")
             yield descriptor

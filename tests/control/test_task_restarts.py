@@ -1,4 +1,4 @@
-"""Parts of the control process that stumble: each begins again, the page says so, and nothing else ends."""
+"""Tasks of the control process that fail: each starts again, the page says so, and nothing else ends."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from dataplane.waiting import PATIENCE_S
 
-from grpcgw.control.upkeep import Upkeep
+from grpcgw.control.task_restarts import TaskRestarter
 from grpcgw.errors import UserError
 from tests.scenarios import run
 
 SOON_S = 0.001
 
 
-class Part:
-    """Raises one of these at each beginning, then runs on."""
+class Task:
+    """Raises one of these at each start, then runs on."""
 
     def __init__(self, *errors: Exception) -> None:
         self._errors = list(errors)
@@ -31,42 +31,42 @@ class Part:
 
 
 @asynccontextmanager
-async def kept(upkeep: Upkeep, part: Part) -> AsyncIterator[None]:
-    running = asyncio.create_task(upkeep.keep("the part", part.run))
+async def kept_running(restarter: TaskRestarter, task: Task) -> AsyncIterator[None]:
+    running = asyncio.create_task(restarter.keep_running("the task", task.run))
     async with asyncio.timeout(PATIENCE_S):
-        await part.lasts.wait()
+        await task.lasts.wait()
     yield
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
 
 
-def test_a_part_that_stumbles_begins_again_and_is_a_problem(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_task_that_fails_starts_again_and_is_a_problem(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
-        upkeep = Upkeep(again_s=SOON_S)
+        restarter = TaskRestarter(first_pause_s=SOON_S)
         errors = ZeroDivisionError("why"), ExceptionGroup("", [KeyError("other")]), UserError("in its third year")
-        async with kept(upkeep, Part(*errors)):
-            (problem,) = upkeep.problems()
-            assert "the part stumbled" in problem.message
+        async with kept_running(restarter, Task(*errors)):
+            (problem,) = restarter.problems()
+            assert "the task failed" in problem.message
             assert "in its third year" in problem.message
 
     run(scenario())
     assert len([record for record in caplog.records if record.exc_info]) == 1, "the same is logged once a minute"
 
 
-def test_a_part_that_runs_on_is_no_problem_any_more() -> None:
+def test_a_task_that_is_stable_again_is_no_problem() -> None:
     async def scenario() -> None:
-        upkeep = Upkeep(again_s=SOON_S, stable_s=0.0)
-        async with kept(upkeep, Part(ZeroDivisionError())):
-            assert upkeep.problems() == ()
+        restarter = TaskRestarter(first_pause_s=SOON_S, stable_s=0.0)
+        async with kept_running(restarter, Task(ZeroDivisionError())):
+            assert restarter.problems() == ()
 
     run(scenario())
 
 
-def test_what_the_user_can_mend_ends_the_first_beginning() -> None:
+def test_a_user_error_ends_the_first_start() -> None:
     async def scenario() -> None:
         wrong = ExceptionGroup("", [ExceptionGroup("", [UserError("no such directory")])])
         with pytest.raises(UserError, match="no such directory"):
-            await Upkeep().keep("the part", Part(wrong).run)
+            await TaskRestarter().keep_running("the task", Task(wrong).run)
 
     run(scenario())

@@ -1,4 +1,4 @@
-"""What workers write to stderr: failed handshakes are counted by cause, last words are passed on, nothing waits."""
+"""The stderr of workers: failed handshakes are counted by cause, other lines are logged, no writer waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import logging
 
 import pytest
 
-from grpcgw.workers.core_log import MOST_PASSED_ON, SAID_EVERY_S, CoreLog, is_chosen, open_pipe
+from grpcgw.workers.worker_stderr import (
+    LOG_EVERY_S,
+    MOST_LOGGED_LINES,
+    WorkerStderr,
+    open_pipe,
+    operator_sets_verbosity,
+)
 
 PLACE = b"I1126 15:16:23.348946    1257 ssl_transport_security.cc:2563] "
 
@@ -31,18 +37,18 @@ def failed(error: str) -> bytes:
     ],
 )
 def test_a_handshake_that_failed_is_counted_by_its_cause(error: str, cause: str) -> None:
-    core = CoreLog(0)
-    core.take([failed(error), failed(error)])
+    core = WorkerStderr(0)
+    core.read_lines([failed(error), failed(error)])
     assert core.handshake_failures == {cause: 2}
 
 
 def test_each_cause_has_a_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     now_s = 100.0
-    core = CoreLog(3, lambda: now_s)
-    core.take([failed("HTTP_REQUEST")] * 50 + [failed("WRONG_VERSION_NUMBER")])
-    core.take([failed("HTTP_REQUEST")] * 50)
-    now_s += SAID_EVERY_S
-    core.take([failed("HTTP_REQUEST")])
+    core = WorkerStderr(3, lambda: now_s)
+    core.read_lines([failed("HTTP_REQUEST")] * 50 + [failed("WRONG_VERSION_NUMBER")])
+    core.read_lines([failed("HTTP_REQUEST")] * 50)
+    now_s += LOG_EVERY_S
+    core.read_lines([failed("HTTP_REQUEST")])
     assert caplog.messages == [
         "worker 3: TLS handshakes failed: http, 1 more",
         "worker 3: TLS handshakes failed: no-tls, 1 more",
@@ -50,19 +56,21 @@ def test_each_cause_has_a_line_a_minute(caplog: pytest.LogCaptureFixture) -> Non
     ]
 
 
-def test_other_lines_of_core_are_dropped_and_last_words_passed_on(caplog: pytest.LogCaptureFixture) -> None:
-    CoreLog(1).take([b"E1126 15:16:23.3 1 x.cc:1] what a client may cause", b"", b"Fatal Python error: Aborted"])
+def test_other_lines_of_core_are_dropped_and_other_lines_logged(caplog: pytest.LogCaptureFixture) -> None:
+    WorkerStderr(1).read_lines(
+        [b"E1126 15:16:23.3 1 x.cc:1] what a client may cause", b"", b"Fatal Python error: Aborted"]
+    )
     assert caplog.messages == ["worker 1 on stderr: Fatal Python error: Aborted"]
 
 
 def test_a_process_that_writes_without_end_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    assert CoreLog(1).take([b"x"] * 1000) == MOST_PASSED_ON
-    assert len(caplog.messages) == MOST_PASSED_ON
+    assert WorkerStderr(1).read_lines([b"x"] * 1000) == MOST_LOGGED_LINES
+    assert len(caplog.messages) == MOST_LOGGED_LINES
 
 
 def test_a_pipe_is_read_to_its_end_and_never_makes_its_writer_wait() -> None:
-    core, (ours, theirs) = CoreLog(0), open_pipe()
+    core, (ours, theirs) = WorkerStderr(0), open_pipe()
     with contextlib.suppress(BlockingIOError), open(theirs, "wb", buffering=0) as writer:
         while writer.write(failed("HTTP_REQUEST") + b"\n"):
             pass
@@ -71,6 +79,6 @@ def test_a_pipe_is_read_to_its_end_and_never_makes_its_writer_wait() -> None:
 
 
 def test_a_level_that_the_operator_has_chosen_is_his() -> None:
-    assert is_chosen({"GRPC_VERBOSITY": "DEBUG"})
-    assert not is_chosen({"GRPC_VERBOSITY": "NONE"})
-    assert not is_chosen({})
+    assert operator_sets_verbosity({"GRPC_VERBOSITY": "DEBUG"})
+    assert not operator_sets_verbosity({"GRPC_VERBOSITY": "NONE"})
+    assert not operator_sets_verbosity({})

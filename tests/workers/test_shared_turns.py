@@ -13,11 +13,11 @@ from session.gateway import destination, route, snapshot
 
 from grpcgw.model.balancing import LoadBalancer, OutlierDetection
 from grpcgw.upstream.clusters import Balancing
-from grpcgw.workers.turns import SHARE_OF_FILES, SharedTurns, take_turn_of
+from grpcgw.workers.shared_turns import SHARE_OF_FILES, SharedTurns, take_turn_of
 
 PROCESSES, EACH = 3, 5_000
 TAKE = (
-    "import sys; from grpcgw.workers.turns import take_turn_of; take = take_turn_of(int(sys.argv[1])); "
+    "import sys; from grpcgw.workers.shared_turns import take_turn_of; take = take_turn_of(int(sys.argv[1])); "
     f"sys.stdin.readline(); print(*(take() for _ in range({EACH})))"
 )
 
@@ -62,9 +62,9 @@ def test_turns_begin_anywhere() -> None:
 def test_what_stays_keeps_its_turns_and_two_never_share_them(turns: SharedTurns) -> None:
     careful = destination(outlier_detection=OutlierDetection())
     other = destination(cluster="other")
-    before = turns.deal(snapshot(route(), route(careful), route(prefix="/again/")))
+    before = turns.assign(snapshot(route(), route(careful), route(prefix="/again/")))
     assert before.keys() == {("greet", Balancing.of(destination())), ("greet", Balancing.of(careful))}
-    after = turns.deal(snapshot(route(other), route(careful)))
+    after = turns.assign(snapshot(route(other), route(careful)))
     assert after.keys() == {("other", Balancing.of(other)), ("greet", Balancing.of(careful))}
     assert after["greet", Balancing.of(careful)] == before["greet", Balancing.of(careful)]
     assert len(set(after.values())) == 2
@@ -72,7 +72,7 @@ def test_what_stays_keeps_its_turns_and_two_never_share_them(turns: SharedTurns)
 
 def test_policies_without_turns_need_none_and_where_all_are_dealt_the_rest_is_not_shared(turns: SharedTurns) -> None:
     hashed = route(destination(cluster="hashed", load_balancer=LoadBalancer("least_request")))
-    dealt = turns.deal(snapshot(hashed, *(route(destination(cluster=f"c{number}")) for number in range(9))))
+    dealt = turns.assign(snapshot(hashed, *(route(destination(cluster=f"c{number}")) for number in range(9))))
     assert [cluster for cluster, _ in dealt] == ["c0", "c1", "c2", "c3"]
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from grpcgw.workers.heap import EVERY_S, GROWN_BYTES, HeapTrimmer
+from grpcgw.workers.heap_trimming import EVERY_S, GROWN_BYTES, HeapTrimmer
 
 MB = 1 << 20
 SMALL_BYTES = 50 * MB
@@ -29,7 +29,7 @@ class Process:
 
     def look(self, now_s: float, size_bytes: int) -> None:
         self.now_s, self.size_bytes = now_s, size_bytes
-        self.trimmer.look()
+        self.trimmer.check()
 
 
 def test_a_process_that_has_grown_gives_back_what_is_free_but_not_too_often() -> None:
@@ -54,7 +54,7 @@ def test_growth_counts_from_the_smallest_size() -> None:
 
 
 LEAVE_HOLES = f"""
-from grpcgw.workers.heap import make_trimmer, resident_bytes
+from grpcgw.workers.heap_trimming import make_trimmer, resident_bytes
 trimmer = make_trimmer()
 before = resident_bytes()
 pieces, pins = [], []
@@ -63,7 +63,7 @@ for _ in range(180 * {MB} // 60_000):  # below the size from which glibc takes m
     pins.append(bytes(600))
 del pieces
 print(resident_bytes() - before)
-trimmer.look()
+trimmer.check()
 print(resident_bytes() - before)
 """
 
