@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from grpcgw.ambassador.spec.resources import MODELS
-from grpcgw.discovery.sources.watch import AMBASSADOR_GROUP, WATCHED_KINDS, Resource
+from grpcgw.discovery.sources.watch import AMBASSADOR_GROUP, WATCHED_KINDS, ApiResource
 
 FILE = Path(__file__).parent.parent / "deploy" / "crds.yaml"
 HEAD = """\
@@ -104,14 +104,14 @@ def render() -> str:
     return HEAD + "".join("---\n" + _dump(_crd(resources)) for resources in _custom_resources())
 
 
-def _custom_resources() -> Iterator[list[Resource]]:
+def _custom_resources() -> Iterator[list[ApiResource]]:
     """Each kind that has a model, in the versions it is read in."""
     for kind in WATCHED_KINDS:
         if kind.candidates[0].group == AMBASSADOR_GROUP and kind.name in MODELS:
             yield sorted(kind.candidates, key=lambda resource: resource.version)
 
 
-def _crd(resources: list[Resource]) -> Schema:
+def _crd(resources: list[ApiResource]) -> Schema:
     kind, plural = resources[0].kind, resources[0].plural
     # One value for all versions: the file has it once, as a YAML anchor.
     common = {

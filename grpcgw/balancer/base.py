@@ -25,8 +25,8 @@ def turns_from(first: int = 0) -> TakeTurn:
     return itertools.count(first).__next__
 
 
-class Candidate(Protocol):
-    """What a policy may know of a pod. Compared by identity: a pod that is connected to anew is another candidate."""
+class Backend(Protocol):
+    """A pod as balancing policies see it. Compared by identity: a pod with a new connection is another one."""
 
     @property
     def endpoint(self) -> Endpoint: ...
@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Picker(Protocol):
-    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+    def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
         """The pod for one RPC, or None when there is none (the RPC then fails at once).
 
         `avoid` is a pod that just failed this RPC: it is not picked again while there is another. `key` is what
@@ -59,7 +59,7 @@ class Picker(Protocol):
 
 
 class Balancer(Protocol):
-    def update(self, pods: Sequence[Candidate]) -> Picker:
+    def update(self, pods: Sequence[Backend]) -> Picker:
         """A picker over `pods` (the usable ones, in endpoint order). Called by one thread at a time."""
         ...
 
@@ -70,6 +70,6 @@ class Balancer(Protocol):
         """
         ...
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None:
+    def done(self, pod: Backend, outcome: Outcome) -> None:
         """A pick ended; called exactly once per pick, from any thread, in any order."""
         ...

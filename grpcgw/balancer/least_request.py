@@ -11,7 +11,7 @@ from bisect import bisect
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from grpcgw.balancer.base import Candidate, Outcome
+from grpcgw.balancer.base import Backend, Outcome
 
 Draw = Callable[[], float]
 """A random number from 0.0 to below 1.0; `random.random` is one step of the interpreter and safe in every thread."""
@@ -21,23 +21,23 @@ class LeastRequest:
     def __init__(self, draw: Draw = random.random) -> None:
         self._draw = draw
 
-    def update(self, pods: Sequence[Candidate]) -> LeastRequestPicker:
+    def update(self, pods: Sequence[Backend]) -> LeastRequestPicker:
         return LeastRequestPicker(tuple(pods), self._draw)
 
     def refresh(self, now_s: float) -> None:
         """RPCs in flight are read at each pick."""
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None:
+    def done(self, pod: Backend, outcome: Outcome) -> None:
         """RPCs in flight are counted by the pod."""
 
 
 class LeastRequestPicker:
     __slots__ = ("_draw", "_pods")
 
-    def __init__(self, pods: tuple[Candidate, ...], draw: Draw) -> None:
+    def __init__(self, pods: tuple[Backend, ...], draw: Draw) -> None:
         self._pods, self._draw = pods, draw
 
-    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+    def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
         pods = self._pods
         count = len(pods)
         if count < 2:
@@ -58,12 +58,12 @@ class WeightedLeastRequestPicker:
 
     __slots__ = ("_draw", "_ends", "_pods", "_weights")
 
-    def __init__(self, pods: tuple[Candidate, ...], weights: Sequence[float], draw: Draw) -> None:
+    def __init__(self, pods: tuple[Backend, ...], weights: Sequence[float], draw: Draw) -> None:
         """One positive weight per pod; at least one pod."""
         self._pods, self._weights, self._draw = pods, tuple(weights), draw
         self._ends = tuple(accumulate(weights))
 
-    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+    def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
         pods, weights = self._pods, self._weights
         index, other = self._draw_index(), self._draw_index()
         if pods[index] is avoid:

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from grpcgw.balancer.base import Candidate, Outcome
+from grpcgw.balancer.base import Backend, Outcome
 
 TEXT_KEY, BINARY_KEY = "endpoint-load-metrics", "endpoint-load-metrics-bin"
 
@@ -171,15 +171,15 @@ class LoadWeights:
     def __init__(self, blackout_s: float = 10.0, expiration_s: float = 180.0, error_penalty: float = 1.0) -> None:
         """A58's defaults. Reports count once they have come for `blackout_s`, until none came for `expiration_s`."""
         self._blackout_s, self._expiration_s, self._error_penalty = blackout_s, expiration_s, error_penalty
-        self._latest: dict[Candidate, LoadReport] = {}
-        self._known: dict[Candidate, _Known] = {}
+        self._latest: dict[Backend, LoadReport] = {}
+        self._known: dict[Backend, _Known] = {}
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None:
+    def done(self, pod: Backend, outcome: Outcome) -> None:
         report = find_load_report(outcome.trailers)
         if report is not None:
             self._latest[pod] = report
 
-    def weigh(self, pods: Sequence[Candidate], now_s: float) -> list[float]:
+    def weigh(self, pods: Sequence[Backend], now_s: float) -> list[float]:
         latest, self._latest = self._latest, {}
         known = self._known
         self._known = {}

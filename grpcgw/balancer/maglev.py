@@ -10,7 +10,7 @@ import itertools
 from array import array
 from collections.abc import Sequence
 
-from grpcgw.balancer.base import Candidate, Outcome, TakeTurn, turns_from
+from grpcgw.balancer.base import Backend, Outcome, TakeTurn, turns_from
 from grpcgw.balancer.hashing import hash_numbers, next_owner
 from grpcgw.balancer.round_robin import RoundRobinPicker
 
@@ -27,7 +27,7 @@ class Maglev:
         self._take_turn = take_turn or turns_from()
         self._tables: dict[tuple[str, ...], array[int]] = {}
 
-    def update(self, pods: Sequence[Candidate]) -> MaglevPicker:
+    def update(self, pods: Sequence[Backend]) -> MaglevPicker:
         names = tuple(str(pod.endpoint) for pod in pods)
         table = self._tables.pop(names, None)
         if table is None:
@@ -40,7 +40,7 @@ class Maglev:
     def refresh(self, now_s: float) -> None:
         """The table does not change with time."""
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None:
+    def done(self, pod: Backend, outcome: Outcome) -> None:
         """The table does not learn from outcomes."""
 
 
@@ -68,11 +68,11 @@ def _fill_table(names: Sequence[str]) -> array[int]:
 class MaglevPicker:
     __slots__ = ("_anywhere", "_pods", "_table")
 
-    def __init__(self, pods: tuple[Candidate, ...], table: array[int], anywhere: RoundRobinPicker) -> None:
+    def __init__(self, pods: tuple[Backend, ...], table: array[int], anywhere: RoundRobinPicker) -> None:
         """`anywhere` takes RPCs without a key."""
         self._pods, self._table, self._anywhere = pods, table, anywhere
 
-    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+    def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
         """With `avoid`: the pod of the next entry that is another's."""
         pods = self._pods
         if key is None or not pods:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Sequence
 
-from grpcgw.balancer.base import Candidate, Outcome, TakeTurn, turns_from
+from grpcgw.balancer.base import Backend, Outcome, TakeTurn, turns_from
 from grpcgw.balancer.hashing import hash_numbers, next_owner
 from grpcgw.balancer.round_robin import RoundRobinPicker
 from grpcgw.model.endpoints import Endpoint
@@ -28,7 +28,7 @@ class RingHash:
         self._points: dict[Endpoint, list[int]] = {}
         self._points_per_pod = 0
 
-    def update(self, pods: Sequence[Candidate]) -> RingHashPicker:
+    def update(self, pods: Sequence[Backend]) -> RingHashPicker:
         self._place(pods)
         owners: dict[int, int] = {}
         for index, pod in enumerate(pods):
@@ -37,7 +37,7 @@ class RingHash:
         anywhere = RoundRobinPicker(tuple(pods), self._take_turn)
         return RingHashPicker(tuple(pods), ring, [owners[point] for point in ring], anywhere)
 
-    def _place(self, pods: Sequence[Candidate]) -> None:
+    def _place(self, pods: Sequence[Backend]) -> None:
         """Each pod's points: kept from one set to the next, and sorted, which makes a ring several times cheaper."""
         count = _count_points(len(pods))
         known = self._points if count == self._points_per_pod else {}
@@ -49,7 +49,7 @@ class RingHash:
     def refresh(self, now_s: float) -> None:
         """The ring does not change with time."""
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None:
+    def done(self, pod: Backend, outcome: Outcome) -> None:
         """The ring does not learn from outcomes."""
 
 
@@ -61,12 +61,12 @@ class RingHashPicker:
     __slots__ = ("_anywhere", "_owners", "_pods", "_ring")
 
     def __init__(
-        self, pods: tuple[Candidate, ...], ring: list[int], owners: list[int], anywhere: RoundRobinPicker
+        self, pods: tuple[Backend, ...], ring: list[int], owners: list[int], anywhere: RoundRobinPicker
     ) -> None:
         """`owners`: for each point of the sorted `ring`, the index of its pod; `anywhere` takes RPCs without a key."""
         self._pods, self._ring, self._owners, self._anywhere = pods, ring, owners, anywhere
 
-    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+    def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
         """With `avoid`: the owner of the next point of another pod, where the key would go if that pod left."""
         pods, owners = self._pods, self._owners
         if key is None or not pods:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grpcgw.balancer.base import Candidate, Outcome, TakeTurn, turns_from
+from grpcgw.balancer.base import Backend, Outcome, TakeTurn, turns_from
 
 
 class RoundRobin:
@@ -12,23 +12,23 @@ class RoundRobin:
         """None: its own turns, from the first pod on."""
         self._take_turn = take_turn or turns_from()
 
-    def update(self, pods: Sequence[Candidate]) -> RoundRobinPicker:
+    def update(self, pods: Sequence[Backend]) -> RoundRobinPicker:
         return RoundRobinPicker(tuple(pods), self._take_turn)
 
     def refresh(self, now_s: float) -> None:
         """Turns do not change with time."""
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None:
+    def done(self, pod: Backend, outcome: Outcome) -> None:
         """Turns do not learn from outcomes."""
 
 
 class RoundRobinPicker:
     __slots__ = ("_pods", "_take_turn")
 
-    def __init__(self, pods: tuple[Candidate, ...], take_turn: TakeTurn) -> None:
+    def __init__(self, pods: tuple[Backend, ...], take_turn: TakeTurn) -> None:
         self._pods, self._take_turn = pods, take_turn
 
-    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+    def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
         pods = self._pods
         if not pods:
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grpcgw.balancer.base import Candidate, Outcome
+from grpcgw.balancer.base import Backend, Outcome
 
 MIN_WEIGHT = 0.1
 """Envoy's `min_weight_percent`: what a pod gets from the first moment on."""
@@ -24,12 +24,12 @@ class SlowStart:
     def __init__(self, window_s: float) -> None:
         """`window_s`: how long after it joined a pod gets its full weight. More than 0."""
         self._window_s = window_s
-        self._presences: dict[Candidate, _Presence] = {}
+        self._presences: dict[Backend, _Presence] = {}
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None:
+    def done(self, pod: Backend, outcome: Outcome) -> None:
         """A pod warms up with time, not with RPCs."""
 
-    def weigh(self, pods: Sequence[Candidate], now_s: float) -> list[float]:
+    def weigh(self, pods: Sequence[Backend], now_s: float) -> list[float]:
         """From MIN_WEIGHT to 1.0, in a straight line over the window.
 
         A pod that was gone for less than the window goes on where it would be by now: a reconnect is no cold start.

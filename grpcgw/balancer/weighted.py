@@ -10,21 +10,21 @@ from collections.abc import Callable, Sequence
 from math import fsum, prod
 from typing import Protocol
 
-from grpcgw.balancer.base import Candidate, Outcome, Picker, TakeTurn
+from grpcgw.balancer.base import Backend, Outcome, Picker, TakeTurn
 
 UPDATE_PERIOD_S = 1.0
 """A58's `weight_update_period`, and the step of Envoy's slow start."""
 
 
 class Weigher(Protocol):
-    def weigh(self, pods: Sequence[Candidate], now_s: float) -> Sequence[float]:
+    def weigh(self, pods: Sequence[Backend], now_s: float) -> Sequence[float]:
         """A positive weight for each of `pods`; only their proportions mean something. `now_s` never goes back."""
         ...
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None: ...
+    def done(self, pod: Backend, outcome: Outcome) -> None: ...
 
 
-MakePicker = Callable[[tuple[Candidate, ...], Sequence[float]], Picker]
+MakePicker = Callable[[tuple[Backend, ...], Sequence[float]], Picker]
 
 
 class Weighted:
@@ -37,11 +37,11 @@ class Weighted:
     def __init__(self, weighers: Sequence[Weigher], make_even: MakePickerEven, make_uneven: MakePicker) -> None:
         """`make_even` makes the picker where all weights are the same, `make_uneven` where they are not."""
         self._weighers, self._make_even, self._make_uneven = tuple(weighers), make_even, make_uneven
-        self._pods: tuple[Candidate, ...] = ()
+        self._pods: tuple[Backend, ...] = ()
         self._weights: tuple[float, ...] = ()
         self._now_s = self._weighed_s = 0.0
 
-    def update(self, pods: Sequence[Candidate]) -> Picker:
+    def update(self, pods: Sequence[Backend]) -> Picker:
         self._pods = tuple(pods)
         self._weights = self._weigh()
         return self._make_picker()
@@ -53,7 +53,7 @@ class Weighted:
         before, self._weights = self._weights, self._weigh()
         return None if self._weights == before else self._make_picker()
 
-    def done(self, pod: Candidate, outcome: Outcome) -> None:
+    def done(self, pod: Backend, outcome: Outcome) -> None:
         for weigher in self._weighers:
             weigher.done(pod, outcome)
 
@@ -68,7 +68,7 @@ class Weighted:
         return self._make_uneven(self._pods, self._weights)
 
 
-MakePickerEven = Callable[[tuple[Candidate, ...]], Picker]
+MakePickerEven = Callable[[tuple[Backend, ...]], Picker]
 
 _FULL = 0xFFFF
 _LIGHTEST, _HEAVIEST = 0.01, 10.0
@@ -85,7 +85,7 @@ class StridePicker:
 
     __slots__ = ("_pods", "_strides", "_take")
 
-    def __init__(self, pods: tuple[Candidate, ...], weights: Sequence[float], take_turn: TakeTurn) -> None:
+    def __init__(self, pods: tuple[Backend, ...], weights: Sequence[float], take_turn: TakeTurn) -> None:
         """One positive weight per pod; at least one pod."""
         mean = fsum(weights) / len(weights)
         bounded = [min(max(weight / mean, _LIGHTEST), _HEAVIEST) for weight in weights]
@@ -93,7 +93,7 @@ class StridePicker:
         self._pods, self._take = pods, take_turn
         self._strides = tuple(max(1, round(weight / heaviest * _FULL)) for weight in bounded)
 
-    def pick(self, avoid: Candidate | None = None, key: int | None = None) -> Candidate | None:
+    def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
         index = self._take_turn()
         pod = self._pods[index]
         if pod is avoid and len(self._pods) > 1:

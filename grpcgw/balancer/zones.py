@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import TypeVar
 
-from grpcgw.balancer.base import Candidate
+from grpcgw.balancer.base import Backend
 from grpcgw.model.endpoints import Endpoint
 
-AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
+AnyBackend = TypeVar("AnyBackend", bound=Backend)
 
 ZoneHints = Mapping[Endpoint, Set[str]]
 """For every ready pod of a cluster, usable or not, the zones it is meant for (empty: no hint)."""
 
 
-def prefer_zone(pods: Sequence[AnyCandidate], hints: ZoneHints, zone: str) -> tuple[AnyCandidate, ...]:
+def prefer_zone(pods: Sequence[AnyBackend], hints: ZoneHints, zone: str) -> tuple[AnyBackend, ...]:
     """Those of the usable `pods` to balance over in `zone` (empty: unknown)."""
     if zone and all(hints.values()):
         meant = tuple(pod for pod in pods if zone in hints.get(pod.endpoint, ()))

@@ -36,17 +36,17 @@ POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Pod:
+class DemoPod:
     name: str
     port: int
 
 
-PODS = (Pod("greet-1", 50061), Pod("greet-2", 50062))
+PODS = (DemoPod("greet-1", 50061), DemoPod("greet-2", 50062))
 """As `examples/greet/pods.yaml` names them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class DemoPorts:
     clear: int = 8080
     tls: int = 8443
     admin: int = 8877
@@ -85,7 +85,7 @@ def run_demo(console: Console, calls: int, keep: bool) -> int:
     require_checkout(ROOT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are ended then, too
     with ExitStack() as stack:
-        pods = tuple(Pod(pod.name, free_port(pod.port)) for pod in PODS)
+        pods = tuple(DemoPod(pod.name, free_port(pod.port)) for pod in PODS)
         ports = choose_ports(console)
         config = stack.enter_context(configuration(pods))
         for pod in pods:
@@ -129,9 +129,9 @@ def free_port(wanted: int) -> int:
     raise UserError(f"no free port on {HOST}")
 
 
-def choose_ports(console: Console) -> Ports:
-    usual = Ports()
-    chosen = Ports(free_port(usual.clear), free_port(usual.tls), free_port(usual.admin))
+def choose_ports(console: Console) -> DemoPorts:
+    usual = DemoPorts()
+    chosen = DemoPorts(free_port(usual.clear), free_port(usual.tls), free_port(usual.admin))
     for wanted, port in ((usual.clear, chosen.clear), (usual.tls, chosen.tls), (usual.admin, chosen.admin)):
         if port != wanted:
             console.print(f"Port {wanted} is taken, using {port} in its place", style="yellow")
@@ -139,7 +139,7 @@ def choose_ports(console: Console) -> Ports:
 
 
 @contextmanager
-def configuration(pods: Sequence[Pod]) -> Iterator[Path]:
+def configuration(pods: Sequence[DemoPod]) -> Iterator[Path]:
     """The example's directory, or a copy of it with other pod ports where its own are taken."""
     if tuple(pods) == PODS:
         yield CONFIG
@@ -177,7 +177,7 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def running_pod(pod: Pod) -> Iterator[None]:
+def running_pod(pod: DemoPod) -> Iterator[None]:
     arguments = ("--address", HOST, "--port", str(pod.port), "--host-name", pod.name)
     with running("examples.greet.server", *arguments) as process:
         wait_until(lambda: accepts(pod.port), process, f"pod {pod.name}")
@@ -185,7 +185,7 @@ def running_pod(pod: Pod) -> Iterator[None]:
 
 
 @contextmanager
-def running_gateway(config: Path, ports: Ports) -> Iterator[subprocess.Popen[bytes]]:
+def running_gateway(config: Path, ports: DemoPorts) -> Iterator[subprocess.Popen[bytes]]:
     arguments = ["--config", str(config), "--workers", "1", "--address", HOST, "--log-level", "warning"]
     arguments += ["--port", str(ports.clear), "--tls-port", str(ports.tls), "--admin-port", str(ports.admin)]
     with running("grpcgw", "run", *arguments, "--drain-time", "1") as process:
@@ -219,7 +219,7 @@ def is_ready(admin_port: int) -> bool:
 # ---- clients and the verdict ----
 
 
-def run_client(console: Console, client: Client, ports: Ports, calls: int, pods: Sequence[Pod]) -> list[str]:
+def run_client(console: Console, client: Client, ports: DemoPorts, calls: int, pods: Sequence[DemoPod]) -> list[str]:
     """Let one client make its calls, print what it prints, and return what was wrong with it."""
     console.print(f"\n{client.title}:", style="bold")
     target = f"{HOST}:{ports.tls if client.tls else ports.clear}"

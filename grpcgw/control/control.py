@@ -71,7 +71,7 @@ NOT_COMPILED_KINDS = frozenset({"Service", "Endpoints", "EndpointSlice"})
 """Pods come and go without a compilation; every other kind is the compiler's business."""
 
 
-class Source(Protocol):
+class ObjectSource(Protocol):
     async def run(self) -> None: ...
 
 
@@ -507,7 +507,7 @@ def _nothing() -> None:
     """Ends a watch that never began."""
 
 
-def make_source(settings: Settings, store: ObjectStore) -> Source:
+def make_source(settings: Settings, store: ObjectStore) -> ObjectSource:
     if settings.config_dir is not None:
         source = DirectorySource(
             store, settings.config_dir, ambassador_id=settings.ambassador_id, environment=os.environ

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from grpcgw.balancer.base import Candidate
+from grpcgw.balancer.base import Backend
 from grpcgw.logs import count
 from grpcgw.model.balancing import OutlierDetection
 
@@ -49,10 +49,10 @@ class OutlierDetector:
         """`note_ejection`: called once for each, whatever its cause; by any thread."""
         self._settings, self._note_ejection = settings, note_ejection
         self._lock = threading.Lock()
-        self._records: dict[Candidate, _Record] = {}
+        self._records: dict[Backend, _Record] = {}
         self._next_interval_s: float | None = None
 
-    def set_pods(self, pods: Iterable[Candidate]) -> bool:
+    def set_pods(self, pods: Iterable[Backend]) -> bool:
         """These are the cluster's pods, usable or not. Pods that stay keep what is known of them,
         those to which the connection is made anew as well.
 
@@ -67,7 +67,7 @@ class OutlierDetector:
                 _return(record)
             return excess > 0
 
-    def record(self, pod: Candidate, failed: bool, now_s: float) -> bool:
+    def record(self, pod: Backend, failed: bool, now_s: float) -> bool:
         """An RPC on `pod` ended. Returns whether the pod is ejected now and was not before."""
         record = self._records.get(pod)
         if record is None or record.ejected_until_s is not None:
@@ -101,11 +101,11 @@ class OutlierDetector:
                 _return(record)
             return bool(over) or ejected_any
 
-    def is_ejected(self, pod: Candidate) -> bool:
+    def is_ejected(self, pod: Backend) -> bool:
         record = self._records.get(pod)
         return record is not None and record.ejected_until_s is not None
 
-    def explain(self, pod: Candidate, now_s: float) -> str:
+    def explain(self, pod: Backend, now_s: float) -> str:
         """For the operator: why `pod` gets no RPCs, and for how long; empty where it is not ejected."""
         with self._lock:
             record = self._records.get(pod)

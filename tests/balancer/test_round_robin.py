@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.balancer.base import Candidate, Outcome, Picker, turns_from
+from grpcgw.balancer.base import Backend, Outcome, Picker, turns_from
 from grpcgw.balancer.round_robin import RoundRobin, RoundRobinPicker
 from grpcgw.model.endpoints import Endpoint
 
@@ -26,7 +26,7 @@ def pods(count: int) -> list[Stub]:
     return [Stub(Endpoint(f"10.0.0.{number}", 50051)) for number in range(count)]
 
 
-def picks(picker: Picker, count: int) -> list[Candidate | None]:
+def picks(picker: Picker, count: int) -> list[Backend | None]:
     return [picker.pick() for _ in range(count)]
 
 

@@ -25,7 +25,7 @@ from grpcgw.cli.demo import (
     ROOT,
     Answers,
     Client,
-    Pod,
+    DemoPod,
     configuration,
     find_faults,
     free_port,
@@ -97,7 +97,7 @@ def test_another_port_is_taken_where_the_usual_one_is_in_use(taken_port: int) ->
 def test_the_usual_pods_are_those_of_the_example() -> None:
     _, endpoints = yaml.safe_load_all((ROOT / CONFIG / "pods.yaml").read_text())
     found = [
-        Pod(address["targetRef"]["name"], port["port"])
+        DemoPod(address["targetRef"]["name"], port["port"])
         for subset in endpoints["subsets"]
         for address in subset["addresses"]
         for port in subset["ports"]
@@ -106,7 +106,7 @@ def test_the_usual_pods_are_those_of_the_example() -> None:
 
 
 def test_pods_on_other_ports_get_a_configuration_of_their_own() -> None:
-    with configuration([Pod("greet-1", 1111), Pod("greet-2", 2222)]) as directory:
+    with configuration([DemoPod("greet-1", 1111), DemoPod("greet-2", 2222)]) as directory:
         assert re.findall(r"port: (\d+)", (directory / "pods.yaml").read_text()) == ["50051", "1111", "2222"]
         assert (directory / "greet.yaml").read_text() == (ROOT / CONFIG / "greet.yaml").read_text()
     assert not directory.exists()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from grpcgw.discovery.sources.kubernetes import KubernetesSource, Pace
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
-from grpcgw.discovery.sources.watch import WATCHED_KINDS, Resource
+from grpcgw.discovery.sources.watch import WATCHED_KINDS, ApiResource
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.errors import UserError
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity
@@ -725,7 +725,7 @@ def documents(name: str) -> list[Body]:
     return [document for document in yaml.safe_load_all((DEPLOY / name).read_text()) if document]
 
 
-def resources_read() -> list[Resource]:
+def resources_read() -> list[ApiResource]:
     return [resource for kind in WATCHED_KINDS for resource in kind.candidates]
 
 

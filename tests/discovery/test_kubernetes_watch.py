@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from grpcgw.discovery.sources.watch import (
     WATCHED_KINDS,
+    ApiResource,
     Backoff,
     Bookmark,
     Cursor,
@@ -18,7 +19,6 @@ from grpcgw.discovery.sources.watch import (
     Put,
     Relist,
     Removed,
-    Resource,
     WatchedKind,
     decode_event,
     read_kinds,
@@ -26,8 +26,8 @@ from grpcgw.discovery.sources.watch import (
     read_page,
 )
 
-MAPPING = Resource("getambassador.io", "v2", "Mapping", "mappings")
-SERVICE = Resource("", "v1", "Service", "services")
+MAPPING = ApiResource("getambassador.io", "v2", "Mapping", "mappings")
+SERVICE = ApiResource("", "v1", "Service", "services")
 
 
 def watched(name: str) -> WatchedKind:

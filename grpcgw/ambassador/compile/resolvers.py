@@ -21,7 +21,7 @@ _OPEN_TO_ALL = ("HOST_IP",)
 
 
 @dataclass(frozen=True, slots=True)
-class Resolver:
+class ResolverChoice:
     name: str
     kind: ResolverKind
     consul: ConsulAgent | None = None
@@ -29,11 +29,11 @@ class Resolver:
 
 _CONSUL = ConsulAgent(DEFAULT_CONSUL_ADDRESS, "dc1")
 _BUILT_IN = (
-    Resolver(DEFAULT_RESOLVER, ResolverKind.KUBERNETES_SERVICE),
-    Resolver("endpoint", ResolverKind.KUBERNETES_ENDPOINT),
-    Resolver("kubernetes-endpoint", ResolverKind.KUBERNETES_ENDPOINT),
-    Resolver("consul", ResolverKind.CONSUL, _CONSUL),
-    Resolver("consul-endpoint", ResolverKind.CONSUL, _CONSUL),
+    ResolverChoice(DEFAULT_RESOLVER, ResolverKind.KUBERNETES_SERVICE),
+    ResolverChoice("endpoint", ResolverKind.KUBERNETES_ENDPOINT),
+    ResolverChoice("kubernetes-endpoint", ResolverKind.KUBERNETES_ENDPOINT),
+    ResolverChoice("consul", ResolverKind.CONSUL, _CONSUL),
+    ResolverChoice("consul-endpoint", ResolverKind.CONSUL, _CONSUL),
 )
 """They exist without being declared."""
 
@@ -43,13 +43,13 @@ _ALIASES = (("endpoint", "kubernetes-endpoint"), ("consul", "consul-endpoint"))
 
 def compile_resolvers(
     declared: Iterable[KubeObject], environment: Mapping[str, str], generations: Generations
-) -> dict[str, Resolver]:
+) -> dict[str, ResolverChoice]:
     """By name. Names are global across namespaces, as in Ambassador. `environment`: the gateway's."""
 
-    def build(obj: KubeObject, findings: Findings) -> Resolver | None:
+    def build(obj: KubeObject, findings: Findings) -> ResolverChoice | None:
         return _build(obj, environment, findings)
 
-    found: dict[str, Resolver] = {}
+    found: dict[str, ResolverChoice] = {}
     kinds: dict[str, str] = {}
     for obj in declared:
         kind, name = obj.key.kind, obj.key.name
@@ -67,16 +67,16 @@ def compile_resolvers(
     return {**{resolver.name: resolver for resolver in _BUILT_IN}, **found}
 
 
-def _build(obj: KubeObject, environment: Mapping[str, str], findings: Findings) -> Resolver | None:
+def _build(obj: KubeObject, environment: Mapping[str, str], findings: Findings) -> ResolverChoice | None:
     kind = ResolverKind(obj.key.kind)
     if kind is not ResolverKind.CONSUL:
-        return Resolver(obj.key.name, kind) if parse_spec(obj, ResolverSpec, findings) is not None else None
+        return ResolverChoice(obj.key.name, kind) if parse_spec(obj, ResolverSpec, findings) is not None else None
     spec = parse_spec(obj, ConsulResolverSpec, findings)
     if spec is None:
         return None
     address = _compile_address(spec.address or DEFAULT_CONSUL_ADDRESS, environment, findings)
     filled = tuple(one for _, one in obj.source.filled)
-    return Resolver(obj.key.name, kind, ConsulAgent(address, spec.datacenter, filled))
+    return ResolverChoice(obj.key.name, kind, ConsulAgent(address, spec.datacenter, filled))
 
 
 def _compile_address(text: str, environment: Mapping[str, str], findings: Findings) -> str:

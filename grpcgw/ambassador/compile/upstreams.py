@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from grpcgw.ambassador.compile.mapping_settings import Settings
-from grpcgw.ambassador.compile.resolvers import Resolver
+from grpcgw.ambassador.compile.resolvers import ResolverChoice
 from grpcgw.ambassador.compile.tls import find_tls_context
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.parse import Findings
@@ -34,7 +34,7 @@ _ALL_ADDRESSES, _FIRST_ADDRESS = "strict_dns", "logical_dns"
 class Surroundings:
     """What a cluster's meaning depends on beside its Mapping."""
 
-    resolvers: Mapping[str, Resolver]
+    resolvers: Mapping[str, ResolverChoice]
     tls_contexts: Mapping[ObjectKey, UpstreamTls | None]
     """None: it is left out."""
     ambassador_namespace: str
@@ -85,7 +85,7 @@ def _call_by(tls: UpstreamTls, authority: str) -> UpstreamTls:
     return tls if authority in ("", tls.server_name) else replace(tls, authority=authority)
 
 
-def _find_resolver(name: str | None, around: Surroundings, findings: Findings) -> Resolver | None:
+def _find_resolver(name: str | None, around: Surroundings, findings: Findings) -> ResolverChoice | None:
     wanted = name or "kubernetes-service"
     resolver = around.resolvers.get(wanted)
     if resolver is None:
@@ -109,7 +109,7 @@ def _compile_tls(
 
 
 def _compile_addressing(
-    spec: MappingSpec, settings: Settings, resolver: Resolver | None, findings: Findings
+    spec: MappingSpec, settings: Settings, resolver: ResolverChoice | None, findings: Findings
 ) -> Addressing:
     ipv4, ipv6 = settings.enable_ipv4 is not False, settings.enable_ipv6 is not False
     if not ipv4 and not ipv6:
@@ -147,7 +147,7 @@ def _compile_connection(settings: Settings, tls: UpstreamTls | None) -> Connecti
     return DEFAULT_CONNECTION if connection == DEFAULT_CONNECTION else connection
 
 
-def _resolve_service(resolver: Resolver, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
+def _resolve_service(resolver: ResolverChoice, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
     """The service as the resolver looks for it."""
     service = parsed.service
     match resolver.kind:
@@ -164,7 +164,7 @@ def _resolve_service(resolver: Resolver, parsed: ParsedService, findings: Findin
             return ServiceRef(service.name, "", 0, service.name)
 
 
-def _find_in_kubernetes(resolver: Resolver, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
+def _find_in_kubernetes(resolver: ResolverChoice, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
     service = parsed.service
     if parsed.is_ip:
         findings.error(
@@ -182,7 +182,7 @@ def _find_in_kubernetes(resolver: Resolver, parsed: ParsedService, findings: Fin
 
 
 def _name_cluster(
-    resolver: Resolver, service: ServiceRef, connection: ConnectionSettings, addressing: Addressing
+    resolver: ResolverChoice, service: ServiceRef, connection: ConnectionSettings, addressing: Addressing
 ) -> str:
     """`service/resolver kind[#settings]`, the same whenever what makes the cluster is the same.
 

@@ -16,24 +16,24 @@ NAMING_KINDS = frozenset({"TLSContext", "Host"})
 
 
 @dataclass(frozen=True, slots=True)
-class NamedSecrets:
+class SecretNames:
     """None: no such Secret is named."""
 
     key_pair: ObjectKey | None
     authorities: ObjectKey | None
 
 
-def name_secrets_of_context(spec: TLSContextSpec, namespace: str) -> NamedSecrets:
+def name_secrets_of_context(spec: TLSContextSpec, namespace: str) -> SecretNames:
     namespacing = spec.secret_namespacing is not False
-    return NamedSecrets(
+    return SecretNames(
         name_secret(spec.secret, namespace, namespacing), name_secret(spec.ca_secret, namespace, namespacing)
     )
 
 
-def name_secrets_of_host(spec: HostSpec, namespace: str) -> NamedSecrets:
+def name_secrets_of_host(spec: HostSpec, namespace: str) -> SecretNames:
     """Its own; those of the TLSContext it names are the TLSContext's."""
     secret = spec.tlsSecret
-    return NamedSecrets(
+    return SecretNames(
         None if secret is None else ObjectKey("Secret", secret.namespace or namespace, secret.name),
         None if spec.tls is None else name_secret(spec.tls.ca_secret, namespace),
     )
@@ -57,7 +57,7 @@ def find_named_secrets(obj: KubeObject) -> frozenset[ObjectKey] | None:
     return frozenset(key for key in (named.key_pair, named.authorities) if key is not None)
 
 
-def _read_names(obj: KubeObject) -> NamedSecrets | None:
+def _read_names(obj: KubeObject) -> SecretNames | None:
     findings = Findings(obj)
     if obj.key.kind == "TLSContext":
         context = parse_spec(obj, TLSContextSpec, findings)

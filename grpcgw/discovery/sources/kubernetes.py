@@ -23,13 +23,13 @@ from grpcgw.discovery.sources.named_secrets import NamedSecrets
 from grpcgw.discovery.sources.watch import (
     CERTIFICATES,
     WATCHED_KINDS,
+    ApiResource,
     Backoff,
     Cursor,
     LineSplitter,
     Put,
     Relist,
     Removed,
-    Resource,
     WatchedKind,
     decode_event,
     read_kinds,
@@ -133,7 +133,7 @@ class _Discovery:
         self._lifetime_s = pace.recheck_s / 2
         self._known: dict[str, tuple[float, frozenset[str]]] = {}
 
-    async def choose(self, kind: WatchedKind) -> Resource:
+    async def choose(self, kind: WatchedKind) -> ApiResource:
         """Raises _NotInstalled, ApiAway."""
         served = {each.api_version: await self._kinds(each.group_path) for each in kind.candidates if each.group}
         resource = kind.choose(served)

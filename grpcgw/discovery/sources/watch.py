@@ -44,7 +44,7 @@ class Relist(GrpcgwError):
 
 
 @dataclass(frozen=True, slots=True)
-class Resource:
+class ApiResource:
     """A kind in one version of its API. `plural` is its name in paths and RBAC rules."""
 
     group: str
@@ -76,7 +76,7 @@ class Resource:
 class WatchedKind:
     """What one list/watch loop reads: the first of `candidates` that the cluster serves."""
 
-    candidates: tuple[Resource, ...]
+    candidates: tuple[ApiResource, ...]
     only: ObjectKey | None = None
     """The one object that is read; None: all."""
     optional: bool = False
@@ -88,7 +88,7 @@ class WatchedKind:
     def name(self) -> str:
         return self.candidates[0].kind if self.only is None else str(self.only)
 
-    def choose(self, served: Mapping[str, Collection[str]]) -> Resource | None:
+    def choose(self, served: Mapping[str, Collection[str]]) -> ApiResource | None:
         """The candidate to read, given the kinds served by API version (the core group is always served)."""
         for candidate in self.candidates:
             if not candidate.group or candidate.kind in served.get(candidate.api_version, ()):
@@ -97,7 +97,7 @@ class WatchedKind:
 
 
 def _ambassador(kind: str, plural: str) -> WatchedKind:
-    return WatchedKind(tuple(Resource(AMBASSADOR_GROUP, version, kind, plural) for version in AMBASSADOR_VERSIONS))
+    return WatchedKind(tuple(ApiResource(AMBASSADOR_GROUP, version, kind, plural) for version in AMBASSADOR_VERSIONS))
 
 
 def _guarding(kind: str, plural: str) -> WatchedKind:
@@ -105,7 +105,7 @@ def _guarding(kind: str, plural: str) -> WatchedKind:
     return replace(_ambassador(kind, plural), rare=True)
 
 
-CERTIFICATES = WatchedKind((Resource("", "v1", "Secret", "secrets", f"type={CERTIFICATE_TYPE}"),))
+CERTIFICATES = WatchedKind((ApiResource("", "v1", "Secret", "secrets", f"type={CERTIFICATE_TYPE}"),))
 """Of other types only Secrets that are named enter this process, each by its own `watch_secret`."""
 
 WATCHED_KINDS = (
@@ -116,19 +116,19 @@ WATCHED_KINDS = (
     _ambassador("ConsulResolver", "consulresolvers"),
     _ambassador("TLSContext", "tlscontexts"),
     _ambassador("Host", "hosts"),
-    WatchedKind((Resource(AMBASSADOR_GROUP, "v3alpha1", "Listener", "listeners"),)),
+    WatchedKind((ApiResource(AMBASSADOR_GROUP, "v3alpha1", "Listener", "listeners"),)),
     _guarding("AuthService", "authservices"),
     _guarding("RateLimitService", "ratelimitservices"),
     _guarding("Filter", "filters"),
     _guarding("FilterPolicy", "filterpolicies"),
     _guarding("RateLimit", "ratelimits"),
-    WatchedKind((Resource("", "v1", "Service", "services"),)),
-    WatchedKind((Resource("networking.k8s.io", "v1", "Ingress", "ingresses"),), optional=True),
+    WatchedKind((ApiResource("", "v1", "Service", "services"),)),
+    WatchedKind((ApiResource("networking.k8s.io", "v1", "Ingress", "ingresses"),), optional=True),
     CERTIFICATES,
     WatchedKind(
         (
-            Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
-            Resource("", "v1", "Endpoints", "endpoints"),
+            ApiResource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
+            ApiResource("", "v1", "Endpoints", "endpoints"),
         )
     ),
 )
@@ -137,7 +137,7 @@ WATCHED_KINDS = (
 def watch_secret(key: ObjectKey) -> WatchedKind:
     """What reads one Secret, unless it is a certificate: no Secret is read twice. `key` is a possible name."""
     selector = f"metadata.name={key.name},type!={CERTIFICATE_TYPE}"
-    return WatchedKind((Resource("", "v1", "Secret", "secrets", selector),), key)
+    return WatchedKind((ApiResource("", "v1", "Secret", "secrets", selector),), key)
 
 
 def is_possible_name(key: ObjectKey) -> bool:
@@ -234,7 +234,7 @@ class Backoff:
         self._ceiling_s = min(self._base_s, self._cap_s)
 
 
-def decode_event(line: bytes, resource: Resource) -> Event:
+def decode_event(line: bytes, resource: ApiResource) -> Event:
     """The event in one line of a watch; raises Relist for whatever is not a plain event (an ERROR event above all)."""
     try:
         document = _as_mapping(json.loads(line))
@@ -255,7 +255,7 @@ def decode_event(line: bytes, resource: Resource) -> Event:
             raise Relist(f"the API server sent an event of unknown type {other!r}")
 
 
-def read_page(page: Mapping[str, object], resource: Resource) -> tuple[list[KubeObject], str, str]:
+def read_page(page: Mapping[str, object], resource: ApiResource) -> tuple[list[KubeObject], str, str]:
     """Objects, resourceVersion and continue token (empty on the last page) of one page of a list."""
     items = page.get("items")
     if items is None:  # how Go writes an empty list
@@ -273,7 +273,7 @@ def read_kinds(resource_list: Mapping[str, object]) -> frozenset[str]:
     return frozenset(str(entry.get("kind")) for entry in entries if "/" not in str(entry.get("name")))
 
 
-def read_object(body: dict[str, object], resource: Resource) -> KubeObject:
+def read_object(body: dict[str, object], resource: ApiResource) -> KubeObject:
     """The object as the store keeps it. Built-in kinds come without `kind` and `apiVersion` in lists: added here, so
     that an object equals itself however it was read. What only other writers need is dropped, for memory."""
     metadata = dict(_as_mapping(body.get("metadata")))
