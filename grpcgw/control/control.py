@@ -549,23 +549,7 @@ class _Directory:
 
 
 def make_plan(settings: Settings) -> WorkerPlan:
-    return WorkerPlan(
-        engine=settings.engine,
-        address=settings.address,
-        drain_time_s=settings.drain_time_s,
-        max_concurrent_streams=settings.max_concurrent_streams,
-        max_metadata_bytes=settings.max_metadata_bytes,
-        max_message_bytes=settings.max_message_bytes,
-        max_connection_age_s=settings.max_connection_age_s,
-        max_connection_age_grace_s=settings.max_connection_age_grace_s,
-        access_log=settings.access_log,
-        access_log_sample_percent=settings.access_log_sample_percent,
-        reflection=settings.reflection,
-        zone=settings.zone,
-        scheduling=settings.scheduling,
-        log_level=settings.log_level,
-        first_turn=random.randrange(FIRST_TURNS),
-    )
+    return WorkerPlan(settings, random.randrange(FIRST_TURNS))
 
 
 def make_data_plane(settings: Settings, plan: WorkerPlan) -> DataPlane:

@@ -14,7 +14,7 @@ from grpcgw.listeners.open_ports import OpenPort, PortFault
 from grpcgw.model.difference import Difference
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.objects import ObjectKey
-from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES, AccessLogMode, EngineName, Scheduling
+from grpcgw.settings import Settings
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers import gc_tuning
 from grpcgw.workers.shared_turns import TurnKey
@@ -27,20 +27,7 @@ FRAME = struct.Struct("!I")
 class WorkerPlan:
     """How a worker is to run; the same for all of them."""
 
-    engine: EngineName
-    address: str
-    drain_time_s: float
-    max_concurrent_streams: int
-    max_metadata_bytes: int
-    log_level: str
-    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
-    max_connection_age_s: float | None = None
-    max_connection_age_grace_s: float | None = None
-    access_log: AccessLogMode = AccessLogMode.OFF
-    access_log_sample_percent: float = 100.0
-    reflection: bool = False
-    zone: str = ""
-    scheduling: Scheduling = Scheduling.BATCH
+    settings: Settings
     first_turn: int = 0
     """Where workers begin with turns they do not share, each one further than the one before."""
 

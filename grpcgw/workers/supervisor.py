@@ -241,7 +241,7 @@ class _Child:
                 if not self.draining:
                     await self._converse(ours)
             finally:
-                asyncio.get_running_loop().call_later(self._plan.drain_time_s + DRAIN_GRACE_S, _kill, process)
+                asyncio.get_running_loop().call_later(self._plan.settings.drain_time_s + DRAIN_GRACE_S, _kill, process)
 
     async def _spawn(self, descriptor: int, tasks: asyncio.TaskGroup) -> asyncio.subprocess.Process:
         if operator_sets_verbosity(os.environ):

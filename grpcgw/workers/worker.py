@@ -67,33 +67,33 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
     """The engine of `plan`, or the one on grpcio's public API where the installed grpcio does not fit the default."""
     quiet_core()
     options = ServerOptions(
-        plan.address,
-        plan.max_concurrent_streams,
-        plan.max_metadata_bytes,
-        plan.max_connection_age_s,
-        plan.max_connection_age_grace_s,
-        plan.max_message_bytes,
+        plan.settings.address,
+        plan.settings.max_concurrent_streams,
+        plan.settings.max_metadata_bytes,
+        plan.settings.max_connection_age_s,
+        plan.settings.max_connection_age_grace_s,
+        plan.settings.max_message_bytes,
     )
-    if plan.engine is EngineName.COMPLETION_QUEUE:
+    if plan.settings.engine is EngineName.COMPLETION_QUEUE:
         try:
             # Imported here: it prepares the environment before grpc is loaded.
             from grpcgw.engines.completion_queue.engine import CompletionQueueEngine
 
-            return CompletionQueueEngine(options, plan.first_turn + worker, plan.drain_time_s)
+            return CompletionQueueEngine(options, plan.first_turn + worker, plan.settings.drain_time_s)
         except EngineUnfit as unfit:
             log.warning("the completion-queue engine does not fit: %s; the generic-handler engine takes over", unfit)
     from grpcgw.engines.generic_handler.engine import GenericHandlerEngine
 
-    return GenericHandlerEngine(options, plan.first_turn + worker, plan.drain_time_s)
+    return GenericHandlerEngine(options, plan.first_turn + worker, plan.settings.drain_time_s)
 
 
 def own_format(plan: WorkerPlan) -> LogFormat:
     """grpcgw's own lines, for where the configuration asks for no others."""
-    return LogFormat(LogType(plan.access_log.value))
+    return LogFormat(LogType(plan.settings.access_log.value))
 
 
 def make_access_log(plan: WorkerPlan) -> AccessLog | None:
-    return None if plan.access_log is AccessLogMode.OFF else AccessLog(own_format(plan))
+    return None if plan.settings.access_log is AccessLogMode.OFF else AccessLog(own_format(plan))
 
 
 def make_report(worker: int, engine: str, serving: Serving, started_at_s: float) -> WorkerReport:
@@ -115,7 +115,7 @@ def make_report(worker: int, engine: str, serving: Serving, started_at_s: float)
 
 
 def make_keeper(plan: WorkerPlan, serving: Serving) -> DescriptorKeeper | None:
-    if not plan.reflection:
+    if not plan.settings.reflection:
         return None
     # Imported here: it loads grpc, for which the engine prepares the environment.
     from grpcgw.services.reflection_source import DescriptorKeeper
@@ -129,13 +129,13 @@ class Worker:
     def __init__(self, number: int, plan: WorkerPlan) -> None:
         self._number, self._plan = number, plan
         self._engine = make_engine(plan, number)
-        self._engine.serving.zone = plan.zone
+        self._engine.serving.zone = plan.settings.zone
         self._started = False
         self._refused: Refused | None = None
         self._faults: tuple[PortFault, ...] = ()
         self._access_log = make_access_log(plan)
         if self._access_log is not None:
-            self._engine.serving.rpc_log = RpcLog(self._access_log.put, plan.access_log_sample_percent)
+            self._engine.serving.rpc_log = RpcLog(self._access_log.put, plan.settings.access_log_sample_percent)
         self._keeper = make_keeper(plan, self._engine.serving)
         self._started_at_s = time.time()
 
@@ -276,9 +276,9 @@ def main() -> None:
     configure = next(commands, None)
     if not isinstance(configure, Configure):
         return
-    set_up_logging(configure.plan.log_level, f"worker {configure.worker}", int(sys.argv[2]))
+    set_up_logging(configure.plan.settings.log_level, f"worker {configure.worker}", int(sys.argv[2]))
     gc_tuning.enable()
-    arrange_threads(configure.plan.scheduling, configure.core)
+    arrange_threads(configure.plan.settings.scheduling, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody is there to be answered
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))
 
@@ -291,7 +291,7 @@ def run_worker(configure: Configure, commands: Iterator[object], answer: Callabl
     drain = None
     with contextlib.suppress(ConnectionError):
         drain = obey(worker, commands, answer)
-    worker.drain(configure.plan.drain_time_s if drain is None else drain.limit_s)
+    worker.drain(configure.plan.settings.drain_time_s if drain is None else drain.limit_s)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
 import grpc._cython.cygrpc as core
 if sys.argv[1]:
     delattr(core, sys.argv[1])
-from grpcgw.settings import EngineName
+from grpcgw.settings import Settings
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.worker import make_engine
-from grpcgw.model.snapshot import Listener, SecurityModel, Transport
-plan = WorkerPlan(EngineName.COMPLETION_QUEUE, "127.0.0.1", 1.0, 100, 65536, "info")
+from grpcgw.model.listener import Listener, SecurityModel, Transport
+plan = WorkerPlan(Settings(address="127.0.0.1", drain_time_s=1.0))
 engine = make_engine(plan, 0)
 engine.start(0.1)
 engine.ports.update([Listener("test", 0, Transport.CLEAR, SecurityModel.XFP)])

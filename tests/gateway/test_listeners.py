@@ -215,7 +215,7 @@ def test_a_port_that_a_worker_cannot_open_is_a_problem_and_is_opened_once_it_can
     directory.put(listener("free", free))
     settings = Settings(config_dir=directory.path, address=HOST, admin_port=0, workers=workers)
     # The gateway holds the ports of one address, its workers are to open those of another, where one is taken.
-    plan = replace(make_plan(settings), address=OTHER_HOST)
+    plan = make_plan(replace(settings, address=OTHER_HOST))
 
     async def scenario() -> None:
         control = Control(settings, make_data_plane(settings, plan))
