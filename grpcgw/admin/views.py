@@ -99,7 +99,7 @@ class ShadowView:
 @dataclass(frozen=True, slots=True)
 class RouteView:
     key: str
-    """Stable over reloads while the match and its Mappings stay the same."""
+    """Short digest of the route's name."""
     route: Route
     destinations: tuple[DestinationView, ...]
     shadow: ShadowView | None = None
@@ -190,10 +190,8 @@ def _view_route(
     recent: Totals,
     reach: Reach,
 ) -> RouteView:
-    names = "\n".join(str(destination.mapping) for destination in route.destinations)
-    identity = f"{route.match.kind}\n{route.match.value}\n{route.precedence}\n{names}"
     return RouteView(
-        key=hashlib.sha256(identity.encode()).hexdigest()[:12],
+        key=hashlib.sha256(route.name.encode()).hexdigest()[:12],
         route=route,
         destinations=tuple(
             _view_destination(

@@ -57,6 +57,9 @@ class Destination:
 class Route:
     """A group of Mappings that match alike, with its place in the evaluation order decided by the compiler."""
 
+    name: str
+    """Unique in the snapshot. Derived only from what the route matches: it stays the same over reloads and does not
+    depend on the order of objects."""
     match: PathMatch
     precedence: int
     destinations: tuple[Destination, ...]

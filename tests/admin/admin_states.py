@@ -42,7 +42,7 @@ def make_destination(name: str, cluster: str, **settings: object) -> Destination
 def make_route(
     prefix: str, *destinations: Destination, kind: MatchKind = MatchKind.PREFIX, precedence: int = 0
 ) -> Route:
-    return Route(PathMatch(kind, prefix), precedence, destinations)
+    return Route(f"Mapping {prefix} precedence={precedence}", PathMatch(kind, prefix), precedence, destinations)
 
 
 def make_method(

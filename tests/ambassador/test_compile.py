@@ -63,6 +63,7 @@ def test_the_greet_scenario_compiles_unchanged_without_a_word() -> None:
     }
     assert compiled.snapshot.routes == (
         Route(
+            "Mapping /greet.GrpcService/",
             PathMatch(MatchKind.PREFIX, "/greet.GrpcService/"),
             0,
             (

@@ -108,7 +108,7 @@ def mapping(
         timeout_ms=timeout_ms,
         idle_timeout_ms=idle_timeout_ms,
     )
-    return Route(PathMatch(kind, prefix), 0, (destination,))
+    return Route(f"Mapping {prefix}", PathMatch(kind, prefix), 0, (destination,))
 
 
 def snapshot(*routes: Route) -> Snapshot:

@@ -25,7 +25,7 @@ from grpcgw.routing.table import RouteTable
 
 def route(kind: MatchKind, value: str, precedence: int = 0, **conditions: Any) -> Route:
     destination = Destination(ObjectKey("Mapping", "ns", value), value, "cluster")
-    return Route(PathMatch(kind, value), precedence, (destination,), **conditions)
+    return Route(f"Mapping {value}", PathMatch(kind, value), precedence, (destination,), **conditions)
 
 
 def prefix(value: str, precedence: int = 0) -> Route:

@@ -55,7 +55,7 @@ def destination(**fields: Any) -> Destination:
 
 
 def route(*destinations: Destination, prefix: str = SERVICE, kind: MatchKind = MatchKind.PREFIX) -> Route:
-    return Route(PathMatch(kind, prefix), 0, destinations or (destination(),))
+    return Route(f"Mapping {prefix}", PathMatch(kind, prefix), 0, destinations or (destination(),))
 
 
 def snapshot(*routes: Route, version: str = "1") -> Snapshot:

@@ -5,6 +5,7 @@ Rules: Ambassador's `_group_id`, `add_mapping`, `normalize_weights_in_mappings` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -31,6 +32,22 @@ class GroupKey(NamedTuple):
 def make_group_key(matching: Matching, precedence: int) -> GroupKey:
     headers = tuple((match.name, match.exact or match.regex or "") for match in matching.headers)
     return GroupKey(matching.path.value, str(matching.host or ""), headers, precedence)
+
+
+def name_route(group: GroupKey) -> str:
+    """The name of a group's Route: all of its key, so that no two groups have one name.
+
+    `Mapping /greet.GrpcService/`, and where they are set ` host=…`, ` header:NAME=VALUE` and ` precedence=N`.
+    Texts with spaces or quotes are quoted as in JSON.
+    """
+    conditions = [f"header:{_quote(name, '=')}={value}" for name, value in group.headers]
+    host = [f"host={group.host}"] if group.host else []
+    precedence = [f"precedence={group.precedence}"] if group.precedence else []
+    return " ".join(["Mapping", *map(_quote, [group.prefix, *host, *conditions, *precedence])])
+
+
+def _quote(text: str, separator: str = " ") -> str:
+    return json.dumps(text) if separator in text or " " in text or '"' in text else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +214,7 @@ def make_route(members: Sequence[Candidate]) -> Route | None:
     first = members[0]
     shadow = next((member for member in members if member.shadow), None)
     return Route(
+        name=name_route(first.group),
         match=first.matching.path,
         precedence=first.group.precedence,
         destinations=tuple(_finish(member, share, serving) for member, share in zip(serving, shares, strict=True)),
@@ -211,6 +229,7 @@ def make_route(members: Sequence[Candidate]) -> Route | None:
 def _make_redirect(member: Candidate) -> Route:
     matching, label = member.matching, member.destination.label
     return Route(
+        name=name_route(member.group),
         match=matching.path,
         precedence=member.group.precedence,
         destinations=(),
