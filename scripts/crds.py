@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from grpcgw.ambassador.objects import API_GROUP, WATCHED
 from grpcgw.ambassador.spec.resources import MODELS
-from grpcgw.discovery.sources.watch import AMBASSADOR_GROUP, WATCHED_KINDS, ApiResource
+from grpcgw.model.dialect import ApiResource
 
 FILE = Path(__file__).parent.parent / "deploy" / "crds.yaml"
 HEAD = """\
@@ -106,8 +107,8 @@ def render() -> str:
 
 def _custom_resources() -> Iterator[list[ApiResource]]:
     """Each kind that has a model, in the versions it is read in."""
-    for kind in WATCHED_KINDS:
-        if kind.candidates[0].group == AMBASSADOR_GROUP and kind.name in MODELS:
+    for kind in WATCHED:
+        if kind.candidates[0].group == API_GROUP and kind.name in MODELS:
             yield sorted(kind.candidates, key=lambda resource: resource.version)
 
 
@@ -127,11 +128,11 @@ def _crd(resources: list[ApiResource]) -> Schema:
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
-            "name": f"{plural}.{AMBASSADOR_GROUP}",
+            "name": f"{plural}.{API_GROUP}",
             "labels": {"app.kubernetes.io/part-of": "grpcgw"},
         },
         "spec": {
-            "group": AMBASSADOR_GROUP,
+            "group": API_GROUP,
             "scope": "Namespaced",
             "conversion": {"strategy": "None"},
             "names": {

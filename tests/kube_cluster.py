@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from kubernetes import client, config, dynamic
 from kubernetes.client.exceptions import ApiException
 
+from grpcgw.ambassador.objects import API_GROUP
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
-from grpcgw.discovery.sources.watch import AMBASSADOR_GROUP
 from tests.kube_api import KubeApi
 
 CRDS = Path(__file__).parents[1] / "deploy" / "crds.yaml"
@@ -80,7 +80,7 @@ class EmulatedCluster:
         """By the schemas of the CRDs."""
         from tests.crd_schemas import refusals, schema_of  # here: every test imports this module, few need the judges
 
-        if obj["apiVersion"].startswith(AMBASSADOR_GROUP):
+        if obj["apiVersion"].startswith(API_GROUP):
             refused = refusals(schema_of(obj["kind"], obj["apiVersion"].rpartition("/")[2]), obj)
             if refused:
                 raise Refused(str(refused))

@@ -200,15 +200,17 @@ def compile_directory(
     """What a gateway with these settings would serve from `directory`, everything to say against its files, and what
     of them was read."""
     from grpcgw.ambassador.compile.compiler import CompileOptions, compile_snapshot
-    from grpcgw.ambassador.objects import AMBASSADOR_OBJECTS
+    from grpcgw.ambassador.objects import make_dialect_objects
     from grpcgw.control.dead_routes import find_dead_in_files
     from grpcgw.discovery.sources.certificate_files import read_certificate_files
     from grpcgw.discovery.sources.directory import list_files, list_other_files, read_directory
     from grpcgw.discovery.sources.object_counts import count_objects, describe_counts, find_missing_configuration
+    from grpcgw.discovery.sources.yaml_objects import ObjectReader
 
     options.check_environment(os.environ)
-    objects, problems = read_directory(directory, os.environ)
-    files = read_certificate_files(objects, ambassador_id)
+    dialect = make_dialect_objects(ambassador_id)
+    objects, problems = read_directory(directory, ObjectReader(dialect, os.environ))
+    files = read_certificate_files(objects, dialect)
     compile_options = CompileOptions(
         ambassador_id=ambassador_id,
         ambassador_namespace=ambassador_namespace,
@@ -219,7 +221,7 @@ def compile_directory(
     )
     compiled = compile_snapshot([*objects, *files], {}, compile_options)
     dead = find_dead_in_files(compiled.snapshot, objects, compiled.last_good, str(directory))
-    counts, number = count_objects(objects, AMBASSADOR_OBJECTS, ambassador_id), len(list_files(directory)[0])
+    counts, number = count_objects(objects, dialect), len(list_files(directory)[0])
     nothing = find_missing_configuration(counts, number, str(directory))
     every = [*problems, *compiled.problems, *dead, *([nothing] if nothing else [])]
     return compiled.snapshot, every, describe_counts(counts, number, list_other_files(directory))

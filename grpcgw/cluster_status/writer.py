@@ -15,7 +15,7 @@ import re
 import secrets
 import socket
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,7 +36,6 @@ from grpcgw.cluster_status.object_status import (
     status_patch,
 )
 from grpcgw.discovery.sources.kubernetes_api import ApiAway, ApiRefused, ClusterAccess, KubernetesApi
-from grpcgw.discovery.sources.watch import WATCHED_KINDS
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
@@ -48,7 +47,6 @@ MAX_EVENTS = 100
 """Events that wait to be sent; the oldest are dropped for newer ones."""
 MAX_ASKED_S = 60.0
 """An API server that asks to be left alone (429, Retry-After) is, for so long at the longest."""
-_PLURALS = {kind.name: kind.candidates[0].plural for kind in WATCHED_KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +78,16 @@ class _AskedToWait(ApiAway):
 
 
 class StatusWriter:
-    """`namespace` is the gateway's own, where the Lease is; replicas of one `ambassador_id` there share one Lease."""
+    """`namespace` is the gateway's own, where the Lease is; replicas of one `ambassador_id` there share one Lease.
+
+    `plurals`: the name in paths of each kind whose status is written.
+    """
 
     def __init__(
         self,
         store: ObjectStore,
         access: ClusterAccess,
+        plurals: Mapping[str, str],
         namespace: str,
         ambassador_id: str = "default",
         *,
@@ -93,7 +95,7 @@ class StatusWriter:
         random: Random | None = None,
     ) -> None:
         self._store, self._pace, self._random = store, pace or StatusPace(), random or Random()
-        self._api = KubernetesApi(access)
+        self._api, self._plurals = KubernetesApi(access), plurals
         self._identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self._elector = Elector(
             self._api,
@@ -199,8 +201,9 @@ class StatusWriter:
 
     async def _write_status(self, write: Write) -> None:
         obj = write.obj
-        right = f"{_PLURALS[obj.key.kind]}/status"
-        path = f"/apis/{obj.api_version}/namespaces/{obj.key.namespace}/{_PLURALS[obj.key.kind]}/{obj.key.name}/status"
+        plural = self._plurals[obj.key.kind]
+        right = f"{plural}/status"
+        path = f"/apis/{obj.api_version}/namespaces/{obj.key.namespace}/{plural}/{obj.key.name}/status"
         if not await self._send("PATCH", path, status_patch(write), "status", f'"patch" on {right}.getambassador.io'):
             return
         now_s = asyncio.get_running_loop().time()

@@ -25,6 +25,7 @@ from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
 from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.ambassador.compile.reuse import NOTHING_TO_REUSE, Reuse
+from grpcgw.ambassador.objects import make_dialect_objects
 from grpcgw.control.containment import CannotCompile, Containment
 from grpcgw.control.dead_routes import find_dead_routes
 from grpcgw.control.empty_endpoints import EmptySetDelay
@@ -33,6 +34,7 @@ from grpcgw.discovery.resolvers.catalogue import RESOLVERS
 from grpcgw.discovery.resolvers.resolver import Resolver
 from grpcgw.discovery.sources.certificate_files import CertificateFiles
 from grpcgw.discovery.sources.directory import DirectorySource
+from grpcgw.discovery.sources.yaml_objects import ObjectReader
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.listeners.data_ports import DataPorts, find_open, find_worker_problems
@@ -102,7 +104,7 @@ class Control:
         self._settings = settings
         self._store = ObjectStore()
         self._source = make_source(settings, self._store)
-        self._certificate_files = CertificateFiles(self._store, settings.ambassador_id)
+        self._certificate_files = CertificateFiles(self._store, make_dialect_objects(settings.ambassador_id))
         self._status_writer = make_status_writer(settings, self._store)
         self._resolvers = Resolvers(self._store, self._on_endpoints, self._is_compiling)
         machine = socket.gethostname()
@@ -508,17 +510,16 @@ def _nothing() -> None:
 
 
 def make_source(settings: Settings, store: ObjectStore) -> ObjectSource:
+    dialect = make_dialect_objects(settings.ambassador_id)
     if settings.config_dir is not None:
-        source = DirectorySource(
-            store, settings.config_dir, ambassador_id=settings.ambassador_id, environment=os.environ
-        )
+        source = DirectorySource(store, settings.config_dir, ObjectReader(dialect, os.environ))
         return _Directory(source)
     if settings.kubernetes is None:
         raise UserError("say where the configuration comes from: --config DIR or --kubernetes")
     # Loaded where there is a cluster: Kubernetes' client takes a quarter of the time that a start takes.
     from grpcgw.discovery.sources.kubernetes import KubernetesSource
 
-    return KubernetesSource(store, make_access(settings.kubernetes), settings.namespace, settings.ambassador_id)
+    return KubernetesSource(store, make_access(settings.kubernetes), dialect, settings.namespace)
 
 
 def make_status_writer(settings: Settings, store: ObjectStore) -> StatusWriter | None:
@@ -528,7 +529,8 @@ def make_status_writer(settings: Settings, store: ObjectStore) -> StatusWriter |
     from grpcgw.cluster_status.writer import StatusWriter
 
     access = make_access(settings.kubernetes)
-    return StatusWriter(store, access, settings.ambassador_namespace, settings.ambassador_id)
+    plurals = {kind.name: kind.candidates[0].plural for kind in make_dialect_objects(settings.ambassador_id).watched}
+    return StatusWriter(store, access, plurals, settings.ambassador_namespace, settings.ambassador_id)
 
 
 def make_access(wanted: KubernetesSettings) -> ClusterAccess:

@@ -1,37 +1,106 @@
 """What discovery must know about the objects of a dialect, as plain values: control gives them to the sources.
 
-So no source imports a dialect, and a second dialect adds its kinds without a change in discovery.
+So no source imports a dialect, and a second dialect adds its kinds without a change in discovery. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from grpcgw.model.objects import KubeObject, ObjectKey
+from grpcgw.model.objects import KubeObject, ObjectKey, Source
+
+
+@dataclass(frozen=True, slots=True)
+class ApiResource:
+    """A kind in one version of its API. `plural` is its name in paths and RBAC rules."""
+
+    group: str
+    """Empty: the core group."""
+    version: str
+    kind: str
+    plural: str
+    field_selector: str = ""
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def group_path(self) -> str:
+        """Where the API server lists the kinds of this version (`APIResourceList`)."""
+        return f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
+
+    def path(self, namespace: str) -> str:
+        """Where to list and watch; an empty namespace means all."""
+        return f"{self.group_path}/{f'namespaces/{namespace}/' if namespace else ''}{self.plural}"
+
+    def describe_right(self, verb: str, namespace: str) -> str:
+        name = f"{self.plural}.{self.group}" if self.group else self.plural
+        return f'"{verb}" on {name} in {f"namespace {namespace}" if namespace else "all namespaces"}'
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedKind:
+    """What one list/watch loop reads: the first of `candidates` that the cluster serves."""
+
+    candidates: tuple[ApiResource, ...]
+    only: ObjectKey | None = None
+    """The only object that is read; None: all."""
+    optional: bool = False
+    """The gateway starts without it when the right to read it is missing; the missing right is still an error."""
+    rare: bool = False
+    """Most clusters do not have it, so its absence is not reported."""
+
+    @property
+    def name(self) -> str:
+        return self.candidates[0].kind if self.only is None else str(self.only)
+
+    def choose(self, served: Mapping[str, Collection[str]]) -> ApiResource | None:
+        """The candidate to read, given the kinds served by API version (the core group is always served)."""
+        for candidate in self.candidates:
+            if not candidate.group or candidate.kind in served.get(candidate.api_version, ()):
+                return candidate
+        return None
+
 
 FindKeys = Callable[[KubeObject], frozenset[ObjectKey] | None]
-"""The keys that an object names; None: the object is too broken to tell."""
+"""The keys that an object names, none for an object of another gateway; None: the object is too broken to tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class DialectObjects:
-    """The kinds of one dialect, and pure functions over its objects."""
+    """The kinds of one dialect, and pure functions over its objects, for one gateway."""
 
     api_groups: frozenset[str]
     """The part of `apiVersion` before the slash."""
+    watched: tuple[WatchedKind, ...]
+    """What is read from an API server."""
     kinds: frozenset[str]
     """Kinds that have a typed model: their `spec` may be extended by an annotation."""
     restricting_kinds: frozenset[str]
     """Kinds that restrict who may call. Where one cannot be read, what it may have protected is not served."""
+    cumulative_kinds: frozenset[str]
+    """Restricting kinds of which a second object with the same key restricts as well."""
+    singletons: Mapping[str, str]
+    """Kinds whose objects all have the same name, with that name."""
+    placeholder_version: str
+    """apiVersion of the placeholder for an object that cannot be read."""
+    annotation: str
+    """Annotation of a Service or Ingress that holds objects of the dialect as YAML documents."""
+    normalize: Callable[[Mapping[str, object], Source], tuple[Mapping[str, object], Source]]
+    """Brings another form of a whole object into the form with `metadata` and `spec`, with the lines of its fields;
+    returns any other object unchanged."""
     naming_kinds: frozenset[str]
     """Kinds that name Secrets or certificate files."""
-    is_meant_for: Callable[[KubeObject, str], bool]
-    """Whether an object is configuration of the gateway with this id (`--ambassador-id`)."""
     find_secrets: FindKeys
     """Keys of the Secrets that an object of `naming_kinds` names."""
     find_files: FindKeys
     """Keys of the certificate files (`model.certificate_files`) that an object of `naming_kinds` names."""
+    gateway_field: str
+    """Field by which an object chooses its gateway."""
+    is_meant_for: Callable[[KubeObject], bool]
+    """Whether an object is configuration of this gateway."""
 
     def owns(self, obj: KubeObject) -> bool:
         """Whether the object belongs to one of the dialect's API groups."""

@@ -15,12 +15,12 @@ from grpcgw.admin.diagnostics import render_diagnostics
 from grpcgw.admin.page import render_live_part, render_page
 from grpcgw.admin.views import view_gateway
 from grpcgw.discovery.resolvers.consul import ConsulResolver
-from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.model.cluster import Cluster, ConsulAgent, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.environment import fill_in
 from grpcgw.model.match import HeaderMatch
 from tests.compiling import compile_objects, mapping, said
+from tests.parsing import parse_objects
 
 SECRET = "k3y-of-a-cl1ent"
 

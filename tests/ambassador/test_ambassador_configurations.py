@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity
 from tests.compiling import compile_objects, said
+from tests.parsing import parse_objects
 from tests.pems import key_pair, secret
 
 FILES = sorted((Path(__file__).parents[1] / "configurations").glob("*.yaml"))

@@ -10,6 +10,7 @@ from grpcgw.ambassador.compile.compiler import Compiled
 from grpcgw.ambassador.spec.mapping_spec import LoadBalancerSpec
 from grpcgw.discovery.sources.directory import read_directory
 from tests.compiling import compile_objects, destinations, said
+from tests.parsing import READER
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "ambassador"
 SHOWN = (
@@ -22,7 +23,7 @@ SHOWN = (
 
 @pytest.fixture(scope="module")
 def compiled() -> Compiled:
-    objects, faults = read_directory(EXAMPLES)
+    objects, faults = read_directory(EXAMPLES, READER)
     assert not faults
     return compile_objects(*objects)
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from grpcgw.ambassador.compile.compiler import CompileOptions
 from grpcgw.ambassador.compile.grouping import share_weights
-from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
 from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
 from grpcgw.model.route import Destination, Route
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only, order, said
+from tests.parsing import parse_objects
 from tests.pems import key_pair, secret
 
 GREET_YAML = Path(__file__).parents[2] / "examples/greet/greet.yaml"

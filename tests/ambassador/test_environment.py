@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from grpcgw.control.control import make_source
 from grpcgw.discovery.sources.directory import DirectorySource, read_directory
-from grpcgw.discovery.sources.yaml_objects import parse_objects
+from grpcgw.discovery.sources.yaml_objects import ObjectReader
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.environment import fill_in, hide
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.settings import Settings
 from tests.compiling import compile_objects, destinations, only, only_cluster, only_route, said
+from tests.parsing import KINDS, READER, parse_objects
 
 ENVIRONMENT = {
     "CONSUL_HOST": "consul.infra",
@@ -213,17 +214,17 @@ def test_a_value_is_hidden_however_it_is_quoted(value: str, before: str) -> None
 
 def test_a_directory_that_is_followed_is_filled_in_as_one_that_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "greet.yaml").write_text(mapping("host: $HOST"))
-    (read_once,), _ = read_directory(tmp_path, ENVIRONMENT)
+    (read_once,), _ = read_directory(tmp_path, ObjectReader(KINDS, ENVIRONMENT))
 
     async def follow() -> KubeObject:
         store = ObjectStore()
-        await DirectorySource(store, tmp_path, environment=ENVIRONMENT).load()
+        await DirectorySource(store, tmp_path, ObjectReader(KINDS, ENVIRONMENT)).load()
         return next(store.objects())
 
     followed = asyncio.run(follow())
     assert followed.body == read_once.body
     assert only_cluster(compile_objects(followed)).service.port == 50051
-    (untouched,), _ = read_directory(tmp_path)
+    (untouched,), _ = read_directory(tmp_path, READER)
     assert untouched.body != read_once.body
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.discovery.sources.directory import parse_content, read_directory
-from grpcgw.discovery.sources.yaml_objects import keep_first, parse_objects
+from grpcgw.discovery.sources.yaml_objects import keep_first
 from grpcgw.listeners.data_ports import DataPorts
 from grpcgw.listeners.self_signed import make_self_signed
 from grpcgw.model.listener import Listener, Transport
@@ -16,6 +16,7 @@ from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from tests.compiling import compile_objects, mapping, obj, said
+from tests.parsing import KINDS, READER, parse_objects
 from tests.pems import NOW, key_pair, raw_secret, secret
 
 CHAIN, PRIVATE = key_pair("a")
@@ -256,7 +257,7 @@ UNREADABLE = {
 def compile_texts(**texts: str) -> Compiled:
     read = [parse_objects(text, f"{name}.yaml") for name, text in texts.items()]
     assert all(problems for name, (_, problems) in zip(texts, read, strict=True) if name == "broken")
-    found, _ = keep_first(one for objects, _ in read for one in objects)
+    found, _ = keep_first((one for objects, _ in read for one in objects), KINDS)
     return compile_objects(*found)
 
 
@@ -297,7 +298,7 @@ def test_other_texts_that_cannot_be_read_close_nothing(text: str) -> None:
 
 
 def test_a_file_that_is_no_utf_8_closes_what_it_could_have_meant() -> None:
-    objects, problems = parse_content(b"kind: Host\nspec: \xff\n", "broken.yaml")
+    objects, problems = parse_content(b"kind: Host\nspec: \xff\n", "broken.yaml", READER)
     assert [str(one.key) for one in objects] == ["Host line-1.default"]
     assert len(problems) == 1
 
@@ -311,7 +312,7 @@ def test_kinds_are_found_behind_tags_and_anchors(kind: str) -> None:
 def test_a_file_that_cannot_be_read_closes_every_port(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
     (tmp_path / "guards.yaml").symlink_to(tmp_path / "nowhere")
-    objects, (problem,) = read_directory(tmp_path)
+    objects, (problem,) = read_directory(tmp_path, READER)
     assert problem.where.endswith("guards.yaml")
     compiled = compile_objects(*objects)
     assert ports_of(compiled) == {}
@@ -411,7 +412,7 @@ def test_the_module_of_ambassador_0_for_tls_closes_all_names_where_it_asks_for_c
 
 
 def compile_files(*texts: str) -> Compiled:
-    found, conflicts = keep_first(one for text in texts for one in parse_objects(text, "a.yaml")[0])
+    found, conflicts = keep_first((one for text in texts for one in parse_objects(text, "a.yaml")[0]), KINDS)
     assert len(conflicts) == 1
     return compile_objects(*found)
 

@@ -17,8 +17,8 @@ from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.module_spec import ModuleSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
 from grpcgw.ambassador.spec.resources import MODELS
-from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity, Source
+from tests.parsing import parse_objects
 
 GOOD = {"prefix": "/greet.GrpcService/", "service": "greet"}
 

@@ -36,13 +36,17 @@ from grpcgw.cluster_status.object_status import (
     version_of,
 )
 from grpcgw.cluster_status.writer import StatusPace, StatusWriter, lease_name
-from grpcgw.discovery.sources.kubernetes import KubernetesSource, Pace
+from grpcgw.discovery.sources.kubernetes import KubernetesSource
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
+from grpcgw.discovery.sources.reflector import Pace
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity, Source
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT
 from tests.kube_api import Body, KubeApi, Request
+from tests.parsing import KINDS
 from tests.scenarios import run
+
+PLURALS = {kind.name: kind.candidates[0].plural for kind in KINDS.watched}
 
 DEADLINE_S = 40.0
 READING = Pace(request_s=20.0, recheck_s=0.1, retry_base_s=0.02, retry_cap_s=0.1)
@@ -258,8 +262,8 @@ class Replica:
 
     def __init__(self, access: ClusterAccess, pace: StatusPace) -> None:
         self.store = ObjectStore()
-        self.source = KubernetesSource(self.store, access, pace=READING)
-        self.writer = StatusWriter(self.store, access, "grpcgw", pace=pace)
+        self.source = KubernetesSource(self.store, access, KINDS, pace=READING)
+        self.writer = StatusWriter(self.store, access, PLURALS, "grpcgw", pace=pace)
         self.compilations = 0
         self._compiled = Compiled(EMPTY_SNAPSHOT, (), {})
         self._changed = asyncio.Event()
@@ -563,7 +567,7 @@ def test_a_right_that_is_missing_is_named_once_and_what_is_allowed_goes_on(
 def test_ten_thousand_changes_between_two_looks_are_one_write_each(api: KubeApi, access: ClusterAccess) -> None:
     async def scenario() -> None:
         store = ObjectStore()
-        writer = StatusWriter(store, access, "grpcgw", pace=BRISK)
+        writer = StatusWriter(store, access, PLURALS, "grpcgw", pace=BRISK)
         put_mapping(api)
         body = api.get("Mapping", "greet", "greet")
         assert body is not None

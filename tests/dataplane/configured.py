@@ -12,9 +12,9 @@ from dataplane.pods import Behaviour, Pod
 from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Header, ScriptedPod
 from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
-from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.model.objects import Severity
 from grpcgw.settings import EngineName
+from tests.parsing import parse_objects
 
 Pods = Iterable[Pod | ScriptedPod] | Pod | ScriptedPod
 

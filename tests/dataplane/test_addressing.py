@@ -14,10 +14,10 @@ from grpcgw.discovery.resolvers.dns import DnsResolver
 from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
 from grpcgw.discovery.resolvers.lookup import Answer
 from grpcgw.discovery.resolvers.resolver import Resolver
-from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import Addressing, Cluster
 from grpcgw.model.endpoints import EndpointSet
+from tests.parsing import parse_objects
 
 
 class Everywhere:

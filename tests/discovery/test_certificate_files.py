@@ -23,6 +23,7 @@ from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.certificate_files import CERTIFICATE_FILES, list_paths
 from grpcgw.model.objects import KubeObject
 from tests.compiling import obj
+from tests.parsing import KINDS
 from tests.pems import key_pair
 
 CHAIN, PRIVATE = key_pair("a")
@@ -44,7 +45,7 @@ class Source:
 
     def __init__(self, *objects: KubeObject) -> None:
         self.store = ObjectStore()
-        self.source = CertificateFiles(self.store, "default")
+        self.source = CertificateFiles(self.store, KINDS)
         self.changes = 0
         self.put(*objects)
         self.store.subscribe(self._count)
@@ -162,7 +163,7 @@ def test_nothing_is_told_while_nothing_changes(tmp_path: Path) -> None:
 
 def test_files_are_read_once_for_a_check(tmp_path: Path) -> None:
     write_pair(tmp_path)
-    (found,) = read_certificate_files([tls_context(tmp_path)], "default")
+    (found,) = read_certificate_files([tls_context(tmp_path)], KINDS)
     assert in_object(found) == {"tls.crt": CHAIN, "tls.key": PRIVATE}
 
 

@@ -31,6 +31,7 @@ from grpcgw.discovery.sources.directory import (
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, ObjectKey, Severity
+from tests.parsing import KINDS, READER
 
 DEADLINE_S = 20
 
@@ -48,7 +49,7 @@ class Followed:
 
     def __init__(self, directory: Path, watch: Watch = watch_directory) -> None:
         self.store = ObjectStore()
-        self.source = DirectorySource(self.store, directory, watch=watch, clock=self._count_reading)
+        self.source = DirectorySource(self.store, directory, READER, watch=watch, clock=self._count_reading)
         self.told: list[set[str]] = []
         self.readings = 0
         self._changed = asyncio.Event()
@@ -112,7 +113,7 @@ def test_yaml_and_json_files_are_read_in_order_below_the_directory_but_not_hidde
     for name in (".hidden.yaml", ".git/x.yaml", "b.yaml~", "b.yaml.swp", "#b.yaml#", "notes.txt"):
         (tmp_path / name).write_text(document("wrong"))
 
-    objects, problems = read_directory(tmp_path)
+    objects, problems = read_directory(tmp_path, READER)
 
     assert names(objects) == ["a", "b", "e", "c", "d"]
     assert problems == ()
@@ -123,27 +124,27 @@ def test_origins_are_paths_as_the_user_gave_them(tmp_path: Path, monkeypatch: py
     (tmp_path / "conf" / "a.yaml").write_text("# one\n" + document("a"))
     monkeypatch.chdir(tmp_path)
 
-    (obj,), _ = read_directory(Path("conf"))
+    (obj,), _ = read_directory(Path("conf"), READER)
     assert obj.source.locate(("metadata", "name")) == "conf/a.yaml:5"
 
 
 def test_what_is_not_there_is_a_user_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the configuration directory .*missing"):
-        read_directory(tmp_path / "missing")
+        read_directory(tmp_path / "missing", READER)
 
 
 @pytest.mark.parametrize("name", ["missing", "file.yaml"])
 def test_only_a_directory_is_followed(tmp_path: Path, name: str) -> None:
     (tmp_path / "file.yaml").write_text(document("a"))
     with pytest.raises(UserError, match=f"cannot read the configuration directory .*{name}"):
-        asyncio.run(DirectorySource(ObjectStore(), tmp_path / name).load())
+        asyncio.run(DirectorySource(ObjectStore(), tmp_path / name, READER).load())
 
 
 def test_one_object_in_two_files_is_an_error_that_names_both_and_the_first_file_serves(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(document("x", 2))
     (tmp_path / "a.yaml").write_text(document("y") + "---\n" + document("x", 1))
 
-    objects, (problem,) = read_directory(tmp_path)
+    objects, (problem,) = read_directory(tmp_path, READER)
 
     assert [(obj.key.name, obj.body["spec"]) for obj in objects] == [("y", {"version": 1}), ("x", {"version": 1})]
     assert problem.where == f"{tmp_path}/b.yaml:1"
@@ -161,7 +162,7 @@ def test_files_that_cannot_be_read_are_problems_and_the_others_serve(
     (tmp_path / "dangling.yaml").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.yaml")
 
-    objects, problems = read_directory(tmp_path)
+    objects, problems = read_directory(tmp_path, READER)
 
     assert names(tuple(one for one in objects if one.key.kind == "Service")) == ["good"]
     told = {Path(problem.where.split(":")[0]).name: problem.message for problem in problems}
@@ -179,7 +180,7 @@ def test_files_and_directories_without_permission_are_problems(tmp_path: Path) -
     (tmp_path / "closed.yaml").chmod(0)
     (tmp_path / "closed").chmod(0)
     try:
-        objects, problems = read_directory(tmp_path)
+        objects, problems = read_directory(tmp_path, READER)
     finally:
         (tmp_path / "closed").chmod(0o700)
     assert {one.key.kind for one in objects} == {UNREADABLE_FILE}
@@ -189,10 +190,10 @@ def test_files_and_directories_without_permission_are_problems(tmp_path: Path) -
 def test_a_directory_that_cannot_be_listed_keeps_its_files(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.yaml").write_text(document("a"))
-    before, _ = scan(tmp_path, {})
+    before, _ = scan(tmp_path, {}, READER)
     (tmp_path / "sub").rename(tmp_path / "moved")
 
-    after, problems = scan(tmp_path / "sub", before)
+    after, problems = scan(tmp_path / "sub", before, READER)
 
     assert after == before
     assert "keep serving" in problems[0].message
@@ -215,7 +216,7 @@ def test_links_to_directories_are_followed_once(tmp_path: Path) -> None:
 
 
 def closing(files: Files) -> set[str]:
-    objects, _ = merge(files)
+    objects, _ = merge(files, KINDS)
     return {Path(one.key.name).name for one in objects if one.key.kind == UNREADABLE_FILE}
 
 
@@ -223,44 +224,44 @@ def test_what_cannot_be_read_at_the_first_start_closes_until_it_can(tmp_path: Pa
     target, link = tmp_path / "target", tmp_path / "link.yaml"
     (tmp_path / "good.yaml").write_text(document("good"))
     link.symlink_to(target)
-    first, _ = scan(tmp_path, {})
+    first, _ = scan(tmp_path, {}, READER)
     assert closing(first) == {"link.yaml"}
     (problem,) = first[link].problems
     assert "no call is served until it can be read" in problem.message
 
-    again, _ = scan(tmp_path, first)
+    again, _ = scan(tmp_path, first, READER)
     assert again == first
 
     target.write_text("a: [\n")
-    broken, _ = scan(tmp_path, again)
+    broken, _ = scan(tmp_path, again, READER)
     assert closing(broken) == set()
     assert "keep serving" not in broken[link].problems[0].message, "it was never good"
 
     target.write_text(document("late"))
-    assert names(scan(tmp_path, again)[0][link].objects) == ["late"]
+    assert names(scan(tmp_path, again, READER)[0][link].objects) == ["late"]
 
 
 def test_what_cannot_be_read_at_the_first_start_closes_until_it_is_gone(tmp_path: Path) -> None:
     link = tmp_path / "link.yaml"
     link.symlink_to(tmp_path / "nowhere")
-    files, _ = scan(tmp_path, {})
+    files, _ = scan(tmp_path, {}, READER)
     link.unlink()
-    files, _ = scan(tmp_path, files)
-    assert closing(scan(tmp_path, files)[0]) == set()
+    files, _ = scan(tmp_path, files, READER)
+    assert closing(scan(tmp_path, files, READER)[0]) == set()
 
 
 def test_a_file_that_comes_later_and_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(document("good"))
-    first, _ = scan(tmp_path, {})
+    first, _ = scan(tmp_path, {}, READER)
     (tmp_path / "late.yaml").symlink_to(tmp_path / "nowhere")
-    second, _ = scan(tmp_path, first)
-    assert merge(second)[0] == merge(first)[0]
+    second, _ = scan(tmp_path, first, READER)
+    assert merge(second, KINDS)[0] == merge(first, KINDS)[0]
     assert len(second[tmp_path / "late.yaml"].problems) == 1
 
 
 @pytest.mark.parametrize("content", [document("x", kind="Host").encode("utf-16"), b"\0GITCRYPT\0\xff\x00\x01"])
 def test_a_file_in_another_encoding_or_encrypted_closes_too(content: bytes) -> None:
-    objects, (problem,) = parse_content(content, "conf.yaml")
+    objects, (problem,) = parse_content(content, "conf.yaml", READER)
     assert [one.key.kind for one in objects] == [UNREADABLE_FILE]
     assert "no call is served" in problem.message
 
@@ -271,16 +272,16 @@ def test_a_file_in_another_encoding_or_encrypted_closes_too(content: bytes) -> N
 def test_broken_content_keeps_the_objects_and_mended_content_clears_the_problem(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(document("a"))
-    good = read_file(path, None)
+    good = read_file(path, None, READER)
 
     path.write_text(document("a", 2) + "---\nkind: [\n")
-    broken = read_file(path, good)
+    broken = read_file(path, good, READER)
     assert broken.objects == good.objects
     assert [problem.where for problem in broken.problems] == [f"{path}:9"]
     assert "the objects last read from this file keep serving" in broken.problems[0].message
 
     path.write_text(document("a", 3))
-    mended = read_file(path, broken)
+    mended = read_file(path, broken, READER)
     assert [obj.body["spec"] for obj in mended.objects] == [{"version": 3}]
     assert mended.problems == ()
 
@@ -291,10 +292,10 @@ def test_broken_content_keeps_the_objects_and_mended_content_clears_the_problem(
 def test_content_that_lost_its_objects_keeps_them_with_an_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(document("a"))
-    good = read_file(path, None)
+    good = read_file(path, None, READER)
 
     path.write_text(content)
-    broken = read_file(path, good)
+    broken = read_file(path, good, READER)
 
     assert broken.objects == good.objects
     assert [problem.severity for problem in broken.problems] == [Severity.ERROR]
@@ -304,7 +305,7 @@ def test_content_that_lost_its_objects_keeps_them_with_an_error(tmp_path: Path, 
 def test_a_file_that_was_never_good_serves_its_good_documents(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(document("a") + "---\nkind: Nameless\n")
-    state = read_file(path, None)
+    state = read_file(path, None, READER)
     assert names(state.objects) == ["a"]
     assert "keep serving" not in state.problems[0].message
 
@@ -312,14 +313,14 @@ def test_a_file_that_was_never_good_serves_its_good_documents(tmp_path: Path) ->
 def test_content_without_a_last_newline_is_believed_only_when_it_is_read_twice(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(document("a"))
-    good = read_file(path, None)
+    good = read_file(path, None, READER)
 
     path.write_text(document("a", 2) + "---\n" + document("b").rstrip())
-    once = read_file(path, good)
+    once = read_file(path, good, READER)
     assert once.objects == good.objects
     assert not once.settled
 
-    twice = read_file(path, once)
+    twice = read_file(path, once, READER)
     assert names(twice.objects) == ["a", "b"]
     assert twice.settled
 
@@ -327,17 +328,17 @@ def test_content_without_a_last_newline_is_believed_only_when_it_is_read_twice(t
 def test_a_missing_file_loses_its_objects_only_when_it_is_missing_twice(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(document("a"))
-    there, _ = scan(tmp_path, {})
+    there, _ = scan(tmp_path, {}, READER)
 
     path.unlink()
-    once, _ = scan(tmp_path, there)
+    once, _ = scan(tmp_path, there, READER)
     assert names(once[path].objects) == ["a"]
     path.write_text(document("a"))
-    back, _ = scan(tmp_path, once)
+    back, _ = scan(tmp_path, once, READER)
     assert back == there
 
     path.unlink()
-    assert scan(tmp_path, scan(tmp_path, back)[0])[0] == {}
+    assert scan(tmp_path, scan(tmp_path, back, READER)[0], READER)[0] == {}
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -348,13 +349,13 @@ def stamp_of(path: Path) -> Stamp:
 def test_only_a_file_whose_stamp_changed_is_read_again_unless_all_are(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(document("former"))
-    state = read_file(path, None)
+    state = read_file(path, None, READER)
     path.write_text(document("a"))
     stamp = stamp_of(path)
     believed = replace(state, stamp=stamp)
 
     def objects_after(former: FileState, read_all: bool = False) -> list[str]:
-        return names(scan(tmp_path, {path: former}, read_all)[0][path].objects)
+        return names(scan(tmp_path, {path: former}, READER, read_all)[0][path].objects)
 
     assert objects_after(believed) == ["former"]
     assert objects_after(believed, read_all=True) == ["a"]
@@ -378,20 +379,20 @@ def test_a_file_that_has_long_been_what_it_is_gets_a_stamp_and_one_just_saved_do
     path = tmp_path / "a.yaml"
     path.write_text(document("a"))
     os.utime(path, ns=(0, 0))
-    assert read_file(path, None).stamp is None
+    assert read_file(path, None, READER).stamp is None
     long_there = Path(__file__)
-    assert read_file(long_there, None).stamp == stamp_of(long_there)
+    assert read_file(long_there, None, READER).stamp == stamp_of(long_there)
 
 
 def test_changes_of_equal_size_in_one_step_of_the_clock_are_all_seen(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(document("a", 1000))
     status = path.stat()
-    files, _ = scan(tmp_path, {})
+    files, _ = scan(tmp_path, {}, READER)
     for version in range(1001, 1101):
         path.write_text(document("a", version))
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        files, _ = scan(tmp_path, files)
+        files, _ = scan(tmp_path, files, READER)
         assert [obj.body["spec"] for obj in files[path].objects] == [{"version": version}]
 
 
@@ -528,7 +529,7 @@ def test_a_hundred_changes_end_in_the_right_state(tmp_path: Path) -> None:
             if number % 5 == 4:
                 (tmp_path / f"{(number + 2) % 7}.yaml").unlink(missing_ok=True)
             await asyncio.sleep(0)  # the source may read in between
-        expected = {obj.key.name: obj.body["spec"] for obj in read_directory(tmp_path)[0]}
+        expected = {obj.key.name: obj.body["spec"] for obj in read_directory(tmp_path, READER)[0]}
         assert 4 <= len(expected) <= 7
         await followed.until(lambda: {name: {"version": n} for name, n in followed.versions().items()} == expected)
 
@@ -603,7 +604,7 @@ def test_without_inotify_files_are_polled_and_a_notice_says_so(
 
 def test_the_status_is_synced_after_the_first_load_and_says_when_it_was_read(tmp_path: Path) -> None:
     store = ObjectStore()
-    source = DirectorySource(store, tmp_path, clock=lambda: 1234.5)
+    source = DirectorySource(store, tmp_path, READER, clock=lambda: 1234.5)
     assert not store.synced()
     asyncio.run(source.load())
     (status,) = store.statuses()

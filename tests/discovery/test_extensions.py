@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from grpcgw.discovery.sources.extensions import EXTENSION
-from grpcgw.discovery.sources.watch import WATCHED_KINDS, read_object
-from grpcgw.discovery.sources.yaml_objects import parse_objects
+from grpcgw.discovery.sources.watch import read_object
 from grpcgw.model.objects import KubeObject, Severity
 from tests.compiling import compile_objects, only, said
 from tests.discovery.test_kubernetes import reading, until, until_synced
 from tests.kube_cluster import Cluster
+from tests.parsing import KINDS, WATCHED_KINDS, parse_objects
 from tests.scenarios import run
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,7 +35,7 @@ def body(annotation: object, **fields: object) -> dict[str, Any]:
 
 def mapping(annotation: object, **fields: object) -> KubeObject:
     """As it comes from an API server."""
-    return read_object(body(annotation, **fields), MAPPINGS)
+    return read_object(body(annotation, **fields), MAPPINGS, KINDS)
 
 
 def test_the_annotation_is_merged_into_the_spec_part_by_part() -> None:

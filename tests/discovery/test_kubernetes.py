@@ -17,14 +17,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpcgw.discovery.sources.kubernetes import KubernetesSource, Pace
+from grpcgw.ambassador.objects import make_dialect_objects
+from grpcgw.discovery.sources.kubernetes import KubernetesSource
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
-from grpcgw.discovery.sources.watch import WATCHED_KINDS, ApiResource
+from grpcgw.discovery.sources.reflector import Pace
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.errors import UserError
+from grpcgw.model.dialect import ApiResource
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity
 from tests.kube_api import BUILT_IN_KINDS, CUSTOM_KINDS, KubeApi, Request
 from tests.kube_cluster import Body, Cluster
+from tests.parsing import KINDS, WATCHED_KINDS
 from tests.scenarios import run
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -55,7 +58,9 @@ async def reading(
 ) -> AsyncIterator[ObjectStore]:
     store = ObjectStore()
     async with asyncio.TaskGroup() as group:
-        source = KubernetesSource(store, access, namespace, ambassador_id, pace=pace, random=random)
+        source = KubernetesSource(
+            store, access, make_dialect_objects(ambassador_id), namespace, pace=pace, random=random
+        )
         running = group.create_task(source.run())
         yield store
         running.cancel()
@@ -709,13 +714,13 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(
     elif content is not None:
         path.write_text(content)
     with pytest.raises(UserError) as raised:
-        asyncio.run(KubernetesSource(ObjectStore(), ClusterAccess(path, context)).run())
+        asyncio.run(KubernetesSource(ObjectStore(), ClusterAccess(path, context), KINDS).run())
     assert str(raised.value).startswith(named.format(path=path))
 
 
 def test_a_service_account_that_is_demanded_but_missing_is_an_error() -> None:
     with pytest.raises(UserError, match="service account cannot be used"):
-        asyncio.run(KubernetesSource(ObjectStore(), ClusterAccess(in_cluster=True)).run())
+        asyncio.run(KubernetesSource(ObjectStore(), ClusterAccess(in_cluster=True), KINDS).run())
 
 
 # ---- deploy/

@@ -11,9 +11,9 @@ import pytest
 
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
 from grpcgw.discovery.sources.kubernetes_health import QUESTION
-from grpcgw.discovery.sources.watch import WATCHED_KINDS
 from tests.discovery.test_kubernetes import BRISK, mapping, names, reading, requests_for, status, until, until_synced
 from tests.kube_api import KubeApi
+from tests.parsing import WATCHED_KINDS
 from tests.scenarios import run
 
 QUIET = replace(BRISK, watch_s=(60.0, 60.0), silence_s=0.2)

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpcgw.discovery.sources.watch import (
-    WATCHED_KINDS,
-    ApiResource,
     Backoff,
     Bookmark,
     Cursor,
@@ -25,6 +23,8 @@ from grpcgw.discovery.sources.watch import (
     read_object,
     read_page,
 )
+from grpcgw.model.dialect import ApiResource
+from tests.parsing import KINDS, WATCHED_KINDS
 
 MAPPING = ApiResource("getambassador.io", "v2", "Mapping", "mappings")
 SERVICE = ApiResource("", "v1", "Service", "services")
@@ -43,7 +43,7 @@ def line(kind: str, obj: object) -> bytes:
 
 
 def put(name: str, *, is_new: bool) -> Put:
-    return Put(read_object(body(name), MAPPING), "7", is_new)
+    return Put(read_object(body(name), MAPPING, KINDS), "7", is_new)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,15 @@ def test_an_endless_line_is_given_up() -> None:
 
 
 def test_events_carry_object_and_version() -> None:
-    added = decode_event(line("ADDED", body(spec={"prefix": "/"})), MAPPING)
+    added = decode_event(line("ADDED", body(spec={"prefix": "/"})), MAPPING, KINDS)
     assert isinstance(added, Put)
     assert (added.version, added.is_new, str(added.obj.key)) == ("7", True, "Mapping greet.shop")
     assert added.obj.body["spec"] == {"prefix": "/"}
-    modified = decode_event(line("MODIFIED", body()), MAPPING)
+    modified = decode_event(line("MODIFIED", body()), MAPPING, KINDS)
     assert isinstance(modified, Put)
     assert not modified.is_new
-    assert decode_event(line("DELETED", body()), MAPPING) == Removed(added.obj.key, "7")
-    assert decode_event(line("BOOKMARK", {"metadata": {"resourceVersion": "9"}}), MAPPING) == Bookmark("9")
+    assert decode_event(line("DELETED", body()), MAPPING, KINDS) == Removed(added.obj.key, "7")
+    assert decode_event(line("BOOKMARK", {"metadata": {"resourceVersion": "9"}}), MAPPING, KINDS) == Bookmark("9")
 
 
 @pytest.mark.parametrize(
@@ -141,19 +141,19 @@ def test_events_carry_object_and_version() -> None:
 )
 def test_whatever_is_no_plain_event_asks_for_a_new_list(text: bytes) -> None:
     with pytest.raises(Relist):
-        decode_event(text, MAPPING)
+        decode_event(text, MAPPING, KINDS)
 
 
 @settings(deadline=None)
 @given(st.binary())
 def test_no_line_of_bytes_does_more_than_ask_for_a_new_list(text: bytes) -> None:
     with pytest.raises(Relist):
-        decode_event(text, MAPPING)
+        decode_event(text, MAPPING, KINDS)
 
 
 def test_an_error_event_is_quoted() -> None:
     with pytest.raises(Relist, match="410 too old resource version"):
-        decode_event(line("ERROR", {"code": 410, "message": "too old resource version"}), MAPPING)
+        decode_event(line("ERROR", {"code": 410, "message": "too old resource version"}), MAPPING, KINDS)
 
 
 def test_the_cursor_follows_events_and_bookmarks() -> None:
@@ -184,7 +184,7 @@ def test_what_only_writers_need_is_dropped_and_the_rest_kept() -> None:
         "spec": {"unknown_field": 1},
     }
     before = json.dumps(given_body)
-    obj = read_object(given_body, MAPPING)
+    obj = read_object(given_body, MAPPING, KINDS)
     assert obj.body == {
         "kind": "Mapping",
         "apiVersion": "getambassador.io/v2",
@@ -195,21 +195,21 @@ def test_what_only_writers_need_is_dropped_and_the_rest_kept() -> None:
 
 
 def test_an_object_is_the_same_whether_it_was_listed_or_watched() -> None:
-    listed, version, token = read_page({"metadata": {"resourceVersion": "9"}, "items": [body()]}, SERVICE)
-    event = decode_event(line("ADDED", body(kind="Service", apiVersion="v1")), SERVICE)
+    listed, version, token = read_page({"metadata": {"resourceVersion": "9"}, "items": [body()]}, SERVICE, KINDS)
+    event = decode_event(line("ADDED", body(kind="Service", apiVersion="v1")), SERVICE, KINDS)
     assert isinstance(event, Put)
     assert listed == [event.obj]
     assert (version, token) == ("9", "")
 
 
 def test_an_empty_list_may_be_null() -> None:
-    assert read_page({"metadata": {"resourceVersion": "9"}, "items": None}, SERVICE) == ([], "9", "")
+    assert read_page({"metadata": {"resourceVersion": "9"}, "items": None}, SERVICE, KINDS) == ([], "9", "")
 
 
 @pytest.mark.parametrize("page", [{}, {"items": {}}, {"items": []}, {"metadata": {}, "items": [1]}])
 def test_an_odd_list_is_not_taken_for_an_empty_one(page: dict[str, object]) -> None:
     with pytest.raises(Relist):
-        read_page(page, SERVICE)
+        read_page(page, SERVICE, KINDS)
 
 
 def test_subresources_are_no_kinds() -> None:

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
-from grpcgw.discovery.sources.watch import WATCHED_KINDS
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.objects import ObjectKey, Problem, Severity
 from tests.discovery.test_kubernetes import (
@@ -30,6 +29,7 @@ from tests.discovery.test_kubernetes import (
 )
 from tests.kube_api import KubeApi
 from tests.kube_cluster import Body, Cluster
+from tests.parsing import WATCHED_KINDS
 from tests.scenarios import run
 
 CA = ObjectKey("Secret", "greet", "ca")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.discovery.sources.yaml_documents import Document, Fault, read_documents
-from grpcgw.discovery.sources.yaml_objects import parse_objects
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem
+from tests.parsing import parse_objects
 
 GREET = textwrap.dedent("""\
     # the greet service

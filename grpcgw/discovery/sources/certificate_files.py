@@ -16,12 +16,9 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from grpcgw.ambassador.spec.certificate_paths import find_named_files
-from grpcgw.ambassador.spec.parse import is_meant_for
-from grpcgw.ambassador.spec.resources import API_GROUPS
-from grpcgw.ambassador.spec.secret_names import NAMING_KINDS
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.certificate_files import CERTIFICATE_FILES, list_paths, make_object
+from grpcgw.model.dialect import DialectObjects
 from grpcgw.model.objects import KubeObject, ObjectKey
 
 PARTITION = "certificate files"
@@ -50,28 +47,25 @@ class FileState:
 Files = Mapping[str, FileState]
 
 
-def read_certificate_files(objects: Iterable[KubeObject], ambassador_id: str) -> list[KubeObject]:
+def read_certificate_files(objects: Iterable[KubeObject], dialect: DialectObjects) -> list[KubeObject]:
     """What the files hold that `objects` name, as objects to be compiled beside them."""
-    keys = {key for obj in objects for key in find_wanted(obj, ambassador_id) or ()}
+    keys = {key for obj in objects for key in find_wanted(obj, dialect) or ()}
     files = read_files(keys, {})
     return [make_file_object(key, files) for key in sorted(keys)]
 
 
-def find_wanted(obj: KubeObject, ambassador_id: str) -> frozenset[ObjectKey] | None:
+def find_wanted(obj: KubeObject, dialect: DialectObjects) -> frozenset[ObjectKey] | None:
     """The files an object names that is this gateway's configuration; those of another gateway are not read. None: it
     is too broken to tell."""
-    group = obj.api_version.partition("/")[0]
-    if obj.key.kind not in NAMING_KINDS or group not in API_GROUPS or not is_meant_for(obj, ambassador_id):
-        return frozenset()
-    return find_named_files(obj)
+    return dialect.find_files(obj) if obj.key.kind in dialect.naming_kinds and dialect.owns(obj) else frozenset()
 
 
 class CertificateFiles:
     """Keeps the store equal to the files that its TLSContexts and Hosts name. For the control loop."""
 
-    def __init__(self, store: ObjectStore, ambassador_id: str) -> None:
+    def __init__(self, store: ObjectStore, dialect: DialectObjects) -> None:
         self._store = store
-        self._ambassador_id = ambassador_id
+        self._dialect = dialect
         self._wanted: frozenset[ObjectKey] = frozenset()
         self._wanted_by: dict[ObjectKey, tuple[KubeObject, frozenset[ObjectKey]]] = {}
         self._files: Files = {}
@@ -109,10 +103,10 @@ class CertificateFiles:
         """What all objects want; each is read once, since this is asked before each compilation. One that is broken
         wants what it wanted before: its last good version serves on."""
         former, self._wanted_by = self._wanted_by, {}
-        for obj in (obj for kind in NAMING_KINDS for obj in self._store.of_kind(kind)):
+        for obj in (obj for kind in self._dialect.naming_kinds for obj in self._store.of_kind(kind)):
             known = former.get(obj.key)
             if known is None or known[0] is not obj:
-                wanted = find_wanted(obj, self._ambassador_id)
+                wanted = find_wanted(obj, self._dialect)
                 before = frozenset() if known is None else known[1]
                 known = (obj, before if wanted is None else wanted)
             self._wanted_by[obj.key] = known

@@ -19,17 +19,17 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from grpcgw.ambassador.objects import AMBASSADOR_OBJECTS
-from grpcgw.discovery.sources.lost_objects import find_lost, make_unreadable_file
 from grpcgw.discovery.sources.object_counts import (
     ObjectCounts,
     count_objects,
     describe_counts,
     find_missing_configuration,
 )
-from grpcgw.discovery.sources.yaml_objects import DEFAULT_NAMESPACE, keep_first, parse_objects
+from grpcgw.discovery.sources.placeholders import find_placeholders, make_unreadable_file
+from grpcgw.discovery.sources.yaml_objects import DEFAULT_NAMESPACE, ObjectReader, keep_first
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.errors import UserError
+from grpcgw.model.dialect import DialectObjects
 from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, Problem, Severity
 
 log = logging.getLogger(__name__)
@@ -105,24 +105,21 @@ class FileState:
 Files = Mapping[Path, FileState]
 
 
-def read_directory(
-    directory: Path, environment: Mapping[str, str] | None = None
-) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
-    """All objects below `directory`, with variables filled in from `environment`, and what is wrong with its files.
+def read_directory(directory: Path, reader: ObjectReader) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+    """All objects below `directory`, and what is wrong with its files.
 
     It may be one file, too, whatever its ending. UserError: it is neither, or cannot be read.
     """
     if not directory.is_file():
         _require_directory(directory)
-    files, problems = scan(directory, {}, environment=environment)
-    objects, conflicts = merge(files)
+    files, problems = scan(directory, {}, reader)
+    objects, conflicts = merge(files, reader.dialect)
     return objects, (*problems, *_problems_of(files), *conflicts)
 
 
 class DirectorySource:
     """Keeps the store equal to the files of a directory. Call `load`, then `run`, from the control loop.
 
-    `ambassador_id`: whose objects count in what is said of the files. Variables are filled in from `environment`.
     `watch` and `clock` (seconds since the epoch) are for tests alone.
     """
 
@@ -130,16 +127,14 @@ class DirectorySource:
         self,
         store: ObjectStore,
         directory: Path,
+        reader: ObjectReader,
         *,
-        ambassador_id: str = "default",
-        environment: Mapping[str, str] | None = None,
         watch: Watch | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._directory = directory
-        self._ambassador_id = ambassador_id
-        self._environment = environment
+        self._reader = reader
         self._watch = watch or watch_directory
         self._clock = clock
         self._name = f"directory {directory}"
@@ -204,11 +199,11 @@ class DirectorySource:
     async def _refresh(self) -> None:
         self._changed.clear()
         before, read_all, self._read_all = self._files, self._read_all, False
-        self._files, unlisted = await asyncio.to_thread(scan, self._directory, before, read_all, self._environment)
+        self._files, unlisted = await asyncio.to_thread(scan, self._directory, before, self._reader, read_all)
         if self._files != before or not self._summary:
-            objects, self._conflicts = merge(self._files)
+            objects, self._conflicts = merge(self._files, self._reader.dialect)
             self._store.replace(self._name, objects)
-            counts = count_objects(objects, AMBASSADOR_OBJECTS, self._ambassador_id)
+            counts = count_objects(objects, self._reader.dialect)
             self._sum_up(counts, await asyncio.to_thread(list_other_files, self._directory))
         self._set_status(unlisted)
         problems = (*unlisted, *self._nothing, *self._watch_problems(), *_problems_of(self._files), *self._conflicts)
@@ -267,7 +262,7 @@ def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerat
 
 
 def scan(
-    directory: Path, former: Files, read_all: bool = False, environment: Mapping[str, str] | None = None
+    directory: Path, former: Files, reader: ObjectReader, read_all: bool = False
 ) -> tuple[Files, tuple[Problem, ...]]:
     """The states of all files in order of path, and what could not be listed, which keeps its files.
 
@@ -277,7 +272,7 @@ def scan(
     unlisted = [Path(error.filename or directory) for error in errors]
     kept = {path: state for path, state in former.items() if any(path.is_relative_to(place) for place in unlisted)}
     read = read_file if read_all else read_changed_file
-    states = kept | {path: read(path, former.get(path), environment) for path in paths}
+    states = kept | {path: read(path, former.get(path), reader) for path in paths}
     for path, state in former.items():
         if path not in states and not state.gone:
             states[path] = replace(state, awaited=None, gone=True)
@@ -340,23 +335,23 @@ def _walk(directory: Path, on_error: Callable[[OSError], None]) -> Iterator[Path
         yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
-def read_changed_file(path: Path, former: FileState | None, environment: Mapping[str, str] | None = None) -> FileState:
+def read_changed_file(path: Path, former: FileState | None, reader: ObjectReader) -> FileState:
     """`read_file`, unless `former` is still what the file holds."""
     if former is not None and former.stamp is not None and former.settled and former.stamp == _find_stamp(path):
         return former
-    return read_file(path, former, environment)
+    return read_file(path, former, reader)
 
 
-def read_file(path: Path, former: FileState | None, environment: Mapping[str, str] | None = None) -> FileState:
+def read_file(path: Path, former: FileState | None, reader: ObjectReader) -> FileState:
     """The state of a file after `former`: broken content changes nothing but the problems."""
     read_at_ns = time.time_ns()
     stamp = _find_stamp(path)  # before the content: if that changes meanwhile, the stamp is another at the next look
-    state = _read_state(path, former, environment)
+    state = _read_state(path, former, reader)
     proves = stamp is not None and state.content is not None and stamp.is_final(read_at_ns)
     return replace(state, stamp=stamp if proves else None)
 
 
-def _read_state(path: Path, former: FileState | None, environment: Mapping[str, str] | None) -> FileState:
+def _read_state(path: Path, former: FileState | None, reader: ObjectReader) -> FileState:
     try:
         content = _read_bytes(path)
     except OSError as error:
@@ -365,7 +360,7 @@ def _read_state(path: Path, former: FileState | None, environment: Mapping[str, 
         return former if former.settled else replace(former, awaited=None, gone=False)
     if former is not None and not content.endswith(b"\n") and content and content != former.awaited:
         return replace(former, awaited=content, gone=False)
-    objects, problems = parse_content(content, _show(path), environment)
+    objects, problems = parse_content(content, _show(path), reader)
     if not objects and not problems and former is not None and former.has_last_good:
         problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{_show(path)}:1"),)
     if any(problem.severity is Severity.ERROR for problem in problems):
@@ -381,7 +376,7 @@ def _unreadable(path: Path, former: FileState | None, reason: str) -> FileState:
 
 
 def parse_content(
-    content: bytes, origin: str, environment: Mapping[str, str] | None = None
+    content: bytes, origin: str, reader: ObjectReader
 ) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
     try:
         text = content.decode("utf-8-sig")
@@ -390,14 +385,14 @@ def parse_content(
         message = f"byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8 text"
         if b"\0" in content:  # not even the kinds can be found: another encoding, or encrypted
             return (make_unreadable_file(origin),), _say_closed((Problem(Severity.ERROR, message, f"{origin}:{line}"),))
-        lost = find_lost(content.decode("utf-8", "replace"), origin, DEFAULT_NAMESPACE)
+        lost = find_placeholders(content.decode("utf-8", "replace"), origin, DEFAULT_NAMESPACE, reader.dialect)
         return lost, (Problem(Severity.ERROR, message, f"{origin}:{line}"),)
-    return parse_objects(text, origin, environment=environment)
+    return reader.read(text, origin)
 
 
-def merge(files: Files) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
+def merge(files: Files, dialect: DialectObjects) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
     """One object per key: the first serves, in order of path and then of line; each other one is an error."""
-    return keep_first(obj for state in files.values() for obj in state.objects)
+    return keep_first((obj for state in files.values() for obj in state.objects), dialect)
 
 
 def _broken(

@@ -1,7 +1,7 @@
-"""Fields of grpcgw's own in an annotation: what Ambassador's CRDs do not let through in a `spec`.
+"""Merges the annotation `grpcgw.dev/spec` into the `spec` of an object (RFC 7386 JSON Merge Patch).
 
-Beside Emissary an API server drops or refuses what Emissary's CRDs do not name. The annotation is text to them; here it
-is put into the `spec` before anybody reads it (merged as RFC 7386 says: objects part by part, null takes away). Pure.
+Where Emissary's CRDs are installed, the API server drops or refuses fields that they do not name. To the API server the
+annotation is text, so grpcgw's own fields pass. Pure.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS
 from grpcgw.discovery.sources.yaml_documents import Document, Fault, read_documents
+from grpcgw.model.dialect import DialectObjects
 from grpcgw.model.objects import Extension, FieldPath, KubeObject, read_metadata
 
 EXTENSION = "grpcgw.dev/spec"
 _PATH: FieldPath = ("metadata", "annotations", EXTENSION)
 
 
-def extend(obj: KubeObject) -> KubeObject:
-    """`obj` with the fields of its annotation in its `spec`; itself where it has none.
+def extend(obj: KubeObject, dialect: DialectObjects) -> KubeObject:
+    """`obj` with the fields of its annotation in its `spec`; `obj` itself if it has no annotation or no typed `spec`.
 
-    A text that cannot be read is a fault of its `source.extension`, and the object is not to serve without it.
+    If the text cannot be read, `source.extension.fault` says why, and the dialect rejects the object.
     """
     text = read_metadata(obj, "annotations").get(EXTENSION)
-    if text is None or obj.key.kind not in MODELS or obj.api_version.partition("/")[0] not in API_GROUPS:
+    if text is None or obj.key.kind not in dialect.kinds or not dialect.owns(obj):
         return obj
     first_line = obj.source.lines.get((*_PATH, 0))
     fields = _read(text, first_line or 1)
@@ -31,7 +31,7 @@ def extend(obj: KubeObject) -> KubeObject:
         return replace(obj, source=replace(obj.source, extension=Extension(_PATH, fault=fields)))
     spec = obj.body.get("spec")
     if not isinstance(spec, Mapping | None):
-        return obj  # wrong in itself, and said so
+        return obj  # the dialect reports a spec of the wrong type
     found: set[FieldPath] = set()
     merged = _merge(spec or {}, fields.value, ("spec",), found)
     lines = {("spec", *path): line for path, line in fields.lines.items()} if first_line else {}
@@ -40,7 +40,7 @@ def extend(obj: KubeObject) -> KubeObject:
 
 
 def _read(text: object, first_line: int) -> Document | str:
-    """The fields, or why there are none."""
+    """The fields, or the reason why they cannot be read."""
     if not isinstance(text, str):
         return "should be a text: fields of the spec as YAML, after a |"
     documents = list(read_documents(text, first_line))
@@ -54,7 +54,7 @@ def _read(text: object, first_line: int) -> Document | str:
 
 
 def _merge(target: object, patch: object, path: FieldPath, found: set[FieldPath]) -> object:
-    """RFC 7386. Notes in `found` where the result is of `patch` alone."""
+    """RFC 7386. Adds to `found` the paths whose value comes from `patch` alone."""
     if not isinstance(patch, Mapping):
         found.add(path)
         return patch

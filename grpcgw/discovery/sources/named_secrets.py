@@ -1,8 +1,8 @@
-"""Secrets that are read one by one: those that a TLSContext or Host names and that are no certificates.
+"""One list/watch loop for each Secret that an object names and that is not of type `kubernetes.io/tls`.
 
-Certificates (`kubernetes.io/tls`) are all read, by one watch. Authorities are mostly kept in Secrets of another type,
-as every password and helm release is; of those only the named enter this process. Owns which Secrets these are, and a
-task for each; how one is read is the business of who makes the loops. Runs in the control process's event loop.
+One watch reads all certificates (`kubernetes.io/tls`). CA certificates are mostly kept in Secrets of another type, as
+are passwords and Helm releases; of those this process reads only the Secrets that are named. Owns the set of named
+Secrets and one task for each; the caller's `make_loop` reads a Secret. Runs in the control process's event loop.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from grpcgw.ambassador.spec.parse import is_meant_for
-from grpcgw.ambassador.spec.secret_names import NAMING_KINDS, find_named_secrets
 from grpcgw.discovery.sources.watch import CERTIFICATE_TYPE, is_possible_name
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.dialect import DialectObjects
 from grpcgw.model.objects import KubeObject, ObjectKey
 
 
 class Loop(Protocol):
-    """What keeps `partition` of the store equal to one Secret. From when it is made, the store is not `synced` until
-    the first answer."""
+    """Keeps `partition` of the store equal to one Secret. Once it is made, the store is not `synced` until the API
+    server has answered."""
 
     partition: str
 
@@ -28,9 +27,9 @@ class Loop(Protocol):
 
 
 class NamedSecrets:
-    """Reads each Secret from when something names it until nothing does.
+    """Reads each Secret for as long as an object names it.
 
-    What an object names is taken from its newest version that can be read. `namespace` empty: of all namespaces.
+    The names come from the newest version of an object that can be parsed. An empty `namespace` means all.
     """
 
     def __init__(
@@ -39,29 +38,29 @@ class NamedSecrets:
         make_loop: Callable[[ObjectKey], Loop],
         certificates: str,
         namespace: str,
-        ambassador_id: str,
+        dialect: DialectObjects,
     ) -> None:
         """`certificates` is the partition (and status) of the watch of all certificates."""
         self._store = store
         self._make_loop = make_loop
         self._certificates = certificates
         self._namespace = namespace
-        self._ambassador_id = ambassador_id
+        self._dialect = dialect
         self._named: dict[ObjectKey, frozenset[ObjectKey]] = {}
         """By the object that names them."""
         self._wanted: frozenset[ObjectKey] = frozenset()
         self._running: dict[ObjectKey, tuple[Loop, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
-        """Run until cancelled, from before the first kind has been read: then the store never counts as `synced`
-        without the Secrets that are named."""
+        """Run until cancelled. Start it before the first kind has been read: then the store is never `synced` without
+        the named Secrets."""
         async with asyncio.TaskGroup() as tasks:
 
             def note(changed: frozenset[ObjectKey]) -> None:
                 self._note(changed, tasks)
 
             unsubscribe = self._store.subscribe(note)
-            note(frozenset())  # what was wanted already, where this is not the first run
+            note(frozenset())  # Secrets named before this run
             try:
                 await asyncio.Event().wait()
             finally:
@@ -70,13 +69,13 @@ class NamedSecrets:
                 self._running.clear()
 
     def _note(self, changed: frozenset[ObjectKey], tasks: asyncio.TaskGroup) -> None:
-        if changed and not any(key.kind in NAMING_KINDS or key.kind == "Secret" for key in changed):
+        if changed and not any(key.kind in self._dialect.naming_kinds or key.kind == "Secret" for key in changed):
             return
         for key in changed:
-            if key.kind in NAMING_KINDS:
+            if key.kind in self._dialect.naming_kinds:
                 self._read_names(key)
         wanted, before = self._find_wanted(), self._wanted
-        # Kept first: beginning and ending change the store, which comes back here.
+        # Assigned first: starting and ending a loop changes the store, which calls this method again.
         self._wanted = wanted
         for key in before - wanted:
             self._end(key)
@@ -85,15 +84,14 @@ class NamedSecrets:
 
     def _read_names(self, key: ObjectKey) -> None:
         obj = self._store.get(key)
-        if obj is None or not is_meant_for(obj, self._ambassador_id):
+        named = frozenset() if obj is None else self._dialect.find_secrets(obj)
+        if not named and named is not None:
             self._named.pop(key, None)
-            return
-        named = find_named_secrets(obj)
-        if named is not None:
+        elif named is not None:
             self._named[key] = named
 
     def _find_wanted(self) -> frozenset[ObjectKey]:
-        """None at all until it is known which of the named ones are certificates."""
+        """Empty until all certificates have been read: only then it is known which named Secrets are certificates."""
         if not any(status.name == self._certificates and status.synced for status in self._store.statuses()):
             return frozenset()
         return frozenset(key for keys in self._named.values() for key in keys if self._is_wanted(key))
@@ -113,5 +111,5 @@ class NamedSecrets:
 
 
 def _is_certificate(obj: KubeObject | None) -> bool:
-    """Whether the watch of all certificates has it: the loops here leave certificates out."""
+    """Whether the watch of all certificates reads it; then no loop of its own does."""
     return obj is not None and obj.body.get("type") == CERTIFICATE_TYPE

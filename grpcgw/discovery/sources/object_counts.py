@@ -29,7 +29,9 @@ class ObjectCounts:
     kubernetes: int = 0
     """Services, Endpoints, EndpointSlices, Secrets."""
     other_gateways: int = 0
-    """Objects of the dialect's kinds with another `ambassador_id`."""
+    """Objects of the dialect's kinds for another gateway."""
+    gateway_field: str = ""
+    """`DialectObjects.gateway_field`."""
     ignored: tuple[tuple[str, int], ...] = ()
     """Kinds that are not read, and the number of objects of each."""
 
@@ -40,21 +42,23 @@ class ObjectCounts:
     def describe_ignored(self) -> Iterator[str]:
         yield from (f"{number} {kind}" for kind, number in self.ignored)
         if self.other_gateways:
-            yield f"{self.other_gateways} for another ambassador_id"
+            yield f"{self.other_gateways} for another {self.gateway_field}"
 
 
-def count_objects(objects: Iterable[KubeObject], dialect: DialectObjects, ambassador_id: str) -> ObjectCounts:
+def count_objects(objects: Iterable[KubeObject], dialect: DialectObjects) -> ObjectCounts:
     configuration = kubernetes = other_gateways = 0
     ignored: Counter[str] = Counter()
     for obj in objects:
         if dialect.owns(obj):
-            mine = dialect.is_meant_for(obj, ambassador_id)
+            mine = dialect.is_meant_for(obj)
             configuration, other_gateways = configuration + mine, other_gateways + (not mine)
         elif obj.key.kind in _OF_KUBERNETES.get(obj.api_version, ()):
             kubernetes += 1
         else:
             ignored[obj.key.kind] += 1
-    return ObjectCounts(configuration, kubernetes, other_gateways, tuple(sorted(ignored.items())))
+    return ObjectCounts(
+        configuration, kubernetes, other_gateways, dialect.gateway_field, tuple(sorted(ignored.items()))
+    )
 
 
 def describe_counts(counts: ObjectCounts, files: int, ignored_files: Sequence[str]) -> str:

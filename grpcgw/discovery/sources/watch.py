@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from random import Random
 
 from grpcgw.discovery.sources.extensions import extend
 from grpcgw.errors import GrpcgwError
+from grpcgw.model.dialect import ApiResource, DialectObjects, WatchedKind
 from grpcgw.model.objects import KubeObject, ObjectKey, Source
-
-AMBASSADOR_GROUP = "getambassador.io"
-AMBASSADOR_VERSIONS = ("v3alpha1", "v2", "v1")
-"""In order of preference. A cluster serves the same objects in all of its versions, so one is read, and the newest says
-most: Ambassador's conversion to v2 flattens some fields, and Ambassador 4 converts nothing unless told to."""
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """Far above what an API server stores (1.5 MB in etcd): a longer line is no event, and must not fill the memory."""
@@ -43,85 +39,10 @@ class Relist(GrpcgwError):
         """The server has forgotten what came after the last event: no fault, a kind that seldom changes meets it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApiResource:
-    """A kind in one version of its API. `plural` is its name in paths and RBAC rules."""
-
-    group: str
-    """Empty: the core group."""
-    version: str
-    kind: str
-    plural: str
-    field_selector: str = ""
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def group_path(self) -> str:
-        """Where the API server says which kinds this version has."""
-        return f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
-
-    def path(self, namespace: str) -> str:
-        """Where to list and watch; an empty namespace means all."""
-        return f"{self.group_path}/{f'namespaces/{namespace}/' if namespace else ''}{self.plural}"
-
-    def describe_right(self, verb: str, namespace: str) -> str:
-        name = f"{self.plural}.{self.group}" if self.group else self.plural
-        return f'"{verb}" on {name} in {f"namespace {namespace}" if namespace else "all namespaces"}'
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedKind:
-    """What one list/watch loop reads: the first of `candidates` that the cluster serves."""
-
-    candidates: tuple[ApiResource, ...]
-    only: ObjectKey | None = None
-    """The one object that is read; None: all."""
-    optional: bool = False
-    """The gateway starts without it where the right to read it is missing, which is an error all the same."""
-    rare: bool = False
-    """Most clusters do not have it, and nothing is said of that."""
-
-    @property
-    def name(self) -> str:
-        return self.candidates[0].kind if self.only is None else str(self.only)
-
-    def choose(self, served: Mapping[str, Collection[str]]) -> ApiResource | None:
-        """The candidate to read, given the kinds served by API version (the core group is always served)."""
-        for candidate in self.candidates:
-            if not candidate.group or candidate.kind in served.get(candidate.api_version, ()):
-                return candidate
-        return None
-
-
-def _ambassador(kind: str, plural: str) -> WatchedKind:
-    return WatchedKind(tuple(ApiResource(AMBASSADOR_GROUP, version, kind, plural) for version in AMBASSADOR_VERSIONS))
-
-
-def _guarding(kind: str, plural: str) -> WatchedKind:
-    """What decides on calls. Where it is installed it is never passed over: without the right nobody is served."""
-    return replace(_ambassador(kind, plural), rare=True)
-
-
 CERTIFICATES = WatchedKind((ApiResource("", "v1", "Secret", "secrets", f"type={CERTIFICATE_TYPE}"),))
 """Of other types only Secrets that are named enter this process, each by its own `watch_secret`."""
 
-WATCHED_KINDS = (
-    _ambassador("Mapping", "mappings"),
-    _ambassador("Module", "modules"),
-    _ambassador("KubernetesEndpointResolver", "kubernetesendpointresolvers"),
-    _ambassador("KubernetesServiceResolver", "kubernetesserviceresolvers"),
-    _ambassador("ConsulResolver", "consulresolvers"),
-    _ambassador("TLSContext", "tlscontexts"),
-    _ambassador("Host", "hosts"),
-    WatchedKind((ApiResource(AMBASSADOR_GROUP, "v3alpha1", "Listener", "listeners"),)),
-    _guarding("AuthService", "authservices"),
-    _guarding("RateLimitService", "ratelimitservices"),
-    _guarding("Filter", "filters"),
-    _guarding("FilterPolicy", "filterpolicies"),
-    _guarding("RateLimit", "ratelimits"),
+BUILT_IN_KINDS = (
     WatchedKind((ApiResource("", "v1", "Service", "services"),)),
     WatchedKind((ApiResource("networking.k8s.io", "v1", "Ingress", "ingresses"),), optional=True),
     CERTIFICATES,
@@ -132,6 +53,7 @@ WATCHED_KINDS = (
         )
     ),
 )
+"""The kinds of Kubernetes that are read beside the dialect's."""
 
 
 def watch_secret(key: ObjectKey) -> WatchedKind:
@@ -234,7 +156,7 @@ class Backoff:
         self._ceiling_s = min(self._base_s, self._cap_s)
 
 
-def decode_event(line: bytes, resource: ApiResource) -> Event:
+def decode_event(line: bytes, resource: ApiResource, dialect: DialectObjects) -> Event:
     """The event in one line of a watch; raises Relist for whatever is not a plain event (an ERROR event above all)."""
     try:
         document = _as_mapping(json.loads(line))
@@ -243,9 +165,9 @@ def decode_event(line: bytes, resource: ApiResource) -> Event:
     body = _as_mapping(document.get("object"))
     match document.get("type"):
         case "ADDED" | "MODIFIED" as kind:
-            return Put(read_object(body, resource), read_version(body), is_new=kind == "ADDED")
+            return Put(read_object(body, resource, dialect), read_version(body), is_new=kind == "ADDED")
         case "DELETED":
-            return Removed(read_object(body, resource).key, read_version(body))
+            return Removed(read_object(body, resource, dialect).key, read_version(body))
         case "BOOKMARK":
             return Bookmark(read_version(body))
         case "ERROR":
@@ -255,7 +177,9 @@ def decode_event(line: bytes, resource: ApiResource) -> Event:
             raise Relist(f"the API server sent an event of unknown type {other!r}")
 
 
-def read_page(page: Mapping[str, object], resource: ApiResource) -> tuple[list[KubeObject], str, str]:
+def read_page(
+    page: Mapping[str, object], resource: ApiResource, dialect: DialectObjects
+) -> tuple[list[KubeObject], str, str]:
     """Objects, resourceVersion and continue token (empty on the last page) of one page of a list."""
     items = page.get("items")
     if items is None:  # how Go writes an empty list
@@ -263,7 +187,7 @@ def read_page(page: Mapping[str, object], resource: ApiResource) -> tuple[list[K
     if not isinstance(items, list):
         raise Relist(f"the API server answered the list of {resource.plural} with something else")
     token = _as_mapping(page.get("metadata")).get("continue") or ""
-    return [read_object(_as_mapping(item), resource) for item in items], read_version(page), str(token)
+    return [read_object(_as_mapping(item), resource, dialect) for item in items], read_version(page), str(token)
 
 
 def read_kinds(resource_list: Mapping[str, object]) -> frozenset[str]:
@@ -273,7 +197,7 @@ def read_kinds(resource_list: Mapping[str, object]) -> frozenset[str]:
     return frozenset(str(entry.get("kind")) for entry in entries if "/" not in str(entry.get("name")))
 
 
-def read_object(body: dict[str, object], resource: ApiResource) -> KubeObject:
+def read_object(body: dict[str, object], resource: ApiResource, dialect: DialectObjects) -> KubeObject:
     """The object as the store keeps it. Built-in kinds come without `kind` and `apiVersion` in lists: added here, so
     that an object equals itself however it was read. What only other writers need is dropped, for memory."""
     metadata = dict(_as_mapping(body.get("metadata")))
@@ -286,7 +210,7 @@ def read_object(body: dict[str, object], resource: ApiResource) -> KubeObject:
         raise Relist(f"the API server sent a {resource.kind} without a name")
     key = ObjectKey(resource.kind, str(metadata.get("namespace", "")), name)
     whole = {**body, "kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
-    return extend(KubeObject(resource.api_version, key, whole, _ORIGIN))
+    return extend(KubeObject(resource.api_version, key, whole, _ORIGIN), dialect)
 
 
 def read_version(body: Mapping[str, object]) -> str:
