@@ -5,7 +5,7 @@ from __future__ import annotations
 from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
 from grpcgw.model.cluster import Cluster
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
-from grpcgw.model.route import Destination, Route
+from grpcgw.model.route import Destination, Route, Unenforced
 
 
 def obj(
@@ -29,6 +29,11 @@ def mapping(
     spec = {"prefix": "/greet.GrpcService/", "service": "greet:50051", "resolver": "endpoint", **fields}
     given = {key: value for key, value in spec.items() if value is not None}
     return obj("Mapping", name, given, namespace, metadata=metadata)
+
+
+def guard_of(destination: Destination) -> str:
+    """The object that decides on the RPCs of a Mapping and is not enforced yet; empty: there is none."""
+    return next((one.name for one in destination.policies if isinstance(one, Unenforced)), "")
 
 
 def module(namespace: str = "shop", **config: object) -> KubeObject:

@@ -11,7 +11,7 @@ from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.regex import FullRegex
-from grpcgw.model.route import Destination, Route
+from grpcgw.model.route import Destination, Route, Unenforced
 from grpcgw.model.snapshot import Snapshot
 
 NO_HOST = "no Host of a port has its hostname"
@@ -40,8 +40,9 @@ class Reach:
 
     def find_refusal(self, route: Route, destination: Destination) -> str:
         """Why all calls of `destination` are refused; empty: they are not."""
-        if destination.guarded_by:
-            return f"{destination.guarded_by} is not enforced yet"
+        unenforced = next((one for one in destination.policies if isinstance(one, Unenforced)), None)
+        if unenforced is not None:
+            return f"{unenforced.name} is not enforced yet"
         if self._closed:
             return self._closed
         asked = (route.host, destination.selected_by)

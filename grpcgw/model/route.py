@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from grpcgw.model.balancing import ROUND_ROBIN, HealthCheck, LoadBalancer, OutlierDetection
 from grpcgw.model.edits import NO_EDITS, HeaderEdits, RegexRewrite
@@ -45,12 +46,31 @@ class Destination:
     """What metrics call the upstream instead of its cluster's name; empty: that name."""
     selected_by: Selectors = ()
     """Of the selectors of all HostPolicies, those that take the Mapping."""
-    guarded_by: str = ""
-    """What is to decide on its calls and cannot be asked yet, so that they are refused; empty: nothing."""
+    policies: tuple[PolicySettings, ...] = ()
+    """Decide on its RPCs, in the order of `policy.catalogue`."""
     access_log_percent: float | None = None
     """Share of its RPCs in the access log; None: the gateway's own (`--access-log-sample`)."""
     where: str = field(default="", compare=False, repr=False)
     """`file:line` or origin of the Mapping, for the operator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """Settings of one policy of a Destination; each kind of policy has a subclass with its own fields."""
+
+    kind: ClassVar[str] = ""
+    """Names the policy in `policy.catalogue`."""
+    name: str
+    """What the operator calls it: `AuthService auth.default`."""
+    upstream: Destination | None = None
+    """Where the policy's own RPCs go; None: it makes none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unenforced(PolicySettings):
+    """Stands for an object that decides on RPCs and that no policy enforces yet: all RPCs are refused."""
+
+    kind: ClassVar[str] = "unenforced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +98,8 @@ class Route:
     def all_destinations(self) -> tuple[Destination, ...]:
         """Those that serve, and the shadow."""
         return self.destinations if self.shadow is None else (*self.destinations, self.shadow)
+
+    def policy_upstreams(self) -> tuple[Destination, ...]:
+        """Where RPCs of policies go."""
+        settings = [one for destination in self.destinations for one in destination.policies]
+        return tuple(one.upstream for one in settings if one.upstream is not None)

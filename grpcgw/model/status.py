@@ -7,6 +7,7 @@ by the engine tests. Whether a status is core's own is the engines' to prove: a 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,6 +44,9 @@ class Reason(StrEnum):
     CIRCUIT_BREAKER = "circuit-breaker"
     CLIENT_ADDRESS = "client-address"
     UNDERSCORE = "underscore"
+    POLICY_UNAVAILABLE = "policy-unavailable"
+    POLICY_DEFECT = "policy-defect"
+    POLICY_NOT_BUILT = "policy-not-built"
     DRAINING = "draining"
     DEFECT = "defect"
     MESSAGE_REFUSED = "message-refused"
@@ -56,7 +60,7 @@ MAX_MESSAGE_CHARACTERS = 512
 POD_LEFT = "Socket closed: the pod left, its drain time is over"
 """What an engine says to the RPCs of a connection that it closes itself."""
 
-_CODES = {
+_CODES: Mapping[str, Code] = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
     Reason.NO_HOST: Code.UNIMPLEMENTED,
     Reason.REDIRECT: Code.UNIMPLEMENTED,
@@ -75,6 +79,7 @@ _CODES = {
     Reason.CIRCUIT_BREAKER: Code.RESOURCE_EXHAUSTED,
     Reason.CLIENT_ADDRESS: Code.PERMISSION_DENIED,
     Reason.UNDERSCORE: Code.INVALID_ARGUMENT,
+    Reason.POLICY_DEFECT: Code.INTERNAL,
     Reason.DEFECT: Code.INTERNAL,
     Reason.MESSAGE_REFUSED: Code.CANCELLED,
     Reason.CUT_AT_ONCE: Code.CANCELLED,
@@ -101,14 +106,14 @@ class Status:
     """What befell the try, where its engine has proof of it; None: as far as can be proved these are a pod's words."""
 
 
-def make_status(reason: Reason, message: str) -> Status:
+def make_status(reason: str, message: str) -> Status:
     """The gateway's own status for `reason`; `message` names the Mapping and the cause.
 
     A long message is cut: it may quote a path or a host of any length, and clients take 8 KiB of trailers.
     """
     if len(message) > MAX_MESSAGE_CHARACTERS:
         message = message[: MAX_MESSAGE_CHARACTERS - 1] + "…"
-    return Status(_CODES.get(reason, Code.UNAVAILABLE), message, ((REASON_KEY, reason.value),))
+    return Status(_CODES.get(reason, Code.UNAVAILABLE), message, ((REASON_KEY, str(reason)),))
 
 
 CUT_AT_ONCE_S = 1.0

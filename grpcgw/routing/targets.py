@@ -11,6 +11,8 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.route import Destination, Route
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.breakers import Breaker
+from grpcgw.policy.catalogue import CATALOGUE
+from grpcgw.policy.contract import Deny
 from grpcgw.policy.metadata_editor import compile_edits
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
@@ -150,10 +152,8 @@ class RouteTargets:
 
 
 def _refuse_guarded(destination: Destination) -> Refusal | None:
-    if not destination.guarded_by:
-        return None
-    message = f"Mapping {destination.label}: {destination.guarded_by} decides on its calls, and cannot be asked yet"
-    return Refusal(Reason.NOT_ENFORCED, message)
+    built = CATALOGUE.build(destination)
+    return Refusal(Reason(built.reason), built.message) if isinstance(built, Deny) else None
 
 
 def explain_nowhere(targets: RouteTargets, path: str) -> Refusal:

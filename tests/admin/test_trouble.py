@@ -15,6 +15,7 @@ from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import view_gateway
 from grpcgw.model.endpoints import EndpointSet, PodState
 from grpcgw.model.host_policy import HostPolicy
+from grpcgw.model.route import Unenforced
 from grpcgw.telemetry.report import PodReport
 
 LABEL = "grpcserver.default"
@@ -104,7 +105,9 @@ def test_only_the_last_minute_counts() -> None:
 def test_a_route_whose_calls_are_refused_says_so_and_makes_the_head_red() -> None:
     state = greet_state()
     (route,) = state.snapshot.routes
-    guarded = replace(route, destinations=(replace(route.destinations[0], guarded_by="AuthService auth.default"),))
+    guarded = replace(
+        route, destinations=(replace(route.destinations[0], policies=(Unenforced(name="AuthService auth.default"),)),)
+    )
     state = replace(state, snapshot=replace(state.snapshot, routes=(guarded,)))
     assert trouble_of(state) == ["AuthService auth.default is not enforced yet"]
     page = render_page(view_gateway(state))

@@ -9,7 +9,7 @@ import pytest
 from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.cli.main import execute
 from grpcgw.model.objects import KubeObject, Severity
-from tests.compiling import compile_objects, destinations, mapping, module, obj, said
+from tests.compiling import compile_objects, destinations, guard_of, mapping, module, obj, said
 
 WITHOUT = CompileOptions(serve_without_auth=True)
 
@@ -27,7 +27,7 @@ def limit(kind: str = "RateLimit", **fields: object) -> KubeObject:
 
 
 def guarded(compiled: Compiled) -> dict[str, str]:
-    return {label: one.guarded_by for label, one in destinations(compiled).items()}
+    return {label: guard_of(one) for label, one in destinations(compiled).items()}
 
 
 @pytest.mark.parametrize("api", ["getambassador.io/v1", "getambassador.io/v2", "getambassador.io/v3alpha1"])

@@ -15,7 +15,7 @@ from grpcgw.model.listener import Listener, Transport
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
-from tests.compiling import compile_objects, mapping, obj, said
+from tests.compiling import compile_objects, guard_of, mapping, obj, said
 from tests.parsing import KINDS, READER, parse_objects
 from tests.pems import NOW, key_pair, raw_secret, secret
 
@@ -271,7 +271,7 @@ def test_a_host_that_cannot_even_be_read_as_an_object_closes_what_it_could_have_
 @pytest.mark.parametrize("kind", ["AuthService", "FilterPolicy"])
 def test_what_decides_on_calls_and_cannot_be_read_protects_everything(kind: str) -> None:
     compiled = compile_texts(good=GOOD, broken=f"kind: {kind}\nspec: {{\n")
-    assert [one.guarded_by for route in compiled.snapshot.routes for one in route.destinations] == [
+    assert [guard_of(one) for route in compiled.snapshot.routes for one in route.destinations] == [
         f"{kind} line-1.default"
     ]
 
@@ -367,7 +367,7 @@ def test_a_listener_of_a_misspelt_kind_leaves_no_port_of_the_command_line_open()
 def test_what_decides_on_calls_and_is_misspelt_protects_them() -> None:
     for api, kind in (("getambassador.io/v2", "AuthServices"), ("getambasador.io/v2", "AuthService")):
         compiled = compile_objects(obj(kind, "auth", {"auth_service": "auth"}, api=api), mapping())
-        assert [one.guarded_by for route in compiled.snapshot.routes for one in route.destinations] == [
+        assert [guard_of(one) for route in compiled.snapshot.routes for one in route.destinations] == [
             "AuthService auth.shop"
         ]
 
@@ -437,7 +437,7 @@ def test_of_two_auth_services_of_one_key_both_protect() -> None:
     first = "apiVersion: getambassador.io/v2\nkind: AuthService\nmetadata: {name: a}\nspec: {ambassador_id: other}\n"
     second = first.replace("other", "default")
     compiled = compile_files(f"{GOOD}---\n{first}", second)
-    assert all(one.guarded_by for route in compiled.snapshot.routes for one in route.destinations)
+    assert all(guard_of(one) for route in compiled.snapshot.routes for one in route.destinations)
 
 
 def test_the_items_of_a_list_of_any_kind_are_read() -> None:

@@ -14,6 +14,7 @@ from dataplane.pods import Context, Gate
 from dataplane.raw_client import Answer
 from dataplane.scripted_pod import Stream, frame, refusing
 from grpcgw.engines.generic_handler.engine import LOST_STATUS_S, WRITE_FAILED
+from grpcgw.model.route import Unenforced
 
 NO_ERROR = 0
 UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 4, 12, 13, 14
@@ -30,7 +31,9 @@ def assert_gateway_made(answer: Answer, status: int, reason: str, *words: str) -
 def test_what_is_to_decide_on_a_mappings_calls_and_cannot_be_asked_refuses_them(lab: Lab) -> None:
     pod = lab.pod("a")
     (destination,) = mapping().destinations
-    guarded = replace(mapping(), destinations=(replace(destination, guarded_by="AuthService auth.default"),))
+    guarded = replace(
+        mapping(), destinations=(replace(destination, policies=(Unenforced(name="AuthService auth.default"),)),)
+    )
     bypassing = mapping("/test.Pod/Unary", "bypassing")
     gateway = lab.gateway(pod, configuration=snapshot(bypassing, guarded))
     with lab.raw_client(gateway) as client:

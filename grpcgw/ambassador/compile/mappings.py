@@ -23,7 +23,7 @@ from grpcgw.model.log_format import InvalidLogFormat, parse_share
 from grpcgw.model.objects import KubeObject, read_metadata
 from grpcgw.model.regex import InvalidRegex, Replacement, check_regex
 from grpcgw.model.resilience import Priority
-from grpcgw.model.route import Destination
+from grpcgw.model.route import Destination, Unenforced
 
 DEFAULT_IDLE_TIMEOUT_MS = 300_000
 STICKY_HEADER = "grpcgw.io/sticky-header"
@@ -124,7 +124,9 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
 
 def _guard(candidate: Candidate, spec: MappingSpec, guards: tuple[Guard, ...]) -> Candidate:
     found = find_guard(guards, candidate.matching, spec) if guards else ""
-    return replace(candidate, destination=replace(candidate.destination, guarded_by=found)) if found else candidate
+    if not found:
+        return candidate
+    return replace(candidate, destination=replace(candidate.destination, policies=(Unenforced(name=found),)))
 
 
 def _compile_redirect(

@@ -1,0 +1,87 @@
+"""The catalogue of policies: one line each, and the order in which the policies of a route run. Pure.
+
+A new policy is one file in this package, its settings in the model, and one line in `CATALOGUE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from grpcgw.model.route import Destination, PolicySettings
+from grpcgw.model.status import Reason
+from grpcgw.policy import unenforced
+from grpcgw.policy.chain import BuiltPolicy
+from grpcgw.policy.contract import Deny, Policy
+
+
+class Stage(IntEnum):
+    """The order of policies: by stage, and within a stage in the order of the settings."""
+
+    IDENTITY = 1
+    """Who calls: client certificate, API key, JWT."""
+    REMOTE_AUTHORIZATION = 2
+    """AuthService, External filter (ext_authz)."""
+    AUTHORIZATION = 3
+    """Rules: may this identity call this method."""
+    LIMITS = 4
+    """Rates and concurrency: local, then shared."""
+    OWN = 5
+    """The user's own policies."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyKind:
+    """One line of the catalogue."""
+
+    kind: str
+    """`PolicySettings.kind`."""
+    stage: Stage
+    build: Callable[[str, PolicySettings], Policy | Deny]
+    """Makes the policy of a Mapping (its label) from the settings, once per snapshot. A Deny refuses all RPCs of the
+    Mapping; so does an exception, with UNAVAILABLE."""
+
+
+class Catalogue:
+    """The kinds of policies there are."""
+
+    def __init__(self, kinds: Iterable[PolicyKind]) -> None:
+        self._kinds = {one.kind: one for one in kinds}
+
+    def build(self, destination: Destination) -> tuple[BuiltPolicy, ...] | Deny:
+        """The policies of a Mapping in the order they run, or the Deny of all its RPCs: one cannot be built."""
+        built = []
+        for settings in sorted(destination.policies, key=self._stage):
+            policy = self._build(destination.label, settings)
+            if isinstance(policy, Deny):
+                return policy
+            index = destination.policies.index(settings)
+            built.append(BuiltPolicy(settings.name, index, policy, getattr(policy, "on_end", None)))
+        return tuple(built)
+
+    def find_fault(self, destination: Destination) -> str:
+        """Why a policy of a Mapping cannot be built, for the operator; empty: all can, or the Mapping is refused on
+        purpose."""
+        built = self.build(destination)
+        return built.message if isinstance(built, Deny) and built.reason == Reason.POLICY_NOT_BUILT else ""
+
+    def _stage(self, settings: PolicySettings) -> Stage:
+        found = self._kinds.get(settings.kind)
+        return Stage.OWN if found is None else found.stage
+
+    def _build(self, mapping: str, settings: PolicySettings) -> Policy | Deny:
+        found = self._kinds.get(settings.kind)
+        if found is None:
+            return _not_built(mapping, settings, f"there is no policy of the kind {settings.kind!r}")
+        try:
+            return found.build(mapping, settings)
+        except Exception as error:  # whatever is wrong with one policy, it lets nobody in, and ends nothing else
+            return _not_built(mapping, settings, f"{type(error).__name__}: {error}")
+
+
+def _not_built(mapping: str, settings: PolicySettings, cause: str) -> Deny:
+    return Deny(Reason.POLICY_NOT_BUILT, f"Mapping {mapping}: {settings.name} cannot be built: {cause}")
+
+
+CATALOGUE = Catalogue((PolicyKind("unenforced", Stage.REMOTE_AUTHORIZATION, unenforced.refuse),))

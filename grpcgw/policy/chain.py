@@ -1,0 +1,138 @@
+"""Runs the policies of a route in order for one RPC: a state machine without I/O.
+
+    chain = Chain(policies, request)
+    verdict = chain.run()          # None: all allow. Deny: over. Wait: call `resume` or `fail` with what came of it
+
+The session starts what a `Wait` waits for (`session.policy_stage`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grpcgw.logs import DefectLog
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Reason, Status
+from grpcgw.policy.contract import Allow, Deny, FailMode, Policy, PolicyRequest, Verdict, Wait
+
+log = logging.getLogger(__name__)
+_defects = DefectLog(log)
+
+FAILED_OPEN = "failed-open"
+"""The fact that names the policy which allowed an RPC because its server gave no verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPolicy:
+    """A policy of a route, built."""
+
+    name: str
+    """As messages and logs name it: `AuthService auth.default`."""
+    index: int
+    """Among the settings of its Mapping."""
+    policy: Policy
+    on_end: Callable[[PolicyRequest, Status], None] | None
+
+
+class Chain:
+    """The policies of one RPC. Called by one thread at a time."""
+
+    __slots__ = ("_edits", "_passed", "_policies", "_waiting", "request")
+
+    def __init__(self, policies: tuple[BuiltPolicy, ...], request: PolicyRequest) -> None:
+        self._policies = policies
+        self.request = request
+        self._passed = 0
+        """How many policies have allowed the RPC."""
+        self._edits: list[Allow] = []
+        self._waiting: Wait | None = None
+
+    @property
+    def current(self) -> BuiltPolicy:
+        """The policy that denied, or that waits."""
+        return self._policies[self._passed]
+
+    def run(self) -> Deny | Wait | None:
+        """Check with the policies that are left, until one denies or waits. None: all allow."""
+        while self._passed < len(self._policies):
+            verdict = self._check(self._policies[self._passed])
+            if isinstance(verdict, Wait):
+                self._waiting = verdict
+            if not isinstance(verdict, Allow):
+                return verdict
+            self._accept(verdict)
+        return None
+
+    def resume(self, verdict: object) -> Deny | Wait | None:
+        """The verdict that was waited for, or the exception that came instead of it; then as `run`."""
+        assert self._waiting is not None, "no policy waits"
+        self._waiting = None
+        if isinstance(verdict, BaseException):
+            return self._break_down("raised", verdict)
+        if isinstance(verdict, Deny):
+            return verdict
+        if not isinstance(verdict, Allow):
+            return self._break_down("gave no verdict", TypeError(f"not Allow or Deny: {type(verdict).__name__}"))
+        self._accept(verdict)
+        return self.run()
+
+    def fail(self, cause: str) -> Deny | Wait | None:
+        """No verdict came because of `cause`: decide by the fail mode; then as `run`."""
+        waiting, name = self._waiting, self.current.name
+        assert waiting is not None, "no policy waits"
+        self._waiting = None
+        if waiting.fail_mode is FailMode.OPEN:
+            self._accept(Allow(facts=((FAILED_OPEN, name),)))
+            return self.run()
+        message = f"Mapping {self.request.mapping}: {name} gave no verdict: {cause}"
+        return Deny(Reason.POLICY_UNAVAILABLE, message, waiting.closed_code)
+
+    def edit(self, metadata: Metadata) -> Metadata:
+        """`metadata` with what the policies remove and add, in their order."""
+        for allowed in self._edits:
+            metadata = _edit(metadata, allowed)
+        return metadata
+
+    def end(self, status: Status) -> None:
+        """The RPC is over: tell the policies that allowed it, the last one first. Called once."""
+        for built in reversed(self._policies[: self._passed]):
+            if built.on_end is not None:
+                try:
+                    built.on_end(self.request, status)
+                except Exception:  # the RPC has its status, and the other policies must hear of it
+                    _defects.note(f"{built.name} raised in on_end")
+
+    def _check(self, built: BuiltPolicy) -> Verdict:
+        try:
+            verdict = built.policy.check(self.request)
+        except Exception as error:
+            return self._break_down("raised", error)
+        if isinstance(verdict, Allow | Deny | Wait):
+            return verdict
+        return self._break_down("gave no verdict", TypeError(f"no verdict: {type(verdict).__name__}"))
+
+    def _break_down(self, what: str, error: BaseException) -> Deny:
+        """A defect in a policy ends the RPC, with INTERNAL."""
+        name = self.current.name
+        try:
+            raise error
+        except BaseException:  # also what is not being handled any more: a coroutine's
+            _defects.note(f"{name} {what}")
+        return Deny(Reason.POLICY_DEFECT, f"Mapping {self.request.mapping}: a defect in {name}, see the gateway's log")
+
+    def _accept(self, allowed: Allow) -> None:
+        self._passed += 1
+        request = self.request
+        if allowed.add or allowed.remove:
+            self._edits.append(allowed)
+            request.metadata = _edit(request.metadata, allowed)
+        if allowed.facts:
+            request.facts.update(allowed.facts)
+
+
+def _edit(metadata: Metadata, allowed: Allow) -> Metadata:
+    removed = allowed.remove
+    kept = tuple(item for item in metadata if item[0] not in removed) if removed else metadata
+    return (*kept, *allowed.add)

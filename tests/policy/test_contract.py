@@ -1,0 +1,61 @@
+"""What a verdict may hold: metadata that gRPC can send, and a status that refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import REASON_KEY, Reason
+from grpcgw.policy.contract import DETAILS_KEY, Allow, Deny, UnaryRpc
+
+UNSENDABLE: list[Metadata] = [
+    (("X-Upper", "a"),),
+    (("x y", "a"),),
+    ((":path", "/a/b"),),
+    (("grpc-timeout", "1S"),),
+    (("content-type", "application/grpc"),),
+    ((REASON_KEY, "mine"),),
+    (("x-a", "line\nbreak"),),
+    (("x-a", "ü"),),
+    (("x-a", b"bytes"),),
+    (("x-a-bin", "text"),),
+]
+
+
+@pytest.mark.parametrize("metadata", UNSENDABLE)
+def test_metadata_that_cannot_be_sent_is_refused_where_it_is_made(metadata: Metadata) -> None:
+    with pytest.raises(ValueError):
+        Allow(add=metadata)
+    with pytest.raises(ValueError):
+        Deny("busy", "", metadata=metadata)
+    with pytest.raises(ValueError):
+        UnaryRpc("/a.B/C", b"", _judge, metadata)
+
+
+def _judge(_: object) -> Allow:
+    return Allow()
+
+
+def test_a_deny_is_a_whole_status() -> None:
+    status = Deny("busy", "later", Code.RESOURCE_EXHAUSTED, b"details", (("retry-after", "3"),)).status()
+    assert (status.code, status.details) == (Code.RESOURCE_EXHAUSTED, "later")
+    assert status.trailers == ((REASON_KEY, "busy"), ("retry-after", "3"), (DETAILS_KEY, b"details"))
+
+
+def test_a_deny_without_a_code_has_that_of_its_reason() -> None:
+    assert Deny(Reason.CLEAR_TEXT, "use TLS").status().code == Code.PERMISSION_DENIED
+    assert Deny(Reason.POLICY_DEFECT, "").status().code == Code.INTERNAL
+    assert Deny(Reason.POLICY_NOT_BUILT, "").status().code == Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize("code", [0, -1, 17])
+def test_a_code_that_refuses_nothing_is_no_deny(code: int) -> None:
+    with pytest.raises(ValueError, match="no code"):
+        Deny("busy", "", code)
+
+
+@pytest.mark.parametrize("reason", ["", "Too Busy", "user:4711", "a" * 65])
+def test_a_reason_is_a_word(reason: str) -> None:
+    with pytest.raises(ValueError, match="no reason"):
+        Deny(reason, "")
