@@ -140,8 +140,8 @@ def render_groups(view: GatewayView) -> Json:
             "location": route.destinations[0].destination.where,
             "mappings": [
                 {
-                    "name": destination.destination.mapping.name,
-                    "namespace": destination.destination.mapping.namespace,
+                    "name": destination.destination.key.name,
+                    "namespace": destination.destination.key.namespace,
                     "cluster_name": destination.cluster.cluster.name,
                     "cluster_service": str(destination.cluster.cluster.service),
                     "location": destination.destination.where,

@@ -76,7 +76,7 @@ def _resolve(clusters: Mapping[str, Cluster], files: Iterable[KubeObject]) -> di
 def _destinations(snapshot: Snapshot) -> Iterator[Destination]:
     """Each Mapping once with each of its clusters."""
     every = (destination for route in snapshot.routes for destination in route.all_destinations())
-    return iter({(destination.mapping, destination.cluster): destination for destination in every}.values())
+    return iter({(destination.key, destination.cluster): destination for destination in every}.values())
 
 
 def _judge(known: EndpointSet, failing: Mapping[str, str]) -> list[tuple[Severity, str]]:
@@ -110,6 +110,6 @@ def _find_failing(workers: Iterable[WorkerReport]) -> dict[str, dict[str, str]]:
 
 
 def _blame(destination: Destination, severity: Severity, message: str, objects: Objects) -> Problem:
-    obj = objects.get(destination.mapping)
+    obj = objects.get(destination.key)
     where = destination.where if obj is None else obj.source.locate(("spec", "service"))
-    return Problem(severity, message, where, destination.mapping, "spec.service")
+    return Problem(severity, message, where, destination.key, "spec.service")

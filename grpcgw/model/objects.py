@@ -26,6 +26,12 @@ class ObjectKey(NamedTuple):
     namespace: str
     name: str
 
+    @property
+    def label(self) -> str:
+        """What metrics, logs and JSON show of an object that serves RPCs: `name.namespace` of a Mapping, `kind
+        name.namespace` of any other kind. No two objects have the same label."""
+        return f"{self.name}.{self.namespace}" if self.kind == "Mapping" else str(self)
+
     def __str__(self) -> str:
         return f"{self.kind} {self.name}.{self.namespace}"
 

@@ -17,9 +17,8 @@ from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 class Destination:
     """What one Mapping of a group contributes: its share of the traffic and its own settings."""
 
-    mapping: ObjectKey
-    label: str
-    """Mapping as metrics and messages name it: `name.namespace`."""
+    key: ObjectKey
+    """The object that configures it. Counters, breakers, retry budgets and shadow copies are kept by it."""
     cluster: str
     weight_percent: int = 100
     load_balancer: LoadBalancer = ROUND_ROBIN
@@ -52,6 +51,11 @@ class Destination:
     """Share of its RPCs in the access log; None: the gateway's own (`--access-log-sample`)."""
     where: str = field(default="", compare=False, repr=False)
     """`file:line` or origin of the Mapping, for the operator."""
+
+    @property
+    def label(self) -> str:
+        """`key` as metrics, logs and JSON show it: unique, too."""
+        return self.key.label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

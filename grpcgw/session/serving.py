@@ -108,7 +108,7 @@ class CannotServe(GrpcgwError):
     """A defect: a snapshot that the compiler made cannot be served, because of `mapping`, if one is to blame."""
 
     def __init__(self, route: Route, error: Exception) -> None:
-        self.mapping = next((destination.mapping for destination in route.all_destinations()), None)
+        self.mapping = next((destination.key for destination in route.all_destinations()), None)
         super().__init__(f"{type(error).__name__}: {error}")
 
 

@@ -36,7 +36,7 @@ def make_cluster(
 
 def make_destination(name: str, cluster: str, **settings: object) -> Destination:
     key = ObjectKey("Mapping", "default", name)
-    return Destination(key, f"{name}.default", cluster, where=f"examples/greet/{name}.yaml:7", **settings)  # type: ignore[arg-type]
+    return Destination(key, cluster, where=f"examples/greet/{name}.yaml:7", **settings)  # type: ignore[arg-type]
 
 
 def make_route(

@@ -198,7 +198,10 @@ def test_canary_weights_health_precedence_and_missing_services_are_told(page: Pa
 def test_hostile_names_stay_text(page: Page, admin: RunningAdmin) -> None:
     evil = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'"
     state = greet_state()
-    route = make_route(f"/{evil}/", replace(make_destination("m", GREET, rewrite=evil), label=evil, where=evil))
+    route = make_route(
+        f"/{evil}/",
+        replace(make_destination("m", GREET, rewrite=evil), key=ObjectKey("Mapping", evil, evil), where=evil),
+    )
     problem = Problem(Severity.ERROR, evil, evil, ObjectKey(evil, evil, evil), evil)
     endpoints = {GREET: EndpointSet((Endpoint("10.244.1.7", 50051, evil),), evil)}
     admin.shown.current = replace(

@@ -69,7 +69,6 @@ def test_the_greet_scenario_compiles_unchanged_without_a_word() -> None:
             (
                 Destination(
                     ObjectKey("Mapping", "default", "grpcserver"),
-                    "grpcserver.default",
                     name,
                     rewrite="/greet.GrpcService/",
                     timeout_ms=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from session.gateway import LABEL, destination, endpoints, route, snapshot
+from session.gateway import destination, endpoints, route, snapshot
 
 from grpcgw.control.dead_routes import find_dead_routes
 from grpcgw.model.endpoints import EndpointSet, PodState
@@ -13,7 +13,7 @@ from grpcgw.model.objects import KubeObject, Severity, Source
 from grpcgw.telemetry.report import PodReport, WorkerReport
 
 ERROR, NOTICE = Severity.ERROR, Severity.NOTICE
-MAPPING = destination().mapping
+MAPPING = destination().key
 OBJECTS = {MAPPING: KubeObject("v2", MAPPING, {}, Source("greet.yaml", {(): 1, ("spec", "service"): 7}))}
 
 
@@ -64,7 +64,7 @@ def test_no_pod_that_can_be_connected_to_is_an_error_and_names_a_few() -> None:
 
 
 def test_each_mapping_of_a_dead_service_is_named_once() -> None:
-    other = destination(mapping=MAPPING._replace(name="other"), label="other", where="other.yaml:1")
+    other = destination(key=MAPPING._replace(name="other"), where="other.yaml:1")
     routes = (route(), route(prefix="/again/"), route(other, prefix="/other/"))
     found = find_dead_routes(snapshot(*routes), {"greet": EndpointSet(error="no Service")}, (), OBJECTS)
     assert [(each.where, each.object) for each in found] == [
@@ -74,5 +74,5 @@ def test_each_mapping_of_a_dead_service_is_named_once() -> None:
 
 
 def test_what_is_gone_from_the_configuration_is_no_problem() -> None:
-    served = replace(snapshot(route(destination(label=LABEL))), routes=(), clusters={})
+    served = replace(snapshot(route(destination())), routes=(), clusters={})
     assert find_dead_routes(served, {"greet": EndpointSet(error="no Service")}, (), OBJECTS) == ()

@@ -102,7 +102,6 @@ def mapping(
     """A Mapping of its own: a Route with one Destination."""
     destination = Destination(
         ObjectKey("Mapping", "default", name),
-        f"{name}.default",
         cluster,
         rewrite=rewrite,
         timeout_ms=timeout_ms,

@@ -14,7 +14,7 @@ from grpcgw.model.resilience import CircuitBreaker, Priority
 from grpcgw.model.route import Destination
 from grpcgw.policy.breakers import Breaker, Breakers, Limit, Overflow, Permit
 
-DESTINATION = Destination(ObjectKey("Mapping", "default", "greet"), "greet.default", "greet")
+DESTINATION = Destination(ObjectKey("Mapping", "default", "greet"), "greet")
 
 
 def admit(breaker: Breaker, waits: bool = False) -> Permit:
@@ -71,7 +71,7 @@ def test_a_mapping_without_limits_of_its_class_has_no_breaker(limits: tuple[Circ
 def test_the_priority_chooses_the_limits() -> None:
     limits = (CircuitBreaker(max_requests=1), CircuitBreaker(Priority.HIGH, max_requests=2))
     default = replace(DESTINATION, circuit_breakers=limits)
-    high = replace(default, label="other.default", priority=Priority.HIGH)
+    high = replace(default, key=ObjectKey("Mapping", "default", "other"), priority=Priority.HIGH)
     breakers = Breakers()
     breakers.replace([default, high])
     breaker = breakers.of(high)

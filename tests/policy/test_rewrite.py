@@ -20,7 +20,6 @@ def make_destination(
 ) -> Destination:
     return Destination(
         ObjectKey("Mapping", "default", "greet"),
-        "greet.default",
         "greet",
         rewrite=rewrite,
         regex_rewrite=RegexRewrite(*regex) if regex else None,

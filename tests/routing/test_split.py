@@ -17,8 +17,7 @@ from grpcgw.routing.split import Split
 
 def destinations(*weights: int) -> list[Destination]:
     return [
-        Destination(ObjectKey("Mapping", "ns", f"m{index}"), f"m{index}", "cluster", weight)
-        for index, weight in enumerate(weights)
+        Destination(ObjectKey("Mapping", "ns", f"m{index}"), "cluster", weight) for index, weight in enumerate(weights)
     ]
 
 
@@ -28,20 +27,20 @@ def picks(split: Split, calls: int) -> list[str | None]:
 
 
 def test_a_single_destination_takes_every_call() -> None:
-    assert picks(Split(destinations(100)), 5) == ["m0"] * 5
+    assert picks(Split(destinations(100)), 5) == ["m0.ns"] * 5
 
 
 def test_equal_shares_take_strict_turns() -> None:
-    assert picks(Split(destinations(50, 50)), 6) == ["m0", "m1"] * 3
+    assert picks(Split(destinations(50, 50)), 6) == ["m0.ns", "m1.ns"] * 3
 
 
 def test_a_small_share_is_spread_over_the_cycle_and_not_served_in_one_go() -> None:
-    positions = [index for index, label in enumerate(picks(Split(destinations(80, 20)), 20)) if label == "m1"]
+    positions = [index for index, label in enumerate(picks(Split(destinations(80, 20)), 20)) if label == "m1.ns"]
     assert [later - earlier for earlier, later in pairwise(positions)] == [5, 5, 5]
 
 
 def test_what_the_weights_leave_goes_nowhere() -> None:
-    assert Counter(picks(Split(destinations(10, 20)), 100)) == {"m0": 10, "m1": 20, None: 70}
+    assert Counter(picks(Split(destinations(10, 20)), 100)) == {"m0.ns": 10, "m1.ns": 20, None: 70}
 
 
 def test_no_weight_at_all_sends_nothing_anywhere() -> None:
@@ -56,7 +55,7 @@ def test_more_than_everything_is_refused() -> None:
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=6).filter(lambda weights: sum(weights) <= 100))
 def test_a_hundred_calls_are_shared_exactly_by_weight(weights: list[int]) -> None:
     shares = Counter(picks(Split(destinations(*weights)), 100))
-    assert [shares[f"m{index}"] for index in range(len(weights))] == weights
+    assert [shares[f"m{index}.ns"] for index in range(len(weights))] == weights
     assert shares[None] == 100 - sum(weights)
 
 
@@ -64,7 +63,7 @@ def test_threads_together_take_the_exact_shares() -> None:
     split = Split(destinations(70, 30))
     with ThreadPoolExecutor(4) as pool:
         taken = Counter(label for labels in pool.map(lambda _: picks(split, 2_500), range(4)) for label in labels)
-    assert taken == {"m0": 7_000, "m1": 3_000}
+    assert taken == {"m0.ns": 7_000, "m1.ns": 3_000}
 
 
 # By the hash of a header
@@ -87,13 +86,13 @@ def share_by_hash(*weights: int) -> Counter[str | None]:
 def test_callers_are_shared_by_weight(weights: tuple[int, ...]) -> None:
     shares = share_by_hash(*weights)
     for index, weight in enumerate((*weights, 100 - sum(weights))):
-        label = f"m{index}" if index < len(weights) else None
+        label = f"m{index}.ns" if index < len(weights) else None
         assert abs(shares[label] / 200 - weight) <= 1
 
 
 def test_none_goes_where_the_weight_is_0_and_all_where_it_is_100() -> None:
-    assert share_by_hash(100, 0) == {"m0": 20_000}
-    assert share_by_hash(0, 100) == {"m1": 20_000}
+    assert share_by_hash(100, 0) == {"m0.ns": 20_000}
+    assert share_by_hash(0, 100) == {"m1.ns": 20_000}
 
 
 def test_a_canary_that_grows_keeps_its_callers() -> None:
@@ -101,7 +100,7 @@ def test_a_canary_that_grows_keeps_its_callers() -> None:
     for number in range(2_000):
         picked = small.pick_for(str(number))
         assert picked is not None
-        if picked.label == "m1":
+        if picked.label == "m1.ns":
             later = large.pick_for(str(number))
             assert later is not None
-            assert later.label == "m1"
+            assert later.label == "m1.ns"

@@ -24,7 +24,7 @@ from grpcgw.routing.table import RouteTable
 
 
 def route(kind: MatchKind, value: str, precedence: int = 0, **conditions: Any) -> Route:
-    destination = Destination(ObjectKey("Mapping", "ns", value), value, "cluster")
+    destination = Destination(ObjectKey("Mapping", "ns", value), "cluster")
     return Route(f"Mapping {value}", PathMatch(kind, value), precedence, (destination,), **conditions)
 
 

@@ -49,9 +49,8 @@ def cluster(name: str = "greet") -> Cluster:
     return Cluster(name, ResolverKind.KUBERNETES_ENDPOINT, "resolver", ServiceRef(name, "default", 50051))
 
 
-def destination(**fields: Any) -> Destination:
-    values = {"mapping": ObjectKey("Mapping", "default", "grpcserver"), "label": LABEL, "cluster": "greet", **fields}
-    return Destination(**values)
+def destination(name: str = "grpcserver", **fields: Any) -> Destination:
+    return Destination(**{"key": ObjectKey("Mapping", "default", name), "cluster": "greet", **fields})
 
 
 def route(*destinations: Destination, prefix: str = SERVICE, kind: MatchKind = MatchKind.PREFIX) -> Route:

@@ -13,7 +13,6 @@ from grpcgw.balancer.base import Outcome, turns_from
 from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
 from grpcgw.model.cluster import DEFAULT_CONNECTION, ConnectionSettings, UpstreamTls
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
-from grpcgw.model.objects import ObjectKey
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import MOST_GONE_COUNTED, CannotServe, Serving
@@ -108,11 +107,14 @@ def test_a_gateway_that_drains_refuses_all() -> None:
 
 def test_rpcs_split_by_weight_and_the_missing_share_is_refused() -> None:
     serving, _ = make_serving()
-    heavy, light = destination(label="heavy", weight_percent=50), destination(label="light", weight_percent=25)
+    heavy, light = (
+        destination(name="heavy", weight_percent=50),
+        destination(name="light", weight_percent=25),
+    )
     serving.apply(snapshot(route(heavy, light)), 0.0)
     found = [serving.route(METHOD) for _ in range(100)]
     shares = Counter(choice.label if isinstance(choice, Target) else choice.reason for choice in found)
-    assert shares == {"heavy": 50, "light": 25, Reason.UNROUTED_SHARE: 25}
+    assert shares == {"heavy.default": 50, "light.default": 25, Reason.UNROUTED_SHARE: 25}
 
 
 @pytest.mark.parametrize(
@@ -184,10 +186,10 @@ def test_a_route_that_did_not_change_follows_its_cluster() -> None:
 def test_a_snapshot_that_cannot_be_served_leaves_everything_as_it_was_and_names_its_mapping() -> None:
     serving = serving_greet(1, 2)
     pods, before = serving.pods(), serving.snapshot
-    culprit = destination(mapping=ObjectKey("Mapping", "default", "bad"), load_balancer=LoadBalancer("fastest"))
+    culprit = destination(name="bad", load_balancer=LoadBalancer("fastest"))
     with pytest.raises(CannotServe, match="KeyError: 'fastest'") as caught:
         serving.apply(snapshot(route(culprit, prefix="/bad.Service/"), version="2"), 1.0)
-    assert caught.value.mapping == culprit.mapping
+    assert caught.value.mapping == culprit.key
     assert (serving.snapshot, serving.pods()) == (before, pods)
     assert picks(serving, 2) == [1, 2]
     serving.apply(snapshot(route(), version="3"), 2.0)
@@ -339,7 +341,10 @@ def test_of_pods_that_are_gone_no_more_than_a_bounded_number_is_remembered() -> 
 
 def test_two_mappings_to_one_service_share_pods_and_not_settings() -> None:
     serving, connections = make_serving()
-    routes = (route(destination(label="a")), route(destination(label="b", timeout_ms=7), prefix="/other.Service/"))
+    routes = (
+        route(destination(name="a")),
+        route(destination(name="b", timeout_ms=7), prefix="/other.Service/"),
+    )
     serving.apply(snapshot(*routes), 0.0)
     serving.set_endpoints("greet", endpoints(1, 2), 0.0)
     serving.refresh(0.0)
@@ -350,8 +355,8 @@ def test_two_mappings_to_one_service_share_pods_and_not_settings() -> None:
 
 def test_two_ways_to_balance_over_one_service_take_turns_apart() -> None:
     serving, connections = make_serving()
-    careful = destination(label="b", outlier_detection=OutlierDetection())
-    serving.apply(snapshot(route(destination(label="a")), route(careful, prefix="/other.Service/")), 0.0)
+    careful = destination(name="b", outlier_detection=OutlierDetection())
+    serving.apply(snapshot(route(destination(name="a")), route(careful, prefix="/other.Service/")), 0.0)
     serving.set_endpoints("greet", endpoints(1, 2), 0.0)
     serving.refresh(0.0)
     assert len(connections.opened) == 2
@@ -612,7 +617,7 @@ def test_only_what_asks_for_checks_is_checked_and_once_for_all_who_ask_alike() -
         snapshot(
             route(destination(health_check=CHECK)),
             route(destination(health_check=CHECK, load_balancer=least), prefix="/least"),
-            route(destination(label="unchecked"), prefix="/unchecked"),
+            route(destination(name="unchecked"), prefix="/unchecked"),
             route(destination(cluster="other"), prefix="/other"),
         ),
         0.0,

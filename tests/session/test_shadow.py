@@ -29,7 +29,7 @@ FIRST_SHADOW = 100
 def gateway(pods: int = 1, shadow_pods: int = 1, mapping: dict[str, Any] | None = None, **shadow: Any) -> Gateway:
     """A Mapping over `pods`, and a shadow with the settings `shadow` over `shadow_pods`."""
     made = Gateway(pods)
-    copied = destination(label=COPY, cluster="copies", **shadow)
+    copied = destination(name="copy", cluster="copies", **shadow)
     made.apply(snapshot(replace(route(destination(**mapping or {})), shadow=copied)), 0.0)
     made.set_endpoints("copies", endpoints(*range(FIRST_SHADOW, FIRST_SHADOW + shadow_pods)), 0.0)
     made.refresh(0.0)
@@ -401,7 +401,7 @@ def test_copies_have_no_line_in_the_access_log() -> None:
     lines: list[RpcRecord] = []
     made = Gateway()
     made.rpc_log = RpcLog(lines.append, 100.0)
-    made.apply(snapshot(replace(route(), shadow=destination(label=COPY, cluster="copies"))), 0.0)
+    made.apply(snapshot(replace(route(), shadow=destination(name="copy", cluster="copies"))), 0.0)
     made.set_endpoints("copies", endpoints(FIRST_SHADOW), 0.0)
     made.refresh(0.0)
     copy_ends(unary(made))

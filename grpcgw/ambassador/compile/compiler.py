@@ -249,7 +249,7 @@ def _note_unreached(snapshot: Snapshot, by_key: Mapping[ObjectKey, KubeObject], 
     reasons: dict[ObjectKey, set[str]] = {}
     for route in snapshot.routes:
         for destination in route.all_destinations():
-            reasons.setdefault(destination.mapping, set()).add(reach.find_refusal(route, destination))
+            reasons.setdefault(destination.key, set()).add(reach.find_refusal(route, destination))
     for key, found in reasons.items():
         if found <= UNREACHED:
             findings = Findings(by_key[key])

@@ -81,7 +81,7 @@ def group_candidates(candidates: Iterable[Candidate]) -> dict[GroupKey, list[Can
 
 
 def _seniority(candidate: Candidate) -> tuple[str, str, str]:
-    key = candidate.destination.mapping
+    key = candidate.destination.key
     return candidate.created, key.namespace, key.name
 
 

@@ -76,7 +76,7 @@ def _find_complaints(groups: Groups) -> dict[ObjectKey, Complaint]:
     for members in groups.values():
         if len(members) > 1:
             for position, complaint in find_complaints(members).items():
-                found.setdefault(members[position].destination.mapping, complaint)
+                found.setdefault(members[position].destination.key, complaint)
     return found
 
 
@@ -88,7 +88,7 @@ def _report_weightless(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], g
         if len(sharing) > 1 and all(member.weight is None for member in sharing):
             first, second = sharing[0].destination, sharing[1].destination
             noted.setdefault(
-                second.mapping,
+                second.key,
                 f"shares the calls of {group.prefix} equally with {first.label}, as none of them has a weight; give one"
                 " a weight, or a prefix, host or headers of its own",
             )
@@ -101,7 +101,7 @@ def _report_weightless(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], g
 def _report_lone_shadows(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
     for members in groups.values():
         if members[0].shadow and all(member.shadow for member in members):
-            findings = Findings(by_key[members[0].destination.mapping])
+            findings = Findings(by_key[members[0].destination.key])
             findings.notice("there is no other Mapping in its group whose calls it could get copies of", "shadow")
             generations.report(findings)
 
@@ -113,7 +113,7 @@ def _report_unrouted(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], gen
         serving = [member for member in members if not member.shadow] if len(members) > 1 else ()
         if len(serving) > 1:
             total = sum(share_weights([member.weight for member in serving]) or ())
-            totals[serving[0].destination.mapping] = (group.prefix, total)
+            totals[serving[0].destination.key] = (group.prefix, total)
     for key, (prefix, total) in totals.items():
         if total < 100:
             findings = Findings(by_key[key])

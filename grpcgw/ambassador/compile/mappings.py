@@ -139,7 +139,7 @@ def _compile_redirect(
     candidate = Candidate(
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
-        destination=Destination(obj.key, f"{obj.key.name}.{obj.key.namespace}", "", where=obj.source.locate()),
+        destination=Destination(obj.key, "", where=obj.source.locate()),
         redirect=True,
         created=_created(obj),
     )
@@ -266,8 +266,7 @@ def _make_destination(
 ) -> Destination:
     idle_ms = DEFAULT_IDLE_TIMEOUT_MS if settings.idle_timeout_ms is None else settings.idle_timeout_ms
     return Destination(
-        mapping=obj.key,
-        label=f"{obj.key.name}.{obj.key.namespace}",
+        key=obj.key,
         cluster=cluster.name,
         load_balancer=settings.load_balancer or ROUND_ROBIN,
         timeout_ms=settings.timeout_ms or None,
