@@ -14,7 +14,7 @@ from examples.greet.server import GRACE_S, SERVICE
 from grpcgw import __version__
 from grpcgw.admin.allowed_hosts import KnownHosts
 from grpcgw.cli.main import execute
-from grpcgw.session.held import HeldMessages
+from grpcgw.policy.held_messages import HeldMessages
 from grpcgw.settings import Settings
 
 ROOT = Path(__file__).parents[1]

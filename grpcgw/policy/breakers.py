@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from grpcgw.model.resilience import CircuitBreaker, Priority
+from grpcgw.model.resilience import CircuitBreaker
 from grpcgw.model.route import Destination
 
 
@@ -44,7 +44,7 @@ class Overflow:
 class Breaker:
     """Counts of one class. Any thread may call any method; each is one short step under a lock."""
 
-    __slots__ = ("_in_use", "_lock", "_values")
+    __slots__ = ("__weakref__", "_in_use", "_lock", "_values")
 
     def __init__(self, limits: CircuitBreaker) -> None:
         self._lock = threading.Lock()
@@ -119,35 +119,8 @@ class Permit:
             self._breaker.give_back(held)
 
 
-class Breakers:
-    """The breakers of what is served: they live on over reloads, with what is in use, as long as their Mapping does."""
-
-    def __init__(self) -> None:
-        self._breakers: dict[tuple[str, Priority], Breaker] = {}
-
-    def replace(self, destinations: Iterable[Destination]) -> None:
-        """Serve `destinations` from now on. Called by one thread at a time."""
-        before = self._breakers
-        self._breakers = {}
-        for destination in destinations:
-            limits = _choose_limits(destination)
-            if limits is None:
-                continue
-            key = (destination.label, destination.priority)
-            breaker = before.get(key)
-            if breaker is None:
-                breaker = Breaker(limits)
-            else:
-                breaker.change_limits(limits)
-            self._breakers[key] = breaker
-
-    def of(self, destination: Destination) -> Breaker | None:
-        """None: the Mapping has no limits."""
-        return self._breakers.get((destination.label, destination.priority))
-
-
-def _choose_limits(destination: Destination) -> CircuitBreaker | None:
-    """The limits of the Mapping's priority class; of several the first, as Envoy chooses."""
+def choose_limits(destination: Destination) -> CircuitBreaker | None:
+    """The limits of the Mapping's priority class, of several the first, as Envoy chooses; None: it has no limits."""
     for limits in destination.circuit_breakers:
         if limits.priority is destination.priority:
             limited = any(getattr(limits, limit) is not None for limit in Limit)

@@ -71,7 +71,7 @@ class RetryBudget:
     Envoy's retry budget. Any thread may call any method.
     """
 
-    __slots__ = ("_count_in_flight", "_lock", "_retrying")
+    __slots__ = ("__weakref__", "_count_in_flight", "_lock", "_retrying")
 
     def __init__(self, count_in_flight: Callable[[], int]) -> None:
         """`count_in_flight`: how many RPCs of the Mapping are running. Asked when one failed, not for each."""

@@ -1,4 +1,4 @@
-"""Mappings bound to their pods: all that an RPC needs of the one it goes to, worked out once per snapshot."""
+"""Routes bound to what serves them: everything an RPC needs of its Mapping, computed once per snapshot."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.breakers import Breaker
 from grpcgw.policy.catalogue import CATALOGUE
 from grpcgw.policy.contract import Deny
+from grpcgw.policy.held_messages import UNCOUNTED_BYTES
 from grpcgw.policy.metadata_editor import compile_edits
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
+from grpcgw.routing.copy_counters import CopyCounters
 from grpcgw.routing.split import Split
-from grpcgw.session.held import UNCOUNTED_BYTES
-from grpcgw.session.shadow import Shadow
-from grpcgw.upstream.clusters import Balanced, ClusterState
+from grpcgw.upstream.cluster import ClusterState
+from grpcgw.upstream.load_balancing import BalancingState
 from grpcgw.upstream.pod import Pod
 
 
 class Target:
-    """A Destination bound to its pods: all that an RPC needs of its Mapping, worked out once per snapshot."""
+    """A Destination bound to its cluster: everything an RPC needs of its Mapping, computed once per snapshot."""
 
     __slots__ = (
-        "_balanced",
+        "_balancing",
         "_cluster",
         "_rewrite",
         "authority",
@@ -54,7 +55,7 @@ class Target:
         route: Route,
         destination: Destination,
         cluster: ClusterState,
-        balanced: Balanced,
+        balancing: BalancingState,
         breaker: Breaker | None,
         budget: RetryBudget,
         log_percent: float,
@@ -62,7 +63,7 @@ class Target:
         self.label = destination.label
         self.cluster = destination.cluster
         self.refusal = _refuse_guarded(destination)
-        """Why all its RPCs are refused; None: they are not."""
+        """Why all its RPCs are refused; None: they are served."""
         self.log_percent = log_percent
         """Share of its RPCs to log."""
         self.retry = destination.retry
@@ -80,43 +81,62 @@ class Target:
         self.timeout_ms = destination.timeout_ms
         self.max_message_bytes = destination.max_message_bytes or sys.maxsize
         self.unchecked_bytes = min(self.max_message_bytes, UNCOUNTED_BYTES)
-        """Messages of at most this size need no look."""
+        """Messages of at most this size are checked against no limit."""
         idle_ms = destination.idle_timeout_ms
         self.idle_timeout_s = None if idle_ms is None else idle_ms / 1000
         self._rewrite = compile_rewrite(route.match, destination)
-        self._cluster, self._balanced = cluster, balanced
+        self._cluster, self._balancing = cluster, balancing
 
     def pick(self, avoid: Pod | None, key: int | None = None) -> Pod | None:
         """The pod for one RPC; `done` must follow, once. `key` is what `make_key` made of it."""
-        picker = self._balanced.picker
+        picker = self._balancing.picker
         return picker.pick(avoid, key)  # type: ignore[return-value]  # pickers return what update() was given
 
-    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> bool:
-        """The try on `pod` ended; returns whether the pod is left out from now on (`Serving.republish` it)."""
-        self._balanced.balancer.done(pod, outcome)
-        outliers = self._balanced.outliers
-        return outliers is not None and outliers.record(pod, outcome.failed, now_s)
+    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> None:
+        """The try on `pod` ended. A pod that this ejects gets no new RPCs."""
+        balancing = self._balancing
+        balancing.balancer.done(pod, outcome)
+        outliers = balancing.outliers
+        if outliers is not None and outliers.record(pod, outcome.failed, now_s):
+            balancing.publish()
 
     def is_connected(self) -> bool:
-        """Whether some pod is, as far as is known, so that an RPC need not wait for a connection."""
-        return self._balanced.is_ready
+        """Whether some pod is connected, so that an RPC need not wait for a connection."""
+        return self._balancing.is_ready
 
     def can_serve(self) -> bool:
-        return self.refusal is None and any(pod.state is not PodState.FAILING for pod in self._balanced.candidates)
+        """Whether RPCs are served and some pod is connected or may yet be."""
+        return self.refusal is None and any(pod.state is not PodState.FAILING for pod in self._balancing.candidates)
 
     def has_other(self, pod: Pod) -> bool:
-        return any(other is not pod for other in self._balanced.candidates)
+        """Whether a pod other than `pod` may be picked."""
+        return any(other is not pod for other in self._balancing.candidates)
 
     def rewrite(self, path: str) -> str:
         """The path towards the pod (`rewrite`, `regex_rewrite`)."""
         return path if self._rewrite is None else self._rewrite(path)
 
     def why_no_endpoint(self) -> str:
+        """The message of the status of an RPC that got no pod."""
         service, endpoints = self._cluster.cluster.service, self._cluster.endpoints
         if endpoints is None:
             return f"Mapping {self.label}: the pods of {service} are not known yet"
-        why = endpoints.error or self._balanced.why_none()
+        why = endpoints.error or self._balancing.why_none()
         return f"Mapping {self.label}: no ready pod of {service}" + (f" ({why})" if why else "")
+
+
+class Shadow:
+    """A Route's shadow Mapping, bound to its cluster: decides which RPCs are copied."""
+
+    __slots__ = ("_split", "counters", "target")
+
+    def __init__(self, destination: Destination, target: Target, counters: CopyCounters) -> None:
+        self.target, self.counters = target, counters
+        self._split = Split((destination,))
+
+    def takes_next(self) -> bool:
+        """Whether the next RPC is copied: the share `weight` of them is, in turns."""
+        return self._split.pick() is not None
 
 
 class RouteTargets:
@@ -135,7 +155,7 @@ class RouteTargets:
         self._sticky_header = route.sticky_header
 
     def choose(self, metadata: Metadata) -> Target | None:
-        """The Mapping for one RPC by weight; None for the share that the weights leave unrouted."""
+        """The Target of one RPC by weight; None for the share that the weights leave unrouted."""
         if self._only is not None:
             return self._only
         sticky = self._sticky_header
@@ -144,10 +164,11 @@ class RouteTargets:
         return None if destination is None else self._targets[id(destination)]
 
     def open_clusters(self) -> frozenset[str]:
-        """Those of the Mappings that do not refuse all calls."""
+        """The clusters of the Mappings that do not refuse all RPCs."""
         return frozenset(target.cluster for target in self._targets.values() if target.refusal is None)
 
     def can_serve(self) -> bool:
+        """Whether some Mapping serves RPCs and has a pod that is connected or may yet be."""
         return any(target.can_serve() for target in self._targets.values())
 
 
@@ -157,6 +178,7 @@ def _refuse_guarded(destination: Destination) -> Refusal | None:
 
 
 def explain_nowhere(targets: RouteTargets, path: str) -> Refusal:
+    """Why `RouteTargets.choose` returned None."""
     if targets.redirect:
         message = f"Mapping {targets.redirect} is an HTTP redirect, which gRPC clients do not follow"
         return Refusal(Reason.REDIRECT, message)

@@ -168,7 +168,7 @@ class DescriptorKeeper:
     def _addresses(self) -> dict[str, list[str]]:
         """The pods of each cluster that can be asked, connected ones first."""
         found: dict[str, list[str]] = {}
-        for cluster, pods in self._serving.clusters():
+        for cluster, pods in self._serving.clusters.in_use():
             if cluster.connection.tls is None:
                 ordered = sorted(pods, key=lambda pod: pod.state is not PodState.READY)
                 found[cluster.name] = [str(pod.endpoint) for pod in ordered]

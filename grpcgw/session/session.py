@@ -38,6 +38,7 @@ from grpcgw.model.status import (
     status_of_one_who_left,
 )
 from grpcgw.policy.breakers import Breaker, Overflow, Permit
+from grpcgw.policy.held_messages import UNCOUNTED_BYTES
 from grpcgw.policy.request import Request
 from grpcgw.policy.retry import Failure, GiveUp, Retries, add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline, may_have_passed
@@ -45,9 +46,8 @@ from grpcgw.routing.targets import Target
 from grpcgw.session.call import Attempt, Call, Opening
 from grpcgw.session.ending import ended_by
 from grpcgw.session.forwarding import forward_request, forward_response, is_too_large
-from grpcgw.session.held import UNCOUNTED_BYTES
 from grpcgw.session.serving import Serving
-from grpcgw.session.shadow import Copy
+from grpcgw.session.shadow_copy import Copy
 from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED, MethodCounters
 from grpcgw.upstream.pod import Pod
@@ -170,7 +170,7 @@ class Session:
         if target.breaker is not None and not self._admit(target.breaker, target, now_s):
             return
         if target.shadow is not None:
-            self._copy = target.shadow.begin(self._call, request)
+            self._copy = serving.copies.begin(target.shadow, self._call, request)
         self._read_client()
         if counters.one_request:
             self._call.join()
@@ -439,8 +439,7 @@ class Session:
         failed = counts_against_pod(status)
         duration_s = now_s - self._pod_since_s
         pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
-        if target.done(pod, Outcome(status.code, failed, duration_s, status.trailers), now_s):
-            self._serving.republish(pod)
+        target.done(pod, Outcome(status.code, failed, duration_s, status.trailers), now_s)
 
     def on_join_expired(self, now_s: float) -> None:
         """What was waited for did not come along: this is a stream (or slow), go on with what is there."""
@@ -474,7 +473,7 @@ class Session:
         if reason is Reason.CONNECTION_LOST and not self._reached:
             reason = Reason.CONNECT_FAILED  # it was lost before anything was sent
         if reason is Reason.CONNECT_FAILED and self._pod is not None:
-            self._serving.note_failure(self._pod)
+            self._serving.clusters.note_failure(self._pod)
         if status.code and self._retry(status, reason, now_s):
             return
         if self._expired(status, now_s):

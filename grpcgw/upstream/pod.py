@@ -54,7 +54,7 @@ class PodCounts:
     Several threads count: the lock costs some 60 ns where an RPC costs 100 µs (docs/performance.md).
     """
 
-    __slots__ = ("failures", "finished", "last_error", "latency_sum_s", "lock", "total")
+    __slots__ = ("__weakref__", "failures", "finished", "last_error", "latency_sum_s", "lock", "total")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

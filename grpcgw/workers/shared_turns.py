@@ -18,7 +18,7 @@ from functools import partial
 from grpcgw.balancer.base import TakeTurn
 from grpcgw.balancer.catalogue import TAKE_TURNS
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.upstream.clusters import Balancing
+from grpcgw.upstream.load_balancing import BalancingSettings
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ SHARE_OF_FILES = 8
 FIRST_TURNS = 1 << 20
 """Positions start at a random number below this, so that not all gateways start with the same pod."""
 
-TurnKey = tuple[str, Balancing]
+TurnKey = tuple[str, BalancingSettings]
 """A cluster, and the balancing settings on which Mappings must agree to share a position."""
 
 
@@ -80,4 +80,4 @@ def _find_keys(snapshot: Snapshot) -> Iterator[TurnKey]:
     for route in snapshot.routes:
         for destination in route.all_destinations():
             if destination.load_balancer.policy in TAKE_TURNS:
-                yield destination.cluster, Balancing.of(destination)
+                yield destination.cluster, BalancingSettings.of(destination)

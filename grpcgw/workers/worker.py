@@ -25,7 +25,8 @@ from grpcgw.logs import DefectLog, set_up_logging
 from grpcgw.model.difference import WrongBase, apply_difference
 from grpcgw.model.log_format import LogFormat, LogType
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.session.serving import CannotServe, RpcLog, Serving
+from grpcgw.routing.binding import CannotServe
+from grpcgw.session.serving import RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName
 from grpcgw.telemetry.log_writer import AccessLog
 from grpcgw.telemetry.report import WorkerReport
@@ -106,9 +107,9 @@ def make_report(worker: int, engine: str, serving: Serving, started_at_s: float)
         serving.snapshot.version,
         started_at_s,
         serving.counters.reports(),
-        serving.pod_reports(),
+        serving.clusters.pod_reports(),
         serving.counters.events(),
-        serving.shadows.reports(),
+        serving.shadow_reports(),
         cpu_s=used.cpu_s,
         memory_bytes=used.memory_bytes,
     )
@@ -129,7 +130,7 @@ class Worker:
     def __init__(self, number: int, plan: WorkerPlan) -> None:
         self._number, self._plan = number, plan
         self._engine = make_engine(plan, number)
-        self._engine.serving.zone = plan.settings.zone
+        self._engine.serving.clusters.zone = plan.settings.zone
         self._started = False
         self._refused: Refused | None = None
         self._faults: tuple[PortFault, ...] = ()
@@ -185,7 +186,7 @@ class Worker:
         except WrongBase as error:
             log.warning("%s", error)
             return Behind()
-        self._engine.serving.shared_turns = {key: take_turn_of(file) for key, file in message.turns.items()}
+        self._engine.serving.clusters.shared_turns = {key: take_turn_of(file) for key, file in message.turns.items()}
         with gc_tuning.paused():
             listening = self.try_to_apply(snapshot)
         if difference.is_whole():

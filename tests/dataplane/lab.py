@@ -178,7 +178,10 @@ class Gateway:
         self.serving.set_endpoints(cluster, endpoints, time.monotonic())
 
     def wait_for_ready_pods(self, count: int) -> None:
-        eventually(lambda: [p.state for p in self.serving.pod_reports()].count("ready") == count, f"{count} pods ready")
+        eventually(
+            lambda: [p.state for p in self.serving.clusters.pod_reports()].count("ready") == count,
+            f"{count} pods ready",
+        )
 
     def advance_balancers(self, ahead_s: float) -> None:
         """Show the balancers the time it will be in `ahead_s`; the engine's own, earlier times then change nothing."""
@@ -189,7 +192,7 @@ class Gateway:
                     balanced.refresh(time.monotonic() + ahead_s)
 
     def pod_in_flight(self) -> int:
-        return sum(report.in_flight for report in self.serving.pod_reports())
+        return sum(report.in_flight for report in self.serving.clusters.pod_reports())
 
     def in_flight(self) -> int:
         return sum(report.in_flight for report in self.serving.counters.reports())

@@ -59,7 +59,7 @@ def addresses_that_answer(lab: Lab, mapping: str, make: Callable[[], Resolver]) 
     gateway.serving.set_endpoints(name, find(cluster, make), time.monotonic())
     call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
     assert {call(b"") for _ in range(6)} == {b"a:"}
-    return {report.address.rpartition(":")[0] for report in gateway.serving.pod_reports()}
+    return {report.address.rpartition(":")[0] for report in gateway.serving.clusters.pod_reports()}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_mappings_of_one_service_share_its_turns_and_connections(lab: Lab) -> No
     one, two = channel.unary_unary("/one.Pod/Unary"), channel.unary_unary("/two.Pod/Unary")
     order = names([call(b"") for call in (one, two, two, one, one, one, two, two)])
     assert_strict_turns(order, 2)
-    assert len(gateway.serving.pods()) == 2
+    assert len(gateway.serving.clusters.pods()) == 2
     left_s = sorted(seen.time_left_s or 0 for pod in pods for seen in pod.calls)
     assert left_s[0] <= 20 < left_s[-1], "each Mapping keeps its own timeout"
 
@@ -65,7 +65,7 @@ def test_pod_that_never_finishes_connecting_delays_nobody(lab: Lab) -> None:
     call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
     eventually(lambda: deaf.connects)
     assert {call(b"") for _ in range(50)} == {b"a:"}
-    assert {report.address: report.total for report in gateway.serving.pod_reports()}[str(deaf.endpoint)] == 0
+    assert {report.address: report.total for report in gateway.serving.clusters.pod_reports()}[str(deaf.endpoint)] == 0
 
 
 def test_pod_that_joins_gets_its_turns(lab: Lab) -> None:

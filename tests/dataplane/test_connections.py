@@ -20,7 +20,7 @@ def connecting(settings: str, service: str = "pods") -> str:
 
 
 def states(gateway: Gateway) -> dict[str, str]:
-    return {report.address: report.state for report in gateway.serving.pod_reports()}
+    return {report.address: report.state for report in gateway.serving.clusters.pod_reports()}
 
 
 def answer(stream: Stream) -> None:

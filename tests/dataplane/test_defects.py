@@ -103,7 +103,7 @@ def test_a_defect_of_housekeeping_does_not_end_it(lab: Lab, caplog: pytest.LogCa
     gateway.serving.refresh = stumble_once  # type: ignore[method-assign]
     assert stumbled.wait(PATIENCE_S)
     gateway.set_pods(staying)
-    eventually(lambda: len(gateway.serving.pods()) == 1, "the connection to the pod that left is closed")
+    eventually(lambda: len(gateway.serving.clusters.pods()) == 1, "the connection to the pod that left is closed")
 
 
 def test_connections_of_pods_that_leave_before_the_first_are_settled_are_closed() -> None:
@@ -114,14 +114,14 @@ def test_connections_of_pods_that_leave_before_the_first_are_settled_are_closed(
         proxy.serving.apply(snapshot(mapping()), time.monotonic())
         endpoints = sorted(Endpoint(*sock.getsockname()) for sock in deaf)
         proxy.serving.set_endpoints("pods", EndpointSet(tuple(endpoints)), time.monotonic())
-        left = proxy.serving.pods()[1:]
+        left = proxy.serving.clusters.pods()[1:]
         starting = asyncio.create_task(proxy.start(PATIENCE_S))
         while endpoints[1:]:
             await asyncio.sleep(JOIN_WINDOW_S)
             del endpoints[-1]
             proxy.serving.set_endpoints("pods", EndpointSet(tuple(endpoints)), time.monotonic())
         async with asyncio.timeout(PATIENCE_S):
-            while len(proxy.serving.pods()) > 1:  # noqa: ASYNC110 - nothing tells of it
+            while len(proxy.serving.clusters.pods()) > 1:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(JOIN_WINDOW_S)
         assert not starting.done()
         starting.cancel()

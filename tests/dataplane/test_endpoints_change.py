@@ -39,10 +39,10 @@ def test_pod_that_left_gets_no_new_rpc_and_finishes_its_stream(lab: Lab) -> None
     gateway.set_pods(staying)
     call = channel.unary_unary("/test.Pod/Unary")
     assert {call(b"") for _ in range(10)} == {b"staying:"}
-    assert [r.state for r in gateway.serving.pod_reports() if r.in_flight] == ["draining"]
+    assert [r.state for r in gateway.serving.clusters.pod_reports() if r.in_flight] == ["draining"]
     held.gate.open()
     assert list(running) == [b"done"]
-    eventually(lambda: len(gateway.serving.pods()) == 1, "the connection to the pod that left is closed")
+    eventually(lambda: len(gateway.serving.clusters.pods()) == 1, "the connection to the pod that left is closed")
 
 
 def test_stream_on_a_pod_that_left_ends_at_the_drain_limit(lab: Lab) -> None:
@@ -113,7 +113,7 @@ def test_stream_outlives_its_mapping(lab: Lab) -> None:
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
     held.gate.open()
     assert list(running) == [b"done"]
-    eventually(lambda: not gateway.serving.pods(), "the connection to its pod is closed")
+    eventually(lambda: not gateway.serving.clusters.pods(), "the connection to its pod is closed")
 
 
 def test_swaps_under_load_lose_no_rpc(lab: Lab) -> None:
@@ -167,7 +167,7 @@ def test_pods_restarting_one_after_the_other_fail_no_rpc(lab: Lab) -> None:
                 members.remove(leaving)
                 gateway.set_pods(*members)
                 # What a preStop hook is for: a pod that stops listening at once may meet an RPC on its way.
-                eventually(lambda: len(gateway.serving.pods()) == 2)
+                eventually(lambda: len(gateway.serving.clusters.pods()) == 2)
                 leaving.stop()
         finally:
             stop.set()

@@ -82,7 +82,9 @@ def test_rolling_restart_fails_no_rpc(lab: Lab, policy: str) -> None:
             gateway.set_pods(*members, cluster=cluster)
             members.remove(leaving)
             gateway.set_pods(*members, cluster=cluster)
-            eventually(lambda: len(gateway.serving.pods()) == 2, "what is left of the old pod is a preStop hook")
+            eventually(
+                lambda: len(gateway.serving.clusters.pods()) == 2, "what is left of the old pod is a preStop hook"
+            )
             leaving.stop()
             eventually(lambda: members[-1].calls, "the new pod gets its share")
             wait_for_more(count)

@@ -40,7 +40,7 @@ def pod_with(lab: Lab, name: str, health: Health) -> Pod:
 
 
 def notes(gateway: Gateway) -> dict[str, str]:
-    return {report.address: report.note for report in gateway.serving.pod_reports()}
+    return {report.address: report.note for report in gateway.serving.clusters.pod_reports()}
 
 
 def answers(lab: Lab, gateway: Gateway, count: int = 6) -> set[bytes]:

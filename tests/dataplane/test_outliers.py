@@ -30,7 +30,7 @@ def detecting(settings: str, more: str = "") -> str:
 
 
 def note(gateway: Gateway, pod: ScriptedPod) -> str:
-    return next(report.note for report in gateway.serving.pod_reports() if report.address == str(pod.endpoint))
+    return next(report.note for report in gateway.serving.clusters.pod_reports() if report.address == str(pod.endpoint))
 
 
 def statuses(client: RawClient, count: int) -> Counter[int | None]:
@@ -61,7 +61,7 @@ def test_pod_that_fails_in_a_row_is_ejected_and_named(lab: Lab) -> None:
     assert list(gateway.serving.counters.events().ejections.values()) == [1]
     assert re.fullmatch("ejected for [0-9]+ s more: 3 failures in a row", note(gateway, sick))
     assert note(gateway, well) == ""
-    assert [report.state for report in gateway.serving.pod_reports()] == ["ready", "ready"]
+    assert [report.state for report in gateway.serving.clusters.pod_reports()] == ["ready", "ready"]
     seen = len(sick.streams)
     assert statuses(client, 6) == {0: 6}
     assert len(sick.streams) == seen

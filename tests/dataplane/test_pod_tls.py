@@ -103,7 +103,7 @@ def test_pod_is_spoken_to_in_tls_by_the_name_it_proves(lab: Lab, of_pod: ServerC
     call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
     assert [call(b"1"), call(b"2")] == [b"a:1", b"a:2"]
     assert shown(lab, gateway) == b""
-    assert len(gateway.serving.pods()) == 1
+    assert len(gateway.serving.clusters.pods()) == 1
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ def test_certificates_that_do_not_fit_keep_the_old_connections(
     gateway = gateway_for(lab, speaking_tls(of_pod, of_gateway), pod)
     call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
     gateway.apply(compile_yaml(speaking_tls(of_gateway, of_gateway), lab.engine).snapshot)
-    eventually(lambda: "failing" in [report.state for report in gateway.serving.pod_reports()])
+    eventually(lambda: "failing" in [report.state for report in gateway.serving.clusters.pod_reports()])
     assert [call(b"1"), call(b"2")] == [b"a:1", b"a:2"]
-    notes = [report.note for report in gateway.serving.pod_reports()]
+    notes = [report.note for report in gateway.serving.clusters.pod_reports()]
     assert notes == ["", "connecting anew; the connection before it serves meanwhile"]
     gateway.apply(compile_yaml(speaking_tls(of_pod, of_gateway), lab.engine).snapshot)
-    eventually(lambda: [report.state for report in gateway.serving.pod_reports()] == ["ready"])
+    eventually(lambda: [report.state for report in gateway.serving.clusters.pod_reports()] == ["ready"])
     assert call(b"3") == b"a:3"

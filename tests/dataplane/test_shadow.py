@@ -18,7 +18,7 @@ from dataplane.scripted_pod import Script, ScriptedPod, Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.route import Route
-from grpcgw.session.shadow import MAX_HELD_BYTES
+from grpcgw.session.shadow_copy import MAX_HELD_BYTES
 from grpcgw.telemetry.report import ShadowReport
 
 REFUSED_STREAM = 7
@@ -48,7 +48,7 @@ def gateway_with(lab: Lab, pod: Pod | ScriptedPod, *shadows: Pod | ScriptedPod, 
 
 
 def copies(gateway: Gateway) -> ShadowReport:
-    (report,) = gateway.serving.shadows.reports()
+    (report,) = gateway.serving.shadow_reports()
     return report
 
 

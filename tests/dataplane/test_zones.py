@@ -26,7 +26,7 @@ def set_hints(gateway: Gateway, pods: dict[Pod, str]) -> None:
 def zoned(lab: Lab, zone: str, pods: dict[Pod, str], text: str = PREFERRING) -> Gateway:
     """A gateway that runs in `zone`."""
     gateway = lab.gateway(routes=[], clusters={})
-    gateway.serving.zone = zone
+    gateway.serving.clusters.zone = zone
     gateway.serving.apply(compile_yaml(text, lab.engine).snapshot, time.monotonic())
     set_hints(gateway, pods)
     gateway.wait_for_ready_pods(len(pods))
@@ -55,10 +55,10 @@ def test_new_hints_move_the_rpcs_and_keep_every_connection(lab: Lab) -> None:
     a, b = lab.pod("a"), lab.pod("b")
     gateway = zoned(lab, "east", {a: "east", b: "west"})
     assert answering(lab, gateway) == {"a"}
-    before = gateway.serving.pods()
+    before = gateway.serving.clusters.pods()
     set_hints(gateway, {a: "west", b: "east"})
     assert answering(lab, gateway) == {"b"}
-    assert gateway.serving.pods() == before
+    assert gateway.serving.clusters.pods() == before
 
 
 def test_a_zone_that_loses_its_last_pod_is_served_by_the_others(lab: Lab) -> None:
@@ -66,5 +66,5 @@ def test_a_zone_that_loses_its_last_pod_is_served_by_the_others(lab: Lab) -> Non
     gateway = zoned(lab, "east", {a: "east", b: "west"})
     assert answering(lab, gateway) == {"a"}
     a.stop()
-    eventually(lambda: [report.state for report in gateway.serving.pod_reports()].count("ready") == 1)
+    eventually(lambda: [report.state for report in gateway.serving.clusters.pod_reports()].count("ready") == 1)
     assert answering(lab, gateway) == {"b"}

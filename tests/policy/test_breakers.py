@@ -12,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.resilience import CircuitBreaker, Priority
 from grpcgw.model.route import Destination
-from grpcgw.policy.breakers import Breaker, Breakers, Limit, Overflow, Permit
+from grpcgw.policy.breakers import Breaker, Limit, Overflow, Permit, choose_limits
 
 DESTINATION = Destination(ObjectKey("Mapping", "default", "greet"), "greet")
 
@@ -62,42 +62,28 @@ def test_a_limit_of_zero_lets_nothing_pass() -> None:
     "limits", [(), (CircuitBreaker(max_connections=1),), (CircuitBreaker(Priority.HIGH, max_requests=1),)]
 )
 def test_a_mapping_without_limits_of_its_class_has_no_breaker(limits: tuple[CircuitBreaker, ...]) -> None:
-    breakers = Breakers()
-    destination = replace(DESTINATION, circuit_breakers=limits)
-    breakers.replace([destination])
-    assert breakers.of(destination) is None
+    assert choose_limits(replace(DESTINATION, circuit_breakers=limits)) is None
 
 
-def test_the_priority_chooses_the_limits() -> None:
-    limits = (CircuitBreaker(max_requests=1), CircuitBreaker(Priority.HIGH, max_requests=2))
-    default = replace(DESTINATION, circuit_breakers=limits)
-    high = replace(default, key=ObjectKey("Mapping", "default", "other"), priority=Priority.HIGH)
-    breakers = Breakers()
-    breakers.replace([default, high])
-    breaker = breakers.of(high)
-    assert breaker is not None
-    assert breaker is not breakers.of(default)
-    admit(breaker)
-    admit(breaker)
-    assert breaker.admit(False) == Overflow(Limit.REQUESTS, 2)
+def test_the_priority_chooses_the_limits_and_of_several_the_first() -> None:
+    default, high, again = (
+        CircuitBreaker(max_requests=1),
+        CircuitBreaker(Priority.HIGH, max_requests=2),
+        CircuitBreaker(Priority.HIGH, max_requests=3),
+    )
+    both = replace(DESTINATION, circuit_breakers=(default, high, again))
+    assert choose_limits(both) is default
+    assert choose_limits(replace(both, priority=Priority.HIGH)) is high
 
 
-def test_a_reload_keeps_what_is_in_use_and_takes_the_new_limits() -> None:
-    breakers = Breakers()
-    before = replace(DESTINATION, circuit_breakers=(CircuitBreaker(max_requests=3),))
-    after = replace(DESTINATION, circuit_breakers=(CircuitBreaker(max_requests=1),), timeout_ms=5)
-    breakers.replace([before])
-    breaker = breakers.of(before)
-    assert breaker is not None
+def test_new_limits_hold_for_what_is_in_use() -> None:
+    breaker = Breaker(CircuitBreaker(max_requests=3))
     permits = [admit(breaker), admit(breaker)]
-    breakers.replace([after])
-    assert breakers.of(after) is breaker
+    breaker.change_limits(CircuitBreaker(max_requests=1))
     assert breaker.admit(False) == Overflow(Limit.REQUESTS, 1)
     for permit in permits:
         permit.release()
     admit(breaker)
-    breakers.replace([])
-    assert breakers.of(after) is None
 
 
 def test_threads_never_get_more_than_the_limit() -> None:

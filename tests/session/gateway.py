@@ -84,9 +84,9 @@ class WatchedTarget:
             self.picked.append(pod)
         return pod
 
-    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> bool:
+    def done(self, pod: Pod, outcome: Outcome, now_s: float) -> None:
         self.done_with.append((pod, outcome))
-        return self._target.done(pod, outcome, now_s)
+        self._target.done(pod, outcome, now_s)
 
 
 class Gateway(Serving):
@@ -108,6 +108,9 @@ class Gateway(Serving):
         watched = WatchedTarget(target)
         self.targets.append(watched)
         return watched  # type: ignore[return-value]  # stands in for the target it wraps
+
+    def pods(self) -> tuple[Pod, ...]:
+        return self.clusters.pods()
 
     def pod(self, host: int) -> Pod:
         return next(pod for pod in self.pods() if pod.endpoint.address == f"10.0.0.{host}")

@@ -54,6 +54,6 @@ def test_breakers_retry_budgets_and_shadows_are_apart_also_after_a_reload() -> N
         assert first.budget is not second.budget
         assert first.shadow is not None
         assert second.shadow is not None
-        assert first.shadow.copies is not second.shadow.copies
+        assert first.shadow.counters is not second.shadow.counters
     assert [one.breaker for one in targets(gateway)] == [one.breaker for one in before]
     assert [one.budget for one in targets(gateway)] == [one.budget for one in before]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grpcgw.model.codes import Code
-from grpcgw.session.held import HeldMessages
+from grpcgw.policy.held_messages import HeldMessages
 from tests.session.gateway import Gateway
 from tests.session.playbook import CANCEL_POD, READ, Open, Rpc, ended_with, reason_of
 

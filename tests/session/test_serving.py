@@ -14,9 +14,11 @@ from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
 from grpcgw.model.cluster import DEFAULT_CONNECTION, ConnectionSettings, UpstreamTls
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.model.status import Reason, Refusal
+from grpcgw.routing.binding import CannotServe
 from grpcgw.routing.targets import Target
-from grpcgw.session.serving import MOST_GONE_COUNTED, CannotServe, Serving
-from grpcgw.upstream.clusters import Balancing
+from grpcgw.session.serving import Serving
+from grpcgw.upstream.cluster_set import MOST_GONE_COUNTED
+from grpcgw.upstream.load_balancing import BalancingSettings
 from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.session.gateway import SERVICE, FakeConnection, cluster, destination, endpoints, route, snapshot
 
@@ -44,7 +46,7 @@ def make_serving(**fields: Any) -> tuple[Serving, Connections]:
 def serving_greet(*hosts: int, **fields: Any) -> Serving:
     turns = fields.pop("turns", {})
     serving, _ = make_serving(**fields)
-    serving.shared_turns = turns
+    serving.clusters.shared_turns = turns
     serving.apply(snapshot(route()), 0.0)
     serving.set_endpoints("greet", endpoints(*hosts), 0.0)
     serving.refresh(0.0)
@@ -79,7 +81,7 @@ def refusal(serving: Serving, path: str = METHOD) -> Refusal:
 
 
 def pod(serving: Serving, number: int) -> Pod:
-    return next(pod for pod in serving.pods() if host(pod) == number)
+    return next(pod for pod in serving.clusters.pods() if host(pod) == number)
 
 
 # --- where an RPC goes
@@ -154,11 +156,11 @@ def test_a_new_snapshot_keeps_pods_connections_turns_and_counters() -> None:
     serving.apply(snapshot(route()), 0.0)
     serving.refresh(0.0)
     assert picks(serving, 3) == [1, 2, 1]
-    pods = serving.pods()
+    pods = serving.clusters.pods()
     counters = serving.counters.of("grpcserver.default", METHOD)
     serving.apply(snapshot(route(destination(timeout_ms=5)), version="2"), 1.0)
     assert serving.snapshot.version == "2"
-    assert (serving.pods(), len(connections.opened)) == (pods, 2)
+    assert (serving.clusters.pods(), len(connections.opened)) == (pods, 2)
     assert serving.counters.of("grpcserver.default", METHOD) is counters
     assert picks(serving, 2) == [2, 1]
 
@@ -185,15 +187,15 @@ def test_a_route_that_did_not_change_follows_its_cluster() -> None:
 
 def test_a_snapshot_that_cannot_be_served_leaves_everything_as_it_was_and_names_its_mapping() -> None:
     serving = serving_greet(1, 2)
-    pods, before = serving.pods(), serving.snapshot
+    pods, before = serving.clusters.pods(), serving.snapshot
     culprit = destination(name="bad", load_balancer=LoadBalancer("fastest"))
     with pytest.raises(CannotServe, match="KeyError: 'fastest'") as caught:
         serving.apply(snapshot(route(culprit, prefix="/bad.Service/"), version="2"), 1.0)
     assert caught.value.mapping == culprit.key
-    assert (serving.snapshot, serving.pods()) == (before, pods)
+    assert (serving.snapshot, serving.clusters.pods()) == (before, pods)
     assert picks(serving, 2) == [1, 2]
     serving.apply(snapshot(route(), version="3"), 2.0)
-    assert (serving.snapshot.version, serving.pods()) == ("3", pods)
+    assert (serving.snapshot.version, serving.clusters.pods()) == ("3", pods)
 
 
 def test_settings_are_those_of_the_new_snapshot_and_running_rpcs_keep_theirs() -> None:
@@ -208,16 +210,16 @@ def test_settings_are_those_of_the_new_snapshot_and_running_rpcs_keep_theirs() -
 
 def test_a_cluster_that_is_not_used_any_more_is_drained_then_closed() -> None:
     serving = serving_greet(1, 2, drain_time_s=30.0)
-    busy, idle = serving.pods()
+    busy, idle = serving.clusters.pods()
     busy.begin()
     serving.apply(snapshot(version="2"), 10.0)
     assert not serving.has_route(METHOD)
-    assert {pod.state for pod in serving.pod_reports()} == {PodState.DRAINING}
+    assert {pod.state for pod in serving.clusters.pod_reports()} == {PodState.DRAINING}
     assert serving.refresh(10.0) == ()
     assert serving.refresh(10.0 + LINGER_S) == (idle,)
     assert serving.refresh(39.9) == ()
     assert serving.refresh(40.0) == (busy,)
-    assert serving.pods() == ()
+    assert serving.clusters.pods() == ()
 
 
 def test_an_rpc_on_its_way_when_its_mapping_goes_finds_its_pod_connected() -> None:
@@ -236,7 +238,7 @@ def test_an_rpc_on_its_way_when_its_mapping_goes_finds_its_pod_connected() -> No
 
 def test_a_pod_that_was_leaving_keeps_its_limit_when_its_cluster_goes() -> None:
     serving = serving_greet(1, drain_time_s=30.0)
-    (busy,) = serving.pods()
+    (busy,) = serving.clusters.pods()
     busy.begin()
     serving.set_endpoints("greet", endpoints(), 0.0)
     serving.apply(snapshot(version="2"), 20.0)
@@ -245,7 +247,7 @@ def test_a_pod_that_was_leaving_keeps_its_limit_when_its_cluster_goes() -> None:
 
 def test_a_cluster_that_comes_back_goes_on_with_the_pods_that_have_not_ended() -> None:
     serving = serving_greet(1, drain_time_s=30.0)
-    (former,) = serving.pods()
+    (former,) = serving.clusters.pods()
     former.begin()
     serving.apply(snapshot(version="2"), 0.0)
     serving.apply(snapshot(route(), version="3"), 2.0)
@@ -265,7 +267,7 @@ def replaced_cluster(serving: Serving, **connection: Any) -> None:
 
 def test_other_settings_of_connections_leave_running_rpcs_alone_while_the_pod_is_there() -> None:
     serving = serving_greet(1, drain_time_s=30.0)
-    (former,) = serving.pods()
+    (former,) = serving.clusters.pods()
     former.begin()
     replaced_cluster(serving, connect_timeout_ms=5000)
     assert pick(serving) is not former
@@ -277,7 +279,7 @@ def test_other_settings_of_connections_leave_running_rpcs_alone_while_the_pod_is
 
 def test_a_connection_that_was_replaced_ends_with_its_last_rpc() -> None:
     serving = serving_greet(1)
-    (former,) = serving.pods()
+    (former,) = serving.clusters.pods()
     former.begin()
     replaced_cluster(serving, keepalive_time_s=5)
     former.end(1.0, "")
@@ -292,7 +294,7 @@ def count_rpcs(pod: Pod, count: int) -> None:
 
 
 def counted(serving: Serving) -> list[tuple[int, int]]:
-    return [(report.total, report.failures) for report in serving.pod_reports() if report.total]
+    return [(report.total, report.failures) for report in serving.clusters.pod_reports() if report.total]
 
 
 def test_what_was_counted_of_a_pod_counts_once_while_its_connection_is_replaced() -> None:
@@ -301,7 +303,7 @@ def test_what_was_counted_of_a_pod_counts_once_while_its_connection_is_replaced(
     serving.apply(replace(snapshot(route()), clusters={"greet": aged}), 0.0)
     serving.set_endpoints("greet", endpoints(1), 0.0)
     serving.refresh(0.0)
-    (old,) = serving.pods()
+    (old,) = serving.clusters.pods()
     count_rpcs(old, 3)
     old.begin()
     serving.refresh(20.0)
@@ -317,7 +319,7 @@ def test_what_was_counted_of_a_pod_counts_once_while_its_connection_is_replaced(
 
 def test_what_was_counted_of_a_pod_that_left_is_there_when_it_comes_back() -> None:
     serving = serving_greet(1)
-    (old,) = serving.pods()
+    (old,) = serving.clusters.pods()
     count_rpcs(old, 3)
     serving.set_endpoints("greet", endpoints(), 1.0)
     assert serving.refresh(1.0) == ()
@@ -368,7 +370,7 @@ def test_turns_begin_where_a_worker_is_told_to() -> None:
 
 
 def test_workers_that_share_turns_take_them_in_order() -> None:
-    shared = {("greet", Balancing.of(destination())): turns_from(1)}
+    shared = {("greet", BalancingSettings.of(destination())): turns_from(1)}
     one, other = serving_greet(1, 2, 3, turns=shared), serving_greet(1, 2, 3, turns=shared)
     assert [host(pick(serving)) for serving in (one, other, other, one, other)] == [2, 3, 1, 2, 3]
 
@@ -417,9 +419,9 @@ def test_the_same_set_again_changes_nothing() -> None:
 
 def test_an_error_without_a_change_of_pods_keeps_them_and_explains() -> None:
     serving = serving_greet(1)
-    pods = serving.pods()
+    pods = serving.clusters.pods()
     serving.set_endpoints("greet", EndpointSet(endpoints(1).endpoints, "the resolver lost its connection"), 0.0)
-    assert serving.pods() == pods
+    assert serving.clusters.pods() == pods
 
 
 def test_pods_of_a_service_nobody_maps_are_not_connected_to() -> None:
@@ -446,7 +448,7 @@ def test_a_refresh_takes_up_what_connections_say() -> None:
 
 def test_a_pod_that_could_not_be_connected_to_is_left_out_until_the_next_refresh() -> None:
     serving = serving_greet(1, 2)
-    serving.note_failure(pod(serving, 1))
+    serving.clusters.note_failure(pod(serving, 1))
     assert picks(serving, 3) == [2, 2, 2]
     serving.refresh(1.0)
     assert set(picks(serving, 2)) == {1, 2}
@@ -454,9 +456,9 @@ def test_a_pod_that_could_not_be_connected_to_is_left_out_until_the_next_refresh
 
 def test_a_failure_on_a_pod_whose_cluster_is_gone_is_noted_quietly() -> None:
     serving = serving_greet(1)
-    (left,) = serving.pods()
+    (left,) = serving.clusters.pods()
     serving.apply(snapshot(version="2"), 0.0)
-    serving.note_failure(left)
+    serving.clusters.note_failure(left)
     assert left.state is PodState.FAILING
 
 
@@ -479,7 +481,7 @@ def test_a_defect_in_one_cluster_keeps_none_of_the_others_from_being_looked_afte
     serving.apply(snapshot(route(), route(destination(cluster="other"), prefix="/other.Service/")), 0.0)
     for name in ("greet", "other"):
         serving.set_endpoints(name, endpoints(1), 0.0)
-    (bad,), (good,) = (pods for _, pods in serving.clusters())
+    (bad,), (good,) = (pods for _, pods in serving.clusters.in_use())
     bad.connection.stumbles = True  # type: ignore[attr-defined]
     serving.refresh(0.0)
     assert (bad.state, good.state) == (PodState.IDLE, PodState.READY)
@@ -491,14 +493,14 @@ def test_a_defect_in_one_cluster_keeps_none_of_the_others_from_being_looked_afte
 def test_it_has_settled_when_every_pod_was_connected_or_failed_to() -> None:
     serving, connections = make_serving()
     serving.apply(snapshot(route()), 0.0)
-    assert serving.settled()
+    assert serving.clusters.settled()
     serving.set_endpoints("greet", endpoints(1, 2), 0.0)
-    assert not serving.settled()
-    serving.note_failure(pod(serving, 1))
-    assert not serving.settled()
+    assert not serving.clusters.settled()
+    serving.clusters.note_failure(pod(serving, 1))
+    assert not serving.clusters.settled()
     connections.opened[0].connectivity = PodState.FAILING
     serving.refresh(1.0)
-    assert serving.settled()
+    assert serving.clusters.settled()
 
 
 def test_an_outcome_reaches_the_balancer_of_the_mapping() -> None:
@@ -506,16 +508,16 @@ def test_an_outcome_reaches_the_balancer_of_the_mapping() -> None:
     running = target(serving)
     first = running.pick(None)
     assert first is not None
-    assert running.done(first, Outcome(14, True, 0.1), 0.0) is False
+    running.done(first, Outcome(14, True, 0.1), 0.0)
+    assert {host(running.pick(None)) for _ in range(4)} == {1, 2}
 
 
 def end_with_failures(serving: Serving, host_number: int, count: int) -> None:
     failed = Outcome(14, True, 0.1)
     found = target(serving)
-    pod = next(pod for pod in serving.pods() if host(pod) == host_number)
+    pod = next(pod for pod in serving.clusters.pods() if host(pod) == host_number)
     for _ in range(count):
-        if found.done(pod, failed, 0.0):
-            serving.republish(pod)
+        found.done(pod, failed, 0.0)
 
 
 def test_a_pod_that_is_left_out_says_why_and_for_how_long() -> None:
@@ -526,9 +528,12 @@ def test_a_pod_that_is_left_out_says_why_and_for_how_long() -> None:
     end_with_failures(serving, 1, 5)
     assert {host(pick(serving)) for _ in range(4)} == {2}
     serving.refresh(18.0)
-    assert [report.note for report in serving.pod_reports()] == ["ejected for 12 s more: 5 failures in a row", ""]
+    assert [report.note for report in serving.clusters.pod_reports()] == [
+        "ejected for 12 s more: 5 failures in a row",
+        "",
+    ]
     serving.refresh(31.0)
-    assert [report.note for report in serving.pod_reports()] == ["", ""]
+    assert [report.note for report in serving.clusters.pod_reports()] == ["", ""]
     assert {host(pick(serving)) for _ in range(4)} == {1, 2}
 
 
@@ -539,8 +544,8 @@ def test_ways_to_balance_that_no_mapping_asks_for_any_more_are_forgotten() -> No
     for failures in range(1, 20):
         changed = destination(outlier_detection=OutlierDetection(consecutive_failures=failures))
         serving.apply(snapshot(route(changed), version=str(failures)), 0.0)
-    (state,) = serving._clusters.values()  # nothing else tells
-    assert len(state.balanced) == 2
+    cluster, _ = serving.clusters.balancing("greet", BalancingSettings.of(destination()))
+    assert len(cluster.balancing) == 2
     serving.set_endpoints("greet", endpoints(2), 0.0)
     assert host(before.pick(None)) == 2
 
@@ -572,7 +577,7 @@ def test_a_pod_that_is_not_healthy_gets_no_rpcs_says_why_and_comes_back() -> Non
     answer(serving, 1, "")
     answer(serving, 2, "no answer")
     assert set(picks(serving, 4)) == {1}
-    assert {report.address: report.note for report in serving.pod_reports()} == {
+    assert {report.address: report.note for report in serving.clusters.pod_reports()} == {
         "10.0.0.1:50051": "",
         "10.0.0.2:50051": "unhealthy: no answer",
     }
@@ -638,4 +643,4 @@ def test_without_its_mapping_a_check_is_made_no_more() -> None:
     serving.refresh(100.0)
     assert len(checks(serving, 1)) == 1
     assert picks(serving, 1) == [1]
-    assert [report.note for report in serving.pod_reports()] == [""]
+    assert [report.note for report in serving.clusters.pod_reports()] == [""]

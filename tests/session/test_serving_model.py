@@ -95,7 +95,7 @@ class ServingModel(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def rpc_cannot_connect(self, data: st.DataObject) -> None:
-        self.serving.note_failure(data.draw(st.sampled_from(self.running)))
+        self.serving.clusters.note_failure(data.draw(st.sampled_from(self.running)))
 
     @rule(seconds=st.sampled_from((0.0, 1.0, DRAIN_S)))
     def house_is_kept(self, seconds: float) -> None:
@@ -107,9 +107,7 @@ class ServingModel(RuleBasedStateMachine):
     def _check_that_everything_is_published(self) -> None:
         """Although only what changed was: publishing all of it now changes nothing."""
         before = self._published()
-        for _, pods in self.serving.clusters():
-            for pod in pods[:1]:
-                self.serving.republish(pod)
+        self.serving.clusters.fill([cluster.name for cluster, _ in self.serving.clusters.in_use()], self.now_s)
         assert self._published() == before
 
     def _published(self) -> list[object]:
@@ -118,22 +116,22 @@ class ServingModel(RuleBasedStateMachine):
 
     @invariant()
     def settled_is_what_the_pods_say(self) -> None:
-        pods = [pod for _, pods in self.serving.clusters() for pod in pods]
-        assert self.serving.settled() is all(pod.is_ready() or pod.state is PodState.FAILING for pod in pods)
+        pods = [pod for _, pods in self.serving.clusters.in_use() for pod in pods]
+        assert self.serving.clusters.settled() is all(pod.is_ready() or pod.state is PodState.FAILING for pod in pods)
 
     @rule()
     def connections_that_stand_are_made_as_configured(self) -> None:
         for connection in self._open():
             connection.connectivity = PodState.READY
         self.house_is_kept(0.0)
-        for cluster, pods in self.serving.clusters():
+        for cluster, pods in self.serving.clusters.in_use():
             for pod in pods:
                 assert isinstance(pod.connection, FakeConnection)
                 assert pod.connection.settings == self.connections_to[cluster.name]
 
     @invariant()
     def every_open_connection_is_known_once(self) -> None:
-        known = [pod.connection for pod in self.serving.pods()]
+        known = [pod.connection for pod in self.serving.clusters.pods()]
         assert sorted(map(id, known)) == sorted(map(id, self._open()))
 
     @invariant()
@@ -142,7 +140,7 @@ class ServingModel(RuleBasedStateMachine):
 
     @invariant()
     def each_pod_is_connected_to_once(self) -> None:
-        serving = [(cluster.name, pod.endpoint) for cluster, pods in self.serving.clusters() for pod in pods]
+        serving = [(cluster.name, pod.endpoint) for cluster, pods in self.serving.clusters.in_use() for pod in pods]
         expected = [(name, e) for name in self.mapped for e in endpoints(*self.hosts.get(name, ())).endpoints]
         assert sorted(serving) == sorted(expected)
 
@@ -162,11 +160,11 @@ class ServingModel(RuleBasedStateMachine):
         self.serving.apply(snapshot(version="last"), self.now_s)
         self.house_is_kept(0.0)
         self.house_is_kept(LINGER_S)
-        busy = {pod for pod in self.running if pod in self.serving.pods()}
+        busy = {pod for pod in self.running if pod in self.serving.clusters.pods()}
         assert len(self._open()) == len(busy)
         self.house_is_kept(DRAIN_S)
         assert self._open() == []
-        assert self.serving.pods() == ()
+        assert self.serving.clusters.pods() == ()
 
 
 TestServing = ServingModel.TestCase

@@ -102,7 +102,7 @@ def test_the_error_of_a_pod_is_kept_in_part() -> None:
     rpc = Rpc(Gateway())
     rpc.is_sent_unary()
     is_answered_without_message(rpc, Status(Code.INTERNAL, 60_000 * "x"))
-    (pod,) = rpc.gateway.pod_reports()
+    (pod,) = rpc.gateway.clusters.pod_reports()
     assert pod.last_error == MAX_ERROR_CHARACTERS * "x"
 
 

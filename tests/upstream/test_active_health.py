@@ -100,6 +100,7 @@ class HealthModel(RuleBasedStateMachine):
         self.asked: list[tuple[PooledPod, PodHealth]] = []
         self.answers: dict[PooledPod, list[bool]] = {}
         self.last_asked_s: dict[PooledPod, float] = {}
+        self.waiting: set[PooledPod] = set()
 
     @rule(hosts=st.sets(st.integers(1, 4)).map(sorted))
     def pods_change(self, hosts: list[int]) -> None:
@@ -112,7 +113,7 @@ class HealthModel(RuleBasedStateMachine):
         self.now_s += seconds
         due = self.checker.take_due(self.now_s)
         limit_s = self.settings.timeout_ms / 1000 + LOST_S
-        waiting = {pod for pod, _ in self.asked if self.now_s < self.last_asked_s[pod] + limit_s}
+        waiting = {pod for pod in self.waiting if self.now_s < self.last_asked_s[pod] + limit_s}
         expected = [
             pod
             for pod in self.pods.values()
@@ -120,6 +121,7 @@ class HealthModel(RuleBasedStateMachine):
         ]
         assert [pod for pod, _ in due] == expected
         self.asked += due
+        self.waiting |= {pod for pod, _ in due}
         self.last_asked_s |= dict.fromkeys(expected, self.now_s)
 
     @precondition(lambda self: self.asked)
@@ -127,6 +129,7 @@ class HealthModel(RuleBasedStateMachine):
     def pod_answers(self, data: st.DataObject, passed: bool) -> None:
         pod, health = self.asked.pop(data.draw(st.integers(0, len(self.asked) - 1)))
         health.record("" if passed else "no answer")
+        self.waiting.discard(pod)  # a late answer to a check that was given up counts as well
         if pod in self.answers:
             self.answers[pod].append(passed)
 

@@ -42,10 +42,10 @@ from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import POD_LEFT, Reason, Status, core_cause
 from grpcgw.policy.client_certificates import read_certificate
+from grpcgw.policy.held_messages import HeldMessages
 from grpcgw.policy.request import Peer, Request, parse_peer
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
-from grpcgw.session.held import HeldMessages
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod, close_connections
 
@@ -516,7 +516,7 @@ class CompletionQueueEngine:
             self._queue.shutdown()
         for thread in self._threads:
             thread.join()
-        close_connections(self.serving.pods())
+        close_connections(self.serving.clusters.pods())
 
     # --- ports
 
@@ -623,7 +623,7 @@ class CompletionQueueEngine:
         """Whether every connection has come to rest."""
         close_connections(self.serving.refresh(now_s))
         self._see_ports_out(now_s)
-        settled = self.serving.settled()
+        settled = self.serving.clusters.settled()
         if settled:
             self._settled.set()
         return settled

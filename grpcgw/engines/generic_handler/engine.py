@@ -35,11 +35,11 @@ from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import POD_LEFT, Reason, Status
 from grpcgw.policy.client_certificates import read_certificate
+from grpcgw.policy.held_messages import HeldMessages
 from grpcgw.policy.request import Request, parse_peer
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
 from grpcgw.session.forwarding import is_sendable
-from grpcgw.session.held import HeldMessages
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Connection, Pod, close_connections
 
@@ -490,7 +490,7 @@ class LoopProxy:
         limit_s = time.monotonic() + settle_s
         while time.monotonic() < limit_s:
             self._refresh(time.monotonic())
-            if self.serving.settled():
+            if self.serving.clusters.settled():
                 return
             await asyncio.sleep(JOIN_WINDOW_S)
 
@@ -517,7 +517,7 @@ class LoopProxy:
             self._house.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._house
-        close_connections(self.serving.pods())
+        close_connections(self.serving.clusters.pods())
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -567,7 +567,7 @@ class LoopProxy:
     def _refresh(self, now_s: float) -> float:
         """How soon to do it again, in seconds."""
         close_connections(self.serving.refresh(now_s))
-        return REFRESH_S if self.serving.settled() else JOIN_WINDOW_S
+        return REFRESH_S if self.serving.clusters.settled() else JOIN_WINDOW_S
 
 
 class GenericHandlerEngine:

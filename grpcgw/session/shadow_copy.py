@@ -12,139 +12,50 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from grpcgw.balancer.base import Outcome
-from grpcgw.model.codes import Code, countable
+from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.route import Destination
 from grpcgw.model.status import Status, counts_against_pod
 from grpcgw.policy.breakers import Overflow, Permit
 from grpcgw.policy.request import Request
 from grpcgw.policy.timeouts import bound_deadline
-from grpcgw.routing.split import Split
+from grpcgw.routing.copy_counters import Drop
+from grpcgw.routing.targets import Shadow
 from grpcgw.session.call import Attempt, Call, Opening
-from grpcgw.telemetry.report import ShadowReport
 from grpcgw.upstream.pod import Pod
-
-if TYPE_CHECKING:
-    from grpcgw.routing.targets import Target
 
 log = logging.getLogger(__name__)
 
-MAX_COPIES = 1000
-"""That run at one time, for one shadow Mapping in one worker."""
 MAX_HELD_BYTES = 4 << 20
 """Of messages that one copy's pod has not taken yet, the one being sent included."""
-MAX_ALL_HELD_BYTES = 64 << 20
-"""The same of all copies for one shadow Mapping in one worker."""
 LINGER_S = 10.0
 """How long a copy may wait for its answer after the original is over, where the Mapping has no `timeout_ms`."""
 
 
-class Drop(StrEnum):
-    """Why a copy was not sent, or not to its end."""
-
-    TOO_MANY = "too-many"
-    TOO_SLOW = "too-slow"
-    CIRCUIT_BREAKER = "circuit-breaker"
-    NO_ENDPOINTS = "no-endpoints"
-    NO_ANSWER = "no-answer"
-    DRAINING = "draining"
-    DEFECT = "defect"
-
-
 class Copies:
-    """All copies for one shadow Mapping: how many run, what they hold, and how they ended."""
+    """The copies that run in one worker."""
 
-    def __init__(self, mapping: str) -> None:
-        self._mapping = mapping
-        self._lock = threading.Lock()
-        self._codes: Counter[int] = Counter()
-        self._dropped: Counter[str] = Counter()
-        self._in_flight = self._held_bytes = 0
-
-    def begin(self) -> bool:
-        """Whether one more may run; `end` must then follow."""
-        with self._lock:
-            if self._in_flight >= MAX_COPIES:
-                return False
-            self._in_flight += 1
-            return True
-
-    def end(self, code: int | None) -> None:
-        """`code`: the copy's status; None: it was dropped."""
-        with self._lock:
-            self._in_flight -= 1
-            if code is not None:
-                self._codes[countable(code)] += 1
-
-    def drop(self, reason: Drop) -> None:
-        with self._lock:
-            self._dropped[reason.value] += 1
-
-    def hold(self, size_bytes: int) -> bool:
-        """Whether a message may be kept; `give_back` must then follow."""
-        with self._lock:
-            if self._held_bytes + size_bytes > MAX_ALL_HELD_BYTES:
-                return False
-            self._held_bytes += size_bytes
-            return True
-
-    def give_back(self, size_bytes: int) -> None:
-        with self._lock:
-            self._held_bytes -= size_bytes
-
-    def report(self) -> ShadowReport:
-        with self._lock:
-            return ShadowReport(self._mapping, dict(self._codes), dict(self._dropped), self._in_flight)
-
-
-class Shadow:
-    """A Route's shadow Mapping, bound to its pods: says which RPCs are copied."""
-
-    __slots__ = ("_split", "copies", "shadows", "suffix", "target")
-
-    def __init__(self, destination: Destination, target: Target, copies: Copies, shadows: Shadows) -> None:
-        self.target, self.copies, self.shadows = target, copies, shadows
-        self._split = Split((destination,))
-
-    def begin(self, call: Call, request: Request) -> Copy | None:
-        """The copy of an RPC; None for the share that is not copied (`weight`, in turns)."""
-        return None if self._split.pick() is None else Copy(self, call, request)
-
-
-class Shadows:
-    """One worker's copies. What is counted of a shadow Mapping goes on over reloads."""
-
-    def __init__(self, republish: Callable[[Pod], None]) -> None:
-        """`republish`: a pod was just ejected."""
-        self.republish = republish
+    def __init__(self) -> None:
         self.running: set[Copy] = set()
         self.draining = False
-        self._copies: dict[str, Copies] = {}
 
-    def bind(self, destination: Destination, target: Target) -> Shadow:
-        """Called by one thread at a time."""
-        copies = self._copies.setdefault(destination.label, Copies(destination.label))
-        return Shadow(destination, target, copies, self)
+    def begin(self, shadow: Shadow, call: Call, request: Request) -> Copy | None:
+        """The copy of an RPC; None: the RPC is in the share that is not copied."""
+        return Copy(self, shadow, call, request) if shadow.takes_next() else None
 
     def sweep(self, now_s: float) -> None:
-        """End copies whose time is over. Called from time to time."""
+        """Drop copies whose time is over. Called from time to time."""
         for copy in self.running.copy():
             copy.sweep(now_s)
 
     def drain(self, now_s: float) -> None:
-        """End all copies, and make no more."""
+        """Drop all copies, and make no more."""
         self.draining = True
         for copy in self.running.copy():
             copy.drop(Drop.DRAINING, now_s)
-
-    def reports(self) -> tuple[ShadowReport, ...]:
-        return tuple(copies.report() for copies in tuple(self._copies.values()))
 
 
 class Copy:
@@ -153,6 +64,7 @@ class Copy:
     __slots__ = (
         "_attempt",
         "_call",
+        "_copies",
         "_counted",
         "_dropped",
         "_given_up",
@@ -173,8 +85,8 @@ class Copy:
         "metadata",
     )
 
-    def __init__(self, shadow: Shadow, call: Call, request: Request) -> None:
-        self._shadow = shadow
+    def __init__(self, copies: Copies, shadow: Shadow, call: Call, request: Request) -> None:
+        self._copies, self._shadow = copies, shadow
         self._call: Call | None = call
         self._request: Request | None = request
         self._lock = threading.Lock()
@@ -225,7 +137,7 @@ class Copy:
         self._pump()
 
     def _hold(self, size_bytes: int) -> bool:
-        if self._held_bytes + size_bytes > MAX_HELD_BYTES or not self._shadow.copies.hold(size_bytes):
+        if self._held_bytes + size_bytes > MAX_HELD_BYTES or not self._shadow.counters.hold(size_bytes):
             return False
         self._held_bytes += size_bytes
         return True
@@ -258,12 +170,12 @@ class Copy:
     def _admit(self, request: Request, now_s: float) -> Pod | None:
         """The pod for the copy; None: it is dropped."""
         shadow, target = self._shadow, self._shadow.target
-        if not shadow.copies.begin():
+        if not shadow.counters.begin():
             self._drop(Drop.TOO_MANY, now_s)
             return None
         self._counted = True
-        shadow.shadows.running.add(self)
-        if shadow.shadows.draining:
+        self._copies.running.add(self)
+        if self._copies.draining:
             self._drop(Drop.DRAINING, now_s)
             return None
         if target.breaker is not None:
@@ -311,7 +223,7 @@ class Copy:
     def _go_on_sending(self) -> None:
         self._sending = False
         self._held_bytes -= self._sending_bytes
-        self._shadow.copies.give_back(self._sending_bytes)
+        self._shadow.counters.give_back(self._sending_bytes)
         if self._permit is not None:
             self._permit.connected()
         self._pump()
@@ -352,7 +264,7 @@ class Copy:
     # --- the end
 
     def _drop(self, reason: Drop, now_s: float) -> None:
-        self._shadow.copies.drop(reason)
+        self._shadow.counters.drop(reason)
         self._dropped = True
         if self._attempt is None:
             self._end(_CANCELLED, now_s)
@@ -373,12 +285,12 @@ class Copy:
         self._attempt = self._call = self._request = None
         self._queue.clear()
         shadow, pod = self._shadow, self._pod
-        shadow.shadows.running.discard(self)
-        shadow.copies.give_back(self._held_bytes)
+        self._copies.running.discard(self)
+        shadow.counters.give_back(self._held_bytes)
         if self._permit is not None:
             self._permit.release()
         if self._counted:
-            shadow.copies.end(None if self._dropped else status.code)
+            shadow.counters.end(None if self._dropped else status.code)
         if pod is not None:
             self._end_try(pod, status, now_s)
 
@@ -387,8 +299,7 @@ class Copy:
         duration_s = now_s - self._pod_since_s
         pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
         outcome = Outcome(status.code, failed, duration_s, status.trailers)
-        if self._shadow.target.done(pod, outcome, now_s):
-            self._shadow.shadows.republish(pod)
+        self._shadow.target.done(pod, outcome, now_s)
 
 
 _CANCELLED = Status(Code.CANCELLED, "")

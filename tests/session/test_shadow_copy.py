@@ -13,8 +13,9 @@ from grpcgw.model.edits import HeaderAdd, HeaderEdits
 from grpcgw.model.resilience import CircuitBreaker, RetryPolicy
 from grpcgw.model.status import Status
 from grpcgw.policy.breakers import Limit
+from grpcgw.routing.copy_counters import MAX_ALL_HELD_BYTES, MAX_COPIES, CopyCounters
 from grpcgw.session.serving import RpcLog
-from grpcgw.session.shadow import LINGER_S, MAX_ALL_HELD_BYTES, MAX_COPIES, MAX_HELD_BYTES, Copies, mark_authority
+from grpcgw.session.shadow_copy import LINGER_S, MAX_HELD_BYTES, mark_authority
 from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.report import ShadowReport
 from tests.session.gateway import LABEL, Gateway, destination, endpoints, route, snapshot
@@ -37,7 +38,14 @@ def gateway(pods: int = 1, shadow_pods: int = 1, mapping: dict[str, Any] | None 
 
 
 def report(gateway: Gateway) -> ShadowReport:
-    (found,) = gateway.shadows.reports()
+    (found,) = gateway.shadow_reports()
+    return found
+
+
+def counters(gateway: Gateway) -> CopyCounters:
+    if not gateway.targets:
+        gateway.route(METHOD)
+    found: CopyCounters = gateway.targets[-1].shadow.counters
     return found
 
 
@@ -92,8 +100,8 @@ def stream(gateway: Gateway) -> Rpc:
 
 def assert_all_given_back(gateway: Gateway) -> None:
     assert report(gateway).in_flight == 0
-    assert gateway.shadows.running == set()
-    assert gateway.shadows._copies[COPY]._held_bytes == 0  # nothing else tells
+    assert gateway.copies.running == set()
+    assert counters(gateway).held_bytes() == 0
     assert {pod.in_flight for pod in gateway.pods() if pod.cluster == "copies"} <= {0}
 
 
@@ -320,7 +328,7 @@ def test_a_message_larger_than_a_copy_may_hold_drops_it_before_it_began() -> Non
 
 
 def test_all_copies_together_hold_no_more_than_their_bound() -> None:
-    copies = Copies(COPY)
+    copies = CopyCounters(COPY)
     held = 0
     while copies.hold(MAX_HELD_BYTES):
         held += MAX_HELD_BYTES
@@ -331,7 +339,7 @@ def test_all_copies_together_hold_no_more_than_their_bound() -> None:
 
 def test_no_more_copies_run_than_their_bound() -> None:
     made = gateway()
-    copies = made.shadows._copies[COPY]  # a thousand RPCs would take their time
+    copies = counters(made)  # a thousand RPCs would take their time
     for _ in range(MAX_COPIES):
         assert copies.begin()
     rpc = unary(made)

@@ -1,0 +1,108 @@
+"""One cluster in this worker: its pods, their connections, and the load-balancing states over them.
+
+Changed under the lock of the ClusterSet. No I/O; the time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from grpcgw.balancer.zones import ZoneHints
+from grpcgw.kept import Kept
+from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.cluster import Cluster
+from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
+from grpcgw.upstream.active_health import HealthChecker, PodHealth
+from grpcgw.upstream.load_balancing import BalancingSettings, BalancingState
+from grpcgw.upstream.pod import Pod
+from grpcgw.upstream.pool import Pool, usable
+
+OpenPod = Callable[[Cluster, Endpoint, float], Pod]
+"""Opens a connection to an endpoint of a cluster, at a monotonic time in seconds."""
+NoteHealth = Callable[["ClusterState", PodHealth, str], None]
+"""Called from any thread with why a health check failed; empty: the pod is serving."""
+
+CONNECT_PROBE = HealthCheck(timeout_ms=1000)
+"""Sent to a pod that cannot be connected to, to learn why: grpc core gives the cause to RPCs only. It fails at once,
+without reaching the pod."""
+
+
+class ClusterState:
+    """A cluster of the snapshot in force."""
+
+    __slots__ = ("_open_pod", "balancing", "cluster", "endpoints", "hints", "pool", "settled")
+
+    def __init__(self, cluster: Cluster, open_pod: OpenPod) -> None:
+        self.cluster = cluster
+        self._open_pod = open_pod
+        self.pool = Pool()
+        self.endpoints: EndpointSet | None = None
+        """The last set from discovery; None: none came yet."""
+        self.hints: ZoneHints = {}
+        self.balancing: Kept[BalancingSettings, BalancingState] = Kept()
+        self.settled = True
+        """Every pod is connected or has failed to once."""
+
+    def change(self, cluster: Cluster, now_s: float) -> None:
+        """Use other settings. Pods keep their connections unless the connection settings differ."""
+        before, self.cluster = self.cluster, cluster
+        if before.connection != cluster.connection:
+            self.pool.reconnect(self._opener(now_s))
+
+    def set_endpoints(self, endpoints: EndpointSet, now_s: float, drain_until_s: float) -> None:
+        """Make `endpoints` the pods; those that left finish their RPCs until `drain_until_s`. `publish` must follow."""
+        if endpoints != self.endpoints:
+            self.endpoints = endpoints
+            self.hints = dict(zip(endpoints.endpoints, endpoints.zone_hints, strict=False))  # there may be none
+            self.pool.replace(endpoints.endpoints, self._opener(now_s), drain_until_s)
+
+    def _opener(self, now_s: float) -> Callable[[Endpoint], Pod]:
+        cluster, open_pod = self.cluster, self._open_pod
+        return lambda endpoint: open_pod(cluster, endpoint, now_s)
+
+    def publish(self) -> None:
+        """Replace the pickers.
+
+        To be called when the state of a pod or the set of ejected or unhealthy pods has changed, and only then.
+        """
+        pods = tuple(self.pool.serving.values())
+        self.settled = all(pod.is_ready() or pod.state is PodState.FAILING for pod in pods)
+        connected = usable(pods)
+        for state in self.balancing.values():
+            state.update(pods, connected, self.hints)
+
+    def refresh(self, now_s: float, note_health: NoteHealth) -> tuple[Pod, ...]:
+        """Read the state of every connection, start due health checks and publish changes.
+
+        Returns the pods whose connections to close. Runs over every cluster 20 times a second, so it allocates nothing
+        where nothing changed.
+        """
+        pool = self.pool
+        if self.cluster.connection.max_lifetime_ms is not None:
+            pool.renew(self._opener(now_s), now_s)
+        changed = pool.look()
+        if pool.failed:
+            self._probe_failed()
+        for state in self.balancing.values():
+            changed |= state.refresh(now_s)
+            if state.checker is not None:
+                self._check_health(state.checker, now_s, note_health)
+        if changed:
+            self.publish()
+        return pool.finished(now_s) if pool.leaving else ()
+
+    def _probe_failed(self) -> None:
+        while self.pool.failed:
+            pod = self.pool.failed.pop()
+            pod.connection.check_health(CONNECT_PROBE, pod.note_connect_error)
+
+    def _check_health(self, checker: HealthChecker, now_s: float, note_health: NoteHealth) -> None:
+        for pod, health in checker.take_due(now_s):
+            pod.connection.check_health(checker.settings, partial(note_health, self, health))
+
+    def explain(self, pod: Pod, now_s: float) -> str:
+        """Why Mappings leave out `pod`; empty: none does."""
+        if self.pool.arriving.get(pod.endpoint) is pod:
+            return "connecting anew; the connection before it serves meanwhile"
+        return "; ".join(sorted({state.explain(pod, now_s) for state in self.balancing.values()} - {""}))
