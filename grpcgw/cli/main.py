@@ -203,7 +203,8 @@ def compile_directory(
     from grpcgw.ambassador.objects import make_dialect_objects
     from grpcgw.control.dead_routes import find_dead_in_files
     from grpcgw.discovery.sources.certificate_files import read_certificate_files
-    from grpcgw.discovery.sources.directory import list_files, list_other_files, read_directory
+    from grpcgw.discovery.sources.directory import read_directory
+    from grpcgw.discovery.sources.directory_files import list_files, list_other_files
     from grpcgw.discovery.sources.object_counts import count_objects, describe_counts, find_missing_configuration
     from grpcgw.discovery.sources.yaml_objects import ObjectReader
 

@@ -30,8 +30,8 @@ from grpcgw.control.containment import CannotCompile, Containment
 from grpcgw.control.dead_routes import find_dead_routes
 from grpcgw.control.empty_endpoints import EmptySetDelay
 from grpcgw.control.task_restarts import TaskRestarter, find_user_error
-from grpcgw.discovery.resolvers.catalogue import RESOLVERS
 from grpcgw.discovery.resolvers.resolver import Resolver
+from grpcgw.discovery.resolvers.resolver_catalogue import RESOLVERS
 from grpcgw.discovery.sources.certificate_files import CertificateFiles
 from grpcgw.discovery.sources.directory import DirectorySource
 from grpcgw.discovery.sources.yaml_objects import ObjectReader

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from grpcgw.balancer.balancer_catalogue import make_balancer
 from grpcgw.balancer.base import Balancer, Picker, TakeTurn
-from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
 from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
 from grpcgw.model.route import Destination

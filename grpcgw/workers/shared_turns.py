@@ -15,8 +15,8 @@ import resource
 from collections.abc import Iterator, Mapping
 from functools import partial
 
+from grpcgw.balancer.balancer_catalogue import TAKE_TURNS
 from grpcgw.balancer.base import TakeTurn
-from grpcgw.balancer.catalogue import TAKE_TURNS
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.upstream.load_balancing import BalancingSettings
 

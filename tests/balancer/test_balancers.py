@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from balancer.load_reports import report
 from balancer.pods import LOAD_BALANCERS, FakePod, make_pods
+from grpcgw.balancer.balancer_catalogue import BALANCERS, make_balancer
 from grpcgw.balancer.base import Outcome, turns_from
-from grpcgw.balancer.catalogue import BALANCERS, make_balancer
 from grpcgw.model.balancing import LoadBalancer
 
 GOOD = Outcome(0, False, 0.01)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from balancer.load_reports import report
 from balancer.pods import FakePod, make_pods
+from grpcgw.balancer.balancer_catalogue import make_balancer
 from grpcgw.balancer.base import Picker, turns_from
-from grpcgw.balancer.catalogue import make_balancer
 from grpcgw.balancer.load_report import LoadWeights
 from grpcgw.balancer.slow_start import SlowStart
 from grpcgw.balancer.weighted import StridePicker

@@ -11,8 +11,8 @@ import pytest
 from dataplane.configured import compile_yaml
 from dataplane.lab import Lab
 from grpcgw.discovery.resolvers.dns import DnsResolver
+from grpcgw.discovery.resolvers.dns_lookup import Answer
 from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
-from grpcgw.discovery.resolvers.lookup import Answer
 from grpcgw.discovery.resolvers.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import Addressing, Cluster

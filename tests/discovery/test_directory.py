@@ -14,20 +14,17 @@ import pytest
 
 from grpcgw.discovery.sources import directory as module
 from grpcgw.discovery.sources.directory import (
-    CLOCK_STEP_NS,
     DirectorySource,
     Files,
     FileState,
-    Stamp,
-    Watch,
-    list_files,
     merge,
     parse_content,
     read_directory,
     read_file,
     scan,
-    watch_directory,
 )
+from grpcgw.discovery.sources.directory_files import Watch, list_files, watch_directory
+from grpcgw.discovery.sources.followed_files import CLOCK_STEP_NS, Stamp
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, ObjectKey, Severity
@@ -352,7 +349,11 @@ def test_only_a_file_whose_stamp_changed_is_read_again_unless_all_are(tmp_path: 
     state = read_file(path, None, READER)
     path.write_text(document("a"))
     stamp = stamp_of(path)
-    believed = replace(state, stamp=stamp)
+
+    def with_stamp(known: Stamp | None) -> FileState:
+        return replace(state, read=replace(state.read, stamp=known))
+
+    believed = with_stamp(stamp)
 
     def objects_after(former: FileState, read_all: bool = False) -> list[str]:
         return names(scan(tmp_path, {path: former}, READER, read_all)[0][path].objects)
@@ -361,8 +362,8 @@ def test_only_a_file_whose_stamp_changed_is_read_again_unless_all_are(tmp_path: 
     assert objects_after(believed, read_all=True) == ["a"]
     for name in ("size", "modified_ns", "changed_ns", "inode", "device"):
         other = replace(stamp, **{name: getattr(stamp, name) + 1})
-        assert objects_after(replace(believed, stamp=other)) == ["a"], name
-    assert objects_after(replace(believed, stamp=None)) == ["a"]
+        assert objects_after(with_stamp(other)) == ["a"], name
+    assert objects_after(with_stamp(None)) == ["a"]
     assert objects_after(replace(believed, gone=True)) == ["a"]
     assert objects_after(replace(believed, awaited=b"half")) == ["a"]
 
@@ -379,9 +380,9 @@ def test_a_file_that_has_long_been_what_it_is_gets_a_stamp_and_one_just_saved_do
     path = tmp_path / "a.yaml"
     path.write_text(document("a"))
     os.utime(path, ns=(0, 0))
-    assert read_file(path, None, READER).stamp is None
+    assert read_file(path, None, READER).read.stamp is None
     long_there = Path(__file__)
-    assert read_file(long_there, None, READER).stamp == stamp_of(long_there)
+    assert read_file(long_there, None, READER).read.stamp == stamp_of(long_there)
 
 
 def test_changes_of_equal_size_in_one_step_of_the_clock_are_all_seen(tmp_path: Path) -> None:
@@ -440,7 +441,7 @@ def test_without_any_event_every_file_is_read_whatever_its_stamp_says(tmp_path: 
     async def scenario(followed: Followed) -> None:
         (state,) = followed.source._files.values()
         path.write_text(document("a", 2))
-        followed.source._files = {path: replace(state, stamp=stamp_of(path))}
+        followed.source._files = {path: replace(state, read=replace(state.read, stamp=stamp_of(path)))}
         for report, expected in ((("something",), 1), ((), 2)):
             readings = followed.readings
             reports.put_nowait(report)

@@ -15,9 +15,9 @@ from dataplane.waiting import eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.discovery.resolvers.catalogue import RESOLVERS
 from grpcgw.discovery.resolvers.dns import INTERVAL_S, MAX_BACKOFF_S, DnsResolver, hostname_of, vary_pause_s
-from grpcgw.discovery.resolvers.lookup import MAX_THREADS, Answer, LookupFailed, SystemLookup, TtlLookup
+from grpcgw.discovery.resolvers.dns_lookup import MAX_THREADS, Answer, LookupFailed, SystemLookup, TtlLookup
+from grpcgw.discovery.resolvers.resolver_catalogue import RESOLVERS
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import DEFAULT_ADDRESSING, Addressing, Cluster, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from grpcgw.discovery.sources.extensions import EXTENSION
-from grpcgw.discovery.sources.watch import read_object
+from grpcgw.discovery.sources.watch_events import read_object
 from grpcgw.model.objects import KubeObject, Severity
 from tests.compiling import compile_objects, only, said
 from tests.discovery.test_kubernetes import reading, until, until_synced

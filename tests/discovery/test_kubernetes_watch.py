@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpcgw.discovery.sources.watch import (
-    Backoff,
+from grpcgw.discovery.backoff import Backoff
+from grpcgw.discovery.sources.watch_events import (
     Bookmark,
     Cursor,
     LineSplitter,

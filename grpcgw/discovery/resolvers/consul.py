@@ -21,11 +21,11 @@ from urllib.parse import quote
 
 import aiohttp
 
-from grpcgw.discovery.resolvers.families import explain_disabled, is_enabled
-from grpcgw.discovery.resolvers.following import Followers, Watch
+from grpcgw.discovery.backoff import Backoff
+from grpcgw.discovery.http_errors import explain_failure
+from grpcgw.discovery.resolvers.address_families import explain_disabled, is_enabled
 from grpcgw.discovery.resolvers.resolver import Publish
-from grpcgw.discovery.sources.watch import Backoff
-from grpcgw.discovery.unreachable import explain_failure
+from grpcgw.discovery.resolvers.watch_tasks import Watch, WatchTasks
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.cluster import DEFAULT_ADDRESSING, Addressing, Cluster, ConsulAgent
 from grpcgw.model.endpoints import Endpoint, EndpointSet
@@ -91,7 +91,7 @@ class ConsulResolver:
         self._pace = pace or Pace()
         self._random = random or Random()
         self._client = _Client(read_credentials(os.environ) if credentials is None else credentials, self._pace)
-        self._followers = Followers(self._follow)
+        self._followers = WatchTasks(self._follow)
 
     async def run(self) -> None:
         """Ask agents until cancelled."""

@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
-from grpcgw.discovery.resolvers.families import explain_disabled, is_enabled
-from grpcgw.discovery.resolvers.following import Followers, Watch
-from grpcgw.discovery.resolvers.lookup import Lookup, LookupFailed, SystemLookup, TtlLookup
+from grpcgw.discovery.resolvers.address_families import explain_disabled, is_enabled
+from grpcgw.discovery.resolvers.dns_lookup import Lookup, LookupFailed, SystemLookup, TtlLookup
 from grpcgw.discovery.resolvers.resolver import Publish
+from grpcgw.discovery.resolvers.watch_tasks import Watch, WatchTasks
 from grpcgw.model.cluster import Cluster, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 
@@ -33,7 +33,7 @@ class DnsResolver:
         self._interval_s = interval_s
         self._lookup = lookup or SystemLookup()
         self._ttl_lookup = ttl_lookup or TtlLookup()
-        self._followers = Followers(self._follow, interval_s)
+        self._followers = WatchTasks(self._follow, interval_s)
 
     async def run(self) -> None:
         """Look names up until cancelled."""

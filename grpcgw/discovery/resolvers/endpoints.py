@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from grpcgw.discovery.resolvers.families import explain_disabled, is_enabled
+from grpcgw.discovery.resolvers.address_families import explain_disabled, is_enabled
 from grpcgw.discovery.resolvers.resolver import Publish
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import DEFAULT_ADDRESSING, Addressing, Cluster, ServiceRef

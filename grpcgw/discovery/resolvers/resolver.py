@@ -1,4 +1,4 @@
-"""The contract between resolvers (service → pods) and whoever needs the pods. One resolver a file, see `catalogue`."""
+"""The contract of resolvers (service → pods). One resolver a file, see `resolver_catalogue`."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from grpcgw.discovery.sources.kubernetes_api import ApiAway, ApiRefused, KubernetesApi
-from grpcgw.discovery.sources.watch import read_kinds
+from grpcgw.discovery.sources.watch_events import read_kinds
 from grpcgw.model.dialect import ApiResource, WatchedKind
 
 

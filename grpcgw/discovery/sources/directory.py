@@ -1,8 +1,8 @@
 """A directory of YAML files as a source of objects, read once (`read_directory`) or followed (`DirectorySource`).
 
-Owns which files count, when a file's new content is believed, and what keeps serving while one is broken. Knows no
-kind of object. Files are read and parsed in a thread as values; the store is written in the control loop only, all
-files in one step, so that what moves from one file to another, or a whole ConfigMap, changes at once.
+Owns when new content of a file is accepted, and what keeps serving while a file is broken. Files are read and parsed in
+a thread as values; the store is written in the control loop only, all files in one step, so that an object that moves
+from one file to another, or a whole ConfigMap, changes at once.
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watchfiles import awatch
-
+from grpcgw.discovery.sources.directory_files import (
+    Watch,
+    find_identity,
+    list_files,
+    list_other_files,
+    printable,
+    require_directory,
+    watch_directory,
+)
+from grpcgw.discovery.sources.followed_files import FileContent, read_followed
 from grpcgw.discovery.sources.object_counts import (
     ObjectCounts,
     count_objects,
@@ -28,65 +35,31 @@ from grpcgw.discovery.sources.object_counts import (
 from grpcgw.discovery.sources.placeholders import find_placeholders, make_unreadable_file
 from grpcgw.discovery.sources.yaml_objects import DEFAULT_NAMESPACE, ObjectReader, keep_first
 from grpcgw.discovery.store import ObjectStore, SourceStatus
-from grpcgw.errors import UserError
 from grpcgw.model.dialect import DialectObjects
 from grpcgw.model.objects import UNREADABLE_FILE, KubeObject, Problem, Severity
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILE_BYTES = 16 * 1024 * 1024
-
 SETTLE_S = 0.05
-"""How long a file must stay gone, or stay without a newline at its end, before that is believed."""
-RESCAN_MS = 2_000
-"""Everything is read anew this often without any event, too: no file system reports every change."""
+"""How long a file must stay missing, or stay without a newline at its end, before that is accepted."""
 POLL_S = 0.1
 """Pause between readings while the directory cannot be watched."""
-CLOCK_STEP_NS = 2_000_000_000
-"""The longest step in which a file system counts the time of a change (FAT; for most it is some ms)."""
 
-_CLOSES = "; no call is served until it can be read, or is gone: what keeps people out may be in it"
-
-Watch = Callable[[Path], AsyncGenerator[Collection[object], None]]
-"""Yields whenever something below a directory may have changed, an empty collection where nothing is known to have;
-raises OSError or RuntimeError if it cannot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What tells one version of a file from the next without reading it. The owner of a file can set `modified_ns` to
-    any time, but nobody sets `changed_ns`."""
-
-    size: int
-    modified_ns: int
-    changed_ns: int
-    inode: int
-    device: int
-
-    def is_final(self, read_at_ns: int) -> bool:
-        """Whether a file that had this stamp before it was read, at `read_at_ns`, has another after every change.
-
-        A change within the same step of the clock as the one before it, and of the same size, leaves the stamp as it
-        was. So the last change must have been over for longer than such a step when the reading began: whatever comes
-        later then comes in a later step. A change in the future says that the clocks differ, and proves nothing.
-        """
-        return read_at_ns - max(self.modified_ns, self.changed_ns) >= CLOCK_STEP_NS
+_CLOSES = "; no call is served until it can be read or is deleted, as it may contain objects that restrict access"
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """One file: `objects` of its last good content, `problems` of the content it has now (None: unreadable)."""
+    """One file: the `objects` of its last good content, and the `problems` of the content it has now (`read`)."""
 
-    content: bytes | None
-    objects: tuple[KubeObject, ...]
-    problems: tuple[Problem, ...]
+    read: FileContent
+    objects: tuple[KubeObject, ...] = ()
+    problems: tuple[Problem, ...] = ()
     awaited: bytes | None = None
-    """New content that looks half written; believed if it is still there at the next reading."""
+    """New content that looks half written; accepted if it is unchanged at the next reading."""
     gone: bool = False
     """The file was missing at the last reading, as it is for a moment while some editors save it."""
-    stamp: Stamp | None = field(default=None, compare=False)
-    """While the file has it, its content is known; None: only reading tells."""
 
     @property
     def settled(self) -> bool:
@@ -94,7 +67,7 @@ class FileState:
 
     @property
     def closes(self) -> bool:
-        """It was never read, and what keeps people out may be in it."""
+        """It was never read and may contain objects that restrict access."""
         return any(obj.key.kind == UNREADABLE_FILE for obj in self.objects)
 
     @property
@@ -111,7 +84,7 @@ def read_directory(directory: Path, reader: ObjectReader) -> tuple[tuple[KubeObj
     It may be one file, too, whatever its ending. UserError: it is neither, or cannot be read.
     """
     if not directory.is_file():
-        _require_directory(directory)
+        require_directory(directory)
     files, problems = scan(directory, {}, reader)
     objects, conflicts = merge(files, reader.dialect)
     return objects, (*problems, *_problems_of(files), *conflicts)
@@ -151,7 +124,7 @@ class DirectorySource:
 
     async def load(self) -> None:
         """Read the directory for the first time. UserError: it is no readable directory."""
-        _require_directory(self._directory)
+        require_directory(self._directory)
         await self._refresh()
 
     async def run(self) -> None:
@@ -181,14 +154,14 @@ class DirectorySource:
 
     async def _follow_one_directory(self) -> None:
         """Follow what has the directory's name now; ends when another directory, or nothing, has taken its place."""
-        identity = _identity(self._directory)
+        identity = find_identity(self._directory)
         async with aclosing(self._watch(self._directory)) as changes:
             async for changed in changes:
                 if changed:
                     self._changed.set()
                 else:
                     self._read_everything()
-                if _identity(self._directory) != identity:
+                if find_identity(self._directory) != identity:
                     return
 
     def _read_everything(self) -> None:
@@ -243,24 +216,6 @@ def _first_message(errors: BaseExceptionGroup[BaseException]) -> str:
     return str(first)
 
 
-def _show(path: Path) -> str:
-    """The path as text that can be printed: a name need not be UTF-8."""
-    return os.fsencode(path).decode(errors="replace")
-
-
-def watch_directory(directory: Path, rescan_ms: int = RESCAN_MS) -> AsyncGenerator[Collection[object], None]:
-    """Report changes after 10 ms of quiet, at the latest 50 ms after the first, and none after `rescan_ms` without."""
-    return awatch(
-        directory,
-        watch_filter=None,
-        debounce=50,
-        step=10,
-        rust_timeout=rescan_ms,
-        yield_on_timeout=True,
-        ignore_permission_denied=True,
-    )
-
-
 def scan(
     directory: Path, former: Files, reader: ObjectReader, read_all: bool = False
 ) -> tuple[Files, tuple[Problem, ...]]:
@@ -271,8 +226,7 @@ def scan(
     paths, errors = list_files(directory)
     unlisted = [Path(error.filename or directory) for error in errors]
     kept = {path: state for path, state in former.items() if any(path.is_relative_to(place) for place in unlisted)}
-    read = read_file if read_all else read_changed_file
-    states = kept | {path: read(path, former.get(path), reader) for path in paths}
+    states = kept | {path: read_file(path, former.get(path), reader, read_all) for path in paths}
     for path, state in former.items():
         if path not in states and not state.gone:
             states[path] = replace(state, awaited=None, gone=True)
@@ -283,96 +237,59 @@ def scan(
 
 
 def _close(states: Files, unlisted: Iterable[Path]) -> Files:
-    """What stands for files and directories that cannot be read when the gateway starts. Later the state from before
-    serves on, in which whoever sets a file's rights only after it is there must not leave a gap."""
-    unread = [path for path, state in states.items() if state.content is None and _stays_unreadable(path)]
+    """The states in which files and directories that cannot be read at the start close all calls.
+
+    Later the former state keeps serving: a file whose rights are set only after it was created must not cause a gap.
+    """
+    unread = [path for path, state in states.items() if state.read.content is None and _stays_unreadable(path)]
     closing = {path: replace(states[path], problems=_say_closed(states[path].problems)) for path in unread}
-    closing |= {path: FileState(None, (), ()) for path in unlisted}
-    return {path: replace(state, objects=(make_unreadable_file(_show(path)),)) for path, state in closing.items()}
+    closing |= {path: FileState(FileContent()) for path in unlisted}
+    return {path: replace(state, objects=(make_unreadable_file(printable(path)),)) for path, state in closing.items()}
 
 
 def _stays_unreadable(path: Path) -> bool:
-    """Looked at once more: a file may go and come back while a directory is read."""
-    try:
-        _read_bytes(path)
-    except OSError:
-        return os.path.lexists(path)
-    return False
+    """Reads once more: a file may disappear and come back while a directory is read."""
+    return read_followed(path, None, MAX_FILE_BYTES).content is None and os.path.lexists(path)
 
 
 def _say_closed(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(replace(problem, message=f"{problem.message}{_CLOSES}") for problem in problems)
 
 
-def list_files(directory: Path) -> tuple[list[Path], list[OSError]]:
-    """The YAML and JSON files below `directory`, and the directories that could not be listed.
+def read_file(path: Path, former: FileState | None, reader: ObjectReader, read_all: bool = True) -> FileState:
+    """The state of a file after `former`: broken content changes nothing but the problems.
 
-    Hidden names are left out: editors' files, and the `..data` directory of a mounted ConfigMap, whose visible names
-    are links into it. Links are followed, each directory is entered once.
+    Without `read_all` it is `former` itself while its stamp proves that the file has not changed.
     """
-    errors: list[OSError] = []
-    if directory.is_file():
-        return [directory], []
-    paths = (path for path in _walk(directory, errors.append) if path.name.endswith(SUFFIXES))
-    return sorted(paths), errors
-
-
-def list_other_files(directory: Path) -> list[str]:
-    """The names below `directory` of the files that are not read."""
-    paths = (path for path in _walk(directory, lambda _: None) if not path.name.endswith(SUFFIXES))
-    return [_show(path.relative_to(directory)) for path in sorted(paths)]
-
-
-def _walk(directory: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    entered: set[str] = set()
-    for folder, subfolders, names in os.walk(directory, onerror=on_error, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in entered:
-            subfolders.clear()
-            continue
-        entered.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
-
-
-def read_changed_file(path: Path, former: FileState | None, reader: ObjectReader) -> FileState:
-    """`read_file`, unless `former` is still what the file holds."""
-    if former is not None and former.stamp is not None and former.settled and former.stamp == _find_stamp(path):
+    is_known = former is not None and former.settled and not read_all
+    known = former.read if former is not None and is_known else None
+    read = read_followed(path, known, MAX_FILE_BYTES)
+    if former is not None and read is known:
         return former
-    return read_file(path, former, reader)
+    return _next_state(path, read, former, reader)
 
 
-def read_file(path: Path, former: FileState | None, reader: ObjectReader) -> FileState:
-    """The state of a file after `former`: broken content changes nothing but the problems."""
-    read_at_ns = time.time_ns()
-    stamp = _find_stamp(path)  # before the content: if that changes meanwhile, the stamp is another at the next look
-    state = _read_state(path, former, reader)
-    proves = stamp is not None and state.content is not None and stamp.is_final(read_at_ns)
-    return replace(state, stamp=stamp if proves else None)
-
-
-def _read_state(path: Path, former: FileState | None, reader: ObjectReader) -> FileState:
-    try:
-        content = _read_bytes(path)
-    except OSError as error:
-        return _unreadable(path, former, error.strerror or str(error))
-    if former is not None and content == former.content:
-        return former if former.settled else replace(former, awaited=None, gone=False)
+def _next_state(path: Path, read: FileContent, former: FileState | None, reader: ObjectReader) -> FileState:
+    content = read.content
+    if content is None:
+        return _unreadable(path, read, former)
+    if former is not None and content == former.read.content:
+        return replace(former, read=read, awaited=None, gone=False)
     if former is not None and not content.endswith(b"\n") and content and content != former.awaited:
         return replace(former, awaited=content, gone=False)
-    objects, problems = parse_content(content, _show(path), reader)
+    objects, problems = parse_content(content, printable(path), reader)
     if not objects and not problems and former is not None and former.has_last_good:
-        problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{_show(path)}:1"),)
+        problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{printable(path)}:1"),)
     if any(problem.severity is Severity.ERROR for problem in problems):
-        return _broken(content, former, problems, objects)
-    return FileState(content, objects, problems)
+        return _broken(read, former, problems, objects)
+    return FileState(read, objects, problems)
 
 
-def _unreadable(path: Path, former: FileState | None, reason: str) -> FileState:
-    problem = Problem(Severity.ERROR, f"cannot read this file: {reason}", _show(path))
+def _unreadable(path: Path, read: FileContent, former: FileState | None) -> FileState:
+    problem = Problem(Severity.ERROR, f"cannot read this file: {read.unreadable}", printable(path))
     if former is not None and former.closes:
-        return FileState(None, former.objects, _say_closed((problem,)))
-    return _broken(None, former, (problem,))
+        return FileState(read, former.objects, _say_closed((problem,)))
+    return _broken(read, former, (problem,))
 
 
 def parse_content(
@@ -396,37 +313,17 @@ def merge(files: Files, dialect: DialectObjects) -> tuple[tuple[KubeObject, ...]
 
 
 def _broken(
-    content: bytes | None,
+    read: FileContent,
     former: FileState | None,
     problems: tuple[Problem, ...],
     objects: tuple[KubeObject, ...] = (),
 ) -> FileState:
-    """The last good objects stay; a file that never was good serves the documents in it that are objects."""
+    """The last good objects stay; a file without any serves the documents in it that are objects."""
     if former is None or not former.has_last_good:
-        return FileState(content, objects, problems)
+        return FileState(read, objects, problems)
     kept = "the objects last read from this file keep serving: correct it, or delete it to remove them"
-    told = tuple(replace(problem, message=f"{problem.message}; {kept}") for problem in problems)
-    return FileState(content, former.objects, told)
-
-
-def _read_bytes(path: Path) -> bytes:
-    """OSError where it cannot be read, is no regular file (reading a pipe would wait), or is too large."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is no regular file")
-    with path.open("rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise OSError(f"it is larger than {MAX_FILE_BYTES // 1024**2} MB; split it")
-    return content
-
-
-def _find_stamp(path: Path) -> Stamp | None:
-    """None where the file cannot be looked at."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+    extended = tuple(replace(problem, message=f"{problem.message}; {kept}") for problem in problems)
+    return FileState(read, former.objects, extended)
 
 
 def _problems_of(files: Files) -> Iterable[Problem]:
@@ -440,20 +337,3 @@ def _unlisted_problem(error: OSError, directory: Path) -> Problem:
         "make it readable, or restart the gateway without it"
     )
     return Problem(Severity.ERROR, message, str(place))
-
-
-def _require_directory(directory: Path) -> None:
-    try:
-        with os.scandir(directory):
-            pass
-    except OSError as error:
-        message = f"cannot read the configuration directory {directory}: {error.strerror or error}"
-        raise UserError(f"{message}; name a directory that holds YAML files") from error
-
-
-def _identity(directory: Path) -> tuple[int, int] | None:
-    try:
-        status = directory.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -17,7 +17,7 @@ from grpcgw.discovery.sources.kubernetes_api import ClusterAccess, KubernetesApi
 from grpcgw.discovery.sources.kubernetes_health import ApiHealth
 from grpcgw.discovery.sources.named_secrets import NamedSecrets
 from grpcgw.discovery.sources.reflector import Pace, Reflector, ReflectorContext, name_partition
-from grpcgw.discovery.sources.watch import BUILT_IN_KINDS, CERTIFICATES, watch_secret
+from grpcgw.discovery.sources.watch_events import BUILT_IN_KINDS, CERTIFICATES, watch_secret
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.dialect import DialectObjects
 from grpcgw.model.objects import ObjectKey

@@ -20,7 +20,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from grpcgw import __version__
-from grpcgw.discovery.unreachable import explain_failure
+from grpcgw.discovery.http_errors import explain_failure
 from grpcgw.errors import GrpcgwError, UserError
 
 _MAX_REFUSAL_BYTES = 64 * 1024

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from grpcgw.discovery.sources.failure_log import FailureLog
 from grpcgw.discovery.sources.kubernetes_api import ApiAway, ApiRefused, KubernetesApi
-from grpcgw.discovery.sources.outages import Outages
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class ApiHealth:
         self._asking = asyncio.Lock()
         self._error = ""
         self._asked_at_s = -reuse_s
-        self._outages = Outages()
+        self._outages = FailureLog()
         self._is_away = False
         self._recovered = asyncio.Event()
         self._recovered_at_s = -RECOVERY_S

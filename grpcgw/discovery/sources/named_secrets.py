@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from grpcgw.discovery.sources.watch import CERTIFICATE_TYPE, is_possible_name
+from grpcgw.discovery.sources.watch_events import CERTIFICATE_TYPE, is_possible_name
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.dialect import DialectObjects
 from grpcgw.model.objects import KubeObject, ObjectKey

@@ -1,7 +1,7 @@
 """Reflector: lists and watches one kind (or one object) of the API server and mirrors it into a partition of the store.
 
 As client-go's Reflector: list, watch from the list's resourceVersion, relist when events were missed. Owns the order
-and pace of requests and the status of its kind; `watch.py` decodes events. Runs in the control process's event loop.
+and pace of requests and the status of its kind; `watch_events.py` decodes events. Runs in the control process's loop.
 
 While the API server is away nothing is removed: the last state keeps serving, and the status says how old it is.
 """
@@ -14,10 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
+from grpcgw.discovery.backoff import Backoff
 from grpcgw.discovery.sources.api_discovery import ApiDiscovery, NotInstalled
 from grpcgw.discovery.sources.kubernetes_api import ApiAway, ApiRefused, ConnectionLost, KubernetesApi
 from grpcgw.discovery.sources.kubernetes_health import ApiHealth
-from grpcgw.discovery.sources.watch import Backoff, Cursor, LineSplitter, Put, Relist, Removed, decode_event, read_page
+from grpcgw.discovery.sources.watch_events import (
+    Cursor,
+    LineSplitter,
+    Put,
+    Relist,
+    Removed,
+    decode_event,
+    read_page,
+)
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.errors import UserError
 from grpcgw.logs import DefectLog

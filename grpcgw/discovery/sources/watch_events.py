@@ -1,7 +1,8 @@
-"""What list/watch against an API server means, without any I/O: which resources, their events, and when to ask again.
+"""Kubernetes list/watch decoding, without I/O: pages and watch events, the resourceVersion cursor, missed events.
 
-Turns bytes of a watch into events, keeps track of what a watch has told, and notices when it cannot be trusted any
-more (`Relist`). Knows no HTTP client, event loop or clock; `kubernetes.py` is the shell that does what is decided here.
+A `Cursor` follows what a watch has delivered, and `Relist` is raised when the watch cannot be continued. Also the
+built-in kinds that are read beside the dialect's. Knows no HTTP client, event loop or clock; `reflector.py` does the
+requests.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from random import Random
 
 from grpcgw.discovery.sources.extensions import extend
 from grpcgw.errors import GrpcgwError
@@ -18,10 +18,10 @@ from grpcgw.model.dialect import ApiResource, DialectObjects, WatchedKind
 from grpcgw.model.objects import KubeObject, ObjectKey, Source
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
-"""Far above what an API server stores (1.5 MB in etcd): a longer line is no event, and must not fill the memory."""
+"""Far above what an API server stores (1.5 MB in etcd): a longer line is no event and must not fill the memory."""
 
 CERTIFICATE_TYPE = "kubernetes.io/tls"
-"""Secrets of this type are read all; RBAC cannot tell types apart, a field selector can."""
+"""All Secrets of this type are read: a field selector can select by type, RBAC cannot."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 """RFC 1123, as Kubernetes checks it for Secrets; its namespaces are stricter."""
@@ -31,16 +31,16 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 class Relist(GrpcgwError):
-    """What a watch has told so far can no longer be continued; the text says why. Only a new list helps."""
+    """The watch cannot be continued from its last event; the text says why. Only a new list helps."""
 
     def __init__(self, reason: str, is_expiry: bool = False) -> None:
         super().__init__(reason)
         self.is_expiry = is_expiry
-        """The server has forgotten what came after the last event: no fault, a kind that seldom changes meets it."""
+        """The server no longer has the events after the last one (410 Gone): normal for a kind that seldom changes."""
 
 
 CERTIFICATES = WatchedKind((ApiResource("", "v1", "Secret", "secrets", f"type={CERTIFICATE_TYPE}"),))
-"""Of other types only Secrets that are named enter this process, each by its own `watch_secret`."""
+"""Secrets of other types are read only if an object names them, each by its own `watch_secret`."""
 
 BUILT_IN_KINDS = (
     WatchedKind((ApiResource("", "v1", "Service", "services"),)),
@@ -57,14 +57,14 @@ BUILT_IN_KINDS = (
 
 
 def watch_secret(key: ObjectKey) -> WatchedKind:
-    """What reads one Secret, unless it is a certificate: no Secret is read twice. `key` is a possible name."""
+    """Reads one Secret unless it is a certificate, so that no Secret is read twice. `key` must be a possible name."""
     selector = f"metadata.name={key.name},type!={CERTIFICATE_TYPE}"
     return WatchedKind((ApiResource("", "v1", "Secret", "secrets", selector),), key)
 
 
 def is_possible_name(key: ObjectKey) -> bool:
-    """Whether an object can be called so. Another name must not get into a path or selector, where it would ask for
-    something else."""
+    """Whether an object can have this name. Another name must not get into a path or selector, where it would select
+    other objects."""
     return _NAME.fullmatch(key.name) is not None and _NAME.fullmatch(key.namespace) is not None
 
 
@@ -75,7 +75,7 @@ class Put:
     obj: KubeObject
     version: str
     is_new: bool
-    """The API server says that a reader of all former events does not know it."""
+    """ADDED: a reader of all former events does not know the object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,13 @@ Event = Put | Removed | Bookmark
 
 @dataclass(slots=True)
 class Cursor:
-    """How far a list and the events after it have been read: the resourceVersion to go on from, the keys that exist."""
+    """Position in a list and the events after it: the resourceVersion to continue from, and the keys that exist."""
 
     version: str
     keys: set[ObjectKey] = field(default_factory=set)
 
     def advance(self, event: Event) -> None:
-        """Take note of `event`; raises Relist, unchanged, where it proves that an earlier one was missed."""
+        """Apply `event`. Raises Relist, and stays as it was, if the event proves that an earlier one was missed."""
         if isinstance(event, Put):
             if not event.is_new and event.obj.key not in self.keys:
                 raise Relist(f"an event was missed: {event.obj.key} was modified but never added")
@@ -115,14 +115,14 @@ class Cursor:
 
 
 class LineSplitter:
-    """Cuts a byte stream into lines. What follows the last newline is kept for the next chunk, and lost with a drop."""
+    """Splits a byte stream into lines; what follows the last newline is kept for the next chunk."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._rest = bytearray()
         self._max_line_bytes = max_line_bytes
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that `chunk` completes, without newlines and blank lines; raises Relist on an endless line."""
+        """The lines that `chunk` completes, without newlines and blank lines. Raises Relist for an endless line."""
         head, newline, tail = chunk.rpartition(b"\n")
         if not newline:
             self._rest += chunk
@@ -138,26 +138,8 @@ class LineSplitter:
             raise Relist(f"the API server sent a line of more than {self._max_line_bytes} bytes")
 
 
-class Backoff:
-    """Exponential back-off with full jitter: the n-th delay is uniform in 0 … min(cap_s, base_s · 2ⁿ)."""
-
-    def __init__(self, base_s: float, cap_s: float, random: Random) -> None:
-        self._base_s = base_s
-        self._cap_s = cap_s
-        self._random = random
-        self._ceiling_s = min(base_s, cap_s)
-
-    def next_s(self) -> float:
-        delay_s = self._random.uniform(0.0, self._ceiling_s)
-        self._ceiling_s = min(self._cap_s, self._ceiling_s * 2)
-        return delay_s
-
-    def reset(self) -> None:
-        self._ceiling_s = min(self._base_s, self._cap_s)
-
-
 def decode_event(line: bytes, resource: ApiResource, dialect: DialectObjects) -> Event:
-    """The event in one line of a watch; raises Relist for whatever is not a plain event (an ERROR event above all)."""
+    """The event in one line of a watch. Raises Relist for anything else, such as an ERROR event."""
     try:
         document = _as_mapping(json.loads(line))
     except (ValueError, RecursionError):  # the latter of what is nested too deeply
@@ -180,7 +162,7 @@ def decode_event(line: bytes, resource: ApiResource, dialect: DialectObjects) ->
 def read_page(
     page: Mapping[str, object], resource: ApiResource, dialect: DialectObjects
 ) -> tuple[list[KubeObject], str, str]:
-    """Objects, resourceVersion and continue token (empty on the last page) of one page of a list."""
+    """Objects, resourceVersion and continue token (empty on the last page) of one page of a list. Raises Relist."""
     items = page.get("items")
     if items is None:  # how Go writes an empty list
         items = []
@@ -198,8 +180,11 @@ def read_kinds(resource_list: Mapping[str, object]) -> frozenset[str]:
 
 
 def read_object(body: dict[str, object], resource: ApiResource, dialect: DialectObjects) -> KubeObject:
-    """The object as the store keeps it. Built-in kinds come without `kind` and `apiVersion` in lists: added here, so
-    that an object equals itself however it was read. What only other writers need is dropped, for memory."""
+    """The object as the store keeps it. Lists omit `kind` and `apiVersion` of built-in kinds; they are added here, so
+    that an object is equal however it was read. `managedFields` and kubectl's annotation are dropped, to save memory.
+
+    Raises Relist for an object without a name.
+    """
     metadata = dict(_as_mapping(body.get("metadata")))
     metadata.pop("managedFields", None)
     annotations = metadata.get("annotations")

@@ -10,7 +10,7 @@ import ssl
 import aiohttp
 import pytest
 
-from grpcgw.discovery.unreachable import explain_failure
+from grpcgw.discovery.http_errors import explain_failure
 from tests.consul_agents import free_port
 
 REFUSED = f"the connection failed ({os.strerror(errno.ECONNREFUSED)})"

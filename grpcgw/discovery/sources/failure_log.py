@@ -38,7 +38,7 @@ class _Cause:
         return True
 
 
-class Outages:
+class FailureLog:
     """The readers that fail now. Methods return the line to log, empty for none.
 
     The number of lines is bounded: for each cause one a minute at the most, and one for the end of what was logged.

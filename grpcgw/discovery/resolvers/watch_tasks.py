@@ -44,7 +44,7 @@ AGAIN_S = 10.0
 """After a defect in following a watch it is followed anew after so long."""
 
 
-class Followers:
+class WatchTasks:
     """The watches of one resolver. Those added before `run` wait for it."""
 
     def __init__(self, follow: Follow, again_s: float = AGAIN_S) -> None:
