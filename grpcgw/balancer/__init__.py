@@ -1,1 +1,1 @@
-"""From a cluster's usable pods to the pod of one RPC: one policy a file, listed in `balancer_catalogue`. Pure, never blocks."""
+"""Picks a pod for each RPC: one balancing policy a file, listed in `balancer_catalogue`. Pure, never blocks."""
