@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from grpcgw.engines.completion_queue.engine import check_fit
+from grpcgw.engines.completion_queue.core import check_fit
 
 # A process of its own is the grpcio of another day: it lacks one thing that the default engine uses.
 SERVE_WITHOUT = """

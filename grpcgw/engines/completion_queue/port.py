@@ -1,7 +1,4 @@
-"""A port of the completion-queue engine: a server of grpc core's on the engine's queue, with connections of its own.
-
-Beside `completion_queue` the only module that imports `grpc._cython`; what it uses is checked there.
-"""
+"""A port of the completion-queue engine: a server of grpc core's on the engine's queue, with connections of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from grpc._cython import cygrpc
-
+from grpcgw.engines.completion_queue.core import cygrpc
 from grpcgw.engines.contract import ServerOptions, max_message_bytes, server_arguments
 from grpcgw.engines.server_credentials import FreshCertificates, make_server_credentials
 from grpcgw.errors import UserError

@@ -1,0 +1,194 @@
+"""The client's side of one RPC on grpc core's server calls: the session's `Call`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from grpcgw.engines.completion_queue.core import (
+    NO_FLAGS,
+    RECEIVE_CLOSE,
+    RECEIVE_MESSAGE,
+    SEND_HEADERS,
+    SEND_MESSAGE,
+    SEND_STATUS,
+    Event,
+    cygrpc,
+    ignore,
+)
+from grpcgw.engines.completion_queue.pod_attempt import AttemptOwner, CopyOwner, PodAttempt
+from grpcgw.engines.completion_queue.pod_connection import PodConnection
+from grpcgw.engines.completion_queue.port import QueuePort
+from grpcgw.engines.exchange import Exchange, begin_exchange
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Status
+from grpcgw.policy.client_certificates import read_certificate
+from grpcgw.policy.request import Peer, Request
+from grpcgw.policy.timeouts import upstream_deadline
+from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
+from grpcgw.session.serving import Serving
+from grpcgw.upstream.pod import Pod
+
+log = logging.getLogger(__name__)
+
+NO_DEADLINE_S = 4e9
+"""cygrpc gives "no deadline" as a huge epoch value; taken for a deadline it would end every RPC at once."""
+
+
+class RpcEngine(Protocol):
+    """What an RPC uses of its engine."""
+
+    serving: Serving
+    joining: dict[ClientRpc, float]
+    """RPCs with a timer, and when it expires."""
+
+    def peer(self, call: Any) -> Peer: ...
+    def join(self, rpc: ClientRpc, delay_s: float) -> None: ...
+    def forget(self, rpc: ClientRpc) -> None:
+        """The RPC is over."""
+        ...
+
+
+class ClientRpc(AttemptOwner):
+    """Its events come from several threads; `lock` makes them one at a time for the session."""
+
+    __slots__ = ("_asked_again", "_call", "_closed", "_engine", "port")
+
+    def __init__(self, engine: RpcEngine, port: QueuePort, event: Event, now_s: float) -> None:
+        self._engine, self.port, self._call = engine, port, event.call
+        self.lock = threading.Lock()
+        self._closed = self._asked_again = False
+        self.attempt = None
+        details = event.call_details
+        deadline_s, wall_s = details.deadline, time.time()
+        request = Request(
+            details.method.decode("utf-8", "replace"),
+            details.host.decode("utf-8", "replace"),
+            event.invocation_metadata,
+            now_s + deadline_s - wall_s if deadline_s < NO_DEADLINE_S else None,
+            engine.peer(event.call),
+            wall_s,
+            port.view,
+        )
+        if engine.serving.wants_certificate(port.view):
+            request.certificate = read_certificate(cygrpc.auth_context(event.call))
+        self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
+
+    def start(self, now_s: float) -> None:
+        with self.lock:
+            self._call.start_server_batch((RECEIVE_CLOSE(NO_FLAGS),), self._on_closed)
+            self.session.start(now_s)
+
+    # --- what the session asks for
+
+    def read(self) -> None:
+        self._call.start_server_batch((RECEIVE_MESSAGE(NO_FLAGS),), self._on_message)
+
+    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+        operations: tuple[Any, ...] = () if headers is None else (SEND_HEADERS(headers, NO_FLAGS),)
+        if message is not None:
+            operations += (SEND_MESSAGE(message, NO_FLAGS),)
+        self._call.start_server_batch(operations, self._on_sent)
+
+    def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
+        operations: tuple[Any, ...] = () if headers_sent else (SEND_HEADERS(headers or (), NO_FLAGS),)
+        if message is not None:
+            operations += (SEND_MESSAGE(message, NO_FLAGS),)
+        operations += (SEND_STATUS(status.trailers, status.code, status.details, NO_FLAGS),)
+        self._call.start_server_batch(operations, ignore)
+
+    def abort(self, status: Status) -> None:
+        self._call.cancel(status.code, status.details)
+
+    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
+        self._engine.join(self, delay_s)
+
+    def leave(self) -> None:
+        self._engine.joining.pop(self, None)
+
+    def open(
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float | None,
+        first: Opening,
+        copy: CopyEvents | None = None,
+    ) -> Attempt:
+        connection = pod.connection
+        assert isinstance(connection, PodConnection)
+        if deadline_s is not None:
+            now_s = time.time()
+            deadline_s = upstream_deadline(now_s + deadline_s - time.monotonic(), now_s)
+        owner: AttemptOwner = self if copy is None else CopyOwner(copy)
+        owner.attempt = attempt = PodAttempt(owner, connection)
+        attempt.open(path.encode(), authority.encode(), metadata, deadline_s, first)
+        return attempt
+
+    # --- what grpc core reports
+
+    def _on_message(self, event: Event) -> None:
+        message = event.batch_operations[0].message()
+        with self.lock:
+            if self._closed:
+                return
+            if not event.success:  # not a half-close: a message that core refuses, `_on_closed` follows
+                self.session.on_message_refused()
+            elif message is None and not self._asked_again:
+                # A half-close, or a client that is gone: core says the same of both. It closes a stream that is cut
+                # off in one step, so that what it answers to a second question comes after `_on_closed`.
+                self._asked_again = True
+                self.read()
+            else:
+                self.session.on_request_message(message, time.monotonic())
+
+    def _on_sent(self, event: Event) -> None:
+        with self.lock:
+            self.session.on_client_sent(event.success, time.monotonic())
+
+    def _on_closed(self, event: Event) -> None:
+        self._engine.forget(self)
+        with self.lock:
+            if event.batch_operations[0].cancelled():
+                self.session.on_client_closed(time.monotonic())
+            self._closed = True
+            self.release()
+
+    def release(self) -> None:
+        """Let go of what is over. Without it the objects of an RPC hold each other until the garbage collector runs,
+        and grpc core counts a call as an open stream for as long."""
+        if self._closed:
+            self._call = None
+            if self.attempt is not None and self.attempt.over:
+                self.attempt = None
+
+    # --- what housekeeping asks
+
+    def on_join_expired(self, now_s: float) -> None:
+        self._tell(self.session.on_join_expired, now_s)
+
+    def sweep(self, now_s: float) -> None:
+        self._tell(self.session.on_sweep, now_s)
+
+    def end_for_drain(self, now_s: float) -> None:
+        self._tell(self.session.on_drained, now_s)
+
+    def _tell(self, event: Callable[[float], None], now_s: float) -> None:
+        try:
+            with self.lock:
+                event(now_s)
+        except Exception:  # housekeeping goes on with the other RPCs
+            self.end_for_defect()
+
+    def end_for_defect(self) -> None:
+        """For an exception that is being handled."""
+        log.exception("defect: an event of an RPC could not be handled")
+        try:
+            with self.lock:
+                self.session.on_defect(time.monotonic())
+        except Exception:  # two defects in one RPC: the others must go on
+            log.exception("defect: an RPC could not be ended")
