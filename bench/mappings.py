@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from statistics import median
 
 from bench.pods import Body, describe_full_mapping, describe_mapping, describe_resolver
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
+from grpcgw.control.dialects import compile_snapshot
 from grpcgw.errors import UserError
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
+from grpcgw.model.route_source import Compiled, CompileOptions
 from grpcgw.routing.table import RouteTable
 from grpcgw.workers import gc_tuning
 

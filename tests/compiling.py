@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
+from grpcgw.control.dialects import compile_snapshot
 from grpcgw.model.cluster import Cluster
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
 from grpcgw.model.route import Destination, Route, Unenforced
+from grpcgw.model.route_source import Compiled, CompileOptions
 
 
 def obj(

@@ -199,22 +199,23 @@ def compile_directory(
 ) -> tuple[Snapshot, list[Problem], str]:
     """What a gateway with these settings would serve from `directory`, everything to say against its files, and what
     of them was read."""
-    from grpcgw.ambassador.compile.compiler import CompileOptions, compile_snapshot
     from grpcgw.ambassador.objects import make_dialect_objects
     from grpcgw.control.dead_routes import find_dead_in_files
+    from grpcgw.control.dialects import compile_snapshot
     from grpcgw.discovery.sources.certificate_files import read_certificate_files
     from grpcgw.discovery.sources.directory import read_directory
     from grpcgw.discovery.sources.directory_files import list_files, list_other_files
     from grpcgw.discovery.sources.object_counts import count_objects, describe_counts, find_missing_configuration
     from grpcgw.discovery.sources.yaml_objects import ObjectReader
+    from grpcgw.model.route_source import CompileOptions
 
     options.check_environment(os.environ)
     dialect = make_dialect_objects(ambassador_id)
     objects, problems = read_directory(directory, ObjectReader(dialect, os.environ))
     files = read_certificate_files(objects, dialect)
     compile_options = CompileOptions(
-        ambassador_id=ambassador_id,
-        ambassador_namespace=ambassador_namespace,
+        gateway_id=ambassador_id,
+        gateway_namespace=ambassador_namespace,
         now=datetime.now(UTC),
         environment=os.environ,
         authority_hidden_by="" if engine.shows_authority else engine,

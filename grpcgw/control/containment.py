@@ -1,7 +1,8 @@
-"""Compiling in spite of an object that makes the compiler raise, which it never should: a defect ends no gateway.
+"""Contains a defect of the compiler: finds the object that makes it raise, and compiles without it.
 
-Such a Mapping is found by trying, named, and left out alone: its last good version serves on, if it has one. Whatever
-else may keep people out, so where it is to blame nothing is compiled, and what was served before serves on.
+Such a route object (a Mapping) is found by bisection and left out alone: its last good version serves on, if it has
+one. Any other kind may restrict who may call; if one of those is to blame, nothing is compiled and the last snapshot
+serves on.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
-from grpcgw.ambassador.compile.reuse import NOTHING_TO_REUSE, Reuse
+from grpcgw.control.dialects import ROUTE_KINDS, compile_snapshot
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.model.route_source import NOTHING_TO_REUSE, Compiled, CompileOptions, ObjectsByKey, Reuse
 
 log = logging.getLogger(__name__)
 
 MOST_CULPRITS = 8
-"""Of one compilation. Where there are more, the fault lies elsewhere."""
+"""Of one compilation. If there are more, the defect is not in one object."""
 
-Objects = Mapping[ObjectKey, KubeObject]
-Compile = Callable[[Iterable[KubeObject], Objects, CompileOptions, Reuse], Compiled]
+Compile = Callable[[Iterable[KubeObject], ObjectsByKey, CompileOptions, Mapping[str, Reuse]], Compiled]
 
 
 class CannotCompile(GrpcgwError):
@@ -33,16 +33,20 @@ class CannotCompile(GrpcgwError):
 
 
 class Containment:
-    """Compiles, and remembers which objects not to try again until they change. One thread at a time."""
+    """Compiles, and remembers the objects that made the compiler raise until they change. One thread at a time."""
 
     def __init__(self, compile_objects: Compile = compile_snapshot) -> None:
         self._compile = compile_objects
         self._culprits: dict[ObjectKey, tuple[KubeObject, Exception]] = {}
 
     def compile(
-        self, objects: Iterable[KubeObject], last_good: Objects, options: CompileOptions, reuse: Reuse
+        self,
+        objects: Iterable[KubeObject],
+        last_good: ObjectsByKey,
+        options: CompileOptions,
+        reuse: Mapping[str, Reuse],
     ) -> Compiled:
-        """As `compile_snapshot`. Raises CannotCompile where that raises whatever Mapping is left out."""
+        """As `compile_snapshot`. Raises CannotCompile if that raises whatever route object is left out."""
         given = tuple(objects)
         by_key = {obj.key: obj for obj in given}
         self._culprits = {key: each for key, each in self._culprits.items() if by_key.get(key) is each[0]}
@@ -59,16 +63,16 @@ class Containment:
                 continue
             return replace(compiled, problems=(*compiled.problems, *self._problems(last_good)))
 
-    def _replace_culprits(self, objects: Sequence[KubeObject], last_good: Objects) -> list[KubeObject]:
+    def _replace_culprits(self, objects: Sequence[KubeObject], last_good: ObjectsByKey) -> list[KubeObject]:
         """The objects with the last good version of each culprit in its place, if it has one."""
         kept = [obj for obj in objects if obj.key not in self._culprits]
         good = (last_good.get(key) for key in self._culprits)
         return [*kept, *(obj for obj in good if obj is not None and obj is not self._culprits[obj.key][0])]
 
     def _find_culprit(
-        self, objects: Sequence[KubeObject], last_good: Objects, options: CompileOptions, error: Exception
+        self, objects: Sequence[KubeObject], last_good: ObjectsByKey, options: CompileOptions, error: Exception
     ) -> tuple[KubeObject, Exception]:
-        """The first object with which compiling fails, what has changed last, Mappings after all others."""
+        """The first object with which compiling fails. Changed ones are tried last; route objects after all others."""
 
         def failure(count: int) -> Exception | None:
             try:
@@ -77,7 +81,7 @@ class Containment:
                 return why
             return None
 
-        ordered = sorted(objects, key=lambda obj: (obj.key.kind == "Mapping", last_good.get(obj.key) is not obj))
+        ordered = sorted(objects, key=lambda obj: (obj.key.kind in ROUTE_KINDS, last_good.get(obj.key) is not obj))
         if not ordered or failure(0) is not None:
             raise CannotCompile(Problem(Severity.ERROR, _explain(error), "grpcgw")) from error
         good, bad, why = 0, len(ordered), error
@@ -86,11 +90,11 @@ class Containment:
             found = failure(middle)
             good, bad, why = (middle, bad, why) if found is None else (good, middle, found)
         culprit = ordered[bad - 1]
-        if culprit.key.kind != "Mapping":
+        if culprit.key.kind not in ROUTE_KINDS:
             raise CannotCompile(_blame(culprit, why, "what was served before serves on")) from error
         return culprit, why
 
-    def _problems(self, last_good: Objects) -> list[Problem]:
+    def _problems(self, last_good: ObjectsByKey) -> list[Problem]:
         return [
             _blame(obj, why, "its last good version serves on" if last_good.get(key) else "it is left out")
             for key, (obj, why) in self._culprits.items()

@@ -23,8 +23,6 @@ from grpcgw.admin.allowed_hosts import KnownHosts
 from grpcgw.admin.recent import RecentTraffic
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
-from grpcgw.ambassador.compile.reuse import NOTHING_TO_REUSE, Reuse
 from grpcgw.ambassador.objects import make_dialect_objects
 from grpcgw.control.containment import CannotCompile, Containment
 from grpcgw.control.dead_routes import find_dead_routes
@@ -46,6 +44,7 @@ from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.expiry import find_expiring
 from grpcgw.model.listener import ServerCertificate, Transport
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.model.route_source import NOTHING_TO_REUSE, Compiled, CompileOptions, Reuse
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
 from grpcgw.workers import gc_tuning
@@ -120,7 +119,7 @@ class Control:
         self._compiled: Compiled | None = None
         self._containment = Containment()
         self._last_good: Mapping[ObjectKey, KubeObject] = {}
-        self._reuse: Reuse = NOTHING_TO_REUSE
+        self._reuse: Mapping[str, Reuse] = NOTHING_TO_REUSE
         self._snapshot: Snapshot = EMPTY_SNAPSHOT
         self._problems: tuple[Problem, ...] = ()
         self._compile_ms = 0.0
@@ -269,8 +268,8 @@ class Control:
     async def _compile(self) -> None:
         began_s = time.perf_counter()
         options = CompileOptions(
-            ambassador_id=self._settings.ambassador_id,
-            ambassador_namespace=self._settings.ambassador_namespace,
+            gateway_id=self._settings.ambassador_id,
+            gateway_namespace=self._settings.ambassador_namespace,
             now=datetime.datetime.now(datetime.UTC),
             environment=os.environ,
             authority_hidden_by="" if self._engine.shows_authority else self._engine,

@@ -126,3 +126,9 @@ class Problem:
     def __str__(self) -> str:
         subject = " ".join(part for part in (str(self.object) if self.object else "", self.path) if part)
         return f"{self.where}: {self.severity}: {subject + ': ' if subject else ''}{self.message}"
+
+
+def make_problem(obj: KubeObject, severity: Severity, message: str, path: FieldPath = ()) -> Problem:
+    """A problem of `obj`, located at the line of the field at `path`."""
+    shown = ".".join(map(str, obj.source.name(path)))
+    return Problem(severity, message, obj.source.locate(path), obj.key, shown)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.ambassador.compile.compiler import Compiled
 from grpcgw.ambassador.spec.mapping_spec import LoadBalancerSpec
 from grpcgw.discovery.sources.directory import read_directory
+from grpcgw.model.route_source import Compiled
 from tests.compiling import compile_objects, destinations, said
 from tests.parsing import READER
 

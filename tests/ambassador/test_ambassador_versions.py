@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route_source import Compiled, CompileOptions
 from grpcgw.routing.table import RouteTable
 from tests.compiling import compile_objects, destinations, module, obj, only_cluster, only_route, said
 

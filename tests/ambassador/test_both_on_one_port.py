@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from grpcgw.ambassador.compile.compiler import Compiled
 from grpcgw.model.listener import Transport
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route_source import Compiled
 from tests.compiling import compile_objects, obj, said
 from tests.pems import key_pair, secret
 

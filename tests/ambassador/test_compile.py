@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.ambassador.compile.compiler import CompileOptions
 from grpcgw.ambassador.compile.grouping import share_weights
 from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
 from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
 from grpcgw.model.route import Destination, Route
+from grpcgw.model.route_source import CompileOptions
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only, order, said
 from tests.parsing import parse_objects
 from tests.pems import key_pair, secret
@@ -322,7 +322,7 @@ def test_the_module_can_move_unqualified_services_to_the_gateways_namespace() ->
     compiled = compile_objects(
         mapping(),
         module(use_ambassador_namespace_for_service_resolution=True),
-        options=CompileOptions(ambassador_namespace="gateways"),
+        options=CompileOptions(gateway_namespace="gateways"),
     )
     assert only(compiled).cluster == "greet.gateways:50051/KubernetesEndpointResolver"
 
@@ -346,7 +346,7 @@ def test_of_several_modules_the_one_beside_the_gateway_is_read() -> None:
         mapping(),
         module("aaa", cluster_request_timeout_ms=1),
         module("gateways", cluster_request_timeout_ms=2),
-        options=CompileOptions(ambassador_namespace="gateways"),
+        options=CompileOptions(gateway_namespace="gateways"),
     )
     assert only(compiled).timeout_ms == 2
     assert said(compiled) == [

@@ -7,9 +7,10 @@ import pickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpcgw.ambassador.compile.compiler import CompileOptions, compile_snapshot
 from grpcgw.ambassador.spec.resources import MODELS
+from grpcgw.control.dialects import compile_snapshot
 from grpcgw.model.objects import KubeObject
+from grpcgw.model.route_source import CompileOptions
 from grpcgw.routing.host_match import HostTable
 from grpcgw.routing.split import Split
 from grpcgw.routing.table import RouteTable

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.cli.main import execute
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route_source import Compiled, CompileOptions
 from tests.compiling import compile_objects, destinations, guard_of, mapping, module, obj, said
 
 WITHOUT = CompileOptions(serve_without_auth=True)

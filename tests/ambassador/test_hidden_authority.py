@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route_source import Compiled, CompileOptions
 from tests.compiling import compile_objects, obj, said
 
 HIDDEN = CompileOptions(authority_hidden_by="generic-handler")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.discovery.sources.directory import parse_content, read_directory
 from grpcgw.discovery.sources.yaml_objects import keep_first
 from grpcgw.listeners.data_ports import DataPorts
 from grpcgw.listeners.self_signed import make_self_signed
 from grpcgw.model.listener import Listener, Transport
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route_source import Compiled, CompileOptions
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
 from tests.compiling import compile_objects, guard_of, mapping, obj, said
@@ -330,7 +330,7 @@ def test_only_the_document_that_cannot_be_read_is_looked_at() -> None:
 
 def test_it_is_closed_for_a_gateway_of_every_ambassador_id() -> None:
     objects, _ = parse_objects(UNREADABLE["no YAML"], "broken.yaml")
-    compiled = compile_objects(*objects, options=CompileOptions(ambassador_id="edge"))
+    compiled = compile_objects(*objects, options=CompileOptions(gateway_id="edge"))
     assert [policy.left_out for policy in compiled.snapshot.hosts] == ["Host line-1.default"]
 
 

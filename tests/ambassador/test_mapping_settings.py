@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from grpcgw.ambassador.compile.compiler import CompileOptions
 from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
 from grpcgw.model.edits import HeaderAdd, RegexRewrite
 from grpcgw.model.objects import Severity
 from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
+from grpcgw.model.route_source import CompileOptions
 from tests.compiling import compile_objects, destinations, mapping, module, only, said
 
 UNAVAILABLE, ABORTED = 14, 10

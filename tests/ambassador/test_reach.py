@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.ambassador.compile.compiler import Compiled
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.reach import CLEAR_TEXT, NO_HOST, NO_LABELS, Reach
+from grpcgw.model.route_source import Compiled
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.host_rules import Entry, HostRefusal, compile_rules
 from grpcgw.routing.table import RouteTable

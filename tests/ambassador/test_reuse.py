@@ -7,8 +7,9 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
+from grpcgw.control.dialects import compile_snapshot
 from grpcgw.model.objects import KubeObject
+from grpcgw.model.route_source import Compiled, CompileOptions
 from tests.compiling import mapping, module, obj
 
 MANY = 2_000

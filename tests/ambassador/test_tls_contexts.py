@@ -9,13 +9,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions
 from grpcgw.ambassador.spec.certificate_paths import find_named_files
 from grpcgw.model.certificate_files import list_paths, make_object
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route_source import Compiled, CompileOptions
 from grpcgw.routing.host_match import HostTable
 from tests.compiling import compile_objects, mapping, obj, only_cluster, said
 from tests.pems import NOW, key_pair, raw_secret, secret

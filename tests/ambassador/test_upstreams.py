@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from grpcgw.ambassador.compile.compiler import CompileOptions
 from grpcgw.model.cluster import (
     Addressing,
     Cluster,
@@ -17,6 +16,7 @@ from grpcgw.model.cluster import (
     UpstreamTls,
 )
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route_source import CompileOptions
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only_cluster, said
 from tests.pems import NOW, key_pair, secret
 

@@ -16,7 +16,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
 from grpcgw.cluster_status.lease import Lease, LeasePace, Step, next_step, read_lease
 from grpcgw.cluster_status.object_status import (
     KINDS_WITH_STATUS,
@@ -36,11 +35,13 @@ from grpcgw.cluster_status.object_status import (
     version_of,
 )
 from grpcgw.cluster_status.writer import StatusPace, StatusWriter, lease_name
+from grpcgw.control.dialects import compile_snapshot
 from grpcgw.discovery.sources.kubernetes import KubernetesSource
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
 from grpcgw.discovery.sources.reflector import Pace
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity, Source
+from grpcgw.model.route_source import Compiled, CompileOptions
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT
 from tests.kube_api import Body, KubeApi, Request
 from tests.parsing import KINDS

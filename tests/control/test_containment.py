@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 import pytest
 from compiling import destinations, mapping, module, said
 
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
-from grpcgw.ambassador.compile.reuse import NOTHING_TO_REUSE, Reuse
 from grpcgw.control.containment import MOST_CULPRITS, CannotCompile, Containment
+from grpcgw.control.dialects import compile_snapshot
 from grpcgw.model.objects import KubeObject, ObjectKey
+from grpcgw.model.route_source import NOTHING_TO_REUSE, Compiled, CompileOptions, Reuse
 
 
 class Stumbling:
@@ -21,7 +21,11 @@ class Stumbling:
         self.runs = 0
 
     def __call__(
-        self, objects: Iterable[KubeObject], good: Mapping[ObjectKey, KubeObject], options: CompileOptions, reuse: Reuse
+        self,
+        objects: Iterable[KubeObject],
+        good: Mapping[ObjectKey, KubeObject],
+        options: CompileOptions,
+        reuse: Mapping[str, Reuse],
     ) -> Compiled:
         self.runs += 1
         found = tuple(objects)

@@ -11,8 +11,9 @@ from dataplane.lab import Gateway, Lab
 from dataplane.pods import Behaviour, Pod
 from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Header, ScriptedPod
-from grpcgw.ambassador.compile.compiler import Compiled, CompileOptions, compile_snapshot
+from grpcgw.control.dialects import compile_snapshot
 from grpcgw.model.objects import Severity
+from grpcgw.model.route_source import Compiled, CompileOptions
 from grpcgw.settings import EngineName
 from tests.parsing import parse_objects
 

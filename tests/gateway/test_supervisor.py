@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.objects import mapping
-from grpcgw.ambassador.compile.compiler import CompileOptions, compile_snapshot
 from grpcgw.control.control import make_plan
+from grpcgw.control.dialects import compile_snapshot
 from grpcgw.listeners.data_ports import HeldPorts
 from grpcgw.listeners.open_ports import OpenPort
 from grpcgw.model.balancing import LoadBalancer
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.objects import KubeObject, ObjectKey, Source
+from grpcgw.model.route_source import CompileOptions
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.settings import Settings
 from grpcgw.workers.messages import FRAME, Command, Listening, Refused, SetEndpoints, decode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,14 +13,19 @@ import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.ambassador.compile.grouping import order_routes
 from grpcgw.model.match import HeaderMatch, HostKind, HostMatch, MatchKind, PathMatch
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.regex import FullRegex, InvalidRegex
 from grpcgw.model.route import Destination, Route
+from grpcgw.model.route_order import rank_route
 from grpcgw.routing.header_match import Condition
 from grpcgw.routing.table import RouteTable
+
+
+def order_routes(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """In evaluation order, as the compiler sorts them."""
+    return tuple(sorted(routes, key=rank_route, reverse=True))
 
 
 def route(kind: MatchKind, value: str, precedence: int = 0, **conditions: Any) -> Route:

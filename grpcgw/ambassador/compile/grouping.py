@@ -1,23 +1,21 @@
-"""Mappings that match alike become one Route: who belongs together, their shares, and the order of evaluation.
+"""Groups of Mappings that match alike: members, checks between them, weights, and the Route of each group.
 
-Rules: Ambassador's `_group_id`, `add_mapping`, `normalize_weights_in_mappings` and `_route_weight`.
+Rules: Ambassador's `_group_id`, `add_mapping` and `normalize_weights_in_mappings`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from grpcgw.ambassador.compile.matching import Matching
 from grpcgw.ambassador.compile.metadata_edits import merge_added
 from grpcgw.model.edits import HeaderAdd, HeaderEdits
-from grpcgw.model.match import HostKind, MatchKind
 from grpcgw.model.route import Destination, Route
 
 _FULL = 100
-_SPECIFICITY = {MatchKind.PREFIX: 0, MatchKind.REGEX: 1, MatchKind.EXACT: 2}
 
 
 class GroupKey(NamedTuple):
@@ -51,7 +49,7 @@ def _quote(text: str, separator: str = " ") -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class GroupMember:
     """One Mapping, ready to be grouped."""
 
     group: GroupKey
@@ -72,17 +70,17 @@ class Candidate:
     """A header added to the calls of this Mapping alone."""
 
 
-def group_candidates(candidates: Iterable[Candidate]) -> dict[GroupKey, list[Candidate]]:
+def group_members(members: Iterable[GroupMember]) -> dict[GroupKey, list[GroupMember]]:
     """Groups with their members in order of age, then of their Mappings' keys, whatever order they came in."""
-    groups: dict[GroupKey, list[Candidate]] = {}
-    for candidate in sorted(candidates, key=_seniority):
-        groups.setdefault(candidate.group, []).append(candidate)
+    groups: dict[GroupKey, list[GroupMember]] = {}
+    for member in sorted(members, key=_seniority):
+        groups.setdefault(member.group, []).append(member)
     return groups
 
 
-def _seniority(candidate: Candidate) -> tuple[str, str, str]:
-    key = candidate.destination.key
-    return candidate.created, key.namespace, key.name
+def _seniority(member: GroupMember) -> tuple[str, str, str]:
+    key = member.destination.key
+    return member.created, key.namespace, key.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ class Complaint:
     path: tuple[str, ...]
 
 
-def find_complaints(members: Sequence[Candidate]) -> dict[int, Complaint]:
+def find_complaints(members: Sequence[GroupMember]) -> dict[int, Complaint]:
     """What is wrong with which member. The first sets the terms: who disagrees with it is a newcomer."""
     complaints: dict[int, Complaint] = {}
     first, sticky, shadow = members[0], "", ""
@@ -118,7 +116,7 @@ def find_complaints(members: Sequence[Candidate]) -> dict[int, Complaint]:
     return complaints
 
 
-def _compare(first: Candidate, newcomer: Candidate) -> Complaint | None:
+def _compare(first: GroupMember, newcomer: GroupMember) -> Complaint | None:
     """A field the newcomer does not set is not compared."""
     if first is newcomer:
         return None
@@ -142,7 +140,7 @@ def _compare(first: Candidate, newcomer: Candidate) -> Complaint | None:
     )
 
 
-def _refuse_redirect(first: Candidate, newcomer: Candidate) -> Complaint:
+def _refuse_redirect(first: GroupMember, newcomer: GroupMember) -> Complaint:
     """Calls go nowhere or somewhere: Ambassador has at most one redirect in a group, too."""
     return Complaint(
         f"cannot accept {newcomer.destination.label} beside {first.destination.label}: one Mapping that redirects takes"
@@ -151,7 +149,7 @@ def _refuse_redirect(first: Candidate, newcomer: Candidate) -> Complaint:
     )
 
 
-def _describe_headers(member: Candidate) -> str:
+def _describe_headers(member: GroupMember) -> str:
     conditions = (
         f"{match.name} like a pattern" if match.regex is not None else f"{match.name} equal to a value"
         for match in member.matching.headers
@@ -160,18 +158,18 @@ def _describe_headers(member: Candidate) -> str:
     return ", ".join(conditions)
 
 
-def _describe_host(member: Candidate) -> str:
+def _describe_host(member: GroupMember) -> str:
     host = member.matching.host
     return "" if host is None else f"{host.kind} {str(host)!r}"
 
 
-def _check_sticky(sticky: str, member: Candidate) -> Complaint | None:
+def _check_sticky(sticky: str, member: GroupMember) -> Complaint | None:
     if not sticky or member.sticky_header in ("", sticky):
         return None
     return Complaint(f"its group is sticky by {sticky}, not {member.sticky_header}; set the same in both", ())
 
 
-def _describe_weights(members: Iterable[Candidate]) -> Complaint:
+def _describe_weights(members: Iterable[GroupMember]) -> Complaint:
     weights = {member.destination.label: member.weight for member in members if member.weight}
     prefix = next(member.group.prefix for member in members)
     listed = ", ".join(f"{label} {weight}" for label, weight in weights.items())
@@ -201,7 +199,7 @@ def share_weights(weights: Sequence[int | None]) -> list[int] | None:
     return shares
 
 
-def make_route(members: Sequence[Candidate]) -> Route | None:
+def make_route(members: Sequence[GroupMember]) -> Route | None:
     """The Route of a group without complaints; None where it has shadows alone. Raises ValueError for bad weights."""
     serving = [member for member in members if not member.shadow]
     if not serving:
@@ -226,7 +224,7 @@ def make_route(members: Sequence[Candidate]) -> Route | None:
     )
 
 
-def _make_redirect(member: Candidate) -> Route:
+def _make_redirect(member: GroupMember) -> Route:
     matching, label = member.matching, member.destination.label
     return Route(
         name=name_route(member.group),
@@ -240,7 +238,7 @@ def _make_redirect(member: Candidate) -> Route:
     )
 
 
-def _finish(member: Candidate, share: int, group: Sequence[Candidate]) -> Destination:
+def _finish(member: GroupMember, share: int, group: Sequence[GroupMember]) -> Destination:
     """The Mapping's Destination with its share, and with the headers of its whole group."""
     destination = member.destination
     if len(group) == 1 and share == destination.weight_percent and member.own_header is None:
@@ -259,29 +257,3 @@ def _merge_edits(edits: Sequence[HeaderEdits]) -> HeaderEdits:
     return HeaderEdits(
         merge_added(one.add for one in edits), tuple(sorted({name for one in edits for name in one.remove}))
     )
-
-
-Rank = tuple[int, int, int, str, tuple[tuple[str, str], ...], int]
-
-
-def order_routes(routes: Iterable[Route], rank: Callable[[Route], Rank] | None = None) -> tuple[Route, ...]:
-    """Evaluation order: precedence, length of the prefix, length of all header matches, prefix, headers, descending.
-
-    The host counts as a match of the header `:authority`. Where all that is equal an exact path comes first, then a
-    regex, then a prefix. `rank` is a quicker `rank_route`, if there is one.
-    """
-    return tuple(sorted(routes, key=rank or rank_route, reverse=True))
-
-
-def rank_route(route: Route) -> Rank:
-    """What `order_routes` compares."""
-    text = route.match.value
-    headers = tuple((match.name, match.exact or match.regex or "*") for match in route.headers)
-    length = sum(len(name) + len(value) for name, value in headers) + sum(
-        match.regex is not None for match in route.headers
-    )
-    if route.host is not None:
-        host = str(route.host)
-        length += len(":authority") + len(host) + (route.host.kind is HostKind.REGEX)
-        headers = (*headers, (":authority", host))
-    return route.precedence, len(text), length, text, headers, _SPECIFICITY[route.match.kind]

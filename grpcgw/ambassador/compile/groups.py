@@ -6,27 +6,27 @@ from collections.abc import Iterable, Mapping
 
 from grpcgw.ambassador.compile.generations import LEFT_OUT, SERVES_ON, Build, Generations
 from grpcgw.ambassador.compile.grouping import (
-    Candidate,
     Complaint,
     GroupKey,
+    GroupMember,
     find_complaints,
-    group_candidates,
+    group_members,
     share_weights,
 )
 from grpcgw.ambassador.compile.mappings import CompiledMapping
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.objects import KubeObject, ObjectKey
 
-Serving = dict[ObjectKey, CompiledMapping]
-Groups = dict[GroupKey, list[Candidate]]
+ServingMappings = dict[ObjectKey, CompiledMapping]
+Groups = dict[GroupKey, list[GroupMember]]
 
 
 def choose_mappings(
     mappings: Iterable[KubeObject], build: Build[CompiledMapping], generations: Generations
-) -> tuple[Serving, Groups]:
+) -> tuple[ServingMappings, Groups]:
     """The Mappings that serve, and the groups they are in, none with a complaint."""
     by_key = {obj.key: obj for obj in mappings}
-    serving: Serving = {}
+    serving: ServingMappings = {}
     for key, obj in by_key.items():
         compiled = generations.serve(obj, build)
         if compiled is not None:
@@ -43,7 +43,7 @@ def choose_mappings(
 
 
 def _settle(
-    serving: Serving, build: Build[CompiledMapping], generations: Generations
+    serving: ServingMappings, build: Build[CompiledMapping], generations: Generations
 ) -> tuple[Groups, dict[ObjectKey, Complaint]]:
     """Put the members of groups that do not fit back to their last good versions, or take them out of `serving`.
 
@@ -68,7 +68,7 @@ def _settle(
 
 
 def _group(serving: Mapping[ObjectKey, CompiledMapping]) -> Groups:
-    return group_candidates(candidate for compiled in serving.values() for candidate in compiled.candidates)
+    return group_members(member for compiled in serving.values() for member in compiled.members)
 
 
 def _find_complaints(groups: Groups) -> dict[ObjectKey, Complaint]:

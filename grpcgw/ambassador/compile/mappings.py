@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grpcgw.ambassador.compile.grouping import Candidate, make_group_key
+from grpcgw.ambassador.compile.grouping import GroupMember, make_group_key
 from grpcgw.ambassador.compile.guards import Guard, find_guard
 from grpcgw.ambassador.compile.hosts import HostSelector, find_selectors
 from grpcgw.ambassador.compile.mapping_settings import Settings, compile_settings
@@ -60,7 +60,7 @@ class MappingContext:
 
 @dataclass(frozen=True, slots=True)
 class CompiledMapping:
-    candidates: tuple[Candidate, ...]
+    members: tuple[GroupMember, ...]
     """One for each host it serves; none where it can match no call."""
     cluster: Cluster | None
     """None: its calls go nowhere."""
@@ -98,7 +98,7 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     destination = _make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority, log_percent)
     if context.hosts and (selected_by := find_selectors(context.hosts, read_metadata(obj, "labels"))):
         destination = replace(destination, selected_by=selected_by)
-    candidate = Candidate(
+    member = GroupMember(
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
         weight=spec.weight,
@@ -115,18 +115,18 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     if asks_for_query(spec):
         findings.notice("a gRPC path has no query, so the Mapping serves no call", "query_parameters")
         return CompiledMapping((), cluster)
-    spread = (candidate,) if spec.hostname or spec.host else _spread(candidate, obj, context.hosts)
-    candidates = tuple(_guard(one, spec, context.guards) for one in spread)
+    spread = (member,) if spec.hostname or spec.host else _spread(member, obj, context.hosts)
+    members = tuple(_guard(one, spec, context.guards) for one in spread)
     if context.authority_hidden_by:
-        _note_hidden_authority(candidates, context.authority_hidden_by, findings)
-    return CompiledMapping(candidates, cluster)
+        _note_hidden_authority(members, context.authority_hidden_by, findings)
+    return CompiledMapping(members, cluster)
 
 
-def _guard(candidate: Candidate, spec: MappingSpec, guards: tuple[Guard, ...]) -> Candidate:
-    found = find_guard(guards, candidate.matching, spec) if guards else ""
+def _guard(member: GroupMember, spec: MappingSpec, guards: tuple[Guard, ...]) -> GroupMember:
+    found = find_guard(guards, member.matching, spec) if guards else ""
     if not found:
-        return candidate
-    return replace(candidate, destination=replace(candidate.destination, policies=(Unenforced(name=found),)))
+        return member
+    return replace(member, destination=replace(member.destination, policies=(Unenforced(name=found),)))
 
 
 def _compile_redirect(
@@ -136,14 +136,14 @@ def _compile_redirect(
     if findings.rejected:
         return None
     findings.notice("gRPC clients follow no redirect: calls that match end with UNIMPLEMENTED", "host_redirect")
-    candidate = Candidate(
+    member = GroupMember(
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
         destination=Destination(obj.key, "", where=obj.source.locate()),
         redirect=True,
         created=_created(obj),
     )
-    spread = (candidate,) if spec.hostname or spec.host else _spread(candidate, obj, context.hosts)
+    spread = (member,) if spec.hostname or spec.host else _spread(member, obj, context.hosts)
     return CompiledMapping(() if asks_for_query(spec) else spread, None)
 
 
@@ -323,14 +323,14 @@ def _note_unused_breakers(own: Settings, priority: Priority, findings: Findings)
         )
 
 
-def _note_hidden_authority(candidates: tuple[Candidate, ...], engine: str, findings: Findings) -> None:
-    hosts = [candidate.group.host for candidate in candidates if candidate.matching.host is not None]
+def _note_hidden_authority(members: tuple[GroupMember, ...], engine: str, findings: Findings) -> None:
+    hosts = [member.group.host for member in members if member.matching.host is not None]
     if hosts:
         findings.fault(
             f"serves no call for {', '.join(hosts)}: the {engine} engine does not know the :authority of calls;"
             " run grpcgw with --engine completion-queue, or tell calls apart by path or by headers"
         )
-    destination = candidates[0].destination
+    destination = members[0].destination
     for name, edits in (
         ("add_request_headers", destination.request_headers),
         ("add_response_headers", destination.response_headers),
@@ -342,17 +342,17 @@ def _note_hidden_authority(candidates: tuple[Candidate, ...], engine: str, findi
                 )
 
 
-def _spread(candidate: Candidate, obj: KubeObject, hosts: tuple[HostSelector, ...]) -> tuple[Candidate, ...]:
+def _spread(member: GroupMember, obj: KubeObject, hosts: tuple[HostSelector, ...]) -> tuple[GroupMember, ...]:
     """Without a host of its own, a Mapping serves the hosts that select it by its labels; without such, all."""
-    if candidate.matching.host is not None or not hosts:
-        return (candidate,)
+    if member.matching.host is not None or not hosts:
+        return (member,)
     labels = read_metadata(obj, "labels")
     selected = {selector.host for selector in hosts if selector.selects(labels)}
     if not selected:
-        return (candidate,)
+        return (member,)
     spread = []
     for host in sorted(selected, key=str):
-        matching = replace(candidate.matching, host=host)
-        group = make_group_key(matching, candidate.group.precedence)
-        spread.append(replace(candidate, matching=matching, group=group))
+        matching = replace(member.matching, host=host)
+        group = make_group_key(matching, member.group.precedence)
+        spread.append(replace(member, matching=matching, group=group))
     return tuple(spread)

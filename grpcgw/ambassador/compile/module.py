@@ -23,7 +23,7 @@ from grpcgw.model.objects import KubeObject, Severity
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class CompiledModule:
     config: ModuleConfig
     defaults: Settings
     core: Mapping[str, object]
@@ -48,15 +48,15 @@ _TELLING = frozenset({"use_remote_address", "xff_num_trusted_hops", "use_proxy_p
 _RESEMBLES = 0.7
 """Of `difflib`: `ip_alow`, `ipAllow` and `ip_allowed` resemble `ip_allow`, `enable_ipv4` does not."""
 
-NO_MODULE = Module(ModuleConfig(), NO_SETTINGS, {})
+NO_MODULE = CompiledModule(ModuleConfig(), NO_SETTINGS, {})
 
 
-def compile_module(modules: Iterable[KubeObject], ambassador_namespace: str, generations: Generations) -> Module:
+def compile_module(modules: Iterable[KubeObject], gateway_namespace: str, generations: Generations) -> CompiledModule:
     """The Module of the gateway's own namespace, else the first by namespace; more than one is an error. While another
     keeps out whom the chosen one lets in, nobody is served."""
-    chosen: Module | None = None
+    chosen: CompiledModule | None = None
     others: list[KubeObject] = []
-    for obj in sorted(modules, key=lambda obj: obj.key.namespace != ambassador_namespace):
+    for obj in sorted(modules, key=lambda obj: obj.key.namespace != gateway_namespace):
         if chosen is not None or obj.key.name != _NAME:
             others.append(obj)
         else:
@@ -88,11 +88,11 @@ def _admits_as(chosen: ClientRules, other: ClientRules) -> bool:
     return (other.allow, other.deny) == (None, ()) or told[0] == told[1]
 
 
-def _serve_nobody(module: Module) -> Module:
+def _serve_nobody(module: CompiledModule) -> CompiledModule:
     return replace(module, clients=replace(module.clients, allow=()))
 
 
-def _build(obj: KubeObject, findings: Findings | None = None) -> Module | None:
+def _build(obj: KubeObject, findings: Findings | None = None) -> CompiledModule | None:
     findings = findings or Findings(obj)
     spec = parse_spec(obj, ModuleSpec, findings)
     if spec is None:
@@ -101,11 +101,11 @@ def _build(obj: KubeObject, findings: Findings | None = None) -> Module | None:
     own = config.defaults.httpmapping if config.defaults is not None else None
     core = {**core_fields(config), **core_fields(own)}
     defaults, clients = compile_defaults(config, findings), compile_client_rules(config, findings)
-    module = Module(config, defaults, core, _read_log_format(config, findings), clients)
+    module = CompiledModule(config, defaults, core, _read_log_format(config, findings), clients)
     return None if findings.rejected else module
 
 
-def _build_readable(obj: KubeObject, findings: Findings) -> Module | None:
+def _build_readable(obj: KubeObject, findings: Findings) -> CompiledModule | None:
     """As `_build`, but what is wrong leaves out itself alone: the key of `config` that it is in; or everybody, where
     that says whom."""
     whole = Findings(obj)

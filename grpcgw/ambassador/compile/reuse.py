@@ -1,7 +1,7 @@
-"""What one compilation can take over from the one before: Mappings that were read already, and their routes.
+"""Reuse of compiled Mappings, routes and clusters from one compilation to the next.
 
-Pure and never needed: without it the result is the same, only later. An object is the same if it is the same in
-memory, which costs nothing to find out; stores keep objects that did not change.
+Without it the result is the same, only slower. An object is unchanged if it is the same in memory, which is free to
+check: stores keep objects that did not change.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from grpcgw.ambassador.compile.grouping import Candidate, GroupKey, Rank, make_route, rank_route
+from grpcgw.ambassador.compile.grouping import GroupKey, GroupMember, make_route
 from grpcgw.ambassador.compile.mappings import CompiledMapping, MappingContext, compile_mapping
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.cluster import Cluster
 from grpcgw.model.objects import KubeObject, Problem
-from grpcgw.model.route import Route
+from grpcgw.model.route_order import rank_route
+from grpcgw.model.route_source import ClusterCandidate, Reuse, RouteCandidate
 from grpcgw.model.version import digest
 
 
@@ -28,37 +29,34 @@ class _ReadMapping:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeRoute:
-    members: tuple[Candidate, ...]
-    route: Route
-    digest: bytes
-    rank: Rank
+class _MadeRoute:
+    members: tuple[GroupMember, ...]
+    candidate: RouteCandidate
 
 
 @dataclass(frozen=True, slots=True)
-class Reuse:
-    """Handed from one compilation to the next."""
+class MappingReuse(Reuse):
+    """Passed from one compilation to the next."""
 
     context: MappingContext | None = None
     mappings: Mapping[int, _ReadMapping] = field(default_factory=dict)
-    routes: Mapping[GroupKey, MadeRoute] = field(default_factory=dict)
-    clusters: Mapping[str, tuple[Cluster, bytes]] = field(default_factory=dict)
-    """With their digests."""
+    routes: Mapping[GroupKey, _MadeRoute] = field(default_factory=dict)
+    clusters: Mapping[str, ClusterCandidate] = field(default_factory=dict)
 
 
-NOTHING_TO_REUSE = Reuse()
+NO_MAPPINGS_TO_REUSE = MappingReuse()
 
 
 class MappingReader:
-    """Reads the Mappings of one compilation, each but once."""
+    """Compiles the Mappings of one compilation, each at most once."""
 
-    def __init__(self, context: MappingContext, earlier: Reuse) -> None:
+    def __init__(self, context: MappingContext, earlier: MappingReuse) -> None:
         self._context = context
         self._earlier = earlier.mappings if earlier.context == context else {}
         self._earlier_routes, self._earlier_clusters = earlier.routes, earlier.clusters
         self._read: dict[int, _ReadMapping] = {}
-        self._made: dict[GroupKey, MadeRoute] = {}
-        self._clusters: dict[str, tuple[Cluster, bytes]] = {}
+        self._made: dict[GroupKey, _MadeRoute] = {}
+        self._clusters: dict[str, ClusterCandidate] = {}
 
     def read(self, obj: KubeObject, findings: Findings) -> CompiledMapping | None:
         """As `compile_mapping`."""
@@ -72,27 +70,27 @@ class MappingReader:
         self._read[id(obj)] = known
         return known.compiled
 
-    def make_route(self, group: GroupKey, members: Sequence[Candidate]) -> MadeRoute | None:
-        """None: there are shadows alone."""
+    def make_route(self, group: GroupKey, members: Sequence[GroupMember]) -> RouteCandidate | None:
+        """None: the group has shadows only."""
         made = self._earlier_routes.get(group)
         if made is None or not _are_same(made.members, members):
             route = make_route(members)
             if route is None:
                 return None
-            made = MadeRoute(tuple(members), route, digest(route), rank_route(route))
+            made = _MadeRoute(tuple(members), RouteCandidate(route, rank_route(route), digest(route)))
         self._made[group] = made
-        return made
+        return made.candidate
 
-    def digest_cluster(self, cluster: Cluster) -> bytes:
+    def digest_cluster(self, cluster: Cluster) -> ClusterCandidate:
         known = self._earlier_clusters.get(cluster.name)
-        if known is None or known[0] is not cluster:
-            known = (cluster, digest(cluster))
+        if known is None or known.cluster is not cluster:
+            known = ClusterCandidate(cluster, digest(cluster))
         self._clusters[cluster.name] = known
-        return known[1]
+        return known
 
-    def finish(self) -> Reuse:
-        return Reuse(self._context, self._read, self._made, self._clusters)
+    def finish(self) -> MappingReuse:
+        return MappingReuse(self._context, self._read, self._made, self._clusters)
 
 
-def _are_same(some: Sequence[Candidate], others: Sequence[Candidate]) -> bool:
+def _are_same(some: Sequence[GroupMember], others: Sequence[GroupMember]) -> bool:
     return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))

@@ -37,7 +37,7 @@ class Surroundings:
     resolvers: Mapping[str, ResolverChoice]
     tls_contexts: Mapping[ObjectKey, UpstreamTls | None]
     """None: it is left out."""
-    ambassador_namespace: str
+    gateway_namespace: str
     of_gateway: bool
     """A service without a namespace is in the gateway's, not the Mapping's."""
 
@@ -47,7 +47,7 @@ def compile_cluster(
 ) -> Cluster | None:
     """None: an error is in `findings`."""
     resolver = _find_resolver(settings.resolver, around, findings)
-    namespace = around.ambassador_namespace if around.of_gateway else key.namespace
+    namespace = around.gateway_namespace if around.of_gateway else key.namespace
     parsed = parse_service(spec.service, namespace, tls=bool(spec.tls))
     if parsed.path.strip("/"):
         findings.notice(f"{parsed.path!r} has no effect: a service has no path; see rewrite", "service")

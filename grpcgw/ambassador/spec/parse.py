@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from grpcgw.ambassador.spec.fields import FieldNote, State
 from grpcgw.ambassador.spec.mismatch import describe_mismatch, show
-from grpcgw.model.objects import FieldPath, KubeObject, Problem, Severity
+from grpcgw.model.objects import FieldPath, KubeObject, Problem, Severity, make_problem
 
 API_VERSIONS = ("v1", "v2", "v3alpha1")
 _OLDEST = "ambassador/v0"
@@ -54,10 +54,7 @@ class Findings:
         self._add(Severity.NOTICE, message, path)
 
     def _add(self, severity: Severity, message: str, path: FieldPath) -> None:
-        full = (*self._prefix, *path) if path else ()
-        source = self._object.source
-        shown = ".".join(map(str, source.name(full)))
-        self.problems.append(Problem(severity, message, source.locate(full), self._object.key, shown))
+        self.problems.append(make_problem(self._object, severity, message, (*self._prefix, *path) if path else ()))
 
     def report_extension(self) -> None:
         """An annotation that should have extended the object, and cannot be read."""

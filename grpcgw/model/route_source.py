@@ -1,0 +1,139 @@
+"""RouteSource: the contract of a dialect. Objects in; routes, clusters, listeners, settings and problems out.
+
+A dialect is pure: no I/O, no clock, nothing remembered between compilations. `model.compilation` runs all dialects and
+merges their results into one Snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from grpcgw.model.clients import DEFAULT_CLIENT_RULES, ClientRules
+from grpcgw.model.cluster import Cluster
+from grpcgw.model.host_policy import HostPolicy
+from grpcgw.model.listener import DEFAULT_CLIENT_IDLE_TIMEOUT_MS, Listener, ServerCertificate
+from grpcgw.model.log_format import LogFormat
+from grpcgw.model.objects import FieldPath, KubeObject, ObjectKey, Problem
+from grpcgw.model.route import Route
+from grpcgw.model.route_order import RouteRank
+from grpcgw.model.snapshot import Snapshot
+
+ObjectsByKey = Mapping[ObjectKey, KubeObject]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """What a compilation depends on beside the objects."""
+
+    gateway_id: str = "default"
+    """`--ambassador-id`: only objects for this id are configuration."""
+    gateway_namespace: str = "default"
+    """Namespace of the gateway itself."""
+    now: datetime | None = None
+    """Aware time, to find expired certificates; None: expired certificates are not looked for."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The gateway's own; objects of a cluster may use next to none of it. Files were filled in when they were read."""
+    authority_hidden_by: str = ""
+    """The engine, if it does not know the client's `:authority`: routes and Hosts for certain names then match no RPC.
+    """
+    serve_without_auth: bool = False
+    """Serve what AuthServices, FilterPolicies and RateLimits protect without asking them; else it is refused."""
+    zone_unknown: bool = False
+    """The gateway does not know its zone, so it cannot prefer pods of it."""
+
+
+class Reuse:
+    """What a dialect takes over from its last compilation, to be faster. Opaque: each dialect has its own subclass."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCandidate:
+    """A route with what is computed once and kept while the route does not change."""
+
+    route: Route
+    rank: RouteRank
+    digest: bytes
+    """Of the route (`model.version`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterCandidate:
+    cluster: Cluster
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Settings of the whole gateway, as in Snapshot. At most one dialect has them."""
+
+    certificates: tuple[ServerCertificate, ...] = ()
+    hosts: tuple[HostPolicy, ...] = ()
+    access_log: LogFormat | None = None
+    clients: ClientRules = DEFAULT_CLIENT_RULES
+    client_idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSourceResult:
+    """What one dialect makes of all objects."""
+
+    routes: tuple[RouteCandidate, ...] = ()
+    clusters: tuple[ClusterCandidate, ...] = ()
+    """Every cluster that a route names, and no two of one name."""
+    listeners: tuple[Listener, ...] | None = None
+    """None: the dialect has no Listeners, good or bad."""
+    settings: GatewaySettings | None = None
+    problems: tuple[Problem, ...] = ()
+    last_good: ObjectsByKey = field(default_factory=dict)
+    """The version of each object that serves, or served last."""
+    reuse: Reuse | None = None
+
+
+class RouteSource(Protocol):
+    """One dialect."""
+
+    @property
+    def name(self) -> str:
+        """Key of its Reuse."""
+        ...
+
+    @property
+    def route_kinds(self) -> frozenset[str]:
+        """Kinds whose objects only add routes: one that makes `compile` raise can be left out without letting anybody
+        in."""
+        ...
+
+    @property
+    def host_path(self) -> FieldPath:
+        """Where an object of `route_kinds` names its hosts, for problems about them."""
+        ...
+
+    def compile(
+        self, objects: ObjectsByKey, last_good: ObjectsByKey, options: CompileOptions, reuse: Reuse | None
+    ) -> RouteSourceResult:
+        """The result does not depend on the order of `objects`, and never on `reuse`.
+
+        `objects` holds objects of every kind and dialect; those of others are ignored. Never raises for the content of
+        an object: a bad one is a problem, and leaves out only itself.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The result of one compilation with all dialects."""
+
+    snapshot: Snapshot
+    problems: tuple[Problem, ...]
+    last_good: ObjectsByKey
+    """For the next compilation: the version of each object that serves, or served last."""
+    reuse: Mapping[str, Reuse] = field(default_factory=dict, repr=False, compare=False)
+    """For the next compilation, by dialect."""
+
+
+NOTHING_TO_REUSE: Mapping[str, Reuse] = {}
