@@ -17,8 +17,8 @@ from typing import Self
 import grpc
 
 from grpcgw.control.control import Control
-from grpcgw.engines.generic_handler.engine import LoopProxy
 from grpcgw.engines.generic_handler.lasting_server import LastingServer, MakeServer
+from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.snapshot import Snapshot

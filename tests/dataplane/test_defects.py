@@ -16,7 +16,7 @@ import pytest
 
 from dataplane.lab import Gateway, Lab, mapping, snapshot
 from dataplane.waiting import PATIENCE_S, eventually
-from grpcgw.engines.generic_handler.engine import LoopProxy
+from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.metadata import Metadata

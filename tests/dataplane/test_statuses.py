@@ -13,7 +13,7 @@ from dataplane.lab import Lab, mapping, snapshot
 from dataplane.pods import Context, Gate
 from dataplane.raw_client import Answer
 from dataplane.scripted_pod import Stream, frame, refusing
-from grpcgw.engines.generic_handler.engine import LOST_STATUS_S, WRITE_FAILED
+from grpcgw.engines.generic_handler.pod_attempt import LOST_STATUS_S, WRITE_FAILED
 from grpcgw.model.route import Unenforced
 
 NO_ERROR = 0

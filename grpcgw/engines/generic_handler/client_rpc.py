@@ -1,0 +1,155 @@
+"""The client's side of one RPC on a grpc.aio handler: the session's `Call`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from grpcgw.engines.exchange import Exchange, begin_exchange
+from grpcgw.engines.generic_handler.pod_attempt import RPC_ENDED, AttemptOwner, CopyOwner, Outgoing, PodAttempt
+from grpcgw.engines.generic_handler.pod_connection import PodConnection
+from grpcgw.listeners.open_ports import PortView
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Status
+from grpcgw.policy.client_certificates import read_certificate
+from grpcgw.policy.request import Request, parse_peer
+from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
+from grpcgw.session.serving import Serving
+from grpcgw.upstream.pod import Pod
+
+NO_DEADLINE_S = 1e9
+"""A remaining time beyond this is grpcio's way to say that there is no deadline."""
+_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+"""grpc.aio takes numbers as well, but UNAUTHENTICATED's for one it does not know."""
+
+
+class RpcEngine(Protocol):
+    """What an RPC uses of its engine."""
+
+    serving: Serving
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
+        """Run `work` in the engine's loop; it contains its own exceptions."""
+        ...
+
+
+class ClientRpc(AttemptOwner):
+    """Everything happens in the engine's loop."""
+
+    def __init__(self, engine: RpcEngine, port: PortView, path: str, metadata: Metadata, context: Any) -> None:
+        super().__init__(engine.spawn)
+        self._engine, self.port, self._context = engine, port, context
+        self._over: asyncio.Future[tuple[Metadata | None, bytes | None, Status]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._join: asyncio.TimerHandle | None = None
+        now_s = time.monotonic()
+        left_s = context.time_remaining()
+        deadline_s = now_s + left_s if left_s is not None and left_s < NO_DEADLINE_S else None
+        request = Request(path, "", metadata, deadline_s, parse_peer(context.peer()), time.time(), port)
+        if engine.serving.wants_certificate(port):
+            request.certificate = read_certificate(context.auth_context())
+        self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)
+
+    async def serve(self) -> None:
+        """The RPC from start to end; cancelled by grpc.aio when the client is gone."""
+        self._tell(self.session.start)
+        try:
+            headers, message, status = await self._over
+        except asyncio.CancelledError:
+            self.session.on_client_closed(time.monotonic())
+            raise
+        with contextlib.suppress(*RPC_ENDED):
+            if headers:
+                await self._context.send_initial_metadata(headers)
+            if message is not None:
+                await self._context.write(message)
+        self._context.set_code(_STATUS_CODES.get(status.code, grpc.StatusCode.UNKNOWN))
+        self._context.set_details(status.details)
+        self._context.set_trailing_metadata(status.trailers)
+
+    def _tell(self, event: Callable[[float], None]) -> None:
+        try:
+            event(time.monotonic())
+        except Exception:  # a defect in one RPC must not end the loop that serves all
+            self.end_for_defect()
+
+    def on_join_expired(self) -> None:
+        self._tell(self.session.on_join_expired)
+
+    def sweep(self) -> None:
+        self._tell(self.session.on_sweep)
+
+    def end_for_drain(self) -> None:
+        self._tell(self.session.on_drained)
+
+    # --- what the session asks for
+
+    def read(self) -> None:
+        self.spawn(self._read())
+
+    async def _read(self) -> None:
+        try:
+            message = await self._context.read()
+            if message is grpc.aio.EOF:
+                # A half-close, or a client that is gone: core says the same of both. It closes a stream that is cut
+                # off in one step, so that grpc.aio cancels `serve` before it answers a second question.
+                message = await self._context.read()
+        except RPC_ENDED:
+            return  # `serve` ends as well
+        if not self._over.cancelled():
+            self.session.on_request_message(None if message is grpc.aio.EOF else message, time.monotonic())
+
+    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+        self.spawn(self._send(headers, message))
+
+    async def _send(self, headers: Metadata | None, message: bytes | None) -> None:
+        ok = True
+        try:
+            if headers is not None:
+                await self._context.send_initial_metadata(headers)
+            if message is not None:
+                await self._context.write(message)
+        except RPC_ENDED:
+            ok = False
+        self.session.on_client_sent(ok, time.monotonic())
+
+    def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
+        if not self._over.done():
+            self._over.set_result((None if headers_sent else headers, message, status))
+
+    def abort(self, status: Status) -> None:
+        self.finish(None, None, status, True)
+
+    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
+        self.leave()
+        loop = asyncio.get_running_loop()
+        self._join = loop.call_later(delay_s, self.on_join_expired)
+
+    def leave(self) -> None:
+        if self._join is not None:
+            self._join.cancel()
+            self._join = None
+
+    def open(
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float | None,
+        first: Opening,
+        copy: CopyEvents | None = None,
+    ) -> Attempt:
+        connection = pod.connection
+        assert isinstance(connection, PodConnection)
+        owner: AttemptOwner = self if copy is None else CopyOwner(self._engine.spawn, copy)
+        owner.attempt = attempt = PodAttempt(owner, connection, Outgoing(path, authority, metadata, deadline_s))
+        attempt.begin(first)
+        return attempt
