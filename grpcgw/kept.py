@@ -23,10 +23,12 @@ class Kept(Generic[K, V]):
     One thread at a time calls; users may drop a value in any thread.
     """
 
-    __slots__ = ("_live", "_most_remembered", "_remembered")
+    __slots__ = ("_live", "_most_remembered", "_remembered", "references")
 
     def __init__(self, most_remembered: int = 0) -> None:
         self._live: WeakValueDictionary[K, V] = WeakValueDictionary()
+        self.references = self._live.valuerefs
+        """Weak references to the values. For loops that run all the time: half the cost of `values`."""
         self._most_remembered = most_remembered
         self._remembered: dict[K, V] = {}
 
@@ -51,7 +53,7 @@ class Kept(Generic[K, V]):
 
     def values(self) -> list[V]:
         """All live values, in the order in which they were made."""
-        return [value for reference in self._live.valuerefs() if (value := reference()) is not None]
+        return [value for reference in self.references() if (value := reference()) is not None]
 
     def __len__(self) -> int:
         """How many values are live."""

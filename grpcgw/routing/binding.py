@@ -26,6 +26,9 @@ from grpcgw.telemetry.report import ShadowReport
 from grpcgw.upstream.cluster_set import ClusterSet
 from grpcgw.upstream.load_balancing import BalancingSettings
 
+UNUSED_BUDGET = RetryBudget(lambda: 0)
+"""Of Mappings without a `retry_policy`."""
+
 MOST_GONE_SHADOWS = 1000
 """The counters of so many shadow Mappings that are gone are remembered, in case they come back."""
 
@@ -108,15 +111,13 @@ class RouteBinder:
 
     def _make_target(self, route: Route, destination: Destination) -> Target:
         cluster, balancing = self._clusters.balancing(destination.cluster, BalancingSettings.of(destination))
-        label = destination.label
-        budget = self._budgets.get_or_make(label, lambda: RetryBudget(partial(self._count_in_flight, label)))
         return Target(
             route,
             destination,
             cluster,
             balancing,
             self._find_breaker(destination),
-            budget,
+            UNUSED_BUDGET if destination.retry is None else self._find_budget(destination.label),
             self._log_percent(destination),
         )
 
@@ -133,6 +134,9 @@ class RouteBinder:
         breaker = self._breakers.get_or_make((destination.label, destination.priority), lambda: Breaker(limits))
         breaker.change_limits(limits)
         return breaker
+
+    def _find_budget(self, label: str) -> RetryBudget:
+        return self._budgets.get_or_make(label, lambda: RetryBudget(partial(self._count_in_flight, label)))
 
     def _make_shadow(self, route: Route, destination: Destination) -> Shadow:
         label = destination.label

@@ -84,10 +84,12 @@ class ClusterState:
         changed = pool.look()
         if pool.failed:
             self._probe_failed()
-        for state in self.balancing.values():
-            changed |= state.refresh(now_s)
-            if state.checker is not None:
-                self._check_health(state.checker, now_s, note_health)
+        for reference in self.balancing.references():
+            state = reference()
+            if state is not None:
+                changed |= state.refresh(now_s)
+                if state.checker is not None:
+                    self._check_health(state.checker, now_s, note_health)
         if changed:
             self.publish()
         return pool.finished(now_s) if pool.leaving else ()

@@ -174,10 +174,10 @@ class ClusterSet:
         """Read every connection's state and publish what changed; returns the pods whose connections to close."""
         with self._lock:
             self._refreshed_at_s = now_s
-            over = [*self._finished_orphans(now_s)]
+            over, note_health = [*self._finished_orphans(now_s)], self._note_health
             for state in self._clusters.values():
                 try:
-                    over += state.refresh(now_s, self._note_health)
+                    over += state.refresh(now_s, note_health)
                 except Exception:  # a defect in one cluster must not stop the others
                     self._defects.note("cannot refresh cluster", state.cluster.name)
             for pod in over:

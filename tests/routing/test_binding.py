@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from grpcgw.model.resilience import CircuitBreaker, Priority
+from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.policy.breakers import Breaker, Limit, Permit
 from grpcgw.routing.targets import Target
@@ -74,12 +74,13 @@ def test_mappings_without_limits_have_no_breaker() -> None:
 
 
 def test_routes_of_one_mapping_share_its_budget_and_a_reload_keeps_it() -> None:
-    serving = make_serving(snapshot(route(), route(prefix="/other/")))
+    retried = destination(retry=RetryPolicy(frozenset({14})))
+    serving = make_serving(snapshot(route(retried), route(retried, prefix="/other/")))
     budget = target(serving).budget
     other = serving.route("/other/Method")
     assert isinstance(other, Target)
     assert other.budget is budget
-    serving.apply(snapshot(route(destination(timeout_ms=5))), 1.0)
+    serving.apply(snapshot(route(replace(retried, timeout_ms=5))), 1.0)
     assert target(serving).budget is budget
 
 
