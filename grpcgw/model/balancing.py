@@ -18,7 +18,7 @@ class LoadBalancer:
     """Metadata key whose value is hashed; an RPC without it goes to any pod."""
     source_ip: bool = False
     slow_start_ms: int = 0
-    """A pod that joined gets its full share only after so long; 0: at once. (Not in Ambassador.)"""
+    """Time until a new pod gets its full share; 0: at once. (Not in Ambassador.)"""
     prefer_same_zone: bool = False
     """Follow EndpointSlice zone hints. (Not in Ambassador.)"""
 
@@ -28,7 +28,7 @@ class HealthCheck:
     """Active check of each pod by `grpc.health.v1.Health/Check`."""
 
     service: str = ""
-    """`upstream_name`: the service name asked for."""
+    """`upstream_name`: service name in the request."""
     authority: str = ""
     timeout_ms: int = 3_000
     interval_ms: int = 5_000
@@ -38,7 +38,7 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class OutlierDetection:
-    """Passive: a pod that fails too often is left out for a while. Names and defaults are Envoy's (and gRFC A50's)."""
+    """Passive: a pod that fails too often is ejected for a while. Names and defaults are Envoy's (and gRFC A50's)."""
 
     consecutive_failures: int | None = 5
     interval_ms: int = 10_000

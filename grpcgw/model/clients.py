@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Underscores(StrEnum):
-    """What becomes of a request with a metadata key that has an underscore."""
+    """What happens to a request with an underscore in a metadata key."""
 
     ALLOW = "ALLOW"
     REJECT_REQUEST = "REJECT_REQUEST"
@@ -21,14 +21,15 @@ class AddressRule:
     network: str
     """`10.0.0.0/8`, `2001:db8::/32`."""
     of_peer: bool = False
-    """By the address of the connection (`peer`), whoever the client behind it is (`remote`)."""
+    """Match the address of the connection (`peer`), not that of the client behind it (`remote`)."""
 
 
 class CertificateForwarding(StrEnum):
-    """What becomes of `x-forwarded-client-cert`; all but the first and the last only of who has shown a certificate."""
+    """How `x-forwarded-client-cert` is forwarded. All but the first and the last apply only to clients with a
+    certificate."""
 
     SANITIZE = "sanitize"
-    """No pod gets it."""
+    """It is removed."""
     FORWARD_ONLY = "forward_only"
     """As the client sent it."""
     APPEND_FORWARD = "append_forward"
@@ -36,11 +37,11 @@ class CertificateForwarding(StrEnum):
     SANITIZE_SET = "sanitize_set"
     """The client's own certificate alone."""
     ALWAYS_FORWARD_ONLY = "always_forward_only"
-    """As anybody sent it."""
+    """As the client sent it, with a certificate or without."""
 
 
 class CertificateDetail(StrEnum):
-    """What it tells of a certificate beside its hash."""
+    """Details of a certificate in the header, beside its hash."""
 
     CERT = "cert"
     CHAIN = "chain"
@@ -51,12 +52,13 @@ class CertificateDetail(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClientRules:
-    """What the Module says of clients and their requests, whatever the Mapping."""
+    """Rules of the Module for all clients and requests."""
 
     use_remote_address: bool = True
-    """The client is who opened the connection, and is appended to `x-forwarded-for`; False: the last in that list."""
+    """The client's address is that of the connection, and is appended to `x-forwarded-for`; False: it is the last in that
+    list."""
     trusted_hops: int = 0
-    """`xff_num_trusted_hops`: so many proxies before the gateway are believed what they say of the client."""
+    """`xff_num_trusted_hops`: number of proxies before the gateway whose headers about the client are trusted."""
     preserve_request_id: bool = False
     """An external client's `x-request-id` is kept; False: replaced."""
     underscores: Underscores = Underscores.ALLOW
@@ -65,7 +67,7 @@ class ClientRules:
     deny: tuple[AddressRule, ...] = ()
     """Clients that one of these matches are not served."""
     max_metadata_bytes: int | None = None
-    """What a request's metadata may be, counted as HTTP/2 does; None: the gateway's own limit."""
+    """Limit for a request's metadata, counted as in HTTP/2; None: the gateway's own limit."""
     certificates: CertificateForwarding = CertificateForwarding.SANITIZE
     certificate_details: tuple[CertificateDetail, ...] = ()
 

@@ -20,14 +20,14 @@ class UpstreamTls:
     certificate_chain: bytes = b""
     private_key: bytes = field(default=b"", repr=False)
     authority: str = ""
-    """`:authority` of the calls, where it is another name; empty: the server name. A connection takes no third."""
+    """`:authority` of the calls if it differs from the server name; empty: the server name."""
     not_after_s: float = 0.0
     """When `certificate_chain` expires, in seconds since the epoch; 0.0: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """What makes a connection to a pod another connection; clusters differ where these do."""
+    """Settings of connections to pods. Clusters with different settings have separate connections."""
 
     tls: UpstreamTls | None = None
     connect_timeout_ms: int = 3_000
@@ -36,13 +36,13 @@ class ConnectionSettings:
     max_lifetime_ms: int | None = None
     """`cluster_max_connection_lifetime_ms`: drain and close at this age."""
     keepalive_time_s: int | None = None
-    """HTTP/2 PING when nothing was heard for so long; None: no pings."""
+    """Send an HTTP/2 PING after this time without data; None: no pings."""
     keepalive_timeout_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Addressing:
-    """Which addresses of a cluster are used, and how its name is resolved where that is done by DNS."""
+    """Which addresses of a cluster are used, and how DNS resolves its name."""
 
     ipv4: bool = True
     ipv6: bool = True
@@ -53,22 +53,20 @@ class Addressing:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ConsulAgent:
-    """Where a ConsulResolver asks; the name of the service is the cluster's."""
+    """The agent that a ConsulResolver queries, by the name of the cluster's service."""
 
     address: str
     """`host:port` with environment variables filled in; the port is 8500 unless given."""
     datacenter: str
     filled: tuple[Filled, ...] = field(default=(), repr=False, compare=False)
-    """What of the address came from the environment, and is not to be shown."""
+    """Parts of the address that came from the environment: never shown."""
 
     def hide(self, message: str) -> str:
-        """`message` without what the environment holds."""
+        """`message` with values of the environment replaced by the names of their variables."""
         return hide(message, self.filled)
 
 
 DEFAULT_CONNECTION = ConnectionSettings()
-
-
 DEFAULT_ADDRESSING = Addressing()
 
 
@@ -90,8 +88,8 @@ class ServiceRef:
     hostname: str = ""
     """The host as written, for DNS resolution (`grpcserver.grpcserver`, `10.0.0.1`, `api.example.com`).
 
-    A name written without a namespace has the namespace here too. Of an IP address it is the whole, as is `name`;
-    `namespace` is then empty. IPv6 stands without brackets.
+    A name written without a namespace gets one here. For an IP address, `hostname` and `name` are the address and
+    `namespace` is empty; IPv6 addresses have no brackets.
     """
 
     def __str__(self) -> str:
@@ -108,9 +106,9 @@ class Cluster:
     """Unique and stable over reloads: the key of balancers, channels and counters."""
     resolver: ResolverKind
     resolver_name: str
-    """Name of the resolver object that the first Mapping of the cluster asked for."""
+    """Name of the resolver object in the first Mapping of the cluster."""
     service: ServiceRef
     connection: ConnectionSettings = DEFAULT_CONNECTION
     consul: ConsulAgent | None = None
-    """Set where `resolver` is CONSUL, whose service has the name alone: no namespace, and a port that says nothing."""
+    """Set if `resolver` is CONSUL. Its service has only a name: no namespace, and its port has no meaning."""
     addressing: Addressing = DEFAULT_ADDRESSING

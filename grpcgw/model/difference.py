@@ -1,7 +1,7 @@
-"""What one snapshot has that another has not, so that one change among thousands of Mappings costs little to tell.
+"""Differences between snapshots, so that a change of one Mapping among thousands is small to send.
 
-Pure. A route is unchanged if it is the same in memory, which costs nothing to find out: the compiler hands on what did
-not change (`reuse`). One that is equal but another object is told again, which costs time and nothing else.
+Pure. A route is unchanged if it is the same in memory, which costs nothing to check: the compiler reuses
+routes that did not change. An equal route that is another object is sent again, which only costs time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 
 
 class WrongBase(GrpcgwError):
-    """A difference says nothing about the snapshot it was to be applied to."""
+    """A difference was applied to another snapshot than its base."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How to make one snapshot of another, the base. From EMPTY_SNAPSHOT it is the whole, and fits every base."""
+    """Changes from one snapshot, the base, to another. From EMPTY_SNAPSHOT it is the whole snapshot and fits any
+    base."""
 
     base: str
     """Version of the base."""
@@ -31,9 +32,9 @@ class Difference:
     routes: tuple[range | tuple[Route, ...], ...]
     """All routes in their order, in pieces: a range of the base's, or new ones."""
     clusters: Mapping[str, Cluster]
-    """Those that are new, or other than in the base."""
+    """Clusters that are new or differ from the base."""
     gone: tuple[str, ...]
-    """Names of the base's clusters that are no more."""
+    """Names of clusters that only the base has."""
 
     def is_whole(self) -> bool:
         return self.base == EMPTY_SNAPSHOT.version
@@ -53,7 +54,7 @@ def _cut(base: tuple[Route, ...], routes: tuple[Route, ...]) -> tuple[range | tu
     places = {id(route): place for place, route in enumerate(base)}
 
     def shift(numbered: tuple[int, Route]) -> int | None:
-        """How far the route has moved, alike for neighbours that moved together; None: it is new."""
+        """By how many places the route moved: equal for neighbours that moved together; None: it is new."""
         place = places.get(id(numbered[1]))
         return None if place is None else place - numbered[0]
 
@@ -73,7 +74,7 @@ def apply_difference(base: Snapshot, difference: Difference) -> Snapshot:
     if difference.is_whole():
         base = EMPTY_SNAPSHOT
     if difference.base != base.version:
-        raise WrongBase(f"this is what changed since configuration {difference.base}, not since {base.version}")
+        raise WrongBase(f"the difference is from configuration {difference.base}, not from {base.version}")
     routes: list[Route] = []
     for piece in difference.routes:
         routes += base.routes[piece.start : piece.stop] if isinstance(piece, range) else piece

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """One pod address. Identity is address and port; the rest is for people and for zone preference."""
+    """One pod address. Identity is address and port; the rest is for display and for zone preference."""
 
     address: str
     """IPv4 or IPv6 address without brackets."""
@@ -25,16 +25,16 @@ class Endpoint:
 class EndpointSet:
     """All ready pods of one cluster at one time: sorted, without duplicates. An empty set is a set, not an error.
 
-    `error` says why nothing better is known (Service missing, port unknown, DNS failure); an error from a resolver
-    that had answered before keeps the endpoints it had.
+    `error` is the cause if the set may be incomplete (Service missing, port unknown, DNS failure). A resolver that fails
+    after a success keeps the endpoints it had.
     """
 
     endpoints: tuple[Endpoint, ...] = ()
     error: str = ""
     zone_hints: tuple[frozenset[str], ...] = ()
-    """Of each endpoint, in their order, the zones it is meant for; empty unless every one has such a hint.
+    """The zones each endpoint is meant for, in the order of `endpoints`; empty unless every one has a hint.
 
-    Beside the endpoints, not in them: new hints are news, but the pods are the same.
+    Not part of Endpoint: hints change while the pods stay the same.
     """
 
 

@@ -1,7 +1,7 @@
-"""Variables of the gateway's environment in the texts of configuration: filled in, and kept out of what is said. Pure.
+"""Substitutes environment variables in texts of the configuration, and hides their values in messages. Pure.
 
-`$NAME` and `${NAME}` as Ambassador reads them; a name that is not set stays as it is, and so does every other `$`:
-patterns need theirs (`^/a$`, `${1}`).
+`$NAME` and `${NAME}` as Ambassador reads them; a name that is not set stays as it is, and so does any other `$`:
+patterns need it (`^/a$`, `${1}`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def fill_in(written: str, environment: Mapping[str, str]) -> Filled | None:
 
 
 def hide(message: str, filled: Iterable[Filled]) -> str:
-    """The message with texts as they were written: what the environment holds may be a secret.
+    """The message with values of the environment replaced by the names of their variables: a value may be a secret.
 
     Short values are replaced as whole words only, those of one letter not at all: they are no secrets.
     """

@@ -1,4 +1,4 @@
-"""When the certificates in use expire. Pure: compilations are rare, so this is asked whenever somebody looks."""
+"""When the certificates in use expire. Pure; computed when the admin port asks, as compilations are rare."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ WARN_DAYS = 14
 @dataclass(frozen=True, slots=True, order=True)
 class Expiry:
     certificate: str
-    """The Host or TLSContext it was configured by."""
+    """The Host or TLSContext that configures it."""
     use: str
-    """`server`: shown to clients; `client`: shown to pods."""
+    """`server`: presented to clients; `client`: presented to pods."""
     not_after_s: float
     """Seconds since the epoch."""
 
 
 def list_expiries(snapshot: Snapshot) -> tuple[Expiry, ...]:
-    """Of every certificate in use, each once; of several under one name the first to expire."""
+    """One entry for each certificate in use; of several with one name, the first to expire."""
     first: dict[tuple[str, str], Expiry] = {}
     for one in sorted(_list_all(snapshot), key=lambda one: one.not_after_s):
         first.setdefault((one.certificate, one.use), one)

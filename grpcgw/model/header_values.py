@@ -1,6 +1,6 @@
-"""What a Mapping may add to metadata: names, values, and the operators in values, checked and read. Pure.
+"""Headers that a Mapping may add or remove: checks names and values, and parses operators in values. Pure.
 
-The compiler checks with it, `policy.metadata_editor` gives it effect. Operators are Envoy's (custom request headers).
+The compiler checks with it; `policy.metadata_editor` applies the edits. Operators are Envoy's (custom request headers).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from grpcgw.model.operators import Grammar, InvalidOperator, Line, Operator, par
 
 
 class InvalidHeader(GrpcgwError):
-    """A name or value that metadata cannot have, or that is not the Mapping's to set; the message says why."""
+    """A name or value that metadata cannot have, or that a Mapping may not set; the message says why."""
 
 
 class ReservedHeader(InvalidHeader):
-    """A name that Envoy would add and gRPC sets itself: to add it has no effect."""
+    """A name that gRPC sets itself: adding it has no effect, though Envoy would add it."""
 
 
 HEADER_OPERATORS = Grammar(
@@ -37,14 +37,14 @@ HEADER_OPERATORS = Grammar(
 CONNECTION_HEADERS = frozenset(
     {"connection", "http2-settings", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 )
-"""Those of HTTP/1.1 that speak of one connection: a strict peer ends an HTTP/2 connection over them, and with it the
-RPCs of others (RFC 9113, 8.2.2)."""
+"""Connection headers of HTTP/1.1: a strict peer closes an HTTP/2 connection that carries them, with the RPCs of other
+clients on it (RFC 9113, 8.2.2)."""
 
 _RESERVED = CONNECTION_HEADERS | {"accept-encoding", "content-length", "content-type", "host", "te", "user-agent"}
-"""Each hop's own; grpc core sets them."""
+"""Headers of one hop; grpc core sets them."""
 
 _NOT_RESERVED = frozenset({"grpc-trace-bin", "grpc-tags-bin"})
-"""Among the `grpc-` keys: tracing data of applications."""
+"""`grpc-` keys for tracing data of applications."""
 
 _INSTEAD = {
     ":authority": "use host_rewrite",
@@ -60,7 +60,7 @@ _TEXT = re.compile(r"[\x20-\x7e]*")
 def check_header_name(name: str) -> str:
     """The name as metadata has it, in lower case. Raises InvalidHeader for what can be no key (grpc `PROTOCOL-HTTP2`).
 
-    To be used on names to remove; names to add have `parse_added_header`.
+    For names to remove; `parse_added_header` checks names to add.
     """
     lower = name.lower()
     if lower in _INSTEAD:
@@ -74,7 +74,7 @@ def check_header_name(name: str) -> str:
 
 
 def is_reserved(key: str) -> bool:
-    """Whether gRPC sets the key itself on each connection, whatever metadata says."""
+    """Whether gRPC sets the key itself on each connection."""
     return key in _RESERVED or (key.startswith("grpc-") and key not in _NOT_RESERVED)
 
 

@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from grpcgw.model.match import HostMatch
 
 Labels = tuple[tuple[str, str], ...]
-"""Names and values, in order."""
-
-
+"""Sorted names and values."""
 Selectors = tuple[Labels, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class HostPolicy:
-    """What a Host says of calls to its name, in evaluation order: the first whose `host` matches decides."""
+    """How a Host restricts calls to its name. The first policy in order whose `host` matches decides."""
 
     host: HostMatch | None
     """None: every name."""
     clear_text: bool = True
-    """Whether calls that came in clear text are served (`requestPolicy.insecure.action`)."""
+    """Whether calls in clear text are served (`requestPolicy.insecure.action`)."""
     left_out: str = ""
-    """What is left out for its errors and would have said who may call: no call is served; empty: nothing is."""
+    """The object with errors that would have restricted who may call: every call is refused; empty: there is none."""
     selectors: Selectors = ()
-    """A Mapping serves calls only with all labels of one of these; none: any Mapping does."""
+    """Only a Mapping with all labels of one of these serves calls; empty: any Mapping does."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from grpcgw.model.host_policy import HostPolicy
 
 DEFAULT_CLIENT_IDLE_TIMEOUT_MS = 3_600_000
-"""As Envoy's of client connections."""
+"""Envoy's default for client connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class ServerCertificate:
     certificate_chain: bytes
     private_key: bytes = field(repr=False)
     client_ca: bytes = b""
-    """PEM. Clients must show a certificate of one of these authorities; empty: none is asked for.
+    """PEM. Clients must present a certificate of one of these authorities; empty: none is required.
 
-    grpc core asks on a whole port or not at all, so all certificates of one port agree in it.
+    grpc core requires one on a whole port or not at all, so all certificates of a port have the same `client_ca`.
     """
     not_after_s: float = 0.0
     """When it expires, in seconds since the epoch; 0.0: unknown."""
@@ -35,17 +35,17 @@ class Transport(StrEnum):
 
 
 class SecurityModel(StrEnum):
-    """What a call over a Listener counts as (`securityModel`); HostPolicy.clear_text speaks of those not secure."""
+    """Whether a call over a Listener is secure (`securityModel`); HostPolicy.clear_text is about calls that are not."""
 
     XFP = "XFP"
-    """Secure if it came over TLS; by proxies that are believed, if its `x-forwarded-proto` is https."""
+    """Secure if it came over TLS, or from a trusted proxy with `x-forwarded-proto: https`."""
     SECURE = "SECURE"
     INSECURE = "INSECURE"
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A port of the gateway, as a Listener object asks for it."""
+    """A port of the gateway, as a Listener object configures it."""
 
     name: str
     """The Listener, for the operator."""
@@ -55,12 +55,13 @@ class Listener:
     max_concurrent_streams: int | None = None
     """Per connection; None: grpc core's default."""
     max_message_bytes: int | None = None
-    """Of a client's message, uncompressed; None: `--max-message-bytes`."""
+    """Limit for a client's message, uncompressed; None: `--max-message-bytes`."""
     idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
-    """Closes a client's connection without RPCs; None: never. As the snapshot's, once the ports are settled."""
+    """Closes a client's connection without RPCs; None: never. Equals the snapshot's value once the ports are
+    compiled."""
     hosts: tuple[HostPolicy, ...] = ()
-    """The Hosts bound to it, as in Snapshot.hosts. Where there are any, calls to other names are not served."""
+    """The Hosts bound to it, as in Snapshot.hosts. If there are any, calls to other names are refused."""
     certificates: tuple[ServerCertificate, ...] = ()
-    """For TLS: those of its Hosts, and of the TLSContexts."""
+    """For TLS: the certificates of its Hosts and of the TLSContexts."""
     trusted_hops: int = 0
-    """So many proxies before this port are believed what they say of the client; 0: as many as `ClientRules` says."""
+    """Number of proxies before this port whose headers about the client are trusted; 0: `ClientRules.trusted_hops`."""

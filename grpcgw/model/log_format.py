@@ -1,4 +1,4 @@
-"""How the access log is to look and how much of it is wanted: formats and switches, read and checked, as values.
+"""Access log settings: formats and sampling, parsed and checked.
 
 Formats are Envoy's (`operators`, Module `envoy_log_type` and `envoy_log_format`). Pure.
 """
@@ -20,19 +20,19 @@ class LogType(StrEnum):
     JSON = "json"
     TEXT = "text"
     TYPED_JSON = "typed_json"
-    """JSON in which numbers are numbers, and null is what is not there."""
+    """JSON with numbers as numbers and null for missing values."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogFormat:
     type: LogType = LogType.JSON
     text: Line = ()
-    """Of type TEXT; empty: grpcgw's own line."""
+    """For TEXT; empty: grpcgw's own line."""
     fields: tuple[tuple[str, Line], ...] = ()
-    """Of the types of JSON: name and value of each; empty: grpcgw's own fields."""
+    """For JSON and TYPED_JSON: name and value of each field; empty: grpcgw's own fields."""
 
     def unserved(self) -> list[str]:
-        """The operators that do not show what they show in Envoy, as a reader would say it."""
+        """Messages about operators that show something else than in Envoy."""
         lines = [self.text, *(line for _, line in self.fields)]
         absent = [f"{written} is '-'" for line in lines for written in absent_operators(line)]
         times = [
@@ -45,7 +45,7 @@ class LogFormat:
 
 
 class InvalidLogFormat(ValueError):
-    """A format or switch that cannot be used; the text says why."""
+    """A format or sampling annotation is invalid; the text says why."""
 
 
 PLAIN_OPERATORS = frozenset(
@@ -79,15 +79,15 @@ PLAIN_OPERATORS = frozenset(
 )
 KEYED_OPERATORS = frozenset({"REQ", "RESP", "TRAILER"})
 STATUS_STYLES = ("CAMEL_STRING", "SNAKE_STRING", "NUMBER")
-"""Of GRPC_STATUS; the first is the default, as in Envoy."""
+"""Arguments of GRPC_STATUS; the first is the default, as in Envoy."""
 
 _GRAMMAR = Grammar(PLAIN_OPERATORS, KEYED_OPERATORS, {"GRPC_STATUS": STATUS_STYLES, "START_TIME": ()})
 
 
 def parse_log_format(log_type: str | None, log_format: object) -> LogFormat:
-    """The format that Module `envoy_log_type` (default `text`, as in Ambassador) and `envoy_log_format` ask for.
+    """Parses `envoy_log_type` (default `text`, as in Ambassador) and `envoy_log_format` of the Module.
 
-    `text` takes a string, the others an object of strings; None is grpcgw's own format. Raises InvalidLogFormat.
+    `text` takes a string, the other types an object of strings; None means grpcgw's own format. Raises InvalidLogFormat.
     """
     if log_type not in (None, *LogType):
         raise InvalidLogFormat(f"envoy_log_type should be text, json or typed_json, not {log_type!r}")
@@ -117,7 +117,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_line(text: str) -> Line:
-    """Raises InvalidLogFormat for what is no operator."""
+    """Raises InvalidLogFormat for an unknown or misused operator."""
     try:
         return parse_operators(text, _GRAMMAR)
     except InvalidOperator as error:

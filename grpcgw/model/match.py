@@ -31,9 +31,9 @@ class HostKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HostMatch:
-    """On `:authority` in lower case: holds where it does with the port or without. `*` is no HostMatch at all.
+    """Matches `:authority` in lower case, with its port or without. `*` is no HostMatch.
 
-    A name without a port (`greet.example.com`) so matches any port, one with (`greet.example.com:8443`) just that one.
+    A name without a port (`greet.example.com`) matches any port, one with a port (`greet.example.com:8443`) only that.
     A glob's `*` stands for at least one character.
     """
 
@@ -42,7 +42,7 @@ class HostMatch:
     """Lower case, except a regex."""
 
     def __str__(self) -> str:
-        """As it was written."""
+        """As in the configuration."""
         return {HostKind.SUFFIX: "*" + self.value, HostKind.PREFIX: self.value + "*"}.get(self.kind, self.value)
 
 
@@ -62,4 +62,4 @@ class HeaderMatch:
 
 
 CONSTANT_HEADERS = {":method": "POST", "content-type": "application/grpc", "te": "trailers"}
-"""What every gRPC call carries and grpc core keeps to itself: conditions on them hold for all calls or for none."""
+"""Headers of every gRPC call that grpc core does not pass on: conditions on them hold for all calls or for none."""

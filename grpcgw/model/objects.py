@@ -1,4 +1,4 @@
-"""Kubernetes objects as they were read, before any meaning is given to them, and what can be said against them.
+"""Kubernetes objects as read, before a dialect interprets them, and problems of objects.
 
 An object is the same value whether it came from an API server or a YAML file; only its `Source` differs.
 """
@@ -38,16 +38,16 @@ class ObjectKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What an annotation of an object has put into its `spec`."""
+    """What an annotation of an object added to its `spec`."""
 
     annotation: FieldPath
-    """Where the annotation is."""
+    """Path of the annotation."""
     fields: frozenset[FieldPath] = frozenset()
     """The parts of `spec` that come from it."""
     lines: Mapping[FieldPath, int] = field(default_factory=dict)
     """As in `Source`, of parts of `spec`."""
     fault: str = ""
-    """Why nothing comes from it."""
+    """Why the annotation adds nothing; empty if it is valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class Source:
     origin: str
     lines: Mapping[FieldPath, int] = field(default_factory=dict, repr=False, compare=False)
     filled: tuple[tuple[FieldPath, Filled], ...] = field(default=(), repr=False, compare=False)
-    """The texts that name variables of the environment. Of files alone: who writes objects in a cluster must not read
-    the gateway's environment."""
+    """Texts that name environment variables. Only in files: authors of objects in a cluster must not read the gateway's
+    environment."""
 
     extension: Extension | None = field(default=None, repr=False, compare=False)
 
@@ -76,7 +76,7 @@ class Source:
         return self.origin
 
     def name(self, path: FieldPath) -> FieldPath:
-        """The path under which the author of the object finds the field: in the annotation, where it comes from one."""
+        """The path of the field as its author wrote it: in the annotation, if the field comes from one."""
         return (*self.extension.annotation, *path[1:]) if self.extension and self._is_extended(path) else path
 
     def _is_extended(self, path: FieldPath) -> bool:
@@ -86,7 +86,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class KubeObject:
-    """One object: `body` is the whole decoded document (metadata, spec, …) and must not be changed by anyone."""
+    """One object: `body` is the whole decoded document (metadata, spec, …) and must not be changed."""
 
     api_version: str
     key: ObjectKey
@@ -114,7 +114,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing the operator should know: which object, where (`file:line` or origin), which field, what to do."""
+    """A problem for the operator: which object, where (`file:line` or origin), which field, what to do."""
 
     severity: Severity
     message: str

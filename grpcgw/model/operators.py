@@ -1,6 +1,6 @@
-"""Envoy's `%OPERATOR(argument):length%` in lines of text, read into values; which there are is each user's Grammar.
+"""Parser of Envoy's `%OPERATOR(argument):length%` command operators; a Grammar lists the operators of one use. Pure.
 
-The access log and the headers a Mapping adds speak it. What an operator shows is decided where lines are made. Pure.
+Used by the access log and by headers that a Mapping adds. The users evaluate the operators.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ class Operator:
 
     name: str
     argument: str = ""
-    """Of an operator that asks for a key: the key, in lower case. Else what the operator takes: a style, a format."""
+    """The key in lower case of an operator with a key; else its argument: a style or a format."""
     alternative: str = ""
-    """The key to look at where the first is not there."""
+    """The key to use if the first is absent."""
     max_length: int | None = None
 
 
 ABSENT = "-"
-"""Name of an operator that Envoy has and grpcgw has no value for; its argument is how it was written."""
+"""Name of an operator that only Envoy has a value for; its argument is its text in the configuration."""
 
 Part = str | Operator
 Line = tuple[Part, ...]
 
 
 class InvalidOperator(GrpcgwError):
-    """An operator that is unknown or wrongly used; the text says which, and what would be right."""
+    """An operator is unknown or misused; the text says which, and what is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The operators that can be used in one place."""
+    """The valid operators of one use."""
 
     plain: frozenset[str]
     """Without an argument."""
     keyed: frozenset[str]
-    """With a key, and perhaps another to look at without it: `REQ(x-a?x-b)`."""
+    """With a key, and optionally an alternative: `REQ(x-a?x-b)`."""
     choosing: Mapping[str, tuple[str, ...]]
-    """Those that may have an argument, and which, the default first; of an empty tuple any."""
+    """Operators with an optional argument and its choices, the default first; an empty tuple: any argument."""
 
     def names(self) -> list[str]:
         return sorted({*self.plain, *self.keyed, *self.choosing})
@@ -57,7 +57,7 @@ _ENVOYS = re.compile(
     r"|PATH|SPAN_ID|CEL|COALESCE|PER_REQUEST_STATE|GRPC_STATUS|GRPC_STATUS_NUMBER|ROUTE_NAME|DURATION|RESP|TRAILER",
     re.ASCII,
 )
-"""What Envoy has, in its access log or in the headers it adds; whoever knows one of them is asked first."""
+"""Envoy's operators in access logs or headers. Operators of the Grammar take precedence."""
 _SAME = {"REQ_WITHOUT_QUERY": "REQ"}
 """No gRPC path has a query."""
 
@@ -66,7 +66,7 @@ _KEYS = re.compile(r":?[0-9a-z_.-]+(\?:?[0-9a-z_.-]*)?", re.ASCII)
 
 
 def parse_operators(text: str, grammar: Grammar) -> Line:
-    """Literal text and operators in turn; `%%` is one `%`. Raises InvalidOperator."""
+    """Literal text and operators in their order; `%%` is one `%`. Raises InvalidOperator."""
     parts: list[Part] = []
     for token in _TOKEN.finditer(text):
         if token[0] == "%":
@@ -76,7 +76,7 @@ def parse_operators(text: str, grammar: Grammar) -> Line:
 
 
 def absent_operators(line: Line) -> list[str]:
-    """Those that have no value, as they were written."""
+    """The operators without a value, as in the configuration."""
     return [part.argument for part in line if isinstance(part, Operator) and part.name == ABSENT]
 
 

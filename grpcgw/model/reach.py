@@ -1,6 +1,6 @@
-"""Whether an RPC can reach a Mapping at all: why the gateway refuses every call of it, where it does. Pure.
+"""Finds Mappings whose calls the gateway always refuses, and why. Pure.
 
-What is said here holds for all calls of a Mapping; what one call is told is `policy.hosts`' and `proxy.serving`'s.
+The result holds for all calls of a Mapping; a single call is judged by `policy.hosts`' and `proxy.serving`'s.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ NO_HOST = "no Host of a port has its hostname"
 NO_LABELS = "no Host takes it: their mappingSelectors ask for other labels"
 CLEAR_TEXT = "its Host refuses calls in clear text, and no port for it speaks TLS"
 UNREACHED = frozenset({NO_HOST, NO_LABELS, CLEAR_TEXT})
-"""Reasons that no other object is told."""
+"""Reasons that are reported for the Mapping, as no other object has a problem."""
 
 
 class Reach:
-    """Of one snapshot; remembers, as many Mappings ask for the same."""
+    """Answers for one snapshot; caches, as many Mappings have the same Hosts."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._closed = ""
@@ -39,7 +39,7 @@ class Reach:
         self._known: dict[tuple[HostMatch | None, object], str] = {}
 
     def find_refusal(self, route: Route, destination: Destination) -> str:
-        """Why all calls of `destination` are refused; empty: they are not."""
+        """Why all calls of `destination` are refused; empty if they are not."""
         unenforced = next((one for one in destination.policies if isinstance(one, Unenforced)), None)
         if unenforced is not None:
             return f"{unenforced.name} is not enforced yet"
@@ -53,7 +53,7 @@ class Reach:
 
 
 def _nearest(reason: str) -> int:
-    """Of several ports the one that comes nearest to serving a Mapping says why it does not."""
+    """Orders reasons: of several ports, the reason of the one nearest to serving the Mapping is reported."""
     return [NO_HOST, NO_LABELS, CLEAR_TEXT].index(reason) if reason in UNREACHED else len(UNREACHED)
 
 
@@ -80,12 +80,12 @@ class _Port:
             if not reason:
                 return ""
             found = max(found, reason, key=_nearest)
-            if _covers(policy.host, host):  # whatever comes behind is never asked
+            if _covers(policy.host, host):  # later policies are never reached
                 break
         return found
 
     def _speaking(self, host: HostMatch | None) -> Iterator[HostPolicy]:
-        """The policies of names that `host` may be, in the order in which they decide."""
+        """The policies whose names overlap with `host`, in evaluation order."""
         if host is not None and host.kind is HostKind.EXACT:
             exact = {text: self._exact.get(HostMatch(HostKind.EXACT, text)) for text in _texts(host.value)}
             yield from (one for one in self._with_port if one.host != host and _overlap(one.host, host))
@@ -95,7 +95,7 @@ class _Port:
             yield from (one for one in self._sift(host) if _overlap(one.host, host))
 
     def _sift(self, host: HostMatch | None) -> Iterable[HostPolicy]:
-        """Without most of those that a pattern cannot meet: there may be thousands of both."""
+        """Drops most policies that cannot overlap with a pattern: there may be thousands of both."""
         if host is None or host.kind not in (HostKind.SUFFIX, HostKind.PREFIX):
             return (one for _, _, one in self._ordered)
         text = _texts(host.value)[-1]
@@ -123,7 +123,7 @@ def _name(policy: HostPolicy) -> str:
 
 
 def _overlap(one: HostMatch | None, other: HostMatch | None) -> bool:
-    """Whether a name can be both. Of two patterns it may always be so."""
+    """Whether some name may match both. For two patterns it may say yes without being sure."""
     if one is None or other is None:
         return True
     if HostKind.REGEX in (one.kind, other.kind):
@@ -135,12 +135,12 @@ def _overlap(one: HostMatch | None, other: HostMatch | None) -> bool:
 
 
 def _regex_overlaps(regex: HostMatch, other: HostMatch) -> bool:
-    """One with a colon may ask for a port, which the other leaves open."""
+    """A pattern with a colon may require a port, which the other does not name."""
     return other.kind is not HostKind.EXACT or ":" in regex.value or _has(regex, other.value)
 
 
 def _names_overlap(one: HostMatch, other: HostMatch) -> bool:
-    """Of two without ports."""
+    """Both without ports."""
     if one.kind is HostKind.EXACT:
         return _is_one(other, one.value)
     if other.kind is HostKind.EXACT:
@@ -153,14 +153,14 @@ def _names_overlap(one: HostMatch, other: HostMatch) -> bool:
 
 
 def _covers(policy: HostMatch | None, host: HostMatch | None) -> bool:
-    """Whether every name that `host` may be is the policy's, as far as that is plain to see."""
+    """Whether the policy matches every name of `host`; False if that is not easy to decide."""
     if policy is None or policy == host:
         return True
     return host is not None and host.kind is HostKind.EXACT and _has(policy, host.value)
 
 
 def _has(host: HostMatch, name: str) -> bool:
-    """Whether `name`, with its port or without, is one of `host`."""
+    """Whether `host` matches `name` with its port or without."""
     return any(_is_one(host, text) for text in _texts(name))
 
 
@@ -177,6 +177,6 @@ def _is_one(host: HostMatch, name: str) -> bool:
 
 
 def _texts(name: str) -> tuple[str, ...]:
-    """As it is and, where it has a port, without."""
+    """The name, and if it has a port, the name without it."""
     head, colon, port = name.rpartition(":")
     return (name, head) if colon and port.isdigit() else (name,)

@@ -21,13 +21,13 @@ _LITERAL_BYTES = 200
 
 
 _REMEMBERED, _REMEMBERED_LENGTH = 512, 256
-"""Texts whose answers are kept, and how long such a text is at most: some 200 KB for each pattern."""
+"""Most cached texts and their greatest length: at most about 200 KB for each pattern."""
 
 T = TypeVar("T")
 
 
 class InvalidRegex(GrpcgwError):
-    """The text is no RE2 pattern, or too large a one; the message says why."""
+    """The text is no valid RE2 pattern or too large; the message says why."""
 
 
 class FullRegex:
@@ -43,7 +43,7 @@ class FullRegex:
         return self._regex.fullmatch(_encode(text)) is not None
 
     def literal_prefix(self) -> str:
-        """A text with which everything begins that the pattern matches; may be shorter than it could be, or empty."""
+        """A common prefix of all matching texts; may be shorter than the longest one, or empty."""
         try:
             lowest, highest = self._regex.possiblematchrange(_LITERAL_BYTES)
         except re2.error:  # it begins with anything
@@ -71,13 +71,13 @@ class Replacement:
 
 
 def remember(ask: Callable[[str], T]) -> Callable[[str], T]:
-    """`ask`, which has no other state, with a memory: the same few texts come again and again, RPC after RPC."""
+    """`ask`, a pure function, with an LRU cache: RPCs repeat the same few texts."""
     known = lru_cache(_REMEMBERED)(ask)
     return lambda text: known(text) if len(text) <= _REMEMBERED_LENGTH else ask(text)
 
 
 def check_regex(pattern: str, max_size: int = DEFAULT_MAX_SIZE) -> None:
-    """Raises InvalidRegex where the pattern is none, or its program is larger than `max_size`."""
+    """Raises InvalidRegex for an invalid pattern, or if its program is larger than `max_size`."""
     size = _compile(pattern, case_sensitive=True).programsize
     if size > max_size:
         raise InvalidRegex(

@@ -24,14 +24,14 @@ class CircuitBreaker:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When an RPC is tried again, before anything of a response was passed on.
+    """When an RPC is retried. Only while no part of a response was passed on.
 
-    An attempt that provably never reached a pod is worth another try under every policy.
+    An attempt that provably never reached a pod is retried under every policy.
     """
 
     codes: frozenset[int]
-    """gRPC status codes worth another try; may be empty."""
+    """gRPC status codes to retry; may be empty."""
     num_retries: int = 1
     per_try_timeout_ms: int | None = None
     budget_percent: int = 20
-    """Retries never exceed this share of the RPCs in flight (and three at the least), as Envoy's retry budget."""
+    """Retries never exceed this share of the RPCs in flight; three are always allowed (Envoy's retry budget)."""

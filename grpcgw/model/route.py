@@ -15,23 +15,24 @@ from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What one Mapping of a group contributes: its share of the traffic and its own settings."""
+    """Where RPCs of a Route may go: a cluster, the share of the traffic, and the settings of the object that says
+    so."""
 
     key: ObjectKey
-    """The object that configures it. Counters, breakers, retry budgets and shadow copies are kept by it."""
+    """The object that configures it. Counters, breakers, retry budgets and shadow copies belong to it."""
     cluster: str
     weight_percent: int = 100
     load_balancer: LoadBalancer = ROUND_ROBIN
     rewrite: str | None = None
     """Replaces the matched prefix; None leaves the path alone (prefix and exact matches only)."""
     timeout_ms: int | None = None
-    """Bound on the whole RPC; None: the client's deadline alone rules."""
+    """Limit for the whole RPC; None: only the client's deadline limits it."""
     idle_timeout_ms: int | None = 300_000
-    """Ends an RPC with no bytes in either direction for so long; None: never."""
+    """Ends an RPC after this time without bytes in either direction; None: never."""
     regex_rewrite: RegexRewrite | None = None
-    """Wins over `rewrite`."""
+    """Takes precedence over `rewrite`."""
     max_message_bytes: int | None = None
-    """Of a message in either direction, uncompressed; None: the port's limit alone rules."""
+    """Limit for a message in either direction, uncompressed; None: only the port's limit holds."""
     authority: str = ""
     """`:authority` towards the pod (`host_rewrite`, `auto_host_rewrite`); empty: the client's."""
     request_headers: HeaderEdits = NO_EDITS
@@ -44,7 +45,7 @@ class Destination:
     stats_name: str = ""
     """What metrics call the upstream instead of its cluster's name; empty: that name."""
     selected_by: Selectors = ()
-    """Of the selectors of all HostPolicies, those that take the Mapping."""
+    """The selectors of all HostPolicies that select the Mapping."""
     policies: tuple[PolicySettings, ...] = ()
     """Decide on its RPCs, in the order of `policy.catalogue`."""
     access_log_percent: float | None = None
@@ -54,7 +55,7 @@ class Destination:
 
     @property
     def label(self) -> str:
-        """`key` as metrics, logs and JSON show it: unique, too."""
+        """`key` as metrics, logs and JSON show it; also unique."""
         return self.key.label
 
 
@@ -79,7 +80,8 @@ class Unenforced(PolicySettings):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A group of Mappings that match alike, with its place in the evaluation order decided by the compiler."""
+    """A match and the destinations of the RPCs that match: one group of Mappings. Snapshot.routes has the evaluation
+    order."""
 
     name: str
     """Unique in the snapshot. Derived only from what the route matches: it stays the same over reloads and does not
@@ -87,7 +89,7 @@ class Route:
     match: PathMatch
     precedence: int
     destinations: tuple[Destination, ...]
-    """At least one, but for a `redirect`; weights add up to at most 100."""
+    """At least one, except for a `redirect`; weights add up to at most 100."""
     host: HostMatch | None = None
     headers: tuple[HeaderMatch, ...] = ()
     """All must hold."""
@@ -95,12 +97,13 @@ class Route:
     shadow: Destination | None = None
     """Gets a copy of RPCs (`weight_percent` of them); its answers are dropped."""
     sticky_header: str = ""
-    """Metadata key whose hash decides the destination, so that a caller stays with one; empty: turns."""
+    """Metadata key whose hash decides the destination, so that a caller stays with one; empty: destinations take
+    turns."""
     redirect: str = ""
-    """The Mapping that answers with an HTTP redirect, which no gRPC client follows: its RPCs go nowhere."""
+    """The Mapping that answers with an HTTP redirect, which no gRPC client follows: its RPCs end with UNIMPLEMENTED."""
 
     def all_destinations(self) -> tuple[Destination, ...]:
-        """Those that serve, and the shadow."""
+        """The destinations and the shadow."""
         return self.destinations if self.shadow is None else (*self.destinations, self.shadow)
 
     def policy_upstreams(self) -> tuple[Destination, ...]:

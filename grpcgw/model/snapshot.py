@@ -30,12 +30,12 @@ class Snapshot:
     listeners: tuple[Listener, ...] | None = None
     """In the order of their ports. None: there are no Listeners, and the ports of the command line are served."""
     hosts: tuple[HostPolicy, ...] = ()
-    """Of all Hosts, in evaluation order; a name that none matches is served in clear text too."""
+    """Of all Hosts, in evaluation order; calls to a name without a match are served, also in clear text."""
     access_log: LogFormat | None = None
-    """What the Module asks for; None: grpcgw's own lines, of the type of `--access-log`."""
+    """Format of the Module; None: grpcgw's own lines, in the format of `--access-log`."""
     clients: ClientRules = DEFAULT_CLIENT_RULES
     client_idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
-    """Closes a client's connection without RPCs, on every port; None: never."""
+    """Closes a client's connection after this time without RPCs, on every port; None: never."""
 
 
 EMPTY_SNAPSHOT = Snapshot(version="none")

@@ -55,10 +55,10 @@ class Reason(StrEnum):
 
 REASON_KEY = "x-grpcgw-reason"
 MAX_MESSAGE_CHARACTERS = 512
-"""Of a status that the gateway makes."""
+"""Limit for the message of a status that the gateway makes."""
 
 POD_LEFT = "Socket closed: the pod left, its drain time is over"
-"""What an engine says to the RPCs of a connection that it closes itself."""
+"""Details of RPCs on a connection that an engine closes itself."""
 
 _CODES: Mapping[str, Code] = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
@@ -89,7 +89,7 @@ _SAFE_TO_RETRY = frozenset({Reason.CONNECT_FAILED, Reason.STREAM_REFUSED})
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An RPC that goes nowhere: the reason of its status, and its message."""
+    """An RPC that is refused: the reason of its status, and its message."""
 
     reason: Reason
     message: str
@@ -97,13 +97,13 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How an RPC ended, as the client is told."""
+    """How an RPC ended, as the client sees it."""
 
     code: int
     details: str
     trailers: Metadata = ()
     cause: Reason | None = None
-    """What befell the try, where its engine has proof of it; None: as far as can be proved these are a pod's words."""
+    """Why the attempt failed, if the engine has proof; None: the pod may have sent this status."""
 
 
 def make_status(reason: str, message: str) -> Status:
@@ -134,7 +134,7 @@ def status_of_one_who_left(age_s: float, began: bool, message_refused: bool) -> 
 
 
 def reason_of(status: Status) -> str:
-    """Of a status that the gateway made; empty where it gave none."""
+    """Reason in a status that the gateway made; empty if it has none."""
     return str(dict(status.trailers).get(REASON_KEY, ""))
 
 
@@ -179,5 +179,5 @@ def safe_to_retry(reason: Reason) -> bool:
 
 
 def counts_against_pod(status: Status) -> bool:
-    """Whether it speaks of the pod's health rather than of the request."""
+    """Whether the status is a sign of the pod's health rather than of the request."""
     return status.code in POD_FAILURES and status.cause is not Reason.BAD_METADATA

@@ -1,7 +1,7 @@
 """The version of a configuration: a hash of its content, the same on every worker, page and log line.
 
-What is hashed is decided by the values themselves: fields that do not compare, or that are not shown, are left out.
-Those are where a Mapping was read, and private keys, each of which belongs to exactly one certificate.
+Fields that are not compared or not shown in `repr` are not hashed: where a Mapping was read, and private keys, each of
+which belongs to exactly one certificate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def digest(value: object) -> bytes:
 
 
 def hash_content(digests: Iterable[bytes]) -> str:
-    """12 hex digits over the digests of everything that decides traffic, in their order."""
+    """12 hex digits over the ordered digests of everything that affects traffic."""
     whole = hashlib.sha256()
     for one in digests:
         whole.update(one)
@@ -26,7 +26,7 @@ def hash_content(digests: Iterable[bytes]) -> str:
 
 
 def _write(value: object) -> str:
-    """A text that equal values share and others do not. Fields that are as by default are not written: most are."""
+    """A text that is equal for equal values only. Fields with their default value are omitted: most have it."""
     if value is None or type(value) in (str, int):
         return repr(value)
     names = _names(type(value))
@@ -45,7 +45,7 @@ def _write(value: object) -> str:
 
 
 def _names(kind: type) -> tuple[tuple[str, object], ...]:
-    """Of a dataclass, the fields that count, with their defaults."""
+    """The hashed fields of a dataclass with their defaults."""
     known = _known_names.get(kind)
     if known is None:
         found = fields(kind) if is_dataclass(kind) else ()
