@@ -55,8 +55,8 @@ class ClientRules:
     """Rules of the Module for all clients and requests."""
 
     use_remote_address: bool = True
-    """The client's address is that of the connection, and is appended to `x-forwarded-for`; False: it is the last in that
-    list."""
+    """The client's address is that of the connection, and is appended to `x-forwarded-for`; False: it is the last in
+    that list."""
     trusted_hops: int = 0
     """`xff_num_trusted_hops`: number of proxies before the gateway whose headers about the client are trusted."""
     preserve_request_id: bool = False

@@ -25,8 +25,8 @@ class Endpoint:
 class EndpointSet:
     """All ready pods of one cluster at one time: sorted, without duplicates. An empty set is a set, not an error.
 
-    `error` is the cause if the set may be incomplete (Service missing, port unknown, DNS failure). A resolver that fails
-    after a success keeps the endpoints it had.
+    `error` is the cause if the set may be incomplete (Service missing, port unknown, DNS failure). A resolver that
+    fails after a success keeps the endpoints it had.
     """
 
     endpoints: tuple[Endpoint, ...] = ()

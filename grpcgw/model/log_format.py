@@ -87,7 +87,7 @@ _GRAMMAR = Grammar(PLAIN_OPERATORS, KEYED_OPERATORS, {"GRPC_STATUS": STATUS_STYL
 def parse_log_format(log_type: str | None, log_format: object) -> LogFormat:
     """Parses `envoy_log_type` (default `text`, as in Ambassador) and `envoy_log_format` of the Module.
 
-    `text` takes a string, the other types an object of strings; None means grpcgw's own format. Raises InvalidLogFormat.
+    `text` takes a string, the other types an object of strings; None: grpcgw's own format. Raises InvalidLogFormat.
     """
     if log_type not in (None, *LogType):
         raise InvalidLogFormat(f"envoy_log_type should be text, json or typed_json, not {log_type!r}")

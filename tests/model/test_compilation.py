@@ -108,7 +108,7 @@ def compile_both(*objects: KubeObject, second: PathRoutes | None = None, last: C
 
 
 def served(compiled: Compiled) -> list[str]:
-    return [f"{one.key.kind} {one.label}" for route in compiled.snapshot.routes for one in route.destinations]
+    return [str(one.key) for route in compiled.snapshot.routes for one in route.destinations]
 
 
 LONG = mapping("long", prefix="/greet.GrpcService/Say")

@@ -66,6 +66,6 @@ def test_one_change_among_thousands_is_a_small_message() -> None:
 
 def test_a_difference_to_another_snapshot_is_refused_and_the_whole_fits_every_base() -> None:
     first, second, third = (make_snapshot(str(number), ROUTES[number:], CLUSTERS[:1]) for number in range(3))
-    with pytest.raises(WrongBase, match="changed since configuration 1, not since 0"):
+    with pytest.raises(WrongBase, match="from configuration 1, not from 0"):
         sent(third, held=first, base=second)
     assert sent(third, held=first, base=EMPTY_SNAPSHOT) == third
