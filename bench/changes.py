@@ -31,7 +31,7 @@ from bench.pods import (
     write_objects,
 )
 from bench.proxies import Gateway, running_gateway
-from grpcgw.cli.demo import HOST
+from grpcgw.cli.demo_processes import HOST
 from grpcgw.errors import UserError
 from tests.kube_api import KubeApi
 

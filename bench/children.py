@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from grpcgw.cli.demo import HOST, ROOT, STOP_DEADLINE_S, accepts, clean_environment, wait_until
+from grpcgw.cli.demo_processes import HOST, ROOT, STOP_DEADLINE_S, accepts, clean_environment, wait_until
 from grpcgw.settings import cores
 
 PROXY_CORES = frozenset(cores()[:1])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bench.backend import METHOD, make_reply, make_request
 from bench.children import OTHER_CORES, on_cores
-from grpcgw.cli.demo import HOST
+from grpcgw.cli.demo_processes import HOST
 from grpcgw.errors import UserError
 
 FRAME_HEADER_BYTES = 5

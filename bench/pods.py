@@ -18,7 +18,8 @@ import yaml
 
 from bench.backend import METHOD, make_reply, make_request
 from bench.children import running
-from grpcgw.cli.demo import HOST, took_strict_turns
+from grpcgw.cli.demo_processes import HOST
+from grpcgw.cli.demo_verdict import took_strict_turns
 from grpcgw.errors import UserError
 
 NAMESPACE = "bench"

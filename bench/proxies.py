@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.children import PROXY_CORES, Process, children_of, running, wait_for_port
 from bench.pods import Body, Pod, write_configuration
-from grpcgw.cli.demo import HOST, free_port, is_ready, wait_until
+from grpcgw.cli.demo_processes import HOST, free_port, is_ready, wait_until
 from grpcgw.errors import UserError
 
 

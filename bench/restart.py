@@ -25,7 +25,7 @@ from bench.children import running, wait_for_port
 from bench.pods import NAMESPACE, Pod, describe_mapping, describe_resolver, describe_service, describe_slice
 from bench.progress import say
 from greet import greet_pb2
-from grpcgw.cli.demo import HOST, free_port
+from grpcgw.cli.demo_processes import HOST, free_port
 from tests.kube_api import KubeApi
 
 PODS = 3

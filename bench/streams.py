@@ -15,7 +15,7 @@ from bench.backend import STREAM_METHOD, make_reply, make_request
 from bench.children import resident_bytes, thread_count
 from bench.pods import Pod, check_answers, running_pods, write_configuration
 from bench.proxies import Gateway, running_gateway
-from grpcgw.cli.demo import HOST
+from grpcgw.cli.demo_processes import HOST
 from grpcgw.errors import UserError
 
 PODS = 2

@@ -29,7 +29,7 @@ from bench.report import (
     render_table,
 )
 from bench.side_by_side import Row, cpu_ratio, describe, latency_ratio, run_checked
-from grpcgw.cli.demo import HOST, ROOT, free_port
+from grpcgw.cli.demo_processes import HOST, ROOT, free_port
 from grpcgw.errors import UserError
 
 REPORT = """\

@@ -140,8 +140,8 @@ def settings(gateway: Manifest, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_pod_reads_the_cluster_it_runs_in_and_can_be_probed(settings: Settings) -> None:
-    assert settings.kubernetes is not None
-    assert settings.kubernetes.in_cluster
+    assert settings.kubernetes
+    assert settings.in_cluster
     assert settings.admin_address == "0.0.0.0"
     assert settings.ambassador_namespace == "grpcgw"
     assert settings.namespace == "", "the rights of rbac.yaml are for all namespaces"

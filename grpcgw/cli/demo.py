@@ -1,38 +1,42 @@
 """`grpcgw demo`: the main job end to end on this machine, without Kubernetes, and a verdict on it.
 
-Starts two greet pods and the gateway as child processes, lets both clients of the example call through it, and always
-ends its children. Knows the gateway only from outside: its command line, its ports and its readiness.
+Starts two greet pods and the gateway as child processes, and runs both clients of the example through the gateway.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from grpcgw.cli.demo_processes import HOST, ROOT, accepts, clean_environment, free_port, is_ready, running, wait_until
+from grpcgw.cli.demo_verdict import find_faults, read_answers
+from grpcgw.cli.output import open_stdout
 from grpcgw.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path("examples/greet")
-HOST = "127.0.0.1"
-START_DEADLINE_S = 30.0
 RUN_DEADLINE_S = 60.0
-STOP_DEADLINE_S = 10.0
-POLL_S = 0.05
+
+
+def demo(
+    calls: Annotated[int, typer.Option(min=4, help="Calls per client.")] = 6,
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up for a look at the diagnostics page.")] = False,
+) -> int:
+    """Run the main job here, without Kubernetes: two pods, the gateway, both clients in clear text and over TLS.
+
+    Exit code 0 only if the pods took strict turns. Needs a checkout of the project.
+    """
+    return run_demo(open_stdout(), calls, keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +76,6 @@ CLIENTS = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What a client run printed: the pods in the order of their answers, and the client ports used."""
-
-    hosts: tuple[str, ...]
-    ports: tuple[int, ...]
-
-
 def run_demo(console: Console, calls: int, keep: bool) -> int:
     """Run everything and return 0 only if all went as it should. Raises UserError where it cannot start."""
     require_checkout(ROOT)
@@ -116,19 +112,6 @@ def require_checkout(root: Path) -> None:
 # ---- ports and configuration ----
 
 
-def free_port(wanted: int) -> int:
-    """`wanted`, or another free port where something listens there already."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise UserError(f"no free port on {HOST}")
-
-
 def choose_ports(console: Console) -> DemoPorts:
     usual = DemoPorts()
     chosen = DemoPorts(free_port(usual.clear), free_port(usual.tls), free_port(usual.admin))
@@ -153,27 +136,7 @@ def configuration(pods: Sequence[DemoPod]) -> Iterator[Path]:
         yield Path(name)
 
 
-# ---- child processes ----
-
-
-@contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python child process in the checkout, ended however the block is left."""
-    process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=clean_environment())
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment without what would configure the gateway otherwise than the demo means it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("GRPCGW_", "AMBASSADOR_"))}
+# ---- pods and the gateway ----
 
 
 @contextmanager
@@ -193,30 +156,7 @@ def running_gateway(config: Path, ports: DemoPorts) -> Iterator[subprocess.Popen
         yield process
 
 
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:
-    deadline = time.monotonic() + START_DEADLINE_S
-    while not ready():
-        if process.poll() is not None:
-            raise UserError(f"{what} ended with exit code {process.returncode} while starting: see its messages above")
-        if time.monotonic() > deadline:
-            raise UserError(f"{what} was not ready within {START_DEADLINE_S:.0f} s")
-        time.sleep(POLL_S)
-
-
-def accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
-
-
-def is_ready(admin_port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{HOST}:{admin_port}/ambassador/v0/check_ready", timeout=1) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-# ---- clients and the verdict ----
+# ---- clients ----
 
 
 def run_client(console: Console, client: Client, ports: DemoPorts, calls: int, pods: Sequence[DemoPod]) -> list[str]:
@@ -241,28 +181,7 @@ def run_client(console: Console, client: Client, ports: DemoPorts, calls: int, p
     if done.returncode != 0:
         return [f"{client.title}: {' '.join(done.stderr.split())}"]
     names = [pod.name for pod in pods]
-    return [f"{client.title}: {fault}" for fault in find_faults(read_answers(done.stdout), client, names, calls)]
-
-
-def read_answers(printed: str) -> Answers:
-    hosts = re.findall(r"^Response from Service: .* server host: (\S+)$", printed, re.MULTILINE)
-    ports = re.findall(r"^Client ports used: (.*)$", printed, re.MULTILINE)
-    return Answers(tuple(hosts), tuple(int(port) for line in ports for port in line.split()))
-
-
-def find_faults(answers: Answers, client: Client, names: Sequence[str], calls: int) -> list[str]:
-    faults = []
-    if len(answers.hosts) != calls:
-        faults.append(f"{len(answers.hosts)} answers to {calls} calls")
-    if not took_strict_turns(answers.hosts, names):
-        faults.append(f"the pods did not take strict turns: {' '.join(answers.hosts)}")
-    expected = 1 if client.one_connection else calls
-    if len(set(answers.ports)) != expected:
-        faults.append(f"{len(set(answers.ports))} client ports instead of {expected}")
-    return faults
-
-
-def took_strict_turns(hosts: Sequence[str], names: Sequence[str]) -> bool:
-    """Every pod answered once before any answered again, and always in the same order."""
-    first = hosts[: len(names)]
-    return sorted(first) == sorted(names) and all(host == first[i % len(names)] for i, host in enumerate(hosts))
+    return [
+        f"{client.title}: {fault}"
+        for fault in find_faults(read_answers(done.stdout), client.one_connection, names, calls)
+    ]

@@ -1,110 +1,202 @@
-"""The flags of the commands: their environment variables, checks and help texts. Defaults are those of `Settings`.
+"""The settings of a command as flags, environment variables and help, made from the annotations of `grpcgw.settings`.
 
-Every flag of `grpcgw run` has a variable GRPCGW_…; where Ambassador has one of its own, that is read as well.
+typer parses the flags and shows the help; pydantic-settings reads the environment and checks every value. A flag wins
+over its environment variable, and grpcgw's variable over Ambassador's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import math
+import inspect
+import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
-from typer.models import OptionInfo
+from rich.markup import escape
 
-from grpcgw.settings import AccessLogMode, EngineName, LogLevel, Scheduling, cores
+from grpcgw.settings import PANELS, CompileSettings, Settings
+from grpcgw.settings.flag import Flag
 
-SOURCE = "Where configuration and pods come from: one of --config and --kubernetes"
-LISTEN = "Where to listen"
-TRAFFIC = "Data plane"
-JUDGED = "What the gateway would be run with"
-AUTO_WORKERS = len(cores())
-LONGEST_S = 86_400
-"""A day: more than anybody waits for, and less than the clocks of grpc core overflow at."""
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+    from pydantic_settings import BaseSettings
+
+S = TypeVar("S", bound=CompileSettings)
 PREFIX = "GRPCGW_"
-MOST_STREAMS = 2**31 - 1
-MOST_BYTES = 2**31 - 1
+
+Directory = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", exists=True, help="Directory of YAML files, read recursively, or one such file."),
+]
 
 
-def parse_port(text: str | int) -> int | None:
-    """A port number, or None for `off`."""
-    if text == "off":
-        return None
-    if str(text).startswith("tcp://"):
-        raise typer.BadParameter(
-            f"{text} is what Kubernetes tells pods of a Service of that name: say enableServiceLinks: false in the pod"
-        )
-    if not str(text).isdecimal() or int(text) > 65_535:
-        raise typer.BadParameter(f"{text} is no port: say 0 to 65535 (0 takes a free one) or off")
-    return int(text)
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting that has a flag."""
+
+    field: str
+    kind: Any
+    """Its type annotation."""
+    default: Any
+    flag: Flag
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Its environment variables, the strongest first."""
+        own = PREFIX + self.flag.name.removeprefix("--").replace("-", "_").upper()
+        return (own, self.flag.ambassador) if self.flag.ambassador else (own,)
+
+    def describe_default(self) -> str:
+        """For help and the documentation; empty where nothing is set."""
+        if self.flag.unset or self.flag.default:
+            return self.flag.unset or self.flag.default
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return "" if self.default in (None, False, ()) else str(self.default)
 
 
-def parse_address(text: str) -> str:
-    """An IP address, or a name that the system knows, `localhost` for one."""
-    with contextlib.suppress(ValueError):
-        return str(ip_address(text))
+def list_options(settings: type[CompileSettings]) -> tuple[Option, ...]:
+    """The settings of a command that have flags, grouped by panel."""
+    hints = get_type_hints(settings, include_extras=True)
+    found = []
+    for field in fields(settings):
+        hint = hints[field.name]
+        flags = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Flag)]
+        if flags:
+            assert field.default is not MISSING, f"{field.name} has no default"
+            found.append(Option(field.name, hint.__origin__, field.default, flags[0]))
+    inherited = {field.name for base in settings.__bases__ if is_dataclass(base) for field in fields(base)}
+    return tuple(sorted(found, key=lambda option: (PANELS.index(option.flag.panel), option.field in inherited)))
+
+
+# ---- flags and help
+
+
+def takes(settings: type[CompileSettings], panel: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Decorator of a command: its parameter `settings` is made from a flag for each setting, and from the environment.
+
+    `panel`: the heading of all these flags in help; empty: each flag's own.
+    """
+    options = list_options(settings)
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        def with_flags(**arguments: object) -> int:
+            given = {option.field: value for option in options if (value := arguments.pop(option.field)) is not None}
+            return command(**arguments, settings=read_settings(settings, given))
+
+        parameters = dict(inspect.signature(command, eval_str=True).parameters)
+        del parameters["settings"]
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters.values()]
+        signature = inspect.Signature([*own, *(make_parameter(option, panel) for option in options)])
+        # typer reads a command's parameters from these.
+        with_flags.__dict__["__signature__"] = signature
+        with_flags.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
+        with_flags.__name__, with_flags.__doc__ = command.__name__, command.__doc__
+        return with_flags
+
+    return decorate
+
+
+def make_parameter(option: Option, panel: str) -> inspect.Parameter:
+    """typer's parameter for a flag: a text that is checked later, or a switch; None where it is not given."""
+    flag = typer.Option(
+        option.flag.name,
+        metavar=option.flag.metavar or None,
+        help=describe(option),
+        rich_help_panel=panel or option.flag.panel,
+        show_default=False,
+    )
+    kind = bool if option.kind is bool else str
+    return inspect.Parameter(
+        option.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, flag]
+    )
+
+
+def describe(option: Option) -> str:
+    """The help text, with the variables and the default."""
+    notes = [f"env var: {', '.join(option.variables)}"]
+    if default := option.describe_default():
+        notes.append(f"default: {default}")
+    text = escape(option.flag.help.replace("`", ""))
+    return "\n\n".join([text, *(f"[dim]{escape(f'[{note}]')}[/dim]" for note in notes)])
+
+
+# ---- values
+
+
+def read_settings(settings: type[S], given: Mapping[str, object]) -> S:
+    """The settings by the flags that are `given` (by field), the environment and the defaults. Raises BadParameter."""
+    from pydantic import ValidationError
+
+    options = list_options(settings)
+    check_environment(os.environ)
     try:
-        if not any(letter.isalpha() for letter in text):  # the system would read 8080 as 0.0.31.144
-            raise OSError("it is no name")
-        socket.getaddrinfo(text, None, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise typer.BadParameter(
-            f"{text!r} is no IP address, and no name of this machine: say 0.0.0.0 or :: for all of its addresses,"
-            " or one of them, such as 127.0.0.1"
-        ) from error
-    return text
+        texts: dict[str, Any] = {one.variables[0]: given[one.field] for one in options if one.field in given}
+        values = make_model(options)(**texts)
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(explain(error, options, given))) from error
+    return settings(**dict(values))
 
 
-def parse_workers(text: str | int) -> int:
-    if text == "auto":
-        return AUTO_WORKERS
-    if not str(text).isdecimal():
-        raise typer.BadParameter(f"{text} is no number of workers: say auto, or 0, 1, 2, …")
-    return int(text)
+def make_model(options: tuple[Option, ...]) -> type[BaseSettings]:
+    """A model of pydantic-settings whose fields have the names of variables as aliases.
+
+    Imported and made here: workers and `--help` need none of it.
+    """
+    from pydantic import AliasChoices, BeforeValidator, Field, create_model
+    from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+    class Variables(BaseSettings):
+        model_config = SettingsConfigDict(case_sensitive=True, env_ignore_empty=True, extra="ignore")
+
+    def make_field(option: Option) -> tuple[object, object]:
+        parse = option.flag.parse
+        default: Any = option.flag.default or option.default
+        kind = Annotated[option.kind, NoDecode, BeforeValidator(parse)] if parse else Annotated[option.kind, NoDecode]
+        # Only the default of a command line is a text to be checked.
+        checked = bool(option.flag.default)
+        return kind, Field(default, validation_alias=AliasChoices(*option.variables), validate_default=checked)
+
+    made: dict[str, object] = {option.field: make_field(option) for option in options}
+    return create_model("GatewayVariables", __base__=Variables, **made)  # type: ignore[call-overload, no-any-return]
 
 
-def seconds(least: float) -> Callable[[str | float | None], float | None]:
-    """A parser of seconds, `least` to a day."""
-
-    def parse(text: str | float | None) -> float | None:
-        try:
-            value = None if text is None else float(text)
-        except ValueError:
-            value = math.nan
-        if value is not None and not least <= value <= LONGEST_S:
-            raise typer.BadParameter(f"{text} is no number of seconds from {least:g} to {LONGEST_S}")
-        return value
-
-    return parse
+def explain(error: ValidationError, options: tuple[Option, ...], given: Mapping[str, object]) -> Iterator[str]:
+    """Each fault in plain words, after the flag or variable that it came from."""
+    for fault in error.errors():
+        (option,) = (option for option in options if fault["loc"][0] in option.variables)
+        variable = next((name for name in option.variables if os.environ.get(name)), "")
+        yield f"{option.flag.name if option.field in given else variable}: {explain_fault(fault)}"
 
 
-def parse_streams(text: str | int) -> int:
-    if not str(text).isdecimal() or not 1 <= int(text) <= MOST_STREAMS:
-        raise typer.BadParameter(f"{text} is no number of calls from 1 to {MOST_STREAMS}")
-    return int(text)
+def explain_fault(fault: ErrorDetails) -> str:
+    match fault["type"]:
+        case "value_error":
+            return str(fault["ctx"]["error"])
+        case "enum":
+            return f"{fault['input']} is not one of {fault['ctx']['expected']}"
+        case "bool_parsing":
+            return f"{fault['input']} is neither true nor false"
+        case _:
+            return f"{fault['input']}: {fault['msg']}"
 
 
-def parse_message_bytes(text: str | int) -> int:
-    if not str(text).isdecimal() or not 1 <= int(text) <= MOST_BYTES:
-        raise typer.BadParameter(f"{text} is no number of bytes from 1 to {MOST_BYTES}")
-    return int(text)
-
+# ---- the environment
 
 _SERVICE_LINK = re.compile(
     r"(_[A-Z0-9]+)*_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-"""What Kubernetes tells pods of Services called grpcgw or grpcgw-…, behind the prefix."""
+"""What Kubernetes sets in pods for Services called grpcgw or grpcgw-…, behind the prefix."""
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
-    """A misspelt variable is wrong usage, as a misspelt flag is. Raises BadParameter."""
-    known = sorted(name for name in _list_variables() if name.startswith(PREFIX))
+    """Refuse a misspelt variable, as a misspelt flag is refused. Raises BadParameter."""
+    known = sorted(name for option in list_options(Settings) for name in option.variables if name.startswith(PREFIX))
     for name in sorted(environment):
         if not name.startswith(PREFIX) or name in known or _is_service_link(name, environment[name]):
             continue
@@ -113,316 +205,22 @@ def check_environment(environment: Mapping[str, str]) -> None:
         raise typer.BadParameter(f"{name} is in the environment and is no variable of grpcgw: {hint}")
 
 
-def _list_variables() -> Iterator[str]:
-    """The environment variables of all flags."""
-    for flag in globals().values():
-        for note in getattr(flag, "__metadata__", ()):
-            variables = getattr(note, "envvar", None) or ()
-            yield from [variables] if isinstance(variables, str) else variables
-
-
 def _is_service_link(name: str, value: str) -> bool:
     rest = name.removeprefix(PREFIX.removesuffix("_"))
     return _SERVICE_LINK.fullmatch(rest) is not None or (rest.endswith("_PORT") and "://" in value)
 
 
-Directory = Annotated[
-    Path,
-    typer.Argument(metavar="DIR", exists=True, help="Directory of YAML files, read recursively, or one such file."),
-]
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="GRPCGW_CONFIG",
-        exists=True,
-        file_okay=False,
-        metavar="DIR",
-        help="Read the YAML files of this directory, and again when they change.",
-        rich_help_panel=SOURCE,
-    ),
-]
-Kubernetes = Annotated[
-    bool,
-    typer.Option(
-        "--kubernetes", envvar="GRPCGW_KUBERNETES", help="Read a Kubernetes API server.", rich_help_panel=SOURCE
-    ),
-]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="GRPCGW_KUBECONFIG",
-        exists=True,
-        dir_okay=False,
-        metavar="FILE",
-        help="Which kubeconfig to use; without it the pod's service account, else the default kubeconfig.",
-        rich_help_panel=SOURCE,
-    ),
-]
-Context = Annotated[
-    str | None,
-    typer.Option(
-        envvar="GRPCGW_CONTEXT",
-        metavar="NAME",
-        help="Which context of the kubeconfig; without it the current one.",
-        rich_help_panel=SOURCE,
-    ),
-]
-InCluster = Annotated[
-    bool,
-    typer.Option(
-        "--in-cluster",
-        envvar="GRPCGW_IN_CLUSTER",
-        help="Use the pod's service account and nothing else.",
-        rich_help_panel=SOURCE,
-    ),
-]
+# ---- documentation
 
 
-def _ambassador_id(panel: str) -> OptionInfo:
-    option: OptionInfo = typer.Option(
-        "--ambassador-id",
-        envvar=["GRPCGW_AMBASSADOR_ID", "AMBASSADOR_ID"],
-        help="Read only objects that carry this ambassador_id.",
-        rich_help_panel=panel,
-    )
-    return option
-
-
-def _ambassador_namespace(panel: str) -> OptionInfo:
-    option: OptionInfo = typer.Option(
-        "--ambassador-namespace",
-        envvar=["GRPCGW_AMBASSADOR_NAMESPACE", "AMBASSADOR_NAMESPACE"],
-        help="The gateway's own namespace.",
-        rich_help_panel=panel,
-    )
-    return option
-
-
-def _engine(panel: str) -> OptionInfo:
-    option: OptionInfo = typer.Option(
-        "--engine",
-        envvar="GRPCGW_ENGINE",
-        metavar="NAME",
-        help="What carries the RPCs: completion-queue (fast) or generic-handler (grpcio's public API only).",
-        rich_help_panel=panel,
-    )
-    return option
-
-
-def _serve_without_auth(panel: str) -> OptionInfo:
-    option: OptionInfo = typer.Option(
-        "--serve-without-auth",
-        envvar="GRPCGW_SERVE_WITHOUT_AUTH",
-        help="Serve what an AuthService, FilterPolicy or RateLimit protects without them; else it is refused.",
-        rich_help_panel=panel,
-    )
-    return option
-
-
-AmbassadorId = Annotated[str, _ambassador_id(SOURCE)]
-AmbassadorNamespace = Annotated[str, _ambassador_namespace(SOURCE)]
-JudgedId = Annotated[str, _ambassador_id(JUDGED)]
-JudgedNamespace = Annotated[str, _ambassador_namespace(JUDGED)]
-JudgedWithoutAuth = Annotated[bool, _serve_without_auth(JUDGED)]
-JudgedEngine = Annotated[EngineName, _engine(JUDGED)]
-Namespace = Annotated[
-    str,
-    typer.Option(
-        envvar="GRPCGW_NAMESPACE",
-        help="Read only this namespace (the gateway's own where AMBASSADOR_SINGLE_NAMESPACE is set).",
-        show_default="all",
-        rich_help_panel=SOURCE,
-    ),
-]
-
-ServeWithoutAuth = Annotated[bool, _serve_without_auth(SOURCE)]
-
-Address = Annotated[
-    str,
-    typer.Option(
-        envvar="GRPCGW_ADDRESS",
-        parser=parse_address,
-        metavar="ADDRESS",
-        help="Address of the data ports.",
-        rich_help_panel=LISTEN,
-    ),
-]
-Port = Annotated[
-    int | None,
-    typer.Option(
-        envvar="GRPCGW_PORT",
-        parser=parse_port,
-        metavar="PORT|off",
-        help="Port for clear text (h2c); 0 takes a free one.",
-        rich_help_panel=LISTEN,
-    ),
-]
-TlsPort = Annotated[
-    int | None,
-    typer.Option(
-        envvar="GRPCGW_TLS_PORT",
-        parser=parse_port,
-        metavar="PORT|off",
-        help="Port for TLS; 0 takes a free one.",
-        rich_help_panel=LISTEN,
-    ),
-]
-AdminAddress = Annotated[
-    str,
-    typer.Option(
-        envvar="GRPCGW_ADMIN_ADDRESS",
-        parser=parse_address,
-        metavar="ADDRESS",
-        help="Address of the admin port. Its pages have no login: mind who can reach it.",
-        rich_help_panel=LISTEN,
-    ),
-]
-AdminHosts = Annotated[
-    str,
-    typer.Option(
-        "--admin-host",
-        envvar="GRPCGW_ADMIN_HOST",
-        metavar="NAME,...",
-        help="Names in the public DNS that browsers may call the admin port by, beside its IP addresses; "
-        ".example.com is all that end so.",
-        rich_help_panel=LISTEN,
-    ),
-]
-NodeName = Annotated[
-    str,
-    typer.Option(
-        "--node-name",
-        envvar="GRPCGW_NODE_NAME",
-        metavar="NAME",
-        help="The machine's name: browsers may call the admin port by it, and by others in its domain.",
-        show_default="host name",
-        rich_help_panel=LISTEN,
-    ),
-]
-AdminPort = Annotated[
-    int,
-    typer.Option(
-        envvar="GRPCGW_ADMIN_PORT",
-        min=0,
-        max=65_535,
-        metavar="PORT",
-        help="Port of the diagnostics page, the probes and the metrics; 0 takes a free one.",
-        rich_help_panel=LISTEN,
-    ),
-]
-
-Workers = Annotated[
-    int,
-    typer.Option(
-        envvar="GRPCGW_WORKERS",
-        parser=parse_workers,
-        metavar="N|auto",
-        help="Worker processes: auto is one per core, 0 serves inside the control process.",
-        show_default="auto",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-Engine = Annotated[EngineName, _engine(TRAFFIC)]
-SchedulingName = Annotated[
-    Scheduling,
-    typer.Option(
-        "--scheduling",
-        envvar="GRPCGW_SCHEDULING",
-        metavar="NAME",
-        help="Of workers' threads: batch (less CPU per RPC) or normal (sooner awake on a machine without idle cores).",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-DrainTime = Annotated[
-    float,
-    typer.Option(
-        envvar=["GRPCGW_DRAIN_TIME", "AMBASSADOR_DRAIN_TIME"],
-        parser=seconds(0),
-        metavar="SECONDS",
-        help="How long running RPCs may go on after SIGTERM, and on a pod that left.",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-MaxConcurrentStreams = Annotated[
-    int,
-    typer.Option(
-        envvar="GRPCGW_MAX_CONCURRENT_STREAMS",
-        parser=parse_streams,
-        metavar="N",
-        help="Open RPCs a client connection may have; more are held back.",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-MaxMessageBytes = Annotated[
-    int,
-    typer.Option(
-        envvar="GRPCGW_MAX_MESSAGE_BYTES",
-        parser=parse_message_bytes,
-        metavar="N",
-        help="Largest message of a client, uncompressed, of Listeners that do not say themselves.",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-MaxConnectionAge = Annotated[
-    float | None,
-    typer.Option(
-        envvar="GRPCGW_MAX_CONNECTION_AGE",
-        parser=seconds(0.1),
-        metavar="SECONDS",
-        help="Send clients away to connect anew after so long, give or take a tenth.",
-        show_default="never",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-MaxConnectionAgeGrace = Annotated[
-    float | None,
-    typer.Option(
-        envvar="GRPCGW_MAX_CONNECTION_AGE_GRACE",
-        parser=seconds(0),
-        metavar="SECONDS",
-        help="How long RPCs may go on on a connection of that age before they are cut off.",
-        show_default="for ever",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-AccessLog = Annotated[
-    AccessLogMode,
-    typer.Option(
-        envvar="GRPCGW_ACCESS_LOG",
-        metavar="off|json|text",
-        help="One line per RPC on stdout.",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-AccessLogSample = Annotated[
-    float,
-    typer.Option(
-        envvar="GRPCGW_ACCESS_LOG_SAMPLE",
-        min=0,
-        max=100,
-        metavar="PERCENT",
-        help="Share of the RPCs in the access log; a Mapping may have its own.",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-Reflection = Annotated[
-    bool,
-    typer.Option(
-        "--reflection",
-        envvar="GRPCGW_REFLECTION",
-        help="Answer grpc.reflection for the pods, from what they tell of themselves.",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-Zone = Annotated[
-    str,
-    typer.Option(
-        envvar="GRPCGW_ZONE",
-        metavar="NAME",
-        help="The zone the gateway runs in, for Mappings with prefer_same_zone.",
-        show_default="unknown",
-        rich_help_panel=TRAFFIC,
-    ),
-]
-Log = Annotated[LogLevel, typer.Option("--log-level", envvar="GRPCGW_LOG_LEVEL", help="How much to log.")]
+def draw_flag_table() -> str:
+    """The settings of `grpcgw run` as a table in Markdown, for docs/command-line.md."""
+    rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
+    for option in list_options(Settings):
+        flag = f"{option.flag.name} {option.flag.metavar}".strip().replace("|", "\\|")
+        default = option.describe_default()
+        shown = default if option.flag.unset or not default else f"`{default}`"
+        rows.append(
+            f"| `{flag}` | {', '.join(f'`{name}`' for name in option.variables)} | {shown} | {option.flag.help} |"
+        )
+    return "\n".join(rows) + "\n"

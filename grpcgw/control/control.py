@@ -46,7 +46,7 @@ from grpcgw.model.listener import ServerCertificate, Transport
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
 from grpcgw.model.route_source import NOTHING_TO_REUSE, Compiled, CompileOptions, Reuse
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
-from grpcgw.settings import EngineName, KubernetesSettings, Settings, cores
+from grpcgw.settings import EngineName, Settings, cores
 from grpcgw.workers import gc_tuning
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.shared_turns import FIRST_TURNS
@@ -513,29 +513,29 @@ def make_source(settings: Settings, store: ObjectStore) -> ObjectSource:
     if settings.config_dir is not None:
         source = DirectorySource(store, settings.config_dir, ObjectReader(dialect, os.environ))
         return _Directory(source)
-    if settings.kubernetes is None:
+    if not settings.kubernetes:
         raise UserError("say where the configuration comes from: --config DIR or --kubernetes")
     # Loaded where there is a cluster: Kubernetes' client takes a quarter of the time that a start takes.
     from grpcgw.discovery.sources.kubernetes import KubernetesSource
 
-    return KubernetesSource(store, make_access(settings.kubernetes), dialect, settings.namespace)
+    return KubernetesSource(store, make_access(settings), dialect, settings.namespace)
 
 
 def make_status_writer(settings: Settings, store: ObjectStore) -> StatusWriter | None:
     """None where there is no cluster to write to."""
-    if settings.kubernetes is None:
+    if not settings.kubernetes:
         return None
     from grpcgw.cluster_status.writer import StatusWriter
 
-    access = make_access(settings.kubernetes)
+    access = make_access(settings)
     plurals = {kind.name: kind.candidates[0].plural for kind in make_dialect_objects(settings.ambassador_id).watched}
     return StatusWriter(store, access, plurals, settings.ambassador_namespace, settings.ambassador_id)
 
 
-def make_access(wanted: KubernetesSettings) -> ClusterAccess:
+def make_access(settings: Settings) -> ClusterAccess:
     from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
 
-    return ClusterAccess(wanted.kubeconfig, wanted.context, wanted.in_cluster)
+    return ClusterAccess(settings.kubeconfig, settings.context, settings.in_cluster)
 
 
 class _Directory:

@@ -8,7 +8,7 @@ import pytest
 
 from abuse.gateway import Gateway, eventually, running_gateway
 from abuse.ordinary import OrdinaryClient, running_client
-from grpcgw.cli.demo import ROOT
+from grpcgw.cli.demo_processes import ROOT
 
 SLOWEST_S = 10.0
 """No call of the ordinary client may take longer. Usually it is some milliseconds; the machine may be busy."""

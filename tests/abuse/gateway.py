@@ -21,7 +21,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from abuse.wire import HOST, LIMIT_S
-from grpcgw.cli.demo import ROOT, clean_environment
+from grpcgw.cli.demo_processes import ROOT, clean_environment
 
 START_LIMIT_S = 60.0
 POLL_S = 0.02

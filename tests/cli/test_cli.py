@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from grpcgw.cli import options
 from grpcgw.cli.main import execute
 from grpcgw.errors import UserError
 from grpcgw.listeners.self_signed import make_self_signed
-from grpcgw.settings import EngineName, KubernetesSettings, LogLevel, Settings, cores
+from grpcgw.settings import CompileSettings, EngineName, LogLevel, Settings, cores
 
 ROOT = Path(__file__).parents[2]
 GREET = str(ROOT / "examples/greet")
@@ -70,7 +71,9 @@ def test_every_flag_of_run_reaches_the_settings(tmp_path: Path) -> None:
         --engine generic-handler --drain-time 2.5 --max-concurrent-streams 7 --max-message-bytes 9 --log-level debug
         --max-connection-age 60 --max-connection-age-grace 5 --serve-without-auth"""
     assert settings_of(*flags.split()) == Settings(
-        kubernetes=KubernetesSettings(kubeconfig, "prod"),
+        kubernetes=True,
+        kubeconfig=kubeconfig,
+        context="prod",
         ambassador_id="edge",
         ambassador_namespace="own",
         namespace="web",
@@ -119,7 +122,8 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
     for name, value in values.items():
         monkeypatch.setenv(f"GRPCGW_{name}", value)
     assert settings_of() == Settings(
-        kubernetes=KubernetesSettings(in_cluster=True),
+        kubernetes=True,
+        in_cluster=True,
         ambassador_id="edge",
         ambassador_namespace="own",
         namespace="web",
@@ -129,7 +133,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         tls_port=0,
         admin_address="0.0.0.0",
         admin_port=2,
-        admin_hosts=("a.example.com", " .example.org"),
+        admin_hosts=("a.example.com", ".example.org"),
         node_name="node-1.example.net",
         workers=len(cores()),
         engine=EngineName.GENERIC_HANDLER,
@@ -154,10 +158,54 @@ def test_addresses_are_numbers_or_names(address: str) -> None:
     assert (settings.address, settings.admin_address) == (address, address)
 
 
-def test_no_flag_of_run_lacks_its_environment_variable() -> None:
-    flags = [getattr(options, name) for name in vars(options) if hasattr(getattr(options, name), "__metadata__")]
-    variables = [flag.__metadata__[0].envvar for flag in flags if flag is not options.Directory]
-    assert all(variable and "GRPCGW_" in str(variable) for variable in variables)
+def test_every_setting_but_the_metadata_limit_has_a_flag_and_an_environment_variable() -> None:
+    flags = {option.field: option for option in options.list_options(Settings)}
+    assert {field.name for field in fields(Settings)} - set(flags) == {"max_metadata_bytes"}
+    assert all(option.variables[0].startswith("GRPCGW_") for option in flags.values())
+
+
+def test_check_takes_a_part_of_the_settings_of_run() -> None:
+    of_run = options.list_options(Settings)
+    assert set(options.list_options(CompileSettings)) < set(of_run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("GRPCGW_PORT", "http", "GRPCGW_PORT: http is no port: say 0 to 65535 (0 takes a free one) or off"),
+        ("AMBASSADOR_DRAIN_TIME", "x", "AMBASSADOR_DRAIN_TIME: x is no number of seconds from 0 to 86400"),
+        ("GRPCGW_IN_CLUSTER", "maybe", "GRPCGW_IN_CLUSTER: maybe is neither true nor false"),
+        ("GRPCGW_CONFIG", "missing", "GRPCGW_CONFIG: there is no directory 'missing'"),
+    ],
+)
+def test_a_wrong_value_names_the_variable_it_came_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert usage_error(capsys, "run", "--kubernetes") == f"grpcgw: {says}\n"
+
+
+def test_a_flag_hides_a_wrong_value_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPCGW_PORT", "http")
+    assert settings_of("--config", GREET, "--port", "1").port == 1
+
+
+def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPCGW_PORT", "")
+    monkeypatch.setenv("GRPCGW_CONFIG", "")
+    assert settings_of("--config", GREET).port == Settings().port
+
+
+def test_all_wrong_values_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    said = usage_error(capsys, "run", "--config", GREET, "--port", "x", "--workers", "many")
+    assert "--port: x is no port" in said
+    assert "; --workers: many is no number of workers" in said
+
+
+@pytest.mark.parametrize("module", ["grpcgw.workers.worker", "grpcgw.cli.main"])
+def test_workers_and_help_do_not_load_pydantic_settings(module: str) -> None:
+    look = f"import sys, {module}; sys.exit('pydantic_settings' in sys.modules)"
+    subprocess.run([sys.executable, "-c", look], timeout=60, check=True)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +281,7 @@ def test_a_flag_wins_over_grpcgws_variable_and_that_over_ambassadors(monkeypatch
         (("--config", GREET, "--engine", "warp"), "completion-queue"),
         (("--config", GREET, "--port", "tcp://10.96.12.7:8080"), "say enableServiceLinks: false"),
         (("--config", GREET, "--drain-time", "-1"), "--drain-time"),
-        (("--config", GREET, "--drain-time", "x"), "GRPCGW_DRAIN_TIME, AMBASSADOR_DRAIN_TIME"),
+        (("--config", GREET, "--drain-time", "x"), "--drain-time: x is no number of seconds"),
         (("--config", GREET, "--address", ""), "'' is no IP address"),
         (("--config", GREET, "--address", "8080"), "'8080' is no IP address"),
         (("--config", GREET, "--address", "nonsense.invalid"), "'nonsense.invalid' is no IP address, and no name"),

@@ -20,26 +20,16 @@ from hypothesis import strategies as st
 
 from grpcgw.cli.demo import (
     CONFIG,
-    HOST,
     PODS,
-    ROOT,
-    Answers,
-    Client,
     DemoPod,
     configuration,
-    find_faults,
-    free_port,
-    read_answers,
     require_checkout,
-    running,
-    took_strict_turns,
-    wait_until,
 )
+from grpcgw.cli.demo_processes import HOST, ROOT, free_port, running, wait_until
+from grpcgw.cli.demo_verdict import Answers, find_faults, read_answers, took_strict_turns
 from grpcgw.errors import UserError
 
 NAMES = ("greet-1", "greet-2")
-LONG = Client("long", "client_long", tls=False, one_connection=True)
-SHORT = Client("short", "client_short", tls=False, one_connection=False)
 DEADLINE_S = 60
 
 
@@ -61,21 +51,21 @@ def test_turns_are_not_strict_without_every_pod(hosts: list[str]) -> None:
 
 def test_a_good_run_has_no_faults() -> None:
     hosts = ("greet-2", "greet-1", "greet-2")
-    assert find_faults(Answers(hosts, (5001,)), LONG, NAMES, calls=3) == []
-    assert find_faults(Answers(hosts, (5001, 5002, 5003)), SHORT, NAMES, calls=3) == []
+    assert find_faults(Answers(hosts, (5001,)), True, NAMES, calls=3) == []
+    assert find_faults(Answers(hosts, (5001, 5002, 5003)), False, NAMES, calls=3) == []
 
 
 @pytest.mark.parametrize(
-    ("answers", "client", "fault"),
+    ("answers", "one_connection", "fault"),
     [
-        (Answers(("greet-1", "greet-2"), (1,)), LONG, "2 answers to 3 calls"),
-        (Answers(("greet-1", "greet-2", "greet-2"), (1,)), LONG, "did not take strict turns: greet-1 greet-2 greet-2"),
-        (Answers(("greet-1", "greet-2", "greet-1"), (1, 2)), LONG, "2 client ports instead of 1"),
-        (Answers(("greet-1", "greet-2", "greet-1"), (1, 1, 2)), SHORT, "2 client ports instead of 3"),
+        (Answers(("greet-1", "greet-2"), (1,)), True, "2 answers to 3 calls"),
+        (Answers(("greet-1", "greet-2", "greet-2"), (1,)), True, "did not take strict turns: greet-1 greet-2 greet-2"),
+        (Answers(("greet-1", "greet-2", "greet-1"), (1, 2)), True, "2 client ports instead of 1"),
+        (Answers(("greet-1", "greet-2", "greet-1"), (1, 1, 2)), False, "2 client ports instead of 3"),
     ],
 )
-def test_a_bad_run_says_what_was_wrong(answers: Answers, client: Client, fault: str) -> None:
-    (found,) = find_faults(answers, client, NAMES, calls=3)
+def test_a_bad_run_says_what_was_wrong(answers: Answers, one_connection: bool, fault: str) -> None:
+    (found,) = find_faults(answers, one_connection, NAMES, calls=3)
     assert fault in found
 
 

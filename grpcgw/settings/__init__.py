@@ -1,0 +1,331 @@
+"""Settings of the gateway process: for each its flag, environment variables, check and default, as one immutable value.
+
+`cli.options` makes the flags, their help and the reading of the environment from the annotations here. Routes, timeouts
+and certificates are no settings: they come from Mappings, Hosts and Modules. Workers import this package, so nothing
+heavy may be imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from grpcgw.settings.flag import (
+    LONGEST_S,
+    Flag,
+    cores,
+    number,
+    parse_address,
+    parse_directory,
+    parse_file,
+    parse_names,
+    parse_port,
+    parse_port_or_off,
+    parse_workers,
+    whole,
+)
+
+__all__ = [
+    "DEFAULT_MAX_MESSAGE_BYTES",
+    "PANELS",
+    "AccessLogMode",
+    "CompileSettings",
+    "EngineName",
+    "LogLevel",
+    "Scheduling",
+    "Settings",
+    "cores",
+]
+
+DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
+"""gRPC libraries accept 4 MiB unless they are configured otherwise."""
+
+
+class EngineName(StrEnum):
+    COMPLETION_QUEUE = "completion-queue"
+    GENERIC_HANDLER = "generic-handler"
+
+    @property
+    def shows_authority(self) -> bool:
+        """Whether it knows the client's `:authority`, which grpcio's public API does not show."""
+        return self is EngineName.COMPLETION_QUEUE
+
+
+class Scheduling(StrEnum):
+    """Of workers' threads: whether a thread that wakes waits for the running one (batch), or interrupts it (normal)."""
+
+    BATCH = "batch"
+    NORMAL = "normal"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class AccessLogMode(StrEnum):
+    OFF = "off"
+    JSON = "json"
+    TEXT = "text"
+
+
+SOURCE = "Where configuration and pods come from: one of --config and --kubernetes"
+LISTEN = "Where to listen"
+DATA_PLANE = "Data plane"
+LOG = "Log"
+PANELS = (SOURCE, LISTEN, DATA_PLANE, LOG)
+"""The headings of the flags in help, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileSettings:
+    """What routes depend on besides the resources: `grpcgw check` and `grpcgw routes` take these settings alone."""
+
+    ambassador_id: Annotated[
+        str,
+        Flag(
+            "--ambassador-id", SOURCE, "Read only objects with this `ambassador_id`.", "ID", ambassador="AMBASSADOR_ID"
+        ),
+    ] = "default"
+    ambassador_namespace: Annotated[
+        str,
+        Flag("--ambassador-namespace", SOURCE, "The gateway's own namespace.", "NS", ambassador="AMBASSADOR_NAMESPACE"),
+    ] = "default"
+    """A Module may make short service names relative to it."""
+    serve_without_auth: Annotated[
+        bool,
+        Flag(
+            "--serve-without-auth",
+            SOURCE,
+            "Serve what an AuthService, FilterPolicy or RateLimit protects without them. Otherwise grpcgw refuses "
+            "these calls, as it cannot ask them yet.",
+        ),
+    ] = False
+    engine: Annotated[
+        EngineName,
+        Flag(
+            "--engine",
+            DATA_PLANE,
+            "What carries the RPCs: `completion-queue`, or `generic-handler`, which uses grpcio's public API only and "
+            "costs several times as much.",
+            "NAME",
+        ),
+    ] = EngineName.COMPLETION_QUEUE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(CompileSettings):
+    """Exactly one of `config_dir` and `kubernetes` is set. Port 0: the system picks a free one; None: no such port."""
+
+    config_dir: Annotated[
+        Path | None,
+        Flag(
+            "--config",
+            SOURCE,
+            "Read the YAML files of this directory, and again when they change.",
+            "DIR",
+            parse_directory,
+        ),
+    ] = None
+    kubernetes: Annotated[bool, Flag("--kubernetes", SOURCE, "Read a Kubernetes API server.")] = False
+    kubeconfig: Annotated[
+        Path | None,
+        Flag(
+            "--kubeconfig",
+            SOURCE,
+            "Which kubeconfig to use.",
+            "FILE",
+            parse_file,
+            unset="the pod's service account, else the default kubeconfig",
+        ),
+    ] = None
+    context: Annotated[
+        str | None,
+        Flag("--context", SOURCE, "Which context of the kubeconfig to use.", "NAME", unset="the current one"),
+    ] = None
+    in_cluster: Annotated[bool, Flag("--in-cluster", SOURCE, "Use the pod's service account and nothing else.")] = False
+    namespace: Annotated[
+        str,
+        Flag(
+            "--namespace",
+            SOURCE,
+            "Read only this namespace.",
+            "NS",
+            unset="all; the gateway's own where AMBASSADOR_SINGLE_NAMESPACE is set",
+        ),
+    ] = ""
+    address: Annotated[
+        str, Flag("--address", LISTEN, "Address of the data ports; `::` for IPv6.", "ADDRESS", parse_address)
+    ] = "0.0.0.0"
+    port: Annotated[
+        int | None,
+        Flag(
+            "--port",
+            LISTEN,
+            "Port for clear text (h2c), while there is no Listener; `0` takes a free port, `off` none.",
+            "PORT|off",
+            parse_port_or_off,
+        ),
+    ] = 8080
+    tls_port: Annotated[
+        int | None,
+        Flag(
+            "--tls-port",
+            LISTEN,
+            "Port for TLS, while there is no Listener; `0` takes a free port, `off` none.",
+            "PORT|off",
+            parse_port_or_off,
+        ),
+    ] = 8443
+    admin_address: Annotated[
+        str,
+        Flag(
+            "--admin-address",
+            LISTEN,
+            "Address of the admin port. Its pages have no login: mind who can reach it.",
+            "ADDRESS",
+            parse_address,
+        ),
+    ] = "127.0.0.1"
+    admin_port: Annotated[
+        int,
+        Flag(
+            "--admin-port",
+            LISTEN,
+            "Port of the diagnostics page, the probes and the metrics; `0` takes a free one.",
+            "PORT",
+            parse_port,
+        ),
+    ] = 8877
+    admin_hosts: Annotated[
+        tuple[str, ...],
+        Flag(
+            "--admin-host",
+            LISTEN,
+            "Names in the public DNS by which browsers may call the admin port, beside its IP addresses; "
+            "`.example.com` stands for all names that end so.",
+            "NAME,...",
+            parse_names,
+        ),
+    ] = ()
+    node_name: Annotated[
+        str,
+        Flag(
+            "--node-name",
+            LISTEN,
+            "The machine's name: browsers may call the admin port by it, and by other names in its domain.",
+            "NAME",
+            unset="the host name",
+        ),
+    ] = ""
+    workers: Annotated[
+        int,
+        Flag(
+            "--workers",
+            DATA_PLANE,
+            "Worker processes: `auto` is one per core, `0` serves inside the control process.",
+            "N|auto",
+            parse_workers,
+            default="auto",
+        ),
+    ] = 0
+    scheduling: Annotated[
+        Scheduling,
+        Flag(
+            "--scheduling",
+            DATA_PLANE,
+            "Of workers' threads, on Linux: `batch` costs less CPU per RPC, `normal` answers sooner on a machine "
+            "without idle cores.",
+            "NAME",
+        ),
+    ] = Scheduling.BATCH
+    drain_time_s: Annotated[
+        float,
+        Flag(
+            "--drain-time",
+            DATA_PLANE,
+            "How long running RPCs may continue after SIGTERM, and on a pod that left.",
+            "SECONDS",
+            number("number of seconds", 0, LONGEST_S),
+            ambassador="AMBASSADOR_DRAIN_TIME",
+        ),
+    ] = 30.0
+    max_concurrent_streams: Annotated[
+        int,
+        Flag(
+            "--max-concurrent-streams",
+            DATA_PLANE,
+            "Open RPCs a client connection may have; the client holds back more.",
+            "N",
+            whole("calls"),
+        ),
+    ] = 1000
+    """HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, 6.5.2)."""
+    max_metadata_bytes: int = 65_536
+    max_message_bytes: Annotated[
+        int,
+        Flag(
+            "--max-message-bytes",
+            DATA_PLANE,
+            "Largest message of a client, uncompressed, on Listeners without `maxMessageBytes`. A client can make a "
+            "worker hold four times as much.",
+            "N",
+            whole("bytes"),
+        ),
+    ] = DEFAULT_MAX_MESSAGE_BYTES
+    max_connection_age_s: Annotated[
+        float | None,
+        Flag(
+            "--max-connection-age",
+            DATA_PLANE,
+            "Make clients connect again after this time, give or take a tenth, so that gateways share them and new "
+            "certificates are shown.",
+            "SECONDS",
+            number("number of seconds", 0.1, LONGEST_S),
+            unset="never",
+        ),
+    ] = None
+    max_connection_age_grace_s: Annotated[
+        float | None,
+        Flag(
+            "--max-connection-age-grace",
+            DATA_PLANE,
+            "How long RPCs may then continue on such a connection before they are cut off.",
+            "SECONDS",
+            number("number of seconds", 0, LONGEST_S),
+            unset="for ever",
+        ),
+    ] = None
+    access_log: Annotated[
+        AccessLogMode, Flag("--access-log", LOG, "One line per RPC on stdout: `json` or `text`.", "off|json|text")
+    ] = AccessLogMode.OFF
+    access_log_sample_percent: Annotated[
+        float,
+        Flag(
+            "--access-log-sample",
+            LOG,
+            "Share of the RPCs in the access log; a Mapping may have its own.",
+            "PERCENT",
+            number("percentage", 0, 100),
+        ),
+    ] = 100.0
+    reflection: Annotated[
+        bool, Flag("--reflection", DATA_PLANE, "Answer `grpc.reflection` for the pods, from their own reflection.")
+    ] = False
+    zone: Annotated[
+        str,
+        Flag(
+            "--zone",
+            DATA_PLANE,
+            "The zone the gateway runs in, as EndpointSlices name it, for Mappings with `prefer_same_zone`.",
+            "NAME",
+            unset="unknown",
+        ),
+    ] = ""
+    log_level: Annotated[LogLevel, Flag("--log-level", LOG, "How much to log.", "debug|info|warning|error")] = (
+        LogLevel.INFO
+    )

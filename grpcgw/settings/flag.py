@@ -1,0 +1,132 @@
+"""How a user gives a setting: its flag, variable and help; and the checks that make values of texts.
+
+A check takes the user's text and returns the value. It raises ValueError, which says what is wrong and what is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+LONGEST_S = 86_400
+"""A day: longer than any sensible setting, and short enough for the clocks of grpc core, which overflow."""
+MOST = 2**31 - 1
+"""grpc core keeps its limits in 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How a user gives a setting."""
+
+    name: str
+    """`--drain-time`; the environment variable is GRPCGW_DRAIN_TIME."""
+    panel: str
+    help: str
+    metavar: str = ""
+    """What stands for the value in help; empty: the values of an enumeration, or nothing for a switch."""
+    parse: Callable[[str], object] | None = None
+    """The check; None: the type says it all."""
+    ambassador: str = ""
+    """Ambassador's variable for the same thing; grpcgw's wins."""
+    unset: str = ""
+    """The default in words, where its value does not say it."""
+    default: str = ""
+    """The default of the command line, where it is not that of `Settings`."""
+
+
+# ---- checks
+
+
+def parse_directory(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise ValueError(f"there is no directory {text!r}")
+    return Path(text)
+
+
+def parse_file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise ValueError(f"there is no file {text!r}")
+    return Path(text)
+
+
+def parse_port(text: str) -> int:
+    if text.startswith("tcp://"):
+        raise ValueError(
+            f"{text} is what Kubernetes sets in pods for a Service of that name:"
+            " say enableServiceLinks: false in the pod"
+        )
+    if not text.isdecimal() or int(text) > 65_535:
+        raise ValueError(f"{text} is no port: say 0 to 65535 (0 takes a free one)")
+    return int(text)
+
+
+def parse_port_or_off(text: str) -> int | None:
+    try:
+        return None if text == "off" else parse_port(text)
+    except ValueError as error:
+        raise ValueError(f"{error} or off" if "is no port" in str(error) else str(error)) from None
+
+
+def parse_address(text: str) -> str:
+    """An IP address, or a name that the system resolves, `localhost` for one."""
+    with contextlib.suppress(ValueError):
+        return str(ip_address(text))
+    try:
+        if not any(letter.isalpha() for letter in text):  # the system would read 8080 as 0.0.31.144
+            raise OSError("it is no name")
+        socket.getaddrinfo(text, None, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(
+            f"{text!r} is no IP address, and no name of this machine: say 0.0.0.0 or :: for all of its addresses,"
+            " or one of them, such as 127.0.0.1"
+        ) from error
+    return text
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def parse_workers(text: str) -> int:
+    if text == "auto":
+        return len(cores())
+    if not text.isdecimal():
+        raise ValueError(f"{text} is no number of workers: say auto, or 0, 1, 2, …")
+    return int(text)
+
+
+def whole(noun: str) -> Callable[[str], int]:
+    """A check for a whole number of `noun`, 1 to MOST."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= MOST:
+            raise ValueError(f"{text} is no number of {noun} from 1 to {MOST}")
+        return int(text)
+
+    return parse
+
+
+def number(noun: str, least: float, most: float) -> Callable[[str], float]:
+    """A check for a `noun` (`number of seconds`) from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise ValueError(f"{text} is no {noun} from {least:g} to {most}")
+        return value
+
+    return parse
+
+
+def cores() -> list[int]:
+    """Processor numbers this process may run on: `--workers auto` starts one worker for each."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
