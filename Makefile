@@ -47,8 +47,9 @@ check: lint types imports test ## everything CI runs
 bench: $(VENV)/.bench-ready $(VENV)/.system ## what an RPC costs, beside Envoy and others (docs/performance.md)
 	@$(BIN)/python -m bench
 
-proto: $(VENV)/.dev-ready ## regenerate protos/greet
+proto: $(VENV)/.dev-ready ## generate the code of protos/
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/greet/greet.proto
+	@$(BIN)/python -m grpc_tools.protoc -I grpcgw/balancer=protos/orca --python_out=. --pyi_out=. protos/orca/orca_load_report.proto
 
 crds: $(VENV)/.ready ## write deploy/crds.yaml anew from the typed resources
 	@$(BIN)/python scripts/crds.py

@@ -1,9 +1,8 @@
-"""Load reports of pods (ORCA, gRFC A51) and the weights they give (gRFC A58).
+"""Load reports of pods (ORCA, gRFC A51) and the weights computed from them (gRFC A58).
 
-A pod puts an `xds.data.orca.v3.OrcaLoadReport` into its trailers; how busy it says it is decides its share. Envoy's
-two keys are read: `endpoint-load-metrics` with `TEXT`, `JSON` or `BIN` before the report, and the serialized report in
-`endpoint-load-metrics-bin`, which grpc core keeps to itself so that an engine on it never has one to show. The few
-fields needed are decoded by hand: the generated code would bring a dependency for three numbers.
+A pod puts an `xds.data.orca.v3.OrcaLoadReport` into its trailers; its utilization decides its share of the RPCs.
+Envoy has two keys: `endpoint-load-metrics` with `TEXT`, `JSON` or `BIN` before the report, and the serialized report in
+`endpoint-load-metrics-bin`, which grpc core removes, so that an engine on grpc core never shows it.
 """
 
 from __future__ import annotations
@@ -11,43 +10,45 @@ from __future__ import annotations
 import base64
 import json
 import math
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
 from grpcgw.balancer.base import Backend, Outcome
+from grpcgw.balancer.orca_load_report_pb2 import OrcaLoadReport
 
 TEXT_KEY, BINARY_KEY = "endpoint-load-metrics", "endpoint-load-metrics-bin"
 
-_CPU_UTILIZATION, _RPS_FRACTIONAL, _EPS, _APPLICATION_UTILIZATION = 1, 6, 7, 9
-"""Field numbers of OrcaLoadReport; all are doubles."""
-_NUMBERS = {
-    "cpu_utilization": _CPU_UTILIZATION,
-    "cpuUtilization": _CPU_UTILIZATION,
-    "rps_fractional": _RPS_FRACTIONAL,
-    "rpsFractional": _RPS_FRACTIONAL,
-    "eps": _EPS,
-    "application_utilization": _APPLICATION_UTILIZATION,
-    "applicationUtilization": _APPLICATION_UTILIZATION,
+_FIELDS = {
+    "cpu_utilization": "cpu_utilization",
+    "cpuUtilization": "cpu_utilization",
+    "rps_fractional": "qps",
+    "rpsFractional": "qps",
+    "eps": "eps",
+    "application_utilization": "application_utilization",
+    "applicationUtilization": "application_utilization",
 }
-"""By their names in text and JSON, which has two for each."""
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+"""Fields of LoadReport by their names in text and JSON, which has two for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a pod says of its load; 0.0 where it says nothing."""
+    """The load of a pod; 0.0 for what its report leaves out."""
 
     qps: float = 0.0
     eps: float = 0.0
-    """Failed RPCs a second."""
+    """Failed RPCs a second, never negative."""
     cpu_utilization: float = 0.0
     application_utilization: float = 0.0
-    """The application's own measure, which wins over the CPU's."""
+    """The application's own measure; if given it is used instead of the CPU's."""
+
+    def __post_init__(self) -> None:
+        if not self.eps >= 0.0:
+            object.__setattr__(self, "eps", 0.0)
 
     def weight(self, error_penalty: float) -> float:
-        """RPCs a second per unit of load, with failures counted as load (A58); 0.0: the report says too little."""
+        """RPCs a second per unit of load, with failures counted as load (A58); 0.0 if the report lacks one of them."""
         utilization = self.application_utilization or self.cpu_utilization
         if self.qps <= 0 or utilization <= 0:
             return 0.0
@@ -71,9 +72,9 @@ def parse_report_text(text: str) -> LoadReport | None:
     try:
         match form:
             case "TEXT":
-                return _make_report(dict(_read_text(body)))
+                return LoadReport(**dict(_read_text(body)))
             case "JSON":
-                return _make_report(dict(_read_json(body)))
+                return LoadReport(**dict(_read_json(body)))
             case "BIN":
                 return parse_load_report(base64.b64decode(body, validate=True))
     except (ValueError, OverflowError, RecursionError):  # binascii.Error and JSONDecodeError are ValueErrors
@@ -81,80 +82,34 @@ def parse_report_text(text: str) -> LoadReport | None:
     return None
 
 
-def _read_text(body: str) -> Iterator[tuple[int, float]]:
+def _read_text(body: str) -> Iterator[tuple[str, float]]:
     for part in body.split(","):
         name, _, value = part.strip().partition("=")
-        if name in _NUMBERS:
-            yield _NUMBERS[name], float(value)
+        if name in _FIELDS:
+            yield _FIELDS[name], float(value)
 
 
-def _read_json(body: str) -> Iterator[tuple[int, float]]:
+def _read_json(body: str) -> Iterator[tuple[str, float]]:
     fields = json.loads(body)
     if not isinstance(fields, dict):
         raise ValueError(f"{body[:20]!r} is no object")
     for name, value in fields.items():
-        if name in _NUMBERS and isinstance(value, int | float):
-            yield _NUMBERS[name], float(value)
+        if name in _FIELDS and isinstance(value, int | float):
+            yield _FIELDS[name], float(value)
 
 
 def parse_load_report(data: bytes) -> LoadReport | None:
     """Of a serialized OrcaLoadReport; None for bytes that are no protobuf message."""
     try:
-        fields = dict(_doubles(data))
-    except (IndexError, struct.error, _NoMessage):
+        report = OrcaLoadReport.FromString(data)
+    except DecodeError:
         return None
-    return _make_report(fields)
-
-
-def _make_report(fields: dict[int, float]) -> LoadReport:
-    return LoadReport(
-        qps=fields.get(_RPS_FRACTIONAL, 0.0),
-        eps=max(0.0, fields.get(_EPS, 0.0)),
-        cpu_utilization=fields.get(_CPU_UTILIZATION, 0.0),
-        application_utilization=fields.get(_APPLICATION_UTILIZATION, 0.0),
-    )
-
-
-class _NoMessage(Exception):
-    pass
-
-
-def _doubles(data: bytes) -> Iterator[tuple[int, float]]:
-    """Number and value of each double field on the top level; the last of a number counts, as protobuf says."""
-    place = 0
-    while place < len(data):
-        tag, place = _read_varint(data, place)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == _FIXED64:
-            yield number, struct.unpack_from("<d", data, place)[0]
-            place += 8
-        elif wire_type == _VARINT:
-            _, place = _read_varint(data, place)
-        elif wire_type == _BYTES:
-            size, place = _read_varint(data, place)
-            place += size
-        elif wire_type == _FIXED32:
-            place += 4
-        else:
-            raise _NoMessage
-    if place != len(data):
-        raise _NoMessage
-
-
-def _read_varint(data: bytes, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise _NoMessage
+    return LoadReport(report.rps_fractional, report.eps, report.cpu_utilization, report.application_utilization)
 
 
 @dataclass(slots=True)
 class _Known:
-    """The last useful report of a pod, and since when its reports have come without a long gap."""
+    """The weight from the newest useful report of a pod, and the start of its reports without a long gap."""
 
     weight: float
     since_s: float
@@ -162,14 +117,14 @@ class _Known:
 
 
 class LoadWeights:
-    """Weights from load reports, as A58 says; a pod nothing is known of gets the mean of the others.
+    """Weights from load reports (gRFC A58); a pod without a usable report gets the mean of the others.
 
     `done` may run in any thread while `weigh` runs: each report is one dict assignment, and `weigh` takes the dict
-    away before it reads. A report that comes in just then is lost, and the next one tells the same.
+    away before it reads. A report that arrives in that moment is lost; the next one replaces it.
     """
 
     def __init__(self, blackout_s: float = 10.0, expiration_s: float = 180.0, error_penalty: float = 1.0) -> None:
-        """A58's defaults. Reports count once they have come for `blackout_s`, until none came for `expiration_s`."""
+        """The defaults are A58's. Reports count after `blackout_s` of reports, and until `expiration_s` without one."""
         self._blackout_s, self._expiration_s, self._error_penalty = blackout_s, expiration_s, error_penalty
         self._latest: dict[Backend, LoadReport] = {}
         self._known: dict[Backend, _Known] = {}
