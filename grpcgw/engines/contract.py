@@ -194,8 +194,3 @@ def sweep_interval_s(snapshot: Snapshot) -> float:
     """How often running RPCs are looked at: a tenth of the shortest idle timeout, between 20 ms and 1 s."""
     idle_ms = [d.idle_timeout_ms for route in snapshot.routes for d in route.destinations if d.idle_timeout_ms]
     return min(1.0, max(0.02, min(idle_ms, default=10_000) / 10_000))
-
-
-def pod_target(address: str) -> str:
-    """grpc's name for `host:port`, such that nothing is resolved: `ipv4:10.0.0.1:50051`."""
-    return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"

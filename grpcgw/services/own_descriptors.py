@@ -6,7 +6,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from grpcgw.services.descriptors import Descriptors
+from grpcgw.upstream.descriptors import Descriptors
 
 _ALPHA, _STABLE = "grpc.reflection.v1alpha", "grpc.reflection.v1"
 

@@ -7,10 +7,10 @@ from google.protobuf.message import DecodeError
 from grpcgw.model.codes import Code
 from grpcgw.model.status import Status
 from grpcgw.policy.request import Request
-from grpcgw.services.descriptors import DescriptorIndex, IndexView
 from grpcgw.services.local import LocalExchange
 from grpcgw.session.call import Call
 from grpcgw.session.serving import Serving
+from grpcgw.upstream.descriptors import DescriptorIndex, IndexView
 
 REFLECTION_PATHS = frozenset(
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")

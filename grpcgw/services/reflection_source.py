@@ -21,11 +21,11 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
     ServerReflectionResponse,
 )
 
-from grpcgw.engines.contract import pod_target
 from grpcgw.model.endpoints import PodState
-from grpcgw.services.descriptors import DescriptorIndex, Descriptors
 from grpcgw.services.own_descriptors import OWN_SERVICES
 from grpcgw.session.serving import Serving
+from grpcgw.upstream.descriptors import DescriptorIndex, Descriptors
+from grpcgw.upstream.pod import pod_target
 
 log = logging.getLogger(__name__)
 

@@ -25,13 +25,13 @@ from grpcgw.routing.binding import MatchTables, RouteBinder
 from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal
 from grpcgw.routing.routing_snapshot import NO_ROUTES, RoutingSnapshot
 from grpcgw.routing.targets import Target, explain_nowhere
-from grpcgw.services.descriptors import DescriptorIndex
 from grpcgw.session.shadow_copy import Copies
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.counters import Counters
 from grpcgw.telemetry.report import ShadowReport
 from grpcgw.upstream.cluster_set import ClusterSet, Connect
+from grpcgw.upstream.descriptors import DescriptorIndex
 from grpcgw.upstream.pod import Pod
 
 

@@ -172,3 +172,8 @@ def close_connections(pods: Iterable[Pod]) -> None:
             pod.connection.close()
         except Exception:
             _defects.note("cannot close the connection to pod", str(pod.endpoint))
+
+
+def pod_target(address: str) -> str:
+    """grpc's name for `host:port`, such that nothing is resolved: `ipv4:10.0.0.1:50051`."""
+    return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"

@@ -18,7 +18,7 @@ from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.services.descriptors import DescriptorIndex
+from grpcgw.upstream.descriptors import DescriptorIndex
 
 EVERYBODY = HostPolicy(None)
 ONLY_TLS = HostPolicy(None, clear_text=False)

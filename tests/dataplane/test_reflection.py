@@ -19,10 +19,10 @@ from dataplane.waiting import eventually
 from examples.greet import server as greet_server
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.match import HostKind, HostMatch
-from grpcgw.services.descriptors import Descriptors
 from grpcgw.services.own_descriptors import OWN_SERVICES
 from grpcgw.services.reflection_source import DescriptorKeeper, fetch_descriptors
 from grpcgw.settings import EngineName
+from grpcgw.upstream.descriptors import Descriptors
 
 V1 = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 

@@ -21,13 +21,14 @@ from grpcgw.engines.completion_queue.core import (
     cygrpc,
     ignore,
 )
-from grpcgw.engines.contract import channel_arguments, pod_target
+from grpcgw.engines.contract import channel_arguments
 from grpcgw.engines.health_probe import CHECK_METHOD, encode_request, judge_answer
 from grpcgw.engines.pod_credentials import make_credentials
 from grpcgw.model.balancing import HealthCheck
 from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.status import POD_LEFT
+from grpcgw.upstream.pod import pod_target
 
 log = logging.getLogger(__name__)
 

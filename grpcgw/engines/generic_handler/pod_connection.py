@@ -10,12 +10,13 @@ import grpc
 import grpc.aio
 
 from grpcgw import __version__
-from grpcgw.engines.contract import channel_arguments, pod_target
+from grpcgw.engines.contract import channel_arguments
 from grpcgw.engines.health_probe import CHECK_METHOD, encode_request, judge_answer
 from grpcgw.engines.pod_credentials import make_credentials
 from grpcgw.model.balancing import HealthCheck
 from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import PodState
+from grpcgw.upstream.pod import pod_target
 
 _STATES = {
     grpc.ChannelConnectivity.IDLE: PodState.IDLE,
