@@ -6,14 +6,22 @@ An engine implements both; it tells what happened by the events of an `Exchange`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.upstream.pod import Pod
 
-JOIN_WINDOW_S = 0.005
-"""How long a session waits for what usually comes along."""
+COALESCE_WINDOW_S = 0.005
+"""How long a session waits for what usually arrives together."""
+
+
+class Timer(Enum):
+    """What a timer of a session is for."""
+
+    COALESCE = "flush what arrived: the rest of a unary request or reply did not come within the window"
+    RETRY = "open the next try: the back-off of a retry is over"
 
 
 class Call(Protocol):
@@ -38,11 +46,16 @@ class Call(Protocol):
         """Drop what is still being sent and end the RPC with `status`. Not answered."""
         ...
 
-    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
-        """Call `on_join_expired` in a short moment, unless `leave` is called first."""
+    def set_timer(self, timer: Timer, delay_s: float) -> None:
+        """Call `on_timer(timer)` after `delay_s`. There is one timer at a time: this replaces the one before.
+
+        A timer that was replaced or cancelled does not expire any more.
+        """
         ...
 
-    def leave(self) -> None: ...
+    def cancel_timer(self) -> None:
+        """Nothing happens where none is set."""
+        ...
 
     def open(
         self,

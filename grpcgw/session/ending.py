@@ -1,9 +1,11 @@
-"""Who ended an RPC before its pod did, as the access log tells it. Pure."""
+"""Statuses of RPCs that their pod did not end, and who ended them, as the access log names it. Pure."""
 
 from __future__ import annotations
 
-from grpcgw.model.status import Reason
+from grpcgw.model.status import Reason, Status, make_status
+from grpcgw.routing.targets import Target
 from grpcgw.telemetry.access_log import CancelledBy, StatusFrom
+from grpcgw.upstream.pod import Pod
 
 _ENDED_BY = {
     Reason.TIMEOUT: CancelledBy.DEADLINE,
@@ -17,6 +19,44 @@ _ENDED_BY = {
 
 
 def ended_by(status_from: StatusFrom, reason: str) -> CancelledBy:
+    """Who ended an RPC before its pod did. `reason`: as `reason_of` its status."""
     if not reason:
         return CancelledBy.CLIENT if status_from is StatusFrom.NOBODY else CancelledBy.NOBODY
     return _ENDED_BY.get(Reason(reason), CancelledBy.NOBODY)
+
+
+def message_too_large(mapping: str, size_bytes: int, limit_bytes: int) -> Status:
+    what = f"a message of {size_bytes} bytes is larger than max_message_bytes {limit_bytes}"
+    return make_status(Reason.MESSAGE_TOO_LARGE, f"Mapping {mapping}: {what}")
+
+
+def too_quiet(mapping: str, idle_timeout_s: float) -> Status:
+    quiet_ms = round(idle_timeout_s * 1000)
+    return make_status(Reason.IDLE_TIMEOUT, f"Mapping {mapping}: no message for idle_timeout_ms {quiet_ms}")
+
+
+def try_timed_out(mapping: str, per_try_timeout_ms: int | None, pod: Pod | None) -> Status:
+    what = f"per_try_timeout {per_try_timeout_ms} ms passed{_waiting(pod)}"
+    return make_status(Reason.TIMEOUT, f"Mapping {mapping}: {what}")
+
+
+def deadline_passed(
+    target: Target, deadline_s: float | None, client_deadline_s: float | None, pod: Pod | None
+) -> Status:
+    """The deadline of a whole RPC, the earlier of the client's and that of the Mapping's `timeout_ms`."""
+    if target.timeout_ms is None or deadline_s == client_deadline_s:
+        return client_deadline_passed(pod, f"Mapping {target.label}: ")
+    what = f"Mapping {target.label}: timeout_ms {target.timeout_ms} passed{_waiting(pod)}"
+    return make_status(Reason.TIMEOUT, what)
+
+
+def client_deadline_passed(pod: Pod | None, prefix: str = "") -> Status:
+    return make_status(Reason.CLIENT_DEADLINE, f"{prefix}the client's deadline passed{_waiting(pod)}")
+
+
+def _waiting(pod: Pod | None) -> str:
+    return "" if pod is None else f" while waiting for pod {pod.endpoint}"
+
+
+def try_failed(reason: Reason, mapping: str, pod: Pod, cause: str) -> Status:
+    return make_status(reason, f"Mapping {mapping}: pod {pod.endpoint}: {cause}")

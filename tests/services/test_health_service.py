@@ -13,7 +13,7 @@ from grpcgw.model.status import Status
 from grpcgw.policy.request import Peer, Request
 from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
 from grpcgw.services.local import IDLE_TIMEOUT_S
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt
+from grpcgw.session.call import Attempt, Timer
 from grpcgw.session.serving import RpcLog
 from grpcgw.session.session import Session
 from grpcgw.telemetry.access_log import CancelledBy, RpcRecord, StatusFrom
@@ -70,8 +70,8 @@ class HealthClient:
         self.sending = False
         self.exchange.on_client_sent(True, 0.0)
 
-    def join(self, delay_s: float = JOIN_WINDOW_S) -> None: ...
-    def leave(self) -> None: ...
+    def set_timer(self, timer: Timer, delay_s: float) -> None: ...
+    def cancel_timer(self) -> None: ...
 
     def open(self, *_: object) -> Attempt:
         raise AssertionError("health asks no pod")

@@ -21,7 +21,7 @@ from grpcgw.policy.request import Peer, Request
 from grpcgw.services.local import IDLE_TIMEOUT_S
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.services.reflection_source import DescriptorKeeper
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt
+from grpcgw.session.call import Attempt, Timer
 from grpcgw.session.session import Session
 from grpcgw.upstream.descriptors import DescriptorIndex, Descriptors
 from tests.session.gateway import Gateway, destination, endpoints, route, snapshot
@@ -70,8 +70,8 @@ class ReflectionClient:
         assert self.sending
         self.ended_with, self.aborted = status, True
 
-    def join(self, delay_s: float = JOIN_WINDOW_S) -> None: ...
-    def leave(self) -> None: ...
+    def set_timer(self, timer: Timer, delay_s: float) -> None: ...
+    def cancel_timer(self) -> None: ...
 
     def open(self, *_: object) -> Attempt:
         raise AssertionError("reflection asks no pod during an RPC")

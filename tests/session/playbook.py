@@ -1,7 +1,7 @@
 """One RPC step by step: each step is an event an engine may report, and returns what the session asked for in answer.
 
     rpc = Rpc(Gateway())
-    assert rpc.starts() == [READ, JOIN]
+    assert rpc.starts() == [READ, COALESCE]
     assert rpc.client_sends(b"hi") == [READ]
     assert rpc.client_half_closes() == [Open(1, b"hi", half_close=True)]
 
@@ -18,7 +18,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import REASON_KEY, Reason, Status
 from grpcgw.policy.request import Peer, Request
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
+from grpcgw.session.call import Attempt, CopyEvents, Opening, Timer
 from grpcgw.session.session import Session
 from grpcgw.upstream.pod import Pod
 from tests.session.gateway import LABEL, SERVICE, Gateway
@@ -42,7 +42,9 @@ class Do:
 
 
 READ = Do("read from the client")
-JOIN = Do("wait for what may come along")
+COALESCE = Do("set the timer of the coalescing window")
+BACK_OFF = Do("set the timer of a retry")
+_TIMERS = {Timer.COALESCE: COALESCE, Timer.RETRY: BACK_OFF}
 READ_POD = Do("read from the pod")
 CANCEL_POD = Do("cancel the try")
 
@@ -144,8 +146,9 @@ class FakeCall:
 
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
-        self.reading = self.sending = self.joining = self.headers_sent = self.ended = False
-        self.join_delay_s = self.join_due_s = 0.0
+        self.reading = self.sending = self.headers_sent = self.ended = False
+        self.timer: Timer | None = None
+        self.delay_s = self.due_s = 0.0
 
     def read(self) -> None:
         assert not self.reading, "two reads from the client at a time"
@@ -177,13 +180,13 @@ class FakeCall:
         assert not self.ended, "ended twice"
         self.ended = True
 
-    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
+    def set_timer(self, timer: Timer, delay_s: float) -> None:
         assert not self.ended, "a timer after the end"
-        self.joining, self.join_delay_s, self.join_due_s = True, delay_s, self._rpc.now_s + delay_s
-        self._rpc.asked.append(JOIN)
+        self.timer, self.delay_s, self.due_s = timer, delay_s, self._rpc.now_s + delay_s
+        self._rpc.asked.append(_TIMERS[timer])
 
-    def leave(self) -> None:
-        self.joining = False
+    def cancel_timer(self) -> None:
+        self.timer = None
 
     def open(
         self,
@@ -236,7 +239,7 @@ class Rpc:
         return self.attempts[-1]
 
     def _answer(self) -> list[Asked]:
-        assert not (self.call.ended and self.call.joining), "a timer was left behind"
+        assert not (self.call.ended and self.call.timer), "a timer was left behind"
         asked, self.asked = self.asked, []
         return asked
 
@@ -323,13 +326,12 @@ class Rpc:
 
     # --- time, and the gateway itself
 
-    def join_expires(self, early: bool = False) -> list[Asked]:
-        """It is time for what was waited for. `early`: an engine took a timer that was replaced just then."""
-        assert self.call.joining, "nothing waits"
-        self.call.joining = False
-        if not early:
-            self.now_s = max(self.now_s, self.call.join_due_s)
-        self.session.on_join_expired(self.now_s)
+    def timer_expires(self) -> list[Asked]:
+        timer = self.call.timer
+        assert timer is not None, "no timer is set"
+        self.call.timer = None
+        self.now_s = max(self.now_s, self.call.due_s)
+        self.session.on_timer(timer, self.now_s)
         return self._answer()
 
     def sweep(self) -> list[Asked]:

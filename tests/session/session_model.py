@@ -173,8 +173,8 @@ class World:
         yield from self._client_events()
         if self.pods:
             yield from self._pod_events()
-        if self.rpc.call.joining:
-            yield "join expires", self.rpc.join_expires
+        if self.rpc.call.timer:
+            yield "timer expires", self.rpc.timer_expires
 
     def _client_events(self) -> Iterator[Event]:
         rpc, over = self.rpc, self.client_gone or bool(self.endings)

@@ -57,8 +57,8 @@ def test_bytes_of_every_message_of_a_stream_are_counted() -> None:
     rpc.starts()
     rpc.pod_takes()
     rpc.pod_headers()
-    if rpc.call.joining:
-        rpc.join_expires()
+    if rpc.call.timer:
+        rpc.timer_expires()
     rpc.client_takes()
     for message in (b"a", b"bb"):
         rpc.client_sends(message)
@@ -153,8 +153,8 @@ def test_tries_after_the_first_are_counted(retry: RetryPolicy | None) -> None:
     rpc = Rpc(gateway)
     rpc.is_sent_unary()
     rpc.try_fails(CONNECT_FAILED)
-    if rpc.call.joining:
-        rpc.join_expires()
+    if rpc.call.timer:
+        rpc.timer_expires()
     rpc.is_answered_unary()
     record = gateway.only()
     assert (record.code, record.retries) == (Code.OK, 1)

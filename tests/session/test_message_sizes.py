@@ -66,7 +66,7 @@ def test_a_stream_gives_back_what_its_pod_has_taken() -> None:
     rpc = Rpc(gateway)
     rpc.starts()
     rpc.client_sends(LARGE)
-    rpc.join_expires()
+    rpc.timer_expires()
     rpc.pod_takes()
     rpc.client_sends(b"small")
     rpc.pod_takes()

@@ -11,10 +11,10 @@ from grpcgw.model.status import Status
 from tests.session.gateway import LABEL, Gateway, destination, endpoints, route, snapshot
 from tests.session.playbook import (
     CANCEL_POD,
+    COALESCE,
     CONNECT_FAILED,
     CONNECTION_LOST,
     DEADLINE,
-    JOIN,
     METHOD,
     OK,
     READ,
@@ -66,11 +66,11 @@ def streaming(gateway: Gateway | None = None) -> Rpc:
 
 def test_a_unary_rpc_crosses_in_one_batch_each_way() -> None:
     rpc = Rpc(Gateway())
-    assert rpc.starts() == [READ, JOIN]
+    assert rpc.starts() == [READ, COALESCE]
     assert rpc.client_sends(b"hi") == [READ]
     assert rpc.client_half_closes() == [Open(1, b"hi", half_close=True)]
     assert rpc.pod_takes() == []
-    assert rpc.pod_headers(*POD_HEADERS) == [JOIN]
+    assert rpc.pod_headers(*POD_HEADERS) == [COALESCE]
     assert rpc.pod_replies(b"yo") == []
     assert rpc.pod_ends(NOT_FOUND) == [Finish(NOT_FOUND, POD_HEADERS, b"yo")]
     assert_over(rpc, Code.NOT_FOUND)
@@ -111,7 +111,7 @@ def test_the_status_goes_out_last_in_whatever_order_the_parts_are_reported(order
         "message": lambda: rpc.pod_replies(b"yo"),
         "status": lambda: rpc.pod_ends(NOT_FOUND),
     }
-    asked = [step for part in order.split() for step in report[part]() if step != JOIN]
+    asked = [step for part in order.split() for step in report[part]() if step != COALESCE]
     assert asked == [Finish(NOT_FOUND, POD_HEADERS, b"yo")]
     assert_over(rpc, Code.NOT_FOUND)
 
@@ -125,7 +125,7 @@ def test_trailers_only_stays_trailers_only(status_first: bool) -> None:
     asked += rpc.pod_headers()
     asked += rpc.pod_has_no_more()
     asked += [] if status_first else rpc.pod_ends(NOT_FOUND)
-    assert [step for step in asked if step != JOIN] == [Finish(NOT_FOUND, (), None)]
+    assert [step for step in asked if step != COALESCE] == [Finish(NOT_FOUND, (), None)]
 
 
 def test_a_late_report_of_the_opening_changes_nothing() -> None:
@@ -145,7 +145,7 @@ def test_a_client_that_sends_nothing_more_reaches_the_pod_when_the_wait_is_over(
     rpc = Rpc(Gateway())
     rpc.starts()
     rpc.client_sends(b"one")
-    assert rpc.join_expires() == [Open(1, b"one")]
+    assert rpc.timer_expires() == [Open(1, b"one")]
     rpc.pod_takes()
     assert rpc.client_sends(b"two") == [SendPod(b"two")]
 
@@ -153,7 +153,7 @@ def test_a_client_that_sends_nothing_more_reaches_the_pod_when_the_wait_is_over(
 def test_a_client_that_is_silent_reaches_the_pod_when_the_wait_is_over() -> None:
     rpc = Rpc(Gateway())
     rpc.starts()
-    assert rpc.join_expires() == [Open(1)]
+    assert rpc.timer_expires() == [Open(1)]
     assert rpc.pod_takes() == []
     assert rpc.client_sends(b"one") == [SendPod(b"one")]
     assert rpc.pod_takes() == [READ]
@@ -173,8 +173,8 @@ def test_headers_of_a_pod_that_says_nothing_more_go_out_when_the_wait_is_over() 
     rpc = Rpc(Gateway())
     rpc.is_sent_unary()
     rpc.pod_takes()
-    assert rpc.pod_headers(*POD_HEADERS) == [JOIN]
-    assert rpc.join_expires() == [Send(POD_HEADERS)]
+    assert rpc.pod_headers(*POD_HEADERS) == [COALESCE]
+    assert rpc.timer_expires() == [Send(POD_HEADERS)]
     assert rpc.pod_replies(b"yo") == []
     assert rpc.client_takes() == [Send(None, b"yo")]
     assert rpc.client_takes() == [READ_POD]
@@ -184,7 +184,7 @@ def test_a_reply_that_comes_after_its_headers_went_out_is_not_held_back() -> Non
     rpc = Rpc(Gateway())
     rpc.is_sent_unary()
     rpc.pod_headers(*POD_HEADERS)
-    rpc.join_expires()
+    rpc.timer_expires()
     rpc.client_takes()
     assert rpc.pod_replies(b"yo") == [Send(None, b"yo")]
 
@@ -195,7 +195,7 @@ def test_a_reply_without_a_status_goes_out_with_the_headers_when_the_wait_is_ove
     rpc.pod_takes()
     rpc.pod_headers(*POD_HEADERS)
     rpc.pod_replies(b"yo")
-    assert rpc.join_expires() == [Send(POD_HEADERS, b"yo")]
+    assert rpc.timer_expires() == [Send(POD_HEADERS, b"yo")]
     assert rpc.client_takes() == [READ_POD]
     assert rpc.pod_has_no_more() == []
     assert rpc.pod_ends() == [Finish(OK, None, None)]
@@ -204,14 +204,14 @@ def test_a_reply_without_a_status_goes_out_with_the_headers_when_the_wait_is_ove
 def test_the_clients_wait_that_expires_after_the_opening_does_nothing() -> None:
     rpc = Rpc(Gateway())
     rpc.is_sent_unary()
-    assert rpc.join_expires() == []
+    assert rpc.timer_expires() == []
 
 
 def test_empty_headers_wait_for_the_status_even_of_a_stream() -> None:
     """They may be the beginning of trailers-only, which clients may retry and headers may not."""
     rpc = Rpc(learned_stream(Gateway()))
     rpc.starts()
-    assert rpc.pod_headers() == [JOIN]
+    assert rpc.pod_headers() == [COALESCE]
     rpc.pod_has_no_more()
     assert rpc.pod_ends(NOT_FOUND) == [Finish(NOT_FOUND, (), None)]
 
@@ -229,11 +229,11 @@ def test_a_method_is_taken_for_unary_until_it_streams() -> None:
     assert shape(gateway) == (True, True)
     rpc = Rpc(gateway)
     rpc.starts()
-    rpc.join_expires()
+    rpc.timer_expires()
     assert shape(gateway) == (False, True)
     rpc.pod_headers(*POD_HEADERS)
     rpc.pod_replies(b"one")
-    rpc.join_expires()
+    rpc.timer_expires()
     assert shape(gateway) == (False, False)
 
 
@@ -251,7 +251,7 @@ def test_a_second_reply_shows_a_stream() -> None:
     rpc = Rpc(gateway)
     rpc.is_sent_unary()
     rpc.pod_headers(*POD_HEADERS)
-    rpc.join_expires()
+    rpc.timer_expires()
     rpc.client_takes()
     rpc.pod_replies(b"1")
     rpc.client_takes()
@@ -283,7 +283,7 @@ def test_an_rpc_that_looked_unary_makes_its_method_unary_again() -> None:
     rpc.pod_has_no_more()
     rpc.pod_ends()
     assert shape(gateway) == (True, True)
-    assert Rpc(gateway).starts() == [READ, JOIN]
+    assert Rpc(gateway).starts() == [READ, COALESCE]
 
 
 def test_a_stream_answered_before_its_half_close_stays_a_stream() -> None:
@@ -400,7 +400,7 @@ def test_nothing_is_sent_after_a_send_that_failed_and_another_pod_gets_it_all() 
     rpc = Rpc(Gateway(pods=2))
     rpc.starts()
     rpc.client_sends(b"one")
-    rpc.join_expires()
+    rpc.timer_expires()
     assert rpc.pod_takes(ok=False) == []
     assert rpc.client_sends(b"two") == []
     assert rpc.pod_never_answers() + rpc.pod_has_no_more() == []
@@ -675,7 +675,7 @@ def test_a_try_that_nothing_came_back_from_keeps_its_second_chance_until_its_sta
     rpc = Rpc(Gateway(pods=2))
     rpc.is_sent_unary()
     assert rpc.pod_takes(ok=False) + rpc.pod_never_answers() + rpc.pod_has_no_more() == []
-    assert rpc.join_expires() == []
+    assert rpc.timer_expires() == []
     assert rpc.pod_ends(CONNECT_FAILED) == [Open(2, b"hi", half_close=True)]
 
 
@@ -849,7 +849,7 @@ def reply_held(gateway: Gateway) -> Rpc:
 
 def reply_being_sent(gateway: Gateway) -> Rpc:
     rpc = reply_held(gateway)
-    rpc.join_expires()
+    rpc.timer_expires()
     return rpc
 
 

@@ -14,10 +14,10 @@ from grpcgw.policy.breakers import Breaker, Limit
 from grpcgw.policy.retry import MIN_CONCURRENT_RETRIES
 from tests.session.gateway import LABEL, FakeConnection, Gateway, destination, endpoints, route, snapshot
 from tests.session.playbook import (
+    BACK_OFF,
     CANCEL_POD,
     CONNECTION_LOST,
     DEADLINE,
-    JOIN,
     METHOD,
     OK,
     READ,
@@ -72,7 +72,7 @@ def waiting(gateway: Gateway) -> Rpc:
     """A unary RPC whose retry waits."""
     rpc = Rpc(gateway)
     rpc.is_sent_unary(b"hi")
-    assert refused(rpc)[-1] == JOIN
+    assert refused(rpc)[-1] == BACK_OFF
     return rpc
 
 
@@ -82,9 +82,9 @@ def waiting(gateway: Gateway) -> Rpc:
 def test_a_retry_waits_and_is_then_the_whole_request_again_on_another_pod() -> None:
     rpc = Rpc(gateway(), metadata=(("k", "v"),), deadline_s=9.0)
     (first,) = rpc.is_sent_unary(b"hi")[-1:]
-    assert refused(rpc)[-1] == JOIN
-    assert 0.0 <= rpc.call.join_delay_s <= 0.025
-    (second,) = rpc.join_expires()
+    assert refused(rpc)[-1] == BACK_OFF
+    assert 0.0 <= rpc.call.delay_s <= 0.025
+    (second,) = rpc.timer_expires()
     assert isinstance(first, Open)
     assert second == Open(2, b"hi", half_close=True)
     assert isinstance(second, Open)
@@ -101,7 +101,7 @@ def test_a_pod_is_told_how_many_tries_came_before() -> None:
     counts = []
     for _ in range(2):
         refused(rpc)
-        (again,) = rpc.join_expires()
+        (again,) = rpc.timer_expires()
         assert isinstance(again, Open)
         counts.append([value for key, value in again.metadata if key == "grpc-previous-rpc-attempts"])
     assert counts == [["2"], ["3"]], "its client's own try and the gateway's"
@@ -110,9 +110,9 @@ def test_a_pod_is_told_how_many_tries_came_before() -> None:
 def test_the_last_failure_is_the_answer_untouched() -> None:
     last = Status(Code.UNAVAILABLE, "still not", (("k", "v"),))
     rpc = waiting(gateway())
-    rpc.join_expires()
-    assert refused(rpc)[-1] == JOIN
-    rpc.join_expires()
+    rpc.timer_expires()
+    assert refused(rpc)[-1] == BACK_OFF
+    rpc.timer_expires()
     assert refused(rpc, last)[-1] == Finish(last, (), None)
     assert len(rpc.attempts) == 3
     assert rpc.codes() == {Code.UNAVAILABLE: 1}, "one RPC to the client"
@@ -132,24 +132,24 @@ def test_what_the_client_would_be_told_decides() -> None:
     rpc = Rpc(gateway(RetryPolicy(frozenset({Code.INTERNAL}))))
     rpc.is_sent_unary()
     garbage = Status(Code.UNKNOWN, "Stream removed (Failed parsing HTTP/2)", cause=Reason.BAD_RESPONSE)
-    assert refused(rpc, garbage)[-1] == JOIN
-    rpc.join_expires()
+    assert refused(rpc, garbage)[-1] == BACK_OFF
+    rpc.timer_expires()
     assert reason_of(refused(rpc, garbage)) == "bad-response"
 
 
 def test_a_lost_connection_is_tried_again_where_the_policy_names_its_code() -> None:
     rpc = Rpc(gateway())
     rpc.is_sent_unary()
-    assert rpc.try_fails(CONNECTION_LOST)[-1] == JOIN
-    assert rpc.join_expires() == [Open(2, b"hi", half_close=True)]
+    assert rpc.try_fails(CONNECTION_LOST)[-1] == BACK_OFF
+    assert rpc.timer_expires() == [Open(2, b"hi", half_close=True)]
 
 
 def test_what_never_reached_a_pod_is_tried_again_under_every_policy_and_once_more_without_it() -> None:
     rpc = Rpc(gateway(RetryPolicy(frozenset(), num_retries=1), pods=3))
     rpc.is_sent_unary()
-    assert rpc.try_fails(STREAM_REFUSED)[-1] == JOIN
-    rpc.join_expires()
-    assert rpc.try_fails(STREAM_REFUSED)[0] != JOIN, "the safe retry waits for nothing"
+    assert rpc.try_fails(STREAM_REFUSED)[-1] == BACK_OFF
+    rpc.timer_expires()
+    assert rpc.try_fails(STREAM_REFUSED)[0] != BACK_OFF, "the safe retry waits for nothing"
     assert reason_of(rpc.try_fails(STREAM_REFUSED)) == "stream-refused"
     assert len(rpc.attempts) == 3
     assert_all_given_back(rpc.gateway)
@@ -160,7 +160,7 @@ def test_nothing_is_tried_again_once_headers_went_out() -> None:
     rpc.is_sent_unary()
     rpc.pod_takes()
     rpc.pod_headers(*POD_HEADERS)
-    rpc.join_expires()
+    rpc.timer_expires()
     rpc.client_takes()
     rpc.pod_has_no_more()
     assert rpc.pod_ends(BUSY) == [Finish(BUSY, None, None)]
@@ -173,8 +173,8 @@ def test_headers_that_were_held_back_are_the_last_trys() -> None:
     rpc.pod_takes()
     rpc.pod_headers(("server", "first"))
     rpc.pod_has_no_more()
-    assert rpc.pod_ends(BUSY)[-1] == JOIN
-    rpc.join_expires()
+    assert rpc.pod_ends(BUSY)[-1] == BACK_OFF
+    rpc.timer_expires()
     assert rpc.is_answered_unary()[-1] == Finish(OK, POD_HEADERS, b"yo")
 
 
@@ -206,19 +206,19 @@ def test_a_half_close_that_comes_while_a_retry_waits_goes_out_with_it() -> None:
     rpc = Rpc(gateway())
     rpc.starts()
     rpc.client_sends(b"hi")
-    rpc.join_expires()
-    assert refused(rpc)[-1] == JOIN
+    rpc.timer_expires()
+    assert refused(rpc)[-1] == BACK_OFF
     assert rpc.client_half_closes() == []
-    assert rpc.join_expires() == [Open(2, b"hi", half_close=True)]
+    assert rpc.timer_expires() == [Open(2, b"hi", half_close=True)]
 
 
 def test_a_first_message_that_comes_while_a_retry_waits_goes_out_with_it() -> None:
     rpc = Rpc(gateway())
     rpc.starts()
-    rpc.join_expires()
-    assert refused(rpc)[-1] == JOIN
+    rpc.timer_expires()
+    assert refused(rpc)[-1] == BACK_OFF
     assert rpc.client_sends(b"hi") == [READ]
-    assert rpc.join_expires() == [Open(2, b"hi")]
+    assert rpc.timer_expires() == [Open(2, b"hi")]
     assert rpc.pod_takes() == []
     assert rpc.client_half_closes() == [SendPod(None, half_close=True)]
 
@@ -227,13 +227,13 @@ def test_a_second_message_that_comes_while_a_retry_waits_follows_it() -> None:
     rpc = Rpc(gateway())
     rpc.starts()
     rpc.client_sends(b"one")
-    rpc.join_expires()
+    rpc.timer_expires()
     rpc.pod_takes()
     rpc.pod_headers()
     rpc.pod_has_no_more()
-    assert rpc.pod_ends(BUSY)[-1] == JOIN
+    assert rpc.pod_ends(BUSY)[-1] == BACK_OFF
     assert rpc.client_sends(b"two") == []
-    assert rpc.join_expires() == [Open(2, b"one")]
+    assert rpc.timer_expires() == [Open(2, b"one")]
     assert rpc.pod_takes() == [SendPod(b"two")]
 
 
@@ -244,7 +244,7 @@ def test_an_rpc_whose_retry_waits_can_be_ended(ending: str) -> None:
     asked = getattr(rpc, ending)()
     assert CANCEL_POD not in asked, "no pod has it"
     assert rpc.session.finished
-    assert not rpc.call.joining, "the retry that waited is called off"
+    assert not rpc.call.timer, "the retry that waited is called off"
     assert_all_given_back(rpc.gateway)
 
 
@@ -258,28 +258,35 @@ def test_a_deadline_that_passes_while_a_retry_waits_is_the_rpcs_own() -> None:
     assert_all_given_back(rpc.gateway)
 
 
-def test_a_wait_that_ends_too_early_goes_on() -> None:
-    """The timer of what came before may expire just when the retry's is set."""
+def test_a_deadline_that_passes_before_the_first_try_is_the_rpcs_own() -> None:
+    policy = RetryPolicy(frozenset({Code.UNAVAILABLE}), per_try_timeout_ms=1_000)
+    rpc = Rpc(gateway(policy, timeout_ms=5_000))
+    rpc.starts()
+    rpc.now_s = 6.0
+    assert "timeout_ms 5000" in ended_with(rpc.sweep()).details
+
+
+def test_a_request_that_goes_on_while_a_retry_waits_does_not_hurry_it() -> None:
     rpc = Rpc(gateway())
-    rpc.is_sent_unary()
-    refused(rpc, Status(Code.UNAVAILABLE, "", (("grpc-retry-pushback-ms", "200"),)))
-    rpc.now_s = 0.05
-    assert rpc.join_expires(early=True) == [JOIN]
-    assert rpc.call.join_delay_s == pytest.approx(0.15)
-    assert rpc.join_expires() == [Open(2, b"hi", half_close=True)]
+    rpc.starts()
+    rpc.client_sends(b"hi")
+    rpc.timer_expires()
+    refused(rpc)
+    assert rpc.client_half_closes() == []
+    assert rpc.timer_expires() == [Open(2, b"hi", half_close=True)]
 
 
 def test_pods_that_are_gone_when_the_retry_is_due_end_the_rpc() -> None:
     rpc = waiting(gateway())
     rpc.gateway.set_endpoints("greet", endpoints(), 0.5)
-    assert reason_of(rpc.join_expires()) == "no-endpoints"
+    assert reason_of(rpc.timer_expires()) == "no-endpoints"
     assert_all_given_back(rpc.gateway)
 
 
 def test_a_pod_whose_connection_closed_when_the_retry_is_due_is_passed_over() -> None:
     rpc = waiting(gateway(pods=3))
     rpc.closed_pods = {2}
-    assert rpc.join_expires()[-1] == Open(3, b"hi", half_close=True)
+    assert rpc.timer_expires()[-1] == Open(3, b"hi", half_close=True)
     assert rpc.is_answered_unary()[-1] == Finish(OK, POD_HEADERS, b"yo")
     assert_all_given_back(rpc.gateway)
 
@@ -287,7 +294,7 @@ def test_a_pod_whose_connection_closed_when_the_retry_is_due_is_passed_over() ->
 def test_an_rpc_keeps_its_policy_when_the_mapping_changes_while_its_retry_waits() -> None:
     rpc = waiting(gateway())
     rpc.gateway.apply(snapshot(route(destination()), version="2"), 0.5)
-    assert rpc.join_expires() == [Open(2, b"hi", half_close=True)]
+    assert rpc.timer_expires() == [Open(2, b"hi", half_close=True)]
     rpc.is_answered_unary()
     assert_all_given_back(rpc.gateway)
 
@@ -299,7 +306,7 @@ def test_the_pods_wish_decides_how_long_a_retry_waits() -> None:
     rpc = Rpc(gateway())
     rpc.is_sent_unary()
     refused(rpc, Status(Code.UNAVAILABLE, "", (("grpc-retry-pushback-ms", "3000"),)))
-    assert rpc.call.join_delay_s == 3.0
+    assert rpc.call.delay_s == 3.0
 
 
 def test_a_pod_that_wants_no_retry_gets_none() -> None:
@@ -326,8 +333,8 @@ def test_each_try_has_its_own_time_within_the_whole() -> None:
         assert isinstance(opened, Open)
         deadlines_s.append(opened.deadline_s)
         rpc.now_s = now_s
-        assert rpc.try_fails(DEADLINE)[-1] == JOIN, "it took too long, another may not"
-        (opened,) = rpc.join_expires()
+        assert rpc.try_fails(DEADLINE)[-1] == BACK_OFF, "it took too long, another may not"
+        (opened,) = rpc.timer_expires()
     assert isinstance(opened, Open)
     assert deadlines_s == [2.0, pytest.approx(4.0, abs=0.3)]
     assert opened.deadline_s == 5.0
@@ -371,7 +378,7 @@ def test_the_budget_bounds_retries_over_all_rpcs_and_gets_them_back() -> None:
     rpcs = [Rpc(served) for _ in range(MIN_CONCURRENT_RETRIES + 2)]
     for rpc in rpcs:
         rpc.is_sent_unary()
-    retried = [refused(rpc)[-1] == JOIN for rpc in rpcs]
+    retried = [refused(rpc)[-1] == BACK_OFF for rpc in rpcs]
     assert retried == [True] * MIN_CONCURRENT_RETRIES + [False] * 2
     assert lent(served) == (MIN_CONCURRENT_RETRIES, MIN_CONCURRENT_RETRIES)
     for rpc in rpcs[:MIN_CONCURRENT_RETRIES]:
@@ -461,7 +468,7 @@ ENDINGS: dict[str, Callable[[Rpc], object]] = {
 def test_a_permit_and_a_budget_are_given_back_once(ending: str) -> None:
     served = gateway(circuit_breakers=limited(max_requests=5, max_retries=5))
     rpc = waiting(served)
-    rpc.join_expires()
+    rpc.timer_expires()
     assert breaker(served).in_use(Limit.REQUESTS) == breaker(served).in_use(Limit.RETRIES) == 1
     ENDINGS[ending](rpc)
     assert lent(served) == (0, 0)

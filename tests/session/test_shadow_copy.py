@@ -89,7 +89,7 @@ def stream(gateway: Gateway) -> Rpc:
     """A stream whose first message is sent, and taken by both pods."""
     rpc = Rpc(gateway)
     rpc.starts()
-    rpc.join_expires()
+    rpc.timer_expires()
     rpc.pod_takes()
     rpc.client_sends(b"one")
     rpc.pod_takes()
@@ -183,8 +183,8 @@ def test_a_retried_original_is_copied_once() -> None:
     rpc = Rpc(made)
     rpc.is_sent_unary()
     rpc.try_fails(STREAM_REFUSED)
-    if rpc.call.joining:
-        rpc.join_expires()
+    if rpc.call.timer:
+        rpc.timer_expires()
     assert len(rpc.attempts) == 2
     assert len(rpc.copies) == 1
 
@@ -394,7 +394,7 @@ def test_a_defect_of_a_copy_is_its_own(caplog: pytest.LogCaptureFixture) -> None
             raise RuntimeError("broken")
 
     rpc.starts()
-    rpc.join_expires()
+    rpc.timer_expires()
     rpc.copies[0].__class__ = Broken
     copy_takes(rpc)
     rpc.pod_takes()

@@ -28,7 +28,7 @@ from grpcgw.model.status import Status
 from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.timeouts import upstream_deadline
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
+from grpcgw.session.call import Attempt, CopyEvents, Opening, Timer
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
 
@@ -42,11 +42,11 @@ class RpcEngine(Protocol):
     """What an RPC uses of its engine."""
 
     serving: Serving
-    joining: dict[ClientRpc, float]
-    """RPCs with a timer, and when it expires."""
+    timers: dict[ClientRpc, tuple[float, Timer]]
+    """When the timer of an RPC expires, and what it is for. Changed under the RPC's lock."""
 
     def peer(self, call: Any) -> Peer: ...
-    def join(self, rpc: ClientRpc, delay_s: float) -> None: ...
+    def set_timer(self, rpc: ClientRpc, timer: Timer, delay_s: float) -> None: ...
     def forget(self, rpc: ClientRpc) -> None:
         """The RPC is over."""
         ...
@@ -103,11 +103,11 @@ class ClientRpc(AttemptOwner):
     def abort(self, status: Status) -> None:
         self._call.cancel(status.code, status.details)
 
-    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
-        self._engine.join(self, delay_s)
+    def set_timer(self, timer: Timer, delay_s: float) -> None:
+        self._engine.set_timer(self, timer, delay_s)
 
-    def leave(self) -> None:
-        self._engine.joining.pop(self, None)
+    def cancel_timer(self) -> None:
+        self._engine.timers.pop(self, None)
 
     def open(
         self,
@@ -168,8 +168,16 @@ class ClientRpc(AttemptOwner):
 
     # --- what housekeeping asks
 
-    def on_join_expired(self, now_s: float) -> None:
-        self._tell(self.session.on_join_expired, now_s)
+    def expire(self, due: tuple[float, Timer], now_s: float) -> None:
+        """End the wait for the timer `due`, unless it was replaced or cancelled meanwhile."""
+        timers = self._engine.timers
+        try:
+            with self.lock:
+                if timers.get(self) is due:
+                    del timers[self]
+                    self.session.on_timer(due[1], now_s)
+        except Exception:  # housekeeping goes on with the other RPCs
+            self.end_for_defect()
 
     def sweep(self, now_s: float) -> None:
         self._tell(self.session.on_sweep, now_s)

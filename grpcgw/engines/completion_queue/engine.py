@@ -25,14 +25,14 @@ from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.listener import Listener
 from grpcgw.policy.held_messages import HeldMessages
 from grpcgw.policy.request import Peer, parse_peer
-from grpcgw.session.call import JOIN_WINDOW_S
+from grpcgw.session.call import COALESCE_WINDOW_S, Timer
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Connection, close_connections
 
 log = logging.getLogger(__name__)
 
 REFRESH_S = 0.05
-"""How often connections are looked at; faster (JOIN_WINDOW_S) while some are still connecting."""
+"""How often connections are looked at; faster (COALESCE_WINDOW_S) while some are still connecting."""
 KNOWN_PEERS = 4096
 CUT_OFF_S = 1.0
 """How long an RPC that was ended because its port closes may take to be over, before core cuts it off."""
@@ -45,7 +45,7 @@ class CompletionQueueEngine:
         self._options, self._drain_time_s = options, drain_time_s
         self.serving = Serving(self._connect, first_turn, drain_time_s, options.max_metadata_bytes)
         self.serving.held = HeldMessages(options.max_message_bytes)
-        self.joining: dict[ClientRpc, float] = {}
+        self.timers: dict[ClientRpc, tuple[float, Timer]] = {}
         self._active: set[ClientRpc] = set()
         self._peers: dict[bytes, Peer] = {}
         self.ports = Ports(self._open_port)
@@ -132,8 +132,8 @@ class CompletionQueueEngine:
             peer = self._peers[text] = parse_peer(text.decode() if isinstance(text, bytes) else text)
         return peer
 
-    def join(self, rpc: ClientRpc, delay_s: float) -> None:
-        self.joining[rpc] = time.monotonic() + delay_s
+    def set_timer(self, rpc: ClientRpc, timer: Timer, delay_s: float) -> None:
+        self.timers[rpc] = time.monotonic() + delay_s, timer
         if not self._housekeeping_wanted.is_set():
             self._housekeeping_wanted.set()
 
@@ -169,7 +169,7 @@ class CompletionQueueEngine:
         while not self._stopping.is_set():
             try:
                 self._keep_house()
-            except Exception:  # without this thread joins never expire and dead pods stay: it must go on
+            except Exception:  # without this thread timers never expire and dead pods stay: it must go on
                 defects.note("housekeeping stumbled")
                 self._stopping.wait(REFRESH_S)
 
@@ -177,9 +177,9 @@ class CompletionQueueEngine:
         next_refresh_s = next_sweep_s = 0.0
         while not self._stopping.is_set():
             now_s = time.monotonic()
-            self._expire_joins(now_s)
+            self._expire_timers(now_s)
             if now_s >= next_refresh_s:
-                next_refresh_s = now_s + (REFRESH_S if self._refresh(now_s) else JOIN_WINDOW_S)
+                next_refresh_s = now_s + (REFRESH_S if self._refresh(now_s) else COALESCE_WINDOW_S)
             if now_s >= next_sweep_s:
                 next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
                 for rpc in self._active.copy():
@@ -187,18 +187,17 @@ class CompletionQueueEngine:
             self._rest(min(next_refresh_s, next_sweep_s) - now_s)
 
     def _rest(self, at_most_s: float) -> None:
-        if self.joining:
-            self._stopping.wait(min(JOIN_WINDOW_S, at_most_s))
+        if self.timers:
+            self._stopping.wait(min(COALESCE_WINDOW_S, at_most_s))
         else:
             self._housekeeping_wanted.clear()
-            if not self.joining:
+            if not self.timers:
                 self._housekeeping_wanted.wait(at_most_s)
 
-    def _expire_joins(self, now_s: float) -> None:
-        for rpc, due_s in self.joining.copy().items():  # copy() is one step, iterating is not
-            if due_s <= now_s:
-                self.joining.pop(rpc, None)
-                rpc.on_join_expired(now_s)
+    def _expire_timers(self, now_s: float) -> None:
+        for rpc, due in self.timers.copy().items():  # copy() is one step, iterating is not
+            if due[0] <= now_s:
+                rpc.expire(due, now_s)
 
     def _refresh(self, now_s: float) -> bool:
         """Whether every connection has come to rest."""

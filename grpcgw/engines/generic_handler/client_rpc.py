@@ -19,7 +19,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.request import Request, parse_peer
-from grpcgw.session.call import JOIN_WINDOW_S, Attempt, CopyEvents, Opening
+from grpcgw.session.call import Attempt, CopyEvents, Opening, Timer
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
 
@@ -48,7 +48,7 @@ class ClientRpc(AttemptOwner):
         self._over: asyncio.Future[tuple[Metadata | None, bytes | None, Status]] = (
             asyncio.get_running_loop().create_future()
         )
-        self._join: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         now_s = time.monotonic()
         left_s = context.time_remaining()
         deadline_s = now_s + left_s if left_s is not None and left_s < NO_DEADLINE_S else None
@@ -80,8 +80,12 @@ class ClientRpc(AttemptOwner):
         except Exception:  # a defect in one RPC must not end the loop that serves all
             self.end_for_defect()
 
-    def on_join_expired(self) -> None:
-        self._tell(self.session.on_join_expired)
+    def _expire(self, timer: Timer) -> None:
+        self._timer = None
+        try:
+            self.session.on_timer(timer, time.monotonic())
+        except Exception:  # as in _tell
+            self.end_for_defect()
 
     def sweep(self) -> None:
         self._tell(self.session.on_sweep)
@@ -127,15 +131,14 @@ class ClientRpc(AttemptOwner):
     def abort(self, status: Status) -> None:
         self.finish(None, None, status, True)
 
-    def join(self, delay_s: float = JOIN_WINDOW_S) -> None:
-        self.leave()
-        loop = asyncio.get_running_loop()
-        self._join = loop.call_later(delay_s, self.on_join_expired)
+    def set_timer(self, timer: Timer, delay_s: float) -> None:
+        self.cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire, timer)
 
-    def leave(self) -> None:
-        if self._join is not None:
-            self._join.cancel()
-            self._join = None
+    def cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def open(
         self,

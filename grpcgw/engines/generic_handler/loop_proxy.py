@@ -22,7 +22,7 @@ from grpcgw.listeners.open_ports import SOME_PORT, PortView
 from grpcgw.logs import DefectLog
 from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.metadata import Metadata
-from grpcgw.session.call import JOIN_WINDOW_S
+from grpcgw.session.call import COALESCE_WINDOW_S
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Connection, close_connections
 
@@ -68,7 +68,7 @@ class LoopProxy:
             self._refresh(time.monotonic())
             if self.serving.clusters.settled():
                 return
-            await asyncio.sleep(JOIN_WINDOW_S)
+            await asyncio.sleep(COALESCE_WINDOW_S)
 
     def refuse(self) -> None:
         """Take no new RPCs from now on."""
@@ -140,4 +140,4 @@ class LoopProxy:
     def _refresh(self, now_s: float) -> float:
         """How soon to do it again, in seconds."""
         close_connections(self.serving.refresh(now_s))
-        return REFRESH_S if self.serving.clusters.settled() else JOIN_WINDOW_S
+        return REFRESH_S if self.serving.clusters.settled() else COALESCE_WINDOW_S

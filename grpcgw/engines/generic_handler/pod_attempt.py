@@ -19,7 +19,7 @@ from grpcgw.model.endpoints import PodState
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import POD_LEFT, Reason, Status
 from grpcgw.policy.timeouts import upstream_deadline
-from grpcgw.session.call import JOIN_WINDOW_S, CopyEvents, Opening
+from grpcgw.session.call import COALESCE_WINDOW_S, CopyEvents, Opening
 from grpcgw.session.forwarding import is_sendable
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class PodAttempt:
             elif left_s is not None and not left_s:
                 self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
             else:
-                await asyncio.sleep(JOIN_WINDOW_S)  # grpc.aio's own waiting may outlast the channel
+                await asyncio.sleep(COALESCE_WINDOW_S)  # grpc.aio's own waiting may outlast the channel
         self._report_never_sent()
 
     def _report_never_sent(self) -> None:

@@ -1,0 +1,119 @@
+"""The request side of an RPC: reads the client's messages one at a time and forwards them to the current try.
+
+It keeps the opening (first message and half-close) for another try until the RPC is committed to one pod, and accounts
+for large messages against what the client may make this worker hold.
+"""
+
+from __future__ import annotations
+
+from grpcgw.model.status import Reason, Status, make_status
+from grpcgw.policy.held_messages import UNCOUNTED_BYTES, HeldMessages
+from grpcgw.policy.request import Request
+from grpcgw.routing.targets import Target
+from grpcgw.session.call import Call, Opening
+from grpcgw.session.ending import message_too_large
+from grpcgw.session.pod_try import Try
+
+
+class RequestSide:
+    __slots__ = (
+        "_counted_bytes",
+        "_lent_bytes",
+        "count",
+        "first",
+        "half_closed",
+        "message_refused",
+        "pending",
+        "reading",
+        "replayable",
+        "size_bytes",
+    )
+
+    def __init__(self) -> None:
+        self.count = self.size_bytes = self._counted_bytes = 0
+        """Messages read so far, and their bytes."""
+        self.first: bytes | None = None
+        """The first message, for as long as the opening may have to be sent again."""
+        self.pending: bytes | None = None
+        """The last message read, until it is forwarded."""
+        self.half_closed = self.reading = self.message_refused = False
+        self.replayable = True
+        """Another try could still be sent the whole request."""
+        self._lent_bytes = 0
+        """What is counted in the worker's `HeldMessages`."""
+
+    def read(self, call: Call) -> None:
+        """Read the next message, unless that is under way or there is none."""
+        if not self.reading and not self.half_closed:
+            self.reading = True
+            call.read()
+
+    def take(self, message: bytes | None) -> None:
+        """The client sent `message`, or None: it half-closed."""
+        if message is None:
+            self.half_closed = True
+            return
+        self.pending = message
+        self.count += 1
+        self.size_bytes += len(message)
+        if self.count == 1:
+            self.first = message
+
+    def uncounted_bytes(self) -> int:
+        """Bytes read since this was last asked."""
+        uncounted = self.size_bytes - self._counted_bytes
+        self._counted_bytes = self.size_bytes
+        return uncounted
+
+    def opening(self) -> Opening:
+        """What goes out together with the request headers: what is here of the first message and the half-close."""
+        if self.count == 1:
+            self.pending = None
+        return Opening(self.first, self.half_closed)
+
+    def forward(self, call: Call, attempt: Try) -> None:
+        """Start what is next towards the pod: a message, the half-close, or reading on."""
+        if attempt.sending or attempt.status is not None:
+            return
+        message = self.pending
+        if message is not None:
+            self.pending = None
+            if self.count > 1:
+                self.commit()
+            attempt.send(message, False)
+        elif not self.half_closed:
+            self.read(call)
+        elif not attempt.half_close_sent:
+            attempt.send(None, True)
+
+    def commit(self) -> None:
+        """The RPC stays with its current try: the opening is not kept any longer."""
+        self.first, self.replayable = None, False
+
+    def close(self) -> None:
+        """The RPC is over: hold none of its messages."""
+        self.first = self.pending = None
+
+    # --- large messages
+
+    def refuse(self, message: bytes, target: Target, request: Request, held: HeldMessages) -> Status | None:
+        """The status of an RPC with a message too large to be held; None: the message is counted and may be held."""
+        size_bytes, limit_bytes = len(message), request.port.max_message_bytes
+        if size_bytes > target.max_message_bytes:
+            return message_too_large(target.label, size_bytes, target.max_message_bytes)
+        if size_bytes > limit_bytes:
+            what = f"a message of {size_bytes} bytes is larger than the {limit_bytes} of the port"
+            return make_status(Reason.MESSAGE_TOO_LARGE, f"{what} (--max-message-bytes, maxMessageBytes)")
+        if size_bytes <= UNCOUNTED_BYTES:
+            return None
+        if held.take(request.peer.key, size_bytes):
+            self._lent_bytes += size_bytes
+            return None
+        what = f"more than {held.limit_bytes} bytes of the client's large messages wait for their readers"
+        return make_status(Reason.TOO_MUCH_HELD, f"Mapping {target.label}: {what}")
+
+    def give_back(self, request: Request, held: HeldMessages) -> None:
+        """Stop counting the messages, once none of them is kept."""
+        if self._lent_bytes and self.first is None and self.pending is None:
+            held.give(request.peer.key, self._lent_bytes)
+            self._lent_bytes = 0

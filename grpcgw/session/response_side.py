@@ -1,0 +1,77 @@
+"""The response side of an RPC: passes headers, replies and the status to the client, one thing at a time.
+
+It holds at most one reply: the one that waits for what goes out with it, or for the client to take the one before.
+"""
+
+from __future__ import annotations
+
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Status
+from grpcgw.policy.metadata_editor import Edit
+from grpcgw.policy.request import Request
+from grpcgw.session.call import Call
+
+
+class ResponseSide:
+    __slots__ = (
+        "_counted_bytes",
+        "_request",
+        "count",
+        "edit",
+        "headers",
+        "headers_sent",
+        "held",
+        "sending",
+        "size_bytes",
+    )
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.edit: Edit | None = None
+        """The Mapping's changes to the pod's headers; None: it makes none."""
+        self.headers: Metadata = ()
+        """The pod's initial metadata as the client got it; empty before."""
+        self.count = self.size_bytes = self._counted_bytes = 0
+        """Replies read so far, and their bytes."""
+        self.held: bytes | None = None
+        """A reply that was not sent to the client yet."""
+        self.sending = self.headers_sent = False
+
+    def take(self, message: bytes) -> None:
+        """The pod sent a reply. The one before was sent."""
+        self.held = message
+        self.count += 1
+        self.size_bytes += len(message)
+
+    def uncounted_bytes(self) -> int:
+        """Bytes read since this was last asked."""
+        uncounted = self.size_bytes - self._counted_bytes
+        self._counted_bytes = self.size_bytes
+        return uncounted
+
+    def send_headers(self, call: Call, headers: Metadata) -> None:
+        """Send the pod's headers, and the held reply with them."""
+        held, self.held = self.held, None
+        self.sending = self.headers_sent = True
+        self.headers = self._edited(headers)
+        call.send(self.headers, held)
+
+    def send_held(self, call: Call) -> None:
+        """Send the held reply."""
+        held, self.held = self.held, None
+        self.sending = True
+        call.send(None, held)
+
+    def finish(self, call: Call, headers: Metadata, status: Status) -> bool:
+        """Send the status, and before it what was not sent yet; returns whether the answer is trailers-only."""
+        held, self.held = self.held, None
+        if self.headers_sent:
+            call.finish(None, held, status, True)
+            return False
+        if headers or held is not None:  # a trailers-only answer has no headers, and gets none
+            self.headers = headers = self._edited(headers)
+        call.finish(headers, held, status, False)
+        return not headers and held is None
+
+    def _edited(self, headers: Metadata) -> Metadata:
+        return headers if self.edit is None else self.edit(headers, self._request)
