@@ -1,7 +1,7 @@
-"""What one client makes this worker hold of large messages that their readers have not taken yet.
+"""Limits the bytes of one client's large messages that the worker holds while their readers are slow.
 
-One message per direction and RPC is in the gateway's hands, but a client may have a thousand RPCs, and a kilobyte of
-gzip is a megabyte here. No I/O; any thread may call.
+The gateway holds one message per direction and RPC, but a client may have a thousand RPCs, and a kilobyte of gzip is a
+megabyte here. No I/O; any thread may call.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 
 UNCOUNTED_BYTES = 65_536
-"""Smaller messages are not counted: their number is bounded by that of a connection's streams."""
+"""Messages up to this size are not counted: the streams of a connection bound their number."""
 MESSAGES = 4
-"""A client may make the worker hold as much as so many of the largest messages."""
+"""The worker holds as much for one client as so many of the largest messages."""
 
 Client = tuple[str, int]
-"""Address and port of a connection, or of the client behind a proxy that is believed (port 0)."""
+"""Address and port of a connection, or of the client behind a trusted proxy (port 0)."""
 
 
 class HeldMessages:
@@ -24,7 +24,7 @@ class HeldMessages:
         self._held: dict[Client, int] = {}
 
     def take(self, client: Client, size_bytes: int) -> bool:
-        """Count a message; False: the client makes too much be held already. Its first is taken whatever its size."""
+        """Count a message; False: the limit of the client is reached. Its first message is always taken."""
         with self._lock:
             held = self._held.get(client, 0)
             if held and held + size_bytes > self.limit_bytes:
@@ -33,7 +33,7 @@ class HeldMessages:
             return True
 
     def give(self, client: Client, size_bytes: int) -> None:
-        """What was taken is held no more."""
+        """Messages that were taken are not held any more."""
         with self._lock:
             left = self._held[client] - size_bytes
             if left:

@@ -1,1 +1,1 @@
-"""From an RPC to its destination: the match table and the weighted split. Pure; built once per snapshot."""
+"""Match table, Host rules, weighted split, and routes bound to their clusters. Pure; built once per snapshot."""

@@ -1,4 +1,4 @@
-"""Conditions on metadata: what a HeaderMatch means for one RPC. Pure; values are joined and compared here alone."""
+"""Header matching: tests the HeaderMatches of a Route on the metadata of an RPC. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def as_text(value: str | bytes) -> str:
 
 
 class Condition:
-    """One HeaderMatch, ready to be tried."""
+    """One HeaderMatch, compiled."""
 
     __slots__ = ("_matches", "exact", "name")
 
@@ -54,9 +54,9 @@ class Condition:
 
 
 def bind(headers: Sequence[HeaderMatch]) -> tuple[Condition, ...] | None:
-    """The conditions that depend on the RPC; None where one can hold for no gRPC call.
+    """Compile the conditions that depend on the RPC; None: one of them holds for no gRPC call.
 
-    That a key is there at all goes without saying where something is asked of its value.
+    Raises InvalidRegex. A condition that a key is present is dropped where another one compares its value.
     """
     of_values = {match.name for match in headers if match.exact is not None or match.regex is not None}
     conditions = []

@@ -1,6 +1,6 @@
-"""Which of many host matches hold for an `:authority`, found without trying each (regexes aside).
+"""Index of host matches: finds those that hold for an `:authority` without trying each, except regexes.
 
-Pure. The meaning of a HostMatch with and without a port is decided here.
+Pure. A HostMatch is compared with the authority with and without its port.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 def split_authority(authority: str) -> tuple[str, ...]:
-    """`:authority` in lower case as it is and, where it has a port, without it too.
+    """`:authority` in lower case and, if it has a port, also without the port.
 
-    A dot at the end of the name, which only says that the name is complete, is left out.
+    The trailing dot of a fully qualified name is removed.
     """
     full = authority.lower()
     name, colon, port = full.rpartition(":")
@@ -29,7 +29,7 @@ def split_authority(authority: str) -> tuple[str, ...]:
 
 
 class HostIndex(Generic[T]):
-    """Values by the host match they belong to; `make` makes the value of a match that is new."""
+    """Values by host match; `make` makes the value of a new match."""
 
     __slots__ = ("_any", "_exact", "_make", "_prefixes", "_regexes", "_suffixes")
 
@@ -61,9 +61,9 @@ class HostIndex(Generic[T]):
                 return self._regexes[value][1]
 
     def matching(self, authority: str) -> Iterator[T]:
-        """The values of all matches that hold, in no order; one may come twice.
+        """The values of all matches that hold, in no order, possibly with duplicates.
 
-        Of an authority that is not known (empty) none holds but the one that always does, whatever its pattern.
+        For an unknown authority (empty) only the match that always holds does, whatever the patterns.
         """
         if self._any is not None:
             yield self._any
@@ -83,7 +83,7 @@ class HostIndex(Generic[T]):
                     yield value
 
     def values(self) -> Iterator[T]:
-        """All there are."""
+        """The values of all matches."""
         if self._any is not None:
             yield self._any
         yield from self._exact.values()
@@ -110,6 +110,6 @@ class HostTable:
             self._ranks.at(policy.host).append(rank)
 
     def find(self, authority: str) -> HostPolicy | None:
-        """None: no Host speaks of this name."""
+        """The first policy that matches; None: no Host has this name."""
         found = [ranks[0] for ranks in self._ranks.matching(authority)]
         return self._policies[min(found)] if found else None

@@ -1,6 +1,6 @@
-"""Which Routes a Host with a `mappingSelector` serves: those of the Mappings whose labels it asks for.
+"""Selects the Routes of a Host with a `mappingSelector`: those of the Mappings whose labels match.
 
-Pure. Worked out once per snapshot for each selection that some Host makes.
+Pure. Computed once per snapshot for each distinct selection.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from grpcgw.model.snapshot import Snapshot
 
 
 def find_selections(snapshot: Snapshot) -> frozenset[Selectors]:
-    """What the Hosts of a snapshot select by, each once."""
+    """The distinct selections of the Hosts of a snapshot."""
     ports = (listener.hosts for listener in snapshot.listeners or ())
     return frozenset(policy.selectors for policies in (snapshot.hosts, *ports) for policy in policies) - {()}
 
 
 def select_routes(routes: Iterable[Route], selectors: Selectors) -> tuple[Route, ...]:
-    """The Routes with the Mappings that one of `selectors` takes, the very same where it takes all. Those that lead
-    nowhere stay: nobody takes their calls."""
+    """The Routes with only those Mappings that one of `selectors` matches; the same Route object where all match.
+
+    Redirect Routes stay: they refuse their RPCs."""
     selected = (_select(route, frozenset(selectors)) for route in routes)
     return tuple(route for route in selected if route is not None)
 
@@ -39,7 +40,7 @@ def _select(route: Route, selectors: frozenset[object]) -> Route | None:
 
 
 def _share(kept: Collection[Destination], whole: Collection[Destination]) -> tuple[Destination, ...]:
-    """`kept` with the shares of those that are left out divided among them, in proportion."""
+    """`kept` with the shares of the other destinations divided among them, in proportion."""
     total, left = (sum(one.weight_percent for one in some) for some in (whole, kept))
     if not left:
         return tuple(kept)

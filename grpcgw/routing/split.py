@@ -1,6 +1,6 @@
-"""Which Mapping of a Route takes an RPC: exact shares by weight, in turns or by the hash of a header.
+"""Weighted split of a Route over its destinations: exact shares, in turns or by the hash of a header.
 
-Deterministic, no randomness; the same on every worker and every gateway where it is by hash.
+Deterministic, without randomness. By hash, every worker and every gateway decides alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FULL = 100
 
 
 class Split:
-    """The turn of one Route's destinations; lives as long as the route is served.
+    """The turns of one Route's destinations; lives as long as the Route is served.
 
     Safe to share between threads without a lock: the turns are a fixed cycle, and the only thing that changes is an
     `itertools.count`, whose `next` is one uninterruptible step. Two threads never take the same turn.
@@ -26,14 +26,14 @@ class Split:
     __slots__ = ("_bounds", "_count", "_cycle", "_destinations")
 
     def __init__(self, destinations: Sequence[Destination]) -> None:
-        """The weights of `destinations` add up to at most 100; what is missing goes nowhere."""
+        """The weights of `destinations` add up to at most 100; RPCs of the missing share are refused."""
         self._cycle = _make_cycle(destinations)
         self._count = count()
         self._destinations = tuple(destinations)
         self._bounds = tuple(accumulate(destination.weight_percent for destination in destinations))
 
     def pick(self) -> Destination | None:
-        """The destination of the next RPC; None: this one is in the share that no Mapping wants."""
+        """The destination of the next RPC; None: it is in the share that the weights leave unrouted."""
         cycle = self._cycle
         if len(cycle) == 1:
             return cycle[0]
@@ -43,7 +43,7 @@ class Split:
         """The destination of all RPCs with this value of the sticky header.
 
         Each destination owns a range of hashes as wide as its weight, in the order given: where a weight grows at the
-        first or last destination's cost, the callers who were with it stay with it.
+        expense of the first or last destination, its own callers stay.
         """
         data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
         hashed = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
@@ -52,10 +52,10 @@ class Split:
 
 
 def _make_cycle(destinations: Sequence[Destination]) -> tuple[Destination | None, ...]:
-    """The shortest sequence in which each destination has its exact share, as evenly spread as can be.
+    """The shortest sequence in which each destination has its exact share, spread as evenly as possible.
 
-    Smooth weighted round robin (nginx's rule): in each step everyone gains its weight, the richest is taken and pays
-    the total; the first of equals wins.
+    Smooth weighted round robin (nginx's rule): in each step every entry gains its weight as credit, the entry with
+    the most credit is taken and loses the total; the first of equals wins.
     """
     entries: list[Destination | None] = list(destinations)
     weights = [destination.weight_percent for destination in destinations]

@@ -1,8 +1,7 @@
-"""Which Route an RPC belongs to: the first match in evaluation order, found without walking the order.
+"""Match table: finds the first Route in evaluation order that matches an RPC, without trying each.
 
 Built once per snapshot and read by any number of threads. Routes are indexed by path, then by host, then by the
-rarest exact header they ask for; what is left to try one by one are regexes and rare coincidences. Weights are
-`split`'s business.
+rarest exact header they require; only regexes and rare coincidences are tried one by one. `split` applies weights.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ V = TypeVar("V")
 class RouteTable:
     """Routes in evaluation order, indexed.
 
-    Raises InvalidRegex for a pattern the compiler would not have let pass.
+    Raises InvalidRegex for a pattern that the compiler would have rejected.
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:
@@ -61,8 +60,8 @@ class RouteTable:
     def match(self, path: str, authority: str = "", metadata: Metadata = ()) -> Route | None:
         """The first Route in evaluation order that matches, or None.
 
-        `path` is `/package.Service/Method`; keys of `metadata` are lower case and may come several times. Only what
-        some Route may match is remembered. Threads share the caches without a lock: each operation on them is
+        `path` is `/package.Service/Method`; keys of `metadata` are lower case and may repeat. Only paths that
+        some Route may match are cached. Threads share the caches without a lock: each operation on them is
         atomic, and a lost entry costs one search.
         """
         found = self._by_path.get(path)
@@ -75,7 +74,7 @@ class RouteTable:
         return found if isinstance(found, Route) else self._decide(found, path, authority, metadata)
 
     def _search(self, path: str) -> Route | tuple[_Candidates, ...]:
-        """All that may match `path`, best first, or the Route itself where nothing else of the RPC matters."""
+        """The candidates for `path`, best first; the Route itself where only the path matters."""
         found = list(self._as_written.matching(path))
         if self._folds:
             found += self._folded.matching(_fold(path))
@@ -100,7 +99,7 @@ class RouteTable:
 
 
 def _remember(cache: dict[K, V], key: K, value: V) -> None:
-    # Paths and hosts are the client's choice, so whoever floods a cache must not freeze it: start anew.
+    # Clients choose paths and hosts. A full cache is cleared, so that a flood does not keep others out of it.
     if len(cache) >= _CACHE_ENTRIES:
         cache.clear()
     cache[key] = value
@@ -123,7 +122,7 @@ def _fold(text: str) -> str:
 
 
 class _Entry:
-    """One Route's rank and what it asks of metadata."""
+    """One Route's rank and its conditions on metadata."""
 
     __slots__ = ("conditions", "rank")
 
@@ -139,7 +138,7 @@ class _Entry:
 
 
 class _Leaf:
-    """The Routes over one path match and one host, which differ in headers alone."""
+    """The Routes of one path match and one host; they differ only in headers."""
 
     __slots__ = ("_by_value", "_entries", "_others", "lowest_conditional", "plain")
 
@@ -151,7 +150,7 @@ class _Leaf:
         self._others: list[_Entry] = []
 
     def add(self, entry: _Entry) -> None:
-        """Entries come in the order of their ranks."""
+        """Entries must be added in the order of their ranks."""
         if not entry.conditions:
             self.plain = min(self.plain, entry.rank)
         elif entry.rank < self.plain:  # else it is hidden
@@ -159,7 +158,7 @@ class _Leaf:
             self.lowest_conditional = min(self.lowest_conditional, entry.rank)
 
     def seal(self) -> None:
-        """File each entry under the value that the fewest others ask for."""
+        """Index each entry by the exact value that the fewest others require."""
         exact = [[one for one in entry.conditions if one.exact is not None] for entry in self._entries]
         wanted = Counter((one.name, one.exact) for conditions in exact for one in conditions)
         for entry, conditions in zip(self._entries, exact, strict=True):
@@ -179,7 +178,7 @@ class _Leaf:
 
 
 _Narrowed = tuple[int, tuple[_Leaf, ...]]
-"""What path and host leave open: the rank of the first Route that asks for nothing more, and those before it."""
+"""Candidates for a path and host: rank of the first Route without conditions, and leaves with Routes before it."""
 _NOTHING: _Narrowed = (_NEVER, ())
 
 
@@ -193,19 +192,19 @@ def _first(entries: Iterable[_Entry], values: Values, best: int) -> int:
 
 
 class _Candidates:
-    """The Routes over one path match. Most are one Route that asks for nothing else, of which only the rank is kept."""
+    """The Routes of one path match. Most are one Route without other conditions: only its rank is kept."""
 
     __slots__ = ("hosts", "lowest", "plain")
 
     def __init__(self) -> None:
         self.lowest = _NEVER
         self.plain = _NEVER
-        """Rank of the first Route that every RPC with such a path matches."""
+        """Rank of the first Route without other conditions."""
         self.hosts: HostIndex[_Leaf] | None = None
         """The Routes before it; None: there are none."""
 
     def add(self, rank: int, host: HostMatch | None, conditions: tuple[Condition, ...]) -> None:
-        """Routes come in the order of their ranks."""
+        """Routes must be added in the order of their ranks."""
         if rank > self.plain:  # hidden
             return
         self.lowest = min(self.lowest, rank)
@@ -227,7 +226,7 @@ def _lowest(candidates: _Candidates) -> int:
 
 
 class _PathIndex:
-    """Path matches by their text. A regex is filed like a prefix, under the text that all its matches begin with."""
+    """Index of path matches by text. A regex is indexed by the literal prefix of all its matches."""
 
     def __init__(self) -> None:
         self._exact: dict[str, _Candidates] = {}
@@ -254,7 +253,7 @@ class _PathIndex:
         return candidates
 
     def seal(self) -> bool:
-        """Every Route is in. Whether there is any."""
+        """All Routes are added. Returns whether there is any."""
         filed = [
             self._exact.values(),
             self._by_pattern.values(),

@@ -1,1 +1,1 @@
-"""What the gateway answers itself: health and reflection."""
+"""Services that the gateway answers itself: health and reflection."""

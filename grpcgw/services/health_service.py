@@ -26,7 +26,7 @@ _SERVICE_UNKNOWN: bytes = _Response(status=_Response.SERVICE_UNKNOWN).SerializeT
 
 
 class HealthExchange(LocalExchange):
-    """One Check or Watch. A Watch is told of a change at the next sweep."""
+    """One Check or Watch. A Watch gets a change at the next sweep."""
 
     def __init__(self, serving: Serving, call: Call, request: Request, now_s: float) -> None:
         self._method = request.path.removeprefix(HEALTH_PREFIX)

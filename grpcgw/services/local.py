@@ -1,6 +1,6 @@
-"""What RPCs share that the gateway answers itself, whatever the service: their end, their count, their line in the log.
+"""Base of the gateway's own services: ends, counts and logs RPCs that the gateway answers itself.
 
-They ask no pod, so an engine's events of pods mean nothing here.
+No pod is involved, so an engine's pod events do nothing here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED, LOCAL
 
 IDLE_TIMEOUT_S = 300.0
-"""As Mappings have it by default."""
+"""As the default of Mappings."""
 
 
 class LocalExchange:
-    """Subclasses say in `answer` what becomes of a request; `start` reads the first one."""
+    """One RPC. Subclasses handle requests in `answer`; `start` reads the first one."""
 
     def __init__(self, serving: Serving, call: Call, request: Request, now_s: float, counted_path: str) -> None:
-        """`counted_path`: the path as metrics may name it, however many others clients think of."""
+        """`counted_path`: the path for metrics; bounded, whatever paths clients send."""
         self.serving, self.call, self.request = serving, call, request
         self.sending = self.finished = False
         self._counters = serving.counters.name(serving.counters.unmatched, counted_path)
@@ -49,7 +49,7 @@ class LocalExchange:
         self.call.send(headers, message)
 
     def finish(self, status: Status, now_s: float, message: bytes | None = None) -> None:
-        """End the RPC, perhaps with a last answer. Does nothing where it is over."""
+        """End the RPC, with a last answer if there is one. Does nothing if it is over."""
         if self.finished:
             return
         self._last_active_s = now_s
@@ -124,13 +124,13 @@ class LocalExchange:
         )
 
     def on_sweep(self, now_s: float) -> None:
-        """Called from time to time: ends an RPC whose client was to do something and did not for too long."""
+        """Called from time to time: ends an RPC whose client has been idle for too long on its turn."""
         if not self.finished and self.waits_for_client() and now_s - self._last_active_s >= IDLE_TIMEOUT_S:
             message = f"nothing came or could be sent for {IDLE_TIMEOUT_S:.0f} s"
             self.finish(make_status(Reason.IDLE_TIMEOUT, message), now_s)
 
     def waits_for_client(self) -> bool:
-        """Whether it is the client's turn; where it is not, the RPC may be quiet for as long as it lasts."""
+        """Whether it is the client's turn; if not, the RPC may be idle for any time."""
         return True
 
     # Nothing here is sent to a pod.

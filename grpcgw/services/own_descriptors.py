@@ -12,7 +12,7 @@ _ALPHA, _STABLE = "grpc.reflection.v1alpha", "grpc.reflection.v1"
 
 
 def _make_stable(alpha: FileDescriptorProto) -> FileDescriptorProto:
-    """v1 of reflection, of which grpcio has no descriptors: the same under another name as grpc has it."""
+    """Reflection v1, for which grpcio has no descriptors: v1alpha under another name."""
     file = FileDescriptorProto()
     file.CopyFrom(alpha)
     file.name, file.package = "grpc/reflection/v1/reflection.proto", _STABLE

@@ -1,4 +1,4 @@
-"""`grpc.reflection` v1 and v1alpha on the gateway: what the pods that the asker's calls go to told."""
+"""The gateway's `grpc.reflection` service, v1 and v1alpha: describes the services that the client's RPCs reach."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ReflectionExchange(LocalExchange):
         self.send(answer)
 
     def _look(self) -> IndexView:
-        """Made anew when the routes have changed: each service is routed for it."""
+        """The view of this client; rebuilt when the routes have changed, since each service is routed for it."""
         view = self._view
         if view is None or self._seen_in is not self.serving.snapshot:
             self._seen_in = self.serving.snapshot

@@ -1,7 +1,7 @@
-"""Asks pods for their descriptors, over their own `grpc.reflection` service, on grpcio's public API.
+"""Fetches descriptors from pods over their `grpc.reflection` service, on grpcio's public API.
 
-One pod speaks for its cluster. `DescriptorKeeper` asks anew when the pods of a cluster change, from a thread of its
-own, so that no RPC ever waits for it; what it learned of a cluster holds until it learns better.
+One pod describes its cluster. `DescriptorKeeper` fetches again when the pods of a cluster change, in its own thread, so
+that no RPC waits for it. A cluster keeps its descriptors until a later fetch succeeds.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from grpcgw.upstream.pod import pod_target
 log = logging.getLogger(__name__)
 
 FETCH_S = 2.0
-"""How long one pod may take to tell everything."""
+"""Limit on one fetch."""
 SETTLE_S = 1.0
-"""A cluster is asked anew when its pods have been the same for so long."""
+"""A changed cluster is fetched again when its pods have been the same for so long."""
 RETRY_FIRST_S, RETRY_MOST_S = 1.0, 60.0
-"""After a pod that could not be asked the next one is, after the first pause, doubled each time up to the most."""
+"""After a failed fetch the next pod is tried after the first pause, doubled each time up to the most."""
 MAX_FILES = 2_000
-"""A pod that names more files than this is not followed further."""
+"""A fetch stops at this many files."""
 _VERSIONS = ("v1", "v1alpha")
 _OWN = ("grpc.reflection.", "grpc.health.")
-"""Services every pod has for itself: the gateway answers these on its own."""
+"""Services that every pod has: the gateway answers these itself."""
 _Ask = Callable[[ServerReflectionRequest], ServerReflectionResponse]
 
 
 def fetch_descriptors(target: str, timeout_s: float) -> Descriptors | None:
-    """What the pod at `target` (a grpc target) tells of its services; None where it has no reflection service.
+    """The descriptors of the pod at `target` (a grpc target); None: it has no reflection service.
 
-    Raises ConnectionError where the pod does not answer within `timeout_s`, or not in descriptors.
+    Raises ConnectionError if the pod does not answer within `timeout_s`, or not with descriptors.
     """
     deadline_s = time.monotonic() + timeout_s
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
@@ -87,7 +87,7 @@ def _fetch(ask: _Ask) -> Descriptors:
         for name in sorted(missing):
             _add(files, ask(ServerReflectionRequest(file_by_filename=name)))
         if len(files) == before or len(files) > MAX_FILES:
-            break  # what is still missing the pod cannot give, or there is no end of it
+            break  # the pod does not have what is missing, or there are too many files
     return Descriptors(services, files)
 
 
@@ -105,7 +105,7 @@ Fetch = Callable[[str, float], Descriptors | None]
 
 @dataclass(slots=True)
 class _Cluster:
-    """What is known of one cluster, and when to ask its pods next."""
+    """The descriptors of one cluster, and when to fetch next."""
 
     addresses: frozenset[str]
     due_s: float
@@ -114,7 +114,7 @@ class _Cluster:
 
 
 class DescriptorKeeper:
-    """Keeps `serving.reflection` true to the pods, between `start` and `close`."""
+    """Keeps `serving.reflection` current, between `start` and `close`."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class DescriptorKeeper:
         self._clusters: dict[str, _Cluster] = {}
         self._silent: set[str] = set()
         self._closing = False
-        self._news = threading.Event()
+        self._changed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="grpcgw descriptors", daemon=True)
         serving.reflection = DescriptorIndex({}, OWN_SERVICES)
 
@@ -137,23 +137,23 @@ class DescriptorKeeper:
 
     def look_again(self) -> None:
         """Clusters or their pods may have changed. Never blocks."""
-        self._news.set()
+        self._changed.set()
 
     def close(self) -> None:
-        """Blocks while a pod is being asked."""
+        """Blocks while a fetch runs."""
         self._closing = True
-        self._news.set()
+        self._changed.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         while not self._closing:
-            self._news.clear()
+            self._changed.clear()
             due_s = self._keep(time.monotonic())
-            self._news.wait(None if math.isinf(due_s) else max(0.0, due_s - time.monotonic()))
+            self._changed.wait(None if math.isinf(due_s) else max(0.0, due_s - time.monotonic()))
 
     def _keep(self, now_s: float) -> float:
-        """Ask whom it is time to ask; returns when to do so next if nothing changes."""
+        """Fetch what is due; returns the monotonic time of the next fetch if nothing changes."""
         addresses = self._addresses()
         changed = bool(self._clusters.keys() - addresses.keys())
         self._clusters = {name: known for name, known in self._clusters.items() if name in addresses}
@@ -166,7 +166,7 @@ class DescriptorKeeper:
         return min((known.due_s for known in self._clusters.values() if known.addresses), default=math.inf)
 
     def _addresses(self) -> dict[str, list[str]]:
-        """The pods of each cluster that can be asked, connected ones first."""
+        """The pods of each cluster without TLS, connected ones first."""
         found: dict[str, list[str]] = {}
         for cluster, pods in self._serving.clusters.in_use():
             if cluster.connection.tls is None:
@@ -174,7 +174,7 @@ class DescriptorKeeper:
                 found[cluster.name] = [str(pod.endpoint) for pod in ordered]
             elif cluster.name not in self._silent:
                 self._silent.add(cluster.name)
-                log.info("reflection: %s is not asked, since its pods are spoken to in TLS", cluster.name)
+                log.info("reflection: %s is not described, since its pods use TLS", cluster.name)
         return found
 
     def _note(self, name: str, addresses: frozenset[str], now_s: float) -> _Cluster:
@@ -182,20 +182,20 @@ class DescriptorKeeper:
         if known is None:
             known = self._clusters[name] = _Cluster(addresses, now_s)
         elif known.addresses != addresses:
-            # The first pods of a cluster are asked at once.
+            # The first pods of a cluster are due at once.
             known.due_s = now_s + self._settle_s if known.addresses else now_s
             known.addresses, known.failures = addresses, 0
         return known
 
     def _ask(self, name: str, known: _Cluster, address: str) -> bool:
-        """Whether something else is known now."""
+        """Fetch from one pod. Returns whether the descriptors changed."""
         try:
             found = self._fetch(pod_target(address), FETCH_S)
         except ConnectionError as error:
             known.failures += 1
             pause_s = min(RETRY_MOST_S, self._retry_first_s * 2 ** min(known.failures - 1, 10))
             known.due_s = time.monotonic() + pause_s
-            log.info("reflection: %s could not be asked, again in %.0f s: %s", name, pause_s, error)
+            log.info("reflection: cannot fetch the descriptors of %s, again in %.0f s: %s", name, pause_s, error)
             return False
         known.due_s, known.failures = math.inf, 0
         if found is None:

@@ -1,10 +1,10 @@
-"""Copies of RPCs for a shadow Mapping: a state machine without I/O for each, beside the session of the original.
+"""The copy of one RPC for a shadow Mapping: a state machine without I/O, beside the session of the original.
 
-A session says what its client sends (`take`), when the original went out (`open`) and when it is over (`leave`); an
-engine says what the shadow's pod does (`on_…`). Answers are dropped. Nothing in here may delay or fail the original:
-a copy never makes it wait, keeps its own defects, and is given up where its pod does not keep up or too much is held.
-Copies outlive their originals for a while, so each locks itself; its lock may be taken under a session's, never the
-other way round.
+The session passes on what its client sends (`take`), and reports when the original was sent (`open`) and when it is
+over (`leave`); the engine reports the events of the shadow's pod (`on_…`). Answers are dropped. A copy never delays or
+fails the original: it contains its own defects, and is dropped where its pod is too slow or too many bytes are held.
+Copies outlive their originals for a while, so each has a lock; it may be taken under a session's lock, never the other
+way round.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from grpcgw.upstream.pod import Pod
 log = logging.getLogger(__name__)
 
 MAX_HELD_BYTES = 4 << 20
-"""Of messages that one copy's pod has not taken yet, the one being sent included."""
+"""Limit on the messages of one copy that its pod has not taken yet, including the one being sent."""
 LINGER_S = 10.0
 """How long a copy may wait for its answer after the original is over, where the Mapping has no `timeout_ms`."""
 
@@ -91,7 +91,7 @@ class Copy:
         self._request: Request | None = request
         self._lock = threading.Lock()
         self.metadata: Metadata = ()
-        """The original's as the gateway forwards it, before its own Mapping's edits. Set before `open`."""
+        """The forwarded metadata of the original, before the edits of its Mapping. Set before `open`."""
         self._queue: deque[bytes] = deque()
         self._held_bytes = self._sending_bytes = 0
         self._half_closed = self._half_close_sent = self._sending = False
@@ -109,11 +109,11 @@ class Copy:
         self._contain(lambda: self._take(message, now_s), now_s)
 
     def open(self, now_s: float) -> None:
-        """The original was sent to its pod: send the copy. Again, for another try of the original, does nothing."""
+        """The original was sent to its pod: send the copy. Does nothing for another try of the original."""
         self._contain(lambda: self._open(now_s), now_s)
 
     def leave(self, client_gone: bool, now_s: float) -> None:
-        """The original is over. Its whole request is still answered; one that was cut off is cancelled."""
+        """The original is over. A copy with the whole request still runs; one that was cut off is cancelled."""
         self._contain(lambda: self._leave(client_gone, now_s), now_s)
 
     def _contain(self, step: Callable[[], None], now_s: float) -> None:
@@ -122,7 +122,7 @@ class Copy:
                 return
             try:
                 step()
-            except Exception:  # a defect here must not become one of the original's
+            except Exception:  # a defect of the copy must not fail the original
                 log.exception("defect: a copy for the shadow Mapping %s is dropped", self._shadow.target.label)
                 self._drop(Drop.DEFECT, now_s)
 
@@ -191,7 +191,7 @@ class Copy:
         return pod
 
     def _next(self) -> Opening:
-        """What goes out next, together."""
+        """The message and half-close to send next, together."""
         self._sending = True
         message = self._queue.popleft() if self._queue else None
         self._sending_bytes = len(message or b"")
@@ -214,7 +214,7 @@ class Copy:
         else:
             self._give_up()
 
-    # --- the shadow's pod; see `Session` for when each comes
+    # --- the shadow's pod; `Session` documents each event
 
     def on_pod_sent(self, ok: bool, now_s: float) -> None:
         if ok:  # else the status follows

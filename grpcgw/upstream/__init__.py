@@ -1,1 +1,1 @@
-"""Connections to pods: which channels to open and close. Decides only; the engine does it."""
+"""Clusters, their pods, pools, pickers, health and outliers. Decides only; the engine opens and closes channels."""

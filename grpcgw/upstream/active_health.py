@@ -1,7 +1,7 @@
-"""Active health checks: which pods to ask when, and what their answers make of them. Pure; asking is the engine's.
+"""Active health checks: schedules checks of pods and evaluates their results. Pure; the engine sends the checks.
 
-A pod that was not checked yet is used: Kubernetes calls it ready. Thresholds are Envoy's, but for its panic threshold,
-which there is none of: a pod found bad gets no RPCs, even where all are.
+A pod that was not checked yet is used: Kubernetes calls it ready. Thresholds are Envoy's, without its panic threshold:
+an unhealthy pod gets no RPCs, even where all pods are unhealthy.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ SERVING = 1
 _SERVING_STATUS_NAMES = {0: "UNKNOWN", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
 INTERVAL_JITTER = 0.1
-"""Each pause is up to this share shorter or longer, so that pods and gateways do not check in step."""
+"""Each interval is up to this share shorter or longer, so that pods and gateways do not check in step."""
 
 
 LOST_S = 5.0
-"""A check that says nothing for so long after its time-out is lost, and the pod is asked anew."""
+"""A check without an answer for so long after its time-out is given up, and the pod is checked again."""
 
 
 class PodHealth:
-    """Health of one pod under one Mapping's checks. One thread at a time."""
+    """Health of one pod by one HealthCheck. One thread at a time."""
 
     __slots__ = ("_in_a_row", "_last_failure", "_settings", "due_s", "healthy", "waits_until_s")
 
@@ -36,7 +36,7 @@ class PodHealth:
         self.due_s = 0.0
         """Monotonic time of the next check."""
         self.waits_until_s: float | None = None
-        """Monotonic time until which the answer of a check under way is waited for; None: there is none."""
+        """Monotonic time until which a running check may answer; None: none runs."""
         self._in_a_row = 0
         self._last_failure = ""
         self.healthy: bool | None = None
@@ -77,7 +77,7 @@ class PodHealth:
         return now_s >= self.due_s and (self.waits_until_s is None or now_s >= self.waits_until_s)
 
     def explain(self) -> str:
-        """For the operator: what the checks say of the pod."""
+        """The result of the checks, for the operator."""
         if self.healthy is None:
             return "not checked yet"
         if self.healthy:
@@ -111,9 +111,9 @@ def judge_check(settings: HealthCheck, code: int, details: str, serving_status: 
 
 
 class HealthChecker:
-    """The pods of one cluster under one Mapping's checks. The caller's lock guards it.
+    """Checks the pods of one cluster by one HealthCheck. The caller's lock guards it.
 
-    What is known belongs to the endpoint: a pod to which the connection is made anew stays healthy, or not.
+    Health belongs to the endpoint: a pod keeps it when its connection is replaced.
     """
 
     def __init__(self, settings: HealthCheck, draw: Callable[[float, float], float] = random.uniform) -> None:
@@ -123,7 +123,7 @@ class HealthChecker:
         self._health: dict[Endpoint, PodHealth] = {}
 
     def set_pods(self, pods: Iterable[Pod]) -> None:
-        """Check these from now on. A check on a connection that was replaced may never be answered: it is forgotten."""
+        """Check these from now on. A check on a replaced connection may never be answered, so it is given up."""
         before, connections = self._health, set(self._pods)
         self._pods = tuple(pods)
         self._health = {p.endpoint: before.get(p.endpoint) or PodHealth(self.settings) for p in self._pods}
@@ -132,7 +132,7 @@ class HealthChecker:
                 self._health[pod.endpoint].waits_until_s = None
 
     def take_due(self, now_s: float) -> list[tuple[Pod, PodHealth]]:
-        """The pods to ask now; `record` of each one's health should follow. A pod is asked once at a time."""
+        """The pods to check now; `record` on each health should follow. One check per pod runs at a time."""
         due = []
         for pod in self._pods:
             health = self._health[pod.endpoint]

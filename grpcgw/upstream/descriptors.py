@@ -1,7 +1,8 @@
-"""What pods tell of their services through `grpc.reflection`, in one index that answers each asker for its own pods.
+"""Index of the descriptors of all clusters, from the `grpc.reflection` services of their pods; answers reflection
+requests with what the client may call.
 
-Pure: `reflection_source` asks the pods, `reflection` answers clients. v1 and v1alpha of the service have the same
-messages on the wire, so one set of classes does. Rules: grpc `doc/server-reflection.md`.
+Pure: `services.reflection_source` fetches descriptors, `services.reflection` serves clients. v1 and v1alpha of the
+service have the same messages on the wire, so one set of classes does. Rules: grpc `doc/server-reflection.md`.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from grpcgw.model.codes import Code
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What the pods of one cluster told of themselves: the services, and the files that describe them by name."""
+    """The services of one cluster, and the files that describe them, by name."""
 
     services: tuple[str, ...]
     files: Mapping[str, bytes] = field(repr=False)
-    """File name → serialized FileDescriptorProto, with all dependencies the pod could give."""
+    """File name → serialized FileDescriptorProto, with all dependencies that the pod has."""
 
 
 ClustersOf = Callable[[str], Collection[str]]
-"""The clusters that an asker's calls of a service go to, by the service's name; none: they go nowhere."""
+"""The clusters that a client's RPCs go to, by service name; empty: none."""
 
 
 class DescriptorIndex:
-    """What is known of several clusters, and of the gateway's own services."""
+    """The descriptors of several clusters, and of the gateway's own services."""
 
     def __init__(self, clusters: Mapping[str, Descriptors], own: Descriptors | None = None) -> None:
-        """`own`: the services that the gateway answers itself."""
+        """`own`: of the services that the gateway answers itself."""
         self._sources = {name: _Source(clusters[name]) for name in sorted(clusters)}
         self._own = None if own is None else _Source(own)
         self.services = tuple(sorted({service for found in clusters.values() for service in found.services}))
 
     def see(self, clusters_of: ClustersOf) -> IndexView:
-        """What one asker may see: clusters that its calls go to, since two hosts may have services of one name."""
+        """The view of one client: clusters that its RPCs go to, since two hosts may have services of one name."""
         by_service: dict[str, list[_Source]] = {}
         for service in self.services:
             routed = clusters_of(service)
@@ -55,11 +56,11 @@ class DescriptorIndex:
 
 
 class IndexView:
-    """Answers the reflection requests of one asker.
+    """Answers the reflection requests of one client.
 
-    A service and its methods are answered from a cluster that its calls go to, other symbols and files from the first
-    cluster (in their order) that has them, always together with that cluster's dependencies: two services may carry
-    different versions of one file.
+    A service and its methods are answered from a cluster that its RPCs go to, other symbols and files from the first
+    cluster, in their order, that has them. Dependencies come from the same cluster: two services may have different
+    versions of one file.
     """
 
     def __init__(self, by_service: Mapping[str, Sequence[_Source]]) -> None:
@@ -85,7 +86,7 @@ class IndexView:
             case "all_extension_numbers_of_type":
                 self._put_extension_numbers(response, request.all_extension_numbers_of_type)
             case _:
-                _put_error(response, Code.INVALID_ARGUMENT, "the request asks for nothing")
+                _put_error(response, Code.INVALID_ARGUMENT, "the request has no message_request")
         return bytes(response.SerializeToString())
 
     def _put_files(self, response: ServerReflectionResponse, wanted: str, kind: str) -> None:
@@ -97,7 +98,7 @@ class IndexView:
         _put_error(response, Code.NOT_FOUND, f"no pod behind the gateway knows the {kind} {wanted}")
 
     def _sources_of(self, symbol: str) -> Sequence[_Source]:
-        """Of a service or its method, those of the service alone."""
+        """For a service or its method, only the sources of the service."""
         return self._by_service.get(symbol) or self._by_service.get(symbol.rpartition(".")[0]) or self._sources
 
     def _put_extension_numbers(self, response: ServerReflectionResponse, type_name: str) -> None:

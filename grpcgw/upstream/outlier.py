@@ -1,7 +1,7 @@
-"""Outlier detection: pods of one cluster that fail too often are left out for a while, and come back by themselves.
+"""Outlier detection: ejects pods of one cluster that fail too often, for a while.
 
-After Envoy's outlier detection and gRFC A50. Decides only: whoever picks pods leaves out the ejected ones. The time is
-an argument and never goes back. Any thread may call any method.
+After Envoy's outlier detection and gRFC A50. Decides only: the caller does not pick ejected pods. The time is an
+argument and never goes back. Any thread may call any method.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from grpcgw.model.balancing import OutlierDetection
 
 @dataclass(slots=True)
 class _Record:
-    """What is known of one pod."""
+    """Failures and ejections of one pod."""
 
     failures_in_a_row: int = 0
     successes: int = 0
     """Of the running interval, as `failures`."""
     failures: int = 0
     ejections: int = 0
-    """How often in short order; each makes the next ejection longer."""
+    """Recent ejections; each makes the next one longer."""
     ejected_until_s: float | None = None
     reason: str = ""
 
@@ -40,23 +40,23 @@ def _note_nothing() -> None: ...
 
 
 class OutlierDetector:
-    """Never ejects more pods than the settings allow (one at least, where they allow any), and never the last one.
+    """Never ejects more pods than the settings allow (at least one, if they allow any), and never the last one.
 
-    In the last point it differs from Envoy: with one pod there is nothing better to send RPCs to.
+    Envoy does eject the last one; but then there is no better pod for RPCs.
     """
 
     def __init__(self, settings: OutlierDetection, note_ejection: Callable[[], None] = _note_nothing) -> None:
-        """`note_ejection`: called once for each, whatever its cause; by any thread."""
+        """`note_ejection`: called once for each ejection, by any thread."""
         self._settings, self._note_ejection = settings, note_ejection
         self._lock = threading.Lock()
         self._records: dict[Backend, _Record] = {}
         self._next_interval_s: float | None = None
 
     def set_pods(self, pods: Iterable[Backend]) -> bool:
-        """These are the cluster's pods, usable or not. Pods that stay keep what is known of them,
-        those to which the connection is made anew as well.
+        """Set the cluster's pods, usable or not. Pods that stay keep their record, also when their connection is
+        replaced.
 
-        Returns whether another pod is ejected now than before: fewer pods may allow fewer ejected ones.
+        Returns whether the set of ejected pods changed: fewer pods may allow fewer ejections.
         """
         with self._lock:
             known = {pod.endpoint: record for pod, record in self._records.items()}
@@ -71,8 +71,10 @@ class OutlierDetector:
         """An RPC on `pod` ended. Returns whether the pod is ejected now and was not before."""
         record = self._records.get(pod)
         if record is None or record.ejected_until_s is not None:
-            return False  # gone, or out already: what still ends there says nothing new
-        if not failed:  # without the lock: mostly one thread counts for a pod, and one lost now and then tips nothing
+            return False  # gone, or ejected already
+        if (
+            not failed
+        ):  # without the lock: mostly one thread counts for a pod, and a lost count now and then changes no decision
             record.successes += 1
             record.failures_in_a_row = 0
             return False
@@ -88,9 +90,9 @@ class OutlierDetector:
             return self._eject(record, now_s, f"{count(limit, 'failure')} in a row")
 
     def sweep(self, now_s: float) -> bool:
-        """To be called often. Lets pods back in time, and compares success rates once an interval.
+        """To be called often. Ends ejections in time, and compares success rates once per interval.
 
-        Returns whether another pod is ejected now than before.
+        Returns whether the set of ejected pods changed.
         """
         with self._lock:
             if self._next_interval_s is None:
@@ -106,7 +108,7 @@ class OutlierDetector:
         return record is not None and record.ejected_until_s is not None
 
     def explain(self, pod: Backend, now_s: float) -> str:
-        """For the operator: why `pod` gets no RPCs, and for how long; empty where it is not ejected."""
+        """Why `pod` is ejected and for how long, for the operator; empty: it is not ejected."""
         with self._lock:
             record = self._records.get(pod)
             if record is None or record.ejected_until_s is None:

@@ -1,6 +1,6 @@
-"""One pod of one cluster in this worker: what was counted of it, its connection's state, whether new RPCs may go there.
+"""One pod of one cluster in this worker: its connection's state, its counters, and whether it is draining.
 
-Knows nothing of channels: an engine holds those behind the `Connection` port.
+An engine holds the channel behind the `Connection` port.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from grpcgw.telemetry.report import PodReport
 _defects = DefectLog(logging.getLogger(__name__))
 
 LINGER_S = 0.5
-"""How long a pod that left stays connected without any RPC: one that chose its Mapping or its pod just before may only
-now be about to be sent."""
+"""How long a pod that left stays connected without RPCs: an RPC that picked it just before may not be sent yet."""
 
 
 class Connection(Protocol):
@@ -32,10 +31,10 @@ class Connection(Protocol):
         ...
 
     def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
-        """Ask the pod for its health, and return at once.
+        """Start a health check, and return at once.
 
-        `report` is called once, from any thread, with why the check failed, or "" where the pod is serving; not
-        where the connection was closed meanwhile.
+        `report` is called once, from any thread, with why the check failed, or "" where the pod is serving. It is not
+        called if the connection was closed meanwhile.
         """
         ...
 
@@ -45,11 +44,11 @@ class Connection(Protocol):
 
 
 MAX_ERROR_CHARACTERS = 512
-"""Of a pod's last error: it is the pod's own text, and goes into every report."""
+"""Limit on a pod's last error: the pod writes the text, and every report carries it."""
 
 
 class PodCounts:
-    """What was counted of one address in one cluster, over all connections to it. Never falls.
+    """Counters of one address in one cluster, over all connections to it. They never fall.
 
     Several threads count: the lock costs some 60 ns where an RPC costs 100 µs (docs/performance.md).
     """
@@ -67,7 +66,7 @@ NOTHING_COUNTED = PodCounts()
 
 
 class Pod:
-    """One connection to a pod, or the first to come."""
+    """One connection to a pod."""
 
     __slots__ = (
         "cluster",
@@ -94,34 +93,34 @@ class Pod:
         expires_at_s: float = math.inf,
         counts: PodCounts | None = None,
     ) -> None:
-        """`settings`: what `connection` was made with. `expires_at_s`: the monotonic time at which another connection
-        is to take its place. `counts`: of this address so far; None: nothing was counted."""
+        """`settings`: of `connection`. `expires_at_s`: the monotonic time at which another connection replaces it.
+        `counts`: of this address so far; None: a new address."""
         self.cluster, self.endpoint, self.connection = cluster, endpoint, connection
         self.settings, self.expires_at_s = settings, expires_at_s
         self.rests = settings.idle_timeout_ms is not None
-        """The connection may close while it is idle, and is as good as connected then."""
+        """The connection may close while it is idle, and counts as connected then."""
         self.state = PodState.IDLE
         self.draining = self.replaced = False
-        """`replaced`: another connection has its place, or is to have it. It serves no more, though its pod be back."""
+        """`replaced`: another connection replaces it. It gets no new RPCs, even if its pod comes back."""
         self.left_at_s: float | None = None
-        """Monotonic time at which it was first asked whether it is over."""
+        """Monotonic time of the first `is_over`."""
         self.in_flight = 0
         self.connect_error = ""
-        """Why it could not be connected to when it was last tried in vain."""
+        """Why the last attempt to connect failed."""
         self.counts = counts or PodCounts()
 
     def is_ready(self) -> bool:
-        """Whether an RPC can be sent without waiting for more than its own connection to wake."""
+        """Whether an RPC can be sent at once, or wakes an idle connection."""
         return self.state is PodState.READY or (self.rests and self.state is PodState.IDLE)
 
     def is_over(self, now_s: float, limit_s: float) -> bool:
-        """Whether the connection of this pod, which left, is to be closed; at `limit_s` whatever still runs there."""
+        """Whether to close the connection of this pod, which left; at `limit_s` even if RPCs still run there."""
         if self.left_at_s is None:
             self.left_at_s = now_s
         return now_s >= limit_s or (not self.in_flight and now_s >= self.left_at_s + LINGER_S)
 
     def come_back(self) -> None:
-        """The pod that left is there again. How its connection is will be seen when it is looked at next."""
+        """The pod that left is back. The next `Pool.look` reads the state of its connection."""
         self.draining, self.left_at_s, self.state = False, None, PodState.IDLE
 
     def begin(self) -> None:
@@ -143,12 +142,12 @@ class Pod:
                 counts.last_error = error[:MAX_ERROR_CHARACTERS]
 
     def note_connect_error(self, failure: str) -> None:
-        """`failure`: of an RPC that was to find out why; empty where the pod could be connected to after all."""
+        """`failure`: of the probe for the cause; empty: it could connect after all."""
         if self.state is PodState.FAILING:
             self.connect_error = failure.removeprefix("UNAVAILABLE: ")[:MAX_ERROR_CHARACTERS]
 
     def report(self, note: str = "", counted: bool = True) -> PodReport:
-        """`counted`: with what was counted of the address; of several connections to it one alone is to say so."""
+        """`counted`: with the counters of the address; of several connections to it only one reports them."""
         counts = self.counts if counted else NOTHING_COUNTED
         mean_ms = 1000 * counts.latency_sum_s / counts.finished if counts.finished else 0.0
         state = PodState.DRAINING if self.draining else self.state
@@ -166,7 +165,7 @@ class Pod:
 
 
 def close_connections(pods: Iterable[Pod]) -> None:
-    """Close them all: that one cannot be closed keeps none of the others open."""
+    """Close them all, even if closing one of them raises."""
     for pod in pods:
         try:
             pod.connection.close()
@@ -175,5 +174,5 @@ def close_connections(pods: Iterable[Pod]) -> None:
 
 
 def pod_target(address: str) -> str:
-    """grpc's name for `host:port`, such that nothing is resolved: `ipv4:10.0.0.1:50051`."""
+    """The grpc target of `host:port`, with a scheme that needs no name resolution: `ipv4:10.0.0.1:50051`."""
     return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"

@@ -1,7 +1,7 @@
-"""The pods of one cluster: which to open, which to drain, which to close, and which may be picked.
+"""Connection pool of one cluster: decides which pods to open, drain and close, and which may be picked.
 
-Every decision is one synchronous step that returns what to do; the engine opens and closes channels. The time is an
-argument. Not thread-safe: the data plane's lock guards it.
+Every decision is one synchronous step; the engine opens and closes channels. The time is an argument. Not thread-safe:
+the lock of the ClusterSet guards it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Pool:
 
     serving: dict[Endpoint, Pod] = field(default_factory=dict)
     arriving: dict[Endpoint, Pod] = field(default_factory=dict)
-    """New connections to pods of `serving`, each to take the place of the one there once it stands (`look`)."""
+    """New connections to pods of `serving`; each replaces the one there once it is established (`look`)."""
     leaving: dict[Pod, float] = field(default_factory=dict)
-    """Pod → monotonic time at which its remaining RPCs are cancelled; never while the pod itself stays."""
+    """Pod → monotonic time at which its remaining RPCs are cancelled; infinite while the pod itself stays."""
     failed: list[Pod] = field(default_factory=list)
-    """Those that `look` has just found failing; who asks them for the cause takes them out."""
+    """Pods that `look` has just found failing; the caller removes those it probes for the cause."""
 
     def replace(
         self, endpoints: Sequence[Endpoint], open_pod: Callable[[Endpoint], Pod], drain_until_s: float
     ) -> tuple[Pod, ...]:
-        """Make `endpoints` the pods that get new RPCs. A pod that stays keeps its connection, as one that comes back
-        before its RPCs are over.
+        """Make `endpoints` the pods that get new RPCs. A pod that stays keeps its connection; so does one that comes
+        back before its RPCs are over.
 
         Returns the pods that left just now; they finish their RPCs until `drain_until_s`.
         """
@@ -51,7 +51,7 @@ class Pool:
         return left
 
     def _bring_back(self, gone: Pod | None, endpoint: Endpoint) -> Pod | None:
-        """`gone`, which left and has not been closed; None where it is not, or was another pod at the same address."""
+        """`gone`, which left and is not closed yet, back in use; None: it is None, or another pod had the address."""
         if gone is None or gone.endpoint.name != endpoint.name:
             return None
         del self.leaving[gone]
@@ -59,25 +59,25 @@ class Pool:
         return gone
 
     def adopt(self, leaving: Mapping[Pod, float], settings: ConnectionSettings) -> None:
-        """See out `leaving` of an earlier pool of the same cluster. `settings`: what connections are made with now."""
+        """Drain the `leaving` pods of an earlier pool of the same cluster. `settings`: of new connections."""
         for pod, limit_s in leaving.items():
             pod.replaced |= pod.settings != settings
             self.leaving[pod] = limit_s
 
     def renew(self, open_pod: Callable[[Endpoint], Pod], now_s: float) -> None:
-        """Begin to connect anew to each pod whose connection has reached its age."""
+        """Start a new connection to each pod whose connection has reached its age limit."""
         for endpoint, pod in self.serving.items():
             if now_s >= pod.expires_at_s and endpoint not in self.arriving:
                 self.arriving[endpoint] = open_pod(endpoint)
 
     def reconnect(self, open_pod: Callable[[Endpoint], Pod]) -> None:
-        """Begin to connect anew to every pod: what its connection is made with has changed."""
+        """Start a new connection to every pod: the connection settings have changed."""
         for pod in (*self.arriving.values(), *self.leaving):
             self._replace(pod)
         self.arriving = {endpoint: open_pod(endpoint) for endpoint in self.serving}
 
     def look(self) -> bool:
-        """Take up the state of every connection; returns whether one that serves has another, or was replaced."""
+        """Read the state of every connection; returns whether one that serves changed, or was replaced."""
         changed = False
         for pod in self.serving.values():
             state = pod.connection.state()
@@ -88,10 +88,9 @@ class Pool:
         return bool(self.arriving and self._take_over()) or changed
 
     def _take_over(self) -> bool:
-        """Put each new connection that stands in the place of the old one, which ends with its last RPC.
+        """Replace each old connection whose new one is established; the old one ends with its last RPC.
 
-        One that does not stand waits, and the old one goes on serving; unless that is lost too. Returns whether any
-        did.
+        Until then the old one serves, unless it is lost too. Returns whether any was replaced.
         """
         waiting = len(self.arriving)
         for endpoint, pod in tuple(self.arriving.items()):
@@ -112,7 +111,7 @@ class Pool:
         self.leaving[pod] = math.inf
 
     def finished(self, now_s: float) -> tuple[Pod, ...]:
-        """Take out the leaving pods that are to be closed now: without RPCs for a while, or at their drain limit."""
+        """Remove and return the leaving pods to close now: without RPCs for a while, or at their drain limit."""
         over = tuple(pod for pod, limit_s in self.leaving.items() if pod.is_over(now_s, limit_s))
         for pod in over:
             del self.leaving[pod]
@@ -123,10 +122,10 @@ class Pool:
 
 
 def usable(pods: Iterable[Pod]) -> tuple[Pod, ...]:
-    """Which pods may be picked: the connected ones; while there are none, those that may yet connect; else all.
+    """The pods that may be picked: the connected ones; if there are none, those that may yet connect; else all.
 
-    A pod that is still connecting (or a black hole) so never delays an RPC that a connected pod can take, and with
-    every pod failing an RPC learns the connection's own error. As grpc-go's round_robin (gRFC A61).
+    A pod that is still connecting (or a black hole) never delays an RPC that a connected pod can take. With every pod
+    failing, an RPC gets the connection's own error. As grpc-go's round_robin (gRFC A61).
     """
     known = tuple(pods)
     ready = tuple(pod for pod in known if pod.is_ready())
