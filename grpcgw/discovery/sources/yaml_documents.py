@@ -1,45 +1,29 @@
-"""YAML (and JSON) text into values, with the line of every field. Pure: knows neither files nor objects.
+"""Decodes YAML (and JSON) text into JSON values, with the line of every field. Pure: no files, no objects.
 
-Reads the parser's events instead of loading documents: lines are known where values are made, no tag can create
-anything but JSON types, and nesting and aliases are bounded before they cost memory. What is wrong with a text
-becomes a `Fault`; nothing here raises because of it.
+Built on the events of PyYAML's parser (docs/decisions/019): each event has its line, no tag can create anything but
+JSON types, and nesting and aliases are bounded before they cost memory. What is wrong with a text is returned as a
+`Fault`; nothing here raises because of it.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import yaml
 
+from grpcgw.discovery.sources.yaml_scalars import RESOLVED_TAGS, TEXT_TAGS, decode_plain
 from grpcgw.model.environment import Filled, fill_in
 from grpcgw.model.objects import FieldPath
 
 MAX_DEPTH = 100
 TOO_DEEP = f"values are nested more than {MAX_DEPTH} deep"
 MAX_ALIASED_VALUES = 100_000
-"""Values aliases may stand for in one document: a small file must not grow to gigabytes (billion laughs)."""
+"""Values that the aliases of one document may expand to: a small file must not grow to gigabytes (billion laughs)."""
 
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-_TAG = "tag:yaml.org,2002:"
-_RESOLVED_TAGS = frozenset(f"{_TAG}{name}" for name in ("null", "bool", "int", "float"))
-_TEXT_TAGS = frozenset({"!", f"{_TAG}str"})
-_COLLECTION_TAGS = frozenset({None, "!", f"{_TAG}map", f"{_TAG}seq"})
-
-# YAML 1.1 words as Kubernetes reads them; base-60 numbers and timestamps stay text.
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-_BOOL = {
-    spelling: value
-    for word, value in {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.items()
-    for spelling in (word, word.capitalize(), word.upper())
-}
-_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
-_OCTAL = re.compile(r"[-+]?0o?[0-7]{1,99}")
-_HEXADECIMAL = re.compile(r"[-+]?0x[0-9a-fA-F]{1,99}")
-_FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_COLLECTION_TAGS = frozenset({None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +34,12 @@ class Document:
     value: object
     lines: Mapping[FieldPath, int]
     filled: tuple[tuple[FieldPath, Filled], ...] = ()
-    """The texts that name variables of the environment; a key has the path of what it stands in."""
+    """The texts that name variables of the environment; a key has the path of its mapping."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """What `$NAME` and `${NAME}` are filled in from, and the key whose text is left as it is written."""
+    """The values of `$NAME` and `${NAME}`, and the key whose text is not filled in."""
 
     environment: Mapping[str, str]
     left_out: str = ""
@@ -63,7 +47,7 @@ class Filling:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a document, or (`whole_text`) the text from here on, could not be read."""
+    """The reason why a document, or (`whole_text`) the text from here on, could not be read."""
 
     line: int
     message: str
@@ -75,16 +59,17 @@ def read_documents(text: str, first_line: int = 1, filling: Filling | None = Non
 
     Ends after a fault of the whole text. Without `filling` nothing is filled in.
     """
-    for found in _read_documents(text, first_line - 1, filling or Filling({})):
+    before = first_line - 1
+    for found in _read_documents(text, before, filling or Filling({})):
         if isinstance(found, Fault):
-            yield replace(found, line=found.line + first_line - 1)
+            yield replace(found, line=found.line + before)
         elif found.value is not None:
-            lines = {path: line + first_line - 1 for path, line in found.lines.items()}
+            lines = {path: line + before for path, line in found.lines.items()} if before else found.lines
             yield replace(found, lines=lines)
 
 
 def _read_documents(text: str, lines_before: int, filling: Filling) -> Iterator[Document | Fault]:
-    """As `read_documents`, with the lines of the text alone."""
+    """As `read_documents`, with lines counted from the beginning of the text."""
     events = _shallow(yaml.parse(text, Loader=_LOADER))
     try:
         for event in events:
@@ -118,7 +103,7 @@ class _DocumentError(Exception):
 
 
 class _TooDeep(Exception):
-    """Nesting beyond MAX_DEPTH: ends the whole text, as the parser's own work grows with the square of the depth."""
+    """Nesting beyond MAX_DEPTH. Ends the whole text, as the parser's own work grows with the square of the depth."""
 
     def __init__(self, line: int) -> None:
         super().__init__(line)
@@ -155,7 +140,7 @@ class _DocumentReader:
 
     events: Iterator[yaml.Event]
     lines_before: int
-    """Of the file, before the text: for messages that name a line."""
+    """Lines of the file before the text, for messages that name a line."""
     filling: Filling
     filled: list[tuple[FieldPath, Filled]] = field(default_factory=list)
     lines: dict[FieldPath, int] = field(default_factory=dict)
@@ -163,7 +148,7 @@ class _DocumentReader:
     aliased: int = 0
 
     def read(self, event: yaml.Event, path: FieldPath) -> tuple[object, int]:
-        """The value that begins with `event`, and how many values it holds, itself included."""
+        """The value that begins with `event`, and the number of values in it, itself included."""
         line = _line_of(event.start_mark)
         self.lines.setdefault(path, line)
         if isinstance(event, yaml.AliasEvent):
@@ -187,7 +172,15 @@ class _DocumentReader:
     def _read_scalar(self, event: yaml.ScalarEvent, path: FieldPath, line: int) -> object:
         is_left_out = path[-1:] == (self.filling.left_out,)
         text = event.value if is_left_out else self._fill_in(event.value, path)
-        return _decode_scalar(event, text, line)
+        if event.tag in TEXT_TAGS or (event.tag is None and not event.implicit[0]):
+            return text
+        if event.tag is not None and event.tag not in RESOLVED_TAGS:
+            raise _unknown_tag(line, event.tag)
+        try:
+            return decode_plain(text)
+        except OverflowError as error:
+            written = event.value[:40]
+            raise _DocumentError(line, f"the number {written} is too large; quote it if it is meant as text") from error
 
     def _fill_in(self, text: str, path: FieldPath) -> str:
         filled = fill_in(text, self.filling.environment) if self.filling.environment else None
@@ -228,7 +221,7 @@ class _DocumentReader:
         return {**merged, **values}, size
 
     def _read_key(self, event: yaml.Event, path: FieldPath, line: int) -> str:
-        """The key as text, which is what JSON would have: `8080:` is "8080"."""
+        """The key as text, as in JSON: `8080:` is "8080"."""
         if isinstance(event, yaml.ScalarEvent):
             key = self._fill_in(str(event.value), path)
             if event.anchor is not None:
@@ -250,7 +243,7 @@ class _DocumentReader:
 
 
 def _merge(value: object, line: int) -> dict[str, object]:
-    """What `<<: *anchor` or `<<: [*first, *second]` brings in; earlier mappings win, the mapping's own keys most."""
+    """The value of a merge key, `<<: *anchor` or `<<: [*first, *second]`: earlier mappings win over later ones."""
     sources = value if isinstance(value, list) else [value]
     merged: dict[str, object] = {}
     for source in reversed(sources):
@@ -268,34 +261,6 @@ def _written(event: yaml.Event, key: str) -> str:
     return str(event.value) if isinstance(event, yaml.ScalarEvent) else key
 
 
-def _decode_scalar(event: yaml.ScalarEvent, text: str, line: int) -> object:
-    """The value of `text`, which the scalar is with its variables filled in."""
-    if event.tag in _TEXT_TAGS or (event.tag is None and not event.implicit[0]):
-        return text
-    if event.tag is not None and event.tag not in _RESOLVED_TAGS:
-        raise _unknown_tag(line, event.tag)
-    if text in _NULL:
-        return None
-    if text in _BOOL:
-        return _BOOL[text]
-    return _decode_number(text, event.value, line)
-
-
-def _decode_number(text: str, written: str, line: int) -> int | float | str:
-    if _DECIMAL.fullmatch(text):
-        return int(text)
-    if _OCTAL.fullmatch(text):
-        return int(text.replace("o", ""), 8)
-    if _HEXADECIMAL.fullmatch(text):
-        return int(text, 16)
-    if not _FLOAT.fullmatch(text):
-        return text
-    number = float(text)
-    if not math.isfinite(number):
-        raise _DocumentError(line, f"the number {written[:40]} is too large; quote it if it is meant as text")
-    return number
-
-
 def _unknown_tag(line: int, tag: str | None) -> _DocumentError:
     return _DocumentError(line, f"tag {tag} is not supported: only plain YAML (what JSON can hold) is read")
 
@@ -305,10 +270,8 @@ def _line_of(mark: _Mark | None) -> int:
 
 
 def _describe(error: yaml.MarkedYAMLError, text: str) -> str:
-    """Why the parser gave up.
-
-    It reads ahead of its events, and a newer one stops at a depth of its own: that is the same fault in other words.
-    """
+    """The parser's error. Newer parsers limit nesting themselves and read ahead of their events: that error
+    is reported as TOO_DEEP, too."""
     read = text[: error.problem_mark.index] if error.problem_mark is not None else ""
     if sum(map(read.count, "[{")) - sum(map(read.count, "]}")) > MAX_DEPTH:
         return TOO_DEEP
