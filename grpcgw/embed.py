@@ -1,6 +1,7 @@
-"""The gateway inside somebody else's `grpc.aio` server, in their event loop: its handler serves what theirs do not.
+"""Embedding: the gateway inside another program's `grpc.aio` server and event loop (docs/embedding.md).
 
-Wires the control process's parts to a data plane without processes or ports of its own. docs/embedding.md shows it.
+Its handler serves the methods that the program's own do not. Control publishes to one carrier without processes and
+ports of its own.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Self
 
 import grpc
 
+from grpcgw.carriers.carrier import CarrierReport
 from grpcgw.control.control import Control
 from grpcgw.engines.generic_handler.lasting_server import LastingServer, MakeServer
 from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
@@ -23,28 +25,25 @@ from grpcgw.listeners.open_ports import PortFault
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.settings import EngineName, Settings
-from grpcgw.telemetry.report import WorkerReport
-from grpcgw.workers.messages import Listening
 from grpcgw.workers.shared_turns import FIRST_TURNS
-from grpcgw.workers.supervisor import HeardPorts
 from grpcgw.workers.worker import SETTLE_S, make_report
 
-LOOK_S = 0.2
-"""How often it is looked whether the servers of `keep_serving` live."""
+CHECK_SERVERS_S = 0.2
+"""How often to check whether the servers of `keep_serving` are alive."""
 
 
 class Gateway:
-    """An asynchronous context manager: configuration is followed and pods are connected to while it is entered."""
+    """An asynchronous context manager: while it is entered, it follows the configuration and connects to pods."""
 
     def __init__(self, settings: Settings) -> None:
-        """What `settings` say about data ports and workers has no meaning here; the admin port is opened."""
+        """Ignores what `settings` say about data ports, workers and the engine. Opens the admin port."""
         self._settings = replace(settings, port=None, tls_port=None, workers=0, engine=EngineName.GENERIC_HANDLER)
         self._proxy = LoopProxy(settings.max_metadata_bytes, random.randrange(FIRST_TURNS), settings.drain_time_s)
 
     async def __aenter__(self) -> Self:
         """Returns when the first complete configuration is served. Raises UserError for what the user can mend."""
-        self._data_plane = _ThisLoop(self._proxy)
-        self._control = Control(self._settings, self._data_plane)
+        self._carrier = _EmbeddedCarrier(self._proxy)
+        self._control = Control(self._settings, [self._carrier])
         self._running = asyncio.create_task(self._control.run(), name="grpcgw")
         serving = asyncio.create_task(self._control.listening(), name="grpcgw start")
         try:
@@ -52,7 +51,7 @@ class Gateway:
         finally:
             serving.cancel()
         if self._running.done():
-            await self._running  # raises why
+            await self._running  # raises the cause
         return self
 
     async def __aexit__(
@@ -67,71 +66,89 @@ class Gateway:
         return self._control.admin_port
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """For `server.add_generic_rpc_handlers`. It takes every method, so it belongs behind all others."""
+        """For `server.add_generic_rpc_handlers`. It takes every method, so add it after all others."""
         return self._proxy.handler()
 
     @asynccontextmanager
     async def keep_serving(self, make: MakeServer, grace_s: float) -> AsyncIterator[None]:
-        """Have a server while this is entered, and another whenever one dies.
+        """Run a server while this is entered, and replace it whenever it dies.
 
-        A server of grpc.aio ends for good when a client sends a path that is not UTF-8. `make` returns one that is
-        started, with `handler()` and on the same ports each time. `grace_s`: how long RPCs may run on at the end, and
-        on a server that died. While there is none the gateway is not ready.
+        A grpc.aio server dies when a client sends a path that is not UTF-8. `make` returns a started server with
+        `handler()`, on the same ports each time; what it raises at first is raised here. `grace_s`: how long RPCs may
+        still run at the end, and on a server that died. Without a live server the gateway is not ready.
         """
         server = LastingServer("this program", make, grace_s)
         await server.start()
-        self._data_plane.servers.append(server)
+        self._carrier.servers.append(server)
         try:
             yield
         finally:
-            self._data_plane.servers.remove(server)
+            self._carrier.servers.remove(server)
             await server.stop(grace_s)
 
 
-class _ThisLoop:
-    """The data plane (`workers.supervisor.DataPlane`) in the event loop that runs everything."""
+class _EmbeddedCarrier:
+    """A `Carrier` in the event loop of the program; clients come in by the program's own ports."""
 
-    opens_ports = False
-    restarts = 0
+    name = "embedded gateway"
 
     def __init__(self, proxy: LoopProxy) -> None:
         self._proxy = proxy
         self._configured = asyncio.Event()
-        self._serving = asyncio.Event()
+        self._started = False
         self._started_at_s = time.time()
-        self.ports = HeardPorts()
         self.servers: list[LastingServer] = []
 
-    async def run(self) -> None:
+    async def run(self, changed: Callable[[], None]) -> None:
+        """As `Carrier.run`."""
         try:
             await self._configured.wait()
             await self._proxy.start(SETTLE_S)
-            self._serving.set()
+            self._started = True
+            changed()
+            faults = self._faults()
             while True:
-                await asyncio.sleep(LOOK_S)
-                faults = tuple(PortFault("the server", server.fault) for server in self.servers if server.fault)
-                self.ports.note(0, Listening((), faults))
+                await asyncio.sleep(CHECK_SERVERS_S)
+                before, faults = faults, self._faults()
+                if faults != before:
+                    changed()
         finally:
             await self.drain(0.0)
             await self._proxy.stop()
 
     async def apply(self, snapshot: Snapshot) -> None:
+        """As `Carrier.apply`."""
         self._proxy.serving.apply(snapshot, time.monotonic())
         self._configured.set()
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
+        """As `Carrier.set_endpoints`."""
         self._proxy.serving.set_endpoints(cluster, endpoints, time.monotonic())
 
-    async def listening(self) -> tuple[int, ...]:
-        await self._serving.wait()
-        return ()
+    def report(self) -> CarrierReport:
+        """As `Carrier.report`."""
+        faults = self._faults()
+        return CarrierReport(
+            version=self._proxy.serving.snapshot.version if self._configured.is_set() else "",
+            started=self._started,
+            ready=self._started and not faults,
+            port_faults=faults,
+            workers=(make_report(0, "embedded", self._proxy.serving, self._started_at_s),),
+        )
 
-    async def reports(self) -> tuple[WorkerReport, ...]:
-        return self.last_reports()
+    def _faults(self) -> tuple[PortFault, ...]:
+        return tuple(
+            PortFault("the server", f"{server.fault}; it is started again") for server in self.servers if server.fault
+        )
 
-    def last_reports(self) -> tuple[WorkerReport, ...]:
-        return (make_report(0, "embedded", self._proxy.serving, self._started_at_s),)
+    async def collect(self) -> CarrierReport:
+        """As `Carrier.collect`."""
+        return self.report()
 
     async def drain(self, limit_s: float) -> None:
+        """As `Carrier.drain`."""
         self._proxy.refuse()
         await self._proxy.finish(limit_s)
+
+    def close(self) -> None:
+        """As `Carrier.close`: the ports are the program's."""

@@ -56,7 +56,7 @@ def test_one_line_does_not_silence_another() -> None:
         ("uvicorn.error", True),
         ("grpcgw.session.session", True),
         ("grpcgw.control.control", False),
-        ("grpcgw.workers.supervisor", False),
+        ("grpcgw.workers.slot", False),
         ("grpcio", False),
     ],
 )

@@ -65,3 +65,13 @@ class Listener:
     """For TLS: the certificates of its Hosts and of the TLSContexts."""
     trusted_hops: int = 0
     """Number of proxies before this port whose headers about the client are trusted; 0: `ClientRules.trusted_hops`."""
+
+
+def should_open(
+    transport: Transport, policies: tuple[HostPolicy, ...], certificates: tuple[ServerCertificate, ...]
+) -> bool:
+    """Whether to open a port with these Hosts and certificates: not where every Host is left out, nor a TLS port with
+    a self-signed certificate in place of the one of a Host that is left out."""
+    if transport is Transport.TLS and not certificates and any(policy.left_out for policy in policies):
+        return False
+    return not policies or not all(policy.left_out for policy in policies)

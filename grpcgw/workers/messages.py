@@ -1,6 +1,6 @@
-"""What the control process and a worker say to each other, and how it is framed: pickled values on a socket pair.
+"""Messages between the control process and a worker: pickled values, framed, on a socket pair.
 
-Both ends are the same program of the same version, parent and child; nothing else ever reaches this socket.
+Both ends are the same program of the same version, parent and child; nobody else has the socket.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from grpcgw.listeners.open_ports import OpenPort, PortFault
 from grpcgw.model.difference import Difference
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.listener import Listener
 from grpcgw.model.objects import ObjectKey
 from grpcgw.settings import Settings
 from grpcgw.telemetry.report import WorkerReport
@@ -25,11 +26,11 @@ FRAME = struct.Struct("!I")
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """How a worker is to run; the same for all of them."""
+    """Settings of a worker process; the same for all workers."""
 
     settings: Settings
     first_turn: int = 0
-    """Where workers begin with turns they do not share, each one further than the one before."""
+    """Where worker 0 starts its own round-robin positions; each further worker starts one later."""
 
 
 # --- from the control process
@@ -47,12 +48,15 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class ApplySnapshot:
-    """Serve this from the next RPC on, by its Listeners' ports alone. Answered by `Listening` or `Behind`."""
+    """Serve a snapshot from the next RPC on. Answered by `Listening` or `Behind`."""
 
     difference: Difference
-    """To the snapshot told before; the whole, to a worker that was told none."""
+    """From the snapshot sent before; from EMPTY_SNAPSHOT to a new worker."""
+    listeners: tuple[Listener, ...]
+    """The ports to open, and no others: the snapshot's Listeners without those whose port another program has, or the
+    ports of the command line."""
     turns: Mapping[TurnKey, int] = field(default_factory=dict)
-    """The descriptors of the turns to share (`SharedTurns`)."""
+    """Descriptors of the shared round-robin positions (`SharedTurns`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Collect:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Finish what runs, for at most `limit_s`, then end; the end of the process is the answer."""
+    """Let running RPCs finish for at most `limit_s`, then end. The end of the process is the answer."""
 
     limit_s: float
 
@@ -80,6 +84,8 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
+    """A snapshot that cannot be served, which is a defect."""
+
     why: str
     mapping: ObjectKey | None = None
     """The object to blame, where it is known."""
@@ -87,19 +93,21 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
+    """Which ports are open and which snapshot is served."""
+
     ports: tuple[OpenPort, ...]
-    """Those in fact open."""
+    """Those that are open."""
     faults: tuple[PortFault, ...] = ()
-    """Why others are not; they are tried again with the next `ApplySnapshot`."""
+    """Why others are not; the next `ApplySnapshot` tries them again."""
     refused: Refused | None = None
-    """Why the newest snapshot is not served, which is a defect; the one before is, if there was one."""
+    """Why the newest snapshot is not served; the one before is, if there was one."""
     version: str = field(default="", compare=False)
-    """Of the snapshot that is served."""
+    """Of the snapshot that is served. Not compared: an answer with the same ports is equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """The worker has not the snapshot that a difference begins with: it needs the whole."""
+    """The worker lacks the base of a difference: it needs the whole snapshot."""
 
 
 @dataclass(frozen=True, slots=True)

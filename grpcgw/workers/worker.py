@@ -1,7 +1,8 @@
-"""One data plane: an engine told by messages what to serve. Runs as a process of its own, or in the control process.
+"""A worker: one engine, and the messages that configure it. Runs as a process, or inside the control process.
 
-`python -m grpcgw.workers.worker FD LOG` is the process: it obeys the socket FD that it inherited, and ends with it; its
-log goes to the descriptor LOG. Nothing of grpc exists before the process does: it is a fresh interpreter, not a fork.
+`python -m grpcgw.workers.worker FD LOG` is the process: it handles the messages of the inherited socket FD and ends
+when the socket is closed; its log goes to the descriptor LOG. It is a fresh interpreter, not a fork, so that no grpc
+object exists before the process does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from grpcgw.errors import EngineUnfit
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.logs import DefectLog, set_up_logging
 from grpcgw.model.difference import WrongBase, apply_difference
+from grpcgw.model.listener import Listener
 from grpcgw.model.log_format import LogFormat, LogType
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.binding import CannotServe
@@ -58,10 +60,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _defects = DefectLog(log)
 
+Listeners = tuple[Listener, ...]
+
 SETTLE_S = 1.0
-"""How long a new worker waits for its first connections to pods before it opens its ports."""
+"""A new worker waits this long for its first connections to pods before it opens its ports."""
 LOG_CLOSE_S = 2.0
-"""How long the last lines of the access log may take."""
+"""How long to wait at the end until the access log is written."""
 
 
 def make_engine(plan: WorkerPlan, worker: int) -> Engine:
@@ -89,7 +93,7 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
 
 
 def own_format(plan: WorkerPlan) -> LogFormat:
-    """grpcgw's own lines, for where the configuration asks for no others."""
+    """The format of the access log where the configuration sets none."""
     return LogFormat(LogType(plan.settings.access_log.value))
 
 
@@ -125,7 +129,7 @@ def make_keeper(plan: WorkerPlan, serving: Serving) -> DescriptorKeeper | None:
 
 
 class Worker:
-    """Obeys messages, one at a time, in whatever thread brings them; `drain` and `stop` block."""
+    """Call its methods from one thread at a time; `drain` blocks."""
 
     def __init__(self, number: int, plan: WorkerPlan) -> None:
         self._number, self._plan = number, plan
@@ -140,11 +144,11 @@ class Worker:
         self._keeper = make_keeper(plan, self._engine.serving)
         self._started_at_s = time.time()
 
-    def try_to_apply(self, snapshot: Snapshot) -> Listening:
-        """As `apply`; where a defect keeps `snapshot` from being served, what was served before is, and it is told."""
+    def try_to_apply(self, snapshot: Snapshot, listeners: Listeners) -> Listening:
+        """As `apply`. Where a defect prevents that, the snapshot before stays served and the answer says why."""
         try:
             self._refused = None
-            return self.apply(snapshot)
+            return self.apply(snapshot, listeners)
         except Exception as error:
             log.exception("defect: configuration %s cannot be served", snapshot.version)
             known = error if isinstance(error, CannotServe) else None
@@ -153,18 +157,18 @@ class Worker:
             self._faults = self._engine.ports.update(self._engine.serving.snapshot.listeners or ())
         return self.listening()
 
-    def apply(self, snapshot: Snapshot) -> Listening:
-        """Serve `snapshot` by its Listeners' ports. Returns those in fact open, and why others are not."""
-        ports = snapshot.listeners or ()
-        self._engine.ports.retire(ports)
+    def apply(self, snapshot: Snapshot, listeners: Listeners) -> Listening:
+        """Serve `snapshot` on the ports of `listeners`. Returns which are open, and why others are not."""
+        self._engine.ports.retire(listeners)
         if self._access_log is not None:
             self._access_log.log_format = snapshot.access_log or own_format(self._plan)
-        self._engine.serving.apply(snapshot, time.monotonic())
+        # Rules of Hosts and Listeners go by the ports that this worker opens.
+        self._engine.serving.apply(replace(snapshot, listeners=listeners), time.monotonic())
         first = not self._started
         if first:
             self._engine.start(SETTLE_S)
             self._started = True
-        self._faults = self._engine.ports.update(ports)
+        self._faults = self._engine.ports.update(listeners)
         if self._keeper is not None:
             if first:
                 self._keeper.start()
@@ -173,13 +177,13 @@ class Worker:
         return self.listening()
 
     def listening(self) -> Listening:
-        """The ports as they are: one may have closed by itself since `apply`."""
+        """The ports as they are now: one may have closed by itself since `apply`."""
         ports = self._engine.ports
         version = self._engine.serving.snapshot.version
         return Listening(ports.list_open(), (*self._faults, *ports.faults()), self._refused, version)
 
-    def take_over(self, message: ApplySnapshot) -> Listening | Behind:
-        """Serve what a difference makes of what is served."""
+    def apply_message(self, message: ApplySnapshot) -> Listening | Behind:
+        """Apply a difference to the snapshot that is served, and serve the result."""
         difference = message.difference
         try:
             snapshot = apply_difference(self._engine.serving.snapshot, difference)
@@ -188,7 +192,7 @@ class Worker:
             return Behind()
         self._engine.serving.clusters.shared_turns = {key: take_turn_of(file) for key, file in message.turns.items()}
         with gc_tuning.paused():
-            listening = self.try_to_apply(snapshot)
+            listening = self.try_to_apply(snapshot, message.listeners)
         if difference.is_whole():
             gc_tuning.freeze()
         return listening
@@ -217,7 +221,7 @@ class Worker:
 
 
 def read_messages(connection: socket.socket) -> Iterator[object]:
-    """Messages until the other end is gone, or nothing more is to be read from it."""
+    """Messages until the other end is closed, or this end for reading."""
     with connection.makefile("rb") as stream:
         while len(header := stream.read(FRAME.size)) == FRAME.size:
             (length,) = FRAME.unpack(header)
@@ -229,7 +233,7 @@ def read_messages(connection: socket.socket) -> Iterator[object]:
 
 @contextlib.contextmanager
 def contained(what: str, subject: str = "") -> Iterator[None]:
-    """A defect in one thing the worker is told does not end it: it would be told the same again when replaced."""
+    """A defect in handling one message does not end the worker: its replacement would get the same message."""
     try:
         yield
     except OSError:  # of the socket to the control process
@@ -238,41 +242,41 @@ def contained(what: str, subject: str = "") -> Iterator[None]:
         _defects.note(what, subject)
 
 
-def obey(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> Drain | None:
-    """Do what is asked until told to drain. None: nothing more was said, the control process is gone or it ends us."""
+def handle_messages(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> Drain | None:
+    """Handle commands until `Drain`, which it returns. None: the control process closed the socket."""
     ports: Listening | Behind | None = None
     heap = make_trimmer()
     for command in commands:
         match command:
             case ApplySnapshot():
-                ports = worker.take_over(command)
+                ports = worker.apply_message(command)
                 answer(ports)
             case SetEndpoints():
-                with contained("the pods of a cluster cannot be taken over", command.cluster):
+                with contained("cannot use the endpoints of cluster", command.cluster):
                     worker.set_endpoints(command)
             case Collect(number):
                 if isinstance(ports, Listening) and ports != worker.listening():  # one closed by itself, or is back
                     ports = worker.listening()
                     answer(ports)
-                with contained("a report cannot be made"):
+                with contained("cannot make a report"):
                     answer(Report(number, worker.report()))
                 heap.check()
             case Drain():
                 return command
             case _:
-                raise TypeError(f"a worker is not told {command!r}")
+                raise TypeError(f"no command for a worker: {command!r}")
     return None
 
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
 
-    def hear_no_more(*_: object) -> None:
+    def stop_reading(*_: object) -> None:
         with contextlib.suppress(OSError):  # already so
             connection.shutdown(socket.SHUT_RD)
 
-    # Told to end by somebody else: finish the RPCs, and be replaced meanwhile.
-    signal.signal(signal.SIGTERM, hear_no_more)
+    # Somebody else ends this worker: it finishes its RPCs, and the control process replaces it meanwhile.
+    signal.signal(signal.SIGTERM, stop_reading)
     commands = read_messages(connection)
     configure = next(commands, None)
     if not isinstance(configure, Configure):
@@ -280,18 +284,18 @@ def main() -> None:
     set_up_logging(configure.plan.settings.log_level, f"worker {configure.worker}", int(sys.argv[2]))
     gc_tuning.enable()
     arrange_threads(configure.plan.settings.scheduling, configure.core)
-    with contextlib.suppress(ConnectionError):  # the control process is gone: nobody is there to be answered
+    with contextlib.suppress(ConnectionError):  # the control process is gone: nobody reads the answers
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))
 
 
 def run_worker(configure: Configure, commands: Iterator[object], answer: Callable[[Answer], None]) -> None:
-    """Serve until told to drain, or left alone; then finish what runs, and return."""
+    """Serve until `Drain` or until the socket is closed; then let running RPCs finish, and return."""
     worker = Worker(configure.worker, configure.plan)
     gc.collect()
     gc_tuning.freeze()
     drain = None
     with contextlib.suppress(ConnectionError):
-        drain = obey(worker, commands, answer)
+        drain = handle_messages(worker, commands, answer)
     worker.drain(configure.plan.settings.drain_time_s if drain is None else drain.limit_s)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.control.control import make_source
+from grpcgw.control.factories import make_source
 from grpcgw.discovery.sources.directory import DirectorySource, read_directory
 from grpcgw.discovery.sources.yaml_objects import ObjectReader
 from grpcgw.discovery.store import ObjectStore

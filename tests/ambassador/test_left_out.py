@@ -204,10 +204,10 @@ def test_nobody_takes_the_port_of_a_listener_that_is_left_out() -> None:
 # The ports of the command line
 
 
-def settle(compiled: Compiled) -> dict[Transport, Listener]:
+def open_ports(compiled: Compiled) -> dict[Transport, Listener]:
     ports = DataPorts("127.0.0.1", 0, 0, make_self_signed("localhost", NOW))
     try:
-        return {one.transport: one for one in ports.settle(compiled.snapshot).listeners or ()}
+        return {one.transport: one for one in ports.bind(compiled.snapshot)}
     finally:
         ports.release()
 
@@ -215,12 +215,12 @@ def settle(compiled: Compiled) -> dict[Transport, Listener]:
 @pytest.mark.parametrize("reason", BROKEN)
 def test_the_tls_port_of_the_command_line_shows_no_makeshift_certificate(reason: str) -> None:
     compiled = compile_objects(BROKEN[reason], mapping(), *SECRETS)
-    opened = settle(compiled)
+    opened = open_ports(compiled)
     assert Transport.TLS not in opened
     for one in opened.values():
-        settled = Snapshot("", listeners=(one,))
-        assert fault_of(settled, "partners.example.com", one.name, tls=False) is HostFault.LEFT_OUT
-        assert fault_of(settled, "other.example.com", one.name, tls=False) is None
+        served = Snapshot("", listeners=(one,))
+        assert fault_of(served, "partners.example.com", one.name, tls=False) is HostFault.LEFT_OUT
+        assert fault_of(served, "other.example.com", one.name, tls=False) is None
     assert bool(opened) == ("any name" not in "".join(said(compiled)))
 
 
@@ -317,7 +317,7 @@ def test_a_file_that_cannot_be_read_closes_every_port(tmp_path: Path) -> None:
     compiled = compile_objects(*objects)
     assert ports_of(compiled) == {}
     assert "a file that cannot be read" in "".join(said(compiled, Severity.ERROR))
-    ports_of_command_line = settle(
+    ports_of_command_line = open_ports(
         compile_objects(*(one for one in objects if one.key.kind not in ("Listener", "Host")))
     )
     assert ports_of_command_line == {}

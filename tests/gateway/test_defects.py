@@ -10,60 +10,34 @@ import pytest
 from dataplane.waiting import PATIENCE_S
 
 from gateway.objects import Directory, mapping
+from gateway.recording_carrier import RecordingCarrier
 from grpcgw.control.control import Control
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.objects import Severity
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.settings import Settings
-from grpcgw.telemetry.report import WorkerReport
-from grpcgw.workers.supervisor import HeardPorts
 
 
-class Stumbling:
-    """A data plane that cannot take routes to `/stumble.Service/`, nor any pods."""
-
-    opens_ports = False
-    restarts = 0
-
-    def __init__(self) -> None:
-        self._configured = asyncio.Event()
-        self.ports = HeardPorts()
-        self.version = ""
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
+class FailingCarrier(RecordingCarrier):
+    """Cannot take routes to `/fail.Service/`, nor any endpoints."""
 
     async def apply(self, snapshot: Snapshot) -> None:
-        if any("stumble" in route.match.value for route in snapshot.routes):
+        if any("fail" in route.match.value for route in snapshot.routes):
             raise ZeroDivisionError
-        self.version = snapshot.version
-        self._configured.set()
+        await super().apply(snapshot)
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         raise ZeroDivisionError
 
-    async def listening(self) -> tuple[int, ...]:
-        await self._configured.wait()
-        return ()
 
-    async def reports(self) -> tuple[WorkerReport, ...]:
-        return ()
-
-    def last_reports(self) -> tuple[WorkerReport, ...]:
-        return ()
-
-    async def drain(self, limit_s: float) -> None:
-        pass
-
-
-def test_what_cannot_be_taken_over_is_a_problem_and_the_last_good_configuration_serves(
+def test_a_snapshot_that_the_carrier_cannot_take_is_a_problem_and_the_last_good_one_serves(
     directory: Directory, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "grpcgw")
 
     async def scenario() -> None:
-        workers = Stumbling()
-        control = Control(Settings(config_dir=directory.path, port=None, tls_port=None, admin_port=0), workers)
+        carrier = FailingCarrier()
+        control = Control(Settings(config_dir=directory.path, admin_port=0), [carrier])
         running = asyncio.create_task(control.run())
 
         async def wait_for(condition: Callable[[], bool]) -> None:
@@ -75,17 +49,20 @@ def test_what_cannot_be_taken_over_is_a_problem_and_the_last_good_configuration_
         async def errors() -> list[str]:
             return [str(problem) for problem in (await control.state()).problems if problem.severity is Severity.ERROR]
 
-        await wait_for(lambda: bool(workers.version))
-        good = workers.version
-        directory.put(mapping("bad", prefix="/stumble.Service/"))
-        while not (told := await errors()):  # noqa: ASYNC110
+        await wait_for(lambda: bool(carrier.version))
+        good = carrier.version
+        directory.put(mapping("bad", prefix="/fail.Service/"))
+        while not (found := await errors()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        assert "the configuration cannot be taken over, which is a defect of grpcgw" in told[0]
-        assert (workers.version, (await control.state()).snapshot.version) == (good, good)
+        assert "recorder: configuration" in found[0]
+        assert "cannot be served, which is a defect of grpcgw" in found[0]
+        assert (carrier.version, (await control.state()).snapshot.version) == (good, good)
         directory.put(mapping("bad", prefix="/mended.Service/"))
-        await wait_for(lambda: workers.version != good)
+        await wait_for(lambda: carrier.version != good)
+        await asyncio.sleep(0)
         assert await errors() == []
         control.shut_down()
         await running
+        assert carrier.closed == 1
 
     asyncio.run(scenario())

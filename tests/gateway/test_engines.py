@@ -9,12 +9,11 @@ import grpc
 
 from gateway.harness import running_gateway, status_of
 from gateway.objects import Directory, mapping
+from gateway.recording_carrier import RecordingCarrier
+from grpcgw.carriers.carrier import CarrierReport
 from grpcgw.control.control import Control
-from grpcgw.model.endpoints import EndpointSet
-from grpcgw.model.snapshot import Snapshot
 from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
-from grpcgw.workers.supervisor import HeardPorts
 
 BY_HOST = mapping("by-host", "/host.Only/", rewrite="/greet.GrpcService/", hostname="api.example.com")
 SAID = "Mapping by-host.default: serves no call for api.example.com: the generic-handler engine does not know"
@@ -31,47 +30,18 @@ def test_a_mapping_by_host_is_an_error_on_the_engine_that_does_not_know_the_host
         assert status_of(channel, "/host.Only/Greet")[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
-class OtherEngine:
-    """A data plane that turns out to run on the generic-handler engine, whatever was asked for."""
-
-    opens_ports = False
-    restarts = 0
-
-    def __init__(self) -> None:
-        self._configured = asyncio.Event()
-        self.ports = HeardPorts()
-        self.applied = 0
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-    async def apply(self, snapshot: Snapshot) -> None:
-        self.applied += 1
-        self._configured.set()
-
-    def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
-        pass
-
-    async def listening(self) -> tuple[int, ...]:
-        await self._configured.wait()
-        return ()
-
-    async def reports(self) -> tuple[WorkerReport, ...]:
-        return self.last_reports()
-
-    def last_reports(self) -> tuple[WorkerReport, ...]:
-        return (WorkerReport(0, 1, EngineName.GENERIC_HANDLER, "", 0.0),)
-
-    async def drain(self, limit_s: float) -> None:
-        pass
+def on_another_engine() -> RecordingCarrier:
+    """Runs on the generic-handler engine, whatever the settings ask for."""
+    worker = WorkerReport(0, 1, EngineName.GENERIC_HANDLER, "", 0.0)
+    return RecordingCarrier(said=CarrierReport(workers=(worker,)))
 
 
 def test_an_engine_that_was_fallen_back_to_is_told_on_the_mappings_too(directory: Directory) -> None:
     directory.put(BY_HOST)
 
     async def wait_for_problem() -> list[str]:
-        settings = Settings(config_dir=directory.path, port=None, tls_port=None, admin_port=0)
-        control = Control(settings, OtherEngine())
+        settings = Settings(config_dir=directory.path, admin_port=0)
+        control = Control(settings, [on_another_engine()])
         running = asyncio.create_task(control.run())
         async with asyncio.timeout(30):
             while not (problems := (await control.state()).problems):  # noqa: ASYNC110 - nothing tells of problems

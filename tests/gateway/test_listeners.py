@@ -20,8 +20,8 @@ from gateway.harness import BASE, HOST, Gateway, Stream, greet, running_gateway,
 from gateway.objects import Body, Directory, host, listener, put_greet, secret
 from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import not_ready_reason
-from grpcgw.control import control as app
-from grpcgw.control.control import Control, make_data_plane, make_plan
+from grpcgw.control.control import Control
+from grpcgw.control.factories import make_plan, make_workers
 from grpcgw.listeners.data_ports import HeldPorts
 from grpcgw.settings import Settings
 from tests.kube_api import KubeApi
@@ -208,9 +208,8 @@ def test_without_a_port_the_gateway_says_so_and_is_not_ready_until_a_listener_co
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_port_that_a_worker_cannot_open_is_a_problem_and_is_opened_once_it_can(
-    workers: int, directory: Directory, free_ports: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    workers: int, directory: Directory, free_ports: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(app, "PORTS_AGAIN_S", 0.05)
     taken, free = free_ports
     directory.put(listener("free", free))
     settings = Settings(config_dir=directory.path, address=HOST, admin_port=0, workers=workers)
@@ -218,7 +217,7 @@ def test_a_port_that_a_worker_cannot_open_is_a_problem_and_is_opened_once_it_can
     plan = make_plan(replace(settings, address=OTHER_HOST))
 
     async def scenario() -> None:
-        control = Control(settings, make_data_plane(settings, plan))
+        control = Control(settings, [make_workers(settings, plan, retry_ports_s=0.05)])
         running = asyncio.create_task(control.run())
         try:
             with socket.create_server((OTHER_HOST, taken)):

@@ -7,15 +7,13 @@ from dataclasses import replace
 import pytest
 
 from grpcgw.errors import UserError
-from grpcgw.listeners.data_ports import DataPorts, find_open, find_worker_problems
+from grpcgw.listeners.data_ports import NO_PORTS, DataPorts
 from grpcgw.listeners.open_ports import OpenPort, PortFault, Ports, PortView
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.model.match import HostKind, HostMatch
-from grpcgw.model.objects import KubeObject, ObjectKey, Source
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
-from grpcgw.workers.messages import Listening
 
 SELF_SIGNED = ServerCertificate("self-signed", ("*",), b"chain", b"key")
 PLAIN = ServerCertificate("Host a", ("*",), b"chain", b"key")
@@ -118,52 +116,54 @@ def test_a_port_whose_limit_cannot_be_changed_keeps_the_old_one_until_it_can() -
     assert [port.closed for port in engine.made] == [1, 0]
 
 
-def settled(snapshot: Snapshot) -> Snapshot:
+def bound(snapshot: Snapshot) -> tuple[Listener, ...]:
     ports = DataPorts("127.0.0.1", 0, 0, SELF_SIGNED)
     try:
-        return ports.settle(snapshot)
+        return ports.bind(snapshot)
     finally:
         ports.release()
 
 
+def as_opened(snapshot: Snapshot) -> Snapshot:
+    """As a worker serves it: with the ports that it opens."""
+    return replace(snapshot, listeners=bound(snapshot))
+
+
 def test_without_listeners_the_flags_are_the_ports() -> None:
     strict = HostPolicy(HostMatch(HostKind.EXACT, "a"), clear_text=False)
-    clear, secure = settled(Snapshot("1", hosts=(strict,), certificates=(PLAIN,))).listeners or ()
+    clear, secure = bound(Snapshot("1", hosts=(strict,), certificates=(PLAIN,)))
     assert (clear.name, clear.certificates, clear.hosts) == ("--port", (), (strict, HostPolicy(None)))
     assert (secure.name, secure.certificates, secure.hosts) == ("--tls-port", (PLAIN,), clear.hosts)
 
 
 def test_all_ports_have_the_modules_idle_timeout() -> None:
-    flags = settled(Snapshot("1", client_idle_timeout_ms=1000)).listeners or ()
+    flags = bound(Snapshot("1", client_idle_timeout_ms=1000))
     assert [port.idle_timeout_ms for port in flags] == [1000, 1000]
     free = Listener("Listener free.shop", flags[0].port, Transport.CLEAR, SecurityModel.XFP)
-    (had,) = settled(Snapshot("1", listeners=(free,), client_idle_timeout_ms=None)).listeners or ()
-    assert had.idle_timeout_ms is None
+    (listener,) = bound(Snapshot("1", listeners=(free,), client_idle_timeout_ms=None))
+    assert listener.idle_timeout_ms is None
 
 
 def test_with_listeners_good_or_bad_the_flags_are_not_opened() -> None:
-    assert settled(Snapshot("1", listeners=())).listeners == ()
+    assert bound(Snapshot("1", listeners=())) == ()
 
 
 def test_a_tls_port_without_a_certificate_shows_a_self_signed_one() -> None:
-    assert settled(Snapshot("1")).listeners[-1].certificates == (SELF_SIGNED,)  # type: ignore[index]
+    assert bound(Snapshot("1"))[-1].certificates == (SELF_SIGNED,)
 
 
-def test_a_taken_port_is_told_where_its_listener_is_written() -> None:
+def test_a_taken_port_is_a_fault_until_it_is_free() -> None:
     first = DataPorts("127.0.0.1", 0, None, SELF_SIGNED)
-    (held,) = first.settle(Snapshot("1")).listeners or ()
+    (held,) = first.bind(Snapshot("1"))
     mine = Listener("Listener mine.shop", held.port, Transport.CLEAR, SecurityModel.XFP)
     second = DataPorts("127.0.0.1", None, None, SELF_SIGNED)
-    assert second.settle(Snapshot("1", listeners=(mine,))).listeners == ()
-    key = ObjectKey("Listener", "shop", "mine")
-    written = KubeObject("v3alpha1", key, {}, Source("ports.yaml", {("spec", "port"): 7}))
-    (problem,) = second.problems({key: written})
-    assert str(problem).startswith(
-        f"ports.yaml:7: error: Listener mine.shop spec.port: cannot listen on 127.0.0.1:{held.port}"
-    )
+    assert second.bind(Snapshot("1", listeners=(mine,))) == ()
+    (fault,) = second.faults
+    assert fault.listener == mine.name
+    assert fault.why.startswith(f"cannot listen on 127.0.0.1:{held.port}")
     first.release()
-    assert second.settle(Snapshot("1", listeners=(mine,))).listeners == (mine,)
-    assert second.problems({key: written}) == ()
+    assert second.bind(Snapshot("1", listeners=(mine,))) == (mine,)
+    assert second.faults == ()
     second.release()
 
 
@@ -181,13 +181,13 @@ def refused(snapshot: Snapshot, listener: str = "--port", authority: str = "a", 
 
 
 def test_an_unknown_name_is_judged_by_the_strictest_host() -> None:
-    strict = settled(Snapshot("1", hosts=(HostPolicy(HostMatch(HostKind.EXACT, "a"), clear_text=False),)))
+    strict = as_opened(Snapshot("1", hosts=(HostPolicy(HostMatch(HostKind.EXACT, "a"), clear_text=False),)))
     assert [refused(strict, authority=name) for name in ("a", "b", "")] == [True, None, True]
     assert refused(strict, authority="", tls=True) is None
 
 
 def test_a_port_that_no_listener_speaks_of_any_more_serves_nothing() -> None:
-    strict = settled(Snapshot("1", hosts=(HostPolicy(None, clear_text=False),)))
+    strict = as_opened(Snapshot("1", hosts=(HostPolicy(None, clear_text=False),)))
     assert refused(strict, listener="Listener gone.shop", tls=True) is False
     assert refused(strict, listener="", tls=True) is None, "another program's port"
 
@@ -201,29 +201,10 @@ def test_a_port_that_could_not_be_changed_is_shown_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("listeners", [None, ()])
-def test_a_gateway_that_is_asked_for_no_port_is_told_so(listeners: tuple[Listener, ...] | None) -> None:
+def test_a_gateway_without_any_port_has_a_fault(listeners: tuple[Listener, ...] | None) -> None:
     ports = DataPorts("127.0.0.1", None, None, SELF_SIGNED)
-    ports.settle(Snapshot("1", listeners=listeners))
-    (problem,) = ports.problems({})
-    assert "no data port is asked for" in problem.message
-    ports.settle(Snapshot("1", listeners=(Listener("web", 0, Transport.CLEAR, SecurityModel.XFP),)))
-    assert ports.problems({}) == ()
+    ports.bind(Snapshot("1", listeners=listeners))
+    assert ports.faults == (NO_PORTS,)
+    ports.bind(Snapshot("1", listeners=(Listener("web", 0, Transport.CLEAR, SecurityModel.XFP),)))
+    assert ports.faults == ()
     ports.release()
-
-
-def test_what_workers_cannot_open_is_told_once_with_the_workers_where_it_is_written() -> None:
-    key = ObjectKey("Listener", "shop", "mine")
-    written = KubeObject("v3alpha1", key, {}, Source("ports.yaml", {("spec", "port"): 7}))
-    mine, flag = PortFault(str(key), "the port is taken"), PortFault("--port", "no descriptors are left")
-    heard = {1: Listening((), (mine,)), 0: Listening((), (mine, flag)), 2: Listening(())}
-    assert [str(problem) for problem in find_worker_problems(heard, {key: written})] == [
-        "ports.yaml:7: error: Listener mine.shop spec.port: worker 0, worker 1: the port is taken; it is tried again",
-        "--port: error: worker 0: no descriptors are left; it is tried again",
-    ]
-    assert find_worker_problems(heard, {})[0].where == str(key), "a Listener that has just gone"
-
-
-def test_a_port_is_open_where_one_worker_serves_it() -> None:
-    high, low = OpenPort("a", 9000, Transport.TLS), OpenPort("b", 80, Transport.CLEAR)
-    assert find_open([Listening((high,)), Listening((high, low))]) == (low, high)
-    assert find_open([]) == ()

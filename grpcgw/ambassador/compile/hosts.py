@@ -22,7 +22,7 @@ from grpcgw.ambassador.spec.host_specs import HostSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec, raw_spec
 from grpcgw.ambassador.spec.secret_names import name_secrets_of_host
 from grpcgw.model.host_policy import HostPolicy, Labels, Selectors
-from grpcgw.model.listener import ServerCertificate, Transport
+from grpcgw.model.listener import ServerCertificate
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.objects import KubeObject, ObjectKey
 
@@ -206,16 +206,6 @@ def order_policies(
             known = strictest.get(policy.host)
             strictest[policy.host] = policy if known is None else _join(known, policy)
     return tuple(sorted(strictest.values(), key=_policy_order, reverse=True))
-
-
-def is_open(
-    transport: Transport, policies: tuple[HostPolicy, ...], certificates: tuple[ServerCertificate, ...]
-) -> bool:
-    """Whether a port is to be opened: not for names alone that are left out, nor with a makeshift certificate in the
-    place of one that is."""
-    if transport is Transport.TLS and not certificates and any(policy.left_out for policy in policies):
-        return False
-    return not policies or not all(policy.left_out for policy in policies)
 
 
 def _join(one: HostPolicy, other: HostPolicy) -> HostPolicy:

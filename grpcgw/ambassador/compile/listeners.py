@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from grpcgw.ambassador.compile.closed import ClosedNames
 from grpcgw.ambassador.compile.generations import Generations
-from grpcgw.ambassador.compile.hosts import Host, is_open, order_policies
+from grpcgw.ambassador.compile.hosts import Host, order_policies
 from grpcgw.ambassador.compile.tls import agree, close_disagreeing
 from grpcgw.ambassador.spec.host_specs import ListenerSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec, raw_spec
-from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
+from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport, should_open
 from grpcgw.model.objects import KubeObject
 
 _TRANSPORTS = {
@@ -165,7 +165,7 @@ def _bind(unbound: _Unbound, obj: KubeObject, bindable: Bindable, findings: Find
     else:
         certificates = ()
     policies = order_policies(hosts, closed, others=bool(closed) and not hosts)
-    if not is_open(transport, policies, certificates):
+    if not should_open(transport, policies, certificates):
         out = ", ".join(sorted({policy.left_out for policy in policies if policy.left_out}))
         findings.fault(f"the port is not opened: what it would serve is of {out}, which is left out")
         return None

@@ -1,0 +1,1 @@
+"""The contract between the control process and whatever carries the configuration to clients."""

@@ -1,0 +1,106 @@
+"""The carrier of `grpcgw run --workers 0`: one worker inside the control process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from grpcgw.carriers.carrier import CarrierReport
+from grpcgw.listeners.data_ports import DataPorts
+from grpcgw.logs import DefectLog
+from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.listener import Listener
+from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.workers.messages import Listening, SetEndpoints, WorkerPlan
+from grpcgw.workers.port_status import RETRY_PORTS_S, PortStatus
+from grpcgw.workers.worker import Worker
+
+log = logging.getLogger(__name__)
+
+CHECK_PORTS_S = 1.0
+"""How often to look whether a port closed by itself."""
+
+
+class InProcessWorker:
+    """One worker with an engine in this process (a `Carrier`)."""
+
+    name = "workers"
+
+    def __init__(self, plan: WorkerPlan, data_ports: DataPorts, retry_ports_s: float = RETRY_PORTS_S) -> None:
+        """Takes `data_ports` over and closes them."""
+        self._worker = Worker(0, plan)
+        self._ports = PortStatus(data_ports, 1)
+        self._retry_ports_s = retry_ports_s
+        self._newest = EMPTY_SNAPSHOT
+        self._updates: asyncio.Queue[tuple[Snapshot, tuple[Listener, ...]]] = asyncio.Queue()
+        # Opening ports and draining block; one thread for both keeps them apart.
+        self._thread = ThreadPoolExecutor(1, "grpcgw worker")
+        self._drained = False
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """As `Carrier.run`."""
+        self._ports.on_change = changed
+        loop, defects = asyncio.get_running_loop(), DefectLog(log)
+        retrying = asyncio.create_task(self._retry_ports(), name="retry of ports")
+        try:
+            while True:
+                work = await self._next_work()
+                with defects.contained("the worker cannot serve a configuration"):
+                    self._ports.note(0, await loop.run_in_executor(self._thread, work))
+        finally:
+            retrying.cancel()
+            if not self._drained:
+                self._drained = True
+                self._thread.submit(self._worker.drain, 0.0)
+
+    async def _next_work(self) -> Callable[[], Listening]:
+        """Serve the next snapshot; look at the ports where none comes for a while."""
+        if not self._ports.started:
+            return partial(self._worker.try_to_apply, *await self._updates.get())
+        try:
+            return partial(self._worker.try_to_apply, *await asyncio.wait_for(self._updates.get(), CHECK_PORTS_S))
+        except TimeoutError:
+            return self._worker.listening
+
+    async def _retry_ports(self) -> None:
+        """Try again to open ports that were taken, and to serve what the worker refused."""
+        defects = DefectLog(log)
+        while True:
+            await asyncio.sleep(self._retry_ports_s)
+            with defects.contained("ports cannot be tried again"):
+                before, listeners = self._ports.listeners, self._ports.plan(self._newest)
+                if listeners != before or self._ports.workers_have_faults():
+                    self._updates.put_nowait((self._newest, listeners))
+
+    async def apply(self, snapshot: Snapshot) -> None:
+        """As `Carrier.apply`."""
+        self._newest = snapshot
+        self._updates.put_nowait((snapshot, self._ports.plan(snapshot)))
+
+    def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
+        """As `Carrier.set_endpoints`."""
+        self._worker.set_endpoints(SetEndpoints(cluster, endpoints))
+
+    def report(self) -> CarrierReport:
+        """As `Carrier.report`."""
+        return self._ports.report((self._worker.report(),), restarts=0)
+
+    async def collect(self) -> CarrierReport:
+        """As `Carrier.collect`."""
+        return self.report()
+
+    async def drain(self, limit_s: float) -> None:
+        """As `Carrier.drain`."""
+        self._drained = True
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._worker.drain, limit_s)
+
+    def close(self) -> None:
+        """As `Carrier.close`. Blocks until the worker's thread has ended."""
+        if not self._drained:
+            self._drained = True
+            self._thread.submit(self._worker.drain, 0.0)
+        self._thread.shutdown()
+        self._ports.close()
