@@ -1,7 +1,7 @@
-"""Keeps the gateway's own log from hurting anybody: lines that clients can cause come at a bounded rate, and a reader
-that is slow or gone costs lines, never an RPC its time.
+"""Bounds of the gateway's own log: a rate limit for lines that clients can cause, and a writer that never blocks.
 
-`RateLimit` decides which records are made into lines; `LogWriter` writes them in a thread of its own.
+`RateLimit` drops records beyond the rate. `LogWriter` writes lines in its own thread: a slow or absent reader costs
+lines, but delays no RPC.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ CAUSED_BY_CLIENTS = (
     "grpcgw.services",
     "grpcgw.policy",
 )
-"""The loggers, with those below them, whose lines somebody outside may cause as often as he likes."""
+"""Loggers, with their children, whose lines a client can cause at any rate."""
 BURST = 10
 EVERY_S = 5.0
-"""Of the lines of one place in the code: so many at once, and then one each so often."""
+"""Each place in the code may log BURST lines at once, then one line per EVERY_S seconds."""
 MAX_LINE_CHARACTERS = 8192
 MAX_WAITING = 1024
-"""Lines that wait to be written, of MAX_LINE_CHARACTERS at most; more are dropped, and counted."""
+"""Length of the queue of lines, each MAX_LINE_CHARACTERS at most; more lines are dropped and counted."""
 CLOSE_S = 1.0
-"""How long the last lines may take when the process ends."""
+"""Time for the last lines when the process ends."""
 
 
 class RateLimit(logging.Filter):
-    """Lets the first records of each place in the code pass, and then a few that say how many were held back."""
+    """Passes the first records of each place in the code, then a few that say how many were suppressed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
         self._places: dict[tuple[str, int], _Allowance] = {}
-        """One for each log call there is: their number is the code's, not a client's."""
+        """One for each log call in the code, so clients cannot make it grow."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not _is_below(record.name):
@@ -78,7 +78,7 @@ class _Allowance:
 
 
 class LogWriter(logging.Handler):
-    """Lines for a descriptor, written by a thread that starts with the first one."""
+    """Writes lines to a file descriptor, in a thread that starts with the first line."""
 
     def __init__(self, descriptor: int = 2, max_waiting: int = MAX_WAITING) -> None:
         super().__init__()
@@ -95,17 +95,17 @@ class LogWriter(logging.Handler):
             return
         try:
             line = self.format(record)
-        except Exception:  # a wrong log call must not end what logs
+        except Exception:  # a wrong log call must not stop its caller
             self.handleError(record)
             return
         self._waiting.put(_cut(line).encode(errors="backslashreplace") + b"\n")
         if self._thread is None:  # under the handler's lock
-            # A daemon: a reader that never reads on must not keep the process alive.
+            # A daemon: a reader that has stopped must not keep the process alive.
             self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, for at most CLOSE_S."""
+        """Write the queue, for at most CLOSE_S."""
         if self._thread is not None:
             self._waiting.put(None)
             self._thread.join(CLOSE_S)
@@ -113,14 +113,14 @@ class LogWriter(logging.Handler):
 
     def _write_all(self) -> None:
         while (line := self._waiting.get()) is not None:
-            line += self._tell_dropped()
-            with contextlib.suppress(OSError):  # nobody reads any more, and nobody can be told
+            line += self._report_dropped()
+            with contextlib.suppress(OSError):  # the reader is gone, and there is nowhere to report it
                 _write(self._descriptor, line)
 
-    def _tell_dropped(self) -> bytes:
+    def _report_dropped(self) -> bytes:
         with self.lock or contextlib.nullcontext():
             dropped, self._dropped = self._dropped, 0
-        return b"%d lines of this log were dropped: it is read too slowly\n" % dropped if dropped else b""
+        return b"%d lines of this log were dropped: its reader is too slow\n" % dropped if dropped else b""
 
 
 def _cut(line: str) -> str:
@@ -131,5 +131,5 @@ def _write(descriptor: int, line: bytes) -> None:
     while line:
         try:
             line = line[os.write(descriptor, line) :]
-        except BlockingIOError:  # whoever shares the descriptor may have made it so
+        except BlockingIOError:  # another process that shares the descriptor may have made it non-blocking
             select.select([], [descriptor], [])

@@ -1,4 +1,4 @@
-"""How the gateway's own log looks: one line per event on stderr, with the process it comes from; how it counts."""
+"""The gateway's own log: its format, one line per event with the name of the process; rate limit for logged defects."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from grpcgw.log_bounds import LogWriter
 
 DEFECT_AGAIN_S = 60.0
-"""How often the same defect may fill the log."""
+"""Shortest time between two log entries of the same defect."""
 
 
 def set_up_logging(level: str, process: str, descriptor: int = 2) -> None:
-    """`level`: debug, info, warning or error. `process`: `control`, `worker 1`. `descriptor`: where lines go."""
+    """Send all logging to `descriptor`, a file descriptor.
+
+    `level`: debug, info, warning or error. `process`: the name in each line, `control` or `worker 1`.
+    """
     logging.basicConfig(
         level=level.upper(),
         format=f"%(asctime)s %(levelname)-7s {process}: %(message)s",
@@ -31,8 +34,8 @@ def count(number: int, noun: str) -> str:
 
 
 class DefectLog:
-    """For exceptions that nobody foresaw and that must end nothing: logged with a traceback, the same at most once a
-    minute, since what runs many times a second stumbles as often."""
+    """Logs unexpected exceptions that must not stop anything: with a traceback, each at most once a minute, as the same
+    defect may occur many times a second."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log, self._clock = log, clock
@@ -41,14 +44,14 @@ class DefectLog:
 
     @contextmanager
     def contained(self, what: str, subject: str = "") -> Iterator[None]:
-        """What is done under it may fail without ending more than itself."""
+        """Context that logs any exception of its block and does not raise it."""
         try:
             yield
         except Exception:
             self.note(what, subject)
 
     def note(self, what: str, subject: str = "") -> None:
-        """To be called where the exception is handled. `what` is one of few texts; `subject` says of what."""
+        """Log the exception being handled. `what`: one of few texts, the rate limit's key. `subject`: the object."""
         now_s = self._clock()
         if now_s < self._next_s.get(what, now_s):
             self._silent[what] = self._silent.get(what, 0) + 1
@@ -56,4 +59,4 @@ class DefectLog:
         self._next_s[what] = now_s + DEFECT_AGAIN_S
         silent = self._silent.pop(what, 0)
         more = f" (and {silent} times since this was last logged)" if silent else ""
-        self._log.exception("defect: %s%s%s; the rest goes on", what, f" {subject}" if subject else "", more)
+        self._log.exception("defect: %s%s%s; the gateway continues", what, f" {subject}" if subject else "", more)

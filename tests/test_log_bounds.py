@@ -100,5 +100,5 @@ def test_a_reader_that_sleeps_delays_nobody_and_finds_out_what_it_missed() -> No
         reading.join(PATIENCE_S)
     told = [line for line in said if not line.startswith("y")]  # more than one where the pipe takes a line meanwhile
     assert told
-    assert all(re.fullmatch(r"\d+ lines of this log were dropped: it is read too slowly\n", line) for line in told)
+    assert all(re.fullmatch(r"\d+ lines of this log were dropped: its reader is too slow\n", line) for line in told)
     assert sum(int(line.split()[0]) for line in told) + len(said) - len(told) == 3 * MAX_WAITING

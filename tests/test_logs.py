@@ -30,8 +30,8 @@ def test_the_same_defect_is_logged_once_a_minute_and_how_often_it_came_meanwhile
         stumble("cannot see")
     stumble("cannot hear")
     assert [record.getMessage() for record in caplog.records] == [
-        "defect: cannot see a; the rest goes on",
-        "defect: cannot see a (and 2 times since this was last logged); the rest goes on",
-        "defect: cannot hear a; the rest goes on",
+        "defect: cannot see a; the gateway continues",
+        "defect: cannot see a (and 2 times since this was last logged); the gateway continues",
+        "defect: cannot hear a; the gateway continues",
     ]
     assert all(record.exc_info for record in caplog.records)
