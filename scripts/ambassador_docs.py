@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from grpcgw.ambassador.compile.guards import GUARDING_KINDS
 from grpcgw.ambassador.spec.fields import FieldNote, Resource
-from grpcgw.ambassador.spec.mapping_spec import MappingSettings
+from grpcgw.ambassador.spec.mapping_spec import MappingDefaults, MappingSettings, SharedSettings
 from grpcgw.ambassador.spec.module_spec import ModuleConfig
 from grpcgw.ambassador.spec.resources import MODELS, PLANNED_KINDS, ResolverSpec
 
@@ -60,9 +60,15 @@ def _lines() -> Iterator[str]:
 def _table(title: str, model: type[Resource]) -> Iterator[str]:
     yield from ("", f"## {title}", "")
     yield from ("| field | state | meaning |", "|---|---|---|")
-    for name, field in model.model_fields.items():
+    inherited = MappingDefaults.model_fields if model is MODELS["Mapping"] else {}
+    for name in sorted(model.model_fields, key=inherited.__contains__):
+        field = model.model_fields[name]
         if model is MODELS["Mapping"] and name in MappingSettings.model_fields:
             continue  # in a table of their own
+        if model is ModuleConfig and name in SharedSettings.model_fields:
+            which = "the Mappings with an endpoint resolver" if name == "load_balancer" else "all Mappings"
+            yield f"| `{name}` | supported | default of {which} |"
+            continue
         note = _note(field)
         assert note is not None, f"{title}.{name} has no note"
         yield f"| `{name}` | {note.state} | {note.meaning} |"

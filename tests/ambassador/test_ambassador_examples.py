@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grpcgw.ambassador.spec.mapping_spec import LoadBalancerSpec
+from grpcgw.ambassador.spec.mapping_parts import LoadBalancerSpec
 from grpcgw.discovery.sources.directory import read_directory
 from grpcgw.model.route_source import Compiled
 from tests.compiling import compile_objects, destinations, said

@@ -365,3 +365,34 @@ def test_the_size_of_messages_is_a_mapping_s_or_the_module_s_default() -> None:
     default = module(defaults={"httpmapping": {"max_message_bytes": 7}})
     assert limit(mapping(), default) == 7
     assert limit(mapping(max_message_bytes=5), default) == 5
+
+
+def test_an_older_name_in_a_mapping_wins_over_the_default_of_its_field() -> None:
+    check = {"health_check": {"grpc": {"upstream_name": "own"}}}
+    default = {"stats_name": "default", "health_checks": [{"health_check": {"grpc": {"upstream_name": "default"}}}]}
+    compiled = compile_objects(
+        mapping(v3StatsName="own", v3health_checks=[check]), module(defaults={"httpmapping": default})
+    )
+    assert only(compiled).stats_name == "own"
+    assert only(compiled).health_check == HealthCheck("own")
+
+
+def test_null_in_a_mapping_leaves_the_default() -> None:
+    null = mapping()
+    spec = null.body["spec"]
+    assert isinstance(spec, dict)
+    spec["timeout_ms"] = None
+    assert only(compile_objects(null, module(cluster_request_timeout_ms=7))).timeout_ms == 7
+
+
+def test_what_is_odd_in_a_default_is_said_once_of_the_module_and_not_of_each_mapping() -> None:
+    given = module(
+        load_balancer={"policy": "ring_hash", "cookie": {"name": "c"}},
+        defaults={"httpmapping": {"outlier_detection": "text", "stats_name": "s"}},
+    )
+    compiled = compile_objects(mapping("a"), mapping("b", prefix="/b/"), given)
+    assert len(destinations(compiled)) == 2
+    assert [problem.path for problem in compiled.problems] == [
+        "spec.config.load_balancer.cookie",
+        "spec.config.defaults.httpmapping.outlier_detection",
+    ]

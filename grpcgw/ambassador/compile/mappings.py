@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
 from grpcgw.ambassador.compile.grouping import GroupMember, make_group_key
 from grpcgw.ambassador.compile.guards import Guard, find_guard
 from grpcgw.ambassador.compile.hosts import HostSelector, find_selectors
-from grpcgw.ambassador.compile.mapping_settings import Settings, compile_settings
+from grpcgw.ambassador.compile.mapping_settings import (
+    MergedMapping,
+    StructuredSettings,
+    compile_settings,
+    merge_mapping,
+)
 from grpcgw.ambassador.compile.matching import Matching, asks_for_query, compile_matching
 from grpcgw.ambassador.compile.metadata_edits import check_key, note_hidden_key
 from grpcgw.ambassador.compile.upstreams import Surroundings, choose_authority, compile_cluster
-from grpcgw.ambassador.spec.mapping_spec import KeepaliveSpec, MappingSpec
-from grpcgw.ambassador.spec.parse import Findings, parse_spec
+from grpcgw.ambassador.spec.mapping_parts import KeepaliveSpec
+from grpcgw.ambassador.spec.mapping_spec import MappingSpec
+from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.balancing import ROUND_ROBIN
 from grpcgw.model.cluster import Cluster, ResolverKind
-from grpcgw.model.edits import NO_EDITS, HeaderAdd, HeaderEdits, RegexRewrite
+from grpcgw.model.edits import HeaderAdd, RegexRewrite
 from grpcgw.model.log_format import ANNOTATION as ACCESS_LOG
 from grpcgw.model.log_format import InvalidLogFormat, parse_share
 from grpcgw.model.objects import KubeObject, read_metadata
@@ -29,8 +35,6 @@ DEFAULT_IDLE_TIMEOUT_MS = 300_000
 STICKY_HEADER = "grpcgw.io/sticky-header"
 """Annotation: the metadata key whose hash decides between the Mappings of a group. Not in Ambassador."""
 
-_NO_HOST = "_skip_mapping_with_empty_host_"
-"""`host` of a v3alpha1 Mapping without hostname that is stored, or asked for, as v2."""
 _IN_PATH = re.compile(r"[\x21-\x7e]*")
 
 _CORE_FIELDS = (
@@ -46,7 +50,8 @@ class MappingContext:
     """What a Mapping's meaning depends on beside itself. Equal contexts give equal Mappings equal meanings."""
 
     around: Surroundings
-    defaults: Settings
+    defaults: Mapping[str, object]
+    """The Module's defaults of fields, valid and typed."""
     default_core: Mapping[str, object]
     """The core fields the Module sets, as they were written."""
     hosts: tuple[HostSelector, ...]
@@ -68,34 +73,32 @@ class CompiledMapping:
 
 def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings) -> CompiledMapping | None:
     """The Mapping's part of the snapshot, or None with at least one error in `findings`; all errors are found."""
-    spec = parse_spec(obj, MappingSpec, findings)
-    if spec is None:
+    mapping = merge_mapping(obj, context.defaults, findings)
+    if mapping is None:
         return None
-    spec = _resolve_aliases(spec)
+    spec = mapping.spec
     matching = compile_matching(spec, not obj.api_version.endswith("/v3alpha1"), context.regex_max_size, findings)
     if spec.host_redirect:
         return _compile_redirect(obj, spec, matching, context, findings)
-    own = compile_settings(spec, findings)
-    settings = own.or_else(context.defaults)
-    cluster = compile_cluster(obj.key, spec, settings, context.around, findings)
+    settings = compile_settings(spec, findings, inherited=mapping.inherited)
+    cluster = compile_cluster(obj.key, mapping, context.around, findings)
     if cluster is not None and cluster.resolver is ResolverKind.KUBERNETES_SERVICE:
-        settings = _without_pods(settings, own, cluster, findings)
+        settings = _without_pods(settings, mapping, cluster, findings)
     rewrite = _compile_rewrite(spec, findings)
     regex_rewrite = _compile_regex_rewrite(spec, context.regex_max_size, findings)
     sticky = _read_sticky_header(obj, findings)
     log_percent = _read_log_share(obj, findings)
     if findings.rejected or cluster is None:
         return None
-    settings = _check_authority_of_checks(settings, own, cluster, findings)
-    authority = choose_authority(spec, settings, cluster.service)
-    _note_others(spec, findings)
-    _note_unused_breakers(own, settings.priority or Priority.DEFAULT, findings)
+    settings = _check_authority_of_checks(settings, mapping, cluster, findings)
+    _note_others(mapping, findings)
+    _note_unused_breakers(settings, mapping, findings)
     if context.zone_unknown and settings.load_balancer is not None and settings.load_balancer.prefer_same_zone:
         findings.notice(
             "has no effect: the gateway does not know its zone; give it one with --zone or GRPCGW_ZONE",
             *("load_balancer", "prefer_same_zone"),
         )
-    destination = _make_destination(obj, settings, cluster, regex_rewrite or rewrite, authority, log_percent)
+    destination = _make_destination(obj, spec, settings, cluster, regex_rewrite or rewrite, log_percent)
     if context.hosts and (selected_by := find_selectors(context.hosts, read_metadata(obj, "labels"))):
         destination = replace(destination, selected_by=selected_by)
     member = GroupMember(
@@ -106,10 +109,10 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
         shadow=bool(spec.shadow),
         sticky_header=sticky,
         created=_created(obj),
-        own_core=core_fields(spec),
+        own_core=core_fields(spec, mapping.inherited),
         default_core=context.default_core,
         own_header=HeaderAdd("l5d-dst-override", str(cluster.service), append=False)
-        if settings.add_linkerd_headers
+        if spec.add_linkerd_headers
         else None,
     )
     if asks_for_query(spec):
@@ -147,29 +150,18 @@ def _compile_redirect(
     return CompiledMapping(() if asks_for_query(spec) else spread, None)
 
 
-def _resolve_aliases(spec: MappingSpec) -> MappingSpec:
-    """The names that conversions between Ambassador's versions leave behind, as the fields they stand for."""
-    if not spec.v3StatsName and not spec.v3health_checks and spec.host != _NO_HOST:
-        return spec
-    return spec.model_copy(
-        update={
-            "host": None if spec.host == _NO_HOST else spec.host,
-            "stats_name": spec.stats_name or spec.v3StatsName,
-            "health_checks": spec.health_checks or spec.v3health_checks,
-        }
-    )
-
-
-def _without_pods(settings: Settings, own: Settings, cluster: Cluster, findings: Findings) -> Settings:
+def _without_pods(
+    settings: StructuredSettings, mapping: MergedMapping, cluster: Cluster, findings: Findings
+) -> StructuredSettings:
     """What needs to know the pods cannot be had from a resolver that does not; the Module's defaults are for others."""
     name, kind = cluster.resolver_name, cluster.resolver
-    if own.load_balancer is not None:
+    if mapping.owns("load_balancer"):
         findings.error(
             f"resolver {name} is a {kind}, which leaves balancing to Kubernetes;"
             " name a KubernetesEndpointResolver or leave load_balancer out",
             "load_balancer",
         )
-    if own.health_check is not None:
+    if settings.health_check is not None and mapping.owns("health_checks"):
         findings.fault(
             f"resolver {name} is a {kind}, which does not know the pods; without effect until the Mapping names a"
             " KubernetesEndpointResolver",
@@ -241,7 +233,9 @@ def _created(obj: KubeObject) -> str:
     return str(metadata.get("creationTimestamp") or "") if isinstance(metadata, Mapping) else ""
 
 
-def _check_authority_of_checks(settings: Settings, own: Settings, cluster: Cluster, findings: Findings) -> Settings:
+def _check_authority_of_checks(
+    settings: StructuredSettings, mapping: MergedMapping, cluster: Cluster, findings: Findings
+) -> StructuredSettings:
     """A connection with TLS takes calls for one name alone (grpc core compares it with the certificate's)."""
     check, tls = settings.health_check, cluster.connection.tls
     if check is None or tls is None:
@@ -249,7 +243,7 @@ def _check_authority_of_checks(settings: Settings, own: Settings, cluster: Clust
     name = tls.authority or tls.server_name
     if check.authority in ("", name):
         return settings
-    if own.health_check is not None:
+    if mapping.owns("health_checks"):
         findings.notice(
             f"authority {check.authority} has no effect: pods with TLS are called by {name}", "health_checks"
         )
@@ -258,43 +252,48 @@ def _check_authority_of_checks(settings: Settings, own: Settings, cluster: Clust
 
 def _make_destination(
     obj: KubeObject,
-    settings: Settings,
+    spec: MappingSpec,
+    settings: StructuredSettings,
     cluster: Cluster,
     rewrite: RegexRewrite | str | None,
-    authority: str,
     log_percent: float | None,
 ) -> Destination:
-    idle_ms = DEFAULT_IDLE_TIMEOUT_MS if settings.idle_timeout_ms is None else settings.idle_timeout_ms
+    idle_ms = DEFAULT_IDLE_TIMEOUT_MS if spec.idle_timeout_ms is None else spec.idle_timeout_ms
     return Destination(
         key=obj.key,
         cluster=cluster.name,
         load_balancer=settings.load_balancer or ROUND_ROBIN,
-        timeout_ms=settings.timeout_ms or None,
+        timeout_ms=spec.timeout_ms or None,
         idle_timeout_ms=idle_ms or None,
-        max_message_bytes=settings.max_message_bytes,
+        max_message_bytes=spec.max_message_bytes,
         rewrite=rewrite if isinstance(rewrite, str) else None,
         regex_rewrite=rewrite if isinstance(rewrite, RegexRewrite) else None,
-        authority=authority,
-        request_headers=_make_edits(settings.add_request_headers, settings.remove_request_headers),
-        response_headers=_make_edits(settings.add_response_headers, settings.remove_response_headers),
+        authority=choose_authority(spec, cluster.service),
+        request_headers=settings.request_headers,
+        response_headers=settings.response_headers,
         retry=settings.retry,
-        priority=settings.priority or Priority.DEFAULT,
+        priority=_read_priority(spec),
         circuit_breakers=settings.circuit_breakers or (),
         health_check=settings.health_check,
         outlier_detection=settings.outlier_detection,
-        stats_name=settings.stats_name or "",
+        stats_name=spec.stats_name or "",
         access_log_percent=log_percent,
         where=obj.source.locate(),
     )
 
 
-def _make_edits(add: tuple[HeaderAdd, ...] | None, remove: tuple[str, ...] | None) -> HeaderEdits:
-    return HeaderEdits(add or (), remove or ()) if add or remove else NO_EDITS
+def _read_priority(spec: MappingSpec) -> Priority:
+    return Priority.DEFAULT if spec.priority is None else Priority(spec.priority)
 
 
-def core_fields(spec: object) -> dict[str, object]:
-    """The fields on which the Mappings of a group must agree, as far as they are set, as they were written."""
-    return {name: _as_written(value) for name in _CORE_FIELDS if (value := getattr(spec, name, None)) is not None}
+def core_fields(spec: object, inherited: Set[str] = frozenset()) -> dict[str, object]:
+    """The fields on which the Mappings of a group must agree, as far as they are set and not `inherited`, as they were
+    written."""
+    return {
+        name: _as_written(value)
+        for name in _CORE_FIELDS
+        if name not in inherited and (value := getattr(spec, name, None)) is not None
+    }
 
 
 def _as_written(value: object) -> object:
@@ -306,17 +305,21 @@ def _as_written(value: object) -> object:
     return dump(exclude_none=True) if dump else value
 
 
-def _note_others(spec: MappingSpec, findings: Findings) -> None:
+def _note_others(mapping: MergedMapping, findings: Findings) -> None:
+    spec = mapping.spec
     if spec.grpc is False:
         findings.notice("has no effect: pods are spoken to in gRPC all the same; leave it out", "grpc")
-    if spec.host_rewrite and spec.auto_host_rewrite:
+    if spec.host_rewrite and spec.auto_host_rewrite and mapping.owns("auto_host_rewrite"):
         findings.notice("has no effect beside host_rewrite", "auto_host_rewrite")
     if spec.host_regex and not spec.host:
         findings.notice("has no effect without host", "host_regex")
 
 
-def _note_unused_breakers(own: Settings, priority: Priority, findings: Findings) -> None:
-    if own.circuit_breakers and all(breaker.priority is not priority for breaker in own.circuit_breakers):
+def _note_unused_breakers(settings: StructuredSettings, mapping: MergedMapping, findings: Findings) -> None:
+    priority = _read_priority(mapping.spec)
+    if not settings.circuit_breakers or not mapping.owns("circuit_breakers"):
+        return
+    if all(breaker.priority is not priority for breaker in settings.circuit_breakers):
         findings.notice(
             f"has no effect: calls of the Mapping have priority {priority}, and no entry is for that",
             "circuit_breakers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from grpcgw.ambassador.spec.mapping_spec import AddedHeader
+from grpcgw.ambassador.spec.mapping_parts import AddedHeader
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.edits import HeaderAdd
 from grpcgw.model.header_values import InvalidHeader, ReservedHeader, check_header_name, is_reserved, parse_added_header

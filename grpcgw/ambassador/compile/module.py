@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 from grpcgw.ambassador.compile.clients import compile_client_rules
 from grpcgw.ambassador.compile.generations import Generations
-from grpcgw.ambassador.compile.mapping_settings import NO_SETTINGS, Settings, compile_defaults
+from grpcgw.ambassador.compile.mapping_settings import check_defaults, merge_defaults
 from grpcgw.ambassador.compile.mappings import core_fields
 from grpcgw.ambassador.spec.module_spec import ModuleConfig, ModuleSpec
 from grpcgw.ambassador.spec.parse import API_VERSIONS, Findings, parse_spec, raw_spec
@@ -25,7 +25,8 @@ from grpcgw.model.objects import KubeObject, Severity
 @dataclass(frozen=True, slots=True)
 class CompiledModule:
     config: ModuleConfig
-    defaults: Settings
+    defaults: Mapping[str, object]
+    """Of Mappings' fields."""
     core: Mapping[str, object]
     """The fields Mappings of a group must agree in, as far as the Module sets them."""
     access_log: LogFormat | None = None
@@ -48,7 +49,7 @@ _TELLING = frozenset({"use_remote_address", "xff_num_trusted_hops", "use_proxy_p
 _RESEMBLES = 0.7
 """Of `difflib`: `ip_alow`, `ipAllow` and `ip_allowed` resemble `ip_allow`, `enable_ipv4` does not."""
 
-NO_MODULE = CompiledModule(ModuleConfig(), NO_SETTINGS, {})
+NO_MODULE = CompiledModule(ModuleConfig(), {}, {})
 
 
 def compile_module(modules: Iterable[KubeObject], gateway_namespace: str, generations: Generations) -> CompiledModule:
@@ -100,8 +101,9 @@ def _build(obj: KubeObject, findings: Findings | None = None) -> CompiledModule 
     config = spec.config or ModuleConfig()
     own = config.defaults.httpmapping if config.defaults is not None else None
     core = {**core_fields(config), **core_fields(own)}
-    defaults, clients = compile_defaults(config, findings), compile_client_rules(config, findings)
-    module = CompiledModule(config, defaults, core, _read_log_format(config, findings), clients)
+    check_defaults(config, findings)
+    clients = compile_client_rules(config, findings)
+    module = CompiledModule(config, merge_defaults(config), core, _read_log_format(config, findings), clients)
     return None if findings.rejected else module
 
 

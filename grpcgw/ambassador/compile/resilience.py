@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from grpcgw.ambassador.spec.durations import parse_duration_ms
-from grpcgw.ambassador.spec.mapping_spec import (
+from grpcgw.ambassador.spec.mapping_parts import (
     CircuitBreakerSpec,
     HealthCheckSpec,
     OutlierDetectionSpec,

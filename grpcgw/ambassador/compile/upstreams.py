@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grpcgw.ambassador.compile.mapping_settings import Settings
+from grpcgw.ambassador.compile.mapping_settings import MergedMapping
 from grpcgw.ambassador.compile.resolvers import ResolverChoice
 from grpcgw.ambassador.compile.tls import find_tls_context
+from grpcgw.ambassador.spec.mapping_parts import KeepaliveSpec
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.ambassador.spec.service import ParsedService, parse_service
@@ -26,6 +27,8 @@ from grpcgw.model.objects import ObjectKey
 
 SYSTEM_TLS = UpstreamTls("system")
 _HASH_DIGITS = 6
+_KEEPALIVE_TIME_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_PROBES = 7200, 75, 9
+"""As Linux has them for TCP."""
 
 _ALL_ADDRESSES, _FIRST_ADDRESS = "strict_dns", "logical_dns"
 
@@ -42,23 +45,22 @@ class Surroundings:
     """A service without a namespace is in the gateway's, not the Mapping's."""
 
 
-def compile_cluster(
-    key: ObjectKey, spec: MappingSpec, settings: Settings, around: Surroundings, findings: Findings
-) -> Cluster | None:
+def compile_cluster(key: ObjectKey, mapping: MergedMapping, around: Surroundings, findings: Findings) -> Cluster | None:
     """None: an error is in `findings`."""
-    resolver = _find_resolver(settings.resolver, around, findings)
+    spec = mapping.spec
+    resolver = _find_resolver(spec.resolver, around, findings)
     namespace = around.gateway_namespace if around.of_gateway else key.namespace
     parsed = parse_service(spec.service, namespace, tls=bool(spec.tls))
     if parsed.path.strip("/"):
         findings.notice(f"{parsed.path!r} has no effect: a service has no path; see rewrite", "service")
     tls = _compile_tls(key, spec, parsed, around, findings)
-    addressing = _compile_addressing(spec, settings, resolver, findings)
+    addressing = _compile_addressing(mapping, resolver, findings)
     if resolver is None:
         return None
     service = _resolve_service(resolver, parsed, findings)
     if service is None:
         return None
-    connection = _compile_connection(settings, tls and _call_by(tls, choose_authority(spec, settings, service)))
+    connection = _compile_connection(spec, tls and _call_by(tls, choose_authority(spec, service)))
     name = _name_cluster(resolver, service, connection, addressing)
     return Cluster(
         name=f"{spec.cluster_tag}/{name}" if spec.cluster_tag else name,
@@ -71,9 +73,9 @@ def compile_cluster(
     )
 
 
-def choose_authority(spec: MappingSpec, settings: Settings, service: ServiceRef) -> str:
+def choose_authority(spec: MappingSpec, service: ServiceRef) -> str:
     """What the Mapping says of `:authority` towards its pods; empty: nothing."""
-    return spec.host_rewrite or (_spell(service) if settings.auto_host_rewrite else "")
+    return spec.host_rewrite or (_spell(service) if spec.auto_host_rewrite else "")
 
 
 def _spell(service: ServiceRef) -> str:
@@ -108,43 +110,51 @@ def _compile_tls(
     return replace(SYSTEM_TLS, server_name=_spell(parsed.service))
 
 
-def _compile_addressing(
-    spec: MappingSpec, settings: Settings, resolver: ResolverChoice | None, findings: Findings
-) -> Addressing:
-    ipv4, ipv6 = settings.enable_ipv4 is not False, settings.enable_ipv6 is not False
+def _compile_addressing(mapping: MergedMapping, resolver: ResolverChoice | None, findings: Findings) -> Addressing:
+    spec = mapping.spec
+    ipv4, ipv6 = spec.enable_ipv4 is not False, spec.enable_ipv6 is not False
     if not ipv4 and not ipv6:
         findings.error("neither IPv4 nor IPv6 is enabled; enable one", "enable_ipv6")
     if resolver is None or resolver.kind is ResolverKind.KUBERNETES_SERVICE:
-        addressing = Addressing(ipv4, ipv6, _takes_first(settings, findings), bool(settings.respect_dns_ttl))
+        addressing = Addressing(ipv4, ipv6, _takes_first(spec, findings), bool(spec.respect_dns_ttl))
     else:
-        if spec.dns_type and spec.dns_type.lower() != _ALL_ADDRESSES:
+        if mapping.owns("dns_type") and spec.dns_type and spec.dns_type.lower() != _ALL_ADDRESSES:
             findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", "dns_type")
-        if spec.respect_dns_ttl:
+        if mapping.owns("respect_dns_ttl") and spec.respect_dns_ttl:
             findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", "respect_dns_ttl")
         addressing = Addressing(ipv4, ipv6)
     return DEFAULT_ADDRESSING if addressing == DEFAULT_ADDRESSING else addressing
 
 
-def _takes_first(settings: Settings, findings: Findings) -> bool:
+def _takes_first(spec: MappingSpec, findings: Findings) -> bool:
     """As Ambassador reads `dns_type`: in any case, and what it does not know is its default."""
-    dns_type = settings.dns_type or _ALL_ADDRESSES
+    dns_type = spec.dns_type or _ALL_ADDRESSES
     if dns_type.lower() not in (_ALL_ADDRESSES, _FIRST_ADDRESS):
         known = f"neither {_ALL_ADDRESSES} nor {_FIRST_ADDRESS}"
         findings.notice(f"'{dns_type}' is {known}; {_ALL_ADDRESSES} is used, as by Ambassador", "dns_type")
     return dns_type.lower() == _FIRST_ADDRESS
 
 
-def _compile_connection(settings: Settings, tls: UpstreamTls | None) -> ConnectionSettings:
-    keepalive = settings.keepalive
+def _compile_connection(spec: MappingSpec, tls: UpstreamTls | None) -> ConnectionSettings:
+    keepalive_time_s, keepalive_timeout_s = _compile_keepalive(spec.keepalive)
     connection = ConnectionSettings(
         tls=tls,
-        connect_timeout_ms=settings.connect_timeout_ms or DEFAULT_CONNECTION.connect_timeout_ms,
-        idle_timeout_ms=settings.cluster_idle_timeout_ms or None,
-        max_lifetime_ms=settings.cluster_max_connection_lifetime_ms or None,
-        keepalive_time_s=None if keepalive is None else keepalive.time_s,
-        keepalive_timeout_s=None if keepalive is None else keepalive.timeout_s,
+        connect_timeout_ms=spec.connect_timeout_ms or DEFAULT_CONNECTION.connect_timeout_ms,
+        idle_timeout_ms=spec.cluster_idle_timeout_ms or None,
+        max_lifetime_ms=spec.cluster_max_connection_lifetime_ms or None,
+        keepalive_time_s=keepalive_time_s,
+        keepalive_timeout_s=keepalive_timeout_s,
     )
     return DEFAULT_CONNECTION if connection == DEFAULT_CONNECTION else connection
+
+
+def _compile_keepalive(spec: KeepaliveSpec | None) -> tuple[int | None, int | None]:
+    """Time and time-out in seconds of one HTTP/2 PING in place of TCP's probes: the connection is given up if the PING
+    stays unanswered as long as all probes would."""
+    if spec is None:
+        return None, None
+    time_s = spec.time or spec.idle_time or _KEEPALIVE_TIME_S
+    return time_s, (spec.interval or _KEEPALIVE_INTERVAL_S) * (spec.probes or _KEEPALIVE_PROBES)
 
 
 def _resolve_service(resolver: ResolverChoice, parsed: ParsedService, findings: Findings) -> ServiceRef | None:

@@ -1,21 +1,18 @@
 """The Mapping as a typed model: every field by name, its type, and what grpcgw does with it.
 
-Knows no other object and no routes: what fields mean together, and with others, is decided by the compiler.
+A field stands once, in the smallest class whose objects have it: `SharedSettings` (Mapping, Module `config`, Module
+`defaults.httpmapping`), `MappingSettings` and `MappingDefaults` (Mapping, `defaults.httpmapping`), `MappingSpec`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from grpcgw.ambassador.spec.durations import parse_duration_ms
 from grpcgw.ambassador.spec.fields import (
     AmbassadorId,
     Anything,
-    Count,
-    Duration,
     Milliseconds,
     Percent,
     PositiveCount,
@@ -25,12 +22,21 @@ from grpcgw.ambassador.spec.fields import (
     StringOrList,
     Table,
     Text,
-    as_choices,
     http_only,
     no_meaning,
     planned,
-    rules,
     served,
+)
+from grpcgw.ambassador.spec.mapping_parts import (
+    AddedHeaders,
+    Authority,
+    CircuitBreakerSpec,
+    HealthCheckSpec,
+    KeepaliveSpec,
+    LoadBalancerSpec,
+    OutlierDetectionSpec,
+    RegexRewriteSpec,
+    RetryPolicySpec,
 )
 from grpcgw.ambassador.spec.service import InvalidService, parse_service
 
@@ -40,22 +46,6 @@ def _check_service(text: str) -> str:
         parse_service(text, namespace="")
     except InvalidService as error:
         raise ValueError(str(error)) from error
-    return text
-
-
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(:[0-9]{1,5})?", re.ASCII)
-"""Host and port of RFC 3986, without the user, whom RFC 9113 forbids."""
-
-
-def _check_authority(text: str) -> str:
-    if text and not _AUTHORITY.fullmatch(text):
-        raise ValueError(f"{text!r} is no :authority: write a host name or an address, and perhaps a port")
-    return text
-
-
-def _check_some_time(text: str) -> str:
-    if not parse_duration_ms(text):
-        raise ValueError(f"{text!r} is no time at all; leave it out for the default")
     return text
 
 
@@ -71,148 +61,11 @@ def _check_tls(value: object) -> object:
     raise ValueError(f"should be true or the name of a TLSContext, not {value!r}")
 
 
-def _as_added(value: object) -> object:
-    return {"value": value} if isinstance(value, str) else value
-
-
-class Cookie(Resource):
-    name: Text
-    path: str | None = None
-    ttl: str | None = None
-
-
-class LoadBalancerSpec(Resource):
-    model_config = rules(
-        (
-            "!(self.policy in ['ring_hash', 'maglev']) || has(self.header) || has(self.source_ip) || has(self.cookie)",
-            "the policies ring_hash and maglev need one of header, source_ip, cookie",
-        )
-    )
-
-    policy: Literal["round_robin", "least_request", "ring_hash", "maglev", "weighted_round_robin"]
-    header: str | None = None
-    source_ip: bool | None = None
-    cookie: Cookie | None = None
-    slow_start_ms: Milliseconds | None = None
-    prefer_same_zone: bool | None = None
-
-    @model_validator(mode="after")
-    def _check_hash_source(self) -> LoadBalancerSpec:
-        sources = [name for name in ("header", "source_ip", "cookie") if getattr(self, name)]
-        if self.policy not in ("ring_hash", "maglev"):
-            if sources:
-                raise ValueError(f"policy {self.policy} takes no {sources[0]}")
-        elif len(sources) != 1:
-            raise ValueError(f"policy {self.policy} needs exactly one of header, source_ip, cookie")
-        elif self.slow_start_ms:
-            raise ValueError(f"policy {self.policy} takes no slow_start_ms: a pod's share is the keys it is given")
-        return self
-
-
-class RegexRewriteSpec(Resource):
-    pattern: Text
-    substitution: str
-
-
-class AddedHeader(Resource):
-    value: str
-    append: bool | None = None
-    v2Representation: Anything = None  # noqa: N815 (left by a conversion between versions)
-
-
-class KeepaliveSpec(Resource):
-    """Seconds. `time` is the name in Ambassador's code and pages, `idle_time` that in its CRDs."""
-
-    time: PositiveCount | None = None
-    idle_time: PositiveCount | None = None
-    interval: PositiveCount | None = None
-    probes: PositiveCount | None = None
-
-    @model_validator(mode="after")
-    def _check_time(self) -> KeepaliveSpec:
-        if None not in (self.time, self.idle_time) and self.time != self.idle_time:
-            raise ValueError(f"time {self.time} and idle_time {self.idle_time} are one field; leave one out")
-        return self
-
-
-RetryCondition = Literal[
-    "5xx",
-    "gateway-error",
-    "connect-failure",
-    "refused-stream",
-    "retriable-4xx",
-    "retriable-status-codes",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-]
-
-
-class RetryPolicySpec(Resource):
-    retry_on: Annotated[
-        list[RetryCondition],
-        BeforeValidator(as_choices, json_schema_input_type=str | list[RetryCondition]),
-        Field(min_length=1),
-    ]
-    num_retries: Count | None = None
-    per_try_timeout: Duration | None = None
-    budget_percent: Percent | None = None
-
-
-class CircuitBreakerSpec(Resource):
-    priority: Literal["default", "high"] = "default"
-    max_connections: Count | None = None
-    max_pending_requests: Count | None = None
-    max_requests: Count | None = None
-    max_retries: Count | None = None
-
-
-Authority = Annotated[str, AfterValidator(_check_authority)]
-
-
-class GrpcHealthSpec(Resource):
-    upstream_name: str
-    authority: Authority | None = None
-
-
-class HealthProbeSpec(Resource):
-    grpc: GrpcHealthSpec | None = None
-    http: Table | None = None
-
-    @model_validator(mode="after")
-    def _check_form(self) -> HealthProbeSpec:
-        if (self.grpc is None) == (self.http is None):
-            raise ValueError("needs exactly one of grpc and http")
-        return self
-
-
-class HealthCheckSpec(Resource):
-    health_check: HealthProbeSpec
-    timeout: Annotated[Duration, AfterValidator(_check_some_time)] | None = None
-    interval: Annotated[Duration, AfterValidator(_check_some_time)] | None = None
-    unhealthy_threshold: PositiveCount | None = None
-    healthy_threshold: PositiveCount | None = None
-
-
-class OutlierDetectionSpec(Resource):
-    consecutive_failures: Count | None = None
-    interval_ms: PositiveMilliseconds | None = None
-    base_ejection_ms: PositiveMilliseconds | None = None
-    max_ejection_ms: PositiveMilliseconds | None = None
-    max_ejection_percent: Percent | None = None
-    success_rate_stdev_factor: PositiveCount | None = None
-    success_rate_minimum_pods: PositiveCount | None = None
-    success_rate_request_volume: PositiveCount | None = None
-
-
 HeaderConditions = dict[str, Annotated[str | bool, BeforeValidator(_check_condition)]]
-AddedHeaders = dict[str, Annotated[AddedHeader, BeforeValidator(_as_added, json_schema_input_type=str | AddedHeader)]]
 
 
-class MappingSettings(Resource):
-    """What a Mapping may leave to the Module's `defaults`."""
+class SharedSettings(Resource):
+    """Fields of a Mapping whose default the Module may set under the same key of its `config`."""
 
     resolver: Annotated[
         str | None, served("name of a resolver; default: the Module's `resolver`, else `kubernetes-service`")
@@ -224,47 +77,11 @@ class MappingSettings(Resource):
             " one of `header` and `source_ip`; `slow_start_ms`*, `prefer_same_zone`*"
         ),
     ] = None
-    stats_name: Annotated[str | None, served("what metrics call the upstream; default: the cluster's name")] = None
-    dns_type: Annotated[
-        str | None,
-        served("`strict_dns` (default): all addresses of the name; `logical_dns`: the first; service resolver only"),
-    ] = None
-    respect_dns_ttl: Annotated[bool | None, served("names are resolved again when their TTL is over")] = None
     enable_ipv4: Annotated[bool | None, served("default true; `false`: IPv4 addresses are not used")] = None
     enable_ipv6: Annotated[
         bool | None, served("`false`: IPv6 addresses are not used; absent, they are (Ambassador: they are not)")
     ] = None
-    priority: Annotated[
-        Literal["default", "high"] | None, served("which set of `circuit_breakers` the calls count against")
-    ] = None
-
-    auto_host_rewrite: Annotated[bool | None, served("`:authority` becomes the host of `service`")] = None
-    add_request_headers: Annotated[
-        AddedHeaders | None, served("`name: value` or `name: {value, append}`; `append` is true by default")
-    ] = None
-    remove_request_headers: Annotated[StringOrList | None, served("removed before any is added")] = None
-    add_response_headers: Annotated[AddedHeaders | None, served("to the initial metadata of answers")] = None
-    remove_response_headers: Annotated[StringOrList | None, served("from the initial metadata of answers")] = None
     add_linkerd_headers: Annotated[bool | None, served("adds `l5d-dst-override: <service>.<namespace>:<port>`")] = None
-
-    timeout_ms: Annotated[
-        Milliseconds | None,
-        served("bound on the whole call; 0: none; default: the Module's `cluster_request_timeout_ms`, else none"),
-    ] = None
-    idle_timeout_ms: Annotated[
-        Milliseconds | None,
-        served("ends a call with no bytes in either direction for so long; default 300000; 0: never"),
-    ] = None
-    max_message_bytes: Annotated[
-        PositiveCount | None,
-        served(
-            "not in Ambassador; the largest message, uncompressed, in either direction; holds where it is below the"
-            " Listener's `maxMessageBytes` or `--max-message-bytes`"
-        ),
-    ] = None
-    connect_timeout_ms: Annotated[
-        PositiveMilliseconds | None, served("for connecting to a pod, with its TLS handshake; default 3000")
-    ] = None
     cluster_idle_timeout_ms: Annotated[
         Milliseconds | None, served("closes a connection to a pod without calls; default and 0: never")
     ] = None
@@ -284,6 +101,47 @@ class MappingSettings(Resource):
             "`priority`, `max_connections`, `max_pending_requests`, `max_requests`, `max_retries`; absent: no limit"
         ),
     ] = None
+
+
+class MappingSettings(SharedSettings):
+    """Fields of a Mapping whose default may stand in the Module's `defaults.httpmapping`."""
+
+    stats_name: Annotated[str | None, served("what metrics call the upstream; default: the cluster's name")] = None
+    dns_type: Annotated[
+        str | None,
+        served("`strict_dns` (default): all addresses of the name; `logical_dns`: the first; service resolver only"),
+    ] = None
+    respect_dns_ttl: Annotated[bool | None, served("names are resolved again when their TTL is over")] = None
+    priority: Annotated[
+        Literal["default", "high"] | None, served("which set of `circuit_breakers` the calls count against")
+    ] = None
+
+    auto_host_rewrite: Annotated[bool | None, served("`:authority` becomes the host of `service`")] = None
+    add_request_headers: Annotated[
+        AddedHeaders | None, served("`name: value` or `name: {value, append}`; `append` is true by default")
+    ] = None
+    remove_request_headers: Annotated[StringOrList | None, served("removed before any is added")] = None
+    add_response_headers: Annotated[AddedHeaders | None, served("to the initial metadata of answers")] = None
+    remove_response_headers: Annotated[StringOrList | None, served("from the initial metadata of answers")] = None
+
+    timeout_ms: Annotated[
+        Milliseconds | None,
+        served("bound on the whole call; 0: none; default: the Module's `cluster_request_timeout_ms`, else none"),
+    ] = None
+    idle_timeout_ms: Annotated[
+        Milliseconds | None,
+        served("ends a call with no bytes in either direction for so long; default 300000; 0: never"),
+    ] = None
+    max_message_bytes: Annotated[
+        PositiveCount | None,
+        served(
+            "not in Ambassador; the largest message, uncompressed, in either direction; holds where it is below the"
+            " Listener's `maxMessageBytes` or `--max-message-bytes`"
+        ),
+    ] = None
+    connect_timeout_ms: Annotated[
+        PositiveMilliseconds | None, served("for connecting to a pod, with its TLS handshake; default 3000")
+    ] = None
     health_checks: Annotated[
         Annotated[list[Anything], Field(min_length=1), Shape(list[HealthCheckSpec])] | None,
         served(
@@ -298,8 +156,22 @@ class MappingSettings(Resource):
     ] = None
 
 
-class MappingSpec(MappingSettings):
-    """A Mapping: which calls, where to, and how. The order of the fields is that of docs/ambassador.md."""
+class MappingDefaults(MappingSettings):
+    """The Module's `defaults.httpmapping`: beside the settings, fields that Ambassador takes there too."""
+
+    auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
+    bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
+    labels: Annotated[Table | None, planned("there is no rate limiting")] = None
+    allow_upgrade: Annotated[list[str] | None, http_only("gRPC does not upgrade connections")] = None
+    bypass_error_response_overrides: Annotated[bool | None, http_only("gRPC errors have no body")] = None
+    cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
+    docs: Annotated[Table | None, no_meaning("there is no developer portal")] = None
+    error_response_overrides: Annotated[list[Table] | None, http_only("gRPC errors have no body")] = None
+    use_websocket: Annotated[bool | None, http_only("gRPC does not upgrade connections")] = None
+
+
+class MappingSpec(MappingDefaults):
+    """A Mapping: which calls it matches, their destination and settings."""
 
     ambassador_id: AmbassadorId = None
 
@@ -368,15 +240,10 @@ class MappingSpec(MappingSettings):
     ] = None
     host_rewrite: Annotated[Authority | None, served("`:authority` for the pod; wins over `auto_host_rewrite`")] = None
 
-    bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
-    auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
-    labels: Annotated[Table | None, planned("there is no rate limiting")] = None
     rate_limits: Annotated[Anything, planned("what `labels` are, in `ambassador/v0`")] = None
     modules: Annotated[Anything, no_meaning("Ambassador never read it")] = None
     envoy_override: Annotated[Anything, no_meaning("there is no Envoy to configure")] = None
-    docs: Annotated[Table | None, no_meaning("there is no developer portal")] = None
 
-    cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
     host_redirect: Annotated[
         bool | None, served("calls that match end with UNIMPLEMENTED: gRPC clients follow no redirect")
     ] = None
@@ -384,10 +251,6 @@ class MappingSpec(MappingSettings):
     prefix_redirect: Annotated[str | None, http_only("gRPC clients follow no redirect")] = None
     regex_redirect: Annotated[Table | None, http_only("gRPC clients follow no redirect")] = None
     redirect_response_code: Annotated[int | None, http_only("gRPC clients follow no redirect")] = None
-    use_websocket: Annotated[bool | None, http_only("gRPC does not upgrade connections")] = None
-    allow_upgrade: Annotated[list[str] | None, http_only("gRPC does not upgrade connections")] = None
-    error_response_overrides: Annotated[list[Table] | None, http_only("gRPC errors have no body")] = None
-    bypass_error_response_overrides: Annotated[bool | None, http_only("gRPC errors have no body")] = None
 
     v2BoolHeaders: Annotated[  # noqa: N815 (the name is Ambassador's, here and below)
         list[str] | None, served("each stands for `headers: {name: true}`")

@@ -17,27 +17,7 @@ from grpcgw.ambassador.spec.fields import (
     planned,
     served,
 )
-from grpcgw.ambassador.spec.mapping_spec import (
-    CircuitBreakerSpec,
-    KeepaliveSpec,
-    LoadBalancerSpec,
-    MappingSettings,
-    RetryPolicySpec,
-)
-
-
-class MappingDefaults(MappingSettings):
-    """With what Ambassador takes as a default beside."""
-
-    auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
-    bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
-    labels: Annotated[Table | None, planned("there is no rate limiting")] = None
-    allow_upgrade: Annotated[list[str] | None, http_only("gRPC does not upgrade connections")] = None
-    bypass_error_response_overrides: Annotated[bool | None, http_only("gRPC errors have no body")] = None
-    cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
-    docs: Annotated[Table | None, no_meaning("there is no developer portal")] = None
-    error_response_overrides: Annotated[list[Table] | None, http_only("gRPC errors have no body")] = None
-    use_websocket: Annotated[bool | None, http_only("gRPC does not upgrade connections")] = None
+from grpcgw.ambassador.spec.mapping_spec import MappingDefaults, SharedSettings
 
 
 class ModuleDefaults(Resource):
@@ -45,14 +25,9 @@ class ModuleDefaults(Resource):
     tcpmapping: Annotated[Table | None, http_only("only gRPC is served")] = None
 
 
-class ModuleConfig(Resource):
+class ModuleConfig(SharedSettings):
     """The keys of the Module's `config`."""
 
-    resolver: Annotated[str | None, served("default `resolver` of all Mappings")] = None
-    load_balancer: Annotated[
-        LoadBalancerSpec | None,
-        served("default `load_balancer` of the Mappings with an endpoint resolver"),
-    ] = None
     cluster_request_timeout_ms: Annotated[
         Milliseconds | None, served("default `timeout_ms` of all Mappings; 0: none")
     ] = None
@@ -60,13 +35,9 @@ class ModuleConfig(Resource):
         bool | None, served("a `service` without a namespace is in the gateway's namespace, not the Mapping's")
     ] = None
 
-    add_linkerd_headers: Annotated[bool | None, served("default of all Mappings")] = None
     buffer_limit_bytes: Annotated[
         int | None, no_meaning("one message is in flight per stream and direction, whatever its size")
     ] = None
-    circuit_breakers: Annotated[list[CircuitBreakerSpec] | None, served("default of all Mappings")] = None
-    cluster_idle_timeout_ms: Annotated[Milliseconds | None, served("default of all Mappings")] = None
-    cluster_max_connection_lifetime_ms: Annotated[Milliseconds | None, served("default of all Mappings")] = None
     default_label_domain: Annotated[str | None, planned("there is no rate limiting")] = None
     default_labels: Annotated[Table | None, planned("there is no rate limiting")] = None
     defaults: Annotated[
@@ -78,8 +49,6 @@ class ModuleConfig(Resource):
     ] = None
     enable_grpc_http11_bridge: Annotated[bool | None, planned("grpc serves HTTP/2 alone")] = None
     enable_grpc_web: Annotated[bool | None, planned("grpc serves HTTP/2 alone: browsers need a proxy before it")] = None
-    enable_ipv4: Annotated[bool | None, served("default of all Mappings")] = None
-    enable_ipv6: Annotated[bool | None, served("default of all Mappings")] = None
     envoy_log_format: Annotated[
         Anything, served("format of the access log: a string for `text`, an object of strings for the others")
     ] = None
@@ -109,7 +78,6 @@ class ModuleConfig(Resource):
     ip_deny: Annotated[
         list[Table] | None, served("as `ip_allow`, of the calls that are not served; not both of them")
     ] = None
-    keepalive: Annotated[KeepaliveSpec | None, served("default of all Mappings")] = None
     listener_idle_timeout_ms: Annotated[
         Milliseconds | None,
         served(
@@ -135,7 +103,6 @@ class ModuleConfig(Resource):
     regex_max_size: Annotated[PositiveCount | None, served("greatest program size of an RE2 pattern; default 200")] = (
         None
     )
-    retry_policy: Annotated[RetryPolicySpec | None, served("default of all Mappings")] = None
     set_current_client_cert_details: Annotated[
         Table | None, served("what it tells beside `Hash`: `cert`, `chain`, `subject`, `uri`, `dns`, each `true`")
     ] = None

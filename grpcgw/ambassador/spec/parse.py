@@ -30,6 +30,8 @@ _METADATA = frozenset(
 
 SpecT = TypeVar("SpecT", bound=BaseModel)
 
+NO_DEFAULTS: Mapping[str, object] = {}
+
 
 class Findings:
     """The problems of one object, in the order they were found. Paths are relative to the spec."""
@@ -40,6 +42,10 @@ class Findings:
         self.problems: list[Problem] = []
         self.rejected = False
         """This version of the object cannot serve."""
+
+    def copy(self) -> Findings:
+        """Empty findings of the same object."""
+        return Findings(self._object)
 
     def error(self, message: str, *path: str | int) -> None:
         """The object cannot serve as it is."""
@@ -95,8 +101,13 @@ def _names_gateway(given: object, ambassador_id: str) -> bool:
     return not names.isdisjoint((ambassador_id, "_automatic_"))
 
 
-def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT | None:
-    """The typed spec, or None with an error for each thing that is wrong. Fields without effect become notices."""
+def parse_spec(
+    obj: KubeObject, model: type[SpecT], findings: Findings, defaults: Mapping[str, object] = NO_DEFAULTS
+) -> SpecT | None:
+    """The typed spec, or None with an error for each thing that is wrong. Fields without effect become notices.
+
+    `defaults`: valid values of fields that the object does not set.
+    """
     if obj.api_version != _OLDEST and obj.api_version.rpartition("/")[2] not in API_VERSIONS:
         findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(API_VERSIONS)}")
         return None
@@ -110,7 +121,8 @@ def parse_spec(obj: KubeObject, model: type[SpecT], findings: Findings) -> SpecT
     _note_fields(raw, model, findings)
     _note_missing(obj, findings)
     try:
-        return model.model_validate(_without_metadata(raw, model, findings))
+        fields = _without_metadata(raw, model, findings)
+        return model.model_validate({**fields, **defaults} if defaults else fields)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             findings.error(_describe(detail, model), *detail["loc"])
