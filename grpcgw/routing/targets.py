@@ -19,7 +19,7 @@ from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.routing.copy_counters import CopyCounters
 from grpcgw.routing.split import Split
-from grpcgw.upstream.cluster import ClusterState
+from grpcgw.upstream.cluster_state import ClusterState
 from grpcgw.upstream.load_balancing import BalancingState
 from grpcgw.upstream.pod import Pod
 

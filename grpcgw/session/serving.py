@@ -173,4 +173,5 @@ class Serving:
         return over
 
     def shadow_reports(self) -> tuple[ShadowReport, ...]:
+        """Counters of the shadow Mappings."""
         return self._binder.shadow_reports()

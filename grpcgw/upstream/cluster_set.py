@@ -22,7 +22,7 @@ from grpcgw.model.cluster import Cluster, ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.telemetry.report import PodReport
 from grpcgw.upstream.active_health import HealthChecker, PodHealth
-from grpcgw.upstream.cluster import ClusterState
+from grpcgw.upstream.cluster_state import ClusterState
 from grpcgw.upstream.load_balancing import BalancingSettings, BalancingState
 from grpcgw.upstream.pod import Connection, Pod, PodCounts
 
