@@ -13,7 +13,7 @@ from grpcgw.listeners.data_ports import DataPorts
 from grpcgw.logs import DefectLog
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.listener import Listener
-from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.model.snapshot import Snapshot
 from grpcgw.workers.messages import Listening, SetEndpoints, WorkerPlan
 from grpcgw.workers.port_status import RETRY_PORTS_S, PortStatus
 from grpcgw.workers.worker import Worker
@@ -34,7 +34,6 @@ class InProcessWorker:
         self._worker = Worker(0, plan)
         self._ports = PortStatus(data_ports, 1)
         self._retry_ports_s = retry_ports_s
-        self._newest = EMPTY_SNAPSHOT
         self._updates: asyncio.Queue[tuple[Snapshot, tuple[Listener, ...]]] = asyncio.Queue()
         # Opening ports and draining block; one thread for both keeps them apart.
         self._thread = ThreadPoolExecutor(1, "grpcgw worker")
@@ -71,13 +70,12 @@ class InProcessWorker:
         while True:
             await asyncio.sleep(self._retry_ports_s)
             with defects.contained("ports cannot be tried again"):
-                before, listeners = self._ports.listeners, self._ports.plan(self._newest)
-                if listeners != before or self._ports.workers_have_faults():
-                    self._updates.put_nowait((self._newest, listeners))
+                again = self._ports.plan_again()
+                if again is not None:
+                    self._updates.put_nowait(again)
 
     async def apply(self, snapshot: Snapshot) -> None:
         """As `Carrier.apply`."""
-        self._newest = snapshot
         self._updates.put_nowait((snapshot, self._ports.plan(snapshot)))
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:

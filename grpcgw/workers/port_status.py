@@ -22,7 +22,9 @@ class PortStatus:
     def __init__(self, data_ports: DataPorts, workers: int) -> None:
         self._data_ports = data_ports
         self._not_started = set(range(workers))
-        self.listeners: tuple[Listener, ...] = ()
+        self._snapshot: Snapshot | None = None
+        """Of the last `plan`."""
+        self._listeners: tuple[Listener, ...] = ()
         """What workers are to open, by the last `plan`."""
         self.by_worker: dict[int, Listening] = {}
         """The last answer of each worker that serves, by its number."""
@@ -32,10 +34,20 @@ class PortStatus:
     def plan(self, snapshot: Snapshot) -> tuple[Listener, ...]:
         """Decide which ports to open for `snapshot`, and hold them."""
         faults = self._data_ports.faults
-        self.listeners = self._data_ports.bind(snapshot)
+        self._snapshot, self._listeners = snapshot, self._data_ports.bind(snapshot)
         if self._data_ports.faults != faults:
             self.on_change()
-        return self.listeners
+        return self._listeners
+
+    def plan_again(self) -> tuple[Snapshot, tuple[Listener, ...]] | None:
+        """What to send to the workers again: the last snapshot, if a port is free now that was taken before, or a
+        worker could not open a port or serve the snapshot. None: nothing."""
+        if self._snapshot is None:
+            return None
+        before, listeners = self._listeners, self.plan(self._snapshot)
+        if listeners == before and not any(answer.faults or answer.refused for answer in self.by_worker.values()):
+            return None
+        return self._snapshot, listeners
 
     def note(self, worker: int, answer: Listening) -> None:
         """Take an answer of a worker. The first one means that it has started."""
@@ -55,10 +67,6 @@ class PortStatus:
         """Every worker has answered a snapshot. Stays true when one is replaced."""
         return not self._not_started
 
-    def workers_have_faults(self) -> bool:
-        """Whether a worker could not open a port, or not serve the newest snapshot."""
-        return any(answer.faults or answer.refused for answer in self.by_worker.values())
-
     def report(self, workers: tuple[WorkerReport, ...], restarts: int) -> CarrierReport:
         """`workers`: their counters. `restarts`: how many were replaced."""
         versions = {answer.version for answer in self.by_worker.values()}
@@ -76,7 +84,7 @@ class PortStatus:
 
     def _served(self) -> tuple[ServedPort, ...]:
         """The ports that at least one worker serves."""
-        certificates = {one.name: tuple(each.name for each in one.certificates) for one in self.listeners}
+        certificates = {one.name: tuple(each.name for each in one.certificates) for one in self._listeners}
         return tuple(
             ServedPort(
                 port.listener,

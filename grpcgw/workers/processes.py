@@ -118,6 +118,6 @@ class WorkerProcesses:
             await asyncio.sleep(self._retry_ports_s)
             with defects.contained("ports cannot be tried again"):
                 async with self._applying:
-                    before, listeners = self._ports.listeners, self._ports.plan(self._newest)
-                    if listeners != before or self._ports.workers_have_faults():
-                        await self._send(self._newest, listeners)
+                    again = self._ports.plan_again()
+                    if again is not None:
+                        await self._send(*again)

@@ -73,3 +73,16 @@ def test_each_change_is_announced_once(status: PortStatus) -> None:
     for _ in range(2):
         status.forget(0)
     assert len(changes) == 3
+
+
+def test_nothing_is_sent_again_before_the_first_snapshot_nor_without_a_cause() -> None:
+    status = PortStatus(DataPorts("127.0.0.1", 0, None, SELF_SIGNED), 1)
+    assert status.plan_again() is None, "the ports of the command line stay closed until a configuration is served"
+    snapshot = Snapshot("1")
+    listeners = status.plan(snapshot)
+    status.note(0, Listening((LOW,)))
+    assert status.plan_again() is None
+    for faulty in (Listening((), (PortFault("--port", "taken"),)), Listening((), (), Refused("KeyError"))):
+        status.note(0, faulty)
+        assert status.plan_again() == (snapshot, listeners)
+    status.close()
