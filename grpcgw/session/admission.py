@@ -1,8 +1,8 @@
-"""Which requests are looked at at all: those whose `:path` and `:authority` mean one thing to everybody. Pure.
+"""Admission of requests: refuses those whose `:path` or `:authority` can be read in several ways. Pure.
 
-What is refused here reaches no matching, policy, metric or pod. A path that one reader takes apart otherwise than
-another (`//a.B/C`, `/a.B/%43`, `/a.B/../x.Y/C`) gets past rules about paths, and one with bytes that HTTP/2 forbids
-makes a strict pod close the connection that other clients' RPCs are on.
+A request that is refused here reaches no matching, policy, metric or pod. A path that two readers take apart in
+different ways (`//a.B/C`, `/a.B/%43`, `/a.B/../x.Y/C`) gets past rules about paths, and one with bytes that HTTP/2
+forbids makes a strict pod close the connection that other clients' RPCs are on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from grpcgw.ambassador.compile.matching import PATH_CHARACTER
+from grpcgw.model.request_path import PATH_CHARACTER
 from grpcgw.model.status import Reason, Refusal
 from grpcgw.policy.request import Request
 
@@ -21,7 +21,7 @@ _SHOWN_CHARACTERS = 64
 """Of a path that is refused, in the log."""
 
 _PART = rf"(?!\.{{1,2}}(?:/|\Z)){PATH_CHARACTER}+"
-"""RFC 3986's pchar without escapes and without `;`, which some servers cut paths at; no `.` or `..` (section 3.3)."""
+"""No `.` or `..` either (RFC 3986, 3.3)."""
 _PATH = re.compile(f"/{_PART}/{_PART}")
 _AUTHORITY = re.compile(r"[A-Za-z0-9_.~:!$&'()*+=%\[\]-]*")
 """RFC 9113, 8.3.1: host and port, without user information. Empty: the engine does not know it, or there is none."""

@@ -17,11 +17,11 @@ from grpcgw.session.pod_try import Try
 
 class RequestSide:
     __slots__ = (
-        "_counted_bytes",
-        "_lent_bytes",
         "count",
+        "counted_bytes",
         "first",
         "half_closed",
+        "lent_bytes",
         "message_refused",
         "pending",
         "reading",
@@ -30,7 +30,7 @@ class RequestSide:
     )
 
     def __init__(self) -> None:
-        self.count = self.size_bytes = self._counted_bytes = 0
+        self.count = self.size_bytes = self.counted_bytes = 0
         """Messages read so far, and their bytes."""
         self.first: bytes | None = None
         """The first message, for as long as the opening may have to be sent again."""
@@ -39,7 +39,7 @@ class RequestSide:
         self.half_closed = self.reading = self.message_refused = False
         self.replayable = True
         """Another try could still be sent the whole request."""
-        self._lent_bytes = 0
+        self.lent_bytes = 0
         """What is counted in the worker's `HeldMessages`."""
 
     def read(self, call: Call) -> None:
@@ -61,8 +61,8 @@ class RequestSide:
 
     def uncounted_bytes(self) -> int:
         """Bytes read since this was last asked."""
-        uncounted = self.size_bytes - self._counted_bytes
-        self._counted_bytes = self.size_bytes
+        uncounted = self.size_bytes - self.counted_bytes
+        self.counted_bytes = self.size_bytes
         return uncounted
 
     def opening(self) -> Opening:
@@ -107,13 +107,13 @@ class RequestSide:
         if size_bytes <= UNCOUNTED_BYTES:
             return None
         if held.take(request.peer.key, size_bytes):
-            self._lent_bytes += size_bytes
+            self.lent_bytes += size_bytes
             return None
         what = f"more than {held.limit_bytes} bytes of the client's large messages wait for their readers"
         return make_status(Reason.TOO_MUCH_HELD, f"Mapping {target.label}: {what}")
 
     def give_back(self, request: Request, held: HeldMessages) -> None:
         """Stop counting the messages, once none of them is kept."""
-        if self._lent_bytes and self.first is None and self.pending is None:
-            held.give(request.peer.key, self._lent_bytes)
-            self._lent_bytes = 0
+        if self.first is None and self.pending is None:
+            held.give(request.peer.key, self.lent_bytes)
+            self.lent_bytes = 0

@@ -14,9 +14,9 @@ from grpcgw.session.call import Call
 
 class ResponseSide:
     __slots__ = (
-        "_counted_bytes",
         "_request",
         "count",
+        "counted_bytes",
         "edit",
         "headers",
         "headers_sent",
@@ -31,7 +31,7 @@ class ResponseSide:
         """The Mapping's changes to the pod's headers; None: it makes none."""
         self.headers: Metadata = ()
         """The pod's initial metadata as the client got it; empty before."""
-        self.count = self.size_bytes = self._counted_bytes = 0
+        self.count = self.size_bytes = self.counted_bytes = 0
         """Replies read so far, and their bytes."""
         self.held: bytes | None = None
         """A reply that was not sent to the client yet."""
@@ -45,8 +45,8 @@ class ResponseSide:
 
     def uncounted_bytes(self) -> int:
         """Bytes read since this was last asked."""
-        uncounted = self.size_bytes - self._counted_bytes
-        self._counted_bytes = self.size_bytes
+        uncounted = self.size_bytes - self.counted_bytes
+        self.counted_bytes = self.size_bytes
         return uncounted
 
     def send_headers(self, call: Call, headers: Metadata) -> None:

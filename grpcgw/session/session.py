@@ -71,6 +71,11 @@ from grpcgw.telemetry.access_log import StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED, MethodCounters
 from grpcgw.upstream.pod import Pod
 
+# Access to a member of an enum costs 0.1 us, a global a tenth of that.
+_COALESCE = Timer.COALESCE
+_NOBODY, _GATEWAY = StatusFrom.NOBODY, StatusFrom.GATEWAY
+_TRAILERS, _HEADERS = StatusFrom.TRAILERS, StatusFrom.HEADERS
+
 
 class Session:
     __slots__ = (
@@ -166,7 +171,7 @@ class Session:
             self._copy = self._serving.copies.begin(target.shadow, self._call, self._request)
         self._requests.read(self._call)
         if self._counters.one_request:
-            self._call.set_timer(Timer.COALESCE, COALESCE_WINDOW_S)
+            self._call.set_timer(_COALESCE, COALESCE_WINDOW_S)
         else:
             self._open(now_s)
 
@@ -274,7 +279,8 @@ class Session:
         attempt.sending = False
         if self._permit is not None and self._permit.waits:
             self._permit.connected()
-        requests.give_back(self._request, self._serving.held)
+        if requests.lent_bytes:
+            requests.give_back(self._request, self._serving.held)
         if not self.finished:
             self._last_active_s = now_s
             requests.forward(self._call, attempt)
@@ -296,7 +302,7 @@ class Session:
         elif headers is None:
             pass  # the status follows, and may allow another try as long as no headers went out
         elif self._counters.one_reply or not headers:
-            self._call.set_timer(Timer.COALESCE, COALESCE_WINDOW_S)
+            self._call.set_timer(_COALESCE, COALESCE_WINDOW_S)
         else:
             self._pass_back(attempt, now_s)
 
@@ -499,8 +505,8 @@ class Session:
         self._learn()
         # First of all, because what it raises is a defect, which the client gets.
         trailers_only = self._replies.finish(self._call, headers, status)
-        by = StatusFrom.HEADERS if trailers_only else StatusFrom.TRAILERS
-        self._record(status, by if by_pod else StatusFrom.GATEWAY, now_s)
+        by = _HEADERS if trailers_only else _TRAILERS
+        self._record(status, by if by_pod else _GATEWAY, now_s)
 
     def _name_method(self) -> None:
         """A pod has answered the method: it exists, and may have a name in metrics."""
@@ -525,12 +531,13 @@ class Session:
         self._call = _NO_CALL
         self._release()
         if self._copy is not None:
-            self._copy.leave(status_from is StatusFrom.NOBODY, now_s)
-        own = status_from is StatusFrom.GATEWAY or status_from is StatusFrom.NOBODY
+            self._copy.leave(status_from is _NOBODY, now_s)
+        own = status_from is _GATEWAY or status_from is _NOBODY
         reason = reason_of(status) if own else ""
         counted_reason = reason or (CLIENT_CANCELLED if own else "")
-        sizes_bytes = self._requests.uncounted_bytes(), self._replies.uncounted_bytes()
-        self._counters.end(status.code, now_s - self._since_s, counted_reason, *sizes_bytes)
+        requests_bytes = self._requests.size_bytes - self._requests.counted_bytes
+        replies_bytes = self._replies.size_bytes - self._replies.counted_bytes
+        self._counters.end(status.code, now_s - self._since_s, counted_reason, requests_bytes, replies_bytes)
         if self._logged:
             self._log(status, status_from, reason, now_s)
         if self._try is not None and self._try.status is not None:
@@ -539,7 +546,8 @@ class Session:
     def _release(self) -> None:
         """Give back what the RPC holds."""
         self._requests.close()
-        self._requests.give_back(self._request, self._serving.held)
+        if self._requests.lent_bytes:
+            self._requests.give_back(self._request, self._serving.held)
         self._replies.held = None
         if self._permit is not None:
             self._permit.release()

@@ -12,12 +12,11 @@ from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.match import CONSTANT_HEADERS, HeaderMatch, HostKind, HostMatch, MatchKind, PathMatch
 from grpcgw.model.regex import FullRegex, InvalidRegex, check_regex
+from grpcgw.model.request_path import PATH_CHARACTER
 
 _AUTHORITY = frozenset({":authority", "host"})
 _SET_LATER = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id"})
 """What the gateway sets for pods, as Envoy does before it matches."""
-PATH_CHARACTER = r"[A-Za-z0-9_.~:@!$&'()*+,=-]"
-"""Of the service and the method in a path that is let in (`proxy.admission`)."""
 _CALL = re.compile(f"/{PATH_CHARACTER}+/{PATH_CHARACTER}+")
 _BEGIN_OF_CALL = re.compile(f"(?:/(?:{PATH_CHARACTER}+(?:/{PATH_CHARACTER}*)?)?)?")
 _BEGIN_OF_PATTERN = re.compile(r"\^?((?:[\w/-]|\\[.-])*)(?![*?{+])")
