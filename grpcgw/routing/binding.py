@@ -12,7 +12,7 @@ from itertools import chain
 from grpcgw.errors import GrpcgwError
 from grpcgw.kept import Kept
 from grpcgw.model.host_policy import Selectors
-from grpcgw.model.resilience import Priority
+from grpcgw.model.resilience import CircuitBreaker, Priority
 from grpcgw.model.route import Destination, Route
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.policy.breakers import Breaker, choose_limits
@@ -79,6 +79,8 @@ class RouteBinder:
         self._breakers: Kept[tuple[str, Priority], Breaker] = Kept()
         self._budgets: Kept[str, RetryBudget] = Kept()
         self._copy_counters: Kept[str, CopyCounters] = Kept(MOST_GONE_SHADOWS)
+        self._limits: list[tuple[Breaker, CircuitBreaker]] = []
+        """To be set once all routes are bound: a snapshot that cannot be served changes no breaker in force."""
         self.log_percent: float | None = None
         """Share of RPCs in the access log where a Mapping does not set it; None: there is no log. Set before the first
         snapshot."""
@@ -88,6 +90,7 @@ class RouteBinder:
 
         Returns the new routing snapshot and the clusters of the routes that were bound. Raises CannotServe.
         """
+        self._limits.clear()
         by_route: dict[int, RouteTargets] = {}
         used: set[str] = set()
         for route in tables.routes():
@@ -99,6 +102,9 @@ class RouteBinder:
                     raise CannotServe(route, error) from error
                 used.update(_clusters_of(route))
             by_route[id(route)] = bound
+        for breaker, limits in self._limits:
+            breaker.change_limits(limits)
+        self._limits.clear()
         return RoutingSnapshot(tables.snapshot, tables.by_selection, by_route), used
 
     def _bind(self, route: Route) -> RouteTargets:
@@ -132,7 +138,7 @@ class RouteBinder:
         if limits is None:
             return None
         breaker = self._breakers.get_or_make((destination.label, destination.priority), lambda: Breaker(limits))
-        breaker.change_limits(limits)
+        self._limits.append((breaker, limits))
         return breaker
 
     def _find_budget(self, label: str) -> RetryBudget:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from grpcgw.model.balancing import LoadBalancer
 from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.policy.breakers import Breaker, Limit, Permit
+from grpcgw.routing.binding import CannotServe
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving
 from tests.session.gateway import LABEL, FakeConnection, destination, route, snapshot
@@ -49,6 +53,15 @@ def test_a_breaker_keeps_what_is_in_use_over_a_reload_and_takes_the_new_limits()
     assert isinstance(permit, Permit)
     permit.release()
     assert isinstance(before.admit(False), Permit)
+
+
+def test_a_snapshot_that_cannot_be_bound_leaves_the_limits_in_force() -> None:
+    serving = make_serving(limited(1))
+    broken = route(destination(load_balancer=LoadBalancer("fastest")), prefix="/bad.Service/")
+    with pytest.raises(CannotServe):
+        serving.apply(snapshot(*limited(2).routes, broken), 1.0)
+    assert isinstance(breaker(serving).admit(False), Permit)
+    assert not isinstance(breaker(serving).admit(False), Permit)
 
 
 def test_a_breaker_of_a_mapping_that_comes_back_still_counts_the_rpcs_that_began_before() -> None:
