@@ -185,11 +185,7 @@ class Gateway:
 
     def advance_balancers(self, ahead_s: float) -> None:
         """Show the balancers the time it will be in `ahead_s`; the engine's own, earlier times then change nothing."""
-        serving = self.serving
-        with serving._lock:
-            for state in serving._clusters.values():
-                for balanced in state.balanced.values():
-                    balanced.refresh(time.monotonic() + ahead_s)
+        self.serving.clusters.refresh(time.monotonic() + ahead_s)
 
     def pod_in_flight(self) -> int:
         return sum(report.in_flight for report in self.serving.clusters.pod_reports())
