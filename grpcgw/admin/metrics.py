@@ -259,7 +259,8 @@ def name_upstreams(snapshot: Snapshot) -> dict[str, str]:
     for route in snapshot.routes:
         for destination in route.all_destinations():
             if destination.stats_name:
-                names.setdefault(destination.cluster, destination.stats_name)
+                for one in destination.clusters:
+                    names.setdefault(one.cluster, destination.stats_name)
     return names
 
 

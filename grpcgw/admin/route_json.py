@@ -42,7 +42,7 @@ def _shadow(view: ShadowView) -> Json:
     return {
         "name": cluster.name,
         "service": str(cluster.service),
-        "weight": destination.weight_percent,
+        "weight": destination.weight,
         "type_label": "shadow",
         "_source": destination.where,
         "mapping": destination.label,
@@ -71,7 +71,7 @@ def _route_cluster(view: DestinationView) -> Json:
     return {
         "name": cluster.name,
         "service": str(cluster.service),
-        "weight": destination.weight_percent,
+        "weight": view.weight_percent,
         "type_label": resolution_label(cluster.resolver),
         "_hcolor": str(view.cluster.health),
         "_health": view.cluster.health_in_words,
@@ -83,7 +83,7 @@ def _route_cluster(view: DestinationView) -> Json:
         "rewrite": destination.rewrite,
         "timeout_ms": destination.timeout_ms,
         "idle_timeout_ms": destination.idle_timeout_ms,
-        "load_balancer": _load_balancer(destination.load_balancer),
+        "load_balancer": _load_balancer(destination.balancing.load_balancer),
         "changes": list(view.changes),
         "policies": list(view.policies),
         "rpcs": view.traffic.finished,
@@ -119,7 +119,7 @@ def render_services(view: GatewayView) -> list[Json]:
             "type": "Mapping",
             "cluster": destination.cluster.cluster.name,
             "_source": destination.destination.where,
-            "_service_weight": float(destination.destination.weight_percent),
+            "_service_weight": float(destination.weight_percent),
             "mapping": destination.destination.label,
         }
         for route in view.routes
@@ -147,7 +147,7 @@ def render_groups(view: GatewayView) -> Json:
                     "location": destination.destination.where,
                     "prefix": route.route.match.value,
                     "rewrite": destination.destination.rewrite or "",
-                    "_weight": destination.destination.weight_percent,
+                    "_weight": destination.weight_percent,
                 }
                 for destination in route.destinations
             ],

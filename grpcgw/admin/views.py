@@ -38,8 +38,11 @@ NO_MAPPING = ("", OTHER)
 
 @dataclass(frozen=True, slots=True)
 class DestinationView:
+    """One cluster of a destination. Traffic is that of the whole destination."""
+
     destination: Destination
     cluster: ClusterView
+    weight_percent: float
     traffic: MethodView
     methods: tuple[MethodView, ...]
     recent: Recent = NO_CALLS
@@ -49,7 +52,7 @@ class DestinationView:
     @property
     def trouble(self) -> str:
         """Why its share of the route's RPCs fails; empty: no failure is known."""
-        if not self.destination.weight_percent or self.refused in UNREACHED:
+        if not self.weight_percent or self.refused in UNREACHED:
             return ""
         if self.refused:
             return self.refused
@@ -62,7 +65,7 @@ class DestinationView:
 
     @property
     def balancing(self) -> str:
-        return describe_balancing(self.destination.load_balancer)
+        return describe_balancing(self.destination.balancing.load_balancer)
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -93,7 +96,7 @@ class ShadowView:
 
     @property
     def balancing(self) -> str:
-        return describe_balancing(self.destination.load_balancer)
+        return describe_balancing(self.destination.balancing.load_balancer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +199,14 @@ def _view_route(
         destinations=tuple(
             _view_destination(
                 destination,
-                clusters[destination.cluster],
+                clusters[one.cluster],
+                route.percent_of(destination, one),
                 by_mapping.get(destination.label, []),
                 recent.get(destination.label, NO_CALLS),
                 reach.find_refusal(route, destination),
             )
             for destination in route.destinations
+            for one in destination.clusters
         ),
         shadow=None if route.shadow is None else _view_shadow(route.shadow, clusters, copies),
     )
@@ -211,11 +216,18 @@ def _view_shadow(
     shadow: Destination, clusters: Mapping[str, ClusterView], copies: Mapping[str, ShadowReport]
 ) -> ShadowView:
     counted = copies.get(shadow.label) or ShadowReport(shadow.label, {}, {}, 0)
-    return ShadowView(shadow, clusters[shadow.cluster], counted)
+    return ShadowView(shadow, clusters[shadow.clusters[0].cluster], counted)
 
 
 def _view_destination(
-    destination: Destination, cluster: ClusterView, methods: list[MethodView], recent: Recent, refused: str
+    destination: Destination,
+    cluster: ClusterView,
+    weight_percent: float,
+    methods: list[MethodView],
+    recent: Recent,
+    refused: str,
 ) -> DestinationView:
     ordered = sorted(methods, key=lambda method: (method.service, method.method))
-    return DestinationView(destination, cluster, add_up_methods(ordered), tuple(ordered), recent, refused)
+    return DestinationView(
+        destination, cluster, weight_percent, add_up_methods(ordered), tuple(ordered), recent, refused
+    )

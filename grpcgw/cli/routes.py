@@ -18,7 +18,7 @@ from grpcgw.settings import CompileSettings
 
 if TYPE_CHECKING:  # loaded when a directory is compiled, not for --help
     from grpcgw.model.cluster import Cluster
-    from grpcgw.model.route import Destination, Route
+    from grpcgw.model.route import Destination, Route, WeightedCluster
     from grpcgw.model.snapshot import Snapshot
 
 
@@ -40,7 +40,7 @@ def routes(
     return 0
 
 
-Row = dict[str, str | int | list[str] | None]
+Row = dict[str, str | float | list[str] | None]
 
 
 def describe_routes(snapshot: Snapshot) -> Iterator[Row]:
@@ -50,8 +50,9 @@ def describe_routes(snapshot: Snapshot) -> Iterator[Row]:
     for order, route in enumerate(snapshot.routes, 1):
         matching = describe_matching(order, route)
         for destination in route.all_destinations():
-            row = describe_destination(route, destination, snapshot.clusters[destination.cluster])
-            yield {**matching, **row, "refused": reach.find_refusal(route, destination)}
+            for one in destination.clusters:
+                row = describe_destination(route, destination, one, snapshot.clusters[one.cluster])
+                yield {**matching, **row, "refused": reach.find_refusal(route, destination)}
         if route.redirect:
             yield {**matching, "mapping": route.redirect, "refused": "gRPC clients follow no redirect"}
 
@@ -68,16 +69,17 @@ def describe_matching(order: int, route: Route) -> Row:
     }
 
 
-def describe_destination(route: Route, destination: Destination, cluster: Cluster) -> Row:
+def describe_destination(route: Route, destination: Destination, weighted: WeightedCluster, cluster: Cluster) -> Row:
     from grpcgw.admin.describe import describe_balancing
 
+    is_shadow = destination is route.shadow
     return {
         "mapping": destination.label,
-        "shadow": destination is route.shadow,
-        "weight_percent": destination.weight_percent,
+        "shadow": is_shadow,
+        "weight_percent": destination.weight if is_shadow else route.percent_of(destination, weighted),
         "service": str(cluster.service),
         "resolver": cluster.resolver_name,
-        "load_balancer": describe_balancing(destination.load_balancer),
+        "load_balancer": describe_balancing(destination.balancing.load_balancer),
         "rewrite": destination.rewrite,
         "timeout_ms": destination.timeout_ms,
         "idle_timeout_ms": destination.idle_timeout_ms,
@@ -102,7 +104,7 @@ def draw_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _show_cell(value: str | int | list[str] | None) -> str:
+def _show_cell(value: str | float | list[str] | None) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     return ", ".join(value) if isinstance(value, list) else str(value)

@@ -40,8 +40,8 @@ def find_dead_routes(
         return ()
     return tuple(
         _blame(destination, severity, message, objects)
-        for destination in _destinations(snapshot)
-        for severity, message in bad.get(destination.cluster, ())
+        for destination, cluster in _destinations(snapshot)
+        for severity, message in bad.get(cluster, ())
     )
 
 
@@ -73,10 +73,11 @@ def _resolve(clusters: Mapping[str, Cluster], files: Iterable[KubeObject]) -> di
     return found
 
 
-def _destinations(snapshot: Snapshot) -> Iterator[Destination]:
+def _destinations(snapshot: Snapshot) -> Iterator[tuple[Destination, str]]:
     """Each Mapping once with each of its clusters."""
     every = (destination for route in snapshot.routes for destination in route.all_destinations())
-    return iter({(destination.key, destination.cluster): destination for destination in every}.values())
+    pairs = ((destination, one.cluster) for destination in every for one in destination.clusters)
+    return iter({(destination.key, cluster): (destination, cluster) for destination, cluster in pairs}.values())
 
 
 def _judge(known: EndpointSet, failing: Mapping[str, str]) -> list[tuple[Severity, str]]:

@@ -52,3 +52,16 @@ class OutlierDetection:
 
 
 ROUND_ROBIN = LoadBalancer()
+
+
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    """How the pods of a cluster are balanced. Destinations with equal settings share turns, ejections and health
+    checks over a cluster."""
+
+    load_balancer: LoadBalancer = ROUND_ROBIN
+    health_check: HealthCheck | None = None
+    outlier_detection: OutlierDetection | None = None
+
+
+DEFAULT_BALANCING = Balancing()

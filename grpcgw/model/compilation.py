@@ -108,11 +108,11 @@ def _without_clusters(
 ) -> Iterable[RouteCandidate]:
     for candidate in routes:
         destinations = candidate.route.all_destinations()
-        lost = [one for one in destinations if one.cluster in names]
+        lost = [one.cluster for each in destinations for one in each.clusters if one.cluster in names]
         if not lost:
             yield candidate
             continue
-        message = f"cluster {lost[0].cluster} has other settings in another dialect; the route is left out"
+        message = f"cluster {lost[0]} has other settings in another dialect; the route is left out"
         problems += [Problem(Severity.ERROR, message, one.where, one.key) for one in destinations]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from grpcgw.model.balancing import ROUND_ROBIN, HealthCheck, LoadBalancer, OutlierDetection
+from grpcgw.model.balancing import DEFAULT_BALANCING, Balancing
 from grpcgw.model.edits import NO_EDITS, HeaderEdits, RegexRewrite
 from grpcgw.model.host_policy import Selectors
 from grpcgw.model.match import HeaderMatch, HostMatch, PathMatch
@@ -14,15 +14,27 @@ from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
+class WeightedCluster:
+    """A cluster of a Destination, by name."""
+
+    cluster: str
+    weight: int = 1
+    """Relative to the other clusters of the Destination; 0: it gets no RPCs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Destination:
-    """Where RPCs of a Route may go: a cluster, the share of the traffic, and the settings of the object that says
+    """Where RPCs of a Route may go: clusters, the share of the traffic, and the settings of the object that says
     so."""
 
     key: ObjectKey
     """The object that configures it. Counters, breakers, retry budgets and shadow copies belong to it."""
-    cluster: str
-    weight_percent: int = 100
-    load_balancer: LoadBalancer = ROUND_ROBIN
+    clusters: tuple[WeightedCluster, ...]
+    """RPCs are split over them in exact turns; if all weights are 0, they are refused. A Mapping has one."""
+    weight: int = 100
+    """Relative to the other destinations and `Route.unrouted_weight`. Of a shadow: percent of RPCs that are copied."""
+    balancing: Balancing = DEFAULT_BALANCING
+    """The same for each cluster."""
     rewrite: str | None = None
     """Replaces the matched prefix; None leaves the path alone (prefix and exact matches only)."""
     timeout_ms: int | None = None
@@ -40,8 +52,6 @@ class Destination:
     retry: RetryPolicy | None = None
     priority: Priority = Priority.DEFAULT
     circuit_breakers: tuple[CircuitBreaker, ...] = ()
-    health_check: HealthCheck | None = None
-    outlier_detection: OutlierDetection | None = None
     stats_name: str = ""
     """What metrics call the upstream instead of its cluster's name; empty: that name."""
     selected_by: Selectors = ()
@@ -89,22 +99,32 @@ class Route:
     match: PathMatch
     precedence: int
     destinations: tuple[Destination, ...]
-    """At least one, except for a `redirect`; weights add up to at most 100."""
+    """At least one, except for a `redirect`."""
     host: HostMatch | None = None
     headers: tuple[HeaderMatch, ...] = ()
     """All must hold."""
     case_sensitive: bool = True
     shadow: Destination | None = None
-    """Gets a copy of RPCs (`weight_percent` of them); its answers are dropped."""
+    """Gets a copy of RPCs (`weight` percent of them); its answers are dropped. It has one cluster."""
     sticky_header: str = ""
     """Metadata key whose hash decides the destination, so that a caller stays with one; empty: destinations take
     turns."""
+    unrouted_weight: int = 0
+    """Share of RPCs that no destination takes: they are refused. Weights of Mappings are percent, so it is what they
+    leave of 100."""
     redirect: str = ""
     """The Mapping that answers with an HTTP redirect, which no gRPC client follows: its RPCs end with UNIMPLEMENTED."""
 
     def all_destinations(self) -> tuple[Destination, ...]:
         """The destinations and the shadow."""
         return self.destinations if self.shadow is None else (*self.destinations, self.shadow)
+
+    def percent_of(self, destination: Destination, cluster: WeightedCluster) -> float:
+        """Share of the route's RPCs that go to `cluster` of `destination`, for display. A whole number is an int."""
+        routed = sum(one.weight for one in self.destinations) + self.unrouted_weight
+        parts = sum(one.weight for one in destination.clusters)
+        percent = 100 * destination.weight * cluster.weight / (routed * parts) if routed and parts else 0
+        return int(percent) if percent == int(percent) else round(percent, 2)
 
     def policy_upstreams(self) -> tuple[Destination, ...]:
         """Where RPCs of policies go."""

@@ -24,7 +24,6 @@ from grpcgw.routing.table import RouteTable
 from grpcgw.routing.targets import RouteTargets, Shadow, Target
 from grpcgw.telemetry.report import ShadowReport
 from grpcgw.upstream.cluster_set import ClusterSet
-from grpcgw.upstream.load_balancing import BalancingSettings
 
 UNUSED_BUDGET = RetryBudget(lambda: 0)
 """Of Mappings without a `retry_policy`."""
@@ -108,15 +107,18 @@ class RouteBinder:
         return RoutingSnapshot(tables.snapshot, tables.by_selection, by_route), used
 
     def _bind(self, route: Route) -> RouteTargets:
-        targets = tuple(self._make_target(route, destination) for destination in route.destinations)
+        targets = [
+            [self._make_target(route, destination, one.cluster) for one in destination.clusters]
+            for destination in route.destinations
+        ]
         if route.shadow is not None:
             shadow = self._make_shadow(route, route.shadow)
-            for target in targets:
+            for target in chain.from_iterable(targets):
                 target.shadow = shadow
         return RouteTargets(route, targets)
 
-    def _make_target(self, route: Route, destination: Destination) -> Target:
-        cluster, balancing = self._clusters.balancing(destination.cluster, BalancingSettings.of(destination))
+    def _make_target(self, route: Route, destination: Destination, cluster_name: str) -> Target:
+        cluster, balancing = self._clusters.balancing(cluster_name, destination.balancing)
         return Target(
             route,
             destination,
@@ -148,7 +150,8 @@ class RouteBinder:
         label = destination.label
         counters = self._copy_counters.get_or_make(label, lambda: CopyCounters(label))
         self._copy_counters.remember(label)
-        return Shadow(destination, self._make_target(route, destination), counters)
+        target = self._make_target(route, destination, destination.clusters[0].cluster)
+        return Shadow(destination, target, counters)
 
     def shadow_reports(self) -> tuple[ShadowReport, ...]:
         """Of every shadow Mapping in use or remembered."""
@@ -156,5 +159,4 @@ class RouteBinder:
 
 
 def _clusters_of(route: Route) -> list[str]:
-    used = [destination.cluster for destination in route.destinations]
-    return used if route.shadow is None else [*used, route.shadow.cluster]
+    return [one.cluster for destination in route.all_destinations() for one in destination.clusters]

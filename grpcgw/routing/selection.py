@@ -41,9 +41,9 @@ def _select(route: Route, selectors: frozenset[object]) -> Route | None:
 
 def _share(kept: Collection[Destination], whole: Collection[Destination]) -> tuple[Destination, ...]:
     """`kept` with the shares of the other destinations divided among them, in proportion."""
-    total, left = (sum(one.weight_percent for one in some) for some in (whole, kept))
+    total, left = (sum(one.weight for one in some) for some in (whole, kept))
     if not left:
         return tuple(kept)
-    shares = [one.weight_percent * total // left for one in kept]
+    shares = [one.weight * total // left for one in kept]
     shares[-1] += total - sum(shares)
-    return tuple(replace(one, weight_percent=share) for one, share in zip(kept, shares, strict=True))
+    return tuple(replace(one, weight=share) for one, share in zip(kept, shares, strict=True))

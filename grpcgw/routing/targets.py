@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from math import lcm
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.balancer.hashing import make_key
@@ -61,7 +63,7 @@ class Target:
         log_percent: float,
     ) -> None:
         self.label = destination.label
-        self.cluster = destination.cluster
+        self.cluster = cluster.cluster.name
         self.refusal = _refuse_guarded(destination)
         """Why all its RPCs are refused; None: they are served."""
         self.log_percent = log_percent
@@ -76,7 +78,7 @@ class Target:
         grpc core refuses an RPC with another."""
         self.edit_request = compile_edits(destination.request_headers)
         self.edit_response = compile_edits(destination.response_headers)
-        self.make_key = make_key(destination.load_balancer)
+        self.make_key = make_key(destination.balancing.load_balancer)
         """What the policy hashes of an RPC; None: nothing."""
         self.timeout_ms = destination.timeout_ms
         self.max_message_bytes = destination.max_message_bytes or sys.maxsize
@@ -132,10 +134,10 @@ class Shadow:
 
     def __init__(self, destination: Destination, target: Target, counters: CopyCounters) -> None:
         self.target, self.counters = target, counters
-        self._split = Split((destination,))
+        self._split = Split(((True, destination.weight),), 100 - destination.weight)
 
     def takes_next(self) -> bool:
-        """Whether the next RPC is copied: the share `weight` of them is, in turns."""
+        """Whether the next RPC is copied: the share `weight` (percent) of them is, in turns."""
         return self._split.pick() is not None
 
 
@@ -144,14 +146,14 @@ class RouteTargets:
 
     __slots__ = ("_only", "_split", "_sticky_header", "_targets", "redirect")
 
-    def __init__(self, route: Route, targets: tuple[Target, ...]) -> None:
+    def __init__(self, route: Route, targets: Sequence[Sequence[Target]]) -> None:
+        """`targets`: for each destination one for each of its clusters."""
         self.redirect = route.redirect
-        self._targets = {
-            id(destination): target for destination, target in zip(route.destinations, targets, strict=True)
-        }
-        self._split = Split(route.destinations)
-        whole = len(targets) == 1 and route.destinations[0].weight_percent == 100
-        self._only = targets[0] if whole else None
+        self._targets = tuple(target for bound in targets for target in bound)
+        choices, unrouted = _weigh(route, targets)
+        self._split = Split(choices, unrouted)
+        used = [target for target, weight in choices if weight]
+        self._only = used[0] if len(used) == 1 and not unrouted else None
         self._sticky_header = route.sticky_header
 
     def choose(self, metadata: Metadata) -> Target | None:
@@ -160,16 +162,28 @@ class RouteTargets:
             return self._only
         sticky = self._sticky_header
         value = next((value for key, value in metadata if key == sticky), None) if sticky else None
-        destination = self._split.pick() if value is None else self._split.pick_for(value)
-        return None if destination is None else self._targets[id(destination)]
+        return self._split.pick() if value is None else self._split.pick_for(value)
 
     def open_clusters(self) -> frozenset[str]:
         """The clusters of the Mappings that do not refuse all RPCs."""
-        return frozenset(target.cluster for target in self._targets.values() if target.refusal is None)
+        return frozenset(target.cluster for target in self._targets if target.refusal is None)
 
     def can_serve(self) -> bool:
         """Whether some Mapping serves RPCs and has a pod that is connected or may yet be."""
-        return any(target.can_serve() for target in self._targets.values())
+        return any(target.can_serve() for target in self._targets)
+
+
+def _weigh(route: Route, targets: Sequence[Sequence[Target]]) -> tuple[list[tuple[Target, int]], int]:
+    """The targets of a route with their exact shares as integers, and the unrouted share."""
+    parts = [sum(one.weight for one in destination.clusters) for destination in route.destinations]
+    scale = lcm(*filter(None, parts))
+    unrouted = route.unrouted_weight * scale
+    choices: list[tuple[Target, int]] = []
+    for destination, bound, whole in zip(route.destinations, targets, parts, strict=True):
+        unit = destination.weight * scale // whole if whole else 0
+        choices += [(target, one.weight * unit) for one, target in zip(destination.clusters, bound, strict=True)]
+        unrouted += 0 if whole else destination.weight * scale
+    return choices, unrouted
 
 
 def _refuse_guarded(destination: Destination) -> Refusal | None:

@@ -17,13 +17,13 @@ from functools import partial
 from grpcgw.balancer.base import TakeTurn, turns_from
 from grpcgw.kept import Kept
 from grpcgw.logs import DefectLog
-from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.balancing import Balancing, HealthCheck
 from grpcgw.model.cluster import Cluster, ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.telemetry.report import PodReport
 from grpcgw.upstream.active_health import HealthChecker, PodHealth
 from grpcgw.upstream.cluster_state import ClusterState
-from grpcgw.upstream.load_balancing import BalancingSettings, BalancingState
+from grpcgw.upstream.load_balancing import BalancingState
 from grpcgw.upstream.pod import Connection, Pod, PodCounts
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class ClusterSet:
         pod that left may go on. `count_ejection`: called with the cluster's name for each ejection."""
         self._connect, self._first_turn, self._drain_time_s = connect, first_turn, drain_time_s
         self._count_ejection = count_ejection
-        self.shared_turns: Mapping[tuple[str, BalancingSettings], TakeTurn] = {}
+        self.shared_turns: Mapping[tuple[str, Balancing], TakeTurn] = {}
         """By cluster: turns shared with other workers, used by load-balancing states made from now on. Set before the
         snapshot that needs them."""
         self.zone = ""
@@ -98,7 +98,7 @@ class ClusterSet:
         counts = self._counts.get_or_make((cluster.name, endpoint), PodCounts)
         return Pod(cluster.name, endpoint, connection, settings, expires_at_s, counts)
 
-    def balancing(self, name: str, settings: BalancingSettings) -> tuple[ClusterState, BalancingState]:
+    def balancing(self, name: str, settings: Balancing) -> tuple[ClusterState, BalancingState]:
         """Cluster `name` and its load-balancing state for `settings`, which lives as long as the caller holds it.
 
         Raises KeyError for a cluster that is not in use, or a policy that the catalogue does not have.
@@ -108,7 +108,7 @@ class ClusterSet:
             make = partial(self._make_balancing, name, settings)
             return cluster, cluster.balancing.get_or_make(settings, make)
 
-    def _make_balancing(self, name: str, settings: BalancingSettings) -> BalancingState:
+    def _make_balancing(self, name: str, settings: Balancing) -> BalancingState:
         check = settings.health_check
         checker = None
         if check is not None:

@@ -10,11 +10,11 @@ from functools import partial
 
 from grpcgw.balancer.zones import ZoneHints
 from grpcgw.kept import Kept
-from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.balancing import Balancing, HealthCheck
 from grpcgw.model.cluster import Cluster
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.upstream.active_health import HealthChecker, PodHealth
-from grpcgw.upstream.load_balancing import BalancingSettings, BalancingState
+from grpcgw.upstream.load_balancing import BalancingState
 from grpcgw.upstream.pod import Pod
 from grpcgw.upstream.pool import Pool, usable
 
@@ -40,7 +40,7 @@ class ClusterState:
         self.endpoints: EndpointSet | None = None
         """The last set from discovery; None: none came yet."""
         self.hints: ZoneHints = {}
-        self.balancing: Kept[BalancingSettings, BalancingState] = Kept()
+        self.balancing: Kept[Balancing, BalancingState] = Kept()
         self.settled = True
         """Every pod is connected or has failed to once."""
 

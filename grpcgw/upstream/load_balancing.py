@@ -1,4 +1,4 @@
-"""Load balancing over one cluster: what Mappings must agree on to share it, and its state (policy, picker, ejections).
+"""Load-balancing state (policy, picker, ejections) of a cluster for one set of settings.
 
 Changed under the lock of the ClusterSet; RPCs read the picker in force. No I/O; the time is an argument.
 """
@@ -6,13 +6,11 @@ Changed under the lock of the ClusterSet; RPCs read the picker in force. No I/O;
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from grpcgw.balancer.balancer_catalogue import make_balancer
 from grpcgw.balancer.base import Balancer, Picker, TakeTurn
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
-from grpcgw.model.balancing import HealthCheck, LoadBalancer, OutlierDetection
-from grpcgw.model.route import Destination
+from grpcgw.model.balancing import Balancing
 from grpcgw.upstream.active_health import HealthChecker
 from grpcgw.upstream.outlier import OutlierDetector
 from grpcgw.upstream.pod import Pod
@@ -20,19 +18,6 @@ from grpcgw.upstream.pool import usable
 
 MOST_NAMED_PODS = 3
 """In the message of one status."""
-
-
-@dataclass(frozen=True, slots=True)
-class BalancingSettings:
-    """What Mappings must agree on to share turns, ejections and health checks over a cluster."""
-
-    load_balancer: LoadBalancer
-    outlier_detection: OutlierDetection | None
-    health_check: HealthCheck | None
-
-    @classmethod
-    def of(cls, destination: Destination) -> BalancingSettings:
-        return cls(destination.load_balancer, destination.outlier_detection, destination.health_check)
 
 
 class BalancingState:
@@ -53,7 +38,7 @@ class BalancingState:
 
     def __init__(
         self,
-        settings: BalancingSettings,
+        settings: Balancing,
         checker: HealthChecker | None,
         take_turn: TakeTurn,
         zone: str,

@@ -17,8 +17,8 @@ from functools import partial
 
 from grpcgw.balancer.balancer_catalogue import TAKE_TURNS
 from grpcgw.balancer.base import TakeTurn
+from grpcgw.model.balancing import Balancing
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.upstream.load_balancing import BalancingSettings
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ SHARE_OF_FILES = 8
 FIRST_TURNS = 1 << 20
 """Positions start at a random number below this, so that not all gateways start with the same pod."""
 
-TurnKey = tuple[str, BalancingSettings]
+TurnKey = tuple[str, Balancing]
 """A cluster, and the balancing settings on which Mappings must agree to share a position."""
 
 
@@ -79,5 +79,5 @@ def _open_files(most: int) -> Iterator[int]:
 def _find_keys(snapshot: Snapshot) -> Iterator[TurnKey]:
     for route in snapshot.routes:
         for destination in route.all_destinations():
-            if destination.load_balancer.policy in TAKE_TURNS:
-                yield destination.cluster, BalancingSettings.of(destination)
+            if destination.balancing.load_balancer.policy in TAKE_TURNS:
+                yield from ((one.cluster, destination.balancing) for one in destination.clusters)

@@ -18,7 +18,7 @@ from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.model.listener import ServerCertificate
 from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import ObjectKey, Problem, Severity
-from grpcgw.model.route import Destination, Route
+from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, WorkerReport
 
@@ -36,7 +36,7 @@ def make_cluster(
 
 def make_destination(name: str, cluster: str, **settings: object) -> Destination:
     key = ObjectKey("Mapping", "default", name)
-    return Destination(key, cluster, where=f"examples/greet/{name}.yaml:7", **settings)  # type: ignore[arg-type]
+    return Destination(key, (WeightedCluster(cluster),), where=f"examples/greet/{name}.yaml:7", **settings)  # type: ignore[arg-type]
 
 
 def make_route(
@@ -129,8 +129,8 @@ def problem_state() -> GatewayState:
         ),
         make_route(
             "/greet.GrpcService/",
-            make_destination("grpcserver", GREET, weight_percent=80),
-            make_destination("canary", "canary", weight_percent=20, rewrite="/greet.v2.GrpcService/"),
+            make_destination("grpcserver", GREET, weight=80),
+            make_destination("canary", "canary", weight=20, rewrite="/greet.v2.GrpcService/"),
         ),
         make_route("/billing.Invoices/", make_destination("billing", "dns", idle_timeout_ms=3_600_000)),
     )

@@ -22,6 +22,7 @@ from grpcgw.admin.state import GatewayState
 from grpcgw.discovery.store import SourceStatus
 from grpcgw.model.codes import status_name
 from grpcgw.model.endpoints import PodState
+from grpcgw.model.route import WeightedCluster
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport, PodReport, ShadowReport
 from grpcgw.telemetry.resource_usage import ProcessUse, measure_process
 
@@ -218,7 +219,10 @@ def test_metrics_call_a_cluster_by_the_stats_name_of_its_mapping() -> None:
 def test_clusters_of_one_stats_name_are_one_upstream() -> None:
     state = greet_state()
     (route,) = state.snapshot.routes
-    one, two = (replace(route.destinations[0], stats_name="greeter", cluster=name) for name in (GREET, "other"))
+    one, two = (
+        replace(route.destinations[0], stats_name="greeter", clusters=(WeightedCluster(name),))
+        for name in (GREET, "other")
+    )
     snapshot = replace(
         state.snapshot, routes=(replace(route, destinations=(one,)), replace(route, destinations=(two,)))
     )

@@ -84,7 +84,7 @@ def test_a_route_that_fails_most_of_its_calls_makes_the_head_red() -> None:
 def test_a_mapping_that_gets_no_calls_is_in_no_trouble() -> None:
     state = replace(greet_state(), endpoints={GREET: EndpointSet()})
     (route,) = state.snapshot.routes
-    unused = replace(route, destinations=(replace(route.destinations[0], weight_percent=0),))
+    unused = replace(route, destinations=(replace(route.destinations[0], weight=0),))
     assert trouble_of(replace(state, snapshot=replace(state.snapshot, routes=(unused,)))) == [""]
 
 

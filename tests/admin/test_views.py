@@ -31,7 +31,7 @@ from grpcgw.admin.views import (
     not_ready_reason,
     view_gateway,
 )
-from grpcgw.model.balancing import LoadBalancer, OutlierDetection
+from grpcgw.model.balancing import Balancing, LoadBalancer, OutlierDetection
 from grpcgw.model.edits import HeaderAdd, HeaderEdits, RegexRewrite
 from grpcgw.model.endpoints import EndpointSet, PodState
 from grpcgw.model.match import HeaderMatch, HostKind, HostMatch
@@ -329,7 +329,7 @@ def test_what_a_mapping_changes_and_balances_by_is_shown() -> None:
     destination = make_destination(
         "greet",
         GREET,
-        load_balancer=LoadBalancer("ring_hash", header="x-user"),
+        balancing=Balancing(LoadBalancer("ring_hash", header="x-user")),
         regex_rewrite=RegexRewrite("^/v1", ""),
         authority="pods.internal",
         request_headers=HeaderEdits((HeaderAdd("x-a", "1"),), ("x-b",)),
@@ -379,7 +379,7 @@ def test_what_a_mapping_does_about_bad_pods_is_shown() -> None:
         GREET,
         retry=RetryPolicy(frozenset({14, 10}), num_retries=2, per_try_timeout_ms=500),
         circuit_breakers=(CircuitBreaker(max_requests=100), CircuitBreaker(Priority.HIGH, max_requests=5)),
-        outlier_detection=OutlierDetection(),
+        balancing=Balancing(outlier_detection=OutlierDetection()),
     )
     state = greet_state()
     snapshot = replace(state.snapshot, routes=(make_route("/greet.GrpcService/", destination),))
@@ -392,7 +392,7 @@ def test_what_a_mapping_does_about_bad_pods_is_shown() -> None:
 
 
 def shadow_state() -> GatewayState:
-    shadow = make_destination("copy", GREET, weight_percent=10, timeout_ms=500)
+    shadow = make_destination("copy", GREET, weight=10, timeout_ms=500)
     state = greet_state()
     route = replace(state.snapshot.routes[0], shadow=shadow)
     counted = ShadowReport("copy.default", {0: 7, 14: 2}, {"too-slow": 1}, 1)

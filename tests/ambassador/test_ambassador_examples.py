@@ -37,9 +37,9 @@ def test_every_field_of_matching_rewriting_and_balancing_is_shown(compiled: Comp
     assert [name for name in SHOWN if f"{name}:" not in text] == []
     assert "grpcgw.io/sticky-header" in text
     policies = LoadBalancerSpec.model_fields["policy"].annotation.__args__  # type: ignore[union-attr]
-    assert {one.load_balancer.policy for one in destinations(compiled).values()} == set(policies)
+    assert {one.balancing.load_balancer.policy for one in destinations(compiled).values()} == set(policies)
 
 
 def test_the_canary_of_the_examples_has_its_share(compiled: Compiled) -> None:
-    shares = {label: one.weight_percent for label, one in destinations(compiled).items()}
+    shares = {label: one.weight for label, one in destinations(compiled).items()}
     assert (shares["stable.default"], shares["canary.default"], shares["testers.default"]) == (90, 10, 100)

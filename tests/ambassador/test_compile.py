@@ -15,7 +15,7 @@ from grpcgw.ambassador.compile.grouping import share_weights
 from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
 from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity, Source
-from grpcgw.model.route import Destination, Route
+from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.route_source import CompileOptions
 from tests.compiling import compile_objects, destinations, mapping, module, obj, only, order, said
 from tests.parsing import parse_objects
@@ -69,7 +69,7 @@ def test_the_greet_scenario_compiles_unchanged_without_a_word() -> None:
             (
                 Destination(
                     ObjectKey("Mapping", "default", "grpcserver"),
-                    name,
+                    (WeightedCluster(name),),
                     rewrite="/greet.GrpcService/",
                     timeout_ms=None,
                     idle_timeout_ms=300_000,
@@ -285,19 +285,23 @@ def test_without_a_resolver_the_service_is_resolved_by_dns(service: str, cluster
 
 def test_the_modules_resolver_is_the_default() -> None:
     compiled = compile_objects(mapping(resolver=None), module(resolver="endpoint"))
-    assert only(compiled).cluster == "greet.shop:50051/KubernetesEndpointResolver"
+    assert only(compiled).clusters[0].cluster == "greet.shop:50051/KubernetesEndpointResolver"
 
 
 def test_resolver_names_are_global_across_namespaces() -> None:
     resolver = obj("KubernetesEndpointResolver", "pods", namespace="far-away")
-    assert only(compile_objects(mapping(resolver="pods"), resolver)).cluster.endswith("/KubernetesEndpointResolver")
+    assert (
+        only(compile_objects(mapping(resolver="pods"), resolver))
+        .clusters[0]
+        .cluster.endswith("/KubernetesEndpointResolver")
+    )
 
 
 def test_a_resolver_name_means_one_kind() -> None:
     first = obj("KubernetesEndpointResolver", "pods", namespace="a")
     second = obj("KubernetesServiceResolver", "pods", namespace="b")
     compiled = compile_objects(mapping(resolver="pods"), second, first)
-    assert only(compiled).cluster.endswith("/KubernetesEndpointResolver")
+    assert only(compiled).clusters[0].cluster.endswith("/KubernetesEndpointResolver")
     assert "the name is taken by a KubernetesEndpointResolver" in said(compiled)[0]
 
 
@@ -309,7 +313,7 @@ def test_mappings_to_one_service_share_the_cluster_and_not_the_settings() -> Non
     )
     (cluster,) = compiled.snapshot.clusters.values()
     assert cluster.resolver_name == "endpoint"
-    assert {one.cluster for one in destinations(compiled).values()} == {cluster.name}
+    assert {one.clusters[0].cluster for one in destinations(compiled).values()} == {cluster.name}
     assert {label: one.timeout_ms for label, one in destinations(compiled).items()} == {"a.shop": 1, "b.shop": 2}
 
 
@@ -324,12 +328,12 @@ def test_the_module_can_move_unqualified_services_to_the_gateways_namespace() ->
         module(use_ambassador_namespace_for_service_resolution=True),
         options=CompileOptions(gateway_namespace="gateways"),
     )
-    assert only(compiled).cluster == "greet.gateways:50051/KubernetesEndpointResolver"
+    assert only(compiled).clusters[0].cluster == "greet.gateways:50051/KubernetesEndpointResolver"
 
 
 def test_name_parts_without_meaning_to_the_endpoint_resolver_are_a_notice() -> None:
     compiled = compile_objects(mapping(service="greet.other.example.com:50051"))
-    assert only(compiled).cluster == "greet.other:50051/KubernetesEndpointResolver"
+    assert only(compiled).clusters[0].cluster == "greet.other:50051/KubernetesEndpointResolver"
     assert "'.example.com' has no effect" in said(compiled, Severity.NOTICE)[0]
 
 
@@ -484,7 +488,7 @@ def test_shares_never_exceed_100_and_weightless_members_fill_it_up(weights: list
 def test_mappings_that_match_alike_are_one_route() -> None:
     compiled = compile_objects(mapping("canary", weight=10), mapping("main"), mapping("main", namespace="other"))
     (route,) = compiled.snapshot.routes
-    assert [(one.label, one.weight_percent) for one in route.destinations] == [
+    assert [(one.label, one.weight) for one in route.destinations] == [
         ("main.other", 45),
         ("canary.shop", 10),
         ("main.shop", 45),

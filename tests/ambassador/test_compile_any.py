@@ -61,7 +61,7 @@ def test_any_objects_compile_to_a_snapshot_that_can_be_used(found: list[KubeObje
     HostTable(snapshot.hosts).find("greet")
     RouteTable(snapshot.routes).match("/a/b", "greet", (("x", "1"),))
     for route in snapshot.routes:
-        Split(route.destinations).pick()
-        assert {one.cluster for one in route.destinations} <= set(snapshot.clusters)
+        Split([(one, one.weight) for one in route.destinations], route.unrouted_weight).pick()
+        assert {one.cluster for each in route.destinations for one in each.clusters} <= set(snapshot.clusters)
     for problem in compiled.problems:
         assert problem.message

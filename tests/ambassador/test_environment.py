@@ -79,10 +79,10 @@ def test_both_forms_are_filled_in_in_every_field_and_file_form() -> None:
     compiled = compile_objects(consul, greet, flat)
     assert compiled.problems == ()
     clusters = compiled.snapshot.clusters
-    by_consul = clusters[destinations(compiled)["greet.default"].cluster].consul
+    by_consul = clusters[destinations(compiled)["greet.default"].clusters[0].cluster].consul
     assert by_consul is not None
     assert by_consul.address == "consul.infra:8500"
-    assert clusters[destinations(compiled)["flat.default"].cluster].service.port == 50051
+    assert clusters[destinations(compiled)["flat.default"].clusters[0].cluster].service.port == 50051
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,9 @@ def test_a_setting_becomes_its_value(case: str) -> None:
     fields, expected = GOOD[case]
     compiled = compile_objects(mapping(**fields))
     assert compiled.problems == ()
-    assert {name: getattr(only(compiled), name) for name in expected} == expected
+    made = only(compiled)
+    holders = {name: made.balancing if hasattr(made.balancing, name) else made for name in expected}
+    assert {name: getattr(holder, name) for name, holder in holders.items()} == expected
 
 
 BAD = {
@@ -218,7 +220,7 @@ CHECK = {"health_check": {"grpc": {"upstream_name": "good"}}}
 )
 def test_a_bad_health_check_is_skipped_with_an_error_and_the_others_are_kept(bad: object, reason: str) -> None:
     compiled = compile_objects(mapping(health_checks=[bad, CHECK]))
-    assert only(compiled).health_check == HealthCheck("good")
+    assert only(compiled).balancing.health_check == HealthCheck("good")
     assert any(reason in error for error in said(compiled, Severity.ERROR))
 
 
@@ -229,14 +231,14 @@ def test_only_the_first_health_check_is_made() -> None:
 
 def test_a_health_check_needs_a_resolver_that_knows_the_pods() -> None:
     compiled = compile_objects(mapping(health_checks=[CHECK], resolver="kubernetes-service"))
-    assert only(compiled).health_check is None
+    assert only(compiled).balancing.health_check is None
     assert "spec.health_checks: resolver kubernetes-service is a KubernetesServiceResolver" in said(compiled)[0]
 
 
 @pytest.mark.parametrize(("written", "reason"), [("x", "not supported as a text"), ({"interval_ms": 0}, "interval_ms")])
 def test_outlier_detection_that_cannot_be_is_an_error_and_the_mapping_serves(written: object, reason: str) -> None:
     compiled = compile_objects(mapping(outlier_detection=written))
-    assert only(compiled).outlier_detection is None
+    assert only(compiled).balancing.outlier_detection is None
     (error,) = said(compiled, Severity.ERROR)
     assert reason in error
 
@@ -322,7 +324,7 @@ def test_the_modules_load_balancer_is_for_mappings_whose_resolver_knows_the_pods
         mapping("a"), mapping("b", prefix="/b/", resolver="kubernetes-service"),
         module(load_balancer={"policy": "ring_hash", "header": "x"}),
     )  # fmt: skip
-    assert {label: one.load_balancer.policy for label, one in destinations(compiled).items()} == {
+    assert {label: one.balancing.load_balancer.policy for label, one in destinations(compiled).items()} == {
         "a.shop": "ring_hash",
         "b.shop": "round_robin",
     }

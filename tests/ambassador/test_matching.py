@@ -162,7 +162,7 @@ SAME = {"headers": {"x": "1"}, "hostname": "greet", "precedence": 3}
 
 def test_one_group_has_the_same_prefix_host_headers_and_precedence() -> None:
     route = only_route(compile_objects(mapping("a", **SAME), mapping("b", **SAME)))
-    assert [one.weight_percent for one in route.destinations] == [50, 50]
+    assert [one.weight for one in route.destinations] == [50, 50]
 
 
 @pytest.mark.parametrize(
@@ -279,9 +279,9 @@ def test_a_change_that_does_not_fit_its_group_leaves_the_former_version() -> Non
 def test_a_shadow_takes_no_part_in_the_shares() -> None:
     compiled = compile_objects(mapping("a"), mapping("copy", shadow=True, weight=10), mapping("b", weight=30))
     route = only_route(compiled)
-    assert [(one.label, one.weight_percent) for one in route.destinations] == [("a.shop", 70), ("b.shop", 30)]
+    assert [(one.label, one.weight) for one in route.destinations] == [("a.shop", 70), ("b.shop", 30)]
     assert route.shadow is not None
-    assert (route.shadow.label, route.shadow.weight_percent) == ("copy.shop", 10)
+    assert (route.shadow.label, route.shadow.weight) == ("copy.shop", 10)
     assert compiled.problems == ()
 
 
@@ -289,7 +289,7 @@ def test_a_shadow_takes_no_part_in_the_shares() -> None:
 def test_the_weight_of_a_shadow_is_the_percent_of_calls_it_gets_copies_of(weight: int | None, percent: int) -> None:
     route = only_route(compile_objects(mapping("a"), mapping("copy", shadow=True, weight=weight)))
     assert route.shadow is not None
-    assert route.shadow.weight_percent == percent
+    assert route.shadow.weight == percent
 
 
 def test_a_second_shadow_is_an_error_and_ignored() -> None:

@@ -77,7 +77,7 @@ DIFFERENT = {
 def test_connections_that_differ_are_clusters_of_their_own_with_stable_names(case: str) -> None:
     objects = mapping("a"), mapping("b", prefix="/b/", **DIFFERENT[case]), mapping("c", prefix="/c/", **DIFFERENT[case])
     compiled = compile_objects(*objects)
-    names = {label: one.cluster for label, one in destinations(compiled).items()}
+    names = {label: one.clusters[0].cluster for label, one in destinations(compiled).items()}
     assert names["a.shop"] == PLAIN
     assert names["b.shop"] == names["c.shop"] != PLAIN
     assert set(names.values()) == set(compiled.snapshot.clusters)
@@ -133,7 +133,9 @@ def test_another_authority_of_pods_with_tls_is_another_connection() -> None:
         mapping("b", prefix="/b/", tls=True, host_rewrite="other.test"),
         mapping("c", prefix="/c/", tls=True, auto_host_rewrite=True),
     )
-    by_mapping = {label: compiled.snapshot.clusters[one.cluster] for label, one in destinations(compiled).items()}
+    by_mapping = {
+        label: compiled.snapshot.clusters[one.clusters[0].cluster] for label, one in destinations(compiled).items()
+    }
     assert by_mapping["a.shop"] is by_mapping["c.shop"]
     tls = by_mapping["b.shop"].connection.tls
     assert tls is not None
@@ -150,8 +152,8 @@ def test_a_health_check_calls_pods_with_tls_by_the_name_all_calls_have() -> None
         in (said(compiled, Severity.NOTICE)[0])
     )
     (destination,) = destinations(compiled).values()
-    assert destination.health_check is not None
-    assert destination.health_check.authority == ""
+    assert destination.balancing.health_check is not None
+    assert destination.balancing.health_check.authority == ""
     assert compile_objects(mapping(tls=True, health_checks=checks, host_rewrite="other.test")).problems == ()
 
 

@@ -32,7 +32,7 @@ from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.route import Destination, Route
+from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.telemetry.counters import OTHER
 
@@ -102,7 +102,7 @@ def mapping(
     """A Mapping of its own: a Route with one Destination."""
     destination = Destination(
         ObjectKey("Mapping", "default", name),
-        cluster,
+        (WeightedCluster(cluster),),
         rewrite=rewrite,
         timeout_ms=timeout_ms,
         idle_timeout_ms=idle_timeout_ms,
@@ -111,7 +111,7 @@ def mapping(
 
 
 def snapshot(*routes: Route) -> Snapshot:
-    names = {destination.cluster for route in routes for destination in route.all_destinations()}
+    names = {one.cluster for route in routes for each in route.all_destinations() for one in each.clusters}
     clusters = {
         name: Cluster(name, ResolverKind.KUBERNETES_ENDPOINT, "endpoint", ServiceRef(name, "test", 50051))
         for name in sorted(names)

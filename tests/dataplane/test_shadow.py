@@ -40,7 +40,7 @@ class Recorder:
 def shadowed(weight_percent: int = 100, timeout_ms: int | None = None) -> Route:
     """The Mapping `test` over `pods`, and its shadow over `shadows`."""
     (shadow,) = mapping(name="shadow", cluster="shadows", timeout_ms=timeout_ms).destinations
-    return replace(mapping(), shadow=replace(shadow, weight_percent=weight_percent))
+    return replace(mapping(), shadow=replace(shadow, weight=weight_percent))
 
 
 def gateway_with(lab: Lab, pod: Pod | ScriptedPod, *shadows: Pod | ScriptedPod, route: Route | None = None) -> Gateway:

@@ -134,7 +134,7 @@ def test_the_documented_example_works_in_a_cluster(cluster: Cluster) -> None:
             await until(lambda: bool(store.of_kind("Mapping")), "the Mapping is read")
             compiled = compile_objects(*store.of_kind("Mapping"))
             assert said(compiled) == []
-            balancer = only(compiled).load_balancer
+            balancer = only(compiled).balancing.load_balancer
             assert (balancer.slow_start_ms, balancer.prefer_same_zone) == (5000, True)
 
     run(scenario())

@@ -14,7 +14,7 @@ from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.match import HostKind, HostMatch, MatchKind, PathMatch
 from grpcgw.model.objects import KubeObject, Problem, Severity
-from grpcgw.model.route import Destination, Route
+from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.route_order import rank_route
 from grpcgw.model.route_source import (
     ClusterCandidate,
@@ -84,7 +84,7 @@ class PathRoutes:
             str(one.key),
             PathMatch(MatchKind.EXACT, str(spec["path"])),
             precedence=0,
-            destinations=(Destination(one.key, self.cluster.name, where="here"),),
+            destinations=(Destination(one.key, (WeightedCluster(self.cluster.name),), where="here"),),
             host=HostMatch(HostKind.EXACT, str(spec["host"])) if "host" in spec else None,
         )
         return RouteCandidate(route, rank_route(route), digest(route))

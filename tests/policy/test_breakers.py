@@ -14,7 +14,7 @@ from grpcgw.model.resilience import CircuitBreaker, Priority
 from grpcgw.model.route import Destination
 from grpcgw.policy.breakers import Breaker, Limit, Overflow, Permit, choose_limits
 
-DESTINATION = Destination(ObjectKey("Mapping", "default", "greet"), "greet")
+DESTINATION = Destination(ObjectKey("Mapping", "default", "greet"), ())
 
 
 def admit(breaker: Breaker, waits: bool = False) -> Permit:

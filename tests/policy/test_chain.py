@@ -243,7 +243,7 @@ def test_any_chain_does_what_its_policies_say(steps: list[Step]) -> None:
 
 
 def destination(*policies: PolicySettings) -> Destination:
-    return Destination(ObjectKey("Mapping", "default", "m"), "m.default", "greet", policies=policies)
+    return Destination(ObjectKey("Mapping", "default", "m"), (), policies=policies)
 
 
 class First(PolicySettings):

@@ -20,7 +20,7 @@ def make_destination(
 ) -> Destination:
     return Destination(
         ObjectKey("Mapping", "default", "greet"),
-        "greet",
+        (),
         rewrite=rewrite,
         regex_rewrite=RegexRewrite(*regex) if regex else None,
         authority=authority,

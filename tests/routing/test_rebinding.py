@@ -26,8 +26,8 @@ from tests.session.picking import (
 def test_rpcs_split_by_weight_and_the_missing_share_is_refused() -> None:
     serving, _ = make_serving()
     heavy, light = (
-        destination(name="heavy", weight_percent=50),
-        destination(name="light", weight_percent=25),
+        destination(name="heavy", weight=50),
+        destination(name="light", weight=25),
     )
     serving.apply(snapshot(route(heavy, light)), 0.0)
     found = [serving.route(METHOD) for _ in range(100)]

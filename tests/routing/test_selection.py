@@ -24,7 +24,7 @@ def served(snapshot: Snapshot, name: str = "tools.example.com") -> dict[str, int
     assert not isinstance(selectors, HostRefusal)
     assert selectors == () or selectors in find_selections(snapshot)
     routes = select_routes(snapshot.routes, selectors) if selectors else snapshot.routes
-    return {one.label: one.weight_percent for route in routes for one in route.destinations}
+    return {one.label: one.weight for route in routes for one in route.destinations}
 
 
 def labelled(name: str, exposed: str | None, **fields: object) -> KubeObject:

@@ -29,7 +29,7 @@ def order_routes(routes: Iterable[Route]) -> tuple[Route, ...]:
 
 
 def route(kind: MatchKind, value: str, precedence: int = 0, **conditions: Any) -> Route:
-    destination = Destination(ObjectKey("Mapping", "ns", value), "cluster")
+    destination = Destination(ObjectKey("Mapping", "ns", value), ())
     return Route(f"Mapping {value}", PathMatch(kind, value), precedence, (destination,), **conditions)
 
 

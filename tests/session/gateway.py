@@ -7,13 +7,13 @@ from typing import Any
 
 from grpcgw.balancer.base import Outcome
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
-from grpcgw.model.balancing import HealthCheck
+from grpcgw.model.balancing import Balancing, HealthCheck
 from grpcgw.model.cluster import DEFAULT_CONNECTION, Cluster, ConnectionSettings, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.route import Destination, Route
+from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.model.status import Refusal
 from grpcgw.routing.targets import Target
@@ -45,20 +45,30 @@ class FakeConnection:
         self.closed += 1
 
 
+BALANCING_FIELDS = {"load_balancer", "health_check", "outlier_detection"}
+
+
 def cluster(name: str = "greet") -> Cluster:
     return Cluster(name, ResolverKind.KUBERNETES_ENDPOINT, "resolver", ServiceRef(name, "default", 50051))
 
 
 def destination(name: str = "grpcserver", **fields: Any) -> Destination:
-    return Destination(**{"key": ObjectKey("Mapping", "default", name), "cluster": "greet", **fields})
+    """Fields of `Balancing` may be given as if they were the destination's, and `cluster` for its only one."""
+    balancing = {one: fields.pop(one) for one in BALANCING_FIELDS & fields.keys()}
+    clusters = fields.pop("clusters", (WeightedCluster(fields.pop("cluster", "greet")),))
+    values = {"key": ObjectKey("Mapping", "default", name), "clusters": clusters, "balancing": Balancing(**balancing)}
+    return Destination(**{**values, **fields})
 
 
 def route(*destinations: Destination, prefix: str = SERVICE, kind: MatchKind = MatchKind.PREFIX) -> Route:
-    return Route(f"Mapping {prefix}", PathMatch(kind, prefix), 0, destinations or (destination(),))
+    """Weights are percent, as those of Mappings."""
+    served = destinations or (destination(),)
+    unrouted = 100 - sum(one.weight for one in served)
+    return Route(f"Mapping {prefix}", PathMatch(kind, prefix), 0, served, unrouted_weight=unrouted)
 
 
 def snapshot(*routes: Route, version: str = "1") -> Snapshot:
-    names = sorted({destination.cluster for route in routes for destination in route.all_destinations()})
+    names = sorted({one.cluster for route in routes for each in route.all_destinations() for one in each.clusters})
     return Snapshot(version, routes, {name: cluster(name) for name in names})
 
 

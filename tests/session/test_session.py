@@ -421,7 +421,7 @@ def test_no_mapping_is_unimplemented_at_once() -> None:
 
 
 def test_an_unrouted_share_is_unavailable() -> None:
-    gateway = Gateway(weight_percent=50)
+    gateway = Gateway(weight=50)
     reasons = sorted(
         reason_of([s for s in Rpc(gateway).starts() if isinstance(s, Finish)] or [Finish(OK)]) for _ in "ab"
     )

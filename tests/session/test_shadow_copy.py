@@ -173,7 +173,7 @@ def test_the_authority_is_marked_before_its_port(authority: str, marked: str) ->
 
 @pytest.mark.parametrize(("weight_percent", "copied"), [(0, 0), (50, 5), (100, 10)])
 def test_weight_decides_in_turns(weight_percent: int, copied: int) -> None:
-    made = gateway(weight_percent=weight_percent)
+    made = gateway(weight=weight_percent)
     rpcs = [unary(made) for _ in range(10)]
     assert [len(rpc.copies) for rpc in rpcs].count(1) == copied
 

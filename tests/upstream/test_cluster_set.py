@@ -14,7 +14,6 @@ from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.cluster_set import MOST_GONE_COUNTED
-from grpcgw.upstream.load_balancing import BalancingSettings
 from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.session.gateway import FakeConnection, cluster, destination, endpoints, route, snapshot
 from tests.session.picking import (
@@ -198,7 +197,7 @@ def test_turns_begin_where_a_worker_is_told_to() -> None:
 
 
 def test_workers_that_share_turns_take_them_in_order() -> None:
-    shared = {("greet", BalancingSettings.of(destination())): turns_from(1)}
+    shared = {("greet", destination().balancing): turns_from(1)}
     one, other = serving_greet(1, 2, 3, turns=shared), serving_greet(1, 2, 3, turns=shared)
     assert [host(pick(serving)) for serving in (one, other, other, one, other)] == [2, 3, 1, 2, 3]
 
@@ -372,7 +371,7 @@ def test_ways_to_balance_that_no_mapping_asks_for_any_more_are_forgotten() -> No
     for failures in range(1, 20):
         changed = destination(outlier_detection=OutlierDetection(consecutive_failures=failures))
         serving.apply(snapshot(route(changed), version=str(failures)), 0.0)
-    cluster, _ = serving.clusters.balancing("greet", BalancingSettings.of(destination()))
+    cluster, _ = serving.clusters.balancing("greet", destination().balancing)
     assert len(cluster.balancing) == 2
     serving.set_endpoints("greet", endpoints(2), 0.0)
     assert host(before.pick(None)) == 2

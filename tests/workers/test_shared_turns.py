@@ -12,7 +12,6 @@ import pytest
 from session.gateway import destination, route, snapshot
 
 from grpcgw.model.balancing import LoadBalancer, OutlierDetection
-from grpcgw.upstream.load_balancing import BalancingSettings
 from grpcgw.workers.shared_turns import SHARE_OF_FILES, SharedTurns, take_turn_of
 
 PROCESSES, EACH = 3, 5_000
@@ -63,10 +62,10 @@ def test_what_stays_keeps_its_turns_and_two_never_share_them(turns: SharedTurns)
     careful = destination(outlier_detection=OutlierDetection())
     other = destination(cluster="other")
     before = turns.assign(snapshot(route(), route(careful), route(prefix="/again/")))
-    assert before.keys() == {("greet", BalancingSettings.of(destination())), ("greet", BalancingSettings.of(careful))}
+    assert before.keys() == {("greet", destination().balancing), ("greet", careful.balancing)}
     after = turns.assign(snapshot(route(other), route(careful)))
-    assert after.keys() == {("other", BalancingSettings.of(other)), ("greet", BalancingSettings.of(careful))}
-    assert after["greet", BalancingSettings.of(careful)] == before["greet", BalancingSettings.of(careful)]
+    assert after.keys() == {("other", other.balancing), ("greet", careful.balancing)}
+    assert after["greet", careful.balancing] == before["greet", careful.balancing]
     assert len(set(after.values())) == 2
 
 

@@ -220,6 +220,7 @@ def make_route(members: Sequence[GroupMember]) -> Route | None:
         headers=first.matching.headers,
         case_sensitive=first.matching.case_sensitive,
         shadow=None if shadow is None else _finish(shadow, _FULL if shadow.weight is None else shadow.weight, [shadow]),
+        unrouted_weight=_FULL - sum(shares),
         sticky_header=next((member.sticky_header for member in serving if member.sticky_header), ""),
     )
 
@@ -241,14 +242,14 @@ def _make_redirect(member: GroupMember) -> Route:
 def _finish(member: GroupMember, share: int, group: Sequence[GroupMember]) -> Destination:
     """The Mapping's Destination with its share, and with the headers of its whole group."""
     destination = member.destination
-    if len(group) == 1 and share == destination.weight_percent and member.own_header is None:
+    if len(group) == 1 and share == destination.weight and member.own_header is None:
         return destination
     others = [one.destination for one in group]
     request = _merge_edits([one.request_headers for one in others])
     if member.own_header is not None:
         request = replace(request, add=merge_added([request.add, (member.own_header,)]))
     response = _merge_edits([one.response_headers for one in others])
-    return replace(destination, weight_percent=share, request_headers=request, response_headers=response)
+    return replace(destination, weight=share, request_headers=request, response_headers=response)
 
 
 def _merge_edits(edits: Sequence[HeaderEdits]) -> HeaderEdits:

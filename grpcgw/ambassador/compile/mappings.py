@@ -21,7 +21,7 @@ from grpcgw.ambassador.compile.upstreams import Surroundings, choose_authority, 
 from grpcgw.ambassador.spec.mapping_parts import KeepaliveSpec
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.parse import Findings
-from grpcgw.model.balancing import ROUND_ROBIN
+from grpcgw.model.balancing import ROUND_ROBIN, Balancing
 from grpcgw.model.cluster import Cluster, ResolverKind
 from grpcgw.model.edits import HeaderAdd, RegexRewrite
 from grpcgw.model.log_format import ANNOTATION as ACCESS_LOG
@@ -29,7 +29,7 @@ from grpcgw.model.log_format import InvalidLogFormat, parse_share
 from grpcgw.model.objects import KubeObject, read_metadata
 from grpcgw.model.regex import InvalidRegex, Replacement, check_regex
 from grpcgw.model.resilience import Priority
-from grpcgw.model.route import Destination, Unenforced
+from grpcgw.model.route import Destination, Unenforced, WeightedCluster
 
 DEFAULT_IDLE_TIMEOUT_MS = 300_000
 STICKY_HEADER = "grpcgw.io/sticky-header"
@@ -142,7 +142,7 @@ def _compile_redirect(
     member = GroupMember(
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
-        destination=Destination(obj.key, "", where=obj.source.locate()),
+        destination=Destination(obj.key, (), where=obj.source.locate()),
         redirect=True,
         created=_created(obj),
     )
@@ -261,8 +261,8 @@ def _make_destination(
     idle_ms = DEFAULT_IDLE_TIMEOUT_MS if spec.idle_timeout_ms is None else spec.idle_timeout_ms
     return Destination(
         key=obj.key,
-        cluster=cluster.name,
-        load_balancer=settings.load_balancer or ROUND_ROBIN,
+        clusters=(WeightedCluster(cluster.name),),
+        balancing=Balancing(settings.load_balancer or ROUND_ROBIN, settings.health_check, settings.outlier_detection),
         timeout_ms=spec.timeout_ms or None,
         idle_timeout_ms=idle_ms or None,
         max_message_bytes=spec.max_message_bytes,
@@ -274,8 +274,6 @@ def _make_destination(
         retry=settings.retry,
         priority=_read_priority(spec),
         circuit_breakers=settings.circuit_breakers or (),
-        health_check=settings.health_check,
-        outlier_detection=settings.outlier_detection,
         stats_name=spec.stats_name or "",
         access_log_percent=log_percent,
         where=obj.source.locate(),
