@@ -1,7 +1,7 @@
-"""Which of several replicas acts for all: the one that holds a Lease (coordination.k8s.io/v1).
+"""Leader election among replicas by a Lease (coordination.k8s.io/v1): only the holder writes statuses.
 
-`next_step` decides and is pure; `Elector` does what it says. Clocks of different machines are never compared: a holder
-is gone when its Lease has not changed for as long as it promised, by the watcher's own clock. Runs in the control loop.
+`next_step` decides and is pure; `Elector` does the requests. Clocks of different machines are never compared: a Lease
+has expired when it has not changed for its duration, by the watcher's own clock. Runs in the control loop.
 """
 
 from __future__ import annotations

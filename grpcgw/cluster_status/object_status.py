@@ -1,7 +1,7 @@
-"""What the cluster is to be told of its objects: the status each should have, the writes that bring it there, Events.
+"""Status and Events of objects: what each object should have, and the writes that bring it there. Pure.
 
 Mapping has `status.state` Running or Inactive with `reason`; Host has Ready or Error with `errorReason` (Ambassador's
-CRDs). Other kinds have no status there: their errors become Events alone. Pure.
+CRDs). Other kinds have no such status: their errors become Events only.
 """
 
 from __future__ import annotations

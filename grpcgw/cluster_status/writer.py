@@ -1,10 +1,9 @@
-"""Writes back to the cluster how its objects fare: status of Mappings and Hosts, Events for what is wrong.
+"""Writes the status of Mappings and Hosts, and Events for errors, to the API server.
 
-Only the replica that holds the Lease writes, at a bounded pace, and only what differs from what the cluster says: most
-statuses are right already when a gateway starts anew. Errors go first. An API server that asks to be left alone is.
-Everything is worked out anew from the last compilation and the store, so nothing is lost with a failed write or a
-change of the leader. Without the rights nothing is written, a notice says which one is missing, and the gateway serves
-all the same. Runs in the control process's event loop; decides nothing about statuses (`object_status`).
+Only the replica that holds the Lease writes, at a bounded rate, and only what differs from the cluster; errors first.
+Retry-After is honoured. Writes are computed from the last compilation and the store, so a failed write or a new leader
+loses nothing. If a right is missing, nothing is written, a notice names the right, and the gateway serves all the same.
+Runs in the control process's event loop; `object_status` decides what is written.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From Ambassador's typed resources to the model. Pure: no I/O, no clock."""
+"""Compiles Ambassador's typed resources to the model. Pure: no I/O, no clock."""

@@ -1,6 +1,6 @@
-"""From a Secret, or files, to a checked certificate and key, as PEM.
+"""Reads certificates, private keys and authorities from Secrets or files, and checks them.
 
-Private keys pass through here and are never part of a message, nor is anything else that was read.
+Private keys pass through here; no message holds one, nor anything else that was read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From the Module's keys on clients to ClientRules: who is served, who is believed, and what a call may carry.
+"""Compiles the Module's keys about clients to ClientRules: ip_allow, ip_deny, trusted hops, metadata limits.
 
-What cannot be read of `ip_allow` is an error and left out; the rest holds, so that a slip opens nothing: an `ip_allow`
-of which nothing can be read lets nobody in. Of `ip_deny` nothing can be left out: the Module as it is cannot serve.
+An unreadable entry of `ip_allow` is an error and left out; the others hold. If none is left, no client is allowed. An
+unreadable entry of `ip_deny` cannot be left out: that version of the Module does not serve.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is not served while a Host or TLSContext is left out: the names it speaks of, as far as they can be read.
+"""The host names that are refused while a Host or TLSContext is left out for its errors.
 
-What is wrong with it may be what keeps people out, so nobody takes its place: no wider Host, no other certificate. Of
-an object whose names cannot be read any name may be meant.
+The error may be in what restricts callers, so no wider Host and no other certificate serves those names. If the names
+of the object cannot be read, every name is refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which version of each object serves: the new one if it compiles, else the last good one, else none.
+"""Chooses the version of each object that serves: the new one if it compiles, else the last good one, else none.
 
-Knows no kind of object and what it means; the functions it is given do.
+Independent of kinds: callers pass the function that compiles an object.
 """
 
 from __future__ import annotations

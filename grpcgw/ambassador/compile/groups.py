@@ -1,4 +1,4 @@
-"""Which Mappings serve: each in a version that compiles and that its group can take. Knows generations and groups."""
+"""Chooses the Mappings that serve: versions that compile and that their group accepts."""
 
 from __future__ import annotations
 

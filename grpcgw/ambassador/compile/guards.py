@@ -1,8 +1,7 @@
-"""What is to decide who may call, and is not carried out yet: which Mappings it protects. Their calls are refused.
+"""Finds the Mappings protected by an AuthService, FilterPolicy or RateLimit, which grpcgw does not ask yet.
 
-Where it cannot be told whether a Mapping is protected, it is. `proxy.serving` refuses what is marked here; when grpcgw
-asks an AuthService itself, its place is here. Sources: Ambassador's AuthService and RateLimitService, Edge Stack's
-Filter, FilterPolicy and RateLimit.
+Their calls are refused. If it is unclear whether a Mapping is protected, it counts as protected. Sources: Ambassador's
+AuthService and RateLimitService, Edge Stack's Filter, FilterPolicy and RateLimit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Hosts say: their certificates, which Mappings belong to them, and whether calls in clear text are served."""
+"""Compiles Hosts: their certificates, the Mappings they select, and whether clear text is served."""
 
 from __future__ import annotations
 

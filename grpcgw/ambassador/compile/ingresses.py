@@ -1,4 +1,4 @@
-"""Ingresses that Ambassador would make routes of: grpcgw does not, and says so. Knows nothing of what serves."""
+"""Reports Ingresses of class `ambassador`, which Ambassador serves and grpcgw does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listeners: the ports they ask for, and the Hosts and certificates bound to each."""
+"""Compiles Listeners: ports, with the Hosts and certificates bound to each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one Mapping to the Candidates of routes: its match, its cluster, its settings. Knows one Mapping at a time."""
+"""Compiles one Mapping to members of groups: its match, cluster and settings."""
 
 from __future__ import annotations
 

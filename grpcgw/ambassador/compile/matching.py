@@ -1,4 +1,4 @@
-"""Which calls a Mapping asks for: its path, its host, its headers. Knows one Mapping and nothing of its destination."""
+"""Compiles the match of a Mapping: path, host and headers."""
 
 from __future__ import annotations
 

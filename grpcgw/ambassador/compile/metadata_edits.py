@@ -1,4 +1,4 @@
-"""Which metadata a Mapping adds and removes, as values; and which keys metadata can have at all."""
+"""Compiles the metadata that a Mapping adds and removes; checks metadata keys."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Objects whose kind or apiVersion nobody has: what they were meant to be, and what they may keep out meanwhile.
+"""Objects with an unknown kind or apiVersion: guesses what was meant, and refuses what they may have protected.
 
-Each is an error and left out. One that was meant to be a Host or an AuthService, say, closes what that would have
-closed: its stand-in is it under the kind it was meant to be, with an apiVersion that no kind takes.
+Each is an error and left out. If a Host or AuthService, say, was meant, a stand-in of that kind refuses what the object
+would have refused; its apiVersion is one that no kind accepts.
 """
 
 from __future__ import annotations

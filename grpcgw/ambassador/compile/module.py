@@ -1,7 +1,7 @@
-"""The Module: what one object sets for the whole gateway. Of several, one is read.
+"""Compiles the Module: settings of the whole gateway. If there are several, one is used.
 
-Knows no Mapping. Where no version of it was ever whole, what can be read of it holds: a key that Ambassador takes and
-grpcgw does not know must not take `ip_allow` with it. Where that cannot be read itself, nobody is served.
+If no version of it was ever valid, its valid keys hold: a key that Ambassador accepts and grpcgw does not know must not
+disable `ip_allow`. If `ip_allow` or `ip_deny` itself cannot be read, nobody is served.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a Mapping protects itself and its pods: retries, circuit breakers, health checks, outlier detection."""
+"""Compiles retries, circuit breakers, health checks and outlier detection of a Mapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resolvers Mappings can name: their kinds, and where a Consul resolver asks."""
+"""Compiles the resolvers that Mappings can name: their kinds, and the addresses of Consul agents."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The Secrets and files that TLSContexts and Hosts name, in their last good versions where new ones cannot be used.
+"""Looks up the Secrets and certificate files that TLSContexts and Hosts name; falls back to last good versions.
 
-What is wrong is said of who refers to the Secret or file; an object is only as good as what it names.
+A problem of a Secret or file is reported at the object that names it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What TLSContexts say: certificates for the gateway's ports, and how pods are spoken to over TLS.
+"""Compiles TLSContexts: certificates for the gateway's ports, and TLS to pods.
 
-What grpc in Python cannot do is an error of the object that asks for it, never silence. Found by trying (grpcio 1.85):
-TLS 1.2 and 1.3 are spoken, with no way to choose; ciphers and curves are core's own; client certificates are required
-on a whole port or not asked for; certificates are chosen by SNI, by the names they carry.
+Settings that grpc in Python cannot apply are errors of the object that has them. Tested with grpcio 1.85: TLS 1.2 and
+1.3 are always on; ciphers and curves are core's own; client certificates are required on a whole port or not requested;
+certificates are chosen by SNI, by the names in them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a Mapping's calls go and over what connections: its Cluster. Clusters are shared by those who agree in both."""
+"""Compiles the Cluster of a Mapping: its service, resolver and connection settings. Equal ones are shared."""
 
 from __future__ import annotations
 

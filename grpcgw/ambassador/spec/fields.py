@@ -1,7 +1,6 @@
-"""What the typed resources are made of: their base, the note each field carries, and the types fields share.
+"""Building blocks of the typed resources: their base class, the note on each field, and shared field types.
 
 The state of a field is data (`FieldNote`), so the notices an operator reads and docs/ambassador.md say the same.
-Knows no resource.
 """
 
 from __future__ import annotations

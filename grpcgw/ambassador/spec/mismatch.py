@@ -1,6 +1,6 @@
-"""What is wrong with a value, in grpcgw's own words: pydantic says which rule was broken, never how the message reads.
+"""Error messages for invalid values: pydantic says which rule was broken, this module writes the text.
 
-So a message is the same with every version of pydantic, and the operator is not told about `Value error`.
+So a message is the same with every version of pydantic, without words like `Value error`.
 """
 
 from __future__ import annotations

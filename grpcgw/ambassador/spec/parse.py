@@ -1,6 +1,6 @@
-"""From a raw object to a typed spec, and the gathering of what is wrong with one object.
+"""Parses a raw object to its typed spec, and collects the problems of one object (`Findings`).
 
-The edge of the typed world: pydantic's errors are translated to findings here and nowhere else.
+pydantic's errors are translated to problems here and nowhere else.
 """
 
 from __future__ import annotations

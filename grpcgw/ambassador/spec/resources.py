@@ -1,4 +1,4 @@
-"""The kinds grpcgw reads: the typed model of each, and what is said of those that have none yet."""
+"""The kinds grpcgw reads, with the typed model of each, and Ambassador's kinds that have no effect yet."""
 
 from __future__ import annotations
 

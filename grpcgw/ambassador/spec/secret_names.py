@@ -1,7 +1,6 @@
-"""Which Secrets a TLSContext or Host names.
+"""The Secrets that a TLSContext or Host names.
 
-The one place that knows: the compiler looks them up by it, and a source that does not read every Secret fetches them
-by it. Knows nothing of what a Secret holds.
+Used by the compiler to look them up, and by sources that read only the Secrets that are named.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The grammar of a Mapping's `service`: `[scheme://]name[.namespace][:port]`.
 
-Pure text → value. Whether such a Service exists, and which pods it has, is discovery's business.
+Pure text to value; discovery finds the Service and its pods.
 """
 
 from __future__ import annotations
