@@ -1,4 +1,4 @@
-"""Every balancing policy by the name `load_balancer.policy` gives it. A new policy is one file and one line here."""
+"""The balancing policies by their names in `load_balancer.policy`. A new policy is one file and one line here."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _slow_start(load_balancer: LoadBalancer) -> list[Weigher]:
 
 
 TAKE_TURNS = frozenset({"round_robin"})
-"""The policies by which RPCs take strict turns, which workers are to share."""
+"""The policies whose strict turns the workers share."""
 
 BALANCERS: Mapping[str, Callable[[LoadBalancer, TakeTurn], Balancer]] = MappingProxyType(
     {
@@ -61,9 +61,9 @@ BALANCERS: Mapping[str, Callable[[LoadBalancer, TakeTurn], Balancer]] = MappingP
         "weighted_round_robin": _make_weighted_round_robin,
     }
 )
-"""ring_hash and maglev give every pod the same part: as in Envoy, slow start does not apply to them."""
+"""ring_hash and maglev give every pod the same share: as in Envoy, slow start does not apply to them."""
 
 
 def make_balancer(load_balancer: LoadBalancer, take_turn: TakeTurn) -> Balancer:
-    """A balancer for a policy the compiler has accepted. Raises KeyError for a name not in the catalogue."""
+    """A balancer for a policy the compiler has accepted. Raises KeyError for an unknown name."""
     return BALANCERS[load_balancer.policy](load_balancer, take_turn)

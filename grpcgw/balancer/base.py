@@ -1,8 +1,8 @@
 """The contract of balancing policies, after gRPC's balancer/picker split (grpc-go `balancer`).
 
 A `Balancer` lives as long as its cluster and owns counters; a `Picker` is its immutable view of one set of pods,
-replaced as a whole whenever that set, or what is known of it, changes. Policies never see connections, clocks or
-threads: what pickers share is a source of turns, a random source or a dict, of which each step cannot be interrupted.
+replaced as a whole whenever that set or its weights change. Policies never see connections, clocks or threads: pickers
+share only a source of turns, a random source or a dict, whose steps are atomic.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Protocol
 from grpcgw.model.endpoints import Endpoint
 
 TakeTurn = Callable[[], int]
-"""The next turn: each number is given once, whoever asks from whatever thread (or, where workers share it, process).
-Only a number modulo something small means anything, and whoever shares it may take numbers between."""
+"""The next turn. Each number is given once, across threads and, where workers share the turns, processes. Use it modulo
+a small number: other users of the same turns may take numbers in between."""
 
 
 def turns_from(first: int = 0) -> TakeTurn:
     """Turns of this process alone."""
-    # One step of the interpreter: two threads never get the same turn, without a lock.
+    # Atomic in CPython: two threads never get the same turn, without a lock.
     return itertools.count(first).__next__
 
 
 class Backend(Protocol):
-    """A pod as balancing policies see it. Compared by identity: a pod with a new connection is another one."""
+    """A pod as balancing policies see it. Compared by identity: a pod with a new connection is another backend."""
 
     @property
     def endpoint(self) -> Endpoint: ...
@@ -44,16 +44,16 @@ class Outcome:
     failed: bool
     duration_s: float
     trailers: tuple[tuple[str, str | bytes], ...] = ()
-    """As the pod sent them; policies that balance by load find its report there."""
+    """As the pod sent them; policies that balance by load read the load report in them."""
 
 
 class Picker(Protocol):
     def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
         """The pod for one RPC, or None when there is none (the RPC then fails at once).
 
-        `avoid` is a pod that just failed this RPC: it is not picked again while there is another. `key` is what
-        hashing policies choose by (`hashing.make_key`); without one an RPC goes to any pod. Called from any thread,
-        for every RPC: never blocks, never raises.
+        `avoid` is a pod that just failed this RPC: it is picked only if there is no other. Hashing policies choose by
+        `key` (`hashing.make_key`); an RPC without a key goes to any pod. Called from any thread, for every RPC: never
+        blocks, never raises.
         """
         ...
 
@@ -64,9 +64,9 @@ class Balancer(Protocol):
         ...
 
     def refresh(self, now_s: float) -> Picker | None:
-        """A new picker where time or load reports changed what is known of the pods, else None.
+        """A new picker if time or load reports changed the weights of the pods, else None.
 
-        To be called often (several times a second), never at the same time as `update`. `now_s` never goes back.
+        Call it several times a second, never at the same time as `update`. `now_s` never decreases.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""Stable 64-bit hashes: what an RPC is balanced by (ring_hash, maglev), and where pods stand.
+"""Stable 64-bit hashes for ring_hash and maglev: the key of an RPC, and the positions of pods.
 
-The same in every worker, process and release, or callers would change pods at each restart; so never Python's `hash`.
-blake2b is the fastest of the standard library that spreads similar names evenly (about 0.6 µs a key).
+They are the same in every worker, process and release, so that a client keeps its pod over restarts; Python's `hash` is
+not. blake2b is the fastest hash of the standard library that spreads similar names evenly (about 0.6 µs a key).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from grpcgw.model.balancing import LoadBalancer
 from grpcgw.model.metadata import Metadata
 
 MakeKey = Callable[[Metadata, str], int | None]
-"""From an RPC's metadata and its client's IP address to the key for `Picker.pick`; None: no key, any pod will do."""
+"""From an RPC's metadata and its client's IP address to the key for `Picker.pick`; None: no key, so any pod."""
 
 _EIGHT_NUMBERS = struct.Struct("<8Q")
 
 
 def make_key(load_balancer: LoadBalancer) -> MakeKey | None:
-    """How RPCs of a Mapping get their key; None where the policy hashes nothing. Made once, called per RPC."""
+    """The function from an RPC to its key; None for a policy without hashing. Made once, called per RPC."""
     if load_balancer.source_ip:
         return _hash_address
     name = load_balancer.header
@@ -28,7 +28,7 @@ def make_key(load_balancer: LoadBalancer) -> MakeKey | None:
 
 
 def hash_header(metadata: Metadata, name: str) -> int | None:
-    """Of all values of the key `name`, joined by commas as gRFC A42 says; None where there is none."""
+    """The hash of all values of the key `name`, joined by commas (gRFC A42); None if there is no value."""
     values = [_to_bytes(value) for key, value in metadata if key == name]
     return hash_bytes(b",".join(values)) if values else None
 
@@ -38,7 +38,7 @@ def hash_bytes(data: bytes) -> int:
 
 
 def hash_numbers(name: str, count: int) -> list[int]:
-    """The first `count` of an endless row of numbers that belong to `name`."""
+    """The first `count` numbers of an endless pseudo-random sequence seeded by `name`."""
     numbers: list[int] = []
     for block in range((count + 7) // 8):
         numbers += _EIGHT_NUMBERS.unpack(blake2b(f"{name} {block}".encode()).digest())
@@ -46,7 +46,7 @@ def hash_numbers(name: str, count: int) -> list[int]:
 
 
 def next_owner(owners: Sequence[int], place: int) -> int:
-    """The first other owner after `place`, once round; the same where there is no other."""
+    """The first other owner after `place`, searching once around; the same owner if there is no other."""
     owner = owners[place]
     ahead = (owners[(place + step) % len(owners)] for step in range(1, len(owners)))
     return next((other for other in ahead if other != owner), owner)

@@ -1,7 +1,7 @@
-"""Power of two choices: of two pods taken at random, the one with fewer RPCs in flight (Envoy's default choice count).
+"""least_request by power of two choices: of two random pods, the one with fewer RPCs in flight (Envoy's default).
 
-Two are enough to keep the fullest pod near the mean, and no pod is found best by everybody at once. The counts are
-the pods' own and may be a step old when they are read: that costs one choice, not correctness.
+Two choices keep the fullest pod near the mean, and no pod looks best to all pickers at once. The pods count their RPCs;
+a count that is one step old costs one choice, not correctness.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import accumulate
 from grpcgw.balancer.base import Backend, Outcome
 
 Draw = Callable[[], float]
-"""A random number from 0.0 to below 1.0; `random.random` is one step of the interpreter and safe in every thread."""
+"""A random number from 0.0 to below 1.0; `random.random` is atomic in CPython, so safe in every thread."""
 
 
 class LeastRequest:
@@ -51,9 +51,9 @@ class LeastRequestPicker:
 
 
 class WeightedLeastRequestPicker:
-    """With weights: pods are drawn by weight, and RPCs in flight are compared in proportion to it.
+    """Draws pods by weight and compares RPCs in flight in proportion to it.
 
-    Without load every pod so gets its weight's share, and under load the RPCs in flight settle at it.
+    Without load every pod gets its share by weight, and under load its RPCs in flight settle at that share.
     """
 
     __slots__ = ("_draw", "_ends", "_pods", "_weights")
@@ -75,5 +75,5 @@ class WeightedLeastRequestPicker:
         return pods[index]
 
     def _draw_index(self) -> int:
-        # Rounding may put the draw on the last end itself.
+        # Rounding may yield the last end itself.
         return min(bisect(self._ends, self._draw() * self._ends[-1]), len(self._pods) - 1)

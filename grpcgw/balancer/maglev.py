@@ -1,7 +1,7 @@
-"""Consistent hashing by a table (Maglev, NSDI 2016, section 3.4): one look-up a pick, the most even shares.
+"""maglev: consistent hashing by a table (Maglev, NSDI 2016, section 3.4), with one lookup a pick and even shares.
 
-Pods take turns at choosing a free entry, each in an order of its own that depends on its address alone. Shares differ
-by at most one entry; when a pod leaves, its keys move, and a few others with them (of 64 pods' keys one in 200).
+Pods take turns at choosing a free entry, each in an order that depends only on its address. Shares differ by at most
+one entry. When a pod leaves, its keys move, and a few others with them (one key in 200 for 64 pods).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from grpcgw.balancer.hashing import hash_numbers, next_owner
 from grpcgw.balancer.round_robin import RoundRobinPicker
 
 TABLE_SIZE = 65_537
-"""A prime, as every step must reach every entry; Envoy's default, good for some hundred pods."""
+"""A prime, so that every step reaches every entry. Envoy's default, enough for some hundred pods."""
 
 _REMEMBERED_TABLES = 4
-"""A table takes 15 to 40 ms to fill; a pod that flaps between two sets must not cost that each time."""
+"""Filling a table takes 15 to 40 ms, which a flapping pod must not cost each time."""
 
 
 class Maglev:
     def __init__(self, take_turn: TakeTurn | None = None) -> None:
-        """`take_turn`: of RPCs without a key; None: its own."""
+        """`take_turn` is for RPCs without a key; None: turns of its own."""
         self._take_turn = take_turn or turns_from()
         self._tables: dict[tuple[str, ...], array[int]] = {}
 
@@ -34,7 +34,7 @@ class Maglev:
             table = _fill_table(names)
         self._tables[names] = table
         while len(self._tables) > _REMEMBERED_TABLES:
-            del self._tables[next(iter(self._tables))]  # the one not used for longest
+            del self._tables[next(iter(self._tables))]  # the least recently used
         return MaglevPicker(tuple(pods), table, RoundRobinPicker(tuple(pods), self._take_turn))
 
     def refresh(self, now_s: float) -> None:
@@ -45,7 +45,7 @@ class Maglev:
 
 
 def _fill_table(names: Sequence[str]) -> array[int]:
-    """For each entry the index of its pod. At most TABLE_SIZE pods; those beyond would never get an RPC."""
+    """The index of a pod for each entry. Pods beyond TABLE_SIZE would never get an RPC."""
     if not names:
         return array("I")
     numbers = [hash_numbers(name, 2) for name in names]
@@ -53,7 +53,7 @@ def _fill_table(names: Sequence[str]) -> array[int]:
     steps = [1 + second % (TABLE_SIZE - 1) for _, second in numbers]
     free = -1
     table = [free] * TABLE_SIZE
-    # The innermost loop runs some 700,000 times: it is kept to the bare steps.
+    # The innermost loop runs some 700,000 times.
     for index, _ in zip(itertools.cycle(range(len(names))), range(TABLE_SIZE), strict=False):
         place, step = places[index], steps[index]
         while table[place] >= 0:
@@ -69,11 +69,11 @@ class MaglevPicker:
     __slots__ = ("_anywhere", "_pods", "_table")
 
     def __init__(self, pods: tuple[Backend, ...], table: array[int], anywhere: RoundRobinPicker) -> None:
-        """`anywhere` takes RPCs without a key."""
+        """`anywhere` picks for RPCs without a key."""
         self._pods, self._table, self._anywhere = pods, table, anywhere
 
     def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:
-        """With `avoid`: the pod of the next entry that is another's."""
+        """With `avoid`: the pod of the next entry that belongs to another pod."""
         pods = self._pods
         if key is None or not pods:
             return self._anywhere.pick(avoid)

@@ -1,9 +1,9 @@
-"""Consistent hashing on a ring (gRFC A42, Envoy's ring_hash): a key belongs to the next point clockwise, and its pod.
+"""ring_hash: consistent hashing on a ring (gRFC A42, Envoy's ring_hash): a key belongs to the pod of the next point.
 
-Up to 64 pods each has 256 points, whatever the others do (A42 changes their number with every pod): a pod that leaves
-moves exactly its own keys, one that joins takes exactly its own, and shares differ by some 6 % (one standard
-deviation). With more pods each gives up points little by little, so that a ring is made in milliseconds; a change then
-moves up to 2 % more.
+With up to 64 pods each has 256 points, independent of the others (in A42 the number changes with every pod): a pod that
+leaves moves only its own keys, a pod that joins takes only its own, and shares differ by some 6 % (one standard
+deviation). With more pods each has fewer points, so that a ring is made in milliseconds; a change then moves up to 2 %
+more.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from grpcgw.balancer.round_robin import RoundRobinPicker
 from grpcgw.model.endpoints import Endpoint
 
 _MOST_POINTS, _FEWEST_POINTS = 256, 16
-"""Of one pod. Two pods have a ring of 512 points, four of 1,024, A42's smallest."""
+"""Points of one pod. Two pods have a ring of 512 points, four a ring of 1,024, which is A42's smallest."""
 _RING_SIZE = 64 * _MOST_POINTS
 
 
 class RingHash:
     def __init__(self, take_turn: TakeTurn | None = None) -> None:
-        """`take_turn`: of RPCs without a key; None: its own."""
+        """`take_turn` is for RPCs without a key; None: turns of its own."""
         self._take_turn = take_turn or turns_from()
         self._points: dict[Endpoint, list[int]] = {}
         self._points_per_pod = 0
@@ -38,7 +38,8 @@ class RingHash:
         return RingHashPicker(tuple(pods), ring, [owners[point] for point in ring], anywhere)
 
     def _place(self, pods: Sequence[Backend]) -> None:
-        """Each pod's points: kept from one set to the next, and sorted, which makes a ring several times cheaper."""
+        """The points of each pod. They are kept from one set to the next, and sorted, which makes a ring several times
+        cheaper."""
         count = _count_points(len(pods))
         known = self._points if count == self._points_per_pod else {}
         self._points_per_pod = count
@@ -63,7 +64,7 @@ class RingHashPicker:
     def __init__(
         self, pods: tuple[Backend, ...], ring: list[int], owners: list[int], anywhere: RoundRobinPicker
     ) -> None:
-        """`owners`: for each point of the sorted `ring`, the index of its pod; `anywhere` takes RPCs without a key."""
+        """`owners`: for each point of the sorted `ring`, the index of its pod; `anywhere` is for RPCs without a key."""
         self._pods, self._ring, self._owners, self._anywhere = pods, ring, owners, anywhere
 
     def pick(self, avoid: Backend | None = None, key: int | None = None) -> Backend | None:

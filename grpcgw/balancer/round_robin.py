@@ -1,4 +1,4 @@
-"""Strict turns over the usable pods, by a source of turns that survives changes of the set and may be shared."""
+"""round_robin: strict turns over the usable pods. The turns survive changes of the set, and workers may share them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grpcgw.balancer.base import Backend, Outcome, TakeTurn, turns_from
 
 class RoundRobin:
     def __init__(self, take_turn: TakeTurn | None = None) -> None:
-        """None: its own turns, from the first pod on."""
+        """None: turns of its own, starting at the first pod."""
         self._take_turn = take_turn or turns_from()
 
     def update(self, pods: Sequence[Backend]) -> RoundRobinPicker:
@@ -36,6 +36,6 @@ class RoundRobinPicker:
         if pod is avoid and len(pods) > 1:
             turn = self._take_turn()
             pod = pods[turn % len(pods)]
-            if pod is avoid:  # another thread took the turn between
+            if pod is avoid:  # another thread took the turn in between
                 pod = pods[(turn + 1) % len(pods)]
         return pod

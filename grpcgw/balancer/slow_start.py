@@ -1,6 +1,6 @@
-"""Slow start: a pod that joined gets its full share only after a while (Envoy's slow start, aggression 1.0).
+"""Slow start: the weight of a new pod grows over a window (Envoy's slow start, aggression 1.0).
 
-A pod with cold caches so warms up before the full load meets it. When all pods are new none is held back.
+A pod with cold caches warms up before it gets its full share. If all pods are new, all have the same weight.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from grpcgw.balancer.base import Backend, Outcome
 
 MIN_WEIGHT = 0.1
-"""Envoy's `min_weight_percent`: what a pod gets from the first moment on."""
+"""Envoy's `min_weight_percent`: the weight of a pod when it joins."""
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class _Presence:
 
 class SlowStart:
     def __init__(self, window_s: float) -> None:
-        """`window_s`: how long after it joined a pod gets its full weight. More than 0."""
+        """`window_s`: seconds from joining to full weight. More than 0."""
         self._window_s = window_s
         self._presences: dict[Backend, _Presence] = {}
 
@@ -30,9 +30,9 @@ class SlowStart:
         """A pod warms up with time, not with RPCs."""
 
     def weigh(self, pods: Sequence[Backend], now_s: float) -> list[float]:
-        """From MIN_WEIGHT to 1.0, in a straight line over the window.
+        """From MIN_WEIGHT to 1.0, linear over the window.
 
-        A pod that was gone for less than the window goes on where it would be by now: a reconnect is no cold start.
+        A pod that was away for less than the window continues as if it had stayed: a reconnect is no cold start.
         """
         for pod in pods:
             self._presences.setdefault(pod, _Presence(now_s, now_s)).seen_s = now_s

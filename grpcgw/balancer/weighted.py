@@ -1,7 +1,7 @@
-"""Balancing by weights that change with time: what weighs pods, put before what picks by weight.
+"""Balancing by weights that change with time: a balancer that combines weighers with a weighted picker.
 
-`SlowStart` and `LoadWeights` weigh, `StridePicker` and `WeightedLeastRequestPicker` pick. Pickers stay immutable: new
-weights make a new picker, at most once a second, and a change of the set makes one at once.
+`SlowStart` and `LoadWeights` weigh, `StridePicker` and `WeightedLeastRequestPicker` pick. Pickers are immutable: new
+weights make a new picker, at most once a second; a change of the set makes one at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UPDATE_PERIOD_S = 1.0
 
 class Weigher(Protocol):
     def weigh(self, pods: Sequence[Backend], now_s: float) -> Sequence[float]:
-        """A positive weight for each of `pods`; only their proportions mean something. `now_s` never goes back."""
+        """A positive weight for each of `pods`; only their proportions matter. `now_s` never decreases."""
         ...
 
     def done(self, pod: Backend, outcome: Outcome) -> None: ...
@@ -28,14 +28,14 @@ MakePicker = Callable[[tuple[Backend, ...], Sequence[float]], Picker]
 
 
 class Weighted:
-    """A balancer whose pods weigh the product of what `weighers` say.
+    """A balancer by the product of the weights from `weighers`.
 
-    `update` has no time of its own and takes that of the last `refresh`; pods that were there before the first are
-    old to it: not they are new, but the gateway.
+    `update` uses the time of the last `refresh`. Pods that are there before the first `refresh` count as old: the
+    gateway is new, not they.
     """
 
     def __init__(self, weighers: Sequence[Weigher], make_even: MakePickerEven, make_uneven: MakePicker) -> None:
-        """`make_even` makes the picker where all weights are the same, `make_uneven` where they are not."""
+        """`make_even` makes the picker if all weights are equal, otherwise `make_uneven`."""
         self._weighers, self._make_even, self._make_uneven = tuple(weighers), make_even, make_uneven
         self._pods: tuple[Backend, ...] = ()
         self._weights: tuple[float, ...] = ()
@@ -72,15 +72,15 @@ MakePickerEven = Callable[[tuple[Backend, ...]], Picker]
 
 _FULL = 0xFFFF
 _LIGHTEST, _HEAVIEST = 0.01, 10.0
-"""Weights are kept within these multiples of their mean, so that a pick takes few steps and no pod is forgotten."""
+"""Weights are kept within these multiples of their mean, so that a pick takes few steps and every pod gets RPCs."""
 
 
 class StridePicker:
-    """Weighted turns (static stride, as grpc-go and gRPC core do A58): cheap to make, without a lock.
+    """Weighted turns by a static stride scheduler (A58, as in grpc-go and gRPC core): cheap to make, without a lock.
 
-    The turns walk over the pods round by round. In its `round` a pod is taken if its weight, summed up over the
-    rounds, has passed a multiple of the largest weight: the heaviest pod in every round, one of half its weight in
-    every second. Turns are shared with the pickers before and after.
+    The turns go over the pods round by round. A pod is taken in a round if its weight, summed over the rounds, has
+    passed a multiple of the largest weight: the heaviest pod in every round, a pod of half its weight in every second.
+    The turns continue from one picker to the next.
     """
 
     __slots__ = ("_pods", "_strides", "_take")
@@ -108,6 +108,6 @@ class StridePicker:
         while True:  # ends: the heaviest pod is taken in every round
             turn_round, index = divmod(take(), count)
             stride = strides[index]
-            # Every other pod starts half a step later, or pods of one weight would all be taken in the same rounds.
+            # Every other pod starts half a step later; otherwise equal pods would be taken in the same rounds.
             if (stride * turn_round + index * (_FULL // 2)) % _FULL >= _FULL - stride:
                 return index

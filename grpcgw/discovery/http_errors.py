@@ -1,4 +1,4 @@
-"""Why a server could not be reached, in words of our own: those of aiohttp name its arguments and change."""
+"""Messages for errors of aiohttp requests. The texts of aiohttp itself name its arguments and change."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import aiohttp
 
 
 def explain_failure(error: Exception) -> str:
-    """`error` is what a request of aiohttp, or the work with its answer, ended with.
+    """The message for `error`, raised by an aiohttp request or while its answer was read.
 
-    The server's address is left out: it may come from the environment in part.
+    It does not contain the server's address, parts of which may come from the environment.
     """
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):

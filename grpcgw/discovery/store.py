@@ -1,6 +1,6 @@
-"""The one store of objects. Sources write into partitions of it, everyone else reads it and is told what changed.
+"""The store of all objects: sources write partitions, readers subscribe to changes.
 
-Lives in the control process's event loop and is not thread-safe. It gives objects no meaning and never blocks.
+For the control process's event loop only, not thread-safe. Does not interpret objects and never blocks.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ ChangeListener = Callable[[frozenset[ObjectKey]], None]
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """How well a source is doing: shown on the page, in metrics, and asked by readiness."""
+    """The state of a source, for diagnostics, metrics and readiness."""
 
     name: str
     """`directory examples/greet` or `kubernetes Mapping`."""
     synced: bool
-    """A first complete set has been read. A kind that is not installed counts as read, it is empty; so does a single
-    Secret that is refused."""
+    """A first complete set has been read. A kind that is not installed counts as read (it is empty); so does a single
+    Secret to which access was refused."""
     last_contact_s: float
-    """Wall-clock seconds since the epoch at which the source last proved to be alive; 0.0: never."""
+    """Wall-clock seconds since the epoch of the last sign of life of the source; 0.0: none yet."""
     watching: bool = True
     """False while it is not connected, not installed, or switched off."""
     error: str = ""
 
 
 class ObjectStore:
-    """Objects by key, kept per partition (a file, a kind of the API server), so that each source replaces only its own.
+    """Objects by key in partitions (a directory, a kind of the API server), so that each source replaces only its own.
 
-    Two partitions with the same key: the one written first serves, the later is ignored until the first drops it.
+    If two partitions have the same key, the one written first counts; the other is used once the first drops the key.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class ObjectStore:
         self._settle([*gone, *(key for key, obj in after.items() if before.get(key) is not obj)])
 
     def apply(self, partition: str, obj: KubeObject) -> None:
-        """Add one object to `partition`, or put it in the place of its former version."""
+        """Add one object to `partition`, or replace its former version."""
         self._partitions.setdefault(partition, {})[obj.key] = obj
         self._settle((obj.key,))
 
@@ -66,7 +66,7 @@ class ObjectStore:
             self._settle((key,))
 
     def drop(self, partition: str) -> None:
-        """Forget `partition`, its problems and its status: nobody writes it any more."""
+        """Remove `partition` with its problems and its status."""
         self.replace(partition, ())
         self.report(partition, ())
         self._problems.pop(partition, None)
@@ -76,7 +76,7 @@ class ObjectStore:
             self._notify(frozenset())
 
     def report(self, partition: str, problems: Iterable[Problem]) -> None:
-        """Say what was wrong with `partition` as a whole (a file that is no YAML); replaces what was said before."""
+        """Replace the problems of `partition` as a whole (such as a file that is no YAML)."""
         found = tuple(problems)
         if found == self._problems.get(partition, ()):
             return
@@ -92,7 +92,7 @@ class ObjectStore:
     def subscribe(self, listener: ChangeListener) -> Callable[[], None]:
         """Call `listener` with the changed keys after each change (an empty set: only problems or `synced` changed).
 
-        Returns what ends the subscription.
+        Returns the function that ends the subscription.
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
@@ -130,19 +130,19 @@ class ObjectStore:
         else:
             self._objects[key] = after
             self._by_kind.setdefault(key.kind, {})[key] = after
-        return _is_news(before, after)
+        return _must_notify(before, after)
 
     def _notify(self, changed: frozenset[ObjectKey]) -> None:
         for listener in tuple(self._listeners):
             try:
                 listener(changed)
-            except Exception:  # neither the source that writes nor the others who listen can help it
+            except Exception:  # neither the writing source nor the other listeners are at fault
                 self._defects.note("a change of objects could not be taken up")
 
 
-def _is_news(before: KubeObject | None, after: KubeObject | None) -> bool:
-    """Whether subscribers are to be told: also of the same object at other lines or in another file, since problems
-    name those, but not of a status alone, which has no meaning for anyone but who writes it."""
+def _must_notify(before: KubeObject | None, after: KubeObject | None) -> bool:
+    """Whether a change concerns subscribers: also the same object on other lines or in another file, as problems name
+    them, but not a change of the status alone, which only its writer uses."""
     if before is None or after is None or before is after:
         return before is not after
     return (
@@ -154,7 +154,7 @@ def _is_news(before: KubeObject | None, after: KubeObject | None) -> bool:
 
 
 def _without_status(body: Mapping[str, object]) -> dict[str, object]:
-    """The object without what changes with each write of its status."""
+    """The object without the parts that change with each write of its status."""
     rest = {name: value for name, value in body.items() if name != "status"}
     metadata = rest.get("metadata")
     if isinstance(metadata, Mapping):

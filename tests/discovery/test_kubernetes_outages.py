@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
-from grpcgw.discovery.sources.kubernetes_health import QUESTION
+from grpcgw.discovery.sources.kubernetes_health import PROBE_PATH
 from tests.discovery.test_kubernetes import BRISK, mapping, names, reading, requests_for, status, until, until_synced
 from tests.kube_api import KubeApi
 from tests.parsing import WATCHED_KINDS
@@ -21,7 +21,7 @@ QUIET = replace(BRISK, watch_s=(60.0, 60.0), silence_s=0.2)
 
 
 def questions(api: KubeApi) -> int:
-    return sum(request.path == QUESTION for request in api.requests)
+    return sum(request.path == PROBE_PATH for request in api.requests)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -1,1 +1,1 @@
-"""From a service to its pods: one resolver a file, listed in `resolver_catalogue`."""
+"""Resolvers, from a service to its pods: one a file, listed in `resolver_catalogue`."""

@@ -1,4 +1,4 @@
-"""Which addresses of a cluster are used: those of the IP families its Mappings enable. Pure."""
+"""Filters addresses by the IP families that a Mapping enables (`enable_ipv4`, `enable_ipv6`). Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def is_enabled(address: str, addressing: Addressing) -> bool:
 
 
 def explain_disabled(found: str, addressing: Addressing) -> str:
-    """Why there is no pod although addresses were found: `found` says where."""
+    """The error of a set without pods although addresses were found; `found` says where."""
     wanted, switch = ("IPv4", "enable_ipv6") if addressing.ipv4 else ("IPv6", "enable_ipv4")
     return f"{found}, but none with an {wanted} address, and {switch} is false"

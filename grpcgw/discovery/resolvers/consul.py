@@ -1,7 +1,7 @@
-"""ConsulResolver: the instances of a service that pass their health checks, as a Consul agent knows them.
+"""ConsulResolver: the instances of a service that pass their health checks, from a Consul agent.
 
-Owns the blocking queries (one at a time per watched cluster), their pace and what they carry; knows nothing of the
-store. While an agent is away the instances known before stay. Runs in the control process's event loop.
+Owns the blocking queries (one at a time per watched cluster), their pace and their credentials. Does not use the store.
+While an agent is away the instances known before stay. Runs in the control process's event loop.
 
 Protocol: Consul's HTTP API, `/v1/health/service` and "Blocking Queries".
 """
@@ -35,15 +35,15 @@ _MAX_REFUSAL_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often and how patiently agents are asked; tests make it brisk."""
+    """Time-outs and pauses of queries; tests shorten them."""
 
     wait_s: float = 60.0
-    """How long an agent holds a query that has nothing new to say (it adds up to a sixteenth)."""
+    """How long an agent holds a query while nothing changes (it adds up to a sixteenth)."""
     grace_s: float = 10.0
-    """An answer that is later than the agent had to hold it by so much never comes."""
+    """How much later than that an answer may arrive before the query times out."""
     connect_s: float = 5.0
     pause_s: float = 0.1
-    """After each answer: changes in quick succession come together, and no agent is asked more often than this."""
+    """Pause after each answer: changes in quick succession arrive together, and queries are not more frequent."""
     retry_base_s: float = 0.2
     retry_cap_s: float = 30.0
     """Back-off after failures."""
@@ -51,11 +51,11 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How the gateway speaks to agents, from the variables that Consul's own tools read; the same for all agents."""
+    """Access to Consul agents, from the variables that Consul's own tools read; the same for all agents."""
 
     token: str = field(default="", repr=False)
     token_file: str = ""
-    """Read for every query, as who renews tokens writes it anew."""
+    """Read for every query, as token renewal replaces the file."""
     tls: bool = False
     """Whether an address without a scheme means https."""
     ca_file: str = ""
@@ -63,7 +63,7 @@ class Credentials:
     certificate_file: str = ""
     key_file: str = ""
     server_name: str = ""
-    """The name an agent's certificate must carry; empty: its host."""
+    """The name that an agent's certificate must have; empty: its host."""
 
 
 def read_credentials(environment: Mapping[str, str]) -> Credentials:
@@ -94,7 +94,7 @@ class ConsulResolver:
         self._followers = WatchTasks(self._follow)
 
     async def run(self) -> None:
-        """Ask agents until cancelled."""
+        """Query agents until cancelled."""
         try:
             await self._followers.run()
         finally:
@@ -116,7 +116,7 @@ class ConsulResolver:
                 retry.reset()
                 await asyncio.sleep(self._pace.pause_s)
             except AgentAway as failure:
-                # An agent that starts anew may count from the beginning: it must not wait for the old index.
+                # An agent that restarted may count from the beginning: the next query must not wait for the old index.
                 index = 0
                 what = f"Consul agent {agent.address} ({agent.datacenter}), service {name}: {failure}"
                 watch.fail(agent.hide(what))
@@ -126,12 +126,12 @@ class ConsulResolver:
 @dataclass(frozen=True, slots=True)
 class _Answer:
     index: str
-    """X-Consul-Index as it came."""
+    """X-Consul-Index as received."""
     instances: list[object]
 
 
 class _Client:
-    """HTTP to all agents. Foreign exceptions end here, as AgentAway."""
+    """HTTP to all agents. Errors of aiohttp become AgentAway here."""
 
     def __init__(self, credentials: Credentials, pace: Pace) -> None:
         self._credentials = credentials
@@ -145,7 +145,7 @@ class _Client:
             self._session = None
 
     async def ask(self, agent: ConsulAgent, service: str, index: int) -> _Answer:
-        """The passing instances: at once for index 0, else when there is something newer, or nothing for `wait_s`."""
+        """The passing instances: at once for index 0, otherwise on a change or after `wait_s`. Raises AgentAway."""
         wait_ms = round(1000 * self._pace.wait_s)
         query = {"passing": "1", "dc": agent.datacenter, "index": str(index), "wait": f"{wait_ms}ms"}
         if not index:
@@ -160,7 +160,7 @@ class _Client:
             raise AgentAway(explain_failure(error)) from error
 
     async def _get(self, url: str, query: Mapping[str, str]) -> _Answer:
-        # A redirect is not followed: it would carry the token to whoever it names.
+        # A redirect is not followed: it would send the token to another host.
         async with self._open_session().get(
             url,
             params=query,
@@ -180,7 +180,7 @@ class _Client:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # Every watch holds a connection for most of the time: aiohttp's limit of 100 would starve the others.
+            # Every watch holds a connection most of the time: aiohttp's limit of 100 would block the others.
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         return self._session
 
@@ -204,12 +204,12 @@ class _Client:
 
 
 def agent_url(address: str, tls: bool) -> str:
-    """Scheme and authority of an agent: as written, or the scheme that CONSUL_HTTP_SSL says."""
+    """Scheme and authority of an agent: as written, or with the scheme of CONSUL_HTTP_SSL."""
     return address.rstrip("/") if "://" in address else f"{'https' if tls else 'http'}://{address}"
 
 
 def explain_refusal(status: int, said: str) -> str:
-    """What an HTTP status of an agent other than 200 means for the operator."""
+    """The error for the operator if an agent answers with an HTTP status other than 200."""
     match status:
         case 403 | 401:
             return f"it denies access ({said}): CONSUL_HTTP_TOKEN needs service:read and node:read"
@@ -220,14 +220,14 @@ def explain_refusal(status: int, said: str) -> str:
 
 
 def next_index(before: int, header: str) -> int:
-    """The index for the next query, of an answer's X-Consul-Index: 0 (ask without waiting) where the agent started to
-    count anew, or does not count at all. Rules of "Blocking Queries", implementation details."""
+    """The index for the next query from the X-Consul-Index of an answer: 0 (do not wait) if the agent restarted its
+    count, or sent none. Rules of "Blocking Queries", implementation details."""
     after = int(header) if header.isascii() and header.isdecimal() else 0
     return after if after >= max(before, 1) else 0
 
 
 def read_instances(instances: list[object], addressing: Addressing = DEFAULT_ADDRESSING) -> EndpointSet:
-    """The endpoints in an answer of `/v1/health/service`; an error beside them names instances that cannot be used."""
+    """The endpoints in an answer of `/v1/health/service`, with an error that names instances that cannot be used."""
     found: dict[Endpoint, Endpoint] = {}
     unusable: list[str] = []
     for instance in instances:

@@ -1,6 +1,6 @@
-"""KubernetesServiceResolver: the addresses of a host name, looked up again and again while it is watched.
+"""KubernetesServiceResolver: polls DNS for the addresses of a host name.
 
-Owns when names are looked up, and which addresses of an answer are used; how is `lookup`'s business. Knows nothing of
+Owns when names are looked up, and which addresses of an answer are used; `dns_lookup` does the lookups. Does not use
 the store. A failed lookup keeps the addresses known before.
 """
 
@@ -21,11 +21,11 @@ from grpcgw.model.endpoints import Endpoint, EndpointSet
 INTERVAL_S = 5.0
 MAX_BACKOFF_S = 60.0
 JITTER = 0.1
-"""Pauses vary by this share, so that gateways that started together do not ask together."""
+"""Pauses vary by this share, so that gateways that started together do not query together."""
 
 
 class DnsResolver:
-    """Resolver by name. Watches made before `run` wait for it. The lookups are replaced in tests only."""
+    """Resolver by DNS. Watches added before `run` wait for it. Only tests replace the lookups."""
 
     def __init__(
         self, *, interval_s: float = INTERVAL_S, lookup: Lookup | None = None, ttl_lookup: Lookup | None = None
@@ -68,7 +68,7 @@ class DnsResolver:
 
 
 def make_set(addresses: Sequence[str], watch: Watch) -> EndpointSet:
-    """What an answer, in its order, means for a cluster."""
+    """The endpoints of a cluster for an answer, in the order of the answer."""
     addressing, service = watch.cluster.addressing, watch.cluster.service
     enabled = [address for address in addresses if is_enabled(address, addressing)]
     if addresses and not enabled:
@@ -79,18 +79,19 @@ def make_set(addresses: Sequence[str], watch: Watch) -> EndpointSet:
 
 
 def choose_one(found: Sequence[Endpoint], known: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
-    """`logical_dns`: the first of an answer. The one `known` stays while answers have it, as they come in any order."""
+    """`logical_dns`: the first endpoint. A `known` one stays while answers contain it, as their order may change."""
     return tuple([endpoint for endpoint in known if endpoint in found] or found)[:1]
 
 
 def vary_pause_s(pause_s: float, failures: int, chance: float) -> float:
-    """Seconds until the next lookup after `failures` in a row: doubled by each after the first; `chance` is 0 to 1."""
+    """Seconds until the next lookup: doubled for each failure in a row after the first. `chance` is from 0 to 1."""
     backoff_s = pause_s * 2.0 ** min(max(failures - 1, 0), 30)
     return min(backoff_s, max(MAX_BACKOFF_S, pause_s)) * (1 + JITTER * (2 * chance - 1))
 
 
 def hostname_of(service: ServiceRef) -> str:
-    """The name to look up: as written, but one without dots is a Service beside the Mapping (`localhost` is not)."""
+    """The name to look up: as written, but a name without dots is a Service in the Mapping's namespace (except
+    `localhost`)."""
     written = service.hostname.removeprefix("[").removesuffix("]")
     if not written or ("." not in written and ":" not in written and written != "localhost"):
         return f"{service.name}.{service.namespace}"

@@ -1,6 +1,6 @@
-"""How a host name is looked up: by the system's resolver, or, where the answer's TTL is wanted, by DNS itself.
+"""Looks up host names: by the system's resolver (getaddrinfo), or by DNS (c-ares) if the TTL is needed.
 
-Owns threads, sockets and time-outs; knows no cluster. Foreign exceptions end here, as LookupFailed.
+Owns threads, sockets and time-outs; knows no cluster. Errors of the libraries become LookupFailed here.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from grpcgw.errors import GrpcgwError
 from grpcgw.model.cluster import Addressing
 
 TIMEOUT_S = 10.0
-"""A lookup that takes longer has failed."""
+"""A lookup that takes longer fails."""
 MAX_THREADS = 4
-"""Lookups of the system's resolver at a time: each holds a thread, for long where name servers do not answer."""
+"""Concurrent lookups of the system's resolver: each holds a thread, for long if name servers do not answer."""
 TRIES = 2
 
 
 class LookupFailed(GrpcgwError):
-    """A name has no address, or nobody could tell; the text says why."""
+    """The name has no address, or the lookup failed; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     addresses: tuple[str, ...]
-    """In the order of preference; may repeat."""
+    """In order of preference; may contain duplicates."""
     ttl_s: float = 0.0
-    """For how long it holds; 0: unknown."""
+    """How long the answer is valid; 0: unknown."""
 
 
 Resolve = Callable[[str, socket.AddressFamily], tuple[str, ...]]
-"""Blocks; OSError or UnicodeError where there is no address."""
+"""Blocks. Raises OSError or UnicodeError if there is no address."""
 
 
 class Lookup(Protocol):
@@ -50,10 +50,10 @@ class Lookup(Protocol):
 
 
 class SystemLookup:
-    """By getaddrinfo: hosts file, name servers and whatever else the system is set up for; it knows no TTL.
+    """By getaddrinfo: hosts file, name servers and other sources of the system. Gives no TTL.
 
-    Families this machine has no address of are left out (AI_ADDRCONFIG). The threads are daemons: one that waits for
-    a name server does not keep the process from ending.
+    Address families that this machine has no address of are left out (AI_ADDRCONFIG). The threads are daemons, so that
+    a lookup in progress does not keep the process from ending.
     """
 
     def __init__(self, timeout_s: float = TIMEOUT_S, resolve: Resolve | None = None) -> None:
@@ -85,11 +85,11 @@ class SystemLookup:
     def _run(self, hostname: str, family: socket.AddressFamily, done: Future[tuple[str, ...]]) -> None:
         try:
             done.set_result(self._resolve(hostname, family))
-        except Exception as error:  # whatever it is, it belongs to who asked
+        except Exception as error:  # raised where the lookup was requested
             done.set_exception(error)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Holds nothing."""
 
 
 def _resolve(hostname: str, family: socket.AddressFamily) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def _resolve(hostname: str, family: socket.AddressFamily) -> tuple[str, ...]:
 
 
 class TtlLookup:
-    """By c-ares, as Envoy: hosts file and name servers of resolv.conf, with the TTL of the records; no threads."""
+    """By c-ares, as in Envoy: hosts file and name servers of resolv.conf, with the TTL of the records; no threads."""
 
     def __init__(self, timeout_s: float = TIMEOUT_S, nameservers: list[str] | None = None) -> None:
         """`nameservers`: `address:port`; None: the system's."""

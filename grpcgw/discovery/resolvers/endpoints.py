@@ -1,7 +1,7 @@
 """KubernetesEndpointResolver: the ready pods of a Service, from EndpointSlices or Endpoints in the store.
 
-`endpoints_of` decides and is pure; `EndpointsResolver` knows which services a changed object concerns. Neither knows
-where the objects came from, nor what is done with the pods. Runs in the control loop, does no I/O.
+`endpoints_of` computes the pods and is pure; `EndpointsResolver` finds the services that a changed object belongs to.
+Runs in the control loop, does no I/O.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ ServiceName = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """What to look for among the ports of slices and subsets: the Service port's name, or, where the Service has no
-    ports at all, the number itself."""
+    """A port to find in slices and subsets: by the Service port's name, or by number if the Service has no ports."""
 
     name: str | None
     number: int
 
     def pod_port(self, ports: object) -> int | None:
-        """The pods' port, out of `ports` of an EndpointSlice or an Endpoints subset."""
+        """The port of the pods, from `ports` of an EndpointSlice or an Endpoints subset."""
         for port in _tcp_ports(ports):
             if self.name == _text(port.get("name")) or (self.name is None and self.number == port.get("port")):
                 return _port_number(port.get("port"))
@@ -54,14 +53,14 @@ def endpoints_of(
     endpoints_object: KubeObject | None,
     addressing: Addressing = DEFAULT_ADDRESSING,
 ) -> EndpointSet:
-    """The ready pods behind `service`: of all its `slices` if there is one, else of all subsets of the Endpoints.
+    """The ready pods behind `service`: from all its `slices` if there is one, otherwise from all subsets of Endpoints.
 
-    Where no pod is ready, those that are terminating and still serve take their place, as for kube-proxy (KEP-1669):
-    the last replica of a node that is drained. Only slices tell of them.
+    If no pod is ready, terminating pods that still serve are used, as in kube-proxy (KEP-1669): the last replica on a
+    node that is drained. Only slices have this condition.
 
-    The port of `service` is the Service port; the pods' port is the one the slice or subset has under the Service
-    port's name. Without a Service there are no pods, whatever Endpoints say. Never raises: malformed parts are left
-    out, and `error` tells why a set is empty where the reason is not just that no pod is ready.
+    The port of `service` is the Service port; the port of the pods has the same name in the slice or subset. Without a
+    Service there are no pods, even if there are Endpoints. Never raises: malformed parts are left out, and `error` says
+    why a set is empty unless the reason is only that no pod is ready.
     """
     label = f"{service.name} in namespace {service.namespace}"
     if service_object is None:
@@ -99,7 +98,7 @@ class _ReadyPod:
     name: str
     zone: str = ""
     for_zones: frozenset[str] = frozenset()
-    """The zones it is meant for; empty: no hint."""
+    """The zones it is assigned to; empty: no hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class _Group:
     pods: tuple[_ReadyPod, ...]
 
     def enabled(self, addressing: Addressing) -> _Group:
-        """With the pods whose address is of an enabled family."""
+        """The group with only the pods whose address family is enabled."""
         return _Group(self.ports, tuple(pod for pod in self.pods if is_enabled(pod.address, addressing)))
 
 
@@ -141,7 +140,7 @@ def _describe_ports(spec: Mapping[str, object]) -> str:
 
 
 def _families(spec: Mapping[str, object], addressing: Addressing) -> tuple[object, ...]:
-    """The address types to look at. A dual-stack Service has each pod in slices of both: the first enabled is taken."""
+    """The address types to read: of a dual-stack Service, which has each pod in slices of both, the first enabled."""
     families = _list(spec.get("ipFamilies"))
     if len(families) < 2:
         return _IP_TYPES
@@ -150,7 +149,7 @@ def _families(spec: Mapping[str, object], addressing: Addressing) -> tuple[objec
 
 
 Accepts = Callable[[Mapping[str, object]], bool]
-"""Whether a pod is wanted, by the conditions of its endpoint in a slice."""
+"""Whether a pod is used, given the conditions of its endpoint in a slice."""
 
 
 def _slice_groups(slices: Iterable[KubeObject], families: tuple[object, ...], accepts: Accepts) -> Iterator[_Group]:
@@ -167,7 +166,7 @@ def _slice_groups(slices: Iterable[KubeObject], families: tuple[object, ...], ac
 
 
 def _subset_groups(endpoints_object: KubeObject | None) -> Iterator[_Group]:
-    """`notReadyAddresses` are not looked at: they do not tell pods that end from those that never began."""
+    """`notReadyAddresses` are ignored: they do not distinguish terminating pods from pods that never were ready."""
     body = endpoints_object.body if endpoints_object is not None else {}
     for subset in _mappings(body.get("subsets")):
         pods = (
@@ -179,17 +178,17 @@ def _subset_groups(endpoints_object: KubeObject | None) -> Iterator[_Group]:
 
 
 def _is_ready(conditions: Mapping[str, object]) -> bool:
-    """An absent condition means ready (EndpointSlice API); a terminating pod gets nothing new, ready or not."""
+    """An absent condition means ready (EndpointSlice API); a terminating pod gets no new RPC, even if it is ready."""
     return conditions.get("ready") in (True, None) and conditions.get("terminating") is not True
 
 
 def _serves_while_ending(conditions: Mapping[str, object]) -> bool:
-    """An absent `serving` means that it is (EndpointSlice API)."""
+    """An absent `serving` condition means true (EndpointSlice API)."""
     return conditions.get("terminating") is True and conditions.get("serving") in (True, None)
 
 
 def _address_type(found: KubeObject) -> object:
-    """IPv4, IPv6, or FQDN, which is no address to connect to; hand-written slices may leave it out."""
+    """IPv4, IPv6, or FQDN, which cannot be connected to; hand-written slices may leave it out."""
     return found.body.get("addressType", "IPv4")
 
 
@@ -248,7 +247,7 @@ class _Watch:
 
 
 class EndpointsResolver:
-    """Resolver on the store. A changed object recomputes only the watched services it belongs to."""
+    """Resolver from objects in the store. A changed object recomputes only the watched services it belongs to."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -260,7 +259,7 @@ class EndpointsResolver:
         self._unsubscribe = store.subscribe(self._on_change)
 
     async def run(self) -> None:
-        """The store drives this resolver; it stops listening when `run` is cancelled."""
+        """Publish on changes of the store until cancelled."""
         try:
             await asyncio.Event().wait()
         finally:
@@ -304,7 +303,7 @@ class EndpointsResolver:
             watch.offer(computed[wanted])
 
     def _index_slice(self, key: ObjectKey) -> set[ServiceName]:
-        """Note which Service the slice belongs to now; returns that one and the one it belonged to before."""
+        """Update the Service that the slice belongs to; returns that Service and the one before."""
         found = self._store.get(key)
         before = self._owners.pop(key, None)
         after = _owner_of(found) if found is not None else None

@@ -14,12 +14,12 @@ Publish = Callable[[EndpointSet], None]
 class Resolver(Protocol):
     """Pushes whole endpoint sets. Owns its I/O; runs in the control process's event loop.
 
-    An empty set is a set and is published; so is a set with `error` when nothing better is known. A set equal to the
-    last one published for the same watch is not published again.
+    An empty set is published, too, and so is a set with `error` when nothing better is known. A set equal to the last
+    one of the same watch is not published again.
     """
 
     async def run(self) -> None:
-        """Do the resolver's I/O until cancelled; afterwards no watch publishes any more. Watches may come before."""
+        """Do the resolver's I/O until cancelled; afterwards no watch publishes. Watches may be added before `run`."""
         ...
 
     def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:

@@ -1,7 +1,7 @@
-"""Watches that are each followed by a task of its own: the life shared by resolvers that ask per service.
+"""One task for each watch, shared by the resolvers that query per service.
 
-Owns the tasks, so that none outlives its watch or its resolver and no failure of one is lost. What following means is
-the resolver's business. Runs in the control process's event loop.
+Owns the tasks: none outlives its watch or its resolver, and no failure is lost. The resolver gives the coroutine that
+follows a watch. Runs in the control process's event loop.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Watch:
     task: asyncio.Task[None] | None = None
 
     def offer(self, endpoints: EndpointSet) -> None:
-        """Publish `endpoints` if they are new and somebody still listens."""
+        """Publish `endpoints` if they changed and the watch has not ended."""
         if not self.ended and endpoints != self.last:
             self.last = endpoints
             self.publish(endpoints)
 
     def fail(self, error: str) -> None:
-        """Say that nothing better is known, and why; the endpoints known before stay."""
+        """Publish `error` with the endpoints known before."""
         self.offer(EndpointSet(self.last.endpoints if self.last is not None else (), error))
 
 
@@ -41,11 +41,11 @@ Follow = Callable[[Watch], Coroutine[None, None, None]]
 
 
 AGAIN_S = 10.0
-"""After a defect in following a watch it is followed anew after so long."""
+"""Seconds until a watch is followed again after a defect."""
 
 
 class WatchTasks:
-    """The watches of one resolver. Those added before `run` wait for it."""
+    """The watches of one resolver. Watches added before `run` wait for it."""
 
     def __init__(self, follow: Follow, again_s: float = AGAIN_S) -> None:
         self._follow, self._again_s = follow, again_s
@@ -65,7 +65,7 @@ class WatchTasks:
             self._tasks = None
 
     def add(self, watch: Watch) -> Callable[[], None]:
-        """Follow `watch`; returns what ends it (`Resolver.watch`)."""
+        """Follow `watch`; returns the function that ends it (`Resolver.watch`)."""
         self._watches.add(watch)
         if self._tasks is not None:
             self._start(watch, self._tasks)
@@ -85,7 +85,7 @@ class WatchTasks:
         while True:
             try:
                 await self._follow(watch)
-            except Exception as error:  # the other watches are to be followed
+            except Exception as error:  # the other watches must go on
                 self._defects.note("cannot follow", watch.cluster.name)
                 watch.fail(f"its pods cannot be followed, which is a defect of grpcgw ({error!r})")
             await asyncio.sleep(self._again_s)

@@ -79,9 +79,9 @@ Files = Mapping[Path, FileState]
 
 
 def read_directory(directory: Path, reader: ObjectReader) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
-    """All objects below `directory`, and what is wrong with its files.
+    """All objects below `directory`, and the problems of its files.
 
-    It may be one file, too, whatever its ending. UserError: it is neither, or cannot be read.
+    It may also be a single file with any suffix. Raises UserError if it is neither or cannot be read.
     """
     if not directory.is_file():
         require_directory(directory)
@@ -91,7 +91,7 @@ def read_directory(directory: Path, reader: ObjectReader) -> tuple[tuple[KubeObj
 
 
 class DirectorySource:
-    """Keeps the store equal to the files of a directory. Call `load`, then `run`, from the control loop.
+    """Keeps the store equal to the files of a directory. Call `load`, then `run`, in the control loop.
 
     `watch` and `clock` (seconds since the epoch) are for tests alone.
     """
@@ -117,31 +117,31 @@ class DirectorySource:
         self._summary = ""
         self._changed = asyncio.Event()
         self._read_all = True
-        """The next reading trusts no stamp."""
+        """The next reading reads all files, whatever their stamps."""
         self._synced = False
         self._watch_error = ""
         self._last_contact_s = 0.0
 
     async def load(self) -> None:
-        """Read the directory for the first time. UserError: it is no readable directory."""
+        """Read the directory for the first time. Raises UserError if it is no readable directory."""
         require_directory(self._directory)
         await self._refresh()
 
     async def run(self) -> None:
-        """Follow the directory until cancelled. What changes while the watch is being set up is not missed."""
+        """Follow the directory until cancelled. Changes while the watch is being set up are not missed."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(), name=f"watch {self._directory}")
-            await asyncio.sleep(0)  # the watch is set up in the first step of its task: everything after is an event
+            await asyncio.sleep(0)  # the first step of the task sets up the watch: every later change is an event
             while True:
                 before = self._files
                 await self._refresh()
                 if self._files == before and all(state.settled for state in self._files.values()):
                     await self._changed.wait()
-                else:  # read once more when it is quiet: what looked half written, and what went on changing meanwhile
+                else:  # read again after a pause: files that looked half written, and files that kept changing
                     await asyncio.sleep(SETTLE_S)
 
     async def _follow(self) -> None:
-        """Turn whatever the watch reports into `_changed`; poll while there is nothing to watch or no way to."""
+        """Set `_changed` for each event of the watch; poll while the directory cannot be watched."""
         while True:
             try:
                 self._watch_error = ""
@@ -153,7 +153,7 @@ class DirectorySource:
             await asyncio.sleep(POLL_S)
 
     async def _follow_one_directory(self) -> None:
-        """Follow what has the directory's name now; ends when another directory, or nothing, has taken its place."""
+        """Follow the directory that has the name now; return when it was replaced or removed."""
         identity = find_identity(self._directory)
         async with aclosing(self._watch(self._directory)) as changes:
             async for changed in changes:
@@ -165,7 +165,7 @@ class DirectorySource:
                     return
 
     def _read_everything(self) -> None:
-        """Nothing is known to have changed: what file systems say of their files is not believed either."""
+        """Read all files at the next reading, whatever their stamps."""
         self._read_all = True
         self._changed.set()
 
@@ -186,7 +186,7 @@ class DirectorySource:
         """Log what is read and what is ignored, whenever that changes."""
         files = sum(not state.gone for state in self._files.values())
         nothing = None if files else find_missing_configuration(counts, files, str(self._directory))
-        # A gateway may well be started before its files come.
+        # A gateway may be started before its files are there.
         self._nothing = () if nothing is None else (replace(nothing, severity=Severity.NOTICE),)
         summary = describe_counts(counts, files, other_files)
         if summary != self._summary:
@@ -219,9 +219,9 @@ def _first_message(errors: BaseExceptionGroup[BaseException]) -> str:
 def scan(
     directory: Path, former: Files, reader: ObjectReader, read_all: bool = False
 ) -> tuple[Files, tuple[Problem, ...]]:
-    """The states of all files in order of path, and what could not be listed, which keeps its files.
+    """The states of all files in order of path, and the directories that could not be listed, whose files stay.
 
-    `read_all`: read even a file whose stamp says that it has not changed.
+    `read_all`: read also files whose stamp shows no change.
     """
     paths, errors = list_files(directory)
     unlisted = [Path(error.filename or directory) for error in errors]
@@ -300,7 +300,7 @@ def parse_content(
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8 text"
-        if b"\0" in content:  # not even the kinds can be found: another encoding, or encrypted
+        if b"\0" in content:  # another encoding, or encrypted: not even kinds can be found
             return (make_unreadable_file(origin),), _say_closed((Problem(Severity.ERROR, message, f"{origin}:{line}"),))
         lost = find_placeholders(content.decode("utf-8", "replace"), origin, DEFAULT_NAMESPACE, reader.dialect)
         return lost, (Problem(Severity.ERROR, message, f"{origin}:{line}"),)

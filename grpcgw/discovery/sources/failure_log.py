@@ -1,7 +1,7 @@
-"""What the log says of readers that fail: a line for each new cause, then a count now and then, a line at the end.
+"""Rate-limited log of failing readers: a line for each new cause, then counts at growing intervals, a line at the end.
 
-A gateway reads a dozen kinds from one API server. When that is away each of them fails again and again, for one reason.
-Pure: the clock is handed in.
+A gateway reads a dozen kinds from one API server. When it is away, each of them fails repeatedly for the same cause.
+Pure: time is an argument.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 REMINDER_S = 60.0
-"""How soon the same cause is logged again; each time twice as long, as some last for days."""
+"""Seconds until the same cause is logged again; doubled each time, as some causes last for days."""
 MAX_REMINDER_S = 3600.0
 
 
 @dataclass(slots=True)
 class _Cause:
-    """What makes readers fail, now or some time ago."""
+    """A cause of failures, current or past."""
 
     failing: set[str] = field(default_factory=set)
     since_s: float = 0.0
     failures: int = 0
     is_logged: bool = False
-    """Whether there is a line about it since it began."""
+    """Whether it has been logged since it began."""
     logged_at_s: float = float("-inf")
     reminder_s: float = REMINDER_S
 
@@ -29,7 +29,7 @@ class _Cause:
         self.since_s, self.failures, self.is_logged, self.reminder_s = now_s, 0, False, REMINDER_S
 
     def is_due(self, now_s: float) -> bool:
-        """Whether to log it now; notes that it is."""
+        """Whether to log it now; if so, starts the next interval."""
         if now_s < self.logged_at_s + self.reminder_s:
             return False
         if self.is_logged:
@@ -41,7 +41,7 @@ class _Cause:
 class FailureLog:
     """The readers that fail now. Methods return the line to log, empty for none.
 
-    The number of lines is bounded: for each cause one a minute at the most, and one for the end of what was logged.
+    The number of lines is bounded: for each cause one a minute at most, and one for its end if it was logged.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class FailureLog:
         """By reader that fails."""
 
     def note_failure(self, reader: str, cause: str, error: str, now_s: float) -> str:
-        """`reader` failed. `cause` is what counts as the same failure (`away`), `error` says all of it."""
+        """`reader` failed. Failures with the same `cause` (`away`) are logged together; `error` is the full text."""
         if self._cause_of.get(reader) != cause:
             self.forget(reader)
         found = self._causes.setdefault(cause, _Cause())
@@ -75,7 +75,7 @@ class FailureLog:
         return f"what failed is read again, after {now_s - cause.since_s:.1f} s and {cause.failures} failures"
 
     def forget(self, reader: str) -> None:
-        """`reader` is no more."""
+        """`reader` has ended."""
         cause = self._cause_of.pop(reader, None)
         if cause is not None:
             self._causes[cause].failing.discard(reader)

@@ -1,7 +1,7 @@
-"""Requests to an API server: where it is, who asks, JSON in, lines out. The only module that knows the HTTP client.
+"""HTTP requests to the Kubernetes API server: address, credentials, JSON objects, streams of watches.
 
-Foreign exceptions end here: `ApiAway` (no usable answer), `ApiRefused` (an HTTP status), `UserError` (credentials that
-cannot even be loaded). Knows no kinds and keeps no state but the connection pool. Runs in the control process's loop.
+Errors of libraries become `ApiAway` (no usable answer), `ApiRefused` (an HTTP status) or `UserError` (credentials that
+cannot be loaded) here. Keeps no state but the connection pool. Runs in the control process's loop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from grpcgw.errors import GrpcgwError, UserError
 _MAX_REFUSAL_BYTES = 64 * 1024
 _KEEPALIVE_PROBES = 3
 _DONE = (200, 201)
-"""A created object comes with 201."""
+"""201: created."""
 
 # The package's own signatures for these carry no types.
 _load_kubeconfig: Callable[..., Awaitable[object]] = config.load_kube_config
@@ -35,13 +35,13 @@ _load_service_account: Callable[..., None] = config.load_incluster_config
 
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
-    """How to find the API server. All unset: the pod's service account where there is one, else the default kubeconfig
-    (`KUBECONFIG`, `~/.kube/config`)."""
+    """How to find the API server and its credentials. All unset: the pod's service account if there is one, else
+    the default kubeconfig (`KUBECONFIG`, `~/.kube/config`)."""
 
     kubeconfig: Path | None = None
     context: str | None = None
     in_cluster: bool = False
-    """Only the pod's service account will do."""
+    """Use the pod's service account only."""
 
 
 class ApiAway(GrpcgwError):
@@ -49,7 +49,7 @@ class ApiAway(GrpcgwError):
 
 
 class ConnectionLost(ApiAway):
-    """A stream that had begun was cut off: a load balancer dropped it, or the server went. Asking again will tell."""
+    """A stream was cut off after it began: a load balancer dropped it, or the server ended. A retry will show which."""
 
 
 class ApiRefused(GrpcgwError):
@@ -60,11 +60,11 @@ class ApiRefused(GrpcgwError):
         self.status = status
         self.message = message
         self.retry_after_s = retry_after_s
-        """How long the server asks to be left alone; 0.0: it does not say."""
+        """Retry-After of the answer; 0.0: none."""
 
     @property
     def is_passing(self) -> bool:
-        """The same request may well be taken later."""
+        """Whether the same request may succeed later."""
         return self.status in (401, 429) or self.status >= 500
 
 
@@ -74,17 +74,17 @@ class KubernetesApi:
     def __init__(self, access: ClusterAccess, connect_timeout_s: float = 10.0) -> None:
         self._access = access
         self._connect_timeout_s = connect_timeout_s
-        # Each watch holds a connection, and there is one for each Secret that is named: a bound would stop them all.
+        # Each watch holds a connection, also one for each named Secret: a limit would block them all.
         self._configuration = client.Configuration(connection_pool_maxsize=0)
         self._client: client.ApiClient | None = None
         self._renewal = asyncio.Lock()
 
     async def connect(self) -> None:
-        """Load address and credentials; reaches no server. Raises UserError where they are missing or broken."""
+        """Load address and credentials, without a request. Raises UserError if they are missing or broken."""
         await self._load()
         try:
             self._client = client.ApiClient(self._configuration)
-        except OSError as error:  # ssl.SSLError is one: a CA or client certificate that is none
+        except OSError as error:  # such as ssl.SSLError: an invalid CA or client certificate
             raise UserError(f"{self._describe()}: a certificate in it cannot be used: {error}") from error
         self._client.user_agent = f"grpcgw/{__version__}"
 
@@ -100,9 +100,9 @@ class KubernetesApi:
             return await self._read_object(path, response)
 
     async def write(self, method: str, path: str, body: Mapping[str, object], timeout_s: float) -> dict[str, object]:
-        """POST (create), PUT (replace) or PATCH (merge, RFC 7386) `body`; returns the object as it is then.
+        """POST (create), PUT (replace) or PATCH (merge, RFC 7386) `body`; returns the new object.
 
-        Raises ApiAway, also where it is not known whether the server did it, and ApiRefused.
+        Raises ApiAway, also if it is unknown whether the server carried it out, and ApiRefused.
         """
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._connect_timeout_s)
         async with self._request(path, {}, timeout, method, body) as response:
@@ -110,22 +110,22 @@ class KubernetesApi:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, query: Mapping[str, str], silence_s: float, ask: Callable[[], Awaitable[None]]
+        self, path: str, query: Mapping[str, str], silence_s: float, probe: Callable[[], Awaitable[None]]
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The body at `path` in chunks as they arrive, for as long as the server sends.
+        """The body at `path` in chunks as they arrive, until the server ends it.
 
-        Entering waits for the answer's status, `silence_s` at most. Later, after each `silence_s` without a byte, `ask`
-        is awaited: what it raises ends the stream. A peer that left without a word is noticed by TCP keepalive, within
-        `silence_s` too. ConnectionLost, from within the block, when the connection is lost; a body that ends properly
-        ends the iteration.
+        Entering waits for the status, `silence_s` at most. Later, after each `silence_s` without a byte, `probe` is
+        awaited; an exception of it ends the stream. TCP keepalive detects a peer that disappeared, also within
+        `silence_s`. Raises ApiAway and ApiRefused on entering, ConnectionLost when the connection is lost; a body that
+        ends properly ends the iteration.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
         async with self._request(path, query, timeout, status_s=silence_s) as response:
             _watch_over(response, silence_s)
-            yield self._read_chunks(response.content, silence_s, ask)
+            yield self._read_chunks(response.content, silence_s, probe)
 
     async def _read_chunks(
-        self, content: aiohttp.StreamReader, silence_s: float, ask: Callable[[], Awaitable[None]]
+        self, content: aiohttp.StreamReader, silence_s: float, probe: Callable[[], Awaitable[None]]
     ) -> AsyncIterator[bytes]:
         while True:
             try:
@@ -134,7 +134,7 @@ class KubernetesApi:
             except TimeoutError:
                 if content.exception() is not None:  # the kernel's: ETIMEDOUT
                     raise ConnectionLost(f"{self._configuration.host}: the connection timed out") from None
-                await ask()
+                await probe()
                 continue
             except (aiohttp.ClientError, OSError) as error:
                 raise ConnectionLost(f"{self._configuration.host}: {explain_failure(error)}") from error
@@ -172,7 +172,7 @@ class KubernetesApi:
                     raise await _read_refusal(response)
                 yield response
             finally:
-                # A watch is never read to its end: closed, its connection does not return to the pool.
+                # A watch is never read to its end: close it, so that its connection does not return to the pool.
                 response.close()
         except TimeoutError as error:
             raise ApiAway(f"{self._configuration.host} was silent for too long") from error
@@ -206,8 +206,8 @@ class KubernetesApi:
         return response
 
     async def _renew(self, rejected: str | None) -> None:
-        """Read the credentials again, as a kubeconfig or an exec plugin may have newer ones; once for all requests
-        that were rejected. The caller's next try uses them. A new client certificate needs a restart."""
+        """Read the credentials again, as a kubeconfig or exec plugin may have newer ones: once for all rejected calls.
+        The caller's next try uses them. A new client certificate needs a restart."""
         async with self._renewal:
             if self._configuration.api_key.get("BearerToken") == rejected:
                 await self._load()
@@ -218,9 +218,9 @@ class KubernetesApi:
                 _load_service_account(client_configuration=self._configuration)
                 return
             path = str(self._access.kubeconfig) if self._access.kubeconfig else None
-            # persist_config would write to the user's file.
+            # persist_config=True would write to the user's file.
             await _load_kubeconfig(path, self._access.context, self._configuration, persist_config=False)
-        except (TypeError, KeyError) as error:  # a part is missing, or is something else
+        except (TypeError, KeyError) as error:  # a part is missing or has another type
             reason = "it should be a file with clusters, users and contexts, as kubectl config view shows"
             raise UserError(f"{self._describe()} cannot be used: {reason}") from error
         except (config.ConfigException, OSError, yaml.YAMLError, ValueError) as error:
@@ -240,7 +240,7 @@ class KubernetesApi:
 
 
 def _watch_over(response: aiohttp.ClientResponse, silence_s: float) -> None:
-    """Let the kernel notice within `silence_s` that the peer of a silent connection is gone (RFC 9293, 3.8.4)."""
+    """Enable TCP keepalive: the kernel notices within `silence_s` that the peer is gone (RFC 9293, 3.8.4)."""
     peer = None if response.connection is None else response.connection.transport
     if peer is None:
         return
@@ -254,12 +254,12 @@ def _watch_over(response: aiohttp.ClientResponse, silence_s: float) -> None:
         "TCP_USER_TIMEOUT": (idle_s + interval_s * _KEEPALIVE_PROBES) * 1000,
     }
     for name, value in options.items():
-        if hasattr(socket, name):  # other systems than Linux lack some, and have their own default
+        if hasattr(socket, name):  # systems other than Linux lack some options and have defaults of their own
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def _read_refusal(response: aiohttp.ClientResponse) -> ApiRefused:
-    """The error in an answer: the message of its Status object, else what HTTP says."""
+    """The error in an answer: the message of its Status object, else the HTTP reason."""
     text = await response.content.read(_MAX_REFUSAL_BYTES)
     try:
         document: object = json.loads(text)

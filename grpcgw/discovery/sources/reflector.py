@@ -38,30 +38,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often and how patiently the API server is asked; tests make it brisk."""
+    """Intervals and time-outs of requests to the API server; tests shorten them."""
 
     page_size: int = 500
     watch_s: tuple[float, float] = (300.0, 600.0)
-    """A watch ends after a random time in between, told to the server, so that gateways do not return all at once."""
+    """A watch ends after a random time in this range (`timeoutSeconds`), so that gateways do not return all at once."""
     overtime_s: float = 30.0
-    """A watch that the server has not ended so long after its time is dead."""
+    """A watch that the server has not ended this long after its time is dead."""
     silence_s: float = 30.0
-    """After so long without a byte the server is asked whether it is there at all: a kind that does not change may be
-    silent until its watch ends, as servers send bookmarks only for kinds that have changed. So a kind whose status says
-    `watching` had its last contact `silence_s` and `answer_s` ago at most."""
+    """After this time without a byte the server is probed: a kind that does not change may be silent until its watch
+    ends, as servers send bookmarks only for kinds that have changed. So a kind with the status `watching` had its last
+    contact at most `silence_s` and `answer_s` ago."""
     answer_s: float = 10.0
-    """What that question has for its answer. A server that does not answer in time is away."""
+    """Time-out of a probe. A server that does not answer in time is away."""
     request_s: float = 60.0
-    """For a page of a list. So long is a single Secret waited for at the start, too."""
+    """Time-out of a page of a list, and how long the start waits for a single Secret."""
     recheck_s: float = 10.0
-    """How soon a kind that is not installed is looked for again."""
+    """Interval of checks for a kind that is not installed."""
     settled_s: float = 5.0
-    """A watch that lived so long was a good one: the back-off starts anew."""
+    """A watch that lasted this long resets the back-off."""
     retry_base_s: float = 0.1
     retry_cap_s: float = 30.0
-    """Back-off after failures. It ends for all kinds as soon as one of them finds the server again."""
+    """Back-off after failures. It ends for all kinds when the server answers one of them."""
     rewatch_cap_s: float = 1.0
-    """Back-off after a server closed young watches properly. Shorter, as such a server does deliver."""
+    """Back-off after a server closed young watches properly. Shorter, as such a server does deliver events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def name_partition(kind: WatchedKind) -> str:
 
 
 class Reflector:
-    """List, watch, and what comes after the end of a watch, for one kind, or for one object of it."""
+    """Lists and watches one kind, or one object of it, until cancelled."""
 
     def __init__(self, kind: WatchedKind, shared: ReflectorContext, store: ObjectStore, namespace: str) -> None:
         pace = shared.pace
@@ -93,7 +93,7 @@ class Reflector:
         self._dialect, self._pace, self._clock, self._random = shared.dialect, pace, shared.clock, shared.random
         self._retry = Backoff(pace.retry_base_s, pace.retry_cap_s, shared.random)
         self._relist = Backoff(pace.retry_base_s, pace.retry_cap_s, shared.random)
-        """Apart from `_retry`: a list that is due after an outage does not wait for what the outage made of that."""
+        """Separate from `_retry`: the list after an outage does not wait for the back-off of the outage."""
         self._rewatch = Backoff(pace.retry_base_s, pace.rewatch_cap_s, shared.random)
         self._defects = DefectLog(log)
         self._status = SourceStatus(self.partition, synced=False, last_contact_s=0.0, watching=False)
@@ -103,11 +103,11 @@ class Reflector:
         """None: a list is due."""
         self._watching_since: float | None = None
         self._ends_at_s = 0.0
-        """When the server should have ended the watch."""
+        """When the server should end the watch."""
         self._absences = 0
         self._verb = "list"
         self._missing_right = ""
-        """What the last refusal of a right said; empty from when there is a watch."""
+        """The error of the last missing right; empty once there is a watch."""
         self._waited_for_until_s = 0.0
 
     async def run(self) -> None:
@@ -117,12 +117,12 @@ class Reflector:
                 delay_s = await self._follow_once()
                 if await self._health.pause(delay_s):
                     self._reset_backoffs()
-                    await asyncio.sleep(self._retry.next_s())  # not all at once
+                    await asyncio.sleep(self._retry.next_s())  # spreads the requests of all kinds
         finally:
             self._health.forget(self.partition)
 
     async def _follow_once(self) -> float:
-        """A list where one is due, and a watch until it ends. Returns the seconds to wait before the next round."""
+        """List if a list is due, then watch until the watch ends. Returns the seconds to wait before the next round."""
         self._watching_since = None
         try:
             cursor = self._cursor or await self._list()
@@ -144,7 +144,7 @@ class Reflector:
             return self._next_delay(self._retry)
         except UserError as error:
             return self._note_failure("credentials", str(error))
-        except Exception as error:  # the other kinds are to be followed
+        except Exception as error:  # the other kinds must go on
             self._cursor = None
             self._defects.note(f"{self.partition} cannot be followed")
             self._note_error(f"it cannot be followed, which is a defect of grpcgw, to be reported ({error!r})")
@@ -159,7 +159,7 @@ class Reflector:
         except ApiRefused as refusal:
             if refusal.status != 410:
                 raise
-            # The list changed too much between two pages to be continued: take it in one piece.
+            # The continue token expired between two pages: read the list in one piece.
             objects, version = await self._read_pages(0)
         self._store.replace(self.partition, objects)
         self._absences = 0
@@ -190,7 +190,7 @@ class Reflector:
             timeoutSeconds=str(lasts_s),
         )
         path = self._resource.path(self._namespace)
-        async with self._api.stream(path, query, self._pace.silence_s, self._prove_life) as chunks:
+        async with self._api.stream(path, query, self._pace.silence_s, self._check_alive) as chunks:
             self._watching_since = asyncio.get_running_loop().time()
             self._ends_at_s = self._watching_since + lasts_s
             self._health.note_success(self.partition)
@@ -201,11 +201,11 @@ class Reflector:
                 for line in lines.feed(chunk):
                     self._apply(line, cursor)
 
-    async def _prove_life(self) -> None:
-        """Raises ApiAway where the watch that is silent cannot be trusted any more."""
+    async def _check_alive(self) -> None:
+        """Raises ApiAway if the silent watch is dead."""
         if asyncio.get_running_loop().time() > self._ends_at_s + self._pace.overtime_s:
             raise ApiAway("the API server did not end a watch in the time it was given")
-        await self._health.ask()
+        await self._health.probe()
         self._set_status(replace(self._status, last_contact_s=self._clock()))
 
     def _apply(self, line: bytes, cursor: Cursor) -> None:
@@ -222,8 +222,8 @@ class Reflector:
         return {**selector, **parameters}
 
     def _note_absence(self) -> float:
-        """Not installed counts as read, and is looked for again. An API server that is starting can deny a kind for a
-        moment, so a kind that was there is believed gone only when it is missing twice."""
+        """A kind that is not installed counts as read and is checked again. A starting API server may not serve a kind
+        for a moment, so a kind that was there is removed only when it is missing twice."""
         self._cursor = None
         self._absences += 1
         status = replace(self._status, watching=False, last_contact_s=self._clock())
@@ -273,8 +273,8 @@ class Reflector:
         self._set_status(replace(self._status, synced=synced, watching=False, error=error))
 
     def _is_waited_for(self, is_passing: bool) -> bool:
-        """Whether a single Secret or optional kind that could not be read still keeps the gateway from starting: it is
-        worth a while, not more, as everything that does not need it can be served."""
+        """Whether a single Secret or optional kind that could not be read still delays the start: only for a while,
+        as everything that does not need it can be served."""
         return is_passing and asyncio.get_running_loop().time() < self._waited_for_until_s
 
     def _next_delay(self, backoff: Backoff) -> float:
