@@ -1,7 +1,7 @@
-"""Routes that cannot serve although their Mappings are right: no such Service, no such port, no pod that answers.
+"""Finds routes that cannot serve although their Mappings are valid: no such Service or port, no pod that answers.
 
-Pure: out of the snapshot, the pods that resolvers published, and what workers say of their connections. The control
-process asks again whenever one of these changes; `grpcgw check` asks what files alone can answer.
+Pure: from the snapshot, the endpoint sets, and the connection states that workers report. The control process checks
+whenever one of these changes; `grpcgw check` checks what files alone can tell.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from grpcgw.model.snapshot import Snapshot
 from grpcgw.telemetry.report import PodReport, WorkerReport
 
 MOST_NAMED_PODS = 3
-"""In the text of one problem."""
+"""Pods named in one problem."""
 
 Objects = Mapping[ObjectKey, KubeObject]
 
@@ -28,15 +28,15 @@ Objects = Mapping[ObjectKey, KubeObject]
 def find_dead_routes(
     snapshot: Snapshot, endpoints: Mapping[str, EndpointSet], workers: Iterable[WorkerReport], objects: Objects
 ) -> tuple[Problem, ...]:
-    """One problem for each Mapping that has no pod, or some that cannot be connected to, and the cause is known.
+    """One problem for each Mapping without pods, or with pods that cannot be connected to, where the cause is known.
 
-    An error where no RPC gets through, a notice where fewer pods serve than should. That no pod is ready yet is none.
-    `endpoints`: by cluster. `objects`: where to find the Mappings.
+    An error if no RPC gets through, a notice if fewer pods serve than should. Pods that are not ready yet are no
+    problem. `endpoints`: by cluster. `objects`: where the Mappings are written.
     """
     failing = _find_failing(workers)
     judged = {name: _judge(endpoints[name], failing.get(name, {})) for name in snapshot.clusters if name in endpoints}
     bad = {name: verdict for name, verdict in judged.items() if verdict}
-    if not bad:  # as nearly always: thousands of Mappings need not be gone through
+    if not bad:  # nearly always: saves a walk over thousands of Mappings
         return ()
     return tuple(
         _blame(destination, severity, message, objects)
@@ -48,9 +48,9 @@ def find_dead_routes(
 def find_dead_in_files(
     snapshot: Snapshot, files: Collection[KubeObject], objects: Objects, origin: str
 ) -> tuple[Problem, ...]:
-    """What `files` alone tell of the Services that Mappings name: of those with a resolver that reads endpoints.
+    """As `find_dead_routes`, by `files` alone: for Mappings whose resolver reads endpoints.
 
-    Where they have no Service at all, the cluster is elsewhere: one notice, about `origin`, says what was not checked.
+    If the files have no Service at all, they belong to a cluster that is not read: one notice at `origin` says so.
     """
     clusters = {
         name: cluster
@@ -97,7 +97,7 @@ def _judge(known: EndpointSet, failing: Mapping[str, str]) -> list[tuple[Severit
 
 
 def _find_failing(workers: Iterable[WorkerReport]) -> dict[str, dict[str, str]]:
-    """The pods that no worker can connect to, with the cause: by cluster and address."""
+    """Why no worker can connect to a pod, by cluster and address."""
     reports: dict[tuple[str, str], list[PodReport]] = defaultdict(list)
     for worker in workers:
         for pod in worker.pods:

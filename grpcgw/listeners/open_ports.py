@@ -1,7 +1,7 @@
-"""The ports of a data plane: which are open, and what becomes of them when the configuration changes. Pure.
+"""Opens, changes and closes the ports of an engine as the Listeners change. Pure.
 
-Each port is a server of its own, made by the engine, so that one opens, changes or goes without a connection of
-another noticing.
+Each port is a server of its own, made by the engine, so that a change of one port does not touch the connections of
+another.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from grpcgw.model.listener import Listener, ServerCertificate, Transport
 
 @dataclass(slots=True, eq=False)
 class PortView:
-    """What a session knows of the port that its RPC came in by."""
+    """The port by which an RPC came in, as its session sees it."""
 
     listener: str = ""
     tls: bool = False
     asks_clients: bool = False
-    """For their certificates."""
+    """Whether the port asks clients for certificates."""
     closing: bool = False
     """New RPCs are refused."""
     max_message_bytes: int = sys.maxsize
-    """Of a client's message, uncompressed. Engines set it when they open the port."""
+    """Limit of a client's message, uncompressed. Engines set it when they open the port."""
 
 
 SOME_PORT = PortView(asks_clients=True)
-"""Of an RPC whose engine knows nothing of its port."""
+"""For an RPC whose engine does not know its port."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenPort:
-    """A port on which clients are served, for those who do not serve them."""
+    """A port on which an engine serves clients."""
 
     listener: str
     number: int
@@ -44,7 +44,7 @@ class OpenPort:
 
 @dataclass(frozen=True, slots=True)
 class PortFault:
-    """What was wanted of a Listener's port and could not be done."""
+    """Why the port of a Listener is not open, or not as the Listener asks for."""
 
     listener: str
     why: str
@@ -57,23 +57,23 @@ class Port(Protocol):
     def number(self) -> int: ...
     @property
     def fault(self) -> str:
-        """Why it takes no connections just now; empty: it does."""
+        """Why it accepts no connections now; empty: it does."""
         ...
 
     @property
     def view(self) -> PortView: ...
 
     def set_certificates(self, certificates: tuple[ServerCertificate, ...]) -> None:
-        """Serve new handshakes with these; connections that stand are not touched."""
+        """Use these for new handshakes; open connections are not touched."""
         ...
 
     def close(self) -> None:
-        """Take no connections any more and say goodbye to clients; running RPCs go on within the drain time."""
+        """Accept no connections any more and send GOAWAY to clients; running RPCs may finish within the drain time."""
         ...
 
 
 class Ports:
-    """Called by one thread at a time."""
+    """The open ports of one engine, by the name of their Listener. Call its methods from one thread at a time."""
 
     def __init__(self, open_port: Callable[[Listener, PortView], Port]) -> None:
         """`open_port` raises UserError where it cannot."""
@@ -81,33 +81,33 @@ class Ports:
         self._open: dict[str, tuple[Listener, Port]] = {}
 
     def numbers(self) -> tuple[int, ...]:
-        """Of the open ports, in the order in which they were asked for."""
+        """Numbers of the open ports, in the order of the last `update`."""
         return tuple(port.number for port in self.list_open())
 
     def list_open(self) -> tuple[OpenPort, ...]:
-        """As they are, not as they were wanted: a port that could not be changed is the old one."""
+        """The ports as they are: one that could not be changed is still the old one."""
         return tuple(
             OpenPort(had.name, port.number, had.transport) for had, port in self._open.values() if not port.fault
         )
 
     def faults(self) -> tuple[PortFault, ...]:
-        """Of ports that were opened, and take no connections just now."""
+        """Faults of ports that were opened and accept no connections now."""
         return tuple(PortFault(had.name, port.fault) for had, port in self._open.values() if port.fault)
 
     def retire(self, wanted: Iterable[Listener]) -> None:
-        """Refuse new RPCs on all ports but `wanted`: called before a configuration that no longer speaks of them."""
+        """Refuse new RPCs on all other ports. Call it before a snapshot takes effect that has no rules for them."""
         kept = {listener.name for listener in wanted}
         for name, (_, port) in self._open.items():
             port.view.closing |= name not in kept
 
     def update(self, wanted: Iterable[Listener]) -> tuple[PortFault, ...]:
-        """Open, change and close ports until `wanted` are open and no others. Returns what could not be done."""
+        """Open, change and close ports so that `wanted` are open and no others. Returns which could not, and why."""
         before, self._open = self._open, {}
         faults = []
         for listener in wanted:
             known = before.pop(listener.name, None)
             try:
-                self._open[listener.name] = listener, self._bring_about(listener, known)
+                self._open[listener.name] = listener, self._open_or_change(listener, known)
             except UserError as fault:
                 faults.append(PortFault(listener.name, str(fault)))
                 if known is not None:
@@ -116,7 +116,7 @@ class Ports:
             port.close()
         return tuple(faults)
 
-    def _bring_about(self, listener: Listener, known: tuple[Listener, Port] | None) -> Port:
+    def _open_or_change(self, listener: Listener, known: tuple[Listener, Port] | None) -> Port:
         view = PortView(listener.name, listener.transport is Transport.TLS, asks_clients(listener))
         if known is None:
             return self._open_port(listener, view)
@@ -130,7 +130,7 @@ class Ports:
         return port
 
     def _keep_or_close(self, listener: Listener, before: Listener, port: Port) -> None:
-        """What was wanted could not be opened: nobody may come in by the old port past a check that is wanted now."""
+        """The port could not be changed: close the old one if it lacks a check that the Listener now asks for."""
         if (before.transport, asks_clients(before)) == (listener.transport, asks_clients(listener)):
             self._open[listener.name] = before, port
         else:
@@ -143,6 +143,6 @@ def asks_clients(listener: Listener) -> bool:
 
 
 def _fixed(listener: Listener) -> tuple[object, ...]:
-    """What grpc core settles when it opens a port: where it changes, the port is opened anew."""
+    """What grpc core fixes when it opens a port: if it changes, the port is opened again and the old one closed."""
     limits = listener.max_concurrent_streams, listener.idle_timeout_ms, listener.max_message_bytes
     return listener.port, listener.transport, asks_clients(listener), *limits

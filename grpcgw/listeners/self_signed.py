@@ -1,4 +1,4 @@
-"""The self-signed certificate of a TLS port that no TLSContext or Host gives one (as Ambassador serves one)."""
+"""Self-signed certificate for a TLS port without a certificate of a TLSContext or Host, as Ambassador serves one."""
 
 from __future__ import annotations
 

@@ -47,6 +47,8 @@ class InProcessWorker:
         try:
             while True:
                 work = await self._next_work()
+                if self._drained:  # its engine has stopped
+                    return
                 with defects.contained("the worker cannot serve a configuration"):
                     self._ports.note(0, await loop.run_in_executor(self._thread, work))
         finally:
