@@ -77,7 +77,7 @@ PLAIN_OPERATORS = frozenset(
         "UPSTREAM_REQUEST_ATTEMPT_COUNT",
     }
 )
-KEYED_OPERATORS = frozenset({"REQ", "RESP", "TRAILER"})
+KEYED_OPERATORS = frozenset({"FACT", "REQ", "RESP", "TRAILER"})
 STATUS_STYLES = ("CAMEL_STRING", "SNAKE_STRING", "NUMBER")
 """Arguments of GRPC_STATUS; the first is the default, as in Envoy."""
 

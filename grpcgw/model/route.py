@@ -78,7 +78,7 @@ class PolicySettings:
     name: str
     """What the operator calls it: `AuthService auth.default`."""
     upstream: Destination | None = None
-    """Where the policy's own RPCs go; None: it makes none."""
+    """Where the policy's own RPCs go: a Destination with one cluster. None: it makes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

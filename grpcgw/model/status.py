@@ -88,14 +88,6 @@ _SAFE_TO_RETRY = frozenset({Reason.CONNECT_FAILED, Reason.STREAM_REFUSED})
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An RPC that is refused: the reason of its status, and its message."""
-
-    reason: Reason
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Status:
     """How an RPC ended, as the client sees it."""
 

@@ -13,7 +13,8 @@ from grpcgw.model.route import Destination, PolicySettings
 from grpcgw.model.status import Reason
 from grpcgw.policy import unenforced
 from grpcgw.policy.chain import BuiltPolicy
-from grpcgw.policy.contract import Deny, Policy
+from grpcgw.policy.contract import Policy
+from grpcgw.policy.verdicts import Deny
 
 
 class Stage(IntEnum):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from grpcgw.logs import DefectLog
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
-from grpcgw.policy.contract import Allow, Deny, FailMode, Policy, PolicyRequest, Verdict, Wait
+from grpcgw.policy.contract import FailMode, Policy, PolicyRequest, Verdict, Wait
+from grpcgw.policy.verdicts import Allow, Deny
 
 log = logging.getLogger(__name__)
 _defects = DefectLog(log)

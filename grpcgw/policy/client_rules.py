@@ -13,9 +13,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from grpcgw.model.clients import DEFAULT_CLIENT_RULES, AddressRule, CertificateForwarding, ClientRules, Underscores
 from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import Reason, Refusal
+from grpcgw.model.status import Reason
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE, forward_certificate
 from grpcgw.policy.request import FORWARDED_FOR, Peer, Request
+from grpcgw.policy.verdicts import Deny
 
 
 class Reception:
@@ -43,13 +44,13 @@ class Reception:
         if underscores is not Underscores.ALLOW:
             kept = tuple(item for item in request.metadata if "_" not in item[0])
             if underscores is Underscores.REJECT_REQUEST and kept != request.metadata:
-                request.refusal = Refusal(
+                request.refusal = Deny(
                     Reason.UNDERSCORE, "a metadata key has an underscore; headers_with_underscores_action rejects those"
                 )
             request.metadata = kept
         if not self._admits(peer.address, client.address):
             where = client.address or "a Unix socket"
-            request.refusal = Refusal(Reason.CLIENT_ADDRESS, f"clients at {where} are not served (ip_allow, ip_deny)")
+            request.refusal = Deny(Reason.CLIENT_ADDRESS, f"clients at {where} are not served (ip_allow, ip_deny)")
 
     def _find_client(self, peer: Peer, metadata: Metadata, hops: int) -> Peer:
         """The client, as far as the trusted proxies before the gateway name it."""

@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import Refusal
 from grpcgw.policy.client_certificates import ClientCertificate
+from grpcgw.policy.verdicts import Deny
 
 FORWARDED_FOR = "x-forwarded-for"
 FORWARDED_PROTO = "x-forwarded-proto"
@@ -52,7 +52,7 @@ class Request:
     port: PortView = SOME_PORT
     certificate: ClientCertificate | None = None
     """The client's, if it showed one that is forwarded to pods."""
-    refusal: Refusal | None = None
+    refusal: Deny | None = None
     """Why the request is refused before routing; None: it is routed."""
 
 

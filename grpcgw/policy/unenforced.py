@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
-from grpcgw.policy.contract import Deny
+from grpcgw.policy.verdicts import Deny
 
 
 def refuse(mapping: str, settings: PolicySettings) -> Deny:

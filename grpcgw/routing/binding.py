@@ -13,9 +13,10 @@ from grpcgw.errors import GrpcgwError
 from grpcgw.kept import Kept
 from grpcgw.model.host_policy import Selectors
 from grpcgw.model.resilience import CircuitBreaker, Priority
-from grpcgw.model.route import Destination, Route
+from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.policy.breakers import Breaker, choose_limits
+from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.routing.copy_counters import CopyCounters
 from grpcgw.routing.routing_snapshot import RoutingSnapshot
@@ -72,9 +73,11 @@ def _make_table(routes: tuple[Route, ...]) -> RouteTable:
 class RouteBinder:
     """Makes routing snapshots over one ClusterSet. Called by one thread at a time."""
 
-    def __init__(self, clusters: ClusterSet, count_in_flight: Callable[[str], int]) -> None:
+    def __init__(
+        self, clusters: ClusterSet, count_in_flight: Callable[[str], int], catalogue: Catalogue = CATALOGUE
+    ) -> None:
         """`count_in_flight`: how many RPCs run for a Mapping, by its label."""
-        self._clusters, self._count_in_flight = clusters, count_in_flight
+        self._clusters, self._count_in_flight, self._catalogue = clusters, count_in_flight, catalogue
         self._breakers: Kept[tuple[str, Priority], Breaker] = Kept()
         self._budgets: Kept[str, RetryBudget] = Kept()
         self._copy_counters: Kept[str, CopyCounters] = Kept(MOST_GONE_SHADOWS)
@@ -107,15 +110,21 @@ class RouteBinder:
         return RoutingSnapshot(tables.snapshot, tables.by_selection, by_route), used
 
     def _bind(self, route: Route) -> RouteTargets:
-        targets = [
-            [self._make_target(route, destination, one.cluster) for one in destination.clusters]
-            for destination in route.destinations
-        ]
+        targets = [self._make_targets(route, destination) for destination in route.destinations]
         if route.shadow is not None:
             shadow = self._make_shadow(route, route.shadow)
             for target in chain.from_iterable(targets):
                 target.shadow = shadow
         return RouteTargets(route, targets)
+
+    def _make_targets(self, route: Route, destination: Destination) -> list[Target]:
+        """One for each cluster."""
+        policies = self._catalogue.build(destination)
+        upstreams = tuple(self._make_upstream(route, one) for one in destination.policies)
+        targets = [self._make_target(route, destination, one.cluster) for one in destination.clusters]
+        for target in targets:
+            target.decide_by(policies, upstreams)
+        return targets
 
     def _make_target(self, route: Route, destination: Destination, cluster_name: str) -> Target:
         cluster, balancing = self._clusters.balancing(cluster_name, destination.balancing)
@@ -128,6 +137,10 @@ class RouteBinder:
             UNUSED_BUDGET if destination.retry is None else self._find_budget(destination.label),
             self._log_percent(destination),
         )
+
+    def _make_upstream(self, route: Route, policy: PolicySettings) -> Target | None:
+        upstream = policy.upstream
+        return None if upstream is None else self._make_target(route, upstream, upstream.clusters[0].cluster)
 
     def _log_percent(self, destination: Destination) -> float:
         if self.log_percent is None:
@@ -159,4 +172,5 @@ class RouteBinder:
 
 
 def _clusters_of(route: Route) -> list[str]:
-    return [one.cluster for destination in route.all_destinations() for one in destination.clusters]
+    used = (*route.all_destinations(), *route.policy_upstreams())
+    return [one.cluster for destination in used for one in destination.clusters]

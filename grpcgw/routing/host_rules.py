@@ -6,13 +6,14 @@ Pure. Compiled once per snapshot; None where no Host restricts anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from grpcgw.model.host_policy import HostPolicy, Selectors
 from grpcgw.model.listener import SecurityModel
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.snapshot import Snapshot
+from grpcgw.model.status import Reason
 from grpcgw.policy.request import FORWARDED_PROTO
+from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.host_match import HostTable
 
 _EVERY_NAME = HostPolicy(None)
@@ -31,18 +32,6 @@ class Entry:
     metadata: Metadata
 
 
-class HostFault(StrEnum):
-    NO_HOST = "no Host of the port has the name"
-    CLEAR_TEXT = "the name is not served in clear text"
-    LEFT_OUT = "what speaks of the name is left out"
-
-
-@dataclass(frozen=True, slots=True)
-class HostRefusal:
-    message: str
-    fault: HostFault
-
-
 class HostRules:
     """The rules of all ports, by Listener."""
 
@@ -54,11 +43,11 @@ class HostRules:
         }
         self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP, believed)
 
-    def judge(self, entry: Entry) -> HostRefusal | Selectors:
+    def judge(self, entry: Entry) -> Deny | Selectors:
         """A refusal, or the selectors (`HostPolicy.selectors`) of the Mappings that may serve the RPC."""
         rules = self._by_listener.get(entry.listener) if entry.listener else self._of_others
         if rules is None:
-            return HostRefusal("the port is about to close", HostFault.NO_HOST)
+            return Deny(Reason.NO_HOST, "the port is about to close")
         return rules.judge(entry)
 
 
@@ -86,23 +75,21 @@ class _PortRules:
         self._left_out = next((policy.left_out for policy in policies if policy.left_out), "")
         self._selections = {policy.selectors for policy in policies}
 
-    def judge(self, entry: Entry) -> HostRefusal | Selectors:
+    def judge(self, entry: Entry) -> Deny | Selectors:
         authority = entry.authority
         policy = self._table.find(authority)
         # The engine does not know the name: the strictest Host applies.
         left_out = self._left_out if not authority else policy.left_out if policy is not None else ""
         if left_out:
             name = authority or "a name that this engine does not know"
-            return HostRefusal(f"{left_out} has errors, so {name} is not served until it is right", HostFault.LEFT_OUT)
+            return Deny(Reason.LEFT_OUT, f"{left_out} has errors, so {name} is not served until it is right")
         if policy is None or (not authority and len(self._selections) > 1):
             message = f"no Host of this port serves {authority}" if authority else _HIDDEN
-            return HostRefusal(message, HostFault.NO_HOST)
+            return Deny(Reason.NO_HOST, message)
         served = policy.clear_text if authority else self._clear_text_everywhere
         if served or self._is_secure(entry):
             return policy.selectors
-        return HostRefusal(
-            f"{authority or 'a Host of this port'} is not served in clear text: use TLS", HostFault.CLEAR_TEXT
-        )
+        return Deny(Reason.CLEAR_TEXT, f"{authority or 'a Host of this port'} is not served in clear text: use TLS")
 
     def _is_secure(self, entry: Entry) -> bool:
         if self._model is SecurityModel.XFP:

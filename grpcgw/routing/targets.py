@@ -11,14 +11,14 @@ from grpcgw.balancer.hashing import make_key
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.route import Destination, Route
-from grpcgw.model.status import Reason, Refusal
+from grpcgw.model.status import Reason
 from grpcgw.policy.breakers import Breaker
-from grpcgw.policy.catalogue import CATALOGUE
-from grpcgw.policy.contract import Deny
+from grpcgw.policy.chain import BuiltPolicy
 from grpcgw.policy.held_messages import UNCOUNTED_BYTES
 from grpcgw.policy.metadata_editor import compile_edits
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
+from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.copy_counters import CopyCounters
 from grpcgw.routing.split import Split
 from grpcgw.upstream.cluster_state import ClusterState
@@ -44,6 +44,9 @@ class Target:
         "log_percent",
         "make_key",
         "max_message_bytes",
+        "own_authority",
+        "policies",
+        "policy_upstreams",
         "refusal",
         "retry",
         "shadow",
@@ -64,8 +67,12 @@ class Target:
     ) -> None:
         self.label = destination.label
         self.cluster = cluster.cluster.name
-        self.refusal = _refuse_guarded(destination)
+        self.refusal: Deny | None = None
         """Why all its RPCs are refused; None: they are served."""
+        self.policies: tuple[BuiltPolicy, ...] | None = None
+        """Decide on its RPCs, in this order; None: there are none."""
+        self.policy_upstreams: tuple[Target | None, ...] = ()
+        """Where RPCs of policies go, by `BuiltPolicy.index`; None for a policy that makes none."""
         self.log_percent = log_percent
         """Share of its RPCs to log."""
         self.retry = destination.retry
@@ -76,6 +83,8 @@ class Target:
         self.authority = destination.authority or (tls.server_name if tls is not None else "")
         """`:authority` towards the pod; empty: the client's. A TLS pod is always called by its certificate's name:
         grpc core refuses an RPC with another."""
+        self.own_authority = self.authority or str(cluster.cluster.service)
+        """`:authority` of RPCs that the gateway makes itself."""
         self.edit_request = compile_edits(destination.request_headers)
         self.edit_response = compile_edits(destination.response_headers)
         self.make_key = make_key(destination.balancing.load_balancer)
@@ -88,6 +97,13 @@ class Target:
         self.idle_timeout_s = None if idle_ms is None else idle_ms / 1000
         self._rewrite = compile_rewrite(route.match, destination)
         self._cluster, self._balancing = cluster, balancing
+
+    def decide_by(self, policies: tuple[BuiltPolicy, ...] | Deny, upstreams: tuple[Target | None, ...]) -> None:
+        """Set the policies, before the first RPC. A Deny: they cannot be built, and all RPCs are refused."""
+        if isinstance(policies, Deny):
+            self.refusal = policies
+        else:
+            self.policies, self.policy_upstreams = policies or None, upstreams
 
     def pick(self, avoid: Pod | None, key: int | None = None) -> Pod | None:
         """The pod for one RPC; `done` must follow, once. `key` is what `make_key` made of it."""
@@ -186,16 +202,9 @@ def _weigh(route: Route, targets: Sequence[Sequence[Target]]) -> tuple[list[tupl
     return choices, unrouted
 
 
-def _refuse_guarded(destination: Destination) -> Refusal | None:
-    built = CATALOGUE.build(destination)
-    return Refusal(Reason(built.reason), built.message) if isinstance(built, Deny) else None
-
-
-def explain_nowhere(targets: RouteTargets, path: str) -> Refusal:
+def explain_nowhere(targets: RouteTargets, path: str) -> Deny:
     """Why `RouteTargets.choose` returned None."""
     if targets.redirect:
         message = f"Mapping {targets.redirect} is an HTTP redirect, which gRPC clients do not follow"
-        return Refusal(Reason.REDIRECT, message)
-    return Refusal(
-        Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted"
-    )
+        return Deny(Reason.REDIRECT, message)
+    return Deny(Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted")

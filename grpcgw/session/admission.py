@@ -11,8 +11,9 @@ import re
 from functools import lru_cache
 
 from grpcgw.model.request_path import PATH_CHARACTER
-from grpcgw.model.status import Reason, Refusal
+from grpcgw.model.status import Reason
 from grpcgw.policy.request import Request
+from grpcgw.policy.verdicts import Deny
 
 MAX_PATH_CHARACTERS = 1024
 MAX_AUTHORITY_CHARACTERS = 512
@@ -26,10 +27,10 @@ _PATH = re.compile(f"/{_PART}/{_PART}")
 _AUTHORITY = re.compile(r"[A-Za-z0-9_.~:!$&'()*+=%\[\]-]*")
 """RFC 9113, 8.3.1: host and port, without user information. Empty: the engine does not know it, or there is none."""
 
-_BAD_PATH = Refusal(
+_BAD_PATH = Deny(
     Reason.BAD_PATH, f"the path is not /service/method in at most {MAX_PATH_CHARACTERS} characters that need no escape"
 )
-_BAD_AUTHORITY = Refusal(Reason.BAD_AUTHORITY, "the :authority is no host with an optional port")
+_BAD_AUTHORITY = Deny(Reason.BAD_AUTHORITY, "the :authority is no host with an optional port")
 
 
 def admit(request: Request) -> None:
@@ -41,7 +42,7 @@ def admit(request: Request) -> None:
         request.authority = _show(request.authority)
 
 
-def find_fault(path: str, authority: str) -> Refusal | None:
+def find_fault(path: str, authority: str) -> Deny | None:
     """Why a request is refused; None: it is not."""
     if len(path) > MAX_PATH_CHARACTERS or not is_canonical(path):
         return _BAD_PATH

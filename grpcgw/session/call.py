@@ -11,6 +11,7 @@ from typing import Protocol
 
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
+from grpcgw.policy.contract import CoroutineRuntime
 from grpcgw.upstream.pod import Pod
 
 COALESCE_WINDOW_S = 0.005
@@ -21,10 +22,11 @@ class Timer(Enum):
     """What a timer of a session is for."""
 
     COALESCE = "flush what arrived: the rest of a unary request or reply did not come within the window"
+    POLICY = "decide by the fail mode: a policy gave no verdict in time"
     RETRY = "open the next try: the back-off of a retry is over"
 
 
-class Call(Protocol):
+class Call(CoroutineRuntime, Protocol):
     """The client's side of one RPC. Nothing here calls back into the session before it returns."""
 
     def read(self) -> None:
@@ -65,7 +67,7 @@ class Call(Protocol):
         metadata: Metadata,
         deadline_s: float | None,
         first: Opening,
-        copy: CopyEvents | None = None,
+        copy: TryEvents | None = None,
     ) -> Attempt:
         """Send the RPC to a pod. Headers, the first reply message and the status are read without being asked for.
 
@@ -74,6 +76,20 @@ class Call(Protocol):
 
         With `copy` the answers go there, one at a time, for as long as the try lasts: perhaps longer than the RPC.
         """
+        ...
+
+    def ask(
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float,
+        message: bytes,
+        events: PolicyRpcEvents,
+    ) -> Attempt:
+        """Send a unary RPC of a policy's own to a pod. As `open`, but its events go to `events`, one at a time with
+        those of this RPC, and perhaps for longer. Raises ConnectionError likewise."""
         ...
 
 
@@ -93,8 +109,8 @@ class Attempt(Protocol):
         ...
 
 
-class CopyEvents(Protocol):
-    """What becomes of a try that is none of the RPC's own; `Session` says what each event means."""
+class TryEvents(Protocol):
+    """What happens to a try: of the RPC itself, of its copy, or of a policy. `Session` says what each event means."""
 
     def on_pod_sent(self, ok: bool, now_s: float) -> None: ...
     def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None: ...
@@ -102,6 +118,15 @@ class CopyEvents(Protocol):
     def on_no_more_replies(self) -> None: ...
     def on_pod_status(self, status: Status, now_s: float) -> None: ...
     def on_defect(self, now_s: float) -> None: ...
+
+
+class PolicyRpcEvents(TryEvents, Protocol):
+    """What happens to an RPC of a policy's own."""
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is expected of it any more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

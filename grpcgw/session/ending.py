@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from grpcgw.model.status import Reason, Status, make_status
 from grpcgw.routing.targets import Target
 from grpcgw.telemetry.access_log import CancelledBy, StatusFrom
 from grpcgw.upstream.pod import Pod
 
-_ENDED_BY = {
+_ENDED_BY: Mapping[str, CancelledBy] = {
     Reason.TIMEOUT: CancelledBy.DEADLINE,
     Reason.CLIENT_DEADLINE: CancelledBy.DEADLINE,
     Reason.IDLE_TIMEOUT: CancelledBy.GATEWAY,
@@ -22,7 +24,7 @@ def ended_by(status_from: StatusFrom, reason: str) -> CancelledBy:
     """Who ended an RPC before its pod did. `reason`: as `reason_of` its status."""
     if not reason:
         return CancelledBy.CLIENT if status_from is StatusFrom.NOBODY else CancelledBy.NOBODY
-    return _ENDED_BY.get(Reason(reason), CancelledBy.NOBODY)
+    return _ENDED_BY.get(reason, CancelledBy.NOBODY)
 
 
 def message_too_large(mapping: str, size_bytes: int, limit_bytes: int) -> Status:

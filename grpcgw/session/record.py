@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.request import Request
@@ -28,6 +30,7 @@ def make_record(
     deadline_s: float | None,
     further_tries: int,
     forwarded: Metadata,
+    facts: Mapping[str, str] | None,
 ) -> RpcRecord:
     """`pod`: the last one tried. `since_s`: when the RPC began. `forwarded`: the request's metadata as pods got it."""
     return RpcRecord(
@@ -53,6 +56,7 @@ def make_record(
         cancelled_by=ended_by(status_from, reason),
         retries=further_tries,
         forwarded=forwarded,
+        facts=facts,
         headers=replies.headers,
         trailers=status.trailers if status_from is not StatusFrom.NOBODY else (),
     )

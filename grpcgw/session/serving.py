@@ -18,11 +18,13 @@ from grpcgw.model.host_policy import Selectors
 from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.model.status import Reason, Refusal
+from grpcgw.model.status import Reason
+from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.client_rules import Reception, make_reception
 from grpcgw.policy.held_messages import HeldMessages
+from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.binding import MatchTables, RouteBinder
-from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal
+from grpcgw.routing.host_rules import Entry
 from grpcgw.routing.routing_snapshot import NO_ROUTES, RoutingSnapshot
 from grpcgw.routing.targets import Target, explain_nowhere
 from grpcgw.session.shadow_copy import Copies
@@ -43,21 +45,19 @@ class RpcLog:
     share_percent: float
 
 
-_HOST_REASONS = {
-    HostFault.NO_HOST: Reason.NO_HOST,
-    HostFault.CLEAR_TEXT: Reason.CLEAR_TEXT,
-    HostFault.LEFT_OUT: Reason.LEFT_OUT,
-}
-
-
 class Serving:
     """Joins the routing snapshot in force with clusters and counters. One per worker."""
 
     def __init__(
-        self, connect: Connect, first_turn: int = 0, drain_time_s: float = 30.0, max_metadata_bytes: int = 65_536
+        self,
+        connect: Connect,
+        first_turn: int = 0,
+        drain_time_s: float = 30.0,
+        max_metadata_bytes: int = 65_536,
+        catalogue: Catalogue = CATALOGUE,
     ) -> None:
         """`first_turn`, `drain_time_s`: see ClusterSet. `max_metadata_bytes`: of a request, counted as
-        `forwarding.is_too_large` does."""
+        `forwarding.is_too_large` does. `catalogue`: of the policies that Mappings may have."""
         self.max_metadata_bytes = self._largest_metadata_bytes = max_metadata_bytes
         self.held = HeldMessages(DEFAULT_MAX_MESSAGE_BYTES)
         """Replaced by engines before the first RPC, where other sizes are allowed."""
@@ -72,7 +72,7 @@ class Serving:
         self.reflection: DescriptorIndex | None = None
         """What is known of the pods' services; None: the gateway has no reflection service."""
         self._routing = NO_ROUTES
-        self._binder = RouteBinder(self.clusters, self.counters.count_in_flight)
+        self._binder = RouteBinder(self.clusters, self.counters.count_in_flight, catalogue)
         self._applying = threading.Lock()
 
     @property
@@ -83,18 +83,18 @@ class Serving:
 
     def route(
         self, path: str, authority: str = "", metadata: Metadata = (), port: PortView = SOME_PORT
-    ) -> Target | Refusal:
+    ) -> Target | Deny:
         """Where an RPC goes, or why it goes nowhere."""
         routing = self._routing
         if self.draining or port.closing or routing.rules is not None:
             admitted = self._admit(routing, authority, metadata, port)
-            if isinstance(admitted, Refusal):
+            if isinstance(admitted, Deny):
                 return admitted
             found = routing.find(path, authority, metadata, admitted)
         else:
             found = routing.find(path, authority, metadata)
         if found is None:
-            return Refusal(Reason.NO_MAPPING, f"no Mapping matches {path}")
+            return Deny(Reason.NO_MAPPING, f"no Mapping matches {path}")
         target = found.choose(metadata)
         return explain_nowhere(found, path) if target is None else target.refusal or target
 
@@ -104,20 +104,17 @@ class Serving:
 
     def refuses(self, authority: str, metadata: Metadata, port: PortView) -> bool:
         """Whether an RPC is refused whatever its path is."""
-        return isinstance(self._admit(self._routing, authority, metadata, port), Refusal)
+        return isinstance(self._admit(self._routing, authority, metadata, port), Deny)
 
-    def _admit(
-        self, routing: RoutingSnapshot, authority: str, metadata: Metadata, port: PortView
-    ) -> Refusal | Selectors:
+    def _admit(self, routing: RoutingSnapshot, authority: str, metadata: Metadata, port: PortView) -> Deny | Selectors:
         """Why an RPC is refused whatever its path is, or which Mappings may serve it."""
         if self.draining:
-            return Refusal(Reason.DRAINING, "the gateway is shutting down")
+            return Deny(Reason.DRAINING, "the gateway is shutting down")
         if port.closing:
-            return Refusal(Reason.DRAINING, "the gateway closes this port")
+            return Deny(Reason.DRAINING, "the gateway closes this port")
         if routing.rules is None:
             return ()
-        judged = routing.rules.judge(Entry(port.listener, port.tls, authority, metadata))
-        return Refusal(_HOST_REASONS[judged.fault], judged.message) if isinstance(judged, HostRefusal) else judged
+        return routing.rules.judge(Entry(port.listener, port.tls, authority, metadata))
 
     def has_route(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool:
         """Whether some Mapping matches."""
@@ -127,7 +124,7 @@ class Serving:
         """The clusters of all Mappings that match `path` and do not refuse all RPCs; empty: there is none."""
         routing = self._routing
         admitted = self._admit(routing, authority, metadata, port)
-        found = None if isinstance(admitted, Refusal) else routing.find(path, authority, metadata, admitted)
+        found = None if isinstance(admitted, Deny) else routing.find(path, authority, metadata, admitted)
         return frozenset() if found is None else found.open_clusters()
 
     def can_serve(self, path: str, authority: str = "", metadata: Metadata = ()) -> bool | None:

@@ -8,19 +8,21 @@ The parts of a session, each of which can be read alone:
 
 * `request_side`: reads the client and forwards its messages to the current try.
 * `response_side`: sends headers, replies and the status to the client.
+* `policy_stage`, `policy_rpc`: the policy chain with its I/O.
 * `pod_try`: one try on one pod, dropped whole when another follows. `further_tries`: whether another follows.
 * `ending`: the statuses of RPCs that their pod did not end. `record`: the access log's record of an RPC.
 
 The session joins them, and reads in the order in which an RPC lives:
 
 1. `start` routes the RPC: to a Mapping's target, or to a refusal, which ends it.
-2. `_proceed` continues with an RPC that is admitted. **The policy chain belongs between the two**: `start` calls
-   `_proceed` once, as its last step. A verdict that allows the RPC leads to `_proceed`, now or later; one that denies
-   it leads to `_end_early`, with any status. While a verdict is awaited, `_on_hold` keeps a request from being opened.
-3. `_open` picks a pod and opens a try with what was read of the request so far.
-4. The events of the client and of the pod pass messages on, each way one at a time.
-5. `_settle` decides what the end of a try means: the end of the RPC, or another try.
-6. `_finish` sends the status, and `_record` counts and logs the RPC, exactly once.
+2. `_run_policies` asks the Mapping's policies (`policy_stage`), if it has any. They allow the RPC, now or later, or
+   deny it with any status. While one waits, `_on_hold` keeps the request from being opened, and of the request at most
+   the first message is read.
+3. `_proceed` continues with an RPC that is admitted: breaker, copy, and reading the request.
+4. `_open` picks a pod and opens a try with what was read of the request so far.
+5. The events of the client and of the pod pass messages on, each way one at a time.
+6. `_settle` decides what the end of a try means: the end of the RPC, or another try.
+7. `_finish` sends the status, and `_record` counts and logs the RPC, exactly once.
 
 Rules that hold throughout:
 
@@ -42,26 +44,29 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NoReturn
 
+from grpcgw.balancer.hashing import MakeKey
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import (
     Reason,
-    Refusal,
     Status,
     make_status,
     reason_of,
     status_of_one_who_left,
 )
 from grpcgw.policy.breakers import Breaker, Overflow, Permit
+from grpcgw.policy.contract import Wait
 from grpcgw.policy.request import Request
 from grpcgw.policy.retry import add_previous_attempts
 from grpcgw.policy.timeouts import bound_deadline
+from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session import ending
 from grpcgw.session.call import COALESCE_WINDOW_S, Call, Timer
 from grpcgw.session.forwarding import forward_request, forward_response, is_too_large
 from grpcgw.session.further_tries import Again, FurtherTries
 from grpcgw.session.pod_try import Try, end_on_pod
+from grpcgw.session.policy_stage import Outcome, PolicyStage
 from grpcgw.session.record import make_record
 from grpcgw.session.request_side import RequestSide
 from grpcgw.session.response_side import ResponseSide
@@ -72,9 +77,12 @@ from grpcgw.telemetry.counters import CLIENT_CANCELLED, MethodCounters
 from grpcgw.upstream.pod import Pod
 
 # Access to a member of an enum costs 0.1 us, a global a tenth of that.
-_COALESCE = Timer.COALESCE
+_COALESCE, _POLICY = Timer.COALESCE, Timer.POLICY
 _NOBODY, _GATEWAY = StatusFrom.NOBODY, StatusFrom.GATEWAY
 _TRAILERS, _HEADERS = StatusFrom.TRAILERS, StatusFrom.HEADERS
+
+TIMER_SLACK_S = 0.005
+"""An engine's timer may expire so much before its time."""
 
 
 class Session:
@@ -91,6 +99,7 @@ class Session:
         "_on_hold",
         "_permit",
         "_pod",
+        "_policies",
         "_replies",
         "_request",
         "_requests",
@@ -115,6 +124,8 @@ class Session:
         self._copy: Copy | None = None
         """For the Mapping's shadow; None: the RPC is not copied."""
         self._permit: Permit | None = None
+        self._policies: PolicyStage | None = None
+        """None: the Mapping has no policies."""
         self._on_hold: Timer | None = None
         """What must come before the next try is opened; None: nothing."""
         self._pod: Pod | None = None
@@ -134,7 +145,7 @@ class Session:
         except Exception:  # a defect, which the engine contains: what is counted as ended must have begun
             self._counters.begin()
             raise
-        if isinstance(routed, Refusal):
+        if isinstance(routed, Deny):
             self._turn_away(routed, now_s)
             return
         self._target, self._replies.edit = routed, routed.edit_response
@@ -144,24 +155,59 @@ class Session:
         if routed.log_percent:
             self._logged = is_logged(routed.log_percent)
         self._deadline_s = bound_deadline(self._request.deadline_s, routed.timeout_ms, now_s)
-        self._proceed(routed, now_s)
+        if routed.policies is None:
+            self._proceed(routed, now_s)
+        else:
+            self._run_policies(routed, now_s)
 
-    def _route(self) -> Target | Refusal:
+    def _route(self) -> Target | Deny:
         serving, request = self._serving, self._request
         if request.refusal is not None:
             return request.refusal
         limit_bytes = serving.max_metadata_bytes
         if is_too_large(request.metadata, limit_bytes):
             request.metadata = ()  # not held until the RPC is over: a few hundred of these would fill the memory
-            return Refusal(Reason.METADATA_TOO_LARGE, f"the metadata is larger than {limit_bytes} bytes")
+            return Deny(Reason.METADATA_TOO_LARGE, f"the metadata is larger than {limit_bytes} bytes")
         return serving.route(request.path, request.authority, request.metadata, request.port)
 
-    def _turn_away(self, refusal: Refusal, now_s: float) -> None:
+    def _turn_away(self, refusal: Deny, now_s: float) -> None:
         """End an RPC that has no target."""
         self._counters.begin()
         if self._serving.rpc_log is not None:
             self._logged = is_logged(self._serving.rpc_log.share_percent)
-        self._finish_own(make_status(refusal.reason, refusal.message), now_s)
+        self._finish_own(refusal.status(), now_s)
+
+    def _run_policies(self, target: Target, now_s: float) -> None:
+        """Ask the policies of the Mapping. While one waits, the first message is read and held, and no more."""
+        self._policies = PolicyStage(
+            target, self._call, self._request, self._deadline_s, self._serving.clusters.note_failure, self._decide
+        )
+        self._on_hold = _POLICY
+        outcome = self._policies.start(now_s)
+        self._decide(outcome, now_s)
+        if isinstance(outcome, Wait):
+            self._requests.read(self._call)
+
+    def _decide(self, outcome: Outcome, now_s: float) -> None:
+        """The policies allow the RPC, deny it, or one of them waits."""
+        target = self._target
+        if self.finished or target is None or isinstance(outcome, Wait):
+            return
+        self._on_hold = None
+        self._last_active_s = now_s
+        self._call.cancel_timer()
+        if outcome is None:
+            self._proceed(target, now_s)
+        else:
+            self._end_early(outcome.status(), now_s)
+
+    def _policy_timed_out(self, stage: PolicyStage, now_s: float) -> None:
+        target, deadline_s = self._target, self._deadline_s
+        if target is not None and deadline_s is not None and now_s >= deadline_s - TIMER_SLACK_S:
+            client_s = self._request.deadline_s
+            self._end_early(ending.deadline_passed(target, deadline_s, client_s, None), now_s)
+        else:
+            self._decide(stage.on_timer(now_s), now_s)
 
     def _proceed(self, target: Target, now_s: float) -> None:
         """The RPC is admitted: pass the breaker, begin the copy, read the request. Called once."""
@@ -169,11 +215,19 @@ class Session:
             return
         if target.shadow is not None:
             self._copy = self._serving.copies.begin(target.shadow, self._call, self._request)
+            self._copy_held(now_s)
         self._requests.read(self._call)
-        if self._counters.one_request:
+        if self._counters.one_request and not self._requests.half_closed:
             self._call.set_timer(_COALESCE, COALESCE_WINDOW_S)
         else:
             self._open(now_s)
+
+    def _copy_held(self, now_s: float) -> None:
+        """Give the copy what was read while a policy waited."""
+        if self._copy is not None and self._requests.first is not None:
+            self._copy.take(self._requests.first, now_s)
+        if self._copy is not None and self._requests.half_closed:
+            self._copy.take(None, now_s)
 
     def _pass_breaker(self, breaker: Breaker, target: Target, now_s: float) -> bool:
         """Whether the breaker has room; where it has none, the RPC has ended."""
@@ -191,7 +245,7 @@ class Session:
         """Send the RPC, as far as it was read, to the next pod."""
         target, request = self._target, self._request
         assert target is not None
-        key = None if target.make_key is None else target.make_key(request.metadata, request.peer.address)
+        key = None if target.make_key is None else self._hash_key(target.make_key)
         pod = target.pick(avoid, key)
         if pod is None:
             self._finish_own(make_status(Reason.NO_ENDPOINTS, target.why_no_endpoint()), now_s)
@@ -216,9 +270,15 @@ class Session:
         if self._copy is not None:
             self._copy.open(now_s)
 
+    def _hash_key(self, make_key: MakeKey) -> int | None:
+        metadata = self._request.metadata if self._policies is None else self._policies.metadata
+        return make_key(metadata, self._request.peer.address)
+
     def _make_metadata(self, target: Target) -> Metadata:
         request = self._request
         metadata = forward_request(request.metadata, request.peer, request.port.tls)
+        if self._policies is not None:
+            metadata = self._policies.edit(metadata)
         if self._copy is not None:
             self._copy.metadata = metadata
         edit = target.edit_request
@@ -257,6 +317,8 @@ class Session:
             self._counters.one_request = False
         if self._try is not None:
             requests.forward(self._call, self._try)
+        elif self._on_hold is _POLICY:
+            pass  # it is held until the policies allow the RPC
         elif message is not None and requests.count == 1:
             requests.read(self._call)  # the half-close usually came along
         elif self._on_hold is None:
@@ -370,6 +432,8 @@ class Session:
         if timer is Timer.RETRY:
             self._on_hold = None
             self._open(now_s, avoid=self._pod)
+        elif timer is Timer.POLICY and self._policies is not None:
+            self._policy_timed_out(self._policies, now_s)
         elif timer is Timer.COALESCE and self._on_hold is None:
             self._coalescing_ended(now_s)
 
@@ -394,6 +458,8 @@ class Session:
         if self._deadline_s is not None and now_s >= self._deadline_s and not on_pod:
             client_s = self._request.deadline_s
             self._end_early(ending.deadline_passed(target, self._deadline_s, client_s, self._pod), now_s)
+        elif self._on_hold is _POLICY:
+            pass  # a policy has a time-out of its own
         elif target.idle_timeout_s is not None and now_s - self._last_active_s >= target.idle_timeout_s:
             self._end_early(ending.too_quiet(target.label, target.idle_timeout_s), now_s)
 
@@ -530,6 +596,8 @@ class Session:
         self._call.cancel_timer()
         self._call = _NO_CALL
         self._release()
+        if self._policies is not None:
+            self._policies.end(status)
         if self._copy is not None:
             self._copy.leave(status_from is _NOBODY, now_s)
         own = status_from is _GATEWAY or status_from is _NOBODY
@@ -572,6 +640,7 @@ class Session:
             deadline_s=self._deadline_s,
             further_tries=self._further.count if self._further is not None else 0,
             forwarded=self._metadata,
+            facts=None if self._policies is None else self._policies.facts,
         )
         rpc_log.put(record)
 
@@ -587,7 +656,7 @@ class _NoCall:
     def _over(self, *_: object) -> NoReturn:
         raise AssertionError("an RPC that is over was acted on")
 
-    read = send = finish = abort = set_timer = cancel_timer = open = _over
+    read = send = finish = abort = ask = run = set_timer = cancel_timer = open = _over
 
 
 _NO_CALL: Call = _NoCall()

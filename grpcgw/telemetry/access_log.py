@@ -85,6 +85,8 @@ class RpcRecord:
     headers: Metadata = ()
     trailers: Metadata = ()
     """Both as the client got them."""
+    facts: Mapping[str, str] | None = None
+    """What policies found out of the RPC; None: its Mapping has no policies."""
 
 
 def is_logged(share_percent: float, chance: Callable[[], float] = random.random) -> bool:
@@ -182,6 +184,7 @@ def _default_fields(record: RpcRecord, started_at_s: float) -> dict[str, object]
         "authority": _clip(record.authority),
         "request_id": _clip(_request_header(record, "x-request-id")) or None,
         "user_agent": _clip(_request_header(record, "user-agent")) or None,
+        "facts": {_clip(name): _clip(value) for name, value in (record.facts or {}).items()} or None,
     }
 
 
@@ -213,6 +216,8 @@ def _evaluate(operator: Operator, record: RpcRecord, started_at_s: float) -> str
             return _either(lambda key: _find(record.headers, key), operator)
         case "TRAILER":
             return _either(lambda key: _find(record.trailers, key), operator)
+        case "FACT":
+            return _either(lambda name: (record.facts or {}).get(name, ""), operator)
         case "GRPC_STATUS":
             return _show_status(record.code, operator.argument)
         case "START_TIME":

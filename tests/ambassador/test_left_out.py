@@ -14,7 +14,9 @@ from grpcgw.model.listener import Listener, Transport
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.route_source import Compiled, CompileOptions
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
+from grpcgw.model.status import Reason
+from grpcgw.policy.verdicts import Deny
+from grpcgw.routing.host_rules import Entry, compile_rules
 from tests.compiling import compile_objects, guard_of, mapping, obj, said
 from tests.parsing import KINDS, READER, parse_objects
 from tests.pems import NOW, key_pair, raw_secret, secret
@@ -76,10 +78,10 @@ def ports_of(compiled: Compiled) -> dict[int, Listener]:
     return {one.port: one for one in compiled.snapshot.listeners or ()}
 
 
-def fault_of(snapshot: Snapshot, name: str, port: str, tls: bool) -> HostFault | None:
+def fault_of(snapshot: Snapshot, name: str, port: str, tls: bool) -> str | None:
     rules = compile_rules(snapshot)
     judged = rules.judge(Entry(port, tls, name, ())) if rules is not None else ()
-    return judged.fault if isinstance(judged, HostRefusal) else None
+    return judged.reason if isinstance(judged, Deny) else None
 
 
 @pytest.mark.parametrize("reason", BROKEN)
@@ -99,14 +101,14 @@ def test_no_wider_host_takes_its_place(reason: str, wider: KubeObject) -> None:
     for port, tls in (("Listener tls.shop", True), ("Listener clear.shop", False)):
         is_open = port in {one.name for one in compiled.snapshot.listeners or ()}
         fault = fault_of(compiled.snapshot, "partners.example.com", port, tls)
-        assert not is_open or fault is HostFault.LEFT_OUT
+        assert not is_open or fault is Reason.LEFT_OUT
 
 
 def test_other_names_are_served_beside_a_host_that_is_left_out() -> None:
     compiled = compile_objects(TLS_PORT, CLEAR_PORT, BROKEN["revocation list"], ANYBODY, *SECRETS)
     assert ports_of(compiled).keys() == {8080, 8443}
     assert [one.name for one in ports_of(compiled)[8443].certificates] == ["Host anybody.shop"]
-    for name, fault in (("other.example.com", None), ("Partners.example.com:8443", HostFault.LEFT_OUT)):
+    for name, fault in (("other.example.com", None), ("Partners.example.com:8443", Reason.LEFT_OUT)):
         assert fault_of(compiled.snapshot, name, "Listener tls.shop", tls=True) is fault
 
 
@@ -150,7 +152,7 @@ def test_a_tls_context_that_is_left_out_closes_its_names(fields: dict[str, objec
     compiled = compile_objects(TLS_PORT, context, *SECRETS)
     assert ports_of(compiled) == {}, "there is no certificate"
     beside = compile_objects(TLS_PORT, context, ANYBODY, *SECRETS)
-    for name, fault in (("other.example.com", None), ("partners.example.com", HostFault.LEFT_OUT)):
+    for name, fault in (("other.example.com", None), ("partners.example.com", Reason.LEFT_OUT)):
         assert fault_of(beside.snapshot, name, "Listener tls.shop", tls=True) is fault
     assert "calls to partners.example.com are refused" in "".join(said(beside, Severity.ERROR))
 
@@ -180,7 +182,7 @@ def test_of_two_authorities_on_one_port_the_names_of_the_second_are_refused() ->
     authorities = raw_secret({"stringData": {"ca.crt": key_pair("ca2")[0].decode()}}, "ca2")
     second = host("second", "second.example.com", tlsSecret={"name": "cert"}, tls={**MUTUAL, "ca_secret": "ca2"})
     compiled = compile_objects(TLS_PORT, partners(), second, authorities, *SECRETS)
-    for name, fault in (("partners.example.com", None), ("second.example.com", HostFault.LEFT_OUT)):
+    for name, fault in (("partners.example.com", None), ("second.example.com", Reason.LEFT_OUT)):
         assert fault_of(compiled.snapshot, name, "Listener tls.shop", tls=True) is fault
 
 
@@ -191,7 +193,7 @@ def test_a_host_that_asks_for_client_certificates_is_not_served_in_clear_text_un
     asking = partners(requestPolicy={"insecure": {"action": action}})
     compiled = compile_objects(CLEAR_PORT, asking, *SECRETS)
     fault = fault_of(compiled.snapshot, "partners.example.com", "Listener clear.shop", tls=False)
-    assert fault is (None if served else HostFault.CLEAR_TEXT)
+    assert fault is (None if served else Reason.CLEAR_TEXT)
 
 
 def test_nobody_takes_the_port_of_a_listener_that_is_left_out() -> None:
@@ -219,7 +221,7 @@ def test_the_tls_port_of_the_command_line_shows_no_makeshift_certificate(reason:
     assert Transport.TLS not in opened
     for one in opened.values():
         served = Snapshot("", listeners=(one,))
-        assert fault_of(served, "partners.example.com", one.name, tls=False) is HostFault.LEFT_OUT
+        assert fault_of(served, "partners.example.com", one.name, tls=False) is Reason.LEFT_OUT
         assert fault_of(served, "other.example.com", one.name, tls=False) is None
     assert bool(opened) == ("any name" not in "".join(said(compiled)))
 
@@ -354,7 +356,7 @@ def test_a_host_of_a_misspelt_kind_or_group_closes_its_name(reason: str) -> None
     api, kind = MISSPELT[reason]
     misspelt = obj(kind, "partners", {"hostname": "partners.example.com", "tlsSecret": {"name": "cert"}}, api=api)
     compiled = compile_objects(CLEAR_PORT, misspelt, host("wide", "*"), *SECRETS)
-    assert fault_of(compiled.snapshot, "partners.example.com", "Listener clear.shop", tls=False) is HostFault.LEFT_OUT
+    assert fault_of(compiled.snapshot, "partners.example.com", "Listener clear.shop", tls=False) is Reason.LEFT_OUT
     assert fault_of(compiled.snapshot, "other.example.com", "Listener clear.shop", tls=False) is None
     assert any("did you mean" in one for one in said(compiled, Severity.ERROR))
 

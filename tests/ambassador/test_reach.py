@@ -10,7 +10,8 @@ from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.reach import CLEAR_TEXT, NO_HOST, NO_LABELS, Reach
 from grpcgw.model.route_source import Compiled
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.routing.host_rules import Entry, HostRefusal, compile_rules
+from grpcgw.policy.verdicts import Deny
+from grpcgw.routing.host_rules import Entry, compile_rules
 from grpcgw.routing.table import RouteTable
 from tests.compiling import compile_objects, mapping, module, obj, said
 
@@ -155,7 +156,7 @@ def is_served(snapshot: Snapshot, authority: str) -> bool:
     ports = [("", True)] if snapshot.listeners is None else [(one.name, False) for one in snapshot.listeners]
     judged = [rules.judge(Entry(name, tls, authority, ())) if rules else () for name, tls in ports]
     return route is not None and any(
-        not isinstance(one, HostRefusal) and (not one or set(one) & set(destination.selected_by))
+        not isinstance(one, Deny) and (not one or set(one) & set(destination.selected_by))
         for one in judged
         for destination in route.destinations
     )

@@ -20,7 +20,8 @@ from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import REASON_KEY, Refusal
+from grpcgw.model.status import REASON_KEY
+from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import COALESCE_WINDOW_S
 from grpcgw.upstream.pod import Pod
@@ -48,7 +49,7 @@ def break_target(gateway: Gateway, what: str) -> Callable[[], None]:
     """Let `what` fail for new RPCs with the metadata `break`."""
     route = gateway.serving.route
 
-    def broken(path: str, authority: str, metadata: Metadata, port: PortView) -> Target | Refusal:
+    def broken(path: str, authority: str, metadata: Metadata, port: PortView) -> Target | Deny:
         if not any(key == "break" for key, _ in metadata):
             return route(path, authority, metadata, port)
         if what == "route":

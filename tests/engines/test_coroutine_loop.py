@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from grpcgw.engines.coroutine_loop import CoroutineLoop
-from grpcgw.policy.contract import ALLOW, Allow, CoroutineWork
+from grpcgw.policy.contract import CoroutineWork
+from grpcgw.policy.verdicts import ALLOW, Allow
 
 
 @pytest.fixture

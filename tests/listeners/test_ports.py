@@ -13,7 +13,9 @@ from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
+from grpcgw.model.status import Reason
+from grpcgw.policy.verdicts import Deny
+from grpcgw.routing.host_rules import Entry, compile_rules
 
 SELF_SIGNED = ServerCertificate("self-signed", ("*",), b"chain", b"key")
 PLAIN = ServerCertificate("Host a", ("*",), b"chain", b"key")
@@ -177,7 +179,7 @@ def refused(snapshot: Snapshot, listener: str = "--port", authority: str = "a", 
     rules = compile_rules(snapshot)
     assert rules is not None
     judged = rules.judge(Entry(listener, tls, authority, ()))
-    return judged.fault is HostFault.CLEAR_TEXT if isinstance(judged, HostRefusal) else None
+    return judged.reason is Reason.CLEAR_TEXT if isinstance(judged, Deny) else None
 
 
 def test_an_unknown_name_is_judged_by_the_strictest_host() -> None:

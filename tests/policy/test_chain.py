@@ -16,8 +16,9 @@ from grpcgw.model.route import Destination, PolicySettings, Unenforced
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
 from grpcgw.policy.chain import FAILED_OPEN, BuiltPolicy, Chain
-from grpcgw.policy.contract import ALLOW, Allow, CoroutineWork, Deny, FailMode, PolicyRequest, Verdict, Wait
+from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, Verdict, Wait
 from grpcgw.policy.request import Peer, Request
+from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 
 DENY = Deny("busy", "come back later", Code.RESOURCE_EXHAUSTED)
 METADATA: Metadata = (("x-user", "ann"), ("x-tenant", "a"), ("x-tenant", "b"))

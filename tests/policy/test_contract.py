@@ -7,7 +7,8 @@ import pytest
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import REASON_KEY, Reason
-from grpcgw.policy.contract import DETAILS_KEY, Allow, Deny, UnaryRpc
+from grpcgw.policy.contract import UnaryRpc
+from grpcgw.policy.verdicts import DETAILS_KEY, Allow, Deny
 
 UNSENDABLE: list[Metadata] = [
     (("X-Upper", "a"),),

@@ -6,7 +6,9 @@ import pytest
 
 from grpcgw.model.objects import KubeObject
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.routing.host_rules import Entry, HostFault, HostRefusal, compile_rules
+from grpcgw.model.status import Reason
+from grpcgw.policy.verdicts import Deny
+from grpcgw.routing.host_rules import Entry, compile_rules
 from grpcgw.routing.selection import find_selections, select_routes
 from tests.compiling import compile_objects, mapping, obj, said
 
@@ -21,7 +23,7 @@ def served(snapshot: Snapshot, name: str = "tools.example.com") -> dict[str, int
     """The Mappings that `name` may reach, by their Hosts, with their shares."""
     rules = compile_rules(snapshot)
     selectors = rules.judge(Entry("", False, name, ())) if rules is not None else ()
-    assert not isinstance(selectors, HostRefusal)
+    assert not isinstance(selectors, Deny)
     assert selectors == () or selectors in find_selections(snapshot)
     routes = select_routes(snapshot.routes, selectors) if selectors else snapshot.routes
     return {one.label: one.weight for route in routes for one in route.destinations}
@@ -67,8 +69,8 @@ def test_match_expressions_are_an_error_and_the_name_is_refused() -> None:
     assert "matchExpressions are not supported" in said(compiled)[0]
     rules = compile_rules(compiled.snapshot)
     judged = rules.judge(Entry("", False, "tools.example.com", ())) if rules is not None else ()
-    assert isinstance(judged, HostRefusal)
-    assert judged.fault is HostFault.LEFT_OUT
+    assert isinstance(judged, Deny)
+    assert judged.reason is Reason.LEFT_OUT
 
 
 def test_two_hosts_of_one_name_take_the_mappings_of_either() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from grpcgw.model.resilience import CircuitBreaker
 from grpcgw.model.route import Route, WeightedCluster
-from grpcgw.model.status import Reason, Refusal
+from grpcgw.model.status import Reason
+from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving
 from tests.session.gateway import FakeConnection, destination, endpoints, route, snapshot
@@ -66,8 +67,8 @@ def test_shares_of_destinations_and_of_their_clusters_multiply(first: list[int],
 def test_clusters_of_a_destination_share_its_breaker_and_label() -> None:
     serving = serve(split_over(1, 1, circuit_breakers=(CircuitBreaker(max_requests=1),)))
     one, two = serving.route(METHOD), serving.route(METHOD)
-    assert not isinstance(one, Refusal)
-    assert not isinstance(two, Refusal)
+    assert not isinstance(one, Deny)
+    assert not isinstance(two, Deny)
     assert {one.cluster, two.cluster} == {"c0", "c1"}
     assert one.breaker is two.breaker is not None
     assert one.budget is two.budget

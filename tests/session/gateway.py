@@ -15,7 +15,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.model.status import Refusal
+from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
@@ -111,9 +111,9 @@ class Gateway(Serving):
 
     def route(
         self, path: str, authority: str = "", metadata: Metadata = (), port: PortView = SOME_PORT
-    ) -> Target | Refusal:
+    ) -> Target | Deny:
         target = super().route(path, authority, metadata, port)
-        if isinstance(target, Refusal):
+        if isinstance(target, Deny):
             return target
         watched = WatchedTarget(target)
         self.targets.append(watched)

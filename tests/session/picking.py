@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from grpcgw.model.cluster import DEFAULT_CONNECTION, ConnectionSettings
-from grpcgw.model.status import Refusal
+from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
@@ -63,9 +63,9 @@ def picks(serving: Serving, count: int, path: str = METHOD) -> list[int]:
     return [host(pick(serving, path)) for _ in range(count)]
 
 
-def refusal(serving: Serving, path: str = METHOD) -> Refusal:
+def refusal(serving: Serving, path: str = METHOD) -> Deny:
     found = serving.route(path)
-    assert isinstance(found, Refusal)
+    assert isinstance(found, Deny)
     return found
 
 

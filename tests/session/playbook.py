@@ -18,7 +18,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import REASON_KEY, Reason, Status
 from grpcgw.policy.request import Peer, Request
-from grpcgw.session.call import Attempt, CopyEvents, Opening, Timer
+from grpcgw.session.call import Attempt, Opening, Timer, TryEvents
 from grpcgw.session.session import Session
 from grpcgw.upstream.pod import Pod
 from tests.session.gateway import LABEL, SERVICE, Gateway
@@ -104,7 +104,7 @@ def ended_with(asked: list[Asked]) -> Status:
 class FakeAttempt:
     """One try, of the RPC or of its copy, and what an engine still owes of it."""
 
-    def __init__(self, rpc: Rpc, pod: Pod, first: Opening, copy: CopyEvents | None) -> None:
+    def __init__(self, rpc: Rpc, pod: Pod, first: Opening, copy: TryEvents | None) -> None:
         self._rpc, self.pod, self._copy = rpc, pod, copy
         self.sending: tuple[bytes | None, bool] | None = (first.message, first.half_close)
         self.reading = self.headers_due = self.status_due = True
@@ -196,7 +196,7 @@ class FakeCall:
         metadata: Metadata,
         deadline_s: float | None,
         first: Opening,
-        copy: CopyEvents | None = None,
+        copy: TryEvents | None = None,
     ) -> Attempt:
         assert not self.ended, "a pod was asked after the end"
         number = int(pod.endpoint.address.rpartition(".")[2])

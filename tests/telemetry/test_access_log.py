@@ -58,6 +58,7 @@ SERVED = RpcRecord(
     mapping="grpcserver.default",
     cluster="grpcserver.grpcserver:50051/KubernetesEndpointResolver",
     pod="10.0.0.1:50051",
+    facts={"user": "ann"},
     message="no such greeting",
     request_messages=1,
     request_bytes=12,
@@ -113,6 +114,7 @@ def test_a_json_line_says_everything_with_numbers_as_numbers() -> None:
         "authority": "gw.example.com:8080",
         "request_id": "id-1",
         "user_agent": "grpc-python/1.80",
+        "facts": {"user": "ann"},
     }
 
 
@@ -141,6 +143,7 @@ def test_a_text_line_says_the_same() -> None:
         ("%REQ(x-none?:path)%", "/greet.GrpcService/Greet"),
         ("%REQ(:METHOD)% %PROTOCOL% %RESPONSE_CODE%", "POST HTTP/2 200"),
         ("%REQ(:PATH):6%", "/greet"),
+        ("%FACT(user)% %FACT(tenant?user)% %FACT(tenant)%", "ann ann -"),
         ("%RESP(server)% %TRAILER(cost)% %TRAILER(none)%", "greet 3 -"),
         ("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)%", "NotFound NOT_FOUND 5"),
         ("%RESPONSE_CODE_DETAILS%", "via_upstream"),

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from grpcgw.engines.completion_queue.core import (
@@ -19,16 +20,18 @@ from grpcgw.engines.completion_queue.core import (
     cygrpc,
     ignore,
 )
-from grpcgw.engines.completion_queue.pod_attempt import AttemptOwner, CopyOwner, PodAttempt
+from grpcgw.engines.completion_queue.pod_attempt import AttemptOwner, CopyOwner, PodAttempt, PolicyRpcOwner
 from grpcgw.engines.completion_queue.pod_connection import PodConnection
 from grpcgw.engines.completion_queue.port import QueuePort
+from grpcgw.engines.coroutine_loop import CoroutineLoop
 from grpcgw.engines.exchange import Exchange, begin_exchange
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.client_certificates import read_certificate
+from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.timeouts import upstream_deadline
-from grpcgw.session.call import Attempt, CopyEvents, Opening, Timer
+from grpcgw.session.call import Attempt, Opening, PolicyRpcEvents, Timer, TryEvents
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
 
@@ -44,6 +47,8 @@ class RpcEngine(Protocol):
     serving: Serving
     timers: dict[ClientRpc, tuple[float, Timer]]
     """When the timer of an RPC expires, and what it is for. Changed under the RPC's lock."""
+
+    coroutines: CoroutineLoop
 
     def peer(self, call: Any) -> Peer: ...
     def set_timer(self, rpc: ClientRpc, timer: Timer, delay_s: float) -> None: ...
@@ -117,7 +122,7 @@ class ClientRpc(AttemptOwner):
         metadata: Metadata,
         deadline_s: float | None,
         first: Opening,
-        copy: CopyEvents | None = None,
+        copy: TryEvents | None = None,
     ) -> Attempt:
         connection = pod.connection
         assert isinstance(connection, PodConnection)
@@ -128,6 +133,34 @@ class ClientRpc(AttemptOwner):
         owner.attempt = attempt = PodAttempt(owner, connection)
         attempt.open(path.encode(), authority.encode(), metadata, deadline_s, first)
         return attempt
+
+    def ask(
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float,
+        message: bytes,
+        events: PolicyRpcEvents,
+    ) -> Attempt:
+        connection = pod.connection
+        assert isinstance(connection, PodConnection)
+        owner = PolicyRpcOwner(self, events)
+        owner.attempt = attempt = PodAttempt(owner, connection)
+        limit_s = time.time() + deadline_s - time.monotonic()
+        attempt.open(path.encode(), authority.encode(), metadata, limit_s, Opening(message, True))
+        return attempt
+
+    def run(self, work: CoroutineWork, on_result: Callable[[object, float], None]) -> RunningWork:
+        return self._engine.coroutines.run(work, partial(self._on_coroutine, on_result))
+
+    def _on_coroutine(self, on_result: Callable[[object, float], None], result: object) -> None:
+        try:
+            with self.lock:
+                on_result(result, time.monotonic())
+        except Exception:  # the loop runs the coroutines of other RPCs
+            self.end_for_defect()
 
     # --- what grpc core reports
 

@@ -19,10 +19,12 @@ from grpcgw.engines.completion_queue.pod_attempt import contain
 from grpcgw.engines.completion_queue.pod_connection import PodConnection
 from grpcgw.engines.completion_queue.port import QueuePort
 from grpcgw.engines.contract import REFUSING_S, ServerOptions, sweep_interval_s
+from grpcgw.engines.coroutine_loop import CoroutineLoop
 from grpcgw.listeners.open_ports import Ports, PortView
 from grpcgw.logs import DefectLog
 from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.listener import Listener
+from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.held_messages import HeldMessages
 from grpcgw.policy.request import Peer, parse_peer
 from grpcgw.session.call import COALESCE_WINDOW_S, Timer
@@ -41,9 +43,16 @@ CUT_OFF_S = 1.0
 class CompletionQueueEngine:
     name = "completion-queue"
 
-    def __init__(self, options: ServerOptions, first_turn: int = 0, drain_time_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        first_turn: int = 0,
+        drain_time_s: float = 30.0,
+        catalogue: Catalogue = CATALOGUE,
+    ) -> None:
         self._options, self._drain_time_s = options, drain_time_s
-        self.serving = Serving(self._connect, first_turn, drain_time_s, options.max_metadata_bytes)
+        self.serving = Serving(self._connect, first_turn, drain_time_s, options.max_metadata_bytes, catalogue)
+        self.coroutines = CoroutineLoop()
         self.serving.held = HeldMessages(options.max_message_bytes)
         self.timers: dict[ClientRpc, tuple[float, Timer]] = {}
         self._active: set[ClientRpc] = set()
@@ -91,6 +100,7 @@ class CompletionQueueEngine:
             if not port.closed.is_set():
                 port.cut_off()
                 port.closed.wait()
+        self.coroutines.stop()
         self._stopping.set()
         self._housekeeping_wanted.set()
         if self._queue is not None:

@@ -23,7 +23,7 @@ from grpcgw.engines.completion_queue.core import (
 from grpcgw.engines.completion_queue.pod_connection import PodConnection
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import POD_LEFT, Reason, Status, core_cause
-from grpcgw.session.call import CopyEvents, Opening
+from grpcgw.session.call import Opening, PolicyRpcEvents, TryEvents
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class AttemptOwner:
     __slots__ = ("attempt", "lock", "session")
 
     lock: AbstractContextManager[object]
-    session: CopyEvents
+    session: TryEvents
     attempt: PodAttempt | None
 
     def release(self) -> None:
@@ -155,7 +155,7 @@ class CopyOwner(AttemptOwner):
     lock = contextlib.nullcontext()
     """A copy locks itself."""
 
-    def __init__(self, copy: CopyEvents) -> None:
+    def __init__(self, copy: TryEvents) -> None:
         self.session, self.attempt = copy, None
 
     def release(self) -> None:
@@ -167,6 +167,24 @@ class CopyOwner(AttemptOwner):
             self.session.on_defect(time.monotonic())
         except Exception:
             log.exception("defect: a copy could not be ended")
+
+
+class PolicyRpcOwner(AttemptOwner):
+    """Owns the try of a policy's own RPC. Its events come under the lock of the RPC that the policy decides on."""
+
+    __slots__ = ("_events", "_rpc")
+
+    def __init__(self, rpc: AttemptOwner, events: PolicyRpcEvents) -> None:
+        self._rpc, self.lock = rpc, rpc.lock
+        self.session = self._events = events
+        self.attempt = None
+
+    def release(self) -> None:
+        if self._events.is_over:  # else the answer is still to come, after the status
+            self.attempt = None
+
+    def end_for_defect(self) -> None:
+        self._rpc.end_for_defect()
 
 
 def contain(handler: object) -> None:

@@ -11,15 +11,24 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
+from grpcgw.engines.coroutine_loop import CoroutineLoop
 from grpcgw.engines.exchange import Exchange, begin_exchange
-from grpcgw.engines.generic_handler.pod_attempt import RPC_ENDED, AttemptOwner, CopyOwner, Outgoing, PodAttempt
+from grpcgw.engines.generic_handler.pod_attempt import (
+    RPC_ENDED,
+    AttemptOwner,
+    CopyOwner,
+    Outgoing,
+    PodAttempt,
+    PolicyRpcOwner,
+)
 from grpcgw.engines.generic_handler.pod_connection import PodConnection
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.client_certificates import read_certificate
+from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.policy.request import Request, parse_peer
-from grpcgw.session.call import Attempt, CopyEvents, Opening, Timer
+from grpcgw.session.call import Attempt, Opening, PolicyRpcEvents, Timer, TryEvents
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
 
@@ -33,6 +42,7 @@ class RpcEngine(Protocol):
     """What an RPC uses of its engine."""
 
     serving: Serving
+    coroutines: CoroutineLoop
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         """Run `work` in the engine's loop; it contains its own exceptions."""
@@ -148,7 +158,7 @@ class ClientRpc(AttemptOwner):
         metadata: Metadata,
         deadline_s: float | None,
         first: Opening,
-        copy: CopyEvents | None = None,
+        copy: TryEvents | None = None,
     ) -> Attempt:
         connection = pod.connection
         assert isinstance(connection, PodConnection)
@@ -156,3 +166,34 @@ class ClientRpc(AttemptOwner):
         owner.attempt = attempt = PodAttempt(owner, connection, Outgoing(path, authority, metadata, deadline_s))
         attempt.begin(first)
         return attempt
+
+    def ask(
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float,
+        message: bytes,
+        events: PolicyRpcEvents,
+    ) -> Attempt:
+        connection = pod.connection
+        assert isinstance(connection, PodConnection)
+        owner = PolicyRpcOwner(self, events)
+        owner.attempt = attempt = PodAttempt(owner, connection, Outgoing(path, authority, metadata, deadline_s))
+        attempt.begin(Opening(message, True))
+        return attempt
+
+    def run(self, work: CoroutineWork, on_result: Callable[[object, float], None]) -> RunningWork:
+        loop = asyncio.get_running_loop()
+
+        def report(result: object) -> None:
+            loop.call_soon_threadsafe(self._on_coroutine, on_result, result)
+
+        return self._engine.coroutines.run(work, report)
+
+    def _on_coroutine(self, on_result: Callable[[object, float], None], result: object) -> None:
+        try:
+            on_result(result, time.monotonic())
+        except Exception:  # as in `_contain`
+            self.end_for_defect()

@@ -17,6 +17,7 @@ from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
 from grpcgw.engines.generic_handler.port import HandlerPort
 from grpcgw.listeners.open_ports import Ports, PortView
 from grpcgw.model.listener import Listener
+from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.held_messages import HeldMessages
 
 CUT_OFF_S = 1.0
@@ -28,9 +29,15 @@ class GenericHandlerEngine:
 
     name = "generic-handler"
 
-    def __init__(self, options: ServerOptions, first_turn: int = 0, drain_time_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        first_turn: int = 0,
+        drain_time_s: float = 30.0,
+        catalogue: Catalogue = CATALOGUE,
+    ) -> None:
         self._options, self._drain_time_s = options, drain_time_s
-        self._proxy = LoopProxy(options.max_metadata_bytes, first_turn, drain_time_s)
+        self._proxy = LoopProxy(options.max_metadata_bytes, first_turn, drain_time_s, catalogue)
         self.serving = self._proxy.serving
         self.serving.held = HeldMessages(options.max_message_bytes)
         self.ports = Ports(self._open_port)

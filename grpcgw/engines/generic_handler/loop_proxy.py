@@ -16,12 +16,14 @@ import grpc
 import grpc.aio
 
 from grpcgw.engines.contract import sweep_interval_s
+from grpcgw.engines.coroutine_loop import CoroutineLoop
 from grpcgw.engines.generic_handler.client_rpc import ClientRpc
 from grpcgw.engines.generic_handler.pod_connection import PodConnection
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
 from grpcgw.logs import DefectLog
 from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.metadata import Metadata
+from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.session.call import COALESCE_WINDOW_S
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Connection, close_connections
@@ -49,9 +51,16 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio publishe
 class LoopProxy:
     """RPCs of one event loop, which is whoever's it is made to `start` in; all but `serving` belongs to that loop."""
 
-    def __init__(self, max_metadata_bytes: int, first_turn: int = 0, drain_time_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        max_metadata_bytes: int,
+        first_turn: int = 0,
+        drain_time_s: float = 30.0,
+        catalogue: Catalogue = CATALOGUE,
+    ) -> None:
         self._max_metadata_bytes = max_metadata_bytes
-        self.serving = Serving(self._connect, first_turn, drain_time_s, max_metadata_bytes)
+        self.serving = Serving(self._connect, first_turn, drain_time_s, max_metadata_bytes, catalogue)
+        self.coroutines = CoroutineLoop()
         self._active: set[ClientRpc] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._house: asyncio.Task[None] | None = None
@@ -93,6 +102,7 @@ class LoopProxy:
             self._house.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._house
+        await asyncio.to_thread(self.coroutines.stop)
         close_connections(self.serving.clusters.pods())
         while self._tasks:
             await asyncio.wait(self._tasks)

@@ -19,7 +19,7 @@ from grpcgw.model.endpoints import PodState
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import POD_LEFT, Reason, Status
 from grpcgw.policy.timeouts import upstream_deadline
-from grpcgw.session.call import COALESCE_WINDOW_S, CopyEvents, Opening
+from grpcgw.session.call import COALESCE_WINDOW_S, Opening, TryEvents
 from grpcgw.session.forwarding import is_sendable
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ RPC_ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, async
 class AttemptOwner:
     """Whose try it is: `session` gets the events of the current `attempt`."""
 
-    session: CopyEvents
+    session: TryEvents
     attempt: PodAttempt | None = None
 
     def __init__(self, spawn: Spawn) -> None:
@@ -237,6 +237,17 @@ def _result(coroutine: Coroutine[Any, Any, Status]) -> Status:
 class CopyOwner(AttemptOwner):
     """Owns the try of an RPC's copy, which may outlive the RPC."""
 
-    def __init__(self, spawn: Spawn, copy: CopyEvents) -> None:
+    def __init__(self, spawn: Spawn, copy: TryEvents) -> None:
         super().__init__(spawn)
         self.session = copy
+
+
+class PolicyRpcOwner(AttemptOwner):
+    """Owns the try of a policy's own RPC."""
+
+    def __init__(self, rpc: AttemptOwner, events: TryEvents) -> None:
+        super().__init__(rpc._spawn)
+        self._rpc, self.session = rpc, events
+
+    def end_for_defect(self) -> None:
+        self._rpc.end_for_defect()

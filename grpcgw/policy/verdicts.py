@@ -1,0 +1,81 @@
+"""Verdicts on an RPC: `Allow`, and `Deny` with the whole status that refuses it. Pure.
+
+A verdict that comes later, `Wait`, is in `policy.contract`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from grpcgw.model.codes import Code
+from grpcgw.model.header_values import is_reserved
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import REASON_KEY, Status, make_status
+
+DETAILS_KEY = "grpc-status-details-bin"
+_KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
+_REASON = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
+
+
+def check_metadata(metadata: Metadata) -> None:
+    """Raises ValueError for what gRPC cannot send, or a policy may not set."""
+    for key, value in metadata:
+        if not _KEY.fullmatch(key) or is_reserved(key) or key == REASON_KEY:
+            raise ValueError(f"{key!r} is no metadata key that a policy may set")
+        if key.endswith("-bin") is not isinstance(value, bytes):
+            raise ValueError(f"{key}: the value should be bytes for a -bin key, and text for any other")
+        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+            raise ValueError(f"{key}: the value should have only printable ASCII characters")
+
+
+Facts = tuple[tuple[str, str], ...]
+"""Name and value of what a policy found out; a later value of a name replaces an earlier one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The RPC may go on. Raises ValueError for metadata that cannot be sent."""
+
+    add: Metadata = ()
+    """Appended to the metadata of the request, after `remove`."""
+    remove: tuple[str, ...] = ()
+    """Keys (lower case) taken from the metadata of the request."""
+    facts: Facts = ()
+    """For later policies and the access log."""
+
+    def __post_init__(self) -> None:
+        check_metadata(self.add)
+
+
+ALLOW = Allow()
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """The whole status that refuses an RPC. Raises ValueError for what no status can have."""
+
+    reason: str
+    """`x-grpcgw-reason`, also a label in metrics: one of few words (`[a-z][a-z0-9-]*`), never a value of the RPC."""
+    message: str
+    """`grpc-message`; cut at MAX_MESSAGE_CHARACTERS."""
+    code: int | None = None
+    """gRPC code; None: that of the reason."""
+    details: bytes = b""
+    """`grpc-status-details-bin`: a serialized google.rpc.Status; empty: none."""
+    metadata: Metadata = ()
+    """More trailers."""
+
+    def __post_init__(self) -> None:
+        if self.code is not None and not 0 < self.code <= Code.UNAUTHENTICATED:
+            raise ValueError(f"{self.code} is no code to refuse an RPC with")
+        if not _REASON.fullmatch(self.reason):
+            raise ValueError(f"{self.reason!r} is no reason: it should be a word such as rate-limit")
+        check_metadata(self.metadata)
+
+    def status(self) -> Status:
+        """What the client gets, trailers-only."""
+        made = make_status(self.reason, self.message)
+        details: Metadata = ((DETAILS_KEY, self.details),) if self.details else ()
+        code = made.code if self.code is None else self.code
+        return Status(code, made.details, (*made.trailers, *self.metadata, *details))

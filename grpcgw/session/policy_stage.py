@@ -1,0 +1,125 @@
+"""The policy chain of one RPC with its I/O: starts what a policy waits for, bounds it, and resumes with the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Status
+from grpcgw.policy.chain import Chain
+from grpcgw.policy.contract import Answer, CoroutineWork, PolicyRequest, RunningWork, UnaryRpc, Wait
+from grpcgw.policy.request import Request
+from grpcgw.policy.verdicts import Deny
+from grpcgw.routing.targets import Target
+from grpcgw.session.call import Call, Timer
+from grpcgw.session.policy_rpc import PolicyRpc
+from grpcgw.upstream.pod import Pod
+
+Outcome = Deny | Wait | None
+"""None: all policies allow the RPC."""
+
+
+class PolicyStage:
+    __slots__ = ("_call", "_chain", "_deadline_s", "_note_failure", "_on_outcome", "_target", "_wait", "_work")
+
+    def __init__(
+        self,
+        target: Target,
+        call: Call,
+        request: Request,
+        deadline_s: float | None,
+        note_failure: Callable[[Pod], None],
+        on_outcome: Callable[[Outcome, float], None],
+    ) -> None:
+        """`deadline_s`: of the RPC. `note_failure`: a pod could not be connected to. `on_outcome` gets what follows a
+        verdict that came later."""
+        policies = target.policies
+        assert policies is not None, "the Mapping has no policies"
+        self._chain = Chain(policies, PolicyRequest(request, target.label, request.metadata))
+        self._target, self._call, self._deadline_s = target, call, deadline_s
+        self._note_failure, self._on_outcome = note_failure, on_outcome
+        self._wait: Wait | None = None
+        """What is waited for now. What belongs to another is late, and dropped."""
+        self._work: RunningWork | PolicyRpc | None = None
+
+    @property
+    def metadata(self) -> Metadata:
+        """The client's, as the policies left it."""
+        return self._chain.request.metadata
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return self._chain.request.facts
+
+    def edit(self, metadata: Metadata) -> Metadata:
+        """`metadata` with what the policies remove and add."""
+        return self._chain.edit(metadata)
+
+    def start(self, now_s: float) -> Outcome:
+        """Run the chain. After a Wait, `on_outcome` follows, or `on_timer`."""
+        return self._advance(self._chain.run(), now_s)
+
+    def on_timer(self, now_s: float) -> Outcome:
+        """No verdict came in time."""
+        wait = self._wait
+        assert wait is not None, "no policy waits"
+        self._stop_work()
+        return self._advance(self._chain.fail(f"no answer within {round(wait.timeout_s * 1000)} ms"), now_s)
+
+    def end(self, status: Status) -> None:
+        """The RPC is over: stop what is waited for, and tell the policies that allowed it. Called once."""
+        self._stop_work()
+        self._chain.end(status)
+
+    def _advance(self, outcome: Outcome, now_s: float) -> Outcome:
+        while isinstance(outcome, Wait):
+            fault = self._start_work(outcome, now_s)
+            if not fault:
+                return outcome
+            self._stop_work()
+            outcome = self._chain.fail(fault)
+        return outcome
+
+    def _start_work(self, wait: Wait, now_s: float) -> str:
+        """Returns why it cannot be started."""
+        limit_s = now_s + wait.timeout_s
+        if self._deadline_s is not None:
+            limit_s = min(limit_s, self._deadline_s)
+        self._wait = wait
+        if isinstance(wait.work, CoroutineWork):
+            self._work = self._call.run(wait.work, partial(self._resume, wait))
+        else:
+            upstream = self._target.policy_upstreams[self._chain.current.index]
+            if upstream is None:
+                return "its settings name no upstream"
+            on_end = partial(self._judge, wait, wait.work)
+            self._work = rpc = PolicyRpc(self._call, upstream, wait.work, limit_s, self._note_failure, on_end)
+            fault = rpc.start(now_s)
+            if fault:
+                return fault
+        self._call.set_timer(Timer.POLICY, limit_s - now_s)
+        return ""
+
+    def _stop_work(self) -> None:
+        work, self._work, self._wait = self._work, None, None
+        if work is not None:
+            work.cancel()
+
+    def _judge(self, wait: Wait, rpc: UnaryRpc, answer: Answer | str, now_s: float) -> None:
+        if isinstance(answer, str):
+            if self._wait is wait:
+                self._wait = self._work = None
+                self._on_outcome(self._advance(self._chain.fail(answer), now_s), now_s)
+            return
+        verdict: object
+        try:
+            verdict = rpc.judge(answer)
+        except Exception as error:  # a defect in the policy, which ends this RPC alone
+            verdict = error
+        self._resume(wait, verdict, now_s)
+
+    def _resume(self, wait: Wait, verdict: object, now_s: float) -> None:
+        if self._wait is wait:
+            self._wait = self._work = None
+            self._on_outcome(self._advance(self._chain.resume(verdict), now_s), now_s)
