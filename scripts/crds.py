@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from grpcgw.ambassador.objects import API_GROUP, WATCHED
+from grpcgw.ambassador.dialect_objects import API_GROUP, WATCHED
 from grpcgw.ambassador.spec.resources import MODELS
 from grpcgw.model.dialect import ApiResource
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from kubernetes import client, config, dynamic
 from kubernetes.client.exceptions import ApiException
 
-from grpcgw.ambassador.objects import API_GROUP
+from grpcgw.ambassador.dialect_objects import API_GROUP
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
 from tests.kube_api import KubeApi
 

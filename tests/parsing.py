@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from grpcgw.ambassador.objects import make_dialect_objects
+from grpcgw.ambassador.dialect_objects import make_dialect_objects
 from grpcgw.discovery.sources.watch_events import BUILT_IN_KINDS
 from grpcgw.discovery.sources.yaml_objects import DEFAULT_NAMESPACE, ObjectReader, Objects
 

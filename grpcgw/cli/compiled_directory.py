@@ -27,7 +27,7 @@ class CompiledDirectory:
 
 def compile_directory(directory: Path, settings: CompileSettings) -> CompiledDirectory:
     """What a gateway with `settings` would serve from `directory`, and all problems of its files."""
-    from grpcgw.ambassador.objects import make_dialect_objects
+    from grpcgw.ambassador.dialect_objects import make_dialect_objects
     from grpcgw.control.dead_routes import find_dead_in_files
     from grpcgw.control.dialects import compile_snapshot
     from grpcgw.discovery.sources.certificate_files import read_certificate_files

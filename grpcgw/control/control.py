@@ -17,7 +17,7 @@ from grpcgw.admin.allowed_hosts import KnownHosts
 from grpcgw.admin.recent import RecentTraffic
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
-from grpcgw.ambassador.objects import make_dialect_objects
+from grpcgw.ambassador.dialect_objects import make_dialect_objects
 from grpcgw.carriers.carrier import Carrier, CarrierReport, ServedPort
 from grpcgw.control.carrier_problems import find_carrier_problems
 from grpcgw.control.cluster_watches import ClusterWatches

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
+from grpcgw.discovery.resolvers.kubernetes_endpoints import EndpointsResolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.logs import count
 from grpcgw.model.cluster import Cluster, ResolverKind

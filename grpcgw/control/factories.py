@@ -8,7 +8,7 @@ import random
 import socket
 from typing import TYPE_CHECKING, Protocol
 
-from grpcgw.ambassador.objects import make_dialect_objects
+from grpcgw.ambassador.dialect_objects import make_dialect_objects
 from grpcgw.carriers.carrier import Carrier
 from grpcgw.discovery.sources.directory import DirectorySource
 from grpcgw.discovery.sources.yaml_objects import ObjectReader

@@ -7,6 +7,7 @@ from dataclasses import replace
 from operator import attrgetter
 
 from grpcgw.model.cluster import Cluster
+from grpcgw.model.content_hash import digest, hash_content
 from grpcgw.model.environment import hide
 from grpcgw.model.listener import Listener
 from grpcgw.model.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, make_problem
@@ -24,7 +25,6 @@ from grpcgw.model.route_source import (
     RouteSourceResult,
 )
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.model.version import digest, hash_content
 
 
 def compile_configuration(

@@ -96,7 +96,7 @@ class DialectObjects:
     find_secrets: FindKeys
     """Keys of the Secrets that an object of `naming_kinds` names."""
     find_files: FindKeys
-    """Keys of the certificate files (`model.certificate_files`) that an object of `naming_kinds` names."""
+    """Keys of the certificate files (`model.certificate_objects`) that an object of `naming_kinds` names."""
     gateway_field: str
     """Field by which an object chooses its gateway."""
     is_meant_for: Callable[[KubeObject], bool]

@@ -58,7 +58,7 @@ class RouteCandidate:
     route: Route
     rank: RouteRank
     digest: bytes
-    """Of the route (`model.version`)."""
+    """Of the route (`model.content_hash`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -376,7 +376,7 @@ def test_an_older_name_in_a_mapping_wins_over_the_default_of_its_field() -> None
         mapping(v3StatsName="own", v3health_checks=[check]), module(defaults={"httpmapping": default})
     )
     assert only(compiled).stats_name == "own"
-    assert only(compiled).health_check == HealthCheck("own")
+    assert only(compiled).balancing.health_check == HealthCheck("own")
 
 
 def test_null_in_a_mapping_leaves_the_default() -> None:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from grpcgw.ambassador.spec.certificate_paths import find_named_files
-from grpcgw.model.certificate_files import list_paths, make_object
+from grpcgw.model.certificate_objects import list_paths, make_object
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.match import HostKind, HostMatch

@@ -38,7 +38,7 @@ from grpcgw.cluster_status.writer import StatusPace, StatusWriter, lease_name
 from grpcgw.control.dialects import compile_snapshot
 from grpcgw.discovery.sources.kubernetes import KubernetesSource
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
-from grpcgw.discovery.sources.reflector import Pace
+from grpcgw.discovery.sources.reflector import ReflectorPace
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity, Source
 from grpcgw.model.route_source import Compiled, CompileOptions
@@ -50,7 +50,7 @@ from tests.scenarios import run
 PLURALS = {kind.name: kind.candidates[0].plural for kind in KINDS.watched}
 
 DEADLINE_S = 40.0
-READING = Pace(request_s=20.0, recheck_s=0.1, retry_base_s=0.02, retry_cap_s=0.1)
+READING = ReflectorPace(request_s=20.0, recheck_s=0.1, retry_base_s=0.02, retry_cap_s=0.1)
 LEASE = LeasePace(duration_s=10.0, renew_s=0.05, request_s=20.0)
 BRISK = StatusPace(pause_s=0.0, settle_s=0.1, retry_s=0.05, denied_s=0.2, request_s=20.0, lease=LEASE)
 GOOD, BAD = ObjectStatus(True), ObjectStatus(False, "spec.prefix: is required; left out")

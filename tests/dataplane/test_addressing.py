@@ -11,8 +11,8 @@ import pytest
 from dataplane.configured import compile_yaml
 from dataplane.lab import Lab
 from grpcgw.discovery.resolvers.dns import DnsResolver
-from grpcgw.discovery.resolvers.dns_lookup import Answer
-from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
+from grpcgw.discovery.resolvers.dns_lookup import DnsAnswer
+from grpcgw.discovery.resolvers.kubernetes_endpoints import EndpointsResolver
 from grpcgw.discovery.resolvers.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import Addressing, Cluster
@@ -26,8 +26,8 @@ class Everywhere:
     def __init__(self, *addresses: str) -> None:
         self._addresses = addresses
 
-    async def ask(self, hostname: str, addressing: Addressing) -> Answer:
-        return Answer(self._addresses)
+    async def ask(self, hostname: str, addressing: Addressing) -> DnsAnswer:
+        return DnsAnswer(self._addresses)
 
     async def aclose(self) -> None:
         """Nothing is held."""

@@ -20,7 +20,7 @@ from grpcgw.discovery.sources.certificate_files import (
     read_file,
 )
 from grpcgw.discovery.store import ObjectStore
-from grpcgw.model.certificate_files import CERTIFICATE_FILES, list_paths
+from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
 from grpcgw.model.objects import KubeObject
 from tests.compiling import obj
 from tests.parsing import KINDS

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.discovery.resolvers.consul import (
+    ConsulPace,
     ConsulResolver,
     Credentials,
-    Pace,
     agent_url,
     next_index,
     read_credentials,
@@ -32,8 +32,8 @@ from grpcgw.model.endpoints import Endpoint, EndpointSet
 from tests.consul_agents import NODE_ADDRESS, TOKEN, Agent, EmulatedAgent, free_port, kinds_of_agent, open_agent
 
 DEADLINE_S = 40.0
-BRISK = Pace(wait_s=60.0, grace_s=20.0, pause_s=0.01, retry_base_s=0.02, retry_cap_s=0.1)
-HASTY = Pace(wait_s=0.05, grace_s=0.05, pause_s=0.01, retry_base_s=0.02, retry_cap_s=0.1)
+BRISK = ConsulPace(wait_s=60.0, grace_s=20.0, pause_s=0.01, retry_base_s=0.02, retry_cap_s=0.1)
+HASTY = ConsulPace(wait_s=0.05, grace_s=0.05, pause_s=0.01, retry_base_s=0.02, retry_cap_s=0.1)
 NO_CREDENTIALS = Credentials()
 
 
@@ -97,7 +97,7 @@ def play(
     scenario: Callable[[Scene], Awaitable[None]],
     *,
     credentials: Credentials = NO_CREDENTIALS,
-    pace: Pace = BRISK,
+    pace: ConsulPace = BRISK,
     tls: Path | None = None,
     mutual: bool = False,
     acl: bool = False,
@@ -283,7 +283,7 @@ def test_an_agent_that_asks_for_a_certificate_gets_the_gateways(
 # ---- bad days, on the emulator alone
 
 
-def misplay(scenario: Callable[[Scene, EmulatedAgent], Awaitable[None]], pace: Pace = BRISK) -> None:
+def misplay(scenario: Callable[[Scene, EmulatedAgent], Awaitable[None]], pace: ConsulPace = BRISK) -> None:
     async def with_emulator(scene: Scene) -> None:
         assert isinstance(scene.agent, EmulatedAgent)
         await scenario(scene, scene.agent)
@@ -348,7 +348,7 @@ def test_an_agent_that_never_lets_a_query_wait_is_not_asked_without_a_pause() ->
         gaps = [after - before for before, after in pairwise(times)]
         assert sum(gaps) / len(gaps) >= 0.9 * pause_s
 
-    misplay(scenario, Pace(pause_s=pause_s))
+    misplay(scenario, ConsulPace(pause_s=pause_s))
 
 
 @pytest.mark.parametrize(

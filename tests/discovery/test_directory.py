@@ -16,7 +16,7 @@ from grpcgw.discovery.sources import directory as module
 from grpcgw.discovery.sources.directory import (
     DirectorySource,
     Files,
-    FileState,
+    ObjectFile,
     merge,
     parse_content,
     read_directory,
@@ -350,12 +350,12 @@ def test_only_a_file_whose_stamp_changed_is_read_again_unless_all_are(tmp_path: 
     path.write_text(document("a"))
     stamp = stamp_of(path)
 
-    def with_stamp(known: Stamp | None) -> FileState:
+    def with_stamp(known: Stamp | None) -> ObjectFile:
         return replace(state, read=replace(state.read, stamp=known))
 
     believed = with_stamp(stamp)
 
-    def objects_after(former: FileState, read_all: bool = False) -> list[str]:
+    def objects_after(former: ObjectFile, read_all: bool = False) -> list[str]:
         return names(scan(tmp_path, {path: former}, READER, read_all)[0][path].objects)
 
     assert objects_after(believed) == ["former"]

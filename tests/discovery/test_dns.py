@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.discovery.resolvers.dns import INTERVAL_S, MAX_BACKOFF_S, DnsResolver, hostname_of, vary_pause_s
-from grpcgw.discovery.resolvers.dns_lookup import MAX_THREADS, Answer, LookupFailed, SystemLookup, TtlLookup
+from grpcgw.discovery.resolvers.dns_lookup import MAX_THREADS, DnsAnswer, LookupFailed, SystemLookup, TtlLookup
 from grpcgw.discovery.resolvers.resolver_catalogue import RESOLVERS
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import DEFAULT_ADDRESSING, Addressing, Cluster, ResolverKind, ServiceRef
@@ -42,12 +42,12 @@ class ScriptedLookup:
         self.asked: list[str] = []
         self.closed = False
 
-    async def ask(self, hostname: str, addressing: Addressing) -> Answer:
+    async def ask(self, hostname: str, addressing: Addressing) -> DnsAnswer:
         self.asked.append(hostname)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return Answer(tuple(answer), self._ttl_s)
+        return DnsAnswer(tuple(answer), self._ttl_s)
 
     async def aclose(self) -> None:
         self.closed = True
@@ -176,11 +176,11 @@ def test_an_ended_watch_leaves_no_task_and_publishes_nothing_while_others_go_on(
     waiting = asyncio.Event()
 
     class SlowLookup(ScriptedLookup):
-        async def ask(self, hostname: str, addressing: Addressing) -> Answer:
+        async def ask(self, hostname: str, addressing: Addressing) -> DnsAnswer:
             if hostname.startswith("slow"):
                 waiting.set()
                 await asyncio.Event().wait()
-            return Answer(("10.0.0.1",))
+            return DnsAnswer(("10.0.0.1",))
 
     resolver = DnsResolver(interval_s=0.001, lookup=SlowLookup())
 
@@ -355,7 +355,7 @@ def test_a_lookup_that_nobody_answers_fails_in_time_and_its_threads_are_few_unti
         async with asyncio.timeout(20):
             while True:  # until a slot is free again
                 try:
-                    assert await lookup.ask("fast.example.com", DEFAULT_ADDRESSING) == Answer(("fast.example.com",))
+                    assert await lookup.ask("fast.example.com", DEFAULT_ADDRESSING) == DnsAnswer(("fast.example.com",))
                     return
                 except LookupFailed:
                     continue
@@ -387,7 +387,7 @@ def test_the_system_is_asked_for_the_enabled_families_alone() -> None:
     def resolve(hostname: str, family: socket.AddressFamily) -> tuple[str, ...]:
         return (family.name,)
 
-    async def main() -> list[Answer]:
+    async def main() -> list[DnsAnswer]:
         lookup = SystemLookup(resolve=resolve)
         wanted = (Addressing(), Addressing(ipv6=False), Addressing(ipv4=False))
         return [await lookup.ask("x", addressing) for addressing in wanted]
@@ -421,8 +421,8 @@ class NameServer(asyncio.DatagramProtocol):
         self._transport.sendto(head + question + answers, addr)
 
 
-def ask_server(server: NameServer, timeout_s: float = 20.0) -> Answer:
-    async def main() -> Answer:
+def ask_server(server: NameServer, timeout_s: float = 20.0) -> DnsAnswer:
+    async def main() -> DnsAnswer:
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(lambda: server, ("127.0.0.1", 0))
         lookup = TtlLookup(timeout_s, [f"127.0.0.1:{transport.get_extra_info('sockname')[1]}"])
@@ -451,11 +451,11 @@ def test_a_name_server_that_is_silent_is_given_up() -> None:
 
 
 def test_a_name_of_the_hosts_file_has_no_ttl() -> None:
-    async def main() -> Answer:
+    async def main() -> DnsAnswer:
         lookup = TtlLookup()
         try:
             return await lookup.ask("localhost", Addressing(ipv6=False))
         finally:
             await lookup.aclose()
 
-    assert asyncio.run(main()) == Answer(("127.0.0.1",), 0.0)
+    assert asyncio.run(main()) == DnsAnswer(("127.0.0.1",), 0.0)

@@ -17,10 +17,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpcgw.ambassador.objects import make_dialect_objects
+from grpcgw.ambassador.dialect_objects import make_dialect_objects
 from grpcgw.discovery.sources.kubernetes import KubernetesSource
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
-from grpcgw.discovery.sources.reflector import Pace
+from grpcgw.discovery.sources.reflector import ReflectorPace
 from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.errors import UserError
 from grpcgw.model.dialect import ApiResource
@@ -33,7 +33,7 @@ from tests.scenarios import run
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DEADLINE_S = 30.0
 
-BRISK = Pace(
+BRISK = ReflectorPace(
     page_size=2, watch_s=(5.0, 9.0), silence_s=20.0, request_s=20.0, recheck_s=0.1, retry_base_s=0.02, retry_cap_s=0.1
 )
 
@@ -52,7 +52,7 @@ class Highest(Random):
 async def reading(
     access: ClusterAccess,
     namespace: str = "",
-    pace: Pace = BRISK,
+    pace: ReflectorPace = BRISK,
     random: Random | None = None,
     ambassador_id: str = "default",
 ) -> AsyncIterator[ObjectStore]:

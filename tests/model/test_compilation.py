@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from grpcgw.ambassador.compile.compiler import AMBASSADOR
 from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
 from grpcgw.model.compilation import compile_configuration
+from grpcgw.model.content_hash import digest
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.match import HostKind, HostMatch, MatchKind, PathMatch
@@ -25,7 +26,6 @@ from grpcgw.model.route_source import (
     RouteCandidate,
     RouteSourceResult,
 )
-from grpcgw.model.version import digest
 from tests.compiling import mapping, obj, said
 
 PODS = Cluster(

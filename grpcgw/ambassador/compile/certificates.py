@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from grpcgw.errors import GrpcgwError
-from grpcgw.model.certificate_files import CERTIFICATE_FILES, list_paths
+from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
 from grpcgw.model.objects import KubeObject
 
 _CHAIN, _KEY, _AUTHORITIES = "tls.crt", "tls.key", "ca.crt"

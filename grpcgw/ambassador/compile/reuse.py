@@ -13,10 +13,10 @@ from grpcgw.ambassador.compile.grouping import GroupKey, GroupMember, make_route
 from grpcgw.ambassador.compile.mappings import CompiledMapping, MappingContext, compile_mapping
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.cluster import Cluster
+from grpcgw.model.content_hash import digest
 from grpcgw.model.objects import KubeObject, Problem
 from grpcgw.model.route_order import rank_route
 from grpcgw.model.route_source import ClusterCandidate, Reuse, RouteCandidate
-from grpcgw.model.version import digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from grpcgw.ambassador.compile.certificates import InvalidCertificate, KeyPair, read_authorities, read_key_pair
 from grpcgw.ambassador.compile.generations import SERVES_ON, Generations
 from grpcgw.ambassador.spec.parse import Findings
-from grpcgw.model.certificate_files import CERTIFICATE_FILES, list_paths
+from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
 from grpcgw.model.objects import KubeObject, ObjectKey
 
 T = TypeVar("T")

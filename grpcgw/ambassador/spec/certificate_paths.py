@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpcgw.ambassador.spec.host_specs import HostSpec, TLSContextSpec, TlsSettings
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
-from grpcgw.model.certificate_files import make_key
+from grpcgw.model.certificate_objects import make_key
 from grpcgw.model.objects import KubeObject, ObjectKey
 
 

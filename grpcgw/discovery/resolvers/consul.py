@@ -34,7 +34,7 @@ _MAX_REFUSAL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ConsulPace:
     """Time-outs and pauses of queries; tests shorten them."""
 
     wait_s: float = 60.0
@@ -86,9 +86,9 @@ class ConsulResolver:
     """Resolver by Consul. `credentials` default to the environment's."""
 
     def __init__(
-        self, *, credentials: Credentials | None = None, pace: Pace | None = None, random: Random | None = None
+        self, *, credentials: Credentials | None = None, pace: ConsulPace | None = None, random: Random | None = None
     ) -> None:
-        self._pace = pace or Pace()
+        self._pace = pace or ConsulPace()
         self._random = random or Random()
         self._client = _Client(read_credentials(os.environ) if credentials is None else credentials, self._pace)
         self._followers = WatchTasks(self._follow)
@@ -133,7 +133,7 @@ class _Answer:
 class _Client:
     """HTTP to all agents. Errors of aiohttp become AgentAway here."""
 
-    def __init__(self, credentials: Credentials, pace: Pace) -> None:
+    def __init__(self, credentials: Credentials, pace: ConsulPace) -> None:
         self._credentials = credentials
         self._pace = pace
         self._session: aiohttp.ClientSession | None = None

@@ -30,7 +30,7 @@ class LookupFailed(GrpcgwError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DnsAnswer:
     addresses: tuple[str, ...]
     """In order of preference; may contain duplicates."""
     ttl_s: float = 0.0
@@ -42,7 +42,7 @@ Resolve = Callable[[str, socket.AddressFamily], tuple[str, ...]]
 
 
 class Lookup(Protocol):
-    async def ask(self, hostname: str, addressing: Addressing) -> Answer:
+    async def ask(self, hostname: str, addressing: Addressing) -> DnsAnswer:
         """The addresses of the enabled families. Raises LookupFailed, at the latest after TIMEOUT_S."""
         ...
 
@@ -61,12 +61,12 @@ class SystemLookup:
         self._timeout_s, self._resolve = timeout_s, resolve or _resolve
         self._slots = asyncio.Semaphore(MAX_THREADS)
 
-    async def ask(self, hostname: str, addressing: Addressing) -> Answer:
+    async def ask(self, hostname: str, addressing: Addressing) -> DnsAnswer:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._slots.acquire()
                 # getaddrinfo cannot be interrupted: its thread keeps the slot until the system gives up.
-                return Answer(await asyncio.shield(self._start(hostname, _family(addressing))))
+                return DnsAnswer(await asyncio.shield(self._start(hostname, _family(addressing))))
         except TimeoutError as error:
             raise LookupFailed(_too_late(self._timeout_s)) from error
         except OSError as error:
@@ -105,7 +105,7 @@ class TtlLookup:
         self._timeout_s, self._nameservers = timeout_s, nameservers
         self._resolver: aiodns.DNSResolver | None = None
 
-    async def ask(self, hostname: str, addressing: Addressing) -> Answer:
+    async def ask(self, hostname: str, addressing: Addressing) -> DnsAnswer:
         if self._resolver is None:
             self._resolver = aiodns.DNSResolver(self._nameservers, timeout=self._timeout_s / TRIES, tries=TRIES)
         try:
@@ -116,7 +116,7 @@ class TtlLookup:
         except aiodns.error.DNSError as error:
             raise LookupFailed(str(error.args[-1])) from error
         addresses = tuple(node.addr[0].decode() for node in found.nodes)
-        return Answer(addresses, float(min((node.ttl for node in found.nodes), default=0)))
+        return DnsAnswer(addresses, float(min((node.ttl for node in found.nodes), default=0)))
 
     async def aclose(self) -> None:
         if self._resolver is not None:

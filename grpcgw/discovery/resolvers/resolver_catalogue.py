@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from grpcgw.discovery.resolvers.consul import ConsulResolver
 from grpcgw.discovery.resolvers.dns import DnsResolver
-from grpcgw.discovery.resolvers.endpoints import EndpointsResolver
+from grpcgw.discovery.resolvers.kubernetes_endpoints import EndpointsResolver
 from grpcgw.discovery.resolvers.resolver import Resolver
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import ResolverKind

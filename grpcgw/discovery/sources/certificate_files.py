@@ -16,7 +16,7 @@ from pathlib import Path
 
 from grpcgw.discovery.sources.followed_files import FileContent, read_followed, reject
 from grpcgw.discovery.store import ObjectStore
-from grpcgw.model.certificate_files import CERTIFICATE_FILES, list_paths, make_object
+from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths, make_object
 from grpcgw.model.dialect import DialectObjects
 from grpcgw.model.objects import KubeObject, ObjectKey
 
@@ -32,7 +32,7 @@ _PEM = b"-----BEGIN "
 
 
 @dataclass(frozen=True, slots=True)
-class FileState:
+class CertificateFile:
     """One file at its last reading."""
 
     read: FileContent
@@ -40,7 +40,7 @@ class FileState:
     """It was the same at the reading before."""
 
 
-Files = Mapping[str, FileState]
+Files = Mapping[str, CertificateFile]
 
 
 def read_certificate_files(objects: Iterable[KubeObject], dialect: DialectObjects) -> list[KubeObject]:
@@ -129,10 +129,10 @@ def read_files(keys: Iterable[ObjectKey], former: Files) -> Files:
     return {path: read_file(path, former.get(path)) for path in paths}
 
 
-def read_file(path: str, former: FileState | None) -> FileState:
+def read_file(path: str, former: CertificateFile | None) -> CertificateFile:
     """The state of a file after `former`, which is settled when two readings in a row were the same."""
     known = former.read if former is not None else None
     read = read_followed(Path(path), known, MAX_FILE_BYTES)
     if read.content is not None and _PEM not in read.content:
         read = reject(read, "it holds no PEM")
-    return FileState(read, settled=read == known)
+    return CertificateFile(read, settled=read == known)

@@ -50,7 +50,7 @@ _CLOSES = "; no call is served until it can be read or is deleted, as it may con
 
 
 @dataclass(frozen=True, slots=True)
-class FileState:
+class ObjectFile:
     """One file: the `objects` of its last good content, and the `problems` of the content it has now (`read`)."""
 
     read: FileContent
@@ -75,7 +75,7 @@ class FileState:
         return bool(self.objects) and not self.closes
 
 
-Files = Mapping[Path, FileState]
+Files = Mapping[Path, ObjectFile]
 
 
 def read_directory(directory: Path, reader: ObjectReader) -> tuple[tuple[KubeObject, ...], tuple[Problem, ...]]:
@@ -243,7 +243,7 @@ def _close(states: Files, unlisted: Iterable[Path]) -> Files:
     """
     unread = [path for path, state in states.items() if state.read.content is None and _stays_unreadable(path)]
     closing = {path: replace(states[path], problems=_say_closed(states[path].problems)) for path in unread}
-    closing |= {path: FileState(FileContent()) for path in unlisted}
+    closing |= {path: ObjectFile(FileContent()) for path in unlisted}
     return {path: replace(state, objects=(make_unreadable_file(printable(path)),)) for path, state in closing.items()}
 
 
@@ -256,7 +256,7 @@ def _say_closed(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(replace(problem, message=f"{problem.message}{_CLOSES}") for problem in problems)
 
 
-def read_file(path: Path, former: FileState | None, reader: ObjectReader, read_all: bool = True) -> FileState:
+def read_file(path: Path, former: ObjectFile | None, reader: ObjectReader, read_all: bool = True) -> ObjectFile:
     """The state of a file after `former`: broken content changes nothing but the problems.
 
     Without `read_all` it is `former` itself while its stamp proves that the file has not changed.
@@ -269,7 +269,7 @@ def read_file(path: Path, former: FileState | None, reader: ObjectReader, read_a
     return _next_state(path, read, former, reader)
 
 
-def _next_state(path: Path, read: FileContent, former: FileState | None, reader: ObjectReader) -> FileState:
+def _next_state(path: Path, read: FileContent, former: ObjectFile | None, reader: ObjectReader) -> ObjectFile:
     content = read.content
     if content is None:
         return _unreadable(path, read, former)
@@ -282,13 +282,13 @@ def _next_state(path: Path, read: FileContent, former: FileState | None, reader:
         problems = (Problem(Severity.ERROR, "this file holds no object any more", f"{printable(path)}:1"),)
     if any(problem.severity is Severity.ERROR for problem in problems):
         return _broken(read, former, problems, objects)
-    return FileState(read, objects, problems)
+    return ObjectFile(read, objects, problems)
 
 
-def _unreadable(path: Path, read: FileContent, former: FileState | None) -> FileState:
+def _unreadable(path: Path, read: FileContent, former: ObjectFile | None) -> ObjectFile:
     problem = Problem(Severity.ERROR, f"cannot read this file: {read.unreadable}", printable(path))
     if former is not None and former.closes:
-        return FileState(read, former.objects, _say_closed((problem,)))
+        return ObjectFile(read, former.objects, _say_closed((problem,)))
     return _broken(read, former, (problem,))
 
 
@@ -314,16 +314,16 @@ def merge(files: Files, dialect: DialectObjects) -> tuple[tuple[KubeObject, ...]
 
 def _broken(
     read: FileContent,
-    former: FileState | None,
+    former: ObjectFile | None,
     problems: tuple[Problem, ...],
     objects: tuple[KubeObject, ...] = (),
-) -> FileState:
+) -> ObjectFile:
     """The last good objects stay; a file without any serves the documents in it that are objects."""
     if former is None or not former.has_last_good:
-        return FileState(read, objects, problems)
+        return ObjectFile(read, objects, problems)
     kept = "the objects last read from this file keep serving: correct it, or delete it to remove them"
     extended = tuple(replace(problem, message=f"{problem.message}; {kept}") for problem in problems)
-    return FileState(read, former.objects, extended)
+    return ObjectFile(read, former.objects, extended)
 
 
 def _problems_of(files: Files) -> Iterable[Problem]:

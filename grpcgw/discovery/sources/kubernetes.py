@@ -16,7 +16,7 @@ from grpcgw.discovery.sources.api_discovery import ApiDiscovery
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess, KubernetesApi
 from grpcgw.discovery.sources.kubernetes_health import ApiHealth
 from grpcgw.discovery.sources.named_secrets import NamedSecrets
-from grpcgw.discovery.sources.reflector import Pace, Reflector, ReflectorContext, name_partition
+from grpcgw.discovery.sources.reflector import Reflector, ReflectorContext, ReflectorPace, name_partition
 from grpcgw.discovery.sources.watch_events import BUILT_IN_KINDS, CERTIFICATES, watch_secret
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.dialect import DialectObjects
@@ -37,11 +37,11 @@ class KubernetesSource:
         dialect: DialectObjects,
         namespace: str = "",
         *,
-        pace: Pace | None = None,
+        pace: ReflectorPace | None = None,
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
-        pace = pace or Pace()
+        pace = pace or ReflectorPace()
         self._api = KubernetesApi(access)
         discovery = ApiDiscovery(self._api, pace.request_s, pace.recheck_s / 2)
         health = ApiHealth(self._api, pace.answer_s, pace.silence_s / 6)

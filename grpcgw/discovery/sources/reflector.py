@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ReflectorPace:
     """Intervals and time-outs of requests to the API server; tests shorten them."""
 
     page_size: int = 500
@@ -72,7 +72,7 @@ class ReflectorContext:
     discovery: ApiDiscovery
     health: ApiHealth
     dialect: DialectObjects
-    pace: Pace
+    pace: ReflectorPace
     clock: Callable[[], float]
     """Seconds since the epoch."""
     random: Random

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.discovery.resolvers.endpoints import EndpointsResolver, endpoints_of
+from grpcgw.discovery.resolvers.kubernetes_endpoints import EndpointsResolver, endpoints_of
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import Addressing, Cluster, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
