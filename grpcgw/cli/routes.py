@@ -54,7 +54,7 @@ def describe_routes(snapshot: Snapshot) -> Iterator[Row]:
                 row = describe_destination(route, destination, one, snapshot.clusters[one.cluster])
                 yield {**matching, **row, "refused": reach.find_refusal(route, destination)}
         if route.redirect:
-            yield {**matching, "mapping": route.redirect, "refused": "gRPC clients follow no redirect"}
+            yield {**matching, "mapping": route.redirect, "refused": "gRPC clients do not follow redirects"}
 
 
 def describe_matching(order: int, route: Route) -> Row:

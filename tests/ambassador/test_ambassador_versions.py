@@ -194,7 +194,7 @@ def test_an_ingress_for_ambassador_is_a_notice_and_another_ones_is_none(one: Kub
     )
     compiled = compile_objects(one, edge)
     assert said(compiled) == (
-        ["shop.yaml: notice: Ingress shop.shop: no route is made of the rules of an Ingress; write a Mapping for each"]
+        ["shop.yaml: notice: Ingress shop.shop: grpcgw does not serve Ingresses; write a Mapping for each rule"]
         if is_named
         else []
     )

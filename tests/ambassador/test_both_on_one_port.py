@@ -100,7 +100,7 @@ def test_where_another_port_takes_the_clear_text_nothing_is_missing() -> None:
 
 
 def test_without_any_certificate_a_port_says_that_it_shows_one_of_its_own_and_takes_no_clear_text() -> None:
-    text = "there is no certificate, so it shows a self-signed one; calls in clear text are not served"
+    text = "there is no certificate, so a self-signed one is used; clear text is not served"
     (notice,) = said(compile_objects(BOTH))
     assert notice.startswith(f"both.yaml: notice: Listener both.shop: {text}")
     for objects in (

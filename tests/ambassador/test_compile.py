@@ -242,11 +242,11 @@ def test_the_kind_of_match(fields: dict[str, object], kind: MatchKind) -> None:
     [
         ({"prefix": "/(", "prefix_regex": True}, "spec.prefix: '/(' is no RE2 pattern"),
         ({"prefix": "/(?=a)", "prefix_regex": True}, "no RE2 pattern"),
-        ({"service": "10.0.0.1:80"}, "10.0.0.1 is an address, but resolver endpoint finds pods by the name"),
+        ({"service": "10.0.0.1:80"}, "10.0.0.1 is an address, and resolver endpoint needs the name"),
         ({"resolver": "nobody"}, "spec.resolver: resolver nobody is unknown; declare it or use one of consul, "),
         (
             {"load_balancer": {"policy": "round_robin"}, "resolver": "kubernetes-service"},
-            "spec.load_balancer: resolver kubernetes-service is a KubernetesServiceResolver, which leaves balancing",
+            "spec.load_balancer: resolver kubernetes-service is a KubernetesServiceResolver, and Kubernetes",
         ),
     ],
 )
@@ -409,7 +409,7 @@ def test_a_module_that_never_was_whole_and_does_not_say_whom_to_serve_serves_nob
     first = compile_objects(mapping(), module(**wrong, cluster_request_timeout_ms=5))
     assert first.snapshot.clients.allow == ()
     assert only(first).timeout_ms == 5
-    assert said(first)[0].endswith("; nobody is served until it is right")
+    assert said(first)[0].endswith("; nobody is served until it is corrected")
     assert compile_objects(mapping(), module(), last=first).snapshot.clients.allow is None
 
 
@@ -417,7 +417,7 @@ def test_a_module_that_never_was_whole_and_does_not_say_whom_to_serve_serves_nob
 def test_a_module_of_which_nothing_can_be_read_serves_nobody(spec: object) -> None:
     compiled = compile_objects(mapping(), obj("Module", "ambassador", spec))
     assert compiled.snapshot.clients.allow == ()
-    assert "nobody is served until it is right" in said(compiled)[0]
+    assert "nobody is served until it is corrected" in said(compiled)[0]
 
 
 @pytest.mark.parametrize(

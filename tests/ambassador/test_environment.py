@@ -141,7 +141,7 @@ def test_a_name_that_is_not_set_stays_and_a_notice_says_so() -> None:
     compiled = compile_objects(*read(mapping("headers: {x: '${NOT_SET}'}")))
     assert said(compiled) == [
         "f.yaml:4: notice: Mapping greet.shop spec.headers.x: names NOT_SET, which the gateway's environment does not"
-        " have: it stays as it is"
+        " have: the text stays unchanged"
     ]
     assert only(compiled).label == "greet.shop"
 

@@ -102,7 +102,7 @@ BAD = {
     "slow start of a hash": (
         {"load_balancer": {"policy": "maglev", "source_ip": True, "slow_start_ms": 1}}, "maglev takes no slow_start_ms",
     ),
-    "hash header": ({"load_balancer": {"policy": "maglev", "header": "a b"}}, "load_balancer.header: 'a b' is no key"),
+    "hash header": ({"load_balancer": {"policy": "maglev", "header": "a b"}}, "header: 'a b' is no metadata key"),
     "rewrite pattern": ({"regex_rewrite": {"pattern": "(", "substitution": ""}}, "regex_rewrite.pattern: '(' is no"),
     "rewrite group": (
         {"regex_rewrite": {"pattern": "(a)", "substitution": "\\2"}},
@@ -114,8 +114,8 @@ BAD = {
     "host_rewrite with a brace": ({"host_rewrite": "example.com}"}, "host_rewrite: 'example.com}' is no :authority"),
     "host_rewrite with a path": ({"host_rewrite": "a/b"}, "host_rewrite: 'a/b' is no :authority"),
     "host_rewrite without a host": ({"host_rewrite": ":80"}, "host_rewrite: ':80' is no :authority"),
-    "rewrite without its slash": ({"rewrite": "other.Service/"}, "rewrite: 'other.Service/' makes no path"),
-    "rewrite with a newline": ({"rewrite": "/a\n/"}, "rewrite: '/a\\n/' makes no path"),
+    "rewrite without its slash": ({"rewrite": "other.Service/"}, "rewrite: 'other.Service/' is no path"),
+    "rewrite with a newline": ({"rewrite": "/a\n/"}, "rewrite: '/a\\n/' is no path"),
     "rewrite to a space": (
         {"regex_rewrite": {"pattern": "a", "substitution": "a b"}}, "regex_rewrite.substitution: 'a b' should have",
     ),
@@ -167,12 +167,21 @@ def test_a_setting_that_cannot_be_is_an_error_with_its_path(case: str) -> None:
         ({"rewrite": "/x/", "regex_rewrite": {"pattern": "a", "substitution": "b"}}, "rewrite: has no effect beside"),
         ({"host_rewrite": "a", "auto_host_rewrite": True}, "auto_host_rewrite: has no effect beside host_rewrite"),
         ({"load_balancer": {"policy": "maglev", "cookie": {"name": "c"}}}, "gRPC clients keep no cookies"),
-        ({"load_balancer": {"policy": "maglev", "header": "Host"}}, "load_balancer.header: Host tells no gRPC calls"),
-        ({"load_balancer": {"policy": "ring_hash", "header": "grpc-timeout"}}, "grpc-timeout tells no gRPC calls"),
-        ({"load_balancer": {"policy": "ring_hash", "header": "content-type"}}, "content-type tells no gRPC calls"),
+        (
+            {"load_balancer": {"policy": "maglev", "header": "Host"}},
+            "load_balancer.header: Host has no effect: grpc does not show this key",
+        ),
+        (
+            {"load_balancer": {"policy": "ring_hash", "header": "grpc-timeout"}},
+            "grpc-timeout has no effect: grpc does not show this key",
+        ),
+        (
+            {"load_balancer": {"policy": "ring_hash", "header": "content-type"}},
+            "content-type has no effect: grpc does not show this key",
+        ),
         ({"retry_policy": {"retry_on": "retriable-status-codes"}}, "retriable-status-codes has no effect"),
         ({"health_checks": [{"health_check": {"http": {"path": "/"}}}]}, "health_checks.0.health_check: has no effect"),
-        ({"dns_type": "logical_dns"}, "dns_type: has no effect: resolver endpoint asks no DNS"),
+        ({"dns_type": "logical_dns"}, "dns_type: has no effect: resolver endpoint does not use DNS"),
         ({"dns_type": "dns", "resolver": None}, "dns_type: 'dns' is neither strict_dns nor logical_dns; strict_dns is"),
         ({"respect_dns_ttl": True}, "respect_dns_ttl: has no effect"),
         ({"host_regex": True}, "host_regex: has no effect without host"),
@@ -184,11 +193,11 @@ def test_a_setting_that_cannot_be_is_an_error_with_its_path(case: str) -> None:
             {"add_request_headers": {"grpc-timeout": "1S"}},
             "grpc-timeout: has no effect: grpc-timeout cannot be changed as",
         ),
-        ({"headers": {"X-Forwarded-Proto": "https"}}, "is compared as the client sent it, not as pods get it"),
-        ({"regex_headers": {"x-request-id": ".+"}}, "is compared as the client sent it, not as pods get it"),
+        ({"headers": {"X-Forwarded-Proto": "https"}}, "is compared with what the client sent"),
+        ({"regex_headers": {"x-request-id": ".+"}}, "is compared with what the client sent"),
         (
             {"add_request_headers": {"x-san": "%DOWNSTREAM_PEER_URI_SAN%"}},
-            "add_request_headers.x-san: %DOWNSTREAM_PEER_URI_SAN% is empty: grpcgw does not know it",
+            "add_request_headers.x-san: %DOWNSTREAM_PEER_URI_SAN% is empty: grpcgw does not know its value",
         ),
         ({"circuit_breakers": [{"max_requests": 1}], "priority": "high"}, "circuit_breakers: has no effect: calls of"),
         ({"circuit_breakers": [{"max_requests": 1, "priority": "high"}]}, "circuit_breakers: has no effect: calls of"),
@@ -226,7 +235,7 @@ def test_a_bad_health_check_is_skipped_with_an_error_and_the_others_are_kept(bad
 
 def test_only_the_first_health_check_is_made() -> None:
     compiled = compile_objects(mapping(health_checks=[CHECK, CHECK]))
-    assert "spec.health_checks.1: only one health check is made" in said(compiled, Severity.ERROR)[0]
+    assert "spec.health_checks.1: only the first health check is used" in said(compiled, Severity.ERROR)[0]
 
 
 def test_a_health_check_needs_a_resolver_that_knows_the_pods() -> None:
@@ -235,7 +244,7 @@ def test_a_health_check_needs_a_resolver_that_knows_the_pods() -> None:
     assert "spec.health_checks: resolver kubernetes-service is a KubernetesServiceResolver" in said(compiled)[0]
 
 
-@pytest.mark.parametrize(("written", "reason"), [("x", "not supported as a text"), ({"interval_ms": 0}, "interval_ms")])
+@pytest.mark.parametrize(("written", "reason"), [("x", "takes no text"), ({"interval_ms": 0}, "interval_ms")])
 def test_outlier_detection_that_cannot_be_is_an_error_and_the_mapping_serves(written: object, reason: str) -> None:
     compiled = compile_objects(mapping(outlier_detection=written))
     assert only(compiled).balancing.outlier_detection is None

@@ -92,7 +92,7 @@ BROKEN_SECRETS = {
     "data of tls.crt is no base64": raw_secret({"data": {"tls.crt": "%", "tls.key": ""}}),
     "tls.crt is no PEM certificate": secret(b"text", PRIVATE),
     "tls.key is no PEM private key": secret(CHAIN, b"text"),
-    "tls.key is of a kind that grpc cannot serve": secret(*key_pair("k", curve=ec.SECP256K1)),
+    "tls.key has a type that grpc cannot serve": secret(*key_pair("k", curve=ec.SECP256K1)),
     "tls.key does not belong to the certificate in tls.crt": secret(CHAIN, key_pair("b")[1]),
     "tls.key is encrypted": secret(
         CHAIN,
@@ -339,12 +339,12 @@ def test_the_secret_of_authorities_goes_before_their_file_and_a_notice_says_so()
     context = tls_context(**MUTUAL, **AUTHORITIES_FILE)
     compiled = compile_objects(context, secret(CHAIN, PRIVATE), AUTHORITIES, *files(ca=other))
     assert served(compiled) == {"TLSContext tls.shop": CA}
-    assert "spec.cacert_chain_file: has no effect: ca_secret goes before it" in said(compiled, Severity.NOTICE)[0]
+    assert "spec.cacert_chain_file: has no effect beside ca_secret" in said(compiled, Severity.NOTICE)[0]
 
 
 def test_optional_client_certificates_by_a_file_are_a_notice_too() -> None:
     compiled = compile_objects(tls_context(**AUTHORITIES_FILE), secret(CHAIN, PRIVATE), *files(ca=CA))
-    assert "spec.cacert_chain_file: client certificates are not asked for" in said(compiled, Severity.NOTICE)[0]
+    assert "spec.cacert_chain_file: client certificates are not requested" in said(compiled, Severity.NOTICE)[0]
     assert said(compiled, Severity.ERROR) == []
 
 
@@ -395,7 +395,7 @@ def test_authorities_keep_their_last_good_version() -> None:
 def test_optional_client_certificates_are_not_asked_for_and_a_notice_says_so() -> None:
     compiled = compile_objects(tls_context(ca_secret="ca"), secret(CHAIN, PRIVATE), AUTHORITIES)
     assert served(compiled) == {"TLSContext tls.shop": b""}
-    assert "grpc in Python cannot ask without requiring them" in said(compiled, Severity.NOTICE)[0]
+    assert "grpc in Python cannot request them without requiring them" in said(compiled, Severity.NOTICE)[0]
     assert said(compiled, Severity.ERROR) == []
 
 
@@ -409,7 +409,7 @@ CANNOT = {
     "max v1.2": ({"max_tls_version": "v1.2"}, "max_tls_version: grpc in Python always speaks TLS 1.3 as well"),
     "version": ({"min_tls_version": "1.2"}, "min_tls_version: should be 'v1.0', 'v1.1', 'v1.2' or 'v1.3'"),
     "ciphers": ({"cipher_suites": ["ECDHE-RSA-AES128-GCM-SHA256"]}, "set GRPC_SSL_CIPHER_SUITES in the gateway's"),
-    "curves": ({"ecdh_curves": ["X25519"]}, "ecdh_curves: grpc in Python takes no curves"),
+    "curves": ({"ecdh_curves": ["X25519"]}, "ecdh_curves: grpc in Python has no setting for curves"),
     "revocation": ({"crl_secret": "crl"}, "crl_secret: grpc in Python reads no revocation lists"),
     "revocation stored as v2": ({"v3CRLSecret": "crl"}, "v3CRLSecret: grpc in Python reads no revocation lists"),
 }
@@ -441,7 +441,7 @@ def test_other_protocols_beside_h2_are_a_notice(offered: str) -> None:
     compiled = compile_objects(tls_context(alpn_protocols=offered), secret(CHAIN, PRIVATE))
     assert len(compiled.snapshot.certificates) == 1
     (notice,) = said(compiled)
-    assert "notice: TLSContext tls.shop spec.alpn_protocols: h2 is offered alone: http/1.1 carries no gRPC" in notice
+    assert "notice: TLSContext tls.shop spec.alpn_protocols: only h2 is offered: gRPC does not use http/1.1" in notice
 
 
 def test_protocols_without_h2_are_an_error() -> None:
@@ -458,7 +458,7 @@ def test_a_chain_in_the_wrong_order_is_called_so(chain: bytes, place: str) -> No
 
 def test_less_than_grpc_does_is_a_notice() -> None:
     compiled = compile_objects(tls_context(min_tls_version="v1.0"), secret(CHAIN, PRIVATE))
-    assert "TLS 1.2 is the least that grpc speaks" in said(compiled, Severity.NOTICE)[0]
+    assert "grpc speaks no version below TLS 1.2" in said(compiled, Severity.NOTICE)[0]
 
 
 @pytest.mark.parametrize("tls", [MUTUAL, {"caSecret": "ca", "certRequired": True}])
@@ -505,7 +505,7 @@ def test_of_the_certificates_of_one_port_those_serve_that_ask_for_clients_certif
     compiled = compile_objects(tls_context(**MUTUAL), host(), secret(CHAIN, PRIVATE), AUTHORITIES)
     assert served(compiled) == {"TLSContext tls.shop": CA}
     (error,) = said(compiled, Severity.ERROR)
-    assert error.startswith("host.yaml: error: Host host.shop: its certificate is not served: TLSContext tls.shop asks")
+    assert error.startswith("host.yaml: error: Host host.shop: its certificate is not served: TLSContext tls.shop has")
 
 
 # Clear text
@@ -520,7 +520,7 @@ def policy(hostname: str, action: str | None) -> KubeObject:
 def test_whether_calls_in_clear_text_are_served(action: str | None, clear: bool) -> None:
     compiled = compile_objects(policy("greet", action))
     assert compiled.snapshot.hosts == (HostPolicy(HostMatch(HostKind.EXACT, "greet"), clear),)
-    assert ("gRPC clients follow no redirect" in "".join(said(compiled))) is (action == "Redirect")
+    assert ("gRPC clients do not follow redirects" in "".join(said(compiled))) is (action == "Redirect")
 
 
 def test_an_unknown_action_is_an_error() -> None:
@@ -603,8 +603,8 @@ def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -
         ({"securityModel": None}, "spec.securityModel: is required"),
         ({"protocol": None}, "exactly one of protocol and protocolStack"),
         ({"protocolStack": ["HTTP"]}, "exactly one of protocol and protocolStack"),
-        ({"protocol": "HTTPPROXY"}, "spec.protocol: HTTPPROXY carries no gRPC"),
-        ({"protocol": None, "protocolStack": ["PROXY", "HTTP", "TCP"]}, "PROXY, HTTP, TCP carries no gRPC"),
+        ({"protocol": "HTTPPROXY"}, "spec.protocol: HTTPPROXY cannot carry gRPC"),
+        ({"protocol": None, "protocolStack": ["PROXY", "HTTP", "TCP"]}, "PROXY, HTTP, TCP cannot carry gRPC"),
         ({"hostBinding": {"namespace": {"from": "NONE"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
         ({"hostBinding": {"namespace": {"from": "SELECTOR"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
         ({"maxMessageBytes": 0}, "spec.maxMessageBytes: should be greater"),
@@ -656,7 +656,7 @@ def test_a_listener_in_clear_text_needs_no_certificates() -> None:
 def test_a_listener_without_any_of_the_hosts_there_are_is_not_opened() -> None:
     compiled = compile_objects(listener(hostBinding={"selector": {"matchLabels": {"tier": "y"}}}), *HOSTS)
     assert compiled.snapshot.listeners == ()
-    assert "binds none of the Hosts there are" in said(compiled, Severity.NOTICE)[0]
+    assert "binds no Host" in said(compiled, Severity.NOTICE)[0]
 
 
 def test_the_certificates_of_a_listener_agree_in_what_they_ask_of_clients() -> None:

@@ -87,5 +87,5 @@ def test_routes_say_which_of_them_are_refused_and_why(tmp_path: Path, capsys: py
     assert {row["mapping"]: row["refused"] for row in rows} == {
         "guarded.default": "AuthService auth.default is not enforced yet",
         "open.default": "",
-        "moved.default": "gRPC clients follow no redirect",
+        "moved.default": "gRPC clients do not follow redirects",
     }

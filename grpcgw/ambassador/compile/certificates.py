@@ -88,13 +88,11 @@ def _load_private_key(pem: bytes, name: str) -> bytes:
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError as error:
-        raise InvalidCertificate(f"{name} is encrypted; store it without a password") from error
+        raise InvalidCertificate(f"{name} is encrypted; store it without a passphrase") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidCertificate(f"{name} is no PEM private key") from error
     if not _is_usable(key):
-        raise InvalidCertificate(
-            f"{name} is of a kind that grpc cannot serve; use RSA of 2048 bits, EC P-256 or Ed25519"
-        )
+        raise InvalidCertificate(f"{name} has a type that grpc cannot serve; use RSA of 2048 bits, EC P-256 or Ed25519")
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -74,7 +74,7 @@ def _read_forwarding(config: ModuleConfig, findings: Findings) -> CertificateFor
     except ValueError:
         known = ", ".join(one.upper() for one in CertificateForwarding)
         findings.fault(
-            f"{given!r} should be one of {known}; pods are told nothing of certificates",
+            f"{given!r} should be one of {known}; pods get no x-forwarded-client-cert",
             *("config", "forward_client_cert_details"),
         )
         return CertificateForwarding.SANITIZE

@@ -102,7 +102,7 @@ def _report_lone_shadows(groups: Groups, by_key: Mapping[ObjectKey, KubeObject],
     for members in groups.values():
         if members[0].shadow and all(member.shadow for member in members):
             findings = Findings(by_key[members[0].destination.key])
-            findings.notice("there is no other Mapping in its group whose calls it could get copies of", "shadow")
+            findings.notice("gets no copies of calls: its group has no other Mapping", "shadow")
             generations.report(findings)
 
 

@@ -26,8 +26,8 @@ GUARDING_KINDS = {
     "FilterPolicy": "calls are not filtered",
     "RateLimit": "calls are not limited",
     "RateLimitService": "calls are not limited",
-    "WebApplicationFirewall": "calls are not looked into",
-    "WebApplicationFirewallPolicy": "calls are not looked into",
+    "WebApplicationFirewall": "calls are not inspected",
+    "WebApplicationFirewallPolicy": "calls are not inspected",
 }
 """With what that means."""
 AUTH_MODULE = "authentication"

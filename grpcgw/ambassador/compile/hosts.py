@@ -94,7 +94,7 @@ def _build(obj: KubeObject, contexts: Contexts, secrets: Secrets, findings: Find
     match = parse_host_glob(spec.hostname, findings, "hostname") if spec.hostname else None
     labels = read_labels(obj)
     if labels is None:
-        findings.error("metadata.labels should be an object: by them Listeners select Hosts")
+        findings.error("metadata.labels should be an object: Listeners select Hosts by them")
     certificate = _compile_certificate(obj.key, spec, contexts, secrets, findings)
     selector = _compile_selector(spec, match)
     asks_clients = certificate is not None and bool(certificate.client_ca)
@@ -139,7 +139,7 @@ def _compile_certificate(
         ca = find_ca(spec.tls, named.authorities, secrets, findings, "tls")
         client_ca = ca if spec.tls.cert_required else b""
     if client_ca and key_pair is None:
-        findings.error("is required where clients must show a certificate: name the Secret with its own", "tlsSecret")
+        findings.error("is required if clients must show a certificate: name the Secret with its own", "tlsSecret")
     return certify(key, (spec.hostname or "*",), key_pair, client_ca)
 
 
@@ -174,7 +174,10 @@ def _compile_policy(spec: HostSpec, host: HostMatch | None, asks_clients: bool, 
     action = _insecure_action(spec)
     if action == "Redirect":
         findings.notice(
-            "gRPC clients follow no redirect: calls in clear text are refused", "requestPolicy", "insecure", "action"
+            "gRPC clients do not follow redirects: calls in clear text are refused",
+            "requestPolicy",
+            "insecure",
+            "action",
         )
     # Ambassador's default, which does not serve clear text, would be a hole here: it shows no certificates.
     return HostPolicy(host, clear_text=action == "Route" or (action is None and not asks_clients))

@@ -20,7 +20,7 @@ def note_ingresses(objects: Iterable[KubeObject], ambassador_id: str, generation
     for obj in found:
         if obj.key.kind == "Ingress" and _is_meant(obj, classes, ambassador_id):
             findings = Findings(obj)
-            findings.notice("no route is made of the rules of an Ingress; write a Mapping for each")
+            findings.notice("grpcgw does not serve Ingresses; write a Mapping for each rule")
             generations.report(findings)
 
 

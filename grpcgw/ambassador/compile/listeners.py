@@ -132,7 +132,7 @@ def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
     if transport is None:
         asked = ", ".join(map(str, stack))
         field = "protocol" if spec.protocol is not None else "protocolStack"
-        findings.error(f"{asked} carries no gRPC that grpcgw could serve; use HTTP or HTTPS", field)
+        findings.error(f"{asked} cannot carry gRPC; use HTTP or HTTPS", field)
         return None
     binding = spec.hostBinding
     anywhere = binding is not None and binding.namespace is not None and binding.namespace.from_ == "ALL"
@@ -153,7 +153,7 @@ def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
 def _bind(unbound: _Unbound, obj: KubeObject, bindable: Bindable, findings: Findings) -> _Bound | None:
     hosts = [host for host in bindable.hosts if unbound.binds(host)]
     if bindable.hosts and not hosts:
-        findings.notice("binds none of the Hosts there are, so the port is not opened", "hostBinding")
+        findings.notice("binds no Host, so the port is not opened", "hostBinding")
         return None
     own = [host.certificate for host in hosts if host.certificate is not None]
     certificates, others = agree([*own, *bindable.by_contexts])
@@ -167,7 +167,7 @@ def _bind(unbound: _Unbound, obj: KubeObject, bindable: Bindable, findings: Find
     policies = order_policies(hosts, closed, others=bool(closed) and not hosts)
     if not should_open(transport, policies, certificates):
         out = ", ".join(sorted({policy.left_out for policy in policies if policy.left_out}))
-        findings.fault(f"the port is not opened: what it would serve is of {out}, which is left out")
+        findings.fault(f"the port is not opened: {out} is left out, and the port serves nothing else")
         return None
     listener = replace(unbound.listener, transport=transport, hosts=policies, certificates=certificates)
     return _Bound(listener, unbound.takes_both, hosts, obj)
@@ -208,7 +208,7 @@ def _note_makeshift_certificates(ports: Iterable[_Bound], generations: Generatio
         if one.takes_both and not one.listener.certificates and one.listener.transport is Transport.TLS:
             findings = Findings(one.obj)
             findings.notice(
-                f"there is no certificate, so it shows a self-signed one; calls in clear text are not served, as"
+                f"there is no certificate, so a self-signed one is used; clear text is not served:"
                 f" {_ONE_OF_BOTH}; use protocol HTTP where clients speak clear text"
             )
             generations.report(findings)
@@ -219,7 +219,7 @@ def _note_hidden_authority(listener: Listener, engine: str, findings: Findings) 
     reason = f"the {engine} engine does not know the :authority of calls"
     left_out = next((policy.left_out for policy in listener.hosts if policy.left_out), "")
     if left_out:
-        findings.fault(f"serves no call: {reason}, and {left_out} is left out: its calls cannot be told from others")
+        findings.fault(f"serves no call: {reason}, and {left_out} is left out: its calls look like all others")
     elif len({policy.selectors for policy in listener.hosts}) > 1:
         findings.fault(
             f"serves no call: {reason}, and its Hosts take different Mappings (mappingSelector); give them Listeners of"
@@ -248,6 +248,7 @@ def _report_disagreement(
 ) -> None:
     for other in others:
         findings.fault(
-            f"{other.name} and {kept[0].name} ask different things of clients' certificates, and grpc in Python asks"
+            f"{other.name} and {kept[0].name} have different client authorities, and grpc in Python requires client"
+            " certificates"
             f" on a whole port or not at all; the certificate of {other.name} is not served here",
         )

@@ -138,7 +138,7 @@ def _compile_redirect(
     """What it takes must go to no other Mapping, and nothing is asked of where it redirects to."""
     if findings.rejected:
         return None
-    findings.notice("gRPC clients follow no redirect: calls that match end with UNIMPLEMENTED", "host_redirect")
+    findings.notice("gRPC clients do not follow redirects: calls that match end with UNIMPLEMENTED", "host_redirect")
     member = GroupMember(
         group=make_group_key(matching, spec.precedence or 0),
         matching=matching,
@@ -157,13 +157,13 @@ def _without_pods(
     name, kind = cluster.resolver_name, cluster.resolver
     if mapping.owns("load_balancer"):
         findings.error(
-            f"resolver {name} is a {kind}, which leaves balancing to Kubernetes;"
+            f"resolver {name} is a {kind}, and Kubernetes balances its connections;"
             " name a KubernetesEndpointResolver or leave load_balancer out",
             "load_balancer",
         )
     if settings.health_check is not None and mapping.owns("health_checks"):
         findings.fault(
-            f"resolver {name} is a {kind}, which does not know the pods; without effect until the Mapping names a"
+            f"resolver {name} is a {kind}, which does not know the pods; without effect unless the Mapping names a"
             " KubernetesEndpointResolver",
             "health_checks",
         )
@@ -183,7 +183,7 @@ def _compile_rewrite(spec: MappingSpec, findings: Findings) -> str | None:
         findings.notice("cuts the matched prefix, the gRPC service name, off the path; leave it out", "rewrite")
     if not spec.rewrite.startswith("/") or not _IN_PATH.fullmatch(spec.rewrite):
         findings.error(
-            f"{spec.rewrite!r} makes no path: it should begin with '/' and have printable ASCII without spaces",
+            f"{spec.rewrite!r} is no path: begin it with '/' and use printable ASCII without spaces",
             "rewrite",
         )
     return spec.rewrite
@@ -223,7 +223,7 @@ def _read_log_share(obj: KubeObject, findings: Findings) -> float | None:
     try:
         return parse_share(str(share))
     except InvalidLogFormat as error:
-        findings.fault(f"annotation {error}; without it, the gateway's own share is logged")
+        findings.fault(f"annotation {error}; the gateway's own share is logged instead")
         return None
 
 
@@ -306,7 +306,7 @@ def _as_written(value: object) -> object:
 def _note_others(mapping: MergedMapping, findings: Findings) -> None:
     spec = mapping.spec
     if spec.grpc is False:
-        findings.notice("has no effect: pods are spoken to in gRPC all the same; leave it out", "grpc")
+        findings.notice("has no effect: grpcgw always speaks gRPC to pods; leave it out", "grpc")
     if spec.host_rewrite and spec.auto_host_rewrite and mapping.owns("auto_host_rewrite"):
         findings.notice("has no effect beside host_rewrite", "auto_host_rewrite")
     if spec.host_regex and not spec.host:
@@ -319,7 +319,7 @@ def _note_unused_breakers(settings: StructuredSettings, mapping: MergedMapping, 
         return
     if all(breaker.priority is not priority for breaker in settings.circuit_breakers):
         findings.notice(
-            f"has no effect: calls of the Mapping have priority {priority}, and no entry is for that",
+            f"has no effect: calls of the Mapping have priority {priority}, and no entry has it",
             "circuit_breakers",
         )
 
@@ -329,7 +329,7 @@ def _note_hidden_authority(members: tuple[GroupMember, ...], engine: str, findin
     if hosts:
         findings.fault(
             f"serves no call for {', '.join(hosts)}: the {engine} engine does not know the :authority of calls;"
-            " run grpcgw with --engine completion-queue, or tell calls apart by path or by headers"
+            " run grpcgw with --engine completion-queue, or match by path or headers"
         )
     destination = members[0].destination
     for name, edits in (

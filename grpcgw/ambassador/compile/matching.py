@@ -85,9 +85,7 @@ class _Patterns:
 
 def _compile_path(spec: MappingSpec, patterns: _Patterns, findings: Findings) -> PathMatch:
     if _CONTROL.search(spec.prefix):
-        findings.error(
-            f"{spec.prefix!r} matches no path: no path has line breaks or other control characters", "prefix"
-        )
+        findings.error(f"{spec.prefix!r} matches no path: a path has no line breaks or control characters", "prefix")
     if spec.prefix_regex:
         if spec.prefix_exact:
             findings.notice("has no effect beside prefix_regex", "prefix_exact")
@@ -231,13 +229,15 @@ def _check_key(name: str, findings: Findings, *path: str) -> str:
     if lower in _AUTHORITY or lower in CONSTANT_HEADERS:
         return lower
     if lower in HIDDEN_KEYS:
-        findings.error("cannot be matched: grpc keeps it to itself", *path)
+        findings.error("cannot be matched: grpc does not show it", *path)
     elif lower.startswith(":"):
         findings.error("cannot be matched; of the pseudo-headers only :authority and :method can", *path)
     else:
         check_key(name, findings, *path)
         if lower in _SET_LATER:
-            findings.notice("is compared as the client sent it, not as pods get it: anybody can write it", *path)
+            findings.notice(
+                "is compared with what the client sent, which any client can write, not with what pods get", *path
+            )
     return lower
 
 

@@ -32,7 +32,7 @@ def check_key(name: str, findings: Findings, *path: str | int) -> str:
     """The key as metadata has it; an error where none can be called so."""
     lower = name.lower()
     if not _KEY.fullmatch(lower):
-        findings.error(f"{name!r} is no key of metadata: it has letters, digits and _ . - only", *path)
+        findings.error(f"{name!r} is no metadata key: use letters, digits and _ . - only", *path)
     return lower
 
 
@@ -40,7 +40,7 @@ def note_hidden_key(name: str, findings: Findings, *path: str | int) -> None:
     """For keys whose value calls are to be told apart by."""
     lower = name.lower()
     if lower in HIDDEN_KEYS or lower in CONSTANT_HEADERS or lower == "host":
-        findings.notice(f"{name} tells no gRPC calls apart: grpc shows it of none", *path)
+        findings.notice(f"{name} has no effect: grpc does not show this key", *path)
 
 
 def compile_added(headers: Mapping[str, AddedHeader], findings: Findings, *path: str) -> tuple[HeaderAdd, ...]:
@@ -61,7 +61,7 @@ def compile_added(headers: Mapping[str, AddedHeader], findings: Findings, *path:
 def _note_absent(value: Line | bytes, findings: Findings, *path: str) -> None:
     absent = [] if isinstance(value, bytes) else absent_operators(value)
     if absent:
-        findings.notice(f"{', '.join(absent)} is empty: grpcgw does not know it", *path)
+        findings.notice(f"{', '.join(absent)} is empty: grpcgw does not know its value", *path)
 
 
 def compile_removed(names: Iterable[str], findings: Findings, *path: str) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations) -
     meant = replace(obj, key=obj.key._replace(name=_NAME))
     module = None if obj.key.name == TLS_MODULE else _build_readable(meant, Findings(meant))
     asks_more = module is not None and not _admits_as(chosen, module.clients)
-    outcome = "; nobody is served until there is one alone, as this one says whom to keep out" if asks_more else ""
+    outcome = "; nobody is served until only one is left, because this one restricts clients" if asks_more else ""
     generations.leave_out(obj, f"{reason}{outcome}")
     return asks_more
 
@@ -124,7 +124,7 @@ def _build_readable(obj: KubeObject, findings: Findings) -> CompiledModule | Non
     written = {*given, *map(str, astray)}  # also beside `config`, where they are no keys of it
     nobody = _keeps_out(written, kept.keys()) or not isinstance(config, Mapping | None)
     module = _build(_with_config(obj, kept), findings) or NO_MODULE
-    outcome = "nobody is served until it is right" if nobody else "the rest of the Module holds"
+    outcome = "nobody is served until it is corrected" if nobody else "the rest of the Module holds"
     findings.problems += [
         replace(problem, message=f"{problem.message}; {outcome}")
         for problem in whole.problems
@@ -153,7 +153,7 @@ def _read_log_format(config: ModuleConfig, findings: Findings) -> LogFormat | No
     try:
         log_format = parse_log_format(config.envoy_log_type, config.envoy_log_format)
     except InvalidLogFormat as error:
-        findings.fault(f"{error}; the access log has grpcgw's own lines instead", "config")
+        findings.fault(f"{error}; the access log uses grpcgw's own format instead", "config")
         return None
     if unserved := log_format.unserved():
         findings.notice(f"in the access log {', '.join(unserved)}", "config", "envoy_log_format")

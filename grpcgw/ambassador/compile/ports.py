@@ -65,8 +65,8 @@ def _report_disagreement(
     for other in others:
         findings = Findings(by_name[other.name])
         findings.fault(
-            f"its certificate is not served: {kept[0].name} asks another thing of clients' certificates, and grpc in"
-            " Python asks on a whole port or not at all; give them ports of their own with Listeners"
+            f"its certificate is not served: {kept[0].name} has other client authorities, and grpc in"
+            " Python requires client certificates on a whole port or not at all; give them separate Listeners"
         )
         generations.report(findings)
 

@@ -74,9 +74,9 @@ def compile_health_check(entries: Sequence[object], findings: Findings, *path: s
         if spec is None:
             continue
         if spec.health_check.grpc is None:
-            findings.notice("has no effect on gRPC: pods are asked by grpc.health.v1", *path, index, "health_check")
+            findings.notice("has no effect on gRPC: pods are checked with grpc.health.v1", *path, index, "health_check")
         elif chosen is not None:
-            findings.fault("only one health check is made, the first; this entry is left out", *path, index)
+            findings.fault("only the first health check is used; this entry is left out", *path, index)
         else:
             chosen = _make_health_check(spec)
     return chosen
@@ -99,8 +99,8 @@ def compile_outlier_detection(raw: object, findings: Findings, *path: str) -> Ou
     """An object with Envoy's settings; the text that Ambassador's schema asks for is an error there too."""
     if isinstance(raw, str):
         findings.fault(
-            "outlier_detection is not supported as a text, in Ambassador neither; write an object:"
-            " {consecutive_failures: 5}; without effect as it is",
+            "outlier_detection takes no text, in Ambassador neither; write an object:"
+            " {consecutive_failures: 5}; the text has no effect",
             *path,
         )
         return None

@@ -96,30 +96,28 @@ def check_tls_settings(spec: TlsSettings, findings: Findings, *path: str) -> Non
     """Errors for what grpc in Python cannot do."""
     offered = [protocol.strip() for protocol in (spec.alpn_protocols or "h2").split(",")]
     if "h2" not in offered:
-        findings.error(
-            f"{spec.alpn_protocols!r} should contain h2, without which gRPC cannot be", *path, "alpn_protocols"
-        )
+        findings.error(f"{spec.alpn_protocols!r} should contain h2, which gRPC needs", *path, "alpn_protocols")
     elif len(offered) > 1:
         others = ", ".join(protocol for protocol in offered if protocol != "h2")
-        findings.notice(f"h2 is offered alone: {others} carries no gRPC", *path, "alpn_protocols")
+        findings.notice(f"only h2 is offered: gRPC does not use {others}", *path, "alpn_protocols")
     if spec.min_tls_version == "v1.3":
         findings.error("grpc in Python always speaks TLS 1.2 as well; set v1.2", *path, "min_tls_version")
     elif spec.min_tls_version in ("v1.0", "v1.1"):
-        findings.notice("has no effect: TLS 1.2 is the least that grpc speaks", *path, "min_tls_version")
+        findings.notice("has no effect: grpc speaks no version below TLS 1.2", *path, "min_tls_version")
     if spec.max_tls_version not in (None, "v1.3"):
         findings.error("grpc in Python always speaks TLS 1.3 as well; leave it out", *path, "max_tls_version")
     if spec.cipher_suites:
         findings.error(
-            "grpc in Python takes no ciphers for one port; leave it out and set GRPC_SSL_CIPHER_SUITES in the"
+            "grpc in Python has no ciphers per port; leave it out and set GRPC_SSL_CIPHER_SUITES in the"
             " gateway's environment (TLS 1.2, for the whole process)",
             *path,
             "cipher_suites",
         )
     if spec.ecdh_curves:
-        findings.error("grpc in Python takes no curves; leave it out", *path, "ecdh_curves")
+        findings.error("grpc in Python has no setting for curves; leave it out", *path, "ecdh_curves")
     if spec.crl_secret or spec.v3CRLSecret:
         findings.error(
-            "grpc in Python reads no revocation lists, and revoked certificates would pass; leave it out",
+            "grpc in Python reads no revocation lists, so it would accept revoked certificates; leave it out",
             *path,
             "crl_secret" if spec.crl_secret else "v3CRLSecret",
         )
@@ -133,7 +131,7 @@ def find_ca(
     file = name_authorities_file(spec)
     if authorities is not None:
         if file is not None:
-            findings.notice("has no effect: ca_secret goes before it; leave one out", *path, "cacert_chain_file")
+            findings.notice("has no effect beside ca_secret; leave one out", *path, "cacert_chain_file")
         return secrets.find_authorities(authorities, findings, *path, "ca_secret")
     if spec.cert_required and file is None:
         findings.error(
@@ -148,8 +146,8 @@ def note_optional_client_certificates(spec: TlsSettings, findings: Findings, *pa
     name = "ca_secret" if spec.ca_secret else "cacert_chain_file"
     if (spec.ca_secret or spec.cacert_chain_file) and not spec.cert_required:
         findings.notice(
-            "client certificates are not asked for, while Ambassador lets clients show one or none: grpc in Python"
-            f" cannot ask without requiring them; set cert_required or leave {name} out",
+            "client certificates are not requested, while Ambassador accepts both with and without: grpc in Python"
+            f" cannot request them without requiring them; set cert_required or leave {name} out",
             *path,
             name,
         )

@@ -119,9 +119,9 @@ def _compile_addressing(mapping: MergedMapping, resolver: ResolverChoice | None,
         addressing = Addressing(ipv4, ipv6, _takes_first(spec, findings), bool(spec.respect_dns_ttl))
     else:
         if mapping.owns("dns_type") and spec.dns_type and spec.dns_type.lower() != _ALL_ADDRESSES:
-            findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", "dns_type")
+            findings.notice(f"has no effect: resolver {resolver.name} does not use DNS", "dns_type")
         if mapping.owns("respect_dns_ttl") and spec.respect_dns_ttl:
-            findings.notice(f"has no effect: resolver {resolver.name} asks no DNS", "respect_dns_ttl")
+            findings.notice(f"has no effect: resolver {resolver.name} does not use DNS", "respect_dns_ttl")
         addressing = Addressing(ipv4, ipv6)
     return DEFAULT_ADDRESSING if addressing == DEFAULT_ADDRESSING else addressing
 
@@ -178,7 +178,7 @@ def _find_in_kubernetes(resolver: ResolverChoice, parsed: ParsedService, finding
     service = parsed.service
     if parsed.is_ip:
         findings.error(
-            f"{service.hostname} is an address, but resolver {resolver.name} finds pods by the name of a Service",
+            f"{service.hostname} is an address, and resolver {resolver.name} needs the name of a Service",
             "service",
         )
         return None

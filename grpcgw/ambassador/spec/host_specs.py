@@ -56,7 +56,7 @@ class TlsSettings(Resource):
     max_tls_version: Annotated[TlsVersion | None, served("`v1.3`; a lower one is an error: see below")] = None
     cipher_suites: Annotated[list[str] | None, served("an error: see below")] = None
     ecdh_curves: Annotated[list[str] | None, served("an error: see below")] = None
-    redirect_cleartext_from: Annotated[int | None, http_only("gRPC clients follow no redirect")] = None
+    redirect_cleartext_from: Annotated[int | None, http_only("gRPC clients do not follow redirects")] = None
     sni: Annotated[
         str | None, served("name a pod is asked for and its certificate must carry; default: the host of `service`")
     ] = None
@@ -141,7 +141,7 @@ class InsecurePolicy(Resource):
         Literal["Redirect", "Reject", "Route"] | None,
         served("`Route`: calls in clear text are served; `Reject` and `Redirect`: they are refused"),
     ] = None
-    additionalPort: Annotated[int | None, http_only("gRPC clients follow no redirect", -1)] = None  # noqa: N815
+    additionalPort: Annotated[int | None, http_only("gRPC clients do not follow redirects", -1)] = None  # noqa: N815
 
 
 class RequestPolicy(Resource):

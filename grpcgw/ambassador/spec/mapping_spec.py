@@ -245,12 +245,12 @@ class MappingSpec(MappingDefaults):
     envoy_override: Annotated[Anything, no_meaning("there is no Envoy to configure")] = None
 
     host_redirect: Annotated[
-        bool | None, served("calls that match end with UNIMPLEMENTED: gRPC clients follow no redirect")
+        bool | None, served("calls that match end with UNIMPLEMENTED: gRPC clients do not follow redirects")
     ] = None
-    path_redirect: Annotated[str | None, http_only("gRPC clients follow no redirect")] = None
-    prefix_redirect: Annotated[str | None, http_only("gRPC clients follow no redirect")] = None
-    regex_redirect: Annotated[Table | None, http_only("gRPC clients follow no redirect")] = None
-    redirect_response_code: Annotated[int | None, http_only("gRPC clients follow no redirect")] = None
+    path_redirect: Annotated[str | None, http_only("gRPC clients do not follow redirects")] = None
+    prefix_redirect: Annotated[str | None, http_only("gRPC clients do not follow redirects")] = None
+    regex_redirect: Annotated[Table | None, http_only("gRPC clients do not follow redirects")] = None
+    redirect_response_code: Annotated[int | None, http_only("gRPC clients do not follow redirects")] = None
 
     v2BoolHeaders: Annotated[  # noqa: N815 (the name is Ambassador's, here and below)
         list[str] | None, served("each stands for `headers: {name: true}`")

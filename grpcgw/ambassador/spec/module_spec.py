@@ -134,7 +134,7 @@ class ModuleConfig(SharedSettings):
     proper_case: Annotated[bool | None, http_only("HTTP/2 headers are lower case")] = None
     server_name: Annotated[str | None, http_only("no server header is sent")] = None
     suppress_envoy_headers: Annotated[bool | None, http_only("no Envoy headers are sent", True)] = None
-    x_forwarded_proto_redirect: Annotated[bool | None, http_only("gRPC clients follow no redirect")] = None
+    x_forwarded_proto_redirect: Annotated[bool | None, http_only("gRPC clients do not follow redirects")] = None
 
     allow_chunked_length: Annotated[bool | None, http_only("HTTP/2 has no chunks")] = None
     reject_requests_with_escaped_slashes: Annotated[bool | None, http_only("no gRPC path has escapes", True)] = None

@@ -135,7 +135,7 @@ def _note_missing(obj: KubeObject, findings: Findings) -> None:
         if filled.missing and path[:1] == ("spec",):
             names = ", ".join(filled.missing)
             findings.notice(
-                f"names {names}, which the gateway's environment does not have: it stays as it is", *path[1:]
+                f"names {names}, which the gateway's environment does not have: the text stays unchanged", *path[1:]
             )
 
 
