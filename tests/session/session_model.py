@@ -71,7 +71,7 @@ class PodModel:
     def __init__(self, scenario: Scenario, status: Status, attempt: FakeAttempt) -> None:
         self.attempt, self.status = attempt, status
         self.received: list[bytes] = []
-        self.half_closed = self.broken = False
+        self.half_closed = self.broken = self.never_sent = False
         self.reached = status not in UNREACHED
         self.replies = scenario.replies if self.reached else ()
         self.to_come = list(self.replies)
@@ -203,7 +203,7 @@ class World:
             else:
                 yield "pod takes nothing", lambda: rpc.pod_takes(ok=False)
         if attempt.headers_due and pod.status is CONNECT_FAILED:
-            yield "nothing was sent to the pod", rpc.pod_never_answers
+            yield "nothing was sent to the pod", self._never_send
         elif attempt.headers_due:
             if pod.reached:
                 yield "pod sends headers", lambda: rpc.pod_headers(*pod.headers)
@@ -215,6 +215,10 @@ class World:
             yield "pod has no more", rpc.pod_has_no_more
         if pod.may_report_status:
             yield "pod ends", lambda: rpc.pod_ends(pod.status)
+
+    def _never_send(self) -> list[Asked]:
+        self.pod.never_sent = True
+        return self.rpc.pod_never_answers()
 
     def _pod_takes(self) -> list[Asked]:
         self.pod.take()
@@ -262,7 +266,7 @@ class World:
     def _check_repeat(self, opened: Open) -> None:
         last, now = self.pods[-2:]
         codes = self.scenario.retry_codes
-        allowed = last.status in UNREACHED or (codes is not None and last.status.code in codes)
+        allowed = last.status in UNREACHED or last.never_sent or (codes is not None and last.status.code in codes)
         assert allowed, "a try was repeated that may have reached its pod"
         assert len(self.pods) <= 2 + (0 if codes is None else RETRIES), "too many tries"
         other = self.gateway.targets[0].has_other(last.attempt.pod)
