@@ -1,12 +1,10 @@
-"""Statuses the gateway makes itself, and what a status says that grpc core made on this side.
+"""Statuses that the gateway makes itself, and which codes and causes let an RPC be tried again or count against a pod.
 
-The one place that turns causes into gRPC codes. Pure; the texts of grpc core it knows are checked against the real core
-by the engine tests. Whether a status is core's own is the engines' to prove: a pod can write the same words.
+The one place that turns causes into gRPC codes. Pure.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -128,41 +126,6 @@ def status_of_one_who_left(age_s: float, began: bool, message_refused: bool) -> 
 def reason_of(status: Status) -> str:
     """Reason in a status that the gateway made; empty if it has none."""
     return str(dict(status.trailers).get(REASON_KEY, ""))
-
-
-# What grpc core says when it, not the pod, ends a call. The order matters: the first that matches decides.
-_CORE_TEXTS: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
-    (re.compile(pattern), reason)
-    for pattern, reason in (
-        (r"failed to connect to all addresses|[Cc]onnections to all backends failing", Reason.CONNECT_FAILED),
-        (r"Stream removed \(RST_STREAM \(Received RST_STREAM with error code 7\)\)", Reason.STREAM_REFUSED),
-        (r"Stream removed \(GOAWAY received", Reason.STREAM_REFUSED),
-        (r"Stream removed \(RST_STREAM ", Reason.STREAM_RESET),
-        (
-            r"Stream removed \((Socket closed|Transport closed|recvmsg|sendmsg|[Kk]eepalive|[Pp]ing timeout"
-            r"|.*[Cc]onnection reset|.*[Bb]roken pipe)",
-            Reason.CONNECTION_LOST,
-        ),
-        (r"Socket closed|recvmsg:|sendmsg:|[Kk]eepalive|[Pp]ing timeout|[Tt]ransport closed", Reason.CONNECTION_LOST),
-        (r"Stream removed \(|[Ff]ailed parsing HTTP/2", Reason.BAD_RESPONSE),
-        (r"Received message larger than max|[Uu]nexpected compress|[Ii]nvalid compression", Reason.BAD_RESPONSE),
-        (r"Invalid metadata", Reason.BAD_METADATA),
-    )
-)
-_TOO_LARGE = "Stream removed (received metadata size exceeds"
-_CORE_CODES = frozenset({Code.UNAVAILABLE, Code.UNKNOWN, Code.INTERNAL})
-
-
-def core_cause(code: int, details: str) -> Reason | None:
-    """Why grpc core ended a call; None: nothing that is to be told otherwise than core does.
-
-    For a status that is provably core's own. Of any other the words say nothing: a pod can write them as well.
-    """
-    if code == Code.RESOURCE_EXHAUSTED and details.startswith(_TOO_LARGE):
-        return Reason.METADATA_TOO_LARGE
-    if code not in _CORE_CODES:
-        return None
-    return next((reason for pattern, reason in _CORE_TEXTS if pattern.match(details)), None)
 
 
 def safe_to_retry(reason: Reason) -> bool:

@@ -54,7 +54,8 @@ class FurtherTries:
         now_s: float,
     ) -> Again | Status:
         """Another try, or the status the client gets: the very `status` where it may be the pod's own."""
-        target, cause, expired = self._target, failed.cause(status), failed.has_expired(status, now_s)
+        target, cause = self._target, failed.cause(status)
+        expired = cause is Reason.TIMEOUT
         # Where the RPC's deadline has passed, not only the try's, no retry can help.
         if self._retries is not None and not (expired and failed.deadline_s == self._deadline_s):
             committed = replies.headers_sent or bool(replies.count) or not requests.replayable
@@ -71,7 +72,7 @@ class FurtherTries:
 
     def _describe(self, status: Status, cause: Reason | None, expired: bool, committed: bool, now_s: float) -> Failure:
         return Failure(
-            code=status.code if cause is None else make_status(cause, "").code,  # what the client would get
+            code=status.code if cause is None or expired else make_status(cause, "").code,  # what the client would get
             trailers=status.trailers,
             never_reached=cause is not None and safe_to_retry(cause),
             timed_out=expired,

@@ -9,7 +9,6 @@ from grpcgw.balancer.base import Outcome
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status, counts_against_pod
-from grpcgw.policy.timeouts import may_have_passed
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import Attempt
 from grpcgw.upstream.pod import Pod
@@ -58,22 +57,6 @@ class Try:
         if status.cause is Reason.CONNECTION_LOST and not self.reached:
             return Reason.CONNECT_FAILED  # the connection was lost before anything was sent
         return status.cause
-
-    def has_expired(self, status: Status, now_s: float) -> bool:
-        """Whether the deadline of the try passed on this side; not a DEADLINE_EXCEEDED of the pod's own.
-
-        A pod that notices first cancels the RPC, which is no other end of it.
-        """
-        return (
-            (status.code == Code.CANCELLED or (status.code == Code.DEADLINE_EXCEEDED and status.details in _PASSED))
-            and self.deadline_s is not None
-            and not status.trailers
-            and may_have_passed(self.deadline_s, self.since_s, now_s)
-        )
-
-
-_PASSED = ("Deadline Exceeded", "Stream removed (Deadline Exceeded)", "")
-"""What grpc core says of a deadline that passed. A pod may say the same, to the same effect."""
 
 
 def end_on_pod(target: Target, pod: Pod, duration_s: float, status: Status, now_s: float) -> None:

@@ -496,7 +496,7 @@ class Session:
             self._try_again(attempt.pod, follows, now_s)
         elif follows is status:
             self._finish(status, now_s, by_pod=True)
-        elif self._replies.count and not attempt.has_expired(status, now_s):
+        elif self._replies.count and attempt.cause(status) is not Reason.TIMEOUT:
             self._finish(follows, now_s)  # the reply that is held goes out before it
         else:
             self._finish_own(follows, now_s)

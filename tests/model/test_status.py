@@ -1,11 +1,11 @@
-"""Which status means what: the gateway's own, grpc core's, and the pods'."""
+"""Which status means what: the gateway's own and the pods'."""
 
 from __future__ import annotations
 
 import pytest
 
 from grpcgw.model.codes import Code
-from grpcgw.model.status import REASON_KEY, Reason, Status, core_cause, counts_against_pod, make_status, safe_to_retry
+from grpcgw.model.status import REASON_KEY, Reason, Status, counts_against_pod, make_status, safe_to_retry
 
 GATEWAY_CODES = {
     Reason.NO_MAPPING: Code.UNIMPLEMENTED,
@@ -34,54 +34,6 @@ def test_each_cause_has_its_code_and_says_its_reason(reason: Reason, code: Code)
 @pytest.mark.parametrize("reason", list(Reason))
 def test_no_cause_is_unknown_or_ok(reason: Reason) -> None:
     assert make_status(reason, "").code not in (Code.UNKNOWN, Code.OK)
-
-
-@pytest.mark.parametrize(
-    ("code", "details", "reason"),
-    [
-        (
-            Code.UNAVAILABLE,
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:50051: Failed to connect to remote "
-            "host: Connection refused",
-            Reason.CONNECT_FAILED,
-        ),
-        (Code.UNAVAILABLE, "connections to all backends failing; last error: x", Reason.CONNECT_FAILED),
-        (
-            Code.UNAVAILABLE,
-            "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))",
-            Reason.STREAM_REFUSED,
-        ),
-        (Code.INTERNAL, "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))", Reason.STREAM_RESET),
-        (Code.UNAVAILABLE, "Stream removed (GOAWAY received; Error code: 0; Debug Text: )", Reason.STREAM_REFUSED),
-        (Code.UNAVAILABLE, "Stream removed (Socket closed)", Reason.CONNECTION_LOST),
-        (Code.UNAVAILABLE, "Stream removed (recvmsg:Connection reset by peer)", Reason.CONNECTION_LOST),
-        (Code.UNAVAILABLE, "Socket closed", Reason.CONNECTION_LOST),
-        (Code.UNAVAILABLE, "recvmsg:Connection reset by peer", Reason.CONNECTION_LOST),
-        (Code.UNAVAILABLE, "keepalive watchdog timeout", Reason.CONNECTION_LOST),
-        (Code.UNAVAILABLE, "ping timeout", Reason.CONNECTION_LOST),
-        (Code.CANCELLED, "CANCELLED", None),
-        (Code.UNAVAILABLE, "Stream removed (Transport closed (Delayed close))", Reason.CONNECTION_LOST),
-        (
-            Code.UNAVAILABLE,
-            "Stream removed (Socket closed (GOAWAY received; Error code: 0; Debug Text: ))",
-            Reason.CONNECTION_LOST,
-        ),
-        (Code.UNKNOWN, "Stream removed (something new)", Reason.BAD_RESPONSE),
-        (Code.UNKNOWN, "No status received", None),
-        (Code.UNKNOWN, "Received http2 header with status: 409", None),
-        (Code.UNAVAILABLE, "Received http2 header with status: 503", None),
-        (Code.UNAVAILABLE, "failed parsing HTTP/2", Reason.BAD_RESPONSE),
-        (Code.INTERNAL, "Invalid compression algorithm value", Reason.BAD_RESPONSE),
-        (Code.INTERNAL, "Invalid metadata", Reason.BAD_METADATA),
-    ],
-)
-def test_what_grpc_core_says_is_recognised(code: Code, details: str, reason: Reason) -> None:
-    assert core_cause(code, details) is reason
-
-
-@pytest.mark.parametrize("code", [code for code in Code if code not in (2, 13, 14)])
-def test_words_with_a_code_that_core_does_not_use_for_them_have_no_cause(code: Code) -> None:
-    assert core_cause(code, "Socket closed") is None
 
 
 def test_only_what_never_reached_a_pod_is_tried_again() -> None:

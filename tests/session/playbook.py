@@ -30,7 +30,7 @@ CONNECT_FAILED = Status(
 )
 STREAM_REFUSED = Status(Code.UNAVAILABLE, "Stream removed (RST_STREAM …)", cause=Reason.STREAM_REFUSED)
 CONNECTION_LOST = Status(Code.UNAVAILABLE, "Stream removed (Socket closed)", cause=Reason.CONNECTION_LOST)
-DEADLINE = Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+DEADLINE = Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT)
 CANCELLED = Status(Code.CANCELLED, "the RPC ended on the client's side")
 
 # --- what a session asks for

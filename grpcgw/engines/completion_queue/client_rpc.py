@@ -126,12 +126,13 @@ class ClientRpc(AttemptOwner):
     ) -> Attempt:
         connection = pod.connection
         assert isinstance(connection, PodConnection)
+        now_s, wall_deadline_s = time.monotonic(), None
         if deadline_s is not None:
-            now_s = time.time()
-            deadline_s = upstream_deadline(now_s + deadline_s - time.monotonic(), now_s)
+            wall_s = time.time()
+            wall_deadline_s = upstream_deadline(wall_s + deadline_s - now_s, wall_s)
         owner: AttemptOwner = self if copy is None else CopyOwner(copy)
-        owner.attempt = attempt = PodAttempt(owner, connection)
-        attempt.open(path.encode(), authority.encode(), metadata, deadline_s, first)
+        owner.attempt = attempt = PodAttempt(owner, connection, deadline_s, now_s)
+        attempt.open(path.encode(), authority.encode(), metadata, wall_deadline_s, first)
         return attempt
 
     def ask(
@@ -147,8 +148,9 @@ class ClientRpc(AttemptOwner):
         connection = pod.connection
         assert isinstance(connection, PodConnection)
         owner = PolicyRpcOwner(self, events)
-        owner.attempt = attempt = PodAttempt(owner, connection)
-        limit_s = time.time() + deadline_s - time.monotonic()
+        now_s = time.monotonic()
+        owner.attempt = attempt = PodAttempt(owner, connection, deadline_s, now_s)
+        limit_s = time.time() + deadline_s - now_s
         attempt.open(path.encode(), authority.encode(), metadata, limit_s, Opening(message, True))
         return attempt
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from grpcgw.engines.completion_queue.core import (
@@ -21,8 +22,9 @@ from grpcgw.engines.completion_queue.core import (
     ignore,
 )
 from grpcgw.engines.completion_queue.pod_connection import PodConnection
+from grpcgw.engines.core_texts import core_cause, deadline_passed
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import POD_LEFT, Reason, Status, core_cause
+from grpcgw.model.status import POD_LEFT, Reason, Status
 from grpcgw.session.call import Opening, PolicyRpcEvents, TryEvents
 
 log = logging.getLogger(__name__)
@@ -49,10 +51,14 @@ class AttemptOwner:
 class PodAttempt:
     """One try on one pod. Its events reach the session (or the copy) only while it is the RPC's current try."""
 
-    __slots__ = ("_answered", "_call", "_connection", "over", "owner")
+    __slots__ = ("_answered", "_call", "_connection", "_deadline_s", "_since_s", "over", "owner")
 
-    def __init__(self, owner: AttemptOwner, connection: PodConnection) -> None:
+    def __init__(
+        self, owner: AttemptOwner, connection: PodConnection, deadline_s: float | None, since_s: float
+    ) -> None:
+        """`deadline_s`, `since_s`: the attempt's, on the monotonic clock."""
         self.owner, self._connection = owner, connection
+        self._deadline_s, self._since_s = deadline_s, since_s
         self._call: Any = None
         self._answered = False
         """Headers were reported before the status: the pod's, if nothing else shows whose."""
@@ -129,22 +135,26 @@ class PodAttempt:
         received = event.batch_operations[0]
         with owner.lock:
             self.over = True
-            code, details = received.code(), received.details()
-            status = Status(code, details, received.trailing_metadata(), self._cause(code, details) if code else None)
+            code, details, now_s = received.code(), received.details(), time.monotonic()
+            status = Status(code, details, received.trailing_metadata())
+            if code:
+                status = replace(status, cause=self._cause(status, now_s))
             if owner.attempt is self:
-                owner.session.on_pod_status(status, time.monotonic())
+                owner.session.on_pod_status(status, now_s)
                 owner.release()
 
-    def _cause(self, code: int, details: str) -> Reason | None:
+    def _cause(self, status: Status, now_s: float) -> Reason | None:
         """Why core ended the call, where it provably was core: the status comes before headers, or without any.
 
         Core reports a pod's headers when it has read them, and its status after them. A call that core ends itself
         it gives a status first, and then, for the headers that never came, an empty list; nothing, where the call never
         got as far as a stream. All come through one queue, in that order.
         """
-        if self._connection.closing and POD_LEFT in details:
+        if self._connection.closing and POD_LEFT in status.details:
             return Reason.CONNECTION_LOST
-        return None if self._answered else core_cause(code, details)
+        if deadline_passed(status, self._deadline_s, self._since_s, now_s):
+            return Reason.TIMEOUT
+        return None if self._answered else core_cause(status.code, status.details)
 
 
 class CopyOwner(AttemptOwner):

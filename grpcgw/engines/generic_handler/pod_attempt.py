@@ -7,12 +7,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from grpcgw.engines.core_texts import deadline_passed
 from grpcgw.engines.generic_handler.pod_connection import PodConnection, Spawn
 from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import PodState
@@ -90,6 +91,7 @@ class PodAttempt:
         self._call: Any = None
         self._ended: asyncio.Future[Status] = asyncio.get_running_loop().create_future()
         self._sending: asyncio.Task[None] | None = None
+        self._since_s = time.monotonic()
 
     def begin(self, first: Opening) -> None:
         """Raises ConnectionError where the connection was closed meanwhile."""
@@ -125,7 +127,7 @@ class PodAttempt:
             elif state is PodState.FAILING:
                 self._end(Status(Code.UNAVAILABLE, self._connection.explain(), cause=Reason.CONNECT_FAILED))
             elif left_s is not None and not left_s:
-                self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+                self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT))
             else:
                 await asyncio.sleep(COALESCE_WINDOW_S)  # grpc.aio's own waiting may outlast the channel
         self._report_never_sent()
@@ -218,7 +220,10 @@ class PodAttempt:
         details = await self._call.details() or ""
         unsendable = code is grpc.StatusCode.INTERNAL and not is_sendable(self._outgoing.metadata)
         cause = Reason.BAD_METADATA if unsendable else None
-        return Status(code.value[0], details, tuple(await self._call.trailing_metadata() or ()), cause)
+        status = Status(code.value[0], details, tuple(await self._call.trailing_metadata() or ()), cause)
+        if deadline_passed(status, self._outgoing.deadline_s, self._since_s, time.monotonic()):
+            return replace(status, cause=Reason.TIMEOUT)
+        return status
 
     def _current(self) -> bool:
         return self._owner.attempt is self
