@@ -106,23 +106,6 @@ def make_status(reason: str, message: str) -> Status:
     return Status(_CODES.get(reason, Code.UNAVAILABLE), message, ((REASON_KEY, str(reason)),))
 
 
-CUT_AT_ONCE_S = 1.0
-"""grpc core takes no longer to refuse an RPC for its headers, however busy the worker is."""
-
-
-def status_of_one_who_left(age_s: float, began: bool, message_refused: bool) -> Status:
-    """Of an RPC to which nothing can be sent any more: the client left it, or grpc core has ended it.
-
-    `began`: a part of the request has been read. Where core cannot read a header, it ends the RPC as if the client had
-    cancelled it before that, and says no more.
-    """
-    if message_refused:
-        return make_status(Reason.MESSAGE_REFUSED, "grpc core refused a message: too large, or it cannot be unpacked")
-    if not began and age_s < CUT_AT_ONCE_S:
-        return make_status(Reason.CUT_AT_ONCE, "the client left at once, or grpc core refused a header of the request")
-    return Status(Code.CANCELLED, "")
-
-
 def reason_of(status: Status) -> str:
     """Reason in a status that the gateway made; empty if it has none."""
     return str(dict(status.trailers).get(REASON_KEY, ""))

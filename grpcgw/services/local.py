@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import Reason, Status, make_status, reason_of, status_of_one_who_left
+from grpcgw.model.status import Reason, Status, make_status, reason_of
 from grpcgw.policy.request import Request
 from grpcgw.session.call import Call, Timer
-from grpcgw.session.ending import ended_by
+from grpcgw.session.ending import client_left, ended_by
 from grpcgw.session.serving import Serving
 from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED, LOCAL
@@ -75,7 +75,7 @@ class LocalExchange:
 
     def on_client_closed(self, now_s: float) -> None:
         if not self.finished:
-            status = status_of_one_who_left(now_s - self._since_s, self._requests > 0, self._message_refused)
+            status = client_left(now_s - self._since_s, self._requests > 0, self._message_refused)
             self._record(status, StatusFrom.NOBODY, now_s)
 
     def on_message_refused(self) -> None:

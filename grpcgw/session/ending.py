@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from grpcgw.model.codes import Code
 from grpcgw.model.status import Reason, Status, make_status
 from grpcgw.routing.targets import Target
 from grpcgw.telemetry.access_log import CancelledBy, StatusFrom
@@ -18,6 +19,23 @@ _ENDED_BY: Mapping[str, CancelledBy] = {
     Reason.MESSAGE_REFUSED: CancelledBy.GATEWAY,
     Reason.CUT_AT_ONCE: CancelledBy.UNKNOWN,
 }
+
+
+CUT_AT_ONCE_S = 1.0
+"""grpc core never takes longer to refuse an RPC for its headers, however busy the worker is."""
+
+
+def client_left(age_s: float, began: bool, message_refused: bool) -> Status:
+    """Status of an RPC to which nothing can be sent any more: the client left, or grpc core ended it.
+
+    `began`: a part of the request was read. If grpc core cannot read a header, it ends the RPC before that as if the
+    client had cancelled it, without a cause.
+    """
+    if message_refused:
+        return make_status(Reason.MESSAGE_REFUSED, "grpc core refused a message: too large, or it cannot be unpacked")
+    if not began and age_s < CUT_AT_ONCE_S:
+        return make_status(Reason.CUT_AT_ONCE, "the client left at once, or grpc core refused a header of the request")
+    return Status(Code.CANCELLED, "")
 
 
 def ended_by(status_from: StatusFrom, reason: str) -> CancelledBy:

@@ -47,13 +47,7 @@ from typing import NoReturn
 from grpcgw.balancer.hashing import MakeKey
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import (
-    Reason,
-    Status,
-    make_status,
-    reason_of,
-    status_of_one_who_left,
-)
+from grpcgw.model.status import Reason, Status, make_status, reason_of
 from grpcgw.policy.breakers import Breaker, Overflow, Permit
 from grpcgw.policy.contract import Wait
 from grpcgw.policy.request import Request
@@ -63,6 +57,7 @@ from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session import ending
 from grpcgw.session.call import COALESCE_WINDOW_S, Call, Timer
+from grpcgw.session.ending import client_left
 from grpcgw.session.forwarding import forward_request, forward_response, is_too_large
 from grpcgw.session.further_tries import Again, FurtherTries
 from grpcgw.session.pod_try import Try, end_on_pod
@@ -526,7 +521,7 @@ class Session:
             status = ending.client_deadline_passed(self._pod)
         else:
             began = requests.half_closed or requests.count > 0
-            status = status_of_one_who_left(now_s - self._since_s, began, requests.message_refused)
+            status = client_left(now_s - self._since_s, began, requests.message_refused)
         self._record(status, StatusFrom.NOBODY, now_s)
         self._abandon_try()
 
