@@ -21,20 +21,20 @@ from grpcgw.errors import UserError
 log = logging.getLogger(__name__)
 
 Note = Callable[[str], None]
-"""Told what is missing; the empty text: nothing any more."""
+"""Gets the text of a problem; the empty text: there is none any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeasePace:
     duration_s: float = 30.0
-    """What a holder promises: it renews, or another takes over."""
+    """leaseDurationSeconds: without renewal for so long, another replica takes over."""
     renew_s: float = 10.0
-    """How often the Lease is looked at, by the holder and by the others; varied by a fifth."""
+    """How often every replica reads the Lease, and the holder renews it; varied by a fifth."""
     request_s: float = 5.0
 
     @property
     def hold_s(self) -> float:
-        """How long after a renewal the holder acts: it stops well before another may begin."""
+        """How long after a renewal the holder writes: it stops well before another replica may start."""
         return self.duration_s * 2 / 3
 
 
@@ -56,7 +56,7 @@ class Step(Enum):
 
 
 def next_step(lease: Lease | None, me: str, unchanged_s: float) -> Step:
-    """What `me` does about `lease` (None: there is none), which has been seen as it is for `unchanged_s`."""
+    """What `me` does next. `lease` (None: there is none) has not changed for `unchanged_s`."""
     if lease is None:
         return Step.CREATE
     if lease.holder == me:
@@ -65,7 +65,7 @@ def next_step(lease: Lease | None, me: str, unchanged_s: float) -> Step:
 
 
 def read_lease(body: Mapping[str, object]) -> Lease:
-    """What is missing or odd counts as a Lease that nobody holds."""
+    """Missing or invalid fields count as a Lease without a holder."""
     spec, metadata = _part(body, "spec"), _part(body, "metadata")
     duration, transitions = spec.get("leaseDurationSeconds"), spec.get("leaseTransitions")
     return Lease(
@@ -79,7 +79,7 @@ def read_lease(body: Mapping[str, object]) -> Lease:
 
 
 class Elector:
-    """One candidate. `identity` is its own among all replicas; `changed` is called when it begins or ceases to lead."""
+    """One candidate. `identity` is unique among replicas; `changed` is called when it starts or stops leading."""
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class Elector:
 
     @property
     def leading(self) -> bool:
-        """Ends by itself where the Lease cannot be renewed in time."""
+        """Becomes false without a call if the Lease is not renewed in time."""
         return self._held is not None and asyncio.get_running_loop().time() < self._leads_until_s
 
     async def run(self) -> None:
-        """Try to lead until cancelled; then let another."""
+        """Try to lead until cancelled; then release the Lease."""
         try:
             while True:
                 await self._look()
@@ -176,7 +176,7 @@ class Elector:
     async def _release(self) -> None:
         self._held = None
         try:
-            lease = await self._read()  # anew: a renewal may have been under way when the end came
+            lease = await self._read()  # read again: a renewal may have been under way when the task was cancelled
             if lease is not None and lease.holder == self._identity:
                 await self._write("PUT", f"{self._parent}/{self._name}", lease, "")
         except (ApiAway, ApiRefused, UserError) as error:

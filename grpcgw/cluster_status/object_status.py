@@ -15,14 +15,14 @@ from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
 MAX_NOTE_BYTES = 1000
 """An Event's note may have 1024 at most."""
 MAX_CHANGES = 5
-"""So often the status of one object may change within `settle_s`: pods that come and go must not keep writers busy."""
+"""Most changes of one object's status within `settle_s`: pods that come and go must not cause endless writes."""
 _ROOM_FOR_MORE = 60
 REPORTER = "getambassador.io/grpcgw"
 
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """How a kind says in its status that it serves, and that and why it does not."""
+    """The states of a kind: serving, not serving, and the field with the reason."""
 
     good: str
     bad: str
@@ -51,7 +51,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A write that the API server has answered, in whatever way."""
+    """A write that the API server has answered, with success or not."""
 
     status: ObjectStatus
     version: str
@@ -64,9 +64,9 @@ class Tried:
 @dataclass(frozen=True, slots=True)
 class Plan:
     due: tuple[Write, ...]
-    """What is wrong first."""
+    """Errors first."""
     postponed: bool
-    """More is to be written, but not now: ask again after a while."""
+    """Other writes are held back for now: plan again later."""
 
 
 def desired_statuses(served: Iterable[ObjectKey], problems: Iterable[Problem]) -> dict[ObjectKey, ObjectStatus]:
@@ -117,7 +117,7 @@ def plan_writes(
 
 
 def note_write(write: Write, last: Tried | None, now_s: float, settle_s: float) -> Tried:
-    """What to remember of `write`, which the API server has just answered."""
+    """Record `write`, which the API server has just answered."""
     is_repeated = last is not None and now_s < last.at_s + settle_s
     return Tried(write.status, version_of(write.obj), now_s, last.changes + 1 if last and is_repeated else 1)
 
@@ -141,7 +141,7 @@ def status_patch(write: Write) -> dict[str, object]:
 
 
 def event_of(write: Write) -> tuple[str, str, str] | None:
-    """Type, reason and note of the Event that goes with a write; None where it would tell nothing new."""
+    """Type, reason and note of the Event that goes with a write; None if nothing new would be in it."""
     if not write.status.good:
         return ("Warning", "Rejected", write.status.reason)
     if write.before is not None and not write.before.good:
@@ -149,10 +149,10 @@ def event_of(write: Write) -> tuple[str, str, str] | None:
     return None
 
 
-def make_event(obj: KubeObject, told: tuple[str, str, str], instance: str, now: datetime) -> dict[str, object]:
-    """An Event (events.k8s.io/v1) about `obj`. `now` is aware, in UTC, and makes the name unique; `instance` is who
-    tells it."""
-    kind, reason, note = told
+def make_event(obj: KubeObject, event: tuple[str, str, str], instance: str, now: datetime) -> dict[str, object]:
+    """An Event (events.k8s.io/v1) about `obj`. `now` is aware, in UTC, and makes the name unique; `instance` is
+    the reporter."""
+    kind, reason, note = event
     metadata = obj.body.get("metadata")
     uid = metadata.get("uid") if isinstance(metadata, Mapping) else None
     key = obj.key

@@ -43,33 +43,33 @@ log = logging.getLogger(__name__)
 
 PARTITION = "kubernetes status"
 MAX_EVENTS = 100
-"""Events that wait to be sent; the oldest are dropped for newer ones."""
-MAX_ASKED_S = 60.0
-"""An API server that asks to be left alone (429, Retry-After) is, for so long at the longest."""
+"""Events waiting to be sent; the oldest are dropped for newer ones."""
+MAX_RETRY_AFTER_S = 60.0
+"""Longest Retry-After (429) that is honoured."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusPace:
-    """How gently the API server is written to; tests make it brisk."""
+    """Rate and retry times of writes; tests use shorter ones."""
 
     pause_s: float = 0.01
-    """Between the beginnings of two writes."""
+    """Between the starts of two writes."""
     in_flight: int = 8
-    """Writes at a time: the first statuses of thousands of Mappings are not to take minutes."""
+    """Concurrent writes: the first statuses of thousands of Mappings must not take minutes."""
     batch: int = 100
-    """So many writes are begun before it is looked again what is due, errors first."""
+    """Writes per plan; after them a new plan is made, errors first."""
     settle_s: float = 30.0
-    """How soon the same status is written to one object again."""
+    """Shortest time between two writes of the same status to one object."""
     retry_s: float = 5.0
-    """After an API server that was away or overloaded."""
+    """Pause after the API server was unreachable or overloaded."""
     denied_s: float = 300.0
-    """How soon a right that was missing is tried again."""
+    """Pause before a write is tried again for which a right was missing."""
     request_s: float = 10.0
     lease: LeasePace = field(default_factory=LeasePace)
 
 
-class _AskedToWait(ApiAway):
-    """The API server may well take the write later: overloaded, or starting."""
+class _RetryLater(ApiAway):
+    """The API server may accept the write later: it is overloaded, or starting."""
 
     def __init__(self, message: str, after_s: float) -> None:
         super().__init__(message)
@@ -109,7 +109,7 @@ class StatusWriter:
         self._desired: dict[ObjectKey, ObjectStatus] = {}
         self._tried: dict[ObjectKey, Tried] = {}
         self._errors: list[tuple[ObjectKey, str]] = []
-        self._told: set[tuple[ObjectKey, str]] = set()
+        self._reported: set[tuple[ObjectKey, str]] = set()
         self._events: deque[dict[str, object]] = deque(maxlen=MAX_EVENTS)
         self._denied_until_s: dict[str, float] = {}
         self._notices: dict[str, str] = {}
@@ -123,7 +123,7 @@ class StatusWriter:
         """
         self._desired = desired_statuses(served, problems)
         self._errors = other_errors(problems)
-        self._told &= {*self._errors, *self._bad_statuses()}
+        self._reported &= {*self._errors, *self._bad_statuses()}
         self._tried = {key: tried for key, tried in self._tried.items() if key in self._desired}
         self._wake_up()
 
@@ -149,7 +149,7 @@ class StatusWriter:
                     await self._wake.wait()
 
     async def _write_due(self) -> float | None:
-        """Write everything that is due. Returns how soon to look again if nothing happens; None: no need to."""
+        """Write everything that is due. Returns after how many seconds to plan again; None: only after a change."""
         try:
             while (plan := self._plan()).due and self._elector.leading:
                 await self._write_statuses(deque(plan.due[: self._pace.batch]))
@@ -159,14 +159,14 @@ class StatusWriter:
                 await self._send_event()
         except (ApiAway, UserError) as away:
             log.debug("status: %s", away)
-            asked_s = away.after_s if isinstance(away, _AskedToWait) else 0.0
-            return max(self._pace.retry_s, asked_s) * self._random.uniform(1.0, 1.2)
+            retry_after_s = away.after_s if isinstance(away, _RetryLater) else 0.0
+            return max(self._pace.retry_s, retry_after_s) * self._random.uniform(1.0, 1.2)
         if self._denied_until_s:
             return self._pace.denied_s
         return self._pace.settle_s if plan.postponed else None
 
     async def _write_statuses(self, due: deque[Write]) -> None:
-        """Some at a time. Raises ApiAway, UserError when all that were begun are over."""
+        """Up to `in_flight` at a time. Raises ApiAway, UserError after all started writes have ended."""
 
         async def write() -> None:
             while due and self._elector.leading and not self._is_denied("status"):
@@ -207,22 +207,22 @@ class StatusWriter:
             return
         now_s = asyncio.get_running_loop().time()
         self._tried[obj.key] = note_write(write, self._tried.get(obj.key), now_s, self._pace.settle_s)
-        told = event_of(write)
-        if told is not None:
-            self._add_event(obj, told)
+        event = event_of(write)
+        if event is not None:
+            self._add_event(obj, event)
 
     def _gather_events(self) -> None:
         for key, text in self._errors + (self._bad_statuses() if self._is_denied("status") else []):
             obj = self._store.get(key)
-            if (key, text) not in self._told and obj is not None and obj.source.origin == "kubernetes":
+            if (key, text) not in self._reported and obj is not None and obj.source.origin == "kubernetes":
                 self._add_event(obj, ("Warning", "Rejected", text))
-            self._told.add((key, text))
+            self._reported.add((key, text))
 
     def _bad_statuses(self) -> list[tuple[ObjectKey, str]]:
         return [(key, status.reason) for key, status in self._desired.items() if not status.good]
 
-    def _add_event(self, obj: KubeObject, told: tuple[str, str, str]) -> None:
-        self._events.append(make_event(obj, told, self._identity, datetime.now(UTC)))
+    def _add_event(self, obj: KubeObject, event: tuple[str, str, str]) -> None:
+        self._events.append(make_event(obj, event, self._identity, datetime.now(UTC)))
 
     async def _send_event(self) -> None:
         event, sent = self._events.popleft(), False
@@ -236,7 +236,7 @@ class StatusWriter:
                 self._events.appendleft(event)
 
     async def _send(self, method: str, path: str, body: dict[str, object], what: str, right: str) -> bool:
-        """Whether the API server has dealt with the request, also by saying no for good: it is not repeated as it is.
+        """Whether the request is finished: accepted, or refused for good, so that it is not repeated unchanged.
 
         Raises ApiAway where it should be, later.
         """
@@ -247,8 +247,8 @@ class StatusWriter:
                 self._deny(what, f"not allowed: grpcgw needs the right {right} (deploy/rbac.yaml grants it): {refusal}")
                 return False
             if refusal.is_passing:
-                raise _AskedToWait(str(refusal), min(refusal.retry_after_s, MAX_ASKED_S)) from refusal
-            # 404: the object is gone; 409: it has changed, and its news is on the way.
+                raise _RetryLater(str(refusal), min(refusal.retry_after_s, MAX_RETRY_AFTER_S)) from refusal
+            # 404: the object was deleted; 409: it has changed, and the watch will report the change.
             level = logging.DEBUG if refusal.status in (404, 409) else logging.WARNING
             log.log(level, "%s %s: %s", method, path, refusal)
             return True
@@ -264,7 +264,7 @@ class StatusWriter:
         return asyncio.get_running_loop().time() < self._denied_until_s.get(what, 0.0)
 
     def _note(self, what: str, text: str) -> None:
-        """Show `text` on the page and in the log; the empty text takes it back."""
+        """Show `text` as a notice on the page and in the log; the empty text removes the notice."""
         if text == self._notices.get(what, ""):
             return
         if text:

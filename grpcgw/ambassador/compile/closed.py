@@ -24,11 +24,11 @@ _RESEMBLES = 0.55
 
 @dataclass(frozen=True, slots=True)
 class ClosedNames:
-    """What one object closes."""
+    """The names that one object refuses."""
 
     policies: tuple[HostPolicy, ...]
     every_name: bool = False
-    """Its names cannot be read: there is one policy, for all names, before which no other Host's goes."""
+    """Its names cannot be read: its one policy is for every name, and wins over every other Host."""
 
     def describe(self) -> str:
         return "any name" if self.every_name else ", ".join(str(policy.host or "*") for policy in self.policies)
@@ -48,7 +48,7 @@ def close_everything(by: str = "a file that cannot be read") -> ClosedNames:
 
 
 def close_tls_module(obj: KubeObject) -> ClosedNames | None:
-    """A Module `tls`, which was a TLSContext for all names: all of them, where it may ask clients for certificates."""
+    """A Module `tls`, which was a TLSContext for every name: refuses all if it may require client certificates."""
     spec = raw_spec(obj)
     config = spec.get("config", spec) if isinstance(spec, Mapping) else spec
     client = config.get("client") if isinstance(config, Mapping) else config
@@ -63,7 +63,7 @@ def _read(name: object) -> HostMatch | None:
 
 
 def close_host(obj: KubeObject) -> ClosedNames:
-    """The name in its `hostname`; without, `*`, unless another field may be meant for it."""
+    """The name in its `hostname`; `*` if it has none and no unknown field that may be a misspelt one."""
     spec = raw_spec(obj)
     given = spec.get("hostname") if isinstance(spec, Mapping) else None
     if given in (None, "") and not _find_strangers(spec, HostSpec):
@@ -72,7 +72,7 @@ def close_host(obj: KubeObject) -> ClosedNames:
 
 
 def close_context(obj: KubeObject) -> ClosedNames:
-    """Those in its `hosts`; one without is served by the Hosts and Mappings that name it alone."""
+    """The names in its `hosts`. A TLSContext without is used only by the Hosts and Mappings that name it."""
     spec = raw_spec(obj)
     given = spec.get("hosts") if isinstance(spec, Mapping) else None
     if isinstance(given, str):
@@ -83,7 +83,7 @@ def close_context(obj: KubeObject) -> ClosedNames:
 
 
 def _find_strangers(spec: object, model: type[Resource]) -> list[str]:
-    """As `find_strangers`; of what is no spec at all, any."""
+    """As `find_strangers`; a spec that is no object may have any field."""
     if spec is None:
         return []
     return find_strangers(spec, model) if isinstance(spec, Mapping) else ["hosts"]

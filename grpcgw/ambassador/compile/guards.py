@@ -29,11 +29,11 @@ GUARDING_KINDS = {
     "WebApplicationFirewall": "calls are not inspected",
     "WebApplicationFirewallPolicy": "calls are not inspected",
 }
-"""With what that means."""
+"""By kind: what does not happen while grpcgw does not support it."""
 AUTH_MODULE = "authentication"
 """A Module of this name is the AuthService of Ambassador 0.x; later ones read it, too."""
 _PASSING = frozenset({"host", "path", "filters"})
-"""What a rule of a FilterPolicy may have and let calls pass. There are other names for `filters`."""
+"""The only fields of a FilterPolicy rule that lets calls pass: another field may be another name of `filters`."""
 
 _DEFAULT_DOMAIN = "ambassador"
 _LITERAL = re.compile(r"[^*?\[{\\]*")
@@ -50,7 +50,7 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AuthGuard:
-    """Of an AuthService: asked about every call, but those of Mappings with `bypass_auth`."""
+    """An AuthService protects every Mapping without `bypass_auth`."""
 
     by: str
 
@@ -60,7 +60,7 @@ class AuthGuard:
 
 @dataclass(frozen=True, slots=True)
 class LimitGuard:
-    """Of a RateLimit: calls are limited by the labels that their Mapping, or the Module, has in its domain."""
+    """A RateLimit protects Mappings with labels, their own or the Module's, in its domain."""
 
     by: str
     domain: str | None
@@ -85,7 +85,7 @@ class FilterRule:
         return _may_be_host(self.host, matching.host) and _may_be_path(self.path, matching)
 
     def covers(self, matching: Matching) -> bool:
-        """Whether every call of the Mapping matches, as far as that is plain to see."""
+        """Whether every call of the Mapping certainly matches."""
         if self.host != "*" and not _is_exactly(matching.host, self.host):
             return False
         literal = self.path.removesuffix("*")
@@ -96,7 +96,7 @@ class FilterRule:
 
 @dataclass(frozen=True, slots=True)
 class FilterGuard:
-    """Of a FilterPolicy: the first rule that matches a call decides."""
+    """A FilterPolicy: the first rule that matches a call decides."""
 
     by: str
     rules: tuple[FilterRule, ...] | None
@@ -114,7 +114,7 @@ class FilterGuard:
 def compile_guards(
     objects: Sequence[KubeObject], module: ModuleConfig, serve_without: bool, generations: Generations
 ) -> tuple[Guard, ...]:
-    """`serve_without`: what they protect is served all the same, which they are told."""
+    """`serve_without`: what they protect is served without them; a notice says so."""
     guards: list[Guard] = []
     for obj in objects:
         guard = _make_guard(obj, module)
@@ -133,7 +133,7 @@ def compile_guards(
 
 
 def find_guard(guards: Sequence[Guard], matching: Matching, spec: MappingSpec) -> str:
-    """Who protects a Mapping; empty: nobody."""
+    """The object that protects a Mapping; empty: none."""
     return next((guard.by for guard in guards if guard.protects(matching, spec)), "")
 
 
@@ -156,7 +156,7 @@ def _make_guard(obj: KubeObject, module: ModuleConfig) -> Guard | None:
 
 
 def _is_dispensable(obj: KubeObject) -> bool:
-    """A RateLimitService lets calls pass while it cannot be asked, unless it says otherwise."""
+    """A RateLimitService that is unreachable lets calls pass, unless `failure_mode_deny` is set."""
     return obj.key.kind == "RateLimitService" and _fields(obj).get("failure_mode_deny") in (None, False)
 
 
@@ -192,7 +192,7 @@ def _may_be_host(glob: str, host: HostMatch | None) -> bool:
 
 
 def _may_be_path(glob: str, matching: Matching) -> bool:
-    """By what stands before the first wildcard: behind it anything may come."""
+    """Compares what stands before the first wildcard; anything may follow it."""
     if matching.path.kind is MatchKind.REGEX:
         return True
     found = _LITERAL.match(glob)

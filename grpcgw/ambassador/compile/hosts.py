@@ -31,7 +31,7 @@ _SPECIFICITY = {HostKind.EXACT: 3, HostKind.SUFFIX: 2, HostKind.PREFIX: 1}
 
 @dataclass(frozen=True, slots=True)
 class HostSelector:
-    """A Host that takes Mappings by their labels."""
+    """A Host's mappingSelector."""
 
     host: HostMatch | None
     labels: Labels
@@ -42,13 +42,13 @@ class HostSelector:
 
 
 def find_selectors(selectors: Iterable[HostSelector], labels: Mapping[str, object]) -> Selectors:
-    """Those that take a Mapping with these labels, each once."""
+    """The selectors that match a Mapping with these labels, each once."""
     return tuple(sorted({one.labels for one in selectors if one.labels and one.selects(labels)}))
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """A Host with all it says."""
+class CompiledHost:
+    """A Host, or the names that are refused because it is left out."""
 
     obj: KubeObject
     labels: Labels | None
@@ -62,7 +62,7 @@ class Host:
     asks_tls: bool = True
     """It names a certificate, or may do so where it is left out."""
     asks_clear_text: bool = False
-    """It says in so many words that calls in clear text are served."""
+    """It has `action: Route`: calls in clear text are served."""
 
 
 Contexts = Mapping[ObjectKey, TLSContext | ClosedNames]
@@ -70,24 +70,26 @@ Contexts = Mapping[ObjectKey, TLSContext | ClosedNames]
 
 def compile_hosts(
     objects: Iterable[KubeObject], contexts: Contexts, secrets: Secrets, generations: Generations
-) -> tuple[Host, ...]:
+) -> tuple[CompiledHost, ...]:
     """Those that are left out as well, which serve nobody."""
 
-    def build(obj: KubeObject, findings: Findings) -> Host | None:
+    def build(obj: KubeObject, findings: Findings) -> CompiledHost | None:
         return _build(obj, contexts, secrets, findings)
 
     return tuple(_compile(obj, build, generations) for obj in objects)
 
 
-def _compile(obj: KubeObject, build: Build[Host], generations: Generations) -> Host:
+def _compile(obj: KubeObject, build: Build[CompiledHost], generations: Generations) -> CompiledHost:
     closed = close_host(obj)
     host = generations.serve(obj, build, f"{LEFT_OUT}, and calls to {closed.describe()} are refused")
     if host is not None:
         return host
-    return Host(obj, read_labels(obj), closed.policies, _guess_selector(obj, closed), every_name=closed.every_name)
+    return CompiledHost(
+        obj, read_labels(obj), closed.policies, _guess_selector(obj, closed), every_name=closed.every_name
+    )
 
 
-def _build(obj: KubeObject, contexts: Contexts, secrets: Secrets, findings: Findings) -> Host | None:
+def _build(obj: KubeObject, contexts: Contexts, secrets: Secrets, findings: Findings) -> CompiledHost | None:
     spec = parse_spec(obj, HostSpec, findings)
     if spec is None:
         return None
@@ -98,7 +100,7 @@ def _build(obj: KubeObject, contexts: Contexts, secrets: Secrets, findings: Find
     certificate = _compile_certificate(obj.key, spec, contexts, secrets, findings)
     selector = _compile_selector(spec, match)
     asks_clients = certificate is not None and bool(certificate.client_ca)
-    return Host(
+    return CompiledHost(
         obj=obj,
         labels=labels,
         policies=(
@@ -193,7 +195,7 @@ def _asks_for_certificate(acme: Mapping[str, object] | None) -> bool:
 
 
 def order_policies(
-    hosts: Iterable[Host], closed: Iterable[ClosedNames], others: bool = False
+    hosts: Iterable[CompiledHost], closed: Iterable[ClosedNames], others: bool = False
 ) -> tuple[HostPolicy, ...]:
     """One of each host: exact names first, then the longest globs, `*` last, as Envoy finds its virtual hosts.
 
@@ -201,7 +203,7 @@ def order_policies(
     are the names of TLSContexts that are left out. `others`: names of which nobody speaks are served too.
     """
     strictest: dict[HostMatch | None, HostPolicy] = {None: HostPolicy(None)} if others else {}
-    speaking: list[Host | ClosedNames] = [*hosts, *closed]
+    speaking: list[CompiledHost | ClosedNames] = [*hosts, *closed]
     for one in speaking:
         if one.every_name:
             return one.policies

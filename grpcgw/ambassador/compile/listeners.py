@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from grpcgw.ambassador.compile.closed import ClosedNames
 from grpcgw.ambassador.compile.generations import Generations
-from grpcgw.ambassador.compile.hosts import Host, order_policies
+from grpcgw.ambassador.compile.hosts import CompiledHost, order_policies
 from grpcgw.ambassador.compile.tls import agree, close_disagreeing
 from grpcgw.ambassador.spec.host_specs import ListenerSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec, raw_spec
@@ -33,9 +33,9 @@ _TAKES_BOTH = frozenset({("HTTPS",)})
 
 @dataclass(frozen=True, slots=True)
 class Bindable:
-    """What Listeners are made of beside themselves."""
+    """What is bound to Listeners."""
 
-    hosts: Sequence[Host]
+    hosts: Sequence[CompiledHost]
     by_contexts: Sequence[ServerCertificate]
     """The certificates of TLSContexts, which belong to every port."""
     closed: Sequence[ClosedNames]
@@ -52,7 +52,7 @@ class _Unbound:
     """Hosts of this namespace are bound; empty: of all."""
     labels: frozenset[tuple[str, str]]
 
-    def binds(self, host: Host) -> bool:
+    def binds(self, host: CompiledHost) -> bool:
         if self.namespace not in ("", host.obj.key.namespace):
             return False
         return host.labels is None or self.labels <= set(host.labels)
@@ -62,7 +62,7 @@ class _Unbound:
 class _Bound:
     listener: Listener
     takes_both: bool
-    hosts: Sequence[Host]
+    hosts: Sequence[CompiledHost]
     obj: KubeObject
 
 
@@ -173,15 +173,17 @@ def _bind(unbound: _Unbound, obj: KubeObject, bindable: Bindable, findings: Find
     return _Bound(listener, unbound.takes_both, hosts, obj)
 
 
-def _choose_transport(unbound: _Unbound, hosts: Sequence[Host], certificates: Sequence[ServerCertificate]) -> Transport:
-    """Clear text where TLS is asked for by nobody of those that a port for both is for."""
+def _choose_transport(
+    unbound: _Unbound, hosts: Sequence[CompiledHost], certificates: Sequence[ServerCertificate]
+) -> Transport:
+    """Clear text for a port that takes both, if none of its Hosts uses TLS."""
     if unbound.takes_both and hosts and not certificates and not any(host.asks_tls for host in hosts):
         return Transport.CLEAR
     return unbound.listener.transport
 
 
-def _report_clear_text(hosts: Sequence[Host], ports: Iterable[_Bound], generations: Generations) -> None:
-    """Of Hosts whose calls in clear text no port takes, though one is for both."""
+def _report_clear_text(hosts: Sequence[CompiledHost], ports: Iterable[_Bound], generations: Generations) -> None:
+    """Report Hosts whose calls in clear text no port takes, though one of their ports is `HTTPS`."""
     bound = list(ports)
     for host in hosts:
         mine = [one for one in bound if host in one.hosts]
@@ -203,7 +205,7 @@ def _report_clear_text(hosts: Sequence[Host], ports: Iterable[_Bound], generatio
 
 
 def _note_makeshift_certificates(ports: Iterable[_Bound], generations: Generations) -> None:
-    """Where nobody speaks of names Ambassador takes both, with a certificate of its own making."""
+    """Without Hosts and TLSContexts Ambassador takes both, with a self-signed certificate."""
     for one in ports:
         if one.takes_both and not one.listener.certificates and one.listener.transport is Transport.TLS:
             findings = Findings(one.obj)

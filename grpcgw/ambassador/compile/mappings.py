@@ -60,7 +60,7 @@ class MappingContext:
     zone_unknown: bool = False
     """Both as in CompileOptions."""
     guards: tuple[Guard, ...] = ()
-    """What decides on calls and cannot be asked."""
+    """Objects that protect Mappings and are not supported yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def _guard(member: GroupMember, spec: MappingSpec, guards: tuple[Guard, ...]) ->
 def _compile_redirect(
     obj: KubeObject, spec: MappingSpec, matching: Matching, context: MappingContext, findings: Findings
 ) -> CompiledMapping | None:
-    """What it takes must go to no other Mapping, and nothing is asked of where it redirects to."""
+    """Its calls must not match another Mapping; the target of the redirect is not checked."""
     if findings.rejected:
         return None
     findings.notice("gRPC clients do not follow redirects: calls that match end with UNIMPLEMENTED", "host_redirect")
@@ -228,7 +228,7 @@ def _read_log_share(obj: KubeObject, findings: Findings) -> float | None:
 
 
 def _created(obj: KubeObject) -> str:
-    """When the object was made, as text that sorts; empty where nobody wrote it down."""
+    """creationTimestamp, as text that sorts; empty if absent."""
     metadata = obj.body.get("metadata")
     return str(metadata.get("creationTimestamp") or "") if isinstance(metadata, Mapping) else ""
 

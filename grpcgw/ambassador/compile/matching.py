@@ -99,7 +99,7 @@ def _compile_path(spec: MappingSpec, patterns: _Patterns, findings: Findings) ->
 
 
 def _may_match_calls(match: PathMatch) -> bool:
-    """As far as that is plain to see: what a pattern asks for behind its first literal characters is not."""
+    """Judged by the first literal characters of a pattern only."""
     match match.kind:
         case MatchKind.EXACT:
             return _CALL.fullmatch(match.value) is not None

@@ -24,7 +24,7 @@ _NO_VERSION = "getambassador.io/unknown"
 
 
 def guess_kind(kind: str) -> str:
-    """What a kind that is not known was meant to be; empty: nobody can tell."""
+    """The known kind that an unknown one resembles; empty: none."""
     name = kind.removeprefix("Ambassador") or kind  # as x.getambassador.io had it
     near = get_close_matches(name.lower(), _BY_LOWER, n=1)
     return _BY_LOWER[near[0]] if near else ""

@@ -41,11 +41,11 @@ class CompiledModule:
 
 _NAME = "ambassador"
 TLS_MODULE = "tls"
-"""What TLSContexts were in Ambassador 0.x."""
+"""Module of Ambassador 0.x in the place of TLSContexts."""
 _ADMITTING = frozenset({"ip_allow", "ip_deny"})
-"""Keys without which those would be served who are to be kept out."""
+"""Keys that restrict clients: without them everybody is served."""
 _TELLING = frozenset({"use_remote_address", "xff_num_trusted_hops", "use_proxy_proto"})
-"""Keys without which somebody else is taken for the client that those are compared with."""
+"""Keys that decide which address is the client's, which `ip_allow` and `ip_deny` are compared with."""
 _RESEMBLES = 0.7
 """Of `difflib`: `ip_alow`, `ipAllow` and `ip_allowed` resemble `ip_allow`, `enable_ipv4` does not."""
 
@@ -70,7 +70,7 @@ def compile_module(modules: Iterable[KubeObject], gateway_namespace: str, genera
 
 
 def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations) -> bool:
-    """Whether it keeps out whom `chosen` lets in."""
+    """Whether it refuses clients that `chosen` allows."""
     reason = "another Module is in use, and only one is read"
     if obj.key.name != _NAME:
         instead = "write a TLSContext instead" if obj.key.name == TLS_MODULE else "no other is read"
@@ -84,9 +84,9 @@ def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations) -
 
 
 def _admits_as(chosen: ClientRules, other: ClientRules) -> bool:
-    """Whether `other` keeps out nobody whom `chosen` lets in, as far as that is plain to see."""
-    told = [(one.allow, one.deny, one.use_remote_address, one.trusted_hops) for one in (chosen, other)]
-    return (other.allow, other.deny) == (None, ()) or told[0] == told[1]
+    """Whether `other` certainly refuses no client that `chosen` allows."""
+    compared = [(one.allow, one.deny, one.use_remote_address, one.trusted_hops) for one in (chosen, other)]
+    return (other.allow, other.deny) == (None, ()) or compared[0] == compared[1]
 
 
 def _serve_nobody(module: CompiledModule) -> CompiledModule:
@@ -134,7 +134,7 @@ def _build_readable(obj: KubeObject, findings: Findings) -> CompiledModule | Non
 
 
 def _keeps_out(given: Set[str], kept: Set[str]) -> bool:
-    """Whether it cannot be told any more whom the keys keep out."""
+    """Whether it is unclear which clients the keys refuse."""
     lost = [key.lower() for key in given - kept]
     if any(get_close_matches(key, _ADMITTING, cutoff=_RESEMBLES) for key in lost):
         return True
@@ -142,7 +142,7 @@ def _keeps_out(given: Set[str], kept: Set[str]) -> bool:
 
 
 def _with_config(obj: KubeObject, config: Mapping[str, object]) -> KubeObject:
-    """The Module with this `config` and nothing else that could be wrong."""
+    """The Module with this `config` only."""
     changed = {"spec": {"config": config}} if "spec" in obj.body else {"config": config}
     return replace(obj, api_version=f"getambassador.io/{API_VERSIONS[-1]}", body=changed)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from grpcgw.ambassador.compile.closed import ClosedNames, close_everything, close_tls_module
 from grpcgw.ambassador.compile.generations import Generations
-from grpcgw.ambassador.compile.hosts import Host, compile_hosts, order_policies
+from grpcgw.ambassador.compile.hosts import CompiledHost, compile_hosts, order_policies
 from grpcgw.ambassador.compile.listeners import Bindable, compile_listeners
 from grpcgw.ambassador.compile.module import TLS_MODULE
 from grpcgw.ambassador.compile.objects_by_kind import ObjectsByKind
@@ -24,7 +24,7 @@ class CompiledPorts:
     """What TLSContexts, Hosts and Listeners compile to."""
 
     contexts: Mapping[ObjectKey, TLSContext | ClosedNames]
-    hosts: tuple[Host, ...]
+    hosts: tuple[CompiledHost, ...]
     listeners: tuple[Listener, ...] | None
     """None: there are no Listener objects."""
     certificates: tuple[ServerCertificate, ...]
@@ -72,12 +72,12 @@ def _report_disagreement(
 
 
 def _note_hidden_names(
-    speaking: Iterable[Host | ClosedNames], engine: str, configuration: ObjectsByKind, generations: Generations
+    speaking: Iterable[CompiledHost | ClosedNames], engine: str, configuration: ObjectsByKind, generations: Generations
 ) -> None:
-    """Of the ports of the command line; those of Listeners are told themselves."""
+    """For the ports of the command line; Listeners have problems of their own."""
     by_name = {str(obj.key): obj for obj in configuration.of("TLSContext", "Host")}
     left_out = {policy.left_out for one in speaking for policy in one.policies if policy.left_out}
-    selecting = {str(one.obj.key) for one in speaking if isinstance(one, Host) and one.policies[0].selectors}
+    selecting = {str(one.obj.key) for one in speaking if isinstance(one, CompiledHost) and one.policies[0].selectors}
     for names, cause in ((left_out, "is left out"), (selecting, "takes some Mappings alone (mappingSelector)")):
         for name in sorted(names & by_name.keys()):
             findings = Findings(by_name[name])

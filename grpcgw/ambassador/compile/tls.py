@@ -32,7 +32,7 @@ class TLSContext:
     hosts: tuple[str, ...]
     key_pair: KeyPair | None
     client_ca: bytes
-    """Of the authorities clients must have a certificate of; empty: none is asked for."""
+    """PEM of the authorities of client certificates; empty: none is requested."""
     upstream: UpstreamTls
 
 
@@ -93,7 +93,7 @@ def _build(obj: KubeObject, secrets: Secrets, findings: Findings) -> TLSContext 
 
 
 def check_tls_settings(spec: TlsSettings, findings: Findings, *path: str) -> None:
-    """Errors for what grpc in Python cannot do."""
+    """Report settings that grpc in Python cannot apply."""
     offered = [protocol.strip() for protocol in (spec.alpn_protocols or "h2").split(",")]
     if "h2" not in offered:
         findings.error(f"{spec.alpn_protocols!r} should contain h2, which gRPC needs", *path, "alpn_protocols")

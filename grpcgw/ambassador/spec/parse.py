@@ -21,7 +21,7 @@ API_VERSIONS = ("v1", "v2", "v3alpha1")
 _OLDEST = "ambassador/v0"
 """Of annotations of 2018. What it has is in v1 too, but for a Mapping's `rate_limits`."""
 _STORED_AS_V2 = "--apiVersion-v3alpha1-only--"
-"""What Emissary's conversion puts before each id of a v3alpha1 object that is stored, or asked for, as v2."""
+"""What Emissary's conversion puts before each id of a v3alpha1 object that is stored, or requested, as v2."""
 
 _METADATA = frozenset(
     {"apiVersion", "kind", "metadata", "status", "name", "namespace", "generation", "metadata_labels"}
@@ -130,7 +130,7 @@ def parse_spec(
 
 
 def _note_missing(obj: KubeObject, findings: Findings) -> None:
-    """Variables of a file that nobody set. Ambassador leaves them alone, too, and says nothing."""
+    """Variables of a file that are not set. Ambassador leaves them unchanged too, without a notice."""
     for path, filled in obj.source.filled:
         if filled.missing and path[:1] == ("spec",):
             names = ", ".join(filled.missing)

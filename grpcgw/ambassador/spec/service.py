@@ -20,7 +20,7 @@ _USUAL = re.compile(
     r"(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?",
     re.ASCII,
 )
-"""What nearly all services look like, read at once; what does not is read part by part, and told what is wrong."""
+"""Fast path for the usual form; any other text is parsed part by part, with precise errors."""
 _MAX_HOST_LENGTH = 253
 _MAX_PORT = 65535
 
@@ -50,7 +50,7 @@ class ParsedService:
 def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService:
     """Read `text`; a name without a namespace is in `namespace`. The port defaults to 80, with TLS to 443.
 
-    `tls`: TLS was asked for elsewhere, whatever the scheme.
+    `tls`: TLS was chosen elsewhere, whatever the scheme.
 
     Host names are lower-cased, as DNS and Kubernetes compare them. IPv6 addresses stand in brackets. `hostname` of
     the result is what DNS is asked for: the host as written, an unqualified name with its namespace. A dot at its end
