@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from enum import Enum
 
 _DIGITS = 12
 
@@ -32,13 +33,15 @@ def _write(value: object) -> str:
     names = _names(type(value))
     if names:
         parts = [
-            f"{name}={_write(part)}"
+            f"{name}={part!r}" if type(part) is str else f"{name}={_write(part)}"  # most are: a call less
             for name, default in names
             if (part := getattr(value, name)) is not default and part != default
         ]
         return f"{type(value).__name__}({','.join(parts)})"
     if isinstance(value, tuple):
         return f"({','.join([_write(part) for part in value])})"
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"  # faster than its repr
     if isinstance(value, frozenset):
         return f"{{{','.join(sorted([_write(part) for part in value]))}}}"
     return repr(value)

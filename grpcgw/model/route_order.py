@@ -28,6 +28,8 @@ class RouteRank(NamedTuple):
 
 def rank_route(route: Route) -> RouteRank:
     text = route.match.value
+    if not route.headers and route.host is None:  # as most are
+        return RouteRank(route.precedence, len(text), 0, text, (), _KIND_ORDER[route.match.kind])
     headers = tuple((match.name, match.exact or match.regex or "*") for match in route.headers)
     length = sum(len(name) + len(value) for name, value in headers) + sum(
         match.regex is not None for match in route.headers

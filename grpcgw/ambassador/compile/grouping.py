@@ -28,7 +28,8 @@ class GroupKey(NamedTuple):
 
 
 def make_group_key(matching: Matching, precedence: int) -> GroupKey:
-    headers = tuple((match.name, match.exact or match.regex or "") for match in matching.headers)
+    matches = matching.headers
+    headers = tuple((match.name, match.exact or match.regex or "") for match in matches) if matches else ()
     return GroupKey(matching.path.value, str(matching.host or ""), headers, precedence)
 
 
