@@ -16,7 +16,7 @@ DEPENDENCIES = [
     Requirement(line).name for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 ]
 NOT_YET = {"cachetools"}
-"""Caches that expire come with the policies on who may call (docs/decisions)."""
+"""Caches that expire come with the policies on who may call (decision 021)."""
 
 
 def list_imports() -> Iterator[str]:

@@ -24,7 +24,7 @@ NO_PORTS = PortFault(
 
 
 class DataPorts:
-    """Those of the command line, or of the Listeners where the configuration has some (docs/decisions/006)."""
+    """Those of the command line, or of the Listeners where the configuration has some (decision 006)."""
 
     def __init__(self, address: str, port: int | None, tls_port: int | None, self_signed: ServerCertificate) -> None:
         """Port 0 takes a free one, None opens none. The ports of the command line stay held while Listeners serve.

@@ -2,7 +2,7 @@
 
 A position is the file offset of a memfd that the workers inherit: one lseek advances it atomically in the kernel.
 Nobody holds a lock, so a worker that dies leaves nothing behind and no other waits for it
-(docs/decisions/010-workers-share-turns.md).
+(decision 010).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Decodes YAML (and JSON) text into JSON values, with the line of every field. Pure: no files, no objects.
 
-Built on the events of PyYAML's parser (docs/decisions/019): each event has its line, no tag can create anything but
-JSON types, and nesting and aliases are bounded before they cost memory. What is wrong with a text is returned as a
-`Fault`; nothing here raises because of it.
+Built on the events of PyYAML's parser (decision 023): each event has its line, no tag can create anything but JSON
+types, and nesting and aliases are bounded before they cost memory. A fault of the text is returned as a `Fault`, never
+raised.
 """
 
 from __future__ import annotations
