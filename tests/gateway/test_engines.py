@@ -1,4 +1,4 @@
-"""What an operator is told where the engine cannot do what a Mapping asks for, be it chosen or fallen back to."""
+"""Problems of Mappings that the engine cannot serve, be it chosen or fallen back to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grpcgw.settings import EngineName, Settings
 from grpcgw.telemetry.report import WorkerReport
 
 BY_HOST = mapping("by-host", "/host.Only/", rewrite="/greet.GrpcService/", hostname="api.example.com")
-SAID = "Mapping by-host.default: serves no call for api.example.com: the generic-handler engine does not know"
+PROBLEM = "Mapping by-host.default: serves no call for api.example.com: the generic-handler engine does not know"
 
 
 def test_a_mapping_by_host_is_an_error_on_the_engine_that_does_not_know_the_host(
@@ -36,7 +36,7 @@ def on_another_engine() -> RecordingCarrier:
     return RecordingCarrier(said=CarrierReport(workers=(worker,)))
 
 
-def test_an_engine_that_was_fallen_back_to_is_told_on_the_mappings_too(directory: Directory) -> None:
+def test_an_engine_that_was_fallen_back_to_is_a_problem_of_the_mappings_too(directory: Directory) -> None:
     directory.put(BY_HOST)
 
     async def wait_for_problem() -> list[str]:
@@ -51,4 +51,4 @@ def test_an_engine_that_was_fallen_back_to_is_told_on_the_mappings_too(directory
         return [str(problem) for problem in problems]
 
     (problem,) = asyncio.run(wait_for_problem())
-    assert SAID in problem
+    assert PROBLEM in problem

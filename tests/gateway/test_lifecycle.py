@@ -146,11 +146,11 @@ def test_a_dying_worker_is_replaced_with_growing_pauses(double: Gateway) -> None
         psutil.Process(pid).kill()
         eventually(lambda: is_replaced(double, pid), double.log)  # noqa: B023 - ends in the round
         assert double.metric("worker_restarts_total") == deaths
-    pauses = [line.rpartition(" in ")[2] for line in double.log().splitlines() if "takes its place" in line]
+    pauses = [line.rpartition(" in ")[2] for line in double.log().splitlines() if "it is replaced in" in line]
     assert pauses == ["0.1 s", "0.2 s", "0.4 s"]
 
 
-def test_a_worker_that_does_not_listen_holds_nobody_up_and_knows_the_latest_afterwards(
+def test_a_stopped_worker_holds_up_no_other_and_has_the_latest_snapshot_afterwards(
     double: Gateway, directory: Directory
 ) -> None:
     victim = double.worker_pids()[0]

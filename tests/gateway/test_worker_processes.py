@@ -149,7 +149,8 @@ def test_a_port_that_another_program_has_is_in_the_report_and_is_opened_later() 
 def unfit(snapshot: Snapshot) -> Snapshot:
     """What no compiler makes and no worker can serve: a policy that does not exist."""
     (route,) = snapshot.routes
-    broken = replace(route.destinations[0], load_balancer=LoadBalancer("fastest"))
+    good = route.destinations[0]
+    broken = replace(good, balancing=replace(good.balancing, load_balancer=LoadBalancer("fastest")))
     return replace(snapshot, version="unfit", routes=(replace(route, destinations=(broken,)),))
 
 
