@@ -48,7 +48,8 @@ class Catalogue:
     """The kinds of policies there are."""
 
     def __init__(self, kinds: Iterable[PolicyKind]) -> None:
-        self._kinds = {one.kind: one for one in kinds}
+        self.kinds = tuple(kinds)
+        self._by_kind = {one.kind: one for one in self.kinds}
 
     def build(self, destination: Destination) -> tuple[BuiltPolicy, ...] | Deny:
         """The policies of a Mapping in the order they run, or the Deny of all its RPCs: one cannot be built."""
@@ -68,11 +69,11 @@ class Catalogue:
         return built.message if isinstance(built, Deny) and built.reason == Reason.POLICY_NOT_BUILT else ""
 
     def _stage(self, settings: PolicySettings) -> Stage:
-        found = self._kinds.get(settings.kind)
+        found = self._by_kind.get(settings.kind)
         return Stage.OWN if found is None else found.stage
 
     def _build(self, mapping: str, settings: PolicySettings) -> Policy | Deny:
-        found = self._kinds.get(settings.kind)
+        found = self._by_kind.get(settings.kind)
         if found is None:
             return _not_built(mapping, settings, f"there is no policy of the kind {settings.kind!r}")
         try:

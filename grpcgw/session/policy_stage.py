@@ -10,6 +10,7 @@ from grpcgw.model.status import Status
 from grpcgw.policy.chain import Chain
 from grpcgw.policy.contract import Answer, CoroutineWork, PolicyRequest, RunningWork, UnaryRpc, Wait
 from grpcgw.policy.request import Request
+from grpcgw.policy.timeouts import may_have_passed
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import Call, Timer
@@ -21,7 +22,18 @@ Outcome = Deny | Wait | None
 
 
 class PolicyStage:
-    __slots__ = ("_call", "_chain", "_deadline_s", "_note_failure", "_on_outcome", "_target", "_wait", "_work")
+    __slots__ = (
+        "_call",
+        "_chain",
+        "_deadline_s",
+        "_limit_s",
+        "_note_failure",
+        "_on_outcome",
+        "_since_s",
+        "_target",
+        "_wait",
+        "_work",
+    )
 
     def __init__(
         self,
@@ -41,6 +53,8 @@ class PolicyStage:
         self._note_failure, self._on_outcome = note_failure, on_outcome
         self._wait: Wait | None = None
         """What is waited for now. What belongs to another is late, and dropped."""
+        self._since_s = self._limit_s = 0.0
+        """When that began, and when it has to be there."""
         self._work: RunningWork | PolicyRpc | None = None
 
     @property
@@ -86,7 +100,7 @@ class PolicyStage:
         limit_s = now_s + wait.timeout_s
         if self._deadline_s is not None:
             limit_s = min(limit_s, self._deadline_s)
-        self._wait = wait
+        self._wait, self._since_s, self._limit_s = wait, now_s, limit_s
         if isinstance(wait.work, CoroutineWork):
             self._work = self._call.run(wait.work, partial(self._resume, wait))
         else:
@@ -108,6 +122,8 @@ class PolicyStage:
 
     def _judge(self, wait: Wait, rpc: UnaryRpc, answer: Answer | str, now_s: float) -> None:
         if isinstance(answer, str):
+            if may_have_passed(self._limit_s, self._since_s, now_s):
+                return  # its own deadline ended it: the timer is about to expire, and decides
             if self._wait is wait:
                 self._wait = self._work = None
                 self._on_outcome(self._advance(self._chain.fail(answer), now_s), now_s)

@@ -34,6 +34,7 @@ from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.snapshot import Snapshot
+from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.telemetry.counters import OTHER
 
 quiet_core()
@@ -111,7 +112,8 @@ def mapping(
 
 
 def snapshot(*routes: Route) -> Snapshot:
-    names = {one.cluster for route in routes for each in route.all_destinations() for one in each.clusters}
+    used = [each for route in routes for each in (*route.all_destinations(), *route.policy_upstreams())]
+    names = {one.cluster for destination in used for one in destination.clusters}
     clusters = {
         name: Cluster(name, ResolverKind.KUBERNETES_ENDPOINT, "endpoint", ServiceRef(name, "test", 50051))
         for name in sorted(names)
@@ -138,8 +140,9 @@ class Gateway:
         drain_time_s: float,
         ports: Iterable[Listener],
         options: ServerOptions,
+        catalogue: Catalogue,
     ) -> None:
-        self.engine: Engine = ENGINES[engine](options, 0, drain_time_s)
+        self.engine: Engine = ENGINES[engine](options, 0, drain_time_s, catalogue)
         self.serving = self.engine.serving
         self.stopped = False
         self.apply(configuration)
@@ -244,6 +247,7 @@ class Lab:
         max_connection_age_grace_s: float | None = None,
         certificate: ServerCertificate | None = None,
         ports: Iterable[Listener] | None = None,
+        catalogue: Catalogue = CATALOGUE,
     ) -> Gateway:
         """`pods` are those of the cluster `pods`, which the default route goes to.
 
@@ -257,7 +261,7 @@ class Lab:
         members = {"pods": pods} if clusters is None else clusters
         if configuration is None:
             configuration = snapshot(*([mapping()] if routes is None else routes))
-        gateway = Gateway(self.engine, configuration, members, drain_time_s, ports, options)
+        gateway = Gateway(self.engine, configuration, members, drain_time_s, ports, options, catalogue)
         self._gateways.append(gateway)
         return gateway
 

@@ -128,8 +128,7 @@ class ClientRpc(AttemptOwner):
         assert isinstance(connection, PodConnection)
         now_s, wall_deadline_s = time.monotonic(), None
         if deadline_s is not None:
-            wall_s = time.time()
-            wall_deadline_s = upstream_deadline(wall_s + deadline_s - now_s, wall_s)
+            wall_deadline_s = _to_wall(deadline_s, now_s)
         owner: AttemptOwner = self if copy is None else CopyOwner(copy)
         owner.attempt = attempt = PodAttempt(owner, connection, deadline_s, now_s)
         attempt.open(path.encode(), authority.encode(), metadata, wall_deadline_s, first)
@@ -150,7 +149,7 @@ class ClientRpc(AttemptOwner):
         owner = PolicyRpcOwner(self, events)
         now_s = time.monotonic()
         owner.attempt = attempt = PodAttempt(owner, connection, deadline_s, now_s)
-        limit_s = time.time() + deadline_s - now_s
+        limit_s = _to_wall(deadline_s, now_s)
         attempt.open(path.encode(), authority.encode(), metadata, limit_s, Opening(message, True))
         return attempt
 
@@ -235,3 +234,9 @@ class ClientRpc(AttemptOwner):
                 self.session.on_defect(time.monotonic())
         except Exception:  # two defects in one RPC: the others must go on
             log.exception("defect: an RPC could not be ended")
+
+
+def _to_wall(deadline_s: float, now_s: float) -> float:
+    """The deadline for grpc core, in seconds since the epoch. Both arguments are on the monotonic clock."""
+    wall_s = time.time()
+    return upstream_deadline(wall_s + deadline_s - now_s, wall_s)

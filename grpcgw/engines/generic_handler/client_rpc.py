@@ -20,6 +20,7 @@ from grpcgw.engines.generic_handler.pod_attempt import (
     Outgoing,
     PodAttempt,
     PolicyRpcOwner,
+    UnaryAttempt,
 )
 from grpcgw.engines.generic_handler.pod_connection import PodConnection
 from grpcgw.listeners.open_ports import PortView
@@ -180,7 +181,7 @@ class ClientRpc(AttemptOwner):
         connection = pod.connection
         assert isinstance(connection, PodConnection)
         owner = PolicyRpcOwner(self, events)
-        owner.attempt = attempt = PodAttempt(owner, connection, Outgoing(path, authority, metadata, deadline_s))
+        owner.attempt = attempt = UnaryAttempt(owner, connection, Outgoing(path, authority, metadata, deadline_s))
         attempt.begin(Opening(message, True))
         return attempt
 

@@ -239,6 +239,32 @@ def _result(coroutine: Coroutine[Any, Any, Status]) -> Status:
     raise AssertionError("the status of an RPC that is over had to be waited for")
 
 
+class UnaryAttempt(PodAttempt):
+    """A unary RPC, sent whole: its status cannot meet a write that is still under way."""
+
+    def _start(self, first: Opening) -> None:
+        outgoing = self._outgoing
+        try:
+            start = self._connection.channel(outgoing.authority).unary_unary(outgoing.path)
+            self._call = start(first.message or b"", metadata=outgoing.metadata, timeout=outgoing.left_s())
+        except grpc.aio.UsageError as closed:
+            raise ConnectionError(str(closed)) from closed
+        self._call.add_done_callback(self._note_status)
+        self._owner.spawn(self._report())
+
+    async def _report(self) -> None:
+        status = await self._ended
+        headers, reply = (), None
+        if status.code == Code.OK:
+            headers, reply = tuple(await self._call.initial_metadata() or ()), await self._call
+        if self._current():
+            session, now_s = self._owner.session, time.monotonic()
+            session.on_pod_sent(True, now_s)
+            session.on_pod_headers(headers, now_s)
+            session.on_pod_message(reply, now_s)
+            session.on_pod_status(status, now_s)
+
+
 class CopyOwner(AttemptOwner):
     """Owns the try of an RPC's copy, which may outlive the RPC."""
 
