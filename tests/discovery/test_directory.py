@@ -23,7 +23,7 @@ from grpcgw.discovery.sources.directory import (
     read_file,
     scan,
 )
-from grpcgw.discovery.sources.directory_files import Watch, list_files, watch_directory
+from grpcgw.discovery.sources.directory_files import WatchDirectory, list_files, watch_directory
 from grpcgw.discovery.sources.followed_files import CLOCK_STEP_NS, Stamp
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
@@ -44,7 +44,7 @@ def names(objects: tuple[KubeObject, ...]) -> list[str]:
 class Followed:
     """A directory source at work, and a way to wait until the store is as expected."""
 
-    def __init__(self, directory: Path, watch: Watch = watch_directory) -> None:
+    def __init__(self, directory: Path, watch: WatchDirectory = watch_directory) -> None:
         self.store = ObjectStore()
         self.source = DirectorySource(self.store, directory, READER, watch=watch, clock=self._count_reading)
         self.told: list[set[str]] = []

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 from grpcgw.discovery.resolvers.address_families import explain_disabled, is_enabled
 from grpcgw.discovery.resolvers.resolver import Publish
+from grpcgw.discovery.resolvers.watch_tasks import Watch
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.cluster import DEFAULT_ADDRESSING, Addressing, Cluster, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
@@ -232,26 +233,12 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-@dataclass(slots=True, eq=False)
-class _Watch:
-    service: ServiceRef
-    addressing: Addressing
-    publish: Publish
-    last: EndpointSet | None = None
-    ended: bool = False
-
-    def offer(self, endpoints: EndpointSet) -> None:
-        if not self.ended and endpoints != self.last:
-            self.last = endpoints
-            self.publish(endpoints)
-
-
 class EndpointsResolver:
     """Resolver from objects in the store. A changed object recomputes only the watched services it belongs to."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._watches: dict[ServiceName, list[_Watch]] = {}
+        self._watches: dict[ServiceName, list[Watch]] = {}
         self._slices: dict[ServiceName, dict[ObjectKey, KubeObject]] = {}
         self._owners: dict[ObjectKey, ServiceName] = {}
         for found in store.of_kind("EndpointSlice"):
@@ -268,7 +255,7 @@ class EndpointsResolver:
     def watch(self, cluster: Cluster, publish: Publish) -> Callable[[], None]:
         service = cluster.service
         name = (service.namespace, service.name)
-        watch = _Watch(service, cluster.addressing, publish)
+        watch = Watch(cluster, publish)
         self._watches.setdefault(name, []).append(watch)
         watch.offer(self._endpoints_of(service, cluster.addressing))
 
@@ -279,7 +266,7 @@ class EndpointsResolver:
 
         return end
 
-    def _forget(self, name: ServiceName, watch: _Watch) -> None:
+    def _forget(self, name: ServiceName, watch: Watch) -> None:
         self._watches[name].remove(watch)
         if not self._watches[name]:
             del self._watches[name]
@@ -297,7 +284,7 @@ class EndpointsResolver:
     def _publish(self, name: ServiceName) -> None:
         computed: dict[tuple[ServiceRef, Addressing], EndpointSet] = {}
         for watch in tuple(self._watches.get(name, ())):
-            wanted = (watch.service, watch.addressing)
+            wanted = (watch.cluster.service, watch.cluster.addressing)
             if wanted not in computed:
                 computed[wanted] = self._endpoints_of(*wanted)
             watch.offer(computed[wanted])

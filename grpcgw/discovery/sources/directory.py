@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grpcgw.discovery.sources.directory_files import (
-    Watch,
+    WatchDirectory,
     find_identity,
     list_files,
     list_other_files,
@@ -102,7 +102,7 @@ class DirectorySource:
         directory: Path,
         reader: ObjectReader,
         *,
-        watch: Watch | None = None,
+        watch: WatchDirectory | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store

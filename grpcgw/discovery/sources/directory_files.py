@@ -14,7 +14,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 RESCAN_MS = 2_000
 """All files are read this often without any event, too: no file system reports every change."""
 
-Watch = Callable[[Path], AsyncGenerator[Collection[object], None]]
+WatchDirectory = Callable[[Path], AsyncGenerator[Collection[object], None]]
 """Yields whenever something below a directory may have changed; an empty collection after a time without an event.
 Raises OSError or RuntimeError if it cannot watch."""
 
