@@ -15,6 +15,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.snapshot import Snapshot
+from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session.serving import Serving
@@ -68,7 +69,8 @@ def route(*destinations: Destination, prefix: str = SERVICE, kind: MatchKind = M
 
 
 def snapshot(*routes: Route, version: str = "1") -> Snapshot:
-    names = sorted({one.cluster for route in routes for each in route.all_destinations() for one in each.clusters})
+    used = [each for route in routes for each in (*route.all_destinations(), *route.policy_upstreams())]
+    names = sorted({one.cluster for destination in used for one in destination.clusters})
     return Snapshot(version, routes, {name: cluster(name) for name in names})
 
 
@@ -102,8 +104,8 @@ class WatchedTarget:
 class Gateway(Serving):
     """Serves one Mapping over pods `10.0.0.1`, `10.0.0.2`, …, all connected."""
 
-    def __init__(self, pods: int = 1, **mapping: Any) -> None:
-        super().__init__(FakeConnection)
+    def __init__(self, pods: int = 1, catalogue: Catalogue = CATALOGUE, **mapping: Any) -> None:
+        super().__init__(FakeConnection, catalogue=catalogue)
         self.targets: list[WatchedTarget] = []
         self.apply(snapshot(route(destination(**mapping))), 0.0)
         self.set_endpoints("greet", endpoints(*range(1, pods + 1)), 0.0)

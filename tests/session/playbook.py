@@ -12,13 +12,15 @@ so does an event that no engine could report.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import REASON_KEY, Reason, Status
+from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.policy.request import Peer, Request
-from grpcgw.session.call import Attempt, Opening, Timer, TryEvents
+from grpcgw.session.call import Attempt, Opening, PolicyRpcEvents, Timer, TryEvents
 from grpcgw.session.session import Session
 from grpcgw.upstream.pod import Pod
 from tests.session.gateway import LABEL, SERVICE, Gateway
@@ -44,7 +46,9 @@ class Do:
 READ = Do("read from the client")
 COALESCE = Do("set the timer of the coalescing window")
 BACK_OFF = Do("set the timer of a retry")
-_TIMERS = {Timer.COALESCE: COALESCE, Timer.RETRY: BACK_OFF}
+POLICY_TIMER = Do("set the timer of a policy's verdict")
+CANCEL_POLICY = Do("cancel what a policy waits for")
+_TIMERS = {Timer.COALESCE: COALESCE, Timer.RETRY: BACK_OFF, Timer.POLICY: POLICY_TIMER}
 READ_POD = Do("read from the pod")
 CANCEL_POD = Do("cancel the try")
 
@@ -88,9 +92,6 @@ class Abort:
     status: Status
 
 
-Asked = Do | Open | SendPod | Send | Finish | Abort
-
-
 def reason_of(asked: list[Asked]) -> str:
     """`x-grpcgw-reason` of the status that a step ended with; empty where a pod's own was passed on."""
     return str(dict(ended_with(asked).trailers).get(REASON_KEY, ""))
@@ -99,6 +100,50 @@ def reason_of(asked: list[Asked]) -> str:
 def ended_with(asked: list[Asked]) -> Status:
     (status,) = [step.status for step in asked if isinstance(step, Finish | Abort)]
     return status
+
+
+@dataclass(frozen=True)
+class Ask:
+    """An RPC of a policy's own. `pod`: the last number of its address."""
+
+    pod: int
+    message: bytes
+    path: str = field(default="", compare=False)
+    deadline_s: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A coroutine of a policy."""
+
+
+Asked = Do | Open | SendPod | Send | Finish | Abort | Ask | Run
+
+
+class FakeWork:
+    """A coroutine that the engine runs, until the test says what comes of it."""
+
+    def __init__(self, rpc: Rpc, on_result: Callable[[object, float], None]) -> None:
+        self._rpc, self.on_result = rpc, on_result
+
+    def cancel(self) -> None:
+        self._rpc.asked.append(CANCEL_POLICY)
+
+
+class FakePolicyAttempt:
+    """A policy's own RPC on a pod."""
+
+    def __init__(self, rpc: Rpc, events: PolicyRpcEvents) -> None:
+        self._rpc, self.events = rpc, events
+
+    def read(self) -> None:
+        raise AssertionError("a unary RPC has one reply")
+
+    def send(self, message: bytes | None, half_close: bool) -> None:
+        raise AssertionError("a unary RPC is sent whole")
+
+    def cancel(self) -> None:
+        self._rpc.asked.append(CANCEL_POLICY)
 
 
 class FakeAttempt:
@@ -208,6 +253,32 @@ class FakeCall:
         (self._rpc.attempts if copy is None else self._rpc.copies).append(attempt)
         return attempt
 
+    def ask(
+        self,
+        pod: Pod,
+        path: str,
+        authority: str,
+        metadata: Metadata,
+        deadline_s: float,
+        message: bytes,
+        events: PolicyRpcEvents,
+    ) -> Attempt:
+        assert not self.ended, "a policy's server was asked after the end"
+        number = int(pod.endpoint.address.rpartition(".")[2])
+        self._rpc.asked.append(Ask(number, message, path, deadline_s))
+        if number in self._rpc.closed_pods:
+            raise ConnectionError("Cannot invoke RPC on closed channel!")
+        attempt = FakePolicyAttempt(self._rpc, events)
+        self._rpc.policy_attempts.append(attempt)
+        return attempt
+
+    def run(self, work: CoroutineWork, on_result: Callable[[object, float], None]) -> RunningWork:
+        assert not self.ended, "a coroutine was run after the end"
+        self._rpc.asked.append(Run())
+        running = FakeWork(self._rpc, on_result)
+        self._rpc.works.append(running)
+        return running
+
 
 class Rpc:
     """A session with its two ports. `now_s` is the clock: set it before a step that happens later."""
@@ -228,6 +299,8 @@ class Rpc:
         self.copied: list[Asked] = []
         """What the copy asked for, all along."""
         self.copies: list[FakeAttempt] = []
+        self.policy_attempts: list[FakePolicyAttempt] = []
+        self.works: list[FakeWork] = []
         self.closed_pods: set[int] = set()
         self.nothing_left_to_read = False
         self.call = FakeCall(self)
@@ -323,6 +396,24 @@ class Rpc:
             asked += self.pod_has_no_more()
         asked += self.pod_ends(status)
         return asked + (self.pod_never_answers() if status.cause is Reason.CONNECT_FAILED else self.pod_headers())
+
+    # --- policies
+
+    def coroutine_ends(self, result: object) -> list[Asked]:
+        self.works[-1].on_result(result, self.now_s)
+        return self._answer()
+
+    def server_answers(self, message: bytes | None, status: Status = OK, status_first: bool = False) -> list[Asked]:
+        """All that an engine reports of a policy's own RPC, in one of the orders there are."""
+        events = self.policy_attempts[-1].events
+        if status_first:
+            events.on_pod_status(status, self.now_s)
+        events.on_pod_sent(True, self.now_s)
+        events.on_pod_headers((), self.now_s)
+        events.on_pod_message(message, self.now_s)
+        if not status_first:
+            events.on_pod_status(status, self.now_s)
+        return self._answer()
 
     # --- time, and the gateway itself
 
