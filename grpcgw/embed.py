@@ -17,7 +17,7 @@ from typing import Self
 
 import grpc
 
-from grpcgw.carriers.carrier import CarrierReport
+from grpcgw.carriers.carrier import CarrierReport, UncarriedRoute, find_unbuilt
 from grpcgw.control.control import Control
 from grpcgw.engines.generic_handler.lasting_server import LastingServer, MakeServer
 from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
@@ -95,6 +95,7 @@ class _EmbeddedCarrier:
     def __init__(self, proxy: LoopProxy) -> None:
         self._proxy = proxy
         self._configured = asyncio.Event()
+        self._uncarried: tuple[UncarriedRoute, ...] = ()
         self._started = False
         self._started_at_s = time.time()
         self.servers: list[LastingServer] = []
@@ -119,6 +120,7 @@ class _EmbeddedCarrier:
     async def apply(self, snapshot: Snapshot) -> None:
         """As `Carrier.apply`."""
         self._proxy.serving.apply(snapshot, time.monotonic())
+        self._uncarried = find_unbuilt(snapshot)
         self._configured.set()
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
@@ -133,6 +135,7 @@ class _EmbeddedCarrier:
             started=self._started,
             ready=self._started and not faults,
             port_faults=faults,
+            uncarried=self._uncarried,
             workers=(make_report(0, "embedded", self._proxy.serving, self._started_at_s),),
         )
 

@@ -15,6 +15,7 @@ from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.listener import Transport
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.snapshot import Snapshot
+from grpcgw.policy.catalogue import CATALOGUE
 from grpcgw.telemetry.report import WorkerReport
 
 
@@ -75,6 +76,11 @@ class CarrierReport:
     """Counters of its workers, cumulative."""
     restarts: int = 0
     """How many workers were replaced since the start."""
+
+
+def find_unbuilt(snapshot: Snapshot) -> tuple[UncarriedRoute, ...]:
+    """Routes that no worker can serve because a policy of theirs cannot be built: their RPCs are refused."""
+    return tuple(UncarriedRoute(key, why) for key, why in CATALOGUE.find_faults(snapshot.routes).items())
 
 
 class Carrier(Protocol):

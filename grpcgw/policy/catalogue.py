@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from grpcgw.model.route import Destination, PolicySettings
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.status import Reason
 from grpcgw.policy import unenforced
 from grpcgw.policy.chain import BuiltPolicy
@@ -62,11 +63,15 @@ class Catalogue:
             built.append(BuiltPolicy(settings.name, index, policy, getattr(policy, "on_end", None)))
         return tuple(built)
 
-    def find_fault(self, destination: Destination) -> str:
-        """Why a policy of a Mapping cannot be built, for the operator; empty: all can, or the Mapping is refused on
-        purpose."""
-        built = self.build(destination)
-        return built.message if isinstance(built, Deny) and built.reason == Reason.POLICY_NOT_BUILT else ""
+    def find_faults(self, routes: Iterable[Route]) -> dict[ObjectKey, str]:
+        """The objects with a policy that cannot be built, and why. Without those that are refused on purpose."""
+        with_policies = [one for route in routes for one in route.destinations if one.policies]
+        built = ((one.key, self.build(one)) for one in with_policies)
+        return {
+            key: denied.message
+            for key, denied in built
+            if isinstance(denied, Deny) and denied.reason == Reason.POLICY_NOT_BUILT
+        }
 
     def _stage(self, settings: PolicySettings) -> Stage:
         found = self._by_kind.get(settings.kind)

@@ -17,6 +17,8 @@ from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport
 
 MAX_METHODS = 500
 """Most named methods of one Mapping."""
+MAX_REASONS = 100
+"""Most pairs of code and reason counted apart for one method: a policy chooses its reasons itself."""
 MAX_PATH_CHARACTERS = 256
 """Longest path that gets a name."""
 OTHER = "other"
@@ -85,6 +87,8 @@ class MethodCounters:
             self.response_bytes += response_bytes
             self.codes[code] = self.codes.get(code, 0) + 1
             if reason:
+                if (code, reason) not in self.reasons and len(self.reasons) >= MAX_REASONS:
+                    reason = OTHER
                 self.reasons[code, reason] = self.reasons.get((code, reason), 0) + 1
             self.latency_counts[bisect_left(LATENCY_BUCKETS_S, duration_s)] += 1
             self.latency_sum_s += duration_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grpcgw.carriers.carrier import CarrierReport, RefusedSnapshot, ServedPort
+from grpcgw.carriers.carrier import CarrierReport, RefusedSnapshot, ServedPort, UncarriedRoute, find_unbuilt
 from grpcgw.listeners.data_ports import DataPorts
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.model.listener import Listener
@@ -24,6 +24,8 @@ class PortStatus:
         self._not_started = set(range(workers))
         self._snapshot: Snapshot | None = None
         """Of the last `plan`."""
+        self._uncarried: tuple[UncarriedRoute, ...] = ()
+        """Routes of `_snapshot` whose policies the workers cannot build."""
         self._listeners: tuple[Listener, ...] = ()
         """What workers are to open, by the last `plan`."""
         self.by_worker: dict[int, Listening] = {}
@@ -34,6 +36,8 @@ class PortStatus:
     def plan(self, snapshot: Snapshot) -> tuple[Listener, ...]:
         """Decide which ports to open for `snapshot`, and hold them."""
         faults = self._data_ports.faults
+        if snapshot is not self._snapshot:
+            self._uncarried = find_unbuilt(snapshot)
         self._snapshot, self._listeners = snapshot, self._data_ports.bind(snapshot)
         if self._data_ports.faults != faults:
             self.on_change()
@@ -78,6 +82,7 @@ class PortStatus:
             ports=ports,
             port_faults=(*self._data_ports.faults, *self._worker_faults()),
             refused=self._refusals(),
+            uncarried=self._uncarried,
             workers=workers,
             restarts=restarts,
         )

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.model.codes import Code
+from grpcgw.model.match import MatchKind, PathMatch
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.route import Destination, PolicySettings, Unenforced
+from grpcgw.model.route import Destination, PolicySettings, Route, Unenforced
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
 from grpcgw.policy.chain import FAILED_OPEN, BuiltPolicy, Chain
@@ -289,7 +290,8 @@ def test_a_policy_that_cannot_be_built_refuses_the_mapping(settings: PolicySetti
     assert isinstance(denied, Deny)
     assert (denied.reason, denied.status().code) == (Reason.POLICY_NOT_BUILT, Code.UNAVAILABLE)
     assert cause in denied.message
-    assert KINDS.find_fault(mapping) == denied.message
+    route = Route("m", PathMatch(MatchKind.PREFIX, "/"), 0, (mapping,))
+    assert KINDS.find_faults((route,)) == {mapping.key: denied.message}
 
 
 def test_what_cannot_be_enforced_is_refused_on_purpose() -> None:
@@ -297,4 +299,5 @@ def test_what_cannot_be_enforced_is_refused_on_purpose() -> None:
     denied = CATALOGUE.build(mapping)
     assert isinstance(denied, Deny)
     assert denied.reason == Reason.NOT_ENFORCED
-    assert not CATALOGUE.find_fault(mapping), "the dialect has reported it"
+    route = Route("m", PathMatch(MatchKind.PREFIX, "/"), 0, (mapping,))
+    assert not CATALOGUE.find_faults((route,)), "the dialect has reported it"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from grpcgw.model.codes import OTHER_CODE, status_name
-from grpcgw.telemetry.counters import MAX_METHODS, MAX_PATH_CHARACTERS, OTHER, Counters, MethodCounters
+from grpcgw.telemetry.counters import MAX_METHODS, MAX_PATH_CHARACTERS, MAX_REASONS, OTHER, Counters, MethodCounters
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport
 
 PATH = "/greet.GrpcService/Greet"
@@ -41,6 +41,17 @@ def test_a_method_nobody_called_is_not_reported() -> None:
     counters = Counters()
     named(counters)
     assert counters.reports() == ()
+
+
+def test_reasons_that_policies_choose_are_bounded() -> None:
+    counters = Counters()
+    method = named(counters)
+    for number in range(2 * MAX_REASONS):
+        method.begin()
+        method.end(7, 0.0, f"reason-{number}")
+    reasons = only_report(counters).reasons
+    assert len(reasons) == MAX_REASONS + 1
+    assert reasons[7, OTHER] == MAX_REASONS
 
 
 def test_mappings_count_apart() -> None:

@@ -9,6 +9,9 @@ import pytest
 from grpcgw.listeners.data_ports import NO_PORTS, DataPorts
 from grpcgw.listeners.open_ports import OpenPort, PortFault
 from grpcgw.model.listener import ServerCertificate, Transport
+from grpcgw.model.match import MatchKind, PathMatch
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.route import Destination, PolicySettings, Route, WeightedCluster
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.workers.messages import Listening, Refused
 from grpcgw.workers.port_status import PortStatus
@@ -86,3 +89,15 @@ def test_nothing_is_sent_again_before_the_first_snapshot_nor_without_a_cause() -
         status.note(0, faulty)
         assert status.plan_again() == (snapshot, listeners)
     status.close()
+
+
+def test_a_mapping_whose_policy_no_worker_can_build_is_reported_at_its_key(status: PortStatus) -> None:
+    key = ObjectKey("Mapping", "default", "m")
+    policies = (PolicySettings(name="Filter jwt.default"),)  # of a kind that the catalogue does not have
+    destination = Destination(key, (WeightedCluster("greet"),), policies=policies)
+    status.plan(Snapshot("1", (Route("m", PathMatch(MatchKind.PREFIX, "/"), 0, (destination,)),)))
+    (uncarried,) = status.report((), 0).uncarried
+    assert uncarried.key == key
+    assert "Filter jwt.default cannot be built" in uncarried.why
+    status.plan(Snapshot("2"))
+    assert status.report((), 0).uncarried == ()
