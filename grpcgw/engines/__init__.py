@@ -1,1 +1,1 @@
-"""What drives sessions: the contract of engines, and one package each."""
+"""Engines drive sessions: the contract, and one package for each engine."""

@@ -1,4 +1,4 @@
-"""What both engines share: their contract, their parameters, and the housekeeping of running RPCs.
+"""The contract of engines, and what both share: options, grpc core's arguments for ports and connections.
 
 An engine owns sockets and drives sessions; what RPCs mean is in `session`, what is served in `serving`.
 """
@@ -23,7 +23,7 @@ CLIENT_WINDOW_BYTES = 262_144
 """What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
 
 REFUSING_S = 0.1
-"""How long a gateway that drains answers new RPCs itself: once it says goodbye to clients, grpc core ends those that
+"""How long a draining gateway refuses new RPCs itself: once it has sent GOAWAY to clients, grpc core ends those that
 arrive as CANCELLED, which no client tries again."""
 
 ASK_CLIENTS_MS, CLIENT_ANSWERS_MS = 20_000, 60_000
@@ -55,7 +55,7 @@ class ServerOptions:
     """Of ports that do not say themselves."""
     max_metadata_bytes: int
     max_connection_age_s: float | None = None
-    """Clients are sent away to connect anew after so long, give or take a tenth; None: never."""
+    """Client connections get GOAWAY at this age, give or take a tenth; None: never."""
     max_connection_age_grace_s: float | None = None
     """What still runs on their connection is cut off after so long; None: never."""
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
@@ -88,7 +88,7 @@ class Engine(Protocol):
         ...
 
     def drain(self, limit_s: float) -> None:
-        """Refuse new RPCs and say goodbye to clients; returns when the last RPC ended, at the latest after `limit_s`
+        """Refuse new RPCs and send GOAWAY to clients; returns when the last RPC ended, at the latest after `limit_s`
         when the rest was ended with UNAVAILABLE."""
         ...
 
@@ -111,7 +111,7 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
         ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", options.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", options.max_metadata_bytes),
-        # Beyond its usual 1,000 core cancels new RPCs at random, whoever's they are.
+        # Beyond its default of 1,000 core cancels new RPCs at random, of any client.
         ("grpc.server.max_pending_requests", WAITING_RPCS),
         ("grpc.server.max_pending_requests_hard_limit", WAITING_RPCS),
         # Core holds back the answer to a request it rejects, and meanwhile keeps all that the request brought.
@@ -163,7 +163,7 @@ def channel_arguments(
         ("grpc.http2.hpack_table_size.encoder", 0),
         ("grpc.http2.hpack_table_size.decoder", 0),  # as for clients
         ("grpc.use_local_subchannel_pool", 1),
-        # Trying again is the session's business; and core takes away what says how often that was done before.
+        # The session retries. Core would remove the metadata that counts earlier attempts.
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),

@@ -1,4 +1,4 @@
-"""What an engine drives: one RPC, be it forwarded to a pod or answered by the gateway itself."""
+"""The RPC that an engine drives: forwarded to a pod, or answered by the gateway itself."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float)
 
 
 def _is_local(serving: Serving, request: Request) -> bool:
-    """Not a Mapping's; nor one to be refused, which is the session's business."""
+    """No Mapping matches, and the request is not refused (the session refuses it)."""
     if request.refusal is not None or is_too_large(request.metadata, serving.max_metadata_bytes):
         return False
     return not serving.has_route(request.path, request.authority, request.metadata)

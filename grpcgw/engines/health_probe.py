@@ -1,5 +1,5 @@
-"""What an active check says and hears: `grpc.health.v1.Health/Check` as bytes. Both engines send it over a pod's own
-connection; when to, and what an answer makes of the pod, is `upstream.health`."""
+"""The messages of active health checks: `grpc.health.v1.Health/Check` as bytes. Both engines send it over a pod's own
+connection; `upstream.active_health` decides when, and what an answer means."""
 
 from __future__ import annotations
 

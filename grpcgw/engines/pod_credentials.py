@@ -1,4 +1,4 @@
-"""TLS towards pods: from configured PEM to what grpc wants. Shared by both engines; connects nothing itself."""
+"""TLS credentials towards pods, from PEM. Shared by both engines."""
 
 from __future__ import annotations
 

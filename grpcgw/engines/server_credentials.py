@@ -1,4 +1,4 @@
-"""TLS towards clients: from configured PEM to what grpc wants, and certificates that change while a port is open."""
+"""TLS credentials towards clients, from PEM; certificates may change while a port is open."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a Mapping adds to its RPCs, one file a policy."""
+"""Policies: the contract, the catalogue and the chain; limits, retries and edits of a Mapping; rules for clients."""

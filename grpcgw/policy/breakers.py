@@ -1,7 +1,7 @@
 """Circuit breakers: how many RPCs, waiting RPCs and retries a Mapping may have at one time (bulkhead).
 
 One `Breaker` per Mapping and priority class and worker; a Mapping without limits has none, and pays nothing. What
-happens at a limit (RESOURCE_EXHAUSTED, naming it) is the session's business. Names and meanings are Envoy's.
+happens at a limit (RESOURCE_EXHAUSTED, naming it) is decided by the session. Names and meanings are Envoy's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PENDING = (Limit.PENDING_REQUESTS,)
 
 @dataclass(frozen=True, slots=True)
 class Overflow:
-    """A limit that is reached; as text, what the client is told."""
+    """A limit that is reached; as text, the message for the client."""
 
     limit: Limit
     value: int
@@ -66,14 +66,14 @@ class Breaker:
         """
         return self.take(_WAITING_REQUEST if waits else _REQUEST) or Permit(self, waits)
 
-    def take(self, wanted: Iterable[Limit]) -> Overflow | None:
-        """One of each of `wanted`, or none of them and the first limit in the way."""
+    def take(self, limits: Iterable[Limit]) -> Overflow | None:
+        """Take one of each of `limits`, or none: returns the first that is reached."""
         in_use = self._in_use
         with self._lock:
-            for limit in wanted:
+            for limit in limits:
                 if in_use[limit] >= self._values[limit]:
                     return Overflow(limit, self._values[limit])
-            for limit in wanted:
+            for limit in limits:
                 in_use[limit] += 1
         return None
 

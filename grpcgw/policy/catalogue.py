@@ -83,7 +83,7 @@ class Catalogue:
             return _not_built(mapping, settings, f"there is no policy of the kind {settings.kind!r}")
         try:
             return found.build(mapping, settings)
-        except Exception as error:  # whatever is wrong with one policy, it lets nobody in, and ends nothing else
+        except Exception as error:  # a defect in one policy refuses its own RPCs, and nothing else
             return _not_built(mapping, settings, f"{type(error).__name__}: {error}")
 
 

@@ -102,7 +102,7 @@ class Chain:
             if built.on_end is not None:
                 try:
                     built.on_end(self.request, status)
-                except Exception:  # the RPC has its status, and the other policies must hear of it
+                except Exception:  # the RPC has its status, and the other policies still get the end
                     _defects.note(f"{built.name} raised in on_end")
 
     def _check(self, built: BuiltPolicy) -> Verdict:

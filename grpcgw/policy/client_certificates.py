@@ -1,4 +1,4 @@
-"""What pods are told of a client's certificate: the header `x-forwarded-client-cert`, in Envoy's form. Pure.
+"""Describes the client's certificate to pods: `x-forwarded-client-cert`, in Envoy's form. Pure.
 
 Envoy's `By` (the gateway's own certificate) is left out: grpc does not say which of several was shown.
 """

@@ -1,4 +1,4 @@
-"""Metadata edits of a Mapping (`add_request_headers` and its kin), compiled once to one small callable. Pure.
+"""Metadata edits of a Mapping (`add_request_headers` and the like), compiled once to a callable. Pure.
 
 The session calls it with the metadata as it would go on: requests after `forward_request`, answers with the pod's
 initial metadata. Operators see the request as the client sent it, so a header may be renamed: removed, and added from

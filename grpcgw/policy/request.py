@@ -16,7 +16,7 @@ FORWARDED_PROTO = "x-forwarded-proto"
 
 
 class Peer:
-    """The client of an RPC: the other end of the connection, or whoever the client rules find behind trusted hops."""
+    """The client of an RPC: the other end of the connection, or the client that trusted proxies name."""
 
     __slots__ = ("address", "certificate", "hop", "keeps_id", "keeps_proto", "port")
 

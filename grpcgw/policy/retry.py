@@ -1,4 +1,4 @@
-"""Whether a failed RPC is tried again, and when: `retry_policy` with a budget, back-off, and the pod's own wish.
+"""Whether a failed RPC is tried again, and when: `retry_policy` with a budget, back-off, and the pod's pushback.
 
 Pure: the random source is an argument, time left is too. The session keeps one `Retries` per RPC that failed once (one
 that did not fail costs nothing), and one `RetryBudget` per Mapping with a policy. The one try more that every RPC has
@@ -124,7 +124,7 @@ class Retries:
         self._holds_budget = True
         self.count += 1
         if pushback_ms is not None:
-            self._backoff_step = 0  # gRFC A6: after a pod's wish the back-off begins anew
+            self._backoff_step = 0  # gRFC A6: after a pushback of the pod the back-off starts again
         return Retry(delay_s)
 
     def _names(self, failure: Failure) -> bool:

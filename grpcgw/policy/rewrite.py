@@ -1,4 +1,4 @@
-"""What a pod gets for the client's path: `rewrite` and `regex_rewrite`, compiled once to one small callable. Pure."""
+"""Path rewriting: `rewrite` and `regex_rewrite`, compiled once to a callable. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long an RPC may take: the client's deadline, the Mapping's timeout, and what of it travels on to the pod. Pure.
+"""Deadlines: the earlier of the client's deadline and the Mapping's timeout, and the remainder for the pod. Pure.
 
 Deadlines are seconds since the epoch, as grpc gives and takes them; None is no deadline.
 """

@@ -43,7 +43,7 @@ def example(directory: Directory, port: int) -> str:
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A port that nobody else gets until the program listens on it, nor while its server is made anew."""
+    """A port that nobody else gets until the program listens on it, nor while its server is started again."""
     with socket() as holder:
         holder.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
         holder.bind((HOST, 0))
@@ -72,7 +72,7 @@ def check_that_it_serves(program: subprocess.Popen[str], directory: Directory, p
         program.send_signal(signal.SIGINT)
         _, said = program.communicate(timeout=PATIENCE_S)
         assert "KeyboardInterrupt" in said
-        assert "made anew" in said
+        assert "is started again" in said
     finally:
         program.kill()
         program.communicate()

@@ -87,7 +87,7 @@ class ClientRpc(AttemptOwner):
             self._call.start_server_batch((RECEIVE_CLOSE(NO_FLAGS),), self._on_closed)
             self.session.start(now_s)
 
-    # --- what the session asks for
+    # --- the session's port
 
     def read(self) -> None:
         self._call.start_server_batch((RECEIVE_MESSAGE(NO_FLAGS),), self._on_message)
@@ -200,7 +200,7 @@ class ClientRpc(AttemptOwner):
             if self.attempt is not None and self.attempt.over:
                 self.attempt = None
 
-    # --- what housekeeping asks
+    # --- housekeeping
 
     def expire(self, due: tuple[float, Timer], now_s: float) -> None:
         """End the wait for the timer `due`, unless it was replaced or cancelled meanwhile."""

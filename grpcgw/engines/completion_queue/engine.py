@@ -62,7 +62,7 @@ class CompletionQueueEngine:
         self._closing_ports: dict[QueuePort, float] = {}
         self._settled = threading.Event()
         self._stopping = threading.Event()
-        self._housekeeping_wanted = threading.Event()
+        self._wake_housekeeping = threading.Event()
         self._threads: list[threading.Thread] = []
 
     # --- life
@@ -102,7 +102,7 @@ class CompletionQueueEngine:
                 port.closed.wait()
         self.coroutines.stop()
         self._stopping.set()
-        self._housekeeping_wanted.set()
+        self._wake_housekeeping.set()
         if self._queue is not None:
             self._queue.shutdown()
         for thread in self._threads:
@@ -144,8 +144,8 @@ class CompletionQueueEngine:
 
     def set_timer(self, rpc: ClientRpc, timer: Timer, delay_s: float) -> None:
         self.timers[rpc] = time.monotonic() + delay_s, timer
-        if not self._housekeeping_wanted.is_set():
-            self._housekeeping_wanted.set()
+        if not self._wake_housekeeping.is_set():
+            self._wake_housekeeping.set()
 
     def forget(self, rpc: ClientRpc) -> None:
         self._active.discard(rpc)
@@ -180,7 +180,7 @@ class CompletionQueueEngine:
             try:
                 self._keep_house()
             except Exception:  # without this thread timers never expire and dead pods stay: it must go on
-                defects.note("housekeeping stumbled")
+                defects.note("housekeeping failed")
                 self._stopping.wait(REFRESH_S)
 
     def _keep_house(self) -> None:
@@ -200,9 +200,9 @@ class CompletionQueueEngine:
         if self.timers:
             self._stopping.wait(min(COALESCE_WINDOW_S, at_most_s))
         else:
-            self._housekeeping_wanted.clear()
+            self._wake_housekeeping.clear()
             if not self.timers:
-                self._housekeeping_wanted.wait(at_most_s)
+                self._wake_housekeeping.wait(at_most_s)
 
     def _expire_timers(self, now_s: float) -> None:
         for rpc, due in self.timers.copy().items():  # copy() is one step, iterating is not

@@ -74,7 +74,7 @@ class PodAttempt:
             sending, on_headers = ((*opening, HALF_CLOSE), ignore), self._on_whole
         else:
             sending, on_headers = (opening, self._on_sent), self._on_headers
-        # Sending is last: had it failed before headers were asked for, they would come first whoever made them.
+        # Sending is last: headers that came before they were requested would be reported first, even if core made them.
         batches = (
             ((RECEIVE_HEADERS(NO_FLAGS),), on_headers),
             ((RECEIVE_MESSAGE(NO_FLAGS),), self._on_message),

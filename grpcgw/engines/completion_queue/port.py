@@ -58,7 +58,7 @@ class QueuePort:
             if not number:
                 raise UserError(f"cannot listen on {target}: the address is in use or not this machine's")
         except UserError:
-            self._server.destroy()  # it never started, so that nothing of it is to be closed
+            self._server.destroy()  # it never started, so nothing has to be closed
             raise
         return number
 
@@ -78,7 +78,7 @@ class QueuePort:
                 self._server.cancel_all_calls()
 
     def _request(self) -> None:
-        with contextlib.suppress(ValueError):  # cygrpc's word for a server that was told to shut down meanwhile
+        with contextlib.suppress(ValueError):  # cygrpc raises it for a server that shuts down
             self._server.request_call(self._queue, self._queue, self._on_request)
 
     def _on_request(self, event: Any) -> None:

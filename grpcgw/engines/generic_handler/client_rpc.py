@@ -104,7 +104,7 @@ class ClientRpc(AttemptOwner):
     def end_for_drain(self) -> None:
         self._tell(self.session.on_drained)
 
-    # --- what the session asks for
+    # --- the session's port
 
     def read(self) -> None:
         self.spawn(self._read())

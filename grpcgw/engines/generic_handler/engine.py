@@ -88,7 +88,7 @@ class GenericHandlerEngine:
         self._closing_ports.discard(port)
 
     async def _stop_port(self, port: HandlerPort, limit_s: float) -> None:
-        # The server says goodbye to its clients at once, and waits a little longer than the proxy does.
+        # The server sends GOAWAY at once, and waits a little longer than the proxy does.
         await asyncio.gather(port.stop(limit_s + CUT_OFF_S), self._proxy.finish(limit_s, port.view))
 
     async def _refuse(self, pause_s: float) -> None:

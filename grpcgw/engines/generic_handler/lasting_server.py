@@ -1,7 +1,7 @@
-"""A `grpc.aio` server, and another in its place whenever one dies; everything in one event loop.
+"""Keeps a `grpc.aio` server running: starts another when one dies. Everything is in one event loop.
 
 A server of grpc.aio ends for good when one request has a path that is not UTF-8: its accepting coroutine raises, and
-nothing on the public API can keep such a request from it. What runs on the dead server goes on meanwhile.
+nothing in the public API keeps such a request away. RPCs on the dead server go on meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import grpc.aio
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.1
-"""How often it is asked whether a server still lives. Also the bound for how often one can be made anew."""
+"""How often the server is checked. Also the shortest time between two starts."""
 
 MakeServer = Callable[[], Awaitable[grpc.aio.Server]]
 
@@ -31,7 +31,7 @@ class LastingServer:
         self._stopping = False
         self._dead: dict[grpc.aio.Server, asyncio.Task[None]] = {}
         self.fault = ""
-        """Why no server is there just now; empty: one is. May be read by any thread."""
+        """Why no server runs now; empty: one runs. Any thread may read it."""
 
     async def start(self) -> None:
         """Raises what `make` raises."""
@@ -39,7 +39,7 @@ class LastingServer:
         self._watching = asyncio.create_task(self._watch(), name=f"watch over {self._name}")
 
     async def stop(self, grace_s: float) -> None:
-        """Say goodbye to clients; returns when the last RPC is over, after `grace_s` at the latest. Again: sooner."""
+        """Send GOAWAY to clients; returns when the last RPC is over, after `grace_s` at most. Again: sooner."""
         self._stopping = True  # asyncio.wait_for of Python 3.11 may lose a cancellation at the moment of its time-out
         if self._watching is not None:
             self._watching.cancel()
@@ -53,7 +53,7 @@ class LastingServer:
             self.fault = await self._wait_for_death(self._server)
             if not self.fault:
                 return
-            log.error("the server of %s died and is made anew: %s", self._name, self.fault)
+            log.error("the server of %s died and is started again: %s", self._name, self.fault)
             self._bury(self._server)
             self._server = None
             await self._replace()
@@ -83,7 +83,7 @@ class LastingServer:
 
 
 async def _end(server: grpc.aio.Server, grace_s: float) -> None:
-    with contextlib.suppress(Exception):  # the first to stop a dead server is told why it died
+    with contextlib.suppress(Exception):  # the first call to stop a dead server raises what it died of
         await server.stop(grace_s)
         return
     await server.stop(grace_s)

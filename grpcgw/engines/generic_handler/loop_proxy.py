@@ -49,7 +49,7 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio publishe
 
 
 class LoopProxy:
-    """RPCs of one event loop, which is whoever's it is made to `start` in; all but `serving` belongs to that loop."""
+    """RPCs of one event loop, the one that `start` runs in; everything but `serving` belongs to that loop."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class LoopProxy:
         self._house: asyncio.Task[None] | None = None
 
     def handler(self, port: PortView | None = None) -> grpc.GenericRpcHandler:
-        """For a `grpc.aio` server that runs in this loop. Without `port` it is somebody else's."""
+        """For a `grpc.aio` server that runs in this loop. Without `port` the RPCs come in by another program's port."""
         return _Handler(self, port)
 
     async def start(self, settle_s: float) -> None:
@@ -117,7 +117,7 @@ class LoopProxy:
         return task
 
     def see_port(self, context: Any) -> PortView:
-        """Of an RPC that came in by somebody else's port."""
+        """The port of an RPC that came in by another program's port."""
         return _SOME_TLS_PORT if context.auth_context().get("transport_security_type") == [b"ssl"] else SOME_PORT
 
     async def serve(self, port: PortView, path: str, metadata: Metadata, context: Any) -> None:
@@ -144,7 +144,7 @@ class LoopProxy:
                         rpc.sweep()
                 pause_s = min(self._refresh(now_s), max(0.0, next_sweep_s - now_s))
             except Exception:  # without it dead pods stay and no RPC is ended in time: it must go on
-                defects.note("housekeeping stumbled")
+                defects.note("housekeeping failed")
             await asyncio.sleep(pause_s)
 
     def _refresh(self, now_s: float) -> float:

@@ -66,7 +66,7 @@ class HandlerPort:
             raise UserError(f"cannot listen on {target}: the address is in use or not this machine's") from error
 
     async def stop(self, limit_s: float) -> None:
-        """Say goodbye to clients; returns when the last RPC is over, after `limit_s` at the latest. Again: sooner."""
+        """Send GOAWAY to clients; returns when the last RPC is over, after `limit_s` at most. Again: sooner."""
         await self._server.stop(limit_s)
 
     def set_certificates(self, certificates: tuple[ServerCertificate, ...]) -> None:
