@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
@@ -135,3 +135,15 @@ class Opening:
 
     message: bytes | None
     half_close: bool
+
+
+class _NoCall:
+    """The client's side of an RPC that is over: the session drops the real one, and nothing may follow."""
+
+    def _over(self, *_: object) -> NoReturn:
+        raise AssertionError("an RPC that is over was acted on")
+
+    read = send = finish = abort = ask = run = set_timer = cancel_timer = open = _over
+
+
+NO_CALL: Call = _NoCall()

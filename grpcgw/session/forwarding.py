@@ -6,9 +6,11 @@ Keys arrive in lower case, without pseudo-headers (grpc core keeps those); order
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from grpcgw.model.header_values import CONNECTION_HEADERS
 from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Status
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
 from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, Peer
 
@@ -90,6 +92,12 @@ def forward_response(metadata: Metadata) -> Metadata:
     if CONNECTION_HEADERS.isdisjoint([key for key, _ in metadata]) and is_sendable(metadata):
         return metadata
     return tuple(item for item in metadata if item[0] not in CONNECTION_HEADERS and is_sendable((item,)))
+
+
+def forward_status(status: Status) -> Status:
+    """A pod's status as the client gets it."""
+    trailers = forward_response(status.trailers)
+    return status if trailers is status.trailers else replace(status, trailers=trailers)
 
 
 def is_too_large(metadata: Metadata, limit_bytes: int) -> bool:

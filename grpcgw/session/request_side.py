@@ -42,6 +42,11 @@ class RequestSide:
         self.lent_bytes = 0
         """What is counted in the worker's `HeldMessages`."""
 
+    @property
+    def began(self) -> bool:
+        """Something of the request was read."""
+        return self.half_closed or self.count > 0
+
     def read(self, call: Call) -> None:
         """Read the next message, unless that is under way or there is none."""
         if not self.reading and not self.half_closed:
@@ -89,10 +94,6 @@ class RequestSide:
     def commit(self) -> None:
         """The RPC stays with its current try: the opening is not kept any longer."""
         self.first, self.replayable = None, False
-
-    def close(self) -> None:
-        """The RPC is over: hold none of its messages."""
-        self.first = self.pending = None
 
     # --- large messages
 

@@ -6,8 +6,8 @@ calls one method at a time and never from inside a port call.
 
 The parts of a session, each of which can be read alone:
 
-* `request_side`: reads the client and forwards its messages to the current try.
-* `response_side`: sends headers, replies and the status to the client.
+* `relay`: the flow of messages both ways, and the rules that hold for it. `Session` builds on it.
+* `request_side`: from the client to the current try. `response_side`: headers, replies and the status to the client.
 * `policy_stage`, `policy_rpc`: the policy chain with its I/O.
 * `pod_try`: one try on one pod, dropped whole when another follows. `further_tries`: whether another follows.
 * `ending`: the statuses of RPCs that their pod did not end. `record`: the access log's record of an RPC.
@@ -15,40 +15,21 @@ The parts of a session, each of which can be read alone:
 The session joins them, and reads in the order in which an RPC lives:
 
 1. `start` routes the RPC: to a Mapping's target, or to a refusal, which ends it.
-2. `_run_policies` asks the Mapping's policies (`policy_stage`), if it has any. They allow the RPC, now or later, or
-   deny it with any status. While one waits, `_on_hold` keeps the request from being opened, and of the request at most
-   the first message is read.
+2. `_run_policies` asks the Mapping's policies (`policy_stage`), if any. They allow the RPC, now or later, or deny it
+   with any status. While one waits, `_on_hold` keeps the request from being opened; at most one message is read.
 3. `_proceed` continues with an RPC that is admitted: breaker, copy, and reading the request.
-4. `_open` picks a pod and opens a try with what was read of the request so far.
-5. The events of the client and of the pod pass messages on, each way one at a time.
-6. `_settle` decides what the end of a try means: the end of the RPC, or another try.
-7. `_finish` sends the status, and `_record` counts and logs the RPC, exactly once.
-
-Rules that hold throughout:
-
-* One message is in flight per direction: the next is read only when the one before was written. A slow reader so
-  slows the writer, and memory stays flat.
-* What arrives together goes out together. A unary request comes as message and half-close, a unary reply as headers,
-  message and status, within microseconds; sent on in one batch each, they cost half as much. So for a method whose
-  RPCs look unary a session waits for a short window (`Timer.COALESCE`, some milliseconds) for what usually follows,
-  and learns from each RPC whether the method still looks unary. A stream waits at most once.
-* The status goes out last. grpc core reports a pod's status only when every message before it was read or is being
-  read (chttp2 holds trailing metadata back), so with no read under way there is none left.
-* Until a pod has answered, the opening (metadata, first message, half-close) is kept, so that a try that provably
-  never reached its pod can be repeated once on another. The engine proves it (`Status.cause`): a status by itself
-  proves nothing, since a pod can write any code and any text.
+4. `_open` picks a pod and opens a try with what was read of the request so far; `relay` passes messages on.
+5. `_settle` decides what the end of a try means: the end of the RPC, or another try.
+6. `_finish` sends the status, and `_record` counts and logs the RPC, exactly once.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
-from typing import NoReturn
 
 from grpcgw.balancer.hashing import MakeKey
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status, make_status, reason_of
-from grpcgw.policy.breakers import Breaker, Overflow, Permit
+from grpcgw.policy.breakers import Breaker, Overflow
 from grpcgw.policy.contract import Wait
 from grpcgw.policy.request import Request
 from grpcgw.policy.retry import add_previous_attempts
@@ -56,23 +37,18 @@ from grpcgw.policy.timeouts import bound_deadline
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session import ending
-from grpcgw.session.call import COALESCE_WINDOW_S, Call, Timer
-from grpcgw.session.ending import client_left
-from grpcgw.session.forwarding import forward_request, forward_response, is_too_large
+from grpcgw.session.call import COALESCE_WINDOW_S, NO_CALL, Call, Timer
+from grpcgw.session.forwarding import forward_request, forward_status, is_too_large
 from grpcgw.session.further_tries import Again, FurtherTries
 from grpcgw.session.pod_try import Try, end_on_pod
 from grpcgw.session.policy_stage import Outcome, PolicyStage
 from grpcgw.session.record import make_record
-from grpcgw.session.request_side import RequestSide
-from grpcgw.session.response_side import ResponseSide
+from grpcgw.session.relay import COALESCE, POLICY, Relay
 from grpcgw.session.serving import Serving
-from grpcgw.session.shadow_copy import Copy
-from grpcgw.telemetry.access_log import StatusFrom, is_logged
-from grpcgw.telemetry.counters import CLIENT_CANCELLED, MethodCounters
+from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
+from grpcgw.telemetry.counters import CLIENT_CANCELLED
 from grpcgw.upstream.pod import Pod
 
-# Access to a member of an enum costs 0.1 us, a global a tenth of that.
-_COALESCE, _POLICY = Timer.COALESCE, Timer.POLICY
 _NOBODY, _GATEWAY = StatusFrom.NOBODY, StatusFrom.GATEWAY
 _TRAILERS, _HEADERS = StatusFrom.TRAILERS, StatusFrom.HEADERS
 
@@ -80,56 +56,20 @@ TIMER_SLACK_S = 0.005
 """An engine's timer may expire so much before its time."""
 
 
-class Session:
-    __slots__ = (
-        "_call",
-        "_copy",
-        "_counters",
-        "_deadline_s",
-        "_further",
-        "_last_active_s",
-        "_logged",
-        "_looked_unary",
-        "_metadata",
-        "_on_hold",
-        "_permit",
-        "_pod",
-        "_policies",
-        "_replies",
-        "_request",
-        "_requests",
-        "_serving",
-        "_since_s",
-        "_target",
-        "_try",
-        "_unchecked_bytes",
-        "finished",
-    )
+class Session(Relay):
+    __slots__ = ("_deadline_s", "_further", "_logged", "_metadata", "_pod", "_policies", "_since_s")
 
     def __init__(self, serving: Serving, call: Call, request: Request, now_s: float) -> None:
-        self._serving, self._call, self._request = serving, call, request
-        self._since_s = self._last_active_s = now_s
-        self._deadline_s = request.deadline_s
-        self.finished = False
-        """The client has its status, or is gone."""
-        self._requests, self._replies = RequestSide(), ResponseSide(request)
-        self._target: Target | None = None
+        super().__init__(serving, call, request, now_s)
+        self._since_s, self._deadline_s = now_s, request.deadline_s
         self._metadata: Metadata = ()
         """The request's as pods get it; empty before the first try."""
-        self._copy: Copy | None = None
-        """For the Mapping's shadow; None: the RPC is not copied."""
-        self._permit: Permit | None = None
         self._policies: PolicyStage | None = None
         """None: the Mapping has no policies."""
-        self._on_hold: Timer | None = None
-        """What must come before the next try is opened; None: nothing."""
         self._pod: Pod | None = None
         """The last one tried."""
-        self._try: Try | None = None
-        """The current try, or the last one if no other follows. Kept until its status is here, even after the RPC."""
         self._further: FurtherTries | None = None
-        self._counters: MethodCounters = serving.counters.unmatched
-        self._logged = self._looked_unary = False
+        self._logged = False
 
     # --- the RPC begins
 
@@ -177,7 +117,7 @@ class Session:
         self._policies = PolicyStage(
             target, self._call, self._request, self._deadline_s, self._serving.clusters.note_failure, self._decide
         )
-        self._on_hold = _POLICY
+        self._on_hold = POLICY
         outcome = self._policies.start(now_s)
         self._decide(outcome, now_s)
         if isinstance(outcome, Wait):
@@ -188,8 +128,7 @@ class Session:
         target = self._target
         if self.finished or target is None or isinstance(outcome, Wait):
             return
-        self._on_hold = None
-        self._last_active_s = now_s
+        self._on_hold, self._last_active_s = None, now_s
         self._call.cancel_timer()
         if outcome is None:
             self._proceed(target, now_s)
@@ -199,8 +138,7 @@ class Session:
     def _policy_timed_out(self, stage: PolicyStage, now_s: float) -> None:
         target, deadline_s = self._target, self._deadline_s
         if target is not None and deadline_s is not None and now_s >= deadline_s - TIMER_SLACK_S:
-            client_s = self._request.deadline_s
-            self._end_early(ending.deadline_passed(target, deadline_s, client_s, None), now_s)
+            self._end_early(ending.deadline_passed(target, deadline_s, self._request.deadline_s, None), now_s)
         else:
             self._decide(stage.on_timer(now_s), now_s)
 
@@ -213,16 +151,9 @@ class Session:
             self._copy_held(now_s)
         self._requests.read(self._call)
         if self._counters.one_request and not self._requests.half_closed:
-            self._call.set_timer(_COALESCE, COALESCE_WINDOW_S)
+            self._call.set_timer(COALESCE, COALESCE_WINDOW_S)
         else:
             self._open(now_s)
-
-    def _copy_held(self, now_s: float) -> None:
-        """Give the copy what was read while a policy waited."""
-        if self._copy is not None and self._requests.first is not None:
-            self._copy.take(self._requests.first, now_s)
-        if self._copy is not None and self._requests.half_closed:
-            self._copy.take(None, now_s)
 
     def _pass_breaker(self, breaker: Breaker, target: Target, now_s: float) -> bool:
         """Whether the breaker has room; where it has none, the RPC has ended."""
@@ -240,8 +171,7 @@ class Session:
         """Send the RPC, as far as it was read, to the next pod."""
         target, request = self._target, self._request
         assert target is not None
-        key = None if target.make_key is None else self._hash_key(target.make_key)
-        pod = target.pick(avoid, key)
+        pod = target.pick(avoid, None if target.make_key is None else self._hash_key(target.make_key))
         if pod is None:
             self._finish_own(make_status(Reason.NO_ENDPOINTS, target.why_no_endpoint()), now_s)
             return
@@ -290,133 +220,8 @@ class Session:
 
     def _further_tries(self, target: Target) -> FurtherTries:
         if self._further is None:
-            client_s = self._request.deadline_s
-            self._further = FurtherTries(target, self._serving.counters, self._deadline_s, client_s)
+            self._further = FurtherTries(target, self._serving.counters, self._deadline_s, self._request.deadline_s)
         return self._further
-
-    # --- client → pod
-
-    def on_request_message(self, message: bytes | None, now_s: float) -> None:
-        """The client sent a message, or None: it provably half-closed. One that is gone is `on_client_closed` alone."""
-        requests = self._requests
-        requests.reading = False
-        if self.finished:
-            return
-        self._last_active_s = now_s
-        if message is not None and len(message) > self._unchecked_bytes and not self._may_hold(message, now_s):
-            return
-        if self._copy is not None:
-            self._copy.take(message, now_s)
-        requests.take(message)
-        if requests.count > 1:
-            self._counters.one_request = False
-        if self._try is not None:
-            requests.forward(self._call, self._try)
-        elif self._on_hold is _POLICY:
-            pass  # it is held until the policies allow the RPC
-        elif message is not None and requests.count == 1:
-            requests.read(self._call)  # the half-close usually came along
-        elif self._on_hold is None:
-            self._open(now_s)
-
-    def _may_hold(self, message: bytes, now_s: float) -> bool:
-        """Whether a message that is not small may be held; where it may not, the RPC has ended."""
-        assert self._target is not None
-        refused = self._requests.refuse(message, self._target, self._request, self._serving.held)
-        if refused is None:
-            return True
-        self._end_early(refused, now_s)
-        return False
-
-    def on_pod_sent(self, ok: bool, now_s: float) -> None:
-        """What was sent to the pod is written. Not ok: nor will anything else be, the status follows."""
-        attempt, requests = self._try, self._requests
-        if not ok or attempt is None:
-            return
-        attempt.sending = False
-        if self._permit is not None and self._permit.waits:
-            self._permit.connected()
-        if requests.lent_bytes:
-            requests.give_back(self._request, self._serving.held)
-        if not self.finished:
-            self._last_active_s = now_s
-            requests.forward(self._call, attempt)
-
-    # --- pod → client
-
-    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None:
-        """The pod's initial metadata: empty also where it sent trailers only; None: provably nothing was sent to it."""
-        attempt = self._try
-        if self.finished or attempt is None:
-            return
-        self._last_active_s = now_s
-        attempt.headers_seen, attempt.reached = True, headers is not None
-        if headers:
-            attempt.headers = forward_response(headers)
-        self._looked_unary = self._requests.half_closed and self._requests.count == 1
-        if attempt.status is not None:
-            self._settle(now_s)
-        elif headers is None:
-            pass  # the status follows, and may allow another try as long as no headers went out
-        elif self._counters.one_reply or not headers:
-            self._call.set_timer(_COALESCE, COALESCE_WINDOW_S)
-        else:
-            self._pass_back(attempt, now_s)
-
-    def on_pod_message(self, message: bytes | None, now_s: float) -> None:
-        """A reply, or None: there are no more, the status follows or is here."""
-        attempt, target, replies = self._try, self._target, self._replies
-        if attempt is None or target is None:
-            return
-        attempt.reading = False
-        if self.finished:
-            return
-        self._last_active_s = now_s
-        if message is None:
-            self._settle(now_s)
-            return
-        if len(message) > self._unchecked_bytes and len(message) > target.max_message_bytes:
-            self._end_early(ending.message_too_large(target.label, len(message), target.max_message_bytes), now_s)
-            return
-        replies.take(message)
-        if self._counters.unnamed:
-            self._name_method()
-        if replies.count > 1:
-            self._counters.one_reply = False
-        elif self._counters.one_reply and not replies.headers_sent:
-            self._settle(now_s)  # the status usually comes along; the window is open since the headers
-            return
-        self._pass_back(attempt, now_s)
-
-    def on_no_more_replies(self) -> None:
-        """Instead of `on_pod_message`, from inside `Attempt.read`: the try was over already."""
-        if self._try is not None:
-            self._try.reading = False
-
-    def _pass_back(self, attempt: Try, now_s: float) -> None:
-        """Start what is next towards the client: headers, a reply, the status, or reading on."""
-        replies = self._replies
-        if replies.sending or not attempt.headers_seen:
-            return
-        if not replies.headers_sent:
-            self._send_headers(attempt)
-        elif replies.held is not None:
-            replies.send_held(self._call)
-        elif attempt.status is not None:
-            self._settle(now_s)
-        else:
-            attempt.read()
-
-    def _send_headers(self, attempt: Try) -> None:
-        self._requests.commit()
-        self._replies.send_headers(self._call, attempt.headers)
-
-    def on_client_sent(self, ok: bool, now_s: float) -> None:
-        """What was sent to the client is written (or, not ok, the client is gone: `on_client_closed` follows)."""
-        self._replies.sending = False
-        if ok and not self.finished and self._try is not None:
-            self._last_active_s = now_s
-            self._pass_back(self._try, now_s)
 
     # --- time
 
@@ -432,45 +237,21 @@ class Session:
         elif timer is Timer.COALESCE and self._on_hold is None:
             self._coalescing_ended(now_s)
 
-    def _coalescing_ended(self, now_s: float) -> None:
-        """Coalescing window expired: this is a stream (or slow), flush what arrived."""
-        attempt, replies = self._try, self._replies
-        if attempt is None:
-            self._counters.one_request = False
-            self._open(now_s)
-        elif attempt.headers_seen and attempt.reached and not replies.headers_sent and attempt.status is None:
-            if replies.held is not None:
-                self._counters.one_reply = False
-            self._send_headers(attempt)
-
     def on_sweep(self, now_s: float) -> None:
         """Called from time to time: ends an RPC that was quiet for too long or is past its deadline."""
-        target, attempt = self._target, self._try
+        target, attempt, client_s = self._target, self._try, self._request.deadline_s
         if self.finished or target is None:
             return
         self._counters.add_bytes(self._requests.uncounted_bytes(), self._replies.uncounted_bytes())
         on_pod = attempt is not None and attempt.status is None  # then the engine watches the deadline
         if self._deadline_s is not None and now_s >= self._deadline_s and not on_pod:
-            client_s = self._request.deadline_s
             self._end_early(ending.deadline_passed(target, self._deadline_s, client_s, self._pod), now_s)
-        elif self._on_hold is _POLICY:
+        elif self._on_hold is POLICY:
             pass  # a policy has a time-out of its own
         elif target.idle_timeout_s is not None and now_s - self._last_active_s >= target.idle_timeout_s:
             self._end_early(ending.too_quiet(target.label, target.idle_timeout_s), now_s)
 
     # --- a try ends
-
-    def on_pod_status(self, status: Status, now_s: float) -> None:
-        """The try is over; what else is still to be reported of it (headers, a message) may come after."""
-        attempt, target = self._try, self._target
-        assert attempt is not None
-        assert target is not None
-        end_on_pod(target, attempt.pod, now_s - attempt.since_s, status, now_s)
-        attempt.status = status
-        if self.finished:
-            self._try = None
-        else:
-            self._settle(now_s)
 
     def _settle(self, now_s: float) -> None:
         """Go on if the try's status is here and nothing comes before it."""
@@ -508,10 +289,6 @@ class Session:
 
     # --- the RPC ends
 
-    def on_message_refused(self) -> None:
-        """grpc core does not take the message that the client sent; `on_client_closed` follows."""
-        self._requests.message_refused = True
-
     def on_client_closed(self, now_s: float) -> None:
         """The client cancelled, its deadline passed, or its connection is gone: nothing more can be sent to it."""
         if self.finished:
@@ -520,8 +297,7 @@ class Session:
         if deadline_s is not None and now_s >= deadline_s:
             status = ending.client_deadline_passed(self._pod)
         else:
-            began = requests.half_closed or requests.count > 0
-            status = client_left(now_s - self._since_s, began, requests.message_refused)
+            status = ending.client_left(now_s - self._since_s, requests.began, requests.message_refused)
         self._record(status, StatusFrom.NOBODY, now_s)
         self._abandon_try()
 
@@ -560,7 +336,7 @@ class Session:
         """Send the status, with what was not sent yet before it."""
         headers = () if self._try is None else self._try.headers
         if by_pod:
-            status = _forward_status(status)
+            status = forward_status(status)
             if self._counters.unnamed and status.code != Code.UNIMPLEMENTED:
                 self._name_method()
         self._learn()
@@ -569,27 +345,13 @@ class Session:
         by = _HEADERS if trailers_only else _TRAILERS
         self._record(status, by if by_pod else _GATEWAY, now_s)
 
-    def _name_method(self) -> None:
-        """A pod has answered the method: it exists, and may have a name in metrics."""
-        unnamed = self._counters
-        self._counters = found = self._serving.counters.name(unnamed, self._request.path)
-        if found is not unnamed:
-            unnamed.move(found)
-
-    def _learn(self) -> None:
-        """A method that looked unary in this RPC is taken for unary in the next."""
-        if self._looked_unary:
-            self._counters.one_request = True
-        if self._replies.count == 1:
-            self._counters.one_reply = True
-
     # --- the record
 
     def _record(self, status: Status, status_from: StatusFrom, now_s: float) -> None:
         """The RPC is over: release what it holds, count and log it."""
         self.finished = True
         self._call.cancel_timer()
-        self._call = _NO_CALL
+        self._call = NO_CALL
         self._release()
         if self._policies is not None:
             self._policies.end(status)
@@ -601,27 +363,26 @@ class Session:
         requests_bytes = self._requests.size_bytes - self._requests.counted_bytes
         replies_bytes = self._replies.size_bytes - self._replies.counted_bytes
         self._counters.end(status.code, now_s - self._since_s, counted_reason, requests_bytes, replies_bytes)
-        if self._logged:
-            self._log(status, status_from, reason, now_s)
+        rpc_log = self._serving.rpc_log
+        if self._logged and rpc_log is not None:
+            rpc_log.put(self._sum_up(status, status_from, reason, now_s))
         if self._try is not None and self._try.status is not None:
             self._try = None
 
     def _release(self) -> None:
         """Give back what the RPC holds."""
-        self._requests.close()
-        if self._requests.lent_bytes:
-            self._requests.give_back(self._request, self._serving.held)
+        requests = self._requests
+        requests.first = requests.pending = None
+        if requests.lent_bytes:
+            requests.give_back(self._request, self._serving.held)
         self._replies.held = None
         if self._permit is not None:
             self._permit.release()
         if self._further is not None:
             self._further.close()
 
-    def _log(self, status: Status, status_from: StatusFrom, reason: str, now_s: float) -> None:
-        rpc_log = self._serving.rpc_log
-        if rpc_log is None:
-            return
-        record = make_record(
+    def _sum_up(self, status: Status, status_from: StatusFrom, reason: str, now_s: float) -> RpcRecord:
+        return make_record(
             self._request,
             self._target,
             self._pod,
@@ -637,21 +398,3 @@ class Session:
             forwarded=self._metadata,
             facts=None if self._policies is None else self._policies.facts,
         )
-        rpc_log.put(record)
-
-
-def _forward_status(status: Status) -> Status:
-    trailers = forward_response(status.trailers)
-    return status if trailers is status.trailers else replace(status, trailers=trailers)
-
-
-class _NoCall:
-    """The client's side of an RPC that is over: the session drops the real one, and nothing may follow."""
-
-    def _over(self, *_: object) -> NoReturn:
-        raise AssertionError("an RPC that is over was acted on")
-
-    read = send = finish = abort = ask = run = set_timer = cancel_timer = open = _over
-
-
-_NO_CALL: Call = _NoCall()
