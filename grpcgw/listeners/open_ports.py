@@ -127,11 +127,13 @@ class Ports:
             return opened
         if before.certificates != listener.certificates:
             port.set_certificates(listener.certificates)
+        port.view.closing = False  # a snapshot without it was refused
         return port
 
     def _keep_or_close(self, listener: Listener, before: Listener, port: Port) -> None:
         """The port could not be changed: close the old one if it lacks a check that the Listener now asks for."""
         if (before.transport, asks_clients(before)) == (listener.transport, asks_clients(listener)):
+            port.view.closing = False
             self._open[listener.name] = before, port
         else:
             port.close()

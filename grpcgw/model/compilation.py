@@ -108,7 +108,8 @@ def _without_clusters(
 ) -> Iterable[RouteCandidate]:
     for candidate in routes:
         destinations = candidate.route.all_destinations()
-        lost = [one.cluster for each in destinations for one in each.clusters if one.cluster in names]
+        used = (*destinations, *candidate.route.policy_upstreams())
+        lost = [one.cluster for each in used for one in each.clusters if one.cluster in names]
         if not lost:
             yield candidate
             continue

@@ -81,6 +81,16 @@ def test_new_certificates_are_set_without_opening() -> None:
     assert [port.certificates for port in engine.made] == [(renewed,)]
 
 
+def test_a_port_that_a_refused_snapshot_had_retired_serves_again() -> None:
+    """A worker that cannot serve a snapshot goes back to the ports of the one before."""
+    engine = Engine()
+    engine.ports.update([tls(PLAIN)])
+    engine.ports.retire([])
+    assert engine.made[0].view.closing
+    engine.ports.update([tls(PLAIN)])
+    assert [(port.closed, port.view.closing) for port in engine.made] == [(0, False)]
+
+
 CHANGED = [
     tls(ASKING),
     tls(PLAIN, max_concurrent_streams=7),

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from grpcgw.ambassador.compile.compiler import AMBASSADOR
 from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
-from grpcgw.model.compilation import compile_configuration
+from grpcgw.model.compilation import compile_configuration, merge_results
 from grpcgw.model.content_hash import digest
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.match import HostKind, HostMatch, MatchKind, PathMatch
-from grpcgw.model.objects import KubeObject, Problem, Severity
-from grpcgw.model.route import Destination, Route, WeightedCluster
+from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
+from grpcgw.model.route import Destination, Route, Unenforced, WeightedCluster
 from grpcgw.model.route_order import rank_route
 from grpcgw.model.route_source import (
     ClusterCandidate,
@@ -148,6 +148,24 @@ def test_a_route_to_a_cluster_with_other_contents_in_another_dialect_is_left_out
         f"here: error: PathRoute exact.shop: cluster {PODS.name} has other settings in another dialect; the route is"
         " left out"
     ]
+
+
+def test_a_route_whose_policy_asks_a_cluster_with_other_contents_is_left_out() -> None:
+    """It would ask the pods of another service who may call."""
+    own = Cluster("own", ResolverKind.KUBERNETES_ENDPOINT, "pods", ServiceRef("own", "shop", 1))
+    key = ObjectKey("PathRoute", "shop", "guarded")
+    asks = Unenforced(name="auth", upstream=Destination(key, (WeightedCluster(PODS.name),)))
+    destination = Destination(key, (WeightedCluster(own.name),), policies=(asks,))
+    route = Route("guarded", PathMatch(MatchKind.EXACT, "/a"), 0, (destination,))
+    clusters = tuple(ClusterCandidate(one, digest(one)) for one in (own, OTHER_PODS))
+    snapshot, problems = merge_results(
+        [
+            RouteSourceResult(clusters=(ClusterCandidate(PODS, digest(PODS)),)),
+            RouteSourceResult((RouteCandidate(route, rank_route(route), digest(route)),), clusters),
+        ]
+    )
+    assert snapshot.routes == ()
+    assert [problem.object for problem in problems] == [key]
 
 
 def test_the_version_depends_on_the_routes_of_every_dialect() -> None:
