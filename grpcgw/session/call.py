@@ -1,6 +1,6 @@
-"""The two sides of an RPC as those see them who forward it: the client's (`Call`), and one try on one pod (`Attempt`).
+"""The ports of a session to its engine: `Call`, the client's side of an RPC, and `Attempt`, one try on one pod.
 
-An engine implements both; it tells what happened by the events of an `Exchange`. No I/O here, and nothing of grpc.
+An engine implements both, and reports what happens by the events of an `Exchange`. No I/O here, and nothing of grpc.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
         "accept-encoding",
         "content-length",
         "host",
-        # Of the client's connection; the Module may say that pods are told of it (`Peer.certificate`).
+        # Describes the client's connection; the Module may have the gateway set it (`Peer.certificate`).
         FORWARDED_CERTIFICATE,
     }
 )

@@ -112,7 +112,7 @@ class Relay:
         elif self._on_hold is POLICY:
             pass  # it is held until the policies allow the RPC
         elif message is not None and requests.count == 1:
-            requests.read(self._call)  # the half-close usually came along
+            requests.read(self._call)  # the half-close usually follows at once
         elif self._on_hold is None:
             self._open(now_s)
 
