@@ -102,13 +102,13 @@ class Chain:
             if built.on_end is not None:
                 try:
                     built.on_end(self.request, status)
-                except Exception:  # the RPC has its status, and the other policies still get the end
+                except BaseException:  # the RPC has its status, and the other policies still get the end
                     _defects.note(f"{built.name} raised in on_end")
 
     def _check(self, built: BuiltPolicy) -> Verdict:
         try:
             verdict = built.policy.check(self.request)
-        except Exception as error:
+        except BaseException as error:  # also SystemExit: it would end the engine's thread, which serves every RPC
             return self._break_down("raised", error)
         if isinstance(verdict, Allow | Deny | Wait):
             return verdict

@@ -131,7 +131,7 @@ class PolicyStage:
         verdict: object
         try:
             verdict = rpc.judge(answer)
-        except Exception as error:  # a defect in the policy, which ends this RPC alone
+        except BaseException as error:  # a defect in the policy, which ends this RPC alone
             verdict = error
         self._resume(wait, verdict, now_s)
 

@@ -98,11 +98,14 @@ def test_a_policy_denies_with_its_whole_status(lab: Lab) -> None:
     assert not settings.ended, "it did not allow them"
 
 
-def test_a_policy_that_raises_ends_the_rpc_with_internal(lab: Lab) -> None:
+@pytest.mark.parametrize("defect", ["bug", "exit"])
+def test_a_policy_that_raises_ends_the_rpc_with_internal_and_no_other(lab: Lab, defect: str) -> None:
     pod = lab.pod()
-    call = begin(lab, gateway_with(lab, KeySettings(name="Trial key"), pod=pod), ("x-key", "bug"))
+    gateway = gateway_with(lab, KeySettings(name="Trial key"), pod=pod)
+    call = begin(lab, gateway, ("x-key", defect))
     assert (call.code(), reason_of(call)) == (grpc.StatusCode.INTERNAL, "policy-defect")
     assert not pod.calls
+    assert begin(lab, gateway, *KEY).result() == b"pod:hi"
 
 
 def test_a_policy_that_cannot_be_built_refuses_its_mapping(lab: Lab) -> None:
@@ -153,9 +156,10 @@ def test_a_late_verdict_denies_with_its_whole_status(lab: Lab, make: MakeDecider
 
 
 @LATE
-def test_a_defect_in_a_late_verdict_ends_the_rpc_with_internal(lab: Lab, make: MakeDecider) -> None:
+@pytest.mark.parametrize("defect", [b"bug", b"exit"])
+def test_a_defect_in_a_late_verdict_ends_the_rpc_with_internal(lab: Lab, make: MakeDecider, defect: bytes) -> None:
     gateway, decider = late(lab, make)
-    decider.say(b"bug")
+    decider.say(defect)
     call = begin(lab, gateway)
     assert (call.code(), reason_of(call)) == (grpc.StatusCode.INTERNAL, "policy-defect")
 

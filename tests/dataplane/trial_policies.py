@@ -32,6 +32,8 @@ def judge(word: bytes) -> Allow | Deny:
     """The verdict that a server or coroutine gives in a word."""
     if word == b"bug":
         raise RuntimeError("a defect in the policy")
+    if word == b"exit":
+        raise SystemExit("a policy should not end the gateway")
     return ALLOWED if word == b"yes" else DENIED
 
 

@@ -44,7 +44,7 @@ class Scripted:
 
     def check(self, request: PolicyRequest) -> Verdict:
         self.seen.append((request.metadata, dict(request.facts)))
-        if isinstance(self.verdict, Exception):
+        if isinstance(self.verdict, BaseException):
             raise self.verdict
         return self.verdict  # type: ignore[return-value]  # some scripts give no verdict
 
@@ -130,7 +130,7 @@ def test_without_a_verdict_a_closed_policy_denies_with_its_code(code: Code) -> N
     assert denied.message == "Mapping m.default: p0 gave no verdict: no answer within 1000 ms"
 
 
-@pytest.mark.parametrize("verdict", [RuntimeError("bug"), None, True, "allow"])
+@pytest.mark.parametrize("verdict", [RuntimeError("bug"), SystemExit("bug"), None, True, "allow"])
 def test_a_policy_that_raises_or_gives_no_verdict_ends_the_rpc_with_internal(
     verdict: object, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,17 +162,17 @@ def test_those_that_allowed_hear_of_the_end_the_last_one_first() -> None:
     assert heard == ["b", "a"]
 
 
-def test_one_that_raises_at_the_end_keeps_nothing_from_the_others() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("bug"), SystemExit("bug")])
+def test_one_that_raises_at_the_end_keeps_nothing_from_the_others(error: BaseException) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
     first, broken = Scripted(), Scripted()
-    broken.on_end = _raise  # type: ignore[method-assign]
+    broken.on_end = fail  # type: ignore[method-assign]
     chain = chain_of(first, broken)
     assert chain.run() is None
     chain.end(OK)
     assert first.ended == [OK]
-
-
-def _raise(*_: object) -> None:
-    raise RuntimeError("bug")
 
 
 # --- against a plain reading of the rules
