@@ -1,4 +1,4 @@
-"""Metadata as it crosses the gateway: what stays behind at each hop, and the headers Envoy would add. Pure.
+"""Metadata that crosses the gateway: drops hop-by-hop headers and adds those that Envoy would add. Pure.
 
 Keys arrive in lower case, without pseudo-headers (grpc core keeps those); order and duplicates are kept.
 """
@@ -82,7 +82,7 @@ def trim(metadata: Metadata) -> Metadata:
 
 
 def forward_response(metadata: Metadata) -> Metadata:
-    """A pod's initial metadata or trailers as the client gets them: without what speaks of the pod's connection.
+    """A pod's initial metadata or trailers as the client gets them: without the headers of the connection to the pod.
 
     Nor with values that grpc core refuses to send: it would make INTERNAL of whatever the pod answered.
     """
