@@ -99,8 +99,10 @@ class Status:
 def make_status(reason: str, message: str) -> Status:
     """The gateway's own status for `reason`; `message` names the Mapping and the cause.
 
-    A long message is cut: it may quote a path or a host of any length, and clients take 8 KiB of trailers.
+    A long message is cut: it may quote a path or a host of any length, and clients take 8 KiB of trailers. What UTF-8
+    cannot encode (surrogates) is escaped: grpc would fail to send it.
     """
+    message = message.encode(errors="backslashreplace").decode()
     if len(message) > MAX_MESSAGE_CHARACTERS:
         message = message[: MAX_MESSAGE_CHARACTERS - 1] + "…"
     return Status(_CODES.get(reason, Code.UNAVAILABLE), message, ((REASON_KEY, str(reason)),))

@@ -6,6 +6,8 @@ A policy is built once per snapshot from its settings (`policy.catalogue`) and c
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,8 +15,11 @@ from typing import Any, Protocol
 
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata, MetadataValue
+from grpcgw.model.request_path import PATH_CHARACTER
 from grpcgw.policy.request import Request
 from grpcgw.policy.verdicts import Allow, Deny, check_metadata
+
+_PATH = re.compile(f"/{PATH_CHARACTER}+/{PATH_CHARACTER}+")
 
 
 @dataclass(slots=True)
@@ -57,6 +62,8 @@ class Answer:
 class UnaryRpc:
     """A unary RPC of a policy's own, to the upstream of its settings (`PolicySettings.upstream`).
 
+    Raises ValueError for a path, message or metadata that cannot be sent.
+
     It goes over the same connections, health checks, ejections and breakers as any RPC to that cluster.
     """
 
@@ -67,6 +74,10 @@ class UnaryRpc:
     metadata: Metadata = ()
 
     def __post_init__(self) -> None:
+        if not _PATH.fullmatch(self.path):
+            raise ValueError(f"{self.path!r} is no path of a method: it should be /service/method")
+        if not isinstance(self.message, bytes):
+            raise ValueError(f"the message should be bytes, not {type(self.message).__name__}")
         check_metadata(self.metadata)
 
 
@@ -79,13 +90,22 @@ class CoroutineWork:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The verdict comes later, from I/O that the session starts, bounds, and cancels with the RPC."""
+    """The verdict comes later, from I/O that the session starts, bounds, and cancels with the RPC.
+
+    Raises ValueError for a time-out that bounds nothing, and for a code that refuses nothing.
+    """
 
     work: UnaryRpc | CoroutineWork
     timeout_s: float
     fail_mode: FailMode
     closed_code: int = Code.UNAVAILABLE
     """Code of the status where it fails closed."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"{self.timeout_s} is no time-out: it should be a number of seconds above 0")
+        if not 0 < self.closed_code <= Code.UNAUTHENTICATED:
+            raise ValueError(f"{self.closed_code} is no code to refuse an RPC with")
 
 
 Verdict = Allow | Deny | Wait

@@ -25,8 +25,13 @@ def check_metadata(metadata: Metadata) -> None:
             raise ValueError(f"{key!r} is no metadata key that a policy may set")
         if key.endswith("-bin") is not isinstance(value, bytes):
             raise ValueError(f"{key}: the value should be bytes for a -bin key, and text for any other")
-        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
-            raise ValueError(f"{key}: the value should have only printable ASCII characters")
+        if not isinstance(value, bytes) and not _is_text(value):
+            raise ValueError(f"{key}: the value should be printable ASCII characters, without spaces around them")
+
+
+def _is_text(value: object) -> bool:
+    """RFC 9113, 8.2.1 forbids spaces around a value: a strict peer ends the connection over one."""
+    return isinstance(value, str) and value.isascii() and value.isprintable() and value.strip() == value
 
 
 Facts = tuple[tuple[str, str], ...]
@@ -35,7 +40,7 @@ Facts = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The RPC may go on. Raises ValueError for metadata that cannot be sent."""
+    """The RPC may go on. Raises ValueError for metadata that cannot be sent, and for facts that are not text."""
 
     add: Metadata = ()
     """Appended to the metadata of the request, after `remove`."""
@@ -46,6 +51,12 @@ class Allow:
 
     def __post_init__(self) -> None:
         check_metadata(self.add)
+        for key in self.remove:
+            if not _KEY.fullmatch(key):
+                raise ValueError(f"{key!r} is no metadata key in lower case")
+        for name, value in self.facts:
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise ValueError(f"the fact {name!r} should have text for its name and value")
 
 
 ALLOW = Allow()

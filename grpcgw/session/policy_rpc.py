@@ -102,6 +102,7 @@ class PolicyRpc:
             return str(error)
         except Exception:  # a defect, which the engine contains: the pod must not count the RPC as running for ever
             end_on_pod(target, pod, 0.0, Status(Code.CANCELLED, ""), now_s)
+            self._release()
             raise
         return ""
 

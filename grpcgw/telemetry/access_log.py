@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 
 from grpcgw.model import operators
 from grpcgw.model.codes import status_name
@@ -98,6 +99,8 @@ def is_logged(share_percent: float, chance: Callable[[], float] = random.random)
 
 MAX_VALUE_CHARACTERS = 512
 """Longer values are cut: clients choose paths and metadata, and a line must not grow without bound."""
+MAX_FACTS = 32
+"""A line shows no more: facts may be claims of a client's token."""
 
 DEFAULT_TEXT = parse_line(
     "[%START_TIME%] %REQ(:PATH)% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER% from=%STATUS_FROM% reason=%REASON% "
@@ -184,7 +187,7 @@ def _default_fields(record: RpcRecord, started_at_s: float) -> dict[str, object]
         "authority": _clip(record.authority),
         "request_id": _clip(_request_header(record, "x-request-id")) or None,
         "user_agent": _clip(_request_header(record, "user-agent")) or None,
-        "facts": {_clip(name): _clip(value) for name, value in (record.facts or {}).items()} or None,
+        "facts": {_clip(name): _clip(value) for name, value in islice((record.facts or {}).items(), MAX_FACTS)} or None,
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import REASON_KEY, Reason
-from grpcgw.policy.contract import UnaryRpc
+from grpcgw.policy.contract import CoroutineWork, FailMode, UnaryRpc, Wait
 from grpcgw.policy.verdicts import DETAILS_KEY, Allow, Deny
 
 UNSENDABLE: list[Metadata] = [
@@ -21,6 +21,8 @@ UNSENDABLE: list[Metadata] = [
     (("x-a", "ü"),),
     (("x-a", b"bytes"),),
     (("x-a-bin", "text"),),
+    (("x-a", " spaces around "),),
+    (("x-a", 3),),  # type: ignore[list-item]
 ]
 
 
@@ -60,3 +62,48 @@ def test_a_code_that_refuses_nothing_is_no_deny(code: int) -> None:
 def test_a_reason_is_a_word(reason: str) -> None:
     with pytest.raises(ValueError, match="no reason"):
         Deny(reason, "")
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_time_out_that_bounds_nothing_is_no_wait(timeout_s: float) -> None:
+    with pytest.raises(ValueError, match="time-out"):
+        Wait(WORK, timeout_s, FailMode.CLOSED)
+
+
+@pytest.mark.parametrize("code", [0, -1, 17])
+def test_a_wait_fails_closed_with_a_code_that_refuses(code: int) -> None:
+    with pytest.raises(ValueError, match="no code"):
+        Wait(WORK, 1.0, FailMode.CLOSED, code)
+
+
+async def _allow() -> Allow:
+    return Allow()
+
+
+WORK = CoroutineWork(_allow)
+
+
+@pytest.mark.parametrize("path", ["", "/", "a/b", "/a.B", "/a.B/C\nD", "/a.B/\ud800"])
+def test_a_path_that_is_no_method_is_refused_where_it_is_made(path: str) -> None:
+    with pytest.raises(ValueError, match="no path"):
+        UnaryRpc(path, b"", _judge)
+
+
+def test_a_message_that_is_no_bytes_is_refused_where_it_is_made() -> None:
+    with pytest.raises(ValueError, match="bytes"):
+        UnaryRpc("/a.B/C", "text", _judge)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["X-Key", ":path", ""])
+def test_a_key_that_no_request_has_cannot_be_removed(key: str) -> None:
+    with pytest.raises(ValueError, match="no metadata key"):
+        Allow(remove=(key,))
+
+
+def test_facts_are_text() -> None:
+    with pytest.raises(ValueError, match="fact"):
+        Allow(facts=(("age", 3),))  # type: ignore[arg-type]
+
+
+def test_a_message_that_utf8_cannot_encode_is_escaped() -> None:
+    assert Deny("busy", "no \ud800 ä").status().details == "no \\ud800 ä"

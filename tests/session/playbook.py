@@ -265,6 +265,8 @@ class FakeCall:
     ) -> Attempt:
         assert not self.ended, "a policy's server was asked after the end"
         number = int(pod.endpoint.address.rpartition(".")[2])
+        if number in self._rpc.defective_pods:
+            raise RuntimeError("a defect in the engine")
         self._rpc.asked.append(Ask(number, message, path, deadline_s))
         if number in self._rpc.closed_pods:
             raise ConnectionError("Cannot invoke RPC on closed channel!")
@@ -301,6 +303,8 @@ class Rpc:
         self.copies: list[FakeAttempt] = []
         self.policy_attempts: list[FakePolicyAttempt] = []
         self.works: list[FakeWork] = []
+        self.defective_pods: set[int] = set()
+        """An RPC of a policy to one of them raises."""
         self.closed_pods: set[int] = set()
         self.nothing_left_to_read = False
         self.call = FakeCall(self)

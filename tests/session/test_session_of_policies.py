@@ -270,6 +270,17 @@ def test_a_breaker_of_the_server_bounds_what_is_asked() -> None:
     assert Rpc(limited).starts() == [Ask(101, b"may they?"), POLICY_TIMER, READ], "what was lent is given back"
 
 
+def test_a_defect_while_asking_gives_back_what_the_breaker_lent() -> None:
+    limited = gateway(ask(), auth_breakers=(CircuitBreaker(max_requests=1),))
+    broken = Rpc(limited)
+    broken.defective_pods.add(101)
+    with pytest.raises(RuntimeError, match="a defect"):
+        broken.starts()
+    broken.defect()
+    assert auth_in_flight(limited) == 0
+    assert Rpc(limited).starts() == [Ask(101, b"may they?"), POLICY_TIMER, READ]
+
+
 # --- the RPC ends while a policy waits
 
 

@@ -30,6 +30,7 @@ from grpcgw.model.operators import Operator
 from grpcgw.model.status import Reason
 from grpcgw.telemetry import access_log
 from grpcgw.telemetry.access_log import (
+    MAX_FACTS,
     MAX_VALUE_CHARACTERS,
     PLAIN_VALUES,
     CancelledBy,
@@ -116,6 +117,14 @@ def test_a_json_line_says_everything_with_numbers_as_numbers() -> None:
         "user_agent": "grpc-python/1.80",
         "facts": {"user": "ann"},
     }
+
+
+def test_facts_of_any_number_and_size_stay_one_bounded_line() -> None:
+    facts = {f"claim {number}\n": "ä\n\u2028" * 10_000 for number in range(1000)}
+    line = render_line(replace(SERVED, facts=facts), ENDED_AT_S, JSON)
+    assert len(json.loads(line)["facts"]) == MAX_FACTS
+    assert len(line) < 4 * MAX_FACTS * MAX_VALUE_CHARACTERS
+    assert line.isprintable()
 
 
 def test_what_the_gateway_refused_says_why_and_null_for_what_never_was() -> None:
