@@ -128,5 +128,5 @@ class Route:
 
     def policy_upstreams(self) -> tuple[Destination, ...]:
         """Where RPCs of policies go."""
-        settings = [one for destination in self.destinations for one in destination.policies]
-        return tuple(one.upstream for one in settings if one.upstream is not None)
+        policies = [each.policies for each in self.destinations if each.policies]  # most have none
+        return tuple([one.upstream for settings in policies for one in settings if one.upstream is not None])

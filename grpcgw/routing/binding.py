@@ -119,9 +119,11 @@ class RouteBinder:
 
     def _make_targets(self, route: Route, destination: Destination) -> list[Target]:
         """One for each cluster."""
+        targets = [self._make_target(route, destination, one.cluster) for one in destination.clusters]
+        if not destination.policies:  # as most
+            return targets
         policies = self._catalogue.build(destination)
         upstreams = tuple(self._make_upstream(route, one) for one in destination.policies)
-        targets = [self._make_target(route, destination, one.cluster) for one in destination.clusters]
         for target in targets:
             target.decide_by(policies, upstreams)
         return targets

@@ -166,10 +166,7 @@ class RouteTargets:
         """`targets`: for each destination one for each of its clusters."""
         self.redirect = route.redirect
         self._targets = tuple(target for bound in targets for target in bound)
-        choices, unrouted = _weigh(route, targets)
-        self._split = Split(choices, unrouted)
-        used = [target for target, weight in choices if weight]
-        self._only = used[0] if len(used) == 1 and not unrouted else None
+        self._only, self._split = _divide(route, targets)
         self._sticky_header = route.sticky_header
 
     def choose(self, metadata: Metadata) -> Target | None:
@@ -187,6 +184,20 @@ class RouteTargets:
     def can_serve(self) -> bool:
         """Whether some Mapping serves RPCs and has a pod that is connected or may yet be."""
         return any(target.can_serve() for target in self._targets)
+
+
+def _divide(route: Route, targets: Sequence[Sequence[Target]]) -> tuple[Target | None, Split[Target]]:
+    """The target that gets all RPCs, and how they are split. None: several get RPCs, or a share is unrouted."""
+    if len(targets) == 1 == len(targets[0]) and not route.unrouted_weight:  # as of most routes
+        destination = route.destinations[0]
+        if destination.weight > 0 and destination.clusters[0].weight > 0:
+            return targets[0][0], _NOT_SPLIT
+    choices, unrouted = _weigh(route, targets)
+    used = [target for target, weight in choices if weight]
+    return used[0] if len(used) == 1 and not unrouted else None, Split(choices, unrouted)
+
+
+_NOT_SPLIT: Split[Target] = Split((), 1)
 
 
 def _weigh(route: Route, targets: Sequence[Sequence[Target]]) -> tuple[list[tuple[Target, int]], int]:

@@ -5,16 +5,24 @@ Both ends are the same program of the same version, parent and child; nobody els
 
 from __future__ import annotations
 
+import copyreg
+import io
 import pickle
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any
 
 from grpcgw.listeners.open_ports import OpenPort, PortFault
+from grpcgw.model.balancing import Balancing, LoadBalancer
 from grpcgw.model.difference import Difference
+from grpcgw.model.edits import HeaderAdd, HeaderEdits
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.listener import Listener
+from grpcgw.model.match import PathMatch
 from grpcgw.model.objects import ObjectKey
+from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.settings import Settings
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers import gc_tuning
@@ -116,13 +124,34 @@ class Report:
     report: WorkerReport
 
 
+_FREQUENT = (Route, PathMatch, Destination, WeightedCluster, Balancing, LoadBalancer, HeaderEdits, HeaderAdd)
+"""Those of which a snapshot has thousands: at least two fields each, all of them in the constructor."""
+
+
 Command = Configure | ApplySnapshot | SetEndpoints | Collect | Drain
 Answer = Listening | Behind | Report
 
 
 def encode(message: Command | Answer) -> bytes:
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = _REDUCERS
+    pickler.dump(message)
+    body = stream.getvalue()
     return FRAME.pack(len(body)) + body
+
+
+_Reduced = tuple[type, tuple[object, ...]]
+
+
+def _reduce(kind: type) -> Callable[[Any], _Reduced]:
+    """Pickles a dataclass as its constructor and its fields: a third of the cost of how frozen slotted ones pickle
+    themselves."""
+    read = attrgetter(*(one.name for one in fields(kind)))
+    return lambda value: (kind, read(value))
+
+
+_REDUCERS: dict[type, Callable[[Any], Any]] = {**copyreg.dispatch_table, **{kind: _reduce(kind) for kind in _FREQUENT}}
 
 
 def decode(body: bytes) -> object:
