@@ -4,12 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
-# setuptools warns of every editable installation.
+# setuptools warns about every editable installation.
 EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation -e
-# Nothing is installed but what locks/ names, and no build runs that would bring more.
+# Only packages in locks/ are installed; no build from source fetches more.
 LOCKED := $(PIP) --require-hashes --only-binary :all: -r
 
-# Without byte code each of the hundreds of processes the tests start would compile the libraries anew.
+# Without byte code, each of the hundreds of processes that the tests start would compile the libraries again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-latest fuzz run lint types imports check bench proto crds lock upgrade clean
@@ -30,7 +30,7 @@ test-latest: $(VENV)/.lock-ready $(VENV)/.system ## all tests, with the newest v
 	@scripts/test-versions highest
 	@scripts/test-versions lowest-direct
 
-fuzz: $(VENV)/.dev-ready ## the properties among the tests, each tried thousands of times (some minutes)
+fuzz: $(VENV)/.dev-ready ## property-based tests with thousands of examples each (some minutes)
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis --timeout 0
 
 lint: $(VENV)/.dev-ready ## ruff: style and format
@@ -44,20 +44,20 @@ imports: $(VENV)/.dev-ready ## import rules (.importlinter)
 
 check: lint types imports test ## everything CI runs
 
-bench: $(VENV)/.bench-ready $(VENV)/.system ## what an RPC costs, beside Envoy and others (docs/performance.md)
+bench: $(VENV)/.bench-ready $(VENV)/.system ## the cost of an RPC, compared with Envoy and others (docs/performance.md)
 	@$(BIN)/python -m bench
 
 proto: $(VENV)/.dev-ready ## generate the code of protos/
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/greet/greet.proto
 	@$(BIN)/python -m grpc_tools.protoc -I grpcgw/balancer=protos/orca --python_out=. --pyi_out=. protos/orca/orca_load_report.proto
 
-crds: $(VENV)/.ready ## write deploy/crds.yaml anew from the typed resources
+crds: $(VENV)/.ready ## generate deploy/crds.yaml from the typed resources
 	@$(BIN)/python scripts/crds.py
 
-lock: $(VENV)/.lock-ready ## write locks/ anew after a change of pyproject.toml; versions stay where their range allows it
+lock: $(VENV)/.lock-ready ## write locks/ again after a change of pyproject.toml; versions stay if their range allows it
 	@scripts/lock
 
-upgrade: $(VENV)/.lock-ready ## write locks/ anew with the newest versions
+upgrade: $(VENV)/.lock-ready ## write locks/ with the newest versions
 	@scripts/lock --upgrade
 
 $(VENV)/bin/python:

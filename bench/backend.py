@@ -1,4 +1,4 @@
-"""Pods that cost little: one process serves several, each on a port of its own, on grpcio's completion queues.
+"""Cheap pods: one process serves several, each on a port of its own, on grpcio's completion queues.
 
     python -m bench.backend NAME [NAME...]
 
@@ -42,7 +42,7 @@ def make_reply(name: str) -> bytes:
 
 class Pod:
     def __init__(self, name: str, queue: Any) -> None:
-        """Start to serve. Raises RuntimeError where no port can be bound."""
+        """Start serving. Raises RuntimeError if no port can be bound."""
         self._queue = queue
         self._reply = make_reply(name)
         self._server = cygrpc.Server(OPTIONS, False)
@@ -57,7 +57,7 @@ class Pod:
     def _on_request(self, event: Event) -> None:
         self._server.request_call(self._queue, self._queue, self._on_request)
         if event.call_details.method == METHOD.encode():
-            # The reply waits for the request, as any server's does: a proxy may still be sending it.
+            # Reply only after the whole request, as any server does: a proxy may still be sending it.
             call = event.call
             call.start_server_batch((_read(),), lambda _: call.start_server_batch(self._answer(), _ignore))
         else:
@@ -68,7 +68,7 @@ class Pod:
 
 
 class _Stream:
-    """One RPC that answers each message; held alive by the events it waits for."""
+    """One RPC that answers each message; kept alive by the events it waits for."""
 
     def __init__(self, call: Any, reply: bytes) -> None:
         self._call, self._reply = call, reply

@@ -1,4 +1,4 @@
-"""The yardstick: the least a pass-through on grpcio's public API can be. Forwards every RPC kind, and nothing else.
+"""The yardstick: the smallest pass-through on grpcio's public API. Forwards every RPC kind, and does nothing else.
 
     python -m bench.bare_aio PORT HOST:PORT[,HOST:PORT...]
 

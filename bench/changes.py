@@ -1,4 +1,4 @@
-"""How long a change takes to reach the traffic: a pod that leaves or joins, a saved file.
+"""Measures how long a change takes to reach the traffic: a pod that leaves or joins, a saved file.
 
 Calls go through the gateway one after the other all the time; a change counts from before it is made to the end of the
 first RPC whose answer shows it.
@@ -37,7 +37,7 @@ from tests.kube_api import KubeApi
 
 SEEN_DEADLINE_S = 5.0
 SETTLING_CALLS = 100
-"""At most so many calls between two changes: a random number, so that they meet every phase of the gateway's timers."""
+"""Upper bound of the random number of calls between two changes; random, so that changes meet every phase of timers."""
 
 OTHERS_PER_FILE = 100
 
@@ -70,7 +70,7 @@ def has_moved(name: str, before: str, answer: str) -> bool:
 
 
 def keep_asking(ask: Ask, allowed: set[str]) -> None:
-    """Go on for a random while; only the pods that are there may answer."""
+    """Call for a random time; only the current pods may answer."""
     for _ in range(random.randint(1, SETTLING_CALLS)):
         if (answer := ask()) not in allowed:
             raise UserError(f"{answer} answered after it had left")
@@ -88,7 +88,7 @@ def cluster_gateway(api: KubeApi) -> Iterator[Gateway]:
 
 
 def measure_pod_changes(changes: int) -> list[float]:
-    """Milliseconds from the API event to the first RPC that knows, for pods leaving and joining in turn."""
+    """Milliseconds from the API event to the first RPC that follows it, for pods that leave and join alternately."""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
         api = stack.enter_context(KubeApi())
@@ -107,7 +107,7 @@ def measure_pod_changes(changes: int) -> list[float]:
 
 
 def change_twice(api: KubeApi, ask: Ask, stays: Pod, moves: Pod) -> list[float]:
-    """`moves` leaves, and joins again."""
+    """`moves` leaves and joins again."""
     keep_asking(ask, {stays.name, moves.name})
     began_s = time.monotonic()
     api.delete("EndpointSlice", NAMESPACE, f"greet-{moves.name}")
@@ -124,7 +124,7 @@ def change_twice(api: KubeApi, ask: Ask, stays: Pod, moves: Pod) -> list[float]:
 
 @dataclass(slots=True)
 class FileChanges:
-    """What was seen of saved Mappings, in milliseconds: `delays` until live, and how long the slowest RPC took."""
+    """Results for saved Mappings, in milliseconds: `delays` until live, and the duration of the slowest RPC."""
 
     delays_ms: list[float] = field(default_factory=list)
     slowest_rpc_ms: float = 0.0
@@ -140,7 +140,7 @@ class FileChanges:
 
 
 def write_others(folder: Path, count: int) -> None:
-    """Mappings that nobody calls, over a hundred services, a hundred in a file."""
+    """Mappings without traffic, over a hundred services, a hundred in a file."""
     for first in range(0, count, OTHERS_PER_FILE):
         numbers = range(first, min(first + OTHERS_PER_FILE, count))
         mappings = [describe_mapping(f"other-{n}", f"other-{n % 100}", f"/other.Service{n}/") for n in numbers]
@@ -148,11 +148,11 @@ def write_others(folder: Path, count: int) -> None:
 
 
 def measure_file_changes(changes: int, others: int = 0) -> FileChanges:
-    """From saving a Mapping that names another service to the first RPC that goes there, among `others`."""
+    """Time from saving a Mapping with another service to the first RPC that goes there, among `others`."""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grpcgw-bench-")))
-        for pod in pods:  # a Mapping of its own keeps each service known, whichever the changing one names
+        for pod in pods:  # a Mapping of its own keeps each service in use, whichever service the changing one names
             known = [describe_service(pod.name), describe_endpoints(pod.name, (pod,))]
             write_objects(folder / f"{pod.name}.yaml", [*known, describe_mapping(pod.name, pod.name, f"/{pod.name}/")])
         write_others(folder, others)

@@ -1,4 +1,4 @@
-"""Child processes of the benchmark: pinned to a core, ended however the block is left, and what they used.
+"""Child processes of the benchmark: pinned to a core, always ended, with their CPU time and memory.
 
 The proxy under test has the first core for itself; pods and load share the others, so that they never slow it.
 """
@@ -39,7 +39,7 @@ def running(
     environment: Mapping[str, str] | None = None,
     says: bool = False,
 ) -> Iterator[Process]:
-    """A child process; silent, except for what it has to say on stderr, and where it `says` more to be read here."""
+    """A child process; its stdout is discarded unless it `says` something to be read here. stderr is passed on."""
     with on_cores(on):
         process = subprocess.Popen(
             command,
@@ -63,11 +63,11 @@ def stop(process: Process) -> None:
 
 
 def wait_for_port(port: int, process: Process, what: str) -> None:
-    """Raises UserError where the child ends, or is not there in time."""
+    """Raises UserError if the child ends, or is not ready in time."""
     wait_until(lambda: accepts(port), process, f"{what} on {HOST}:{port}")
 
 
-# ---- what the kernel says of a process
+# ---- resource usage of a process, from the kernel
 
 
 def cpu_s(pids: Iterable[int]) -> float:

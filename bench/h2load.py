@@ -1,4 +1,4 @@
-"""h2load (Debian: nghttp2-client): runs it, reads its report, and believes it only as far as the report proves.
+"""Runs h2load (Debian: nghttp2-client), parses its report, and checks that all requests were answered.
 
 h2load counts every HTTP 200 as a success, and a gRPC error is a 200 without a body. So the body's bytes are counted.
 """
@@ -29,11 +29,11 @@ class Load:
     body_bytes: int
     rpcs_per_s: float
     mean_latency_us: float
-    """From the request to the whole answer. With many calls at a time mostly the time they wait for each other."""
+    """Time from request to whole answer; with many concurrent calls mostly the time they wait for each other."""
 
 
 def parse_report(text: str) -> Load:
-    """Raises UserError where this is no report of h2load."""
+    """Raises UserError if `text` is not a report of h2load."""
     found = [
         re.search(pattern, text)
         for pattern in (

@@ -1,4 +1,4 @@
-"""What the locks on an RPC's way cost when nobody waits for them, in nanoseconds."""
+"""Measures the uncontended locks that each RPC takes, in nanoseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOPS, REPEATS = 100_000, 7
 @dataclass(frozen=True, slots=True)
 class Costs:
     lock_ns: float
-    """Taking and giving back one lock: what a session does once per event."""
+    """Acquire and release of one lock, as a session does once per event."""
     method_counters_ns: float
     """`begin` and `end` of a method's counters, locks included."""
     pod_counters_ns: float
@@ -54,5 +54,5 @@ def measure_locks() -> Costs:
 
 
 def time_ns(work: Callable[[], None]) -> float:
-    """The least of several runs: everything that disturbs only adds."""
+    """The minimum of several runs: disturbances only add time."""
     return 1e9 * min(timeit.repeat(work, number=LOOPS, repeat=REPEATS)) / LOOPS

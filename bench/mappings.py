@@ -1,4 +1,4 @@
-"""What thousands of Mappings cost without any RPC: compiling them, and finding one of them for a path."""
+"""Measures thousands of Mappings without any RPC: their compilation, and the match of a path."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_object(body: Body) -> KubeObject:
 
 
 def compile_all(objects: Iterable[KubeObject], count: int) -> Compiled:
-    """Raises UserError unless every Mapping serves and there is no error in any."""
+    """Raises UserError unless every Mapping serves without an error."""
     compiled = compile_snapshot(objects, {}, CompileOptions())
     errors = [str(problem) for problem in compiled.problems if problem.severity is Severity.ERROR]
     if errors or len(compiled.snapshot.routes) != count:
@@ -55,7 +55,7 @@ def measure_compilation(count: int, full: bool, times: int) -> float:
 
 
 def measure_match(counts: Iterable[int]) -> list[float]:
-    """Nanoseconds to find the Route of a path among so many, for each of `counts`. Taken in turns."""
+    """Nanoseconds to find the Route of a path among so many, for each of `counts`, alternating."""
     tables = [make_table(count) for count in counts]
     least_ns = [float("inf")] * len(tables)
     for _ in range(REPEATS):
@@ -67,7 +67,7 @@ def measure_match(counts: Iterable[int]) -> list[float]:
 
 
 def make_table(count: int) -> tuple[RouteTable, list[str]]:
-    """With paths all over it, each looked up once and checked."""
+    """With paths from the whole table, each looked up once and checked."""
     table = RouteTable(compile_all(make_objects(count, describe_mapping), count).snapshot.routes)
     paths = [f"/pkg.Service{n * count // PATHS}/Method" for n in range(PATHS)]
     for path in paths:

@@ -1,4 +1,4 @@
-"""The parts of the benchmark: what each measures, how long it tries, and which target its figures are held to."""
+"""The parts of the benchmark: what each measures, its duration, and the targets of its figures."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Findings:
 
 
 Part = Callable[[bool], Findings]
-"""Measures; True: quickly."""
+"""Measures; True: with fewer rounds."""
 
 
 def compare_proxies(quick: bool) -> Findings:
-    """grpcgw beside other proxies, two pods"""
+    """grpcgw compared with other proxies, two pods"""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
         starts = installed()
@@ -65,7 +65,7 @@ def compare_proxies(quick: bool) -> Findings:
 
 
 def compare_variants(quick: bool) -> Findings:
-    """grpcgw beside itself, set up otherwise"""
+    """grpcgw compared with itself under other settings"""
     own_event_engine = grpcgw("grpcgw, grpcio's event engine on", environment={"GRPC_EXPERIMENTS": ""})
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(MANY_PODS))
@@ -154,11 +154,11 @@ def time_match(quick: bool) -> Findings:
 
 
 def compare_mappings(quick: bool) -> Findings:
-    """one Mapping with every field set beside the plain one"""
+    """one Mapping with every field set, compared with the plain one"""
     full = describe_full_mapping("greet", "greet")
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
-        # Several processes of each: how one lies in memory is worth some percent, and stays as long as it lives.
+        # Several processes of each: memory layout differs per process and is worth some percent.
         starts = [grpcgw("plain Mapping"), grpcgw("every field set", mapping=full)] * (1 if quick else PROCESSES)
         rows = stack.enter_context(running_rows([(start, pods) for start in starts]))
         measure(rows, Effort(2, 0.5) if quick else Effort(6, 0.8))
@@ -168,7 +168,7 @@ def compare_mappings(quick: bool) -> Findings:
 
 
 def compare_pods(quick: bool) -> Findings:
-    """more and more pods"""
+    """an increasing number of pods"""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(max(POD_COUNTS)))
         starts = [(grpcgw(f"{count} pods"), pods[:count]) for count in POD_COUNTS]
@@ -200,7 +200,7 @@ def restart_pods(quick: bool) -> Findings:
 
 
 def time_locks(quick: bool) -> Findings:
-    """locks that nobody waits for"""
+    """uncontended locks"""
     costs = measure_locks()
     return Findings(
         (

@@ -1,4 +1,4 @@
-"""Pods to proxy to, and the configuration that names them: as files of a directory, or as objects of a cluster.
+"""Pods behind the proxies, and the configuration that names them: files of a directory, or objects of a cluster.
 
 Which pod answers is in its reply; `check_answers` holds a proxy to what is measured: status OK, the whole reply, and
 strict turns. Nothing is timed that has not passed it.
@@ -24,7 +24,7 @@ from grpcgw.errors import UserError
 
 NAMESPACE = "bench"
 CHECKED_CALLS = 64
-"""At least; rounded up so that every pod has its turns."""
+"""Minimum; rounded up so that every pod gets the same number."""
 
 Body = dict[str, Any]
 
@@ -41,7 +41,7 @@ class Pod:
 
 @contextmanager
 def running_pods(count: int) -> Iterator[tuple[Pod, ...]]:
-    """Pods that cost little (`bench.backend`). All names have the same length, and so have all replies."""
+    """Cheap pods (`bench.backend`). All names have the same length, so all replies do."""
     names = [f"pod-{number:03}" for number in range(count)]
     with running([sys.executable, "-m", "bench.backend", *names], says=True) as process:
         assert process.stdout is not None
@@ -104,7 +104,7 @@ def describe_mapping(name: str, service: str, prefix: str = "/greet.GrpcService/
 
 
 def describe_full_mapping(name: str, service: str, prefix: str = "/greet.GrpcService/") -> Body:
-    """A Mapping with every field set that an RPC or a compilation can feel; it takes the same RPCs as the plain one.
+    """A Mapping with every field set that costs an RPC or compilation time; it matches the same RPCs as the plain one.
 
     Not set are `shadow` and `tls`, which cost a second RPC and encryption, and what excludes another field.
     """

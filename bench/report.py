@@ -1,4 +1,4 @@
-"""Figures, their targets, and the tables they are printed as (Markdown, ready for docs/performance.md). Pure."""
+"""Figures with their targets, and their tables (Markdown, ready for docs/performance.md). Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One result. `ok` is None where there is no target to meet."""
+    """One result. `ok` is None if there is no target."""
 
     name: str
     measured: str
@@ -30,7 +30,7 @@ def fewer_than(name: str, measured: float, limit: float) -> Figure:
 
 
 def none_of(name: str, found: int, among: int) -> Figure:
-    """Something that must not happen at all."""
+    """A count whose target is zero."""
     return Figure(name, f"{found} of {among:,}", "0", found == 0)
 
 
@@ -43,7 +43,7 @@ def _with_unit(value: float, unit: str) -> str:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that `percent` of them do not exceed. `values` must not be empty."""
+    """The smallest value that `percent` of `values` do not exceed. `values` must not be empty."""
     return sorted(values)[math.ceil(percent / 100 * len(values)) - 1]
 
 

@@ -39,12 +39,12 @@ LOAD_BALANCERS: tuple[Mapping[str, object], ...] = (
     {"policy": "maglev", "header": "x-caller"},
 )
 _callers = itertools.count()
-"""Each call has another key to hash, so that every pod gets calls whatever the policy."""
+"""Each call has a different hash key, so that every pod gets calls under every policy."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What the callers saw. `failures`: by status and details."""
+    """Results of the callers. `failures`: by status and details."""
 
     answers: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -85,7 +85,7 @@ def close_all(pods: Iterable[ExitStack]) -> None:
 
 
 def start_pod(api: KubeApi, name: str) -> ExitStack:
-    """A pod that listens and is announced; closing it takes it back and ends it."""
+    """A pod that listens and is announced; `close` withdraws and ends it."""
     pod = Pod(name, free_port(0))
     arguments = ["--address", HOST, "--port", str(pod.port), "--host-name", name]
     with ExitStack() as stack:
@@ -112,7 +112,7 @@ def calling(port: int, outcome: Outcome) -> Iterator[None]:
 
 
 def call_on(port: int, outcome: Outcome, stopping: threading.Event) -> None:
-    """One client with a connection of its own, and without retries that would hide a failure."""
+    """One client with a connection of its own, without retries, which would hide failures."""
     options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"{HOST}:{port}", options=options) as channel:
         call = channel.unary_unary(METHOD, response_deserializer=greet_pb2.GreetReply.FromString)

@@ -1,4 +1,4 @@
-"""Proxies side by side: processor time per unary RPC, and latency of one call at a time.
+"""Compares proxies: processor time per unary RPC, and latency of one call at a time.
 
 All run at once and take turns, round after round, so that what else the machine does hits all of them alike; ratios are
 taken within a round. Answers are checked before the first and after the last timed run, and every timed reply counted.
@@ -30,12 +30,12 @@ LATENCY_REQUESTS = 1500
 class Effort:
     rounds: int
     run_s: float
-    """How long one timed run under load is to take."""
+    """Duration of one timed run under load."""
 
 
 @dataclass(slots=True)
 class Row:
-    """What was measured of one proxy, a value per round."""
+    """Measurements of one proxy, a value per round."""
 
     proxy: Proxy
     pods: Sequence[Pod]
@@ -73,7 +73,7 @@ def running_rows(contenders: Sequence[tuple[Start, Sequence[Pod]]]) -> Iterator[
 
 
 def measure(rows: Sequence[Row], effort: Effort) -> None:
-    """Fill the rows. Raises UserError where an answer is not what it has to be."""
+    """Fill the rows. Raises UserError if an answer is wrong."""
     check_all(rows)
     requests = [trial(row, effort.run_s) for row in rows]
     for number in range(effort.rounds):
@@ -121,7 +121,7 @@ def run_checked(proxy: Proxy, requests: int) -> Load:
 
 
 def describe(row: Row, yardsticks: Sequence[Row]) -> list[str]:
-    """A line of the table: ratios to the yardsticks first, then what they are made of."""
+    """A line of the table: ratios to the yardsticks first, then the absolute values."""
     ratios = [f"{cpu_ratio(row, other):.2f}" if row.cpu_us else "-" for other in yardsticks]
     cpu = f"{median(row.cpu_us):.0f} us ({min(row.cpu_us):.0f} to {max(row.cpu_us):.0f})" if row.cpu_us else "-"
     rate = f"{median(row.rpcs_per_s):,.0f}" if row.rpcs_per_s else "-"

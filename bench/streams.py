@@ -1,4 +1,4 @@
-"""Many open streams in one worker: how much memory each takes, and how many threads serve them all."""
+"""Measures many open streams in one worker: memory of each, and threads that serve them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ANSWER_DEADLINE_S = 120.0
 class OpenStreams:
     count: int
     bytes_each: float
-    """Growth of the worker's resident memory, by stream."""
+    """Growth of the worker's resident memory per stream."""
     threads: int
 
 
 def measure_open_streams(count: int) -> OpenStreams:
-    """Open `count` streams, each answered once and then left open. Raises UserError unless all of them work."""
+    """Open `count` streams, each answered once and then left open. Raises UserError if one fails."""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(PODS))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grpcgw-bench-")))
@@ -63,7 +63,7 @@ async def hold(gateway: Gateway, pods: tuple[Pod, ...], count: int) -> OpenStrea
 
 
 async def exchange_all(calls: list[Any], pods: tuple[Pod, ...]) -> None:
-    """One message and its reply on every stream; every pod must have an even share of them."""
+    """One message and its reply on every stream; every pod must get an equal share."""
     gate = asyncio.Semaphore(OPENING_AT_A_TIME)
 
     async def exchange(call: Any) -> bytes:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the field tables of docs/ambassador.md from the typed resources; `--check` only says whether they are true.
+"""Writes the field tables of docs/ambassador.md from the typed resources; `--check` only tests them.
 
 The prose of the page is written by hand; everything below the marker line is generated.
 """

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes deploy/crds.yaml from the typed resources; `--check` only says whether it is what they say.
+"""Writes deploy/crds.yaml from the typed resources; `--check` only tests whether it is current.
 
-The schemas are structural, as an API server asks (apiextensions.k8s.io/v1): no references, no unions, a type everywhere
-but where anything is allowed. They refuse what the models refuse too, and null, and keep fields they do not name.
+The schemas are structural, as API servers require (apiextensions.k8s.io/v1): no references, no unions, a type wherever
+not every value is allowed. They refuse only values that the models refuse, and null, and keep fields they do not name.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from grpcgw.model.dialect import ApiResource
 FILE = Path(__file__).parent.parent / "deploy" / "crds.yaml"
 HEAD = """\
 # The custom resources grpcgw reads: Ambassador's kinds under Ambassador's names, so that its YAML applies unchanged.
-# Generated from grpcgw/ambassador/spec by scripts/crds.py; `make crds` writes it anew.
+# Generated from grpcgw/ambassador/spec by scripts/crds.py; `make crds` writes it.
 #
-# DO NOT apply this file where Ambassador's (Emissary's) own CRDs are installed, even if only they are left of it:
-# grpcgw reads those as they are, and applying this file over them would take away their conversion webhook.
+# DO NOT apply this file where Ambassador's (Emissary's) own CRDs are installed, even if Ambassador itself is gone:
+# grpcgw reads those CRDs as they are, and this file applied over them would remove their conversion webhook.
 #   kubectl get crd mappings.getambassador.io      # "NotFound": apply this file
 #
 # - Fields that are named here are checked by the API server: types, bounds, what is required. Others are kept
-#   (x-kubernetes-preserve-unknown-fields): an API server would drop them without a word. This way a misspelt field
+#   (x-kubernetes-preserve-unknown-fields): otherwise the API server would drop them silently. A misspelt field thus
 #   reaches grpcgw, which names the object and the field on its diagnostics page and in the object's status.
 # - v1, v2 and v3alpha1 are the same object under three names (conversion None); grpcgw reads v3alpha1, the newest, and
-#   understands the spellings of all three in it. v2 is stored, as Ambassador's CRDs do, so that one can follow the
-#   other without migrating objects.
+#   understands the spellings of all three in it. v2 is stored, as by Ambassador's CRDs, so that either set of CRDs
+#   can replace the other without migrating objects.
 """
 MEANINGS = {
-    "Mapping": "Which calls go to which service, and how. https://github.com/grpcgw/grpcgw/blob/main/docs/ambassador.md",
+    "Mapping": "Routes RPCs to a service, with settings. https://github.com/grpcgw/grpcgw/blob/main/docs/ambassador.md",
     "Module": "Settings of the whole gateway, and defaults of its Mappings. It is named `ambassador`.",
     "KubernetesEndpointResolver": "Mappings that name it go to the ready pods of their service.",
     "KubernetesServiceResolver": "Mappings that name it go to the addresses that DNS has for their service.",
     "ConsulResolver": "Mappings that name it go to the passing instances of a service in Consul.",
     "TLSContext": "Certificates and settings of TLS, for clients and for pods.",
-    "Host": "A name that the gateway is called by, its certificate, and what becomes of calls in clear text.",
+    "Host": "A name of the gateway, its certificate, and the policy for calls in clear text.",
     "Listener": "A port of the gateway.",
 }
 AGE = ("Age", "date", ".metadata.creationTimestamp")
@@ -72,7 +72,7 @@ COLUMNS = {
     ),
     "TLSContext": (("Secret", "string", ".spec.secret"), AGE),
 }
-"""Those of Emissary first, under its names, and after them what helps."""
+"""Emissary's columns first, under its names, then further ones."""
 STATUSES = {
     "Mapping": {
         "state": "`Running`, or `Inactive` where something is wrong with the object or with what it leads to",
@@ -85,10 +85,10 @@ _KEPT = (
     *("type", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "required"),
     "x-kubernetes-validations",
 )
-"""Keywords that mean in a structural schema what they mean in JSON Schema."""
+"""Keywords with the same meaning in structural schemas and JSON Schema."""
 
 Schema = dict[str, Any]
-"""JSON, as pydantic makes it and as an API server takes it."""
+"""JSON, as pydantic writes it and an API server reads it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -178,7 +178,7 @@ def _object_schema(kind: str) -> Schema:
 
 
 def structural(schema: Schema, definitions: Schema | None = None) -> Schema:
-    """A JSON Schema of pydantic as a structural one, which takes all that the other does."""
+    """A JSON Schema of pydantic as a structural schema that accepts at least the same values."""
     definitions = schema.get("$defs", {}) if definitions is None else definitions
     described = {"description": schema["description"]} if "description" in schema else {}
     if "$ref" in schema:
@@ -212,7 +212,7 @@ def _typed(schema: Schema, definitions: Schema) -> Schema:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Indents lists, and names anchors by what they stand for."""
+    """Indents lists, and names anchors after their content."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         return super().increase_indent(flow, False)

@@ -1,4 +1,4 @@
-"""What both clients share: their arguments, how a connection is opened, and how its local port is found out."""
+"""Shared by both clients: arguments, opening a connection, and finding its local port."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Trust:
 
 
 def fetch_trust(host: str, port: int) -> Trust:
-    """The certificate the gateway shows, whoever signed it: fit for a demonstration, not for the open network."""
+    """The gateway's certificate, accepted whoever signed it: for a demonstration, not for an open network."""
     pem = ssl.get_server_certificate((host.strip("[]"), port), timeout=DEADLINE_S).encode()
     try:
         extensions = x509.load_pem_x509_certificate(pem).extensions
@@ -78,7 +78,7 @@ def describe_ports(ports: Sequence[int]) -> str:
 
 
 def describe_error(error: grpc.RpcError | OSError) -> str:
-    """One line: the status of a failed call, or why no connection came about."""
+    """One line: the status of a failed call, or why there is no connection."""
     if isinstance(error, grpc.Call):
         return f"call failed: {error.code().name}: {error.details()}"
     return f"no connection: {error}"

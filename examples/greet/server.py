@@ -22,12 +22,12 @@ from greet import greet_pb2, greet_pb2_grpc
 
 SERVICE = greet_pb2.DESCRIPTOR.services_by_name["GrpcService"].full_name
 GRACE_S = 10.0
-"""How long running calls may go on after SIGTERM."""
+"""How long running calls may continue after SIGTERM."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Greeter(greet_pb2_grpc.GrpcServiceServicer):
-    """The service: each reply names the host it was made on."""
+    """The service: each reply names its host."""
 
     def __init__(self, host_name: str) -> None:
         self._host_name = host_name
@@ -62,7 +62,7 @@ class Pod:
     """A running server; `port` is the one it listens on."""
 
     def __init__(self, host_name: str, address: str = "127.0.0.1", port: int = 0) -> None:
-        """Start to serve; port 0 takes a free one. Raises RuntimeError where the address cannot be bound."""
+        """Start serving; port 0 takes a free port. Raises RuntimeError if the address cannot be bound."""
         # Without so_reuseport=0 a second server on the same port would silently share it with the first.
         self._threads = ThreadPoolExecutor(max_workers=32)
         self._server = grpc.server(self._threads, options=[("grpc.so_reuseport", 0)])
@@ -76,7 +76,7 @@ class Pod:
         self._server.start()
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Take no new calls, wait for the running ones at most `grace_s` seconds."""
+        """Refuse new calls, and wait for running ones at most `grace_s` seconds."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
         self._threads.shutdown(wait=False)
@@ -93,8 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    # Held back before there are other threads, and waited for: a handler that sets an Event may meet the thread that
-    # waits for it halfway, and then neither goes on.
+    # Blocked before other threads start, then received by sigwait: a signal handler that sets an Event can deadlock
+    # with the thread that waits for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         pod = Pod(options.host_name, options.address, options.port)

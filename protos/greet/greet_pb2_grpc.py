@@ -74,7 +74,7 @@ class GrpcServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GreetRepeatedly(self, request, context):
-        """Server streaming: the same reply as often as asked for.
+        """Server streaming: the same reply, as many times as requested.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
