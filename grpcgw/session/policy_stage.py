@@ -85,6 +85,8 @@ class PolicyStage:
         """The RPC is over: stop what is waited for, and tell the policies that allowed it. Called once."""
         self._stop_work()
         self._chain.end(status)
+        # Both lead back to this object: the RPC's objects would stay until the garbage collector runs.
+        del self._call, self._on_outcome
 
     def _advance(self, outcome: Outcome, now_s: float) -> Outcome:
         while isinstance(outcome, Wait):

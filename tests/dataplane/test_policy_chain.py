@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from grpcgw.model.route import PolicySettings
 from grpcgw.policy.chain import FAILED_OPEN
 from grpcgw.policy.contract import FailMode
 from grpcgw.session.serving import RpcLog
+from grpcgw.session.session import Session
 from grpcgw.telemetry.access_log import RpcRecord
 
 KEY = (("x-key", "yes"), ("x-tenant", "a"))
@@ -349,3 +351,32 @@ def test_a_coroutine_policy_leaves_no_thread_where_nobody_uses_it(lab: Lab) -> N
     gateway = gateway_with(lab, KeySettings(name="Trial key"))
     begin(lab, gateway, *KEY).result()
     assert not [thread for thread in threading.enumerate() if thread.name == "grpcgw policies"]
+
+
+@pytest.mark.parametrize("how", ["at once", "by RPC", "by coroutine"])
+def test_an_rpc_with_policies_leaves_no_more_to_the_garbage_collector_than_one_without(lab: Lab, how: str) -> None:
+    make = {"by RPC": ByRpc, "by coroutine": ByCoroutine}.get(how)
+    decider = None if make is None else make(lab)
+    if decider is not None:
+        decider.say(b"yes")
+    settings = KeySettings(name="Trial key") if decider is None else decider.settings()
+    gateway = gateway_with(lab, settings, auth=() if decider is None else decider.pods)
+    with_policies = sessions_left(lab, gateway)
+    gateway.route(guarded())
+    assert with_policies <= sessions_left(lab, gateway)
+
+
+def sessions_left(lab: Lab, gateway: Gateway) -> int:
+    """How many of 10 RPCs only the garbage collector would remove."""
+    ask = lab.channel(gateway).unary_unary("/test.Pod/Unary")
+    ask(b"hi", metadata=KEY, timeout=PATIENCE_S)
+    eventually(lambda: not gateway.in_flight())
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            ask(b"hi", metadata=KEY, timeout=PATIENCE_S)
+        eventually(lambda: not gateway.in_flight())
+        return max(2, sum(isinstance(one, Session) for one in gc.get_objects()))  # the last may be just ending
+    finally:
+        gc.enable()
