@@ -11,6 +11,7 @@ from grpcgw.policy.breakers import Overflow, Permit
 from grpcgw.policy.contract import Answer, UnaryRpc
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import Attempt, Call
+from grpcgw.session.ending import message_too_large
 from grpcgw.session.pod_try import end_on_pod
 from grpcgw.upstream.pod import Pod
 
@@ -117,7 +118,11 @@ class PolicyRpc:
 
     def on_pod_message(self, message: bytes | None, now_s: float) -> None:
         self._reading, self._message = False, message
-        self._settle(now_s)
+        limit_bytes = self._target.max_message_bytes
+        if message is not None and len(message) > limit_bytes:
+            self._refuse(message_too_large(self._target.label, len(message), limit_bytes).details, now_s)
+        else:
+            self._settle(now_s)
 
     def on_no_more_replies(self) -> None:
         self._reading = False
@@ -142,6 +147,12 @@ class PolicyRpc:
             self._end(Answer(self._message, self._headers, status.trailers), now_s)
         elif not self._repeat(status, now_s):
             self._end(self._explain(status), now_s)
+
+    def _refuse(self, fault: str, now_s: float) -> None:
+        """The answer is not taken. The status still arrives, and is counted."""
+        if self._attempt is not None and self._status is None:
+            self._attempt.cancel()
+        self._end(fault, now_s)
 
     def _repeat(self, status: Status, now_s: float) -> bool:
         pod = self._pod

@@ -6,6 +6,7 @@ import gc
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -230,6 +231,14 @@ def test_a_status_of_the_server_is_no_verdict(lab: Lab) -> None:
     call = begin(lab, gateway_with(lab, LateSettings(name="Trial rpc", upstream=UPSTREAM), auth=(lab.pod("auth"),)))
     assert (call.code(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "policy-unavailable")
     assert "UNIMPLEMENTED" in call.details()
+
+
+def test_an_answer_above_the_servers_limit_is_no_verdict(lab: Lab) -> None:
+    auth = lab.pod("auth", {"Check": lambda requests, context: iter([b"yes" * 100])})
+    limited = replace(UPSTREAM, max_message_bytes=100)
+    call = begin(lab, gateway_with(lab, LateSettings(name="Trial rpc", upstream=limited), auth=(auth,)))
+    assert (call.code(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "policy-unavailable")
+    assert "300 bytes is larger than max_message_bytes 100" in call.details()
 
 
 # --- the RPC ends while a policy waits
