@@ -41,7 +41,7 @@ class Gateway:
         self._proxy = LoopProxy(settings.max_metadata_bytes, random.randrange(FIRST_TURNS), settings.drain_time_s)
 
     async def __aenter__(self) -> Self:
-        """Returns when the first complete configuration is served. Raises UserError for what the user can mend."""
+        """Returns when the first complete configuration is served. Raises UserError for what the user can fix."""
         self._carrier = _EmbeddedCarrier(self._proxy)
         self._control = Control(self._settings, [self._carrier])
         self._running = asyncio.create_task(self._control.run(), name="grpcgw")

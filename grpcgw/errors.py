@@ -9,7 +9,7 @@ class GrpcgwError(Exception):
 
 
 class UserError(GrpcgwError):
-    """An error that the user can cause and mend (argument, file, environment); says what, where, and what to do."""
+    """An error that the user can cause and fix (argument, file, environment); says what, where, and what to do."""
 
 
 class EngineUnfit(GrpcgwError):

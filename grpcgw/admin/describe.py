@@ -10,7 +10,7 @@ from grpcgw.model.match import HeaderMatch, HostKind, HostMatch
 from grpcgw.model.route import Destination, Route
 
 HIDDEN = "•••"
-"""Stands for a value that may be a secret."""
+"""Shown in place of a value that may be a secret."""
 
 
 def describe_host(host: HostMatch) -> str:

@@ -33,7 +33,7 @@ _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 
 @dataclass(frozen=True, slots=True)
 class HostReadings:
-    """What the operating system knows of this host at the moment of a scrape."""
+    """Values of the operating system at the moment of a scrape."""
 
     control: ProcessUse = NOT_MEASURED
     control_pid: int = 0
@@ -254,7 +254,7 @@ def _collect_shadows(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
 
 
 def name_upstreams(snapshot: Snapshot) -> dict[str, str]:
-    """What metrics call a cluster: the `stats_name` of the first Mapping over it that has one; absent: its own name."""
+    """Metric names of clusters: the `stats_name` of the first Mapping over it that has one; absent: its own name."""
     names: dict[str, str] = {}
     for route in snapshot.routes:
         for destination in route.all_destinations():

@@ -1,4 +1,4 @@
-"""RPCs of the last minute by Mapping: counters cover the whole life of the workers, but an outage is now.
+"""RPCs of the last minute by Mapping, from the growth of counters; an outage shows at once.
 
 The gateway passes in the workers' reports whenever it takes its state; probes and pages cause that every few seconds.
 """

@@ -96,7 +96,7 @@ def _route_cluster(view: DestinationView) -> Json:
 
 
 def _load_balancer(load_balancer: LoadBalancer) -> Json:
-    """As a Mapping writes it: what is not set is left out."""
+    """As a Mapping writes it, without fields that are not set."""
     return {name: value for name, value in asdict(load_balancer).items() if value}
 
 

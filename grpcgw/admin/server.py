@@ -53,7 +53,7 @@ _BACKLOG = 512
 
 _RENDERED_AT_ONCE = 2
 
-# How long open requests may run on when the port closes.
+# How long open requests may continue when the port closes.
 _STOP_TIMEOUT_S = 1
 
 _FOR_ANY_HOST = frozenset({f"{_BASE}/check_alive", f"{_BASE}/check_ready", "/metrics"})
@@ -64,7 +64,7 @@ _REFUSED_HOST = (
 )
 
 _SECURITY_HEADERS = {
-    # Everything the page needs comes from this port, and nothing of it is inline.
+    # The page loads everything from this port, and nothing is inline.
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",

@@ -84,5 +84,5 @@ class OneAtATime:
 
 class StateProvider(Protocol):
     async def state(self) -> GatewayState:
-        """The state of now. Asks the workers for their counters and waits at most half a second for them."""
+        """The current state. Requests the workers' counters and waits at most half a second for them."""
         ...

@@ -172,7 +172,7 @@ def view_gateway(state: GatewayState) -> GatewayView:
 
 
 def not_ready_reason(state: GatewayState) -> str:
-    """Why the gateway must not get new clients, in words; empty: it is ready."""
+    """Why the gateway is not ready, in words; empty: it is ready."""
     if state.ready:
         return ""
     if state.draining:

@@ -77,7 +77,7 @@ CLIENTS = tuple(
 
 
 def run_demo(console: Console, calls: int, keep: bool) -> int:
-    """Run everything and return 0 only if all went as it should. Raises UserError where it cannot start."""
+    """Run everything and return 0 only if all went as it should. Raises UserError if it cannot start."""
     require_checkout(ROOT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are ended then, too
     with ExitStack() as stack:
@@ -103,6 +103,7 @@ def run_demo(console: Console, calls: int, keep: bool) -> int:
 
 
 def require_checkout(root: Path) -> None:
+    """Raises UserError if `root` is not a checkout of the project."""
     if not (root / CONFIG / "greet.yaml").is_file() or not (root / "protos/greet").is_dir():
         raise UserError(
             f"demo needs the project's examples, and {root} is no checkout of it: clone it, then `make demo`"

@@ -26,7 +26,7 @@ POLL_S = 0.05
 
 
 def free_port(wanted: int) -> int:
-    """`wanted`, or another free port where `wanted` is taken. Raises UserError where there is none."""
+    """`wanted`, or another free port where `wanted` is taken. Raises UserError if there is none."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,6 +59,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:
+    """Raises UserError if `process` ends, or is not ready within START_DEADLINE_S."""
     deadline = time.monotonic() + START_DEADLINE_S
     while not ready():
         if process.poll() is not None:

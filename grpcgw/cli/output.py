@@ -1,4 +1,4 @@
-"""What the commands print: a console for stdout, and errors as one line on stderr."""
+"""Output of the commands: a console for stdout, and errors as one line on stderr."""
 
 from __future__ import annotations
 

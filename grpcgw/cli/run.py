@@ -12,7 +12,7 @@ from grpcgw.settings import Settings
 
 
 def start_gateway(settings: Settings) -> int:
-    """Run the control process until it ends; returns the exit code. Raises UserError for what the user can mend."""
+    """Run the control process until it ends; returns the exit code. Raises UserError for what the user can fix."""
     import grpcgw.control.control
 
     return grpcgw.control.control.run(settings)

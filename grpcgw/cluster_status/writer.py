@@ -128,7 +128,7 @@ class StatusWriter:
         self._wake_up()
 
     async def run(self) -> None:
-        """Write while leading, until cancelled. Raises UserError where the credentials cannot be loaded."""
+        """Write while leading, until cancelled. Raises UserError if the credentials cannot be loaded."""
         await self._api.connect()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -238,7 +238,7 @@ class StatusWriter:
     async def _send(self, method: str, path: str, body: dict[str, object], what: str, right: str) -> bool:
         """Whether the request is finished: accepted, or refused for good, so that it is not repeated unchanged.
 
-        Raises ApiAway where it should be, later.
+        Raises ApiAway if it should be, later.
         """
         try:
             await self._api.write(method, path, body, self._pace.request_s)

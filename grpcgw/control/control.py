@@ -46,7 +46,7 @@ CHECK_ROUTES_S, CHECK_ROUTES_AT_ONCE_S = 1.0, 0.1
 
 
 def run(settings: Settings) -> int:
-    """Run the gateway until SIGTERM or SIGINT; returns the exit code. Raises UserError for what the user can mend."""
+    """Run the gateway until SIGTERM or SIGINT; returns the exit code. Raises UserError for what the user can fix."""
     set_up_logging(settings.log_level, "control")
     gc_tuning.enable()
     asyncio.run(_run_until_signal(settings))
@@ -65,7 +65,7 @@ class Control:
     """One gateway. `run` returns after `shut_down` was called and everything has ended."""
 
     def __init__(self, settings: Settings, carriers: Sequence[Carrier] = ()) -> None:
-        """Takes the data ports. Raises UserError where one is taken, or `settings` name no source.
+        """Takes the data ports. Raises UserError if one is taken, or `settings` name no source.
 
         `carriers`: none means those that `settings` name. `run` closes them.
         """
@@ -99,7 +99,7 @@ class Control:
     # --- life cycle
 
     async def run(self) -> None:
-        """Raises UserError for what the user can mend."""
+        """Raises UserError for what the user can fix."""
         try:
             self.admin_port = await self._admin.start()
             log.info("diagnostics: http://%s:%d/ambassador/v0/diag/", self._settings.admin_address, self.admin_port)

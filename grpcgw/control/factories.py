@@ -35,7 +35,7 @@ class ObjectSource(Protocol):
 
 
 def make_source(settings: Settings, store: ObjectStore) -> ObjectSource:
-    """Raises UserError where `settings` name no source."""
+    """Raises UserError if `settings` name no source."""
     dialect = make_dialect_objects(settings.ambassador_id)
     if settings.config_dir is not None:
         return _Directory(DirectorySource(store, settings.config_dir, ObjectReader(dialect, os.environ)))
@@ -79,13 +79,13 @@ def make_plan(settings: Settings) -> WorkerPlan:
 
 
 def make_data_ports(settings: Settings) -> DataPorts:
-    """Takes the ports of the command line. Raises UserError where one is taken."""
+    """Takes the ports of the command line. Raises UserError if one is taken."""
     self_signed = make_self_signed(socket.gethostname(), datetime.datetime.now(datetime.UTC))
     return DataPorts(settings.address, settings.port, settings.tls_port, self_signed)
 
 
 def make_workers(settings: Settings, plan: WorkerPlan, retry_ports_s: float = RETRY_PORTS_S) -> Carrier:
-    """The carrier of the embedded data plane, in processes or in this one. Raises UserError where a port is taken."""
+    """The carrier of the embedded data plane, in processes or in this one. Raises UserError if a port is taken."""
     data_ports = make_data_ports(settings)
     if settings.workers:
         return WorkerProcesses(plan, settings.workers, cores(), data_ports, retry_ports_s)
@@ -93,5 +93,5 @@ def make_workers(settings: Settings, plan: WorkerPlan, retry_ports_s: float = RE
 
 
 def make_carriers(settings: Settings) -> tuple[Carrier, ...]:
-    """Raises UserError where a port is taken."""
+    """Raises UserError if a port is taken."""
     return (make_workers(settings, make_plan(settings)),)

@@ -22,14 +22,17 @@ class FreshCertificates:
             self._fresh = certificates
 
     def take(self) -> tuple[ServerCertificate, ...] | None:
-        """What was set since the last time; None: core keeps what it has."""
+        """The certificates set since the last call; None: core keeps those it has."""
         with self._lock:
             fresh, self._fresh = self._fresh, None
         return fresh
 
 
 def make_server_credentials(fresh: FreshCertificates) -> grpc.ServerCredentials:
-    """Credentials that show the newest of `fresh`. Whether clients must show one is settled here, for good."""
+    """Credentials that present the newest certificates of `fresh`. Whether clients must present one is fixed here.
+
+    Raises UserError if there is no certificate yet.
+    """
     first = fresh.take()
     if not first:
         raise UserError("a TLS port needs a certificate before it opens")

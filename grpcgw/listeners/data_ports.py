@@ -29,7 +29,7 @@ class DataPorts:
     def __init__(self, address: str, port: int | None, tls_port: int | None, self_signed: ServerCertificate) -> None:
         """Port 0 takes a free one, None opens none. The ports of the command line stay held while Listeners serve.
 
-        `self_signed` is for TLS ports without a certificate. Raises UserError where a port is taken, both are the
+        `self_signed` is for TLS ports without a certificate. Raises UserError if a port is taken, both are the
         same, or the address is not of this machine.
         """
         if port is not None and port == tls_port != 0:
@@ -99,7 +99,7 @@ class HeldPorts:
         self._sockets: dict[int, socket.socket] = {}
 
     def hold(self, port: int) -> int:
-        """Returns the port's number; 0 takes a free port. Raises UserError where it is taken, or the address is not of
+        """Returns the port's number; 0 takes a free port. Raises UserError if it is taken, or the address is not of
         this machine."""
         if port in self._sockets:
             return port

@@ -1,4 +1,4 @@
-"""Client rules: which clients are served, which proxies are trusted, and what becomes of what clients send."""
+"""Client rules: which clients are served, which proxies are trusted, and how client headers are handled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Underscores(StrEnum):
-    """What happens to a request with an underscore in a metadata key."""
+    """How a request with an underscore in a metadata key is handled (Envoy's `headers_with_underscores_action`)."""
 
     ALLOW = "ALLOW"
     REJECT_REQUEST = "REJECT_REQUEST"

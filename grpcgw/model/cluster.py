@@ -1,4 +1,4 @@
-"""Clusters: a service, how its pods are found, and how they are connected to."""
+"""Clusters: a service, the resolver of its pods, and the settings of connections to them."""
 
 from __future__ import annotations
 

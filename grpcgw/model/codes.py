@@ -26,12 +26,12 @@ class Code(IntEnum):
 
 
 POD_FAILURES = frozenset({Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})
-"""Codes that speak of the pod, or of the way to it, rather than of the request."""
+"""Codes that indicate a problem of the pod or its connection, not of the request."""
 
 _NAMES = tuple(code.name for code in Code)
 
 OTHER_CODE = -1
-"""Stands for every number that gRPC does not define where codes are counted: a pod may send any of 2^32."""
+"""In counters, the code of every number that gRPC does not define: a pod may send any of 2^32."""
 
 
 def countable(code: int) -> int:

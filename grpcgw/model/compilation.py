@@ -34,7 +34,7 @@ def compile_configuration(
     options: CompileOptions,
     reuse: Mapping[str, Reuse] = NOTHING_TO_REUSE,
 ) -> Compiled:
-    """What all dialects make of the objects. The order of `objects` does not matter; their keys are unique."""
+    """Compile the objects with all dialects. The order of `objects` does not matter; their keys are unique."""
     by_key = {obj.key: obj for obj in objects}
     results = [source.compile(by_key, last_good, options, reuse.get(source.name)) for source in sources]
     snapshot, conflicts = merge_results(results)
@@ -99,7 +99,7 @@ def _add_clusters(known: dict[str, ClusterCandidate], added: Iterable[ClusterCan
 
 
 def _are_equal(one: Cluster, other: Cluster) -> bool:
-    """Whatever resolver object found them."""
+    """The same clusters regardless of the name of their resolver object."""
     return one == replace(other, resolver_name=one.resolver_name)
 
 
@@ -139,7 +139,7 @@ def _choose_settings(results: Iterable[RouteSourceResult]) -> GatewaySettings:
 
 
 def _find_unreached(snapshot: Snapshot, objects: ObjectsByKey, host_paths: Mapping[str, FieldPath]) -> list[Problem]:
-    """A notice for each object whose routes no RPC reaches, if no other problem says so."""
+    """A notice for each object whose routes no RPC reaches, unless another problem reports it."""
     reach = Reach(snapshot)
     reasons: dict[ObjectKey, set[str]] = {}
     for route in snapshot.routes:
@@ -155,7 +155,7 @@ def _find_unreached(snapshot: Snapshot, objects: ObjectsByKey, host_paths: Mappi
 
 
 def _hide_filled(problems: list[Problem], objects: Iterable[KubeObject]) -> list[Problem]:
-    """Texts filled in from the environment are shown as they were written, in problems of any object."""
+    """Show texts filled in from the environment as they were written, in problems of any object."""
     filled = [one for obj in objects for _, one in obj.source.filled]
     if not filled:
         return problems

@@ -1,6 +1,6 @@
-"""What discovery must know about the objects of a dialect, as plain values: control gives them to the sources.
+"""Facts about a dialect's objects that discovery needs, as plain values: control passes them to the sources.
 
-So no source imports a dialect, and a second dialect adds its kinds without a change in discovery. Pure.
+No source imports a dialect, and a second dialect adds its kinds without a change in discovery. Pure.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class DialectObjects:
     kinds: frozenset[str]
     """Kinds that have a typed model: their `spec` may be extended by an annotation."""
     restricting_kinds: frozenset[str]
-    """Kinds that restrict who may call. Where one cannot be read, what it may have protected is not served."""
+    """Kinds that restrict who may call. If one cannot be read, the calls that it may restrict are refused."""
     cumulative_kinds: frozenset[str]
     """Restricting kinds of which a second object with the same key restricts as well."""
     singletons: Mapping[str, str]

@@ -79,7 +79,7 @@ def is_reserved(key: str) -> bool:
 
 
 def parse_added_header(name: str, value: str) -> tuple[str, Line | bytes]:
-    """Name and value to add: text with operators, or the bytes of a `-bin` key. Raises InvalidHeader.
+    """Name and value to add: text with operators, or the bytes of a `-bin` key. Raises InvalidHeader, ReservedHeader.
 
     A `-bin` key takes base64, or the bytes of another such key of the request (`%REQ(x-bin)%` and nothing else).
     """

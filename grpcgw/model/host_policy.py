@@ -20,6 +20,6 @@ class HostPolicy:
     clear_text: bool = True
     """Whether calls in clear text are served (`requestPolicy.insecure.action`)."""
     left_out: str = ""
-    """The object with errors that would have restricted who may call: every call is refused; empty: there is none."""
+    """An object with errors that restricts who may call: every call is refused. Empty: there is none."""
     selectors: Selectors = ()
-    """Only a Mapping with all labels of one of these serves calls; empty: any Mapping does."""
+    """Only a Mapping with all labels of one of these serves calls; empty: any Mapping."""

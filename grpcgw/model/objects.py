@@ -28,7 +28,7 @@ class ObjectKey(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What metrics, logs and JSON show of an object that serves RPCs: `name.namespace` of a Mapping, `kind
+        """Name in metrics, logs and JSON of an object that serves RPCs: `name.namespace` of a Mapping, `kind
         name.namespace` of any other kind. No two objects have the same label."""
         return f"{self.name}.{self.namespace}" if self.kind == "Mapping" else str(self)
 
@@ -38,7 +38,7 @@ class ObjectKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What an annotation of an object added to its `spec`."""
+    """Extension of an object's `spec` by an annotation."""
 
     annotation: FieldPath
     """Path of the annotation."""
@@ -95,7 +95,7 @@ class KubeObject:
 
 
 UNREADABLE_FILE = "unreadable file"
-"""Kind of the object that stands for a file that could not be read when the gateway started: it may hold anything."""
+"""Kind of the placeholder for a file that could not be read when the gateway started: it may hold any object."""
 
 
 def read_metadata(obj: KubeObject, section: str) -> Mapping[str, object]:

@@ -1,6 +1,6 @@
 """Finds Mappings whose calls the gateway always refuses, and why. Pure.
 
-The result holds for all calls of a Mapping; a single call is judged by `policy.hosts`' and `proxy.serving`'s.
+The result holds for all calls of a Mapping; `routing.host_rules` decides on a single call.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ NO_HOST = "no Host of a port has its hostname"
 NO_LABELS = "no Host takes it: their mappingSelectors ask for other labels"
 CLEAR_TEXT = "its Host refuses calls in clear text, and no port for it speaks TLS"
 UNREACHED = frozenset({NO_HOST, NO_LABELS, CLEAR_TEXT})
-"""Reasons that are reported for the Mapping, as no other object has a problem."""
+"""Reasons that are reported at the Mapping, because no other object has a problem."""
 
 
 class Reach:
-    """Answers for one snapshot; caches, as many Mappings have the same Hosts."""
+    """Answers for one snapshot; caches, because many Mappings have the same Hosts."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._closed = ""

@@ -1,4 +1,4 @@
-"""Paths of gRPC requests (`/service/method`) that every reader takes apart alike: which characters they may have."""
+"""Paths of gRPC requests (`/service/method`): the characters that the gateway admits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that bound and repeat RPCs: circuit breakers and retry policy."""
+"""Circuit breaker and retry settings."""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ class WeightedCluster:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where RPCs of a Route may go: clusters, the share of the traffic, and the settings of the object that says
-    so."""
+    """A destination of a Route's RPCs: its clusters, its share of the traffic, and the settings of its Mapping."""
 
     key: ObjectKey
     """The object that configures it. Counters, breakers, retry budgets and shadow copies belong to it."""
@@ -53,11 +52,11 @@ class Destination:
     priority: Priority = Priority.DEFAULT
     circuit_breakers: tuple[CircuitBreaker, ...] = ()
     stats_name: str = ""
-    """What metrics call the upstream instead of its cluster's name; empty: that name."""
+    """Name of the upstream in metrics; empty: its cluster's name."""
     selected_by: Selectors = ()
     """The selectors of all HostPolicies that select the Mapping."""
     policies: tuple[PolicySettings, ...] = ()
-    """Decide on its RPCs, in the order of `policy.catalogue`."""
+    """Settings of its policies; `policy.catalogue` has their order."""
     access_log_percent: float | None = None
     """Share of its RPCs in the access log; None: the gateway's own (`--access-log-sample`)."""
     where: str = field(default="", compare=False, repr=False)
@@ -76,14 +75,14 @@ class PolicySettings:
     kind: ClassVar[str] = ""
     """Names the policy in `policy.catalogue`."""
     name: str
-    """What the operator calls it: `AuthService auth.default`."""
+    """The object that configures it, for the operator: `AuthService auth.default`."""
     upstream: Destination | None = None
-    """Where the policy's own RPCs go: a Destination with one cluster. None: it makes none."""
+    """Destination of the policy's own RPCs, with one cluster. None: it makes no RPCs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unenforced(PolicySettings):
-    """Stands for an object that decides on RPCs and that no policy enforces yet: all RPCs are refused."""
+    """Placeholder for an object that decides on RPCs and that no policy enforces yet: all RPCs are refused."""
 
     kind: ClassVar[str] = "unenforced"
 
@@ -110,8 +109,9 @@ class Route:
     """Metadata key whose hash decides the destination, so that a caller stays with one; empty: destinations take
     turns."""
     unrouted_weight: int = 0
-    """Share of RPCs that no destination takes: they are refused. Weights of Mappings are percent, so it is what they
-    leave of 100."""
+    """Share of RPCs that no destination takes: they are refused. Weights of Mappings are percent, so it is the rest to
+    100.
+    """
     redirect: str = ""
     """The Mapping that answers with an HTTP redirect, which no gRPC client follows: its RPCs end with UNIMPLEMENTED."""
 
@@ -127,6 +127,6 @@ class Route:
         return int(percent) if percent == int(percent) else round(percent, 2)
 
     def policy_upstreams(self) -> tuple[Destination, ...]:
-        """Where RPCs of policies go."""
+        """Destinations of the policies' own RPCs."""
         policies = [each.policies for each in self.destinations if each.policies]  # most have none
         return tuple([one.upstream for settings in policies for one in settings if one.upstream is not None])

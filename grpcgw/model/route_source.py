@@ -26,7 +26,7 @@ ObjectsByKey = Mapping[ObjectKey, KubeObject]
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
-    """What a compilation depends on beside the objects."""
+    """Inputs of a compilation besides the objects."""
 
     gateway_id: str = "default"
     """`--ambassador-id`: only objects for this id are configuration."""
@@ -35,7 +35,7 @@ class CompileOptions:
     now: datetime | None = None
     """Aware time, to find expired certificates; None: expired certificates are not looked for."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """The gateway's own; objects of a cluster may use next to none of it. Files were filled in when they were read."""
+    """The gateway's own. Objects of a cluster may use almost none of it; texts of files are already substituted."""
     authority_hidden_by: str = ""
     """The engine, if it does not know the client's `:authority`: routes and Hosts for certain names then match no RPC.
     """
@@ -46,14 +46,14 @@ class CompileOptions:
 
 
 class Reuse:
-    """What a dialect takes over from its last compilation, to be faster. Opaque: each dialect has its own subclass."""
+    """State that a dialect reuses from its last compilation, for speed. Opaque: each dialect has its own subclass."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RouteCandidate:
-    """A route with what is computed once and kept while the route does not change."""
+    """A route with values that are computed once and kept while the route does not change."""
 
     route: Route
     rank: RouteRank
@@ -80,7 +80,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class RouteSourceResult:
-    """What one dialect makes of all objects."""
+    """The result of one dialect for all objects."""
 
     routes: tuple[RouteCandidate, ...] = ()
     clusters: tuple[ClusterCandidate, ...] = ()
@@ -104,8 +104,7 @@ class RouteSource(Protocol):
 
     @property
     def route_kinds(self) -> frozenset[str]:
-        """Kinds whose objects only add routes: one that makes `compile` raise can be left out without letting anybody
-        in."""
+        """Kinds whose objects only add routes: leaving one out that makes `compile` raise admits no further client."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Statuses that the gateway makes itself, and which codes and causes let an RPC be tried again or count against a pod.
+"""Statuses that the gateway makes itself, and which codes and causes allow a retry or count against a pod.
 
 The one place that turns causes into gRPC codes. Pure.
 """
@@ -14,8 +14,9 @@ from grpcgw.model.metadata import Metadata
 
 
 class Reason(StrEnum):
-    """Value of the `x-grpcgw-reason` trailer of every status the gateway makes. The last two are in the log and metrics
-    alone: nothing can be sent any more."""
+    """Value of the `x-grpcgw-reason` trailer of every status the gateway makes. The last two appear only in log and
+    metrics: no status can be sent any more.
+    """
 
     NO_MAPPING = "no-mapping"
     NO_HOST = "no-host"

@@ -52,7 +52,7 @@ class Breaker:
         self.change_limits(limits)
 
     def change_limits(self, limits: CircuitBreaker) -> None:
-        """From now on; what is in use stays in use, even where it is more than the new limits allow."""
+        """Apply new limits from now on; RPCs in flight stay admitted, even above the new limits."""
         values: dict[Limit, int | None] = {limit: getattr(limits, limit) for limit in Limit}
         self._values = {limit: sys.maxsize if value is None else value for limit, value in values.items()}
 
@@ -60,9 +60,9 @@ class Breaker:
         return self._in_use[limit]
 
     def admit(self, waits: bool) -> Permit | Overflow:
-        """Let an RPC in. `waits`: its pod is not connected yet, so it waits until `Permit.connected`.
+        """Admit an RPC. `waits`: its pod is not connected yet, so it waits until `Permit.connected`.
 
-        A Permit must be released exactly when its RPC is over. An RPC that is turned away needs nothing more.
+        A Permit must be released exactly when its RPC is over. A refused RPC needs no further call.
         """
         return self.take(_WAITING_REQUEST if waits else _REQUEST) or Permit(self, waits)
 
@@ -84,7 +84,7 @@ class Breaker:
 
 
 class Permit:
-    """What one RPC holds of its breaker. Used by one thread at a time, as its session is."""
+    """The part of its breaker that one RPC holds. Used by one thread at a time, like its session."""
 
     __slots__ = ("_breaker", "_held", "waits")
 
@@ -92,16 +92,16 @@ class Permit:
         self._breaker = breaker
         self._held: tuple[Limit, ...] = _REQUEST
         self.waits = waits
-        """Whether it counts as one that waits for a connection, too."""
+        """Whether it also counts as waiting for a connection."""
 
     def connected(self) -> None:
-        """The RPC is on its way: it waits for no connection any more. Any number of times."""
+        """The RPC was sent and no longer waits for a connection. May be called any number of times."""
         if self.waits:
             self.waits = False
             self._breaker.give_back(_PENDING)
 
     def retry(self, waits: bool) -> Overflow | None:
-        """Before a try after the first; it counts as a retry until the RPC is over. None: go on."""
+        """Called before a retry; it counts until the RPC is over. None: the retry is allowed."""
         self.connected()
         wanted = [] if self._held is _RETRIED_REQUEST else [Limit.RETRIES]
         if waits:

@@ -28,7 +28,7 @@ class ClientAddress(Protocol):
 
 
 class RequestFacts(Protocol):
-    """What operators can say of a request."""
+    """The request as operators see it."""
 
     metadata: Metadata
     """As the client sent it."""
@@ -42,7 +42,7 @@ class RequestFacts(Protocol):
 
 
 def compile_edits(edits: HeaderEdits) -> Edit | None:
-    """What makes `edits`; None: there are none. Raises InvalidHeader for what the compiler refuses."""
+    """An editor for `edits`; None if there are none. Raises InvalidHeader for edits that the compiler refuses."""
     removed = frozenset(check_header_name(name) for name in edits.remove)
     additions = tuple(_compile_addition(add) for add in edits.add)
     return Edit(removed, additions) if removed or additions else None
@@ -103,7 +103,7 @@ class _Addition:
     name: str
     replaces: bool
     value: MetadataValue
-    """Where there is nothing to evaluate."""
+    """Edits without operators."""
     evaluate: Evaluate | None
 
 

@@ -1,4 +1,4 @@
-"""Whether a failed RPC is tried again, and when: `retry_policy` with a budget, back-off, and the pod's pushback.
+"""Retry decisions: whether a failed RPC is retried, and when, by `retry_policy`, budget, back-off and pushback.
 
 Pure: the random source is an argument, time left is too. The session keeps one `Retries` per RPC that failed once (one
 that did not fail costs nothing), and one `RetryBudget` per Mapping with a policy. The one try more that every RPC has
@@ -34,7 +34,7 @@ _MAX_INT32 = 2**31 - 1
 
 
 class GiveUp(StrEnum):
-    """Why the failure is passed on to the client; also what counters and logs call it."""
+    """Why the failure is passed on to the client; also its name in counters and logs."""
 
     COMMITTED = "part of the answer was passed on"
     CODE = "the code is not one to retry"
@@ -51,22 +51,22 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How a try ended, as far as a retry depends on it."""
+    """The facts about a failed try that a retry depends on."""
 
     code: int
     trailers: Metadata = ()
     never_reached: bool = False
-    """It provably reached no pod: worth another try whatever the code."""
+    """It provably reached no pod: it may be retried whatever the code."""
     timed_out: bool = False
     """It ran into its `per_try_timeout`. To Envoy that is a 504, which is UNAVAILABLE to gRPC."""
     committed: bool = False
-    """Something of its answer was passed on, or the request is not all kept any more."""
+    """A part of its answer was passed on, or the request is no longer kept whole."""
     left_s: float | None = None
     """Until the RPC's deadline; None: it has none."""
 
 
 class RetryBudget:
-    """Bounds the retries of a Mapping to a share of its RPCs in flight, so that a dead service meets no storm.
+    """Bounds the retries of a Mapping to a share of its RPCs in flight, so that a dead service gets no retry storm.
 
     Envoy's retry budget. Any thread may call any method.
     """
@@ -145,9 +145,9 @@ class Retries:
 
 
 def parse_pushback(trailers: Iterable[tuple[str, str | bytes]]) -> int | None:
-    """How many milliseconds the pod wants the retry to wait; negative: it wants none; None: it does not say.
+    """Pushback of the pod in milliseconds; negative: do not retry; None: the pod sent none.
 
-    What is no 32-bit number means no retry (gRFC A6).
+    A value that is not a 32-bit number means no retry (gRFC A6).
     """
     for key, value in trailers:
         if key == PUSHBACK_KEY:

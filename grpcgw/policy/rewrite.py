@@ -12,10 +12,10 @@ RewritePath = Callable[[str], str]
 
 
 def compile_rewrite(match: PathMatch, destination: Destination) -> RewritePath | None:
-    """How paths that `match` go on to `destination`; None: unchanged. Raises InvalidRegex.
+    """The rewrite of paths that `match` on their way to `destination`; None: unchanged. Raises InvalidRegex.
 
-    `regex_rewrite` wins and replaces every match in the path; `rewrite` replaces what the route matched, which for a
-    regular expression it cannot.
+    `regex_rewrite` takes precedence and replaces every match in the path; `rewrite` replaces the part that the route
+    matched, and does not apply to a regular expression.
     """
     regex = destination.regex_rewrite
     if regex is not None:

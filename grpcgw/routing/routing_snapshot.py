@@ -33,7 +33,7 @@ class RoutingSnapshot:
         self._by_route = by_route  # by id(): the snapshot keeps the routes alive, and hashing one costs microseconds
 
     def find(self, path: str, authority: str, metadata: Metadata, selectors: Selectors = ()) -> RouteTargets | None:
-        """The targets of the first Route that matches; None: none does."""
+        """The targets of the first Route that matches; None if no Route matches."""
         routes = self._selected[selectors] if selectors else self._routes
         route = routes.match(path, authority, metadata)
         return None if route is None else self._by_route[id(route)]

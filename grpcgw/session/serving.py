@@ -142,7 +142,7 @@ class Serving:
     def apply(self, snapshot: Snapshot, now_s: float) -> None:
         """Serve `snapshot` from the next RPC on. Clusters it keeps keep their pods, connections and counters.
 
-        Raises CannotServe where a defect keeps it from being served; what was served before is served on.
+        Raises CannotServe if a defect keeps it from being served; what was served before is served on.
         """
         tables = MatchTables(snapshot)
         with self._applying:

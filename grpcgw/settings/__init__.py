@@ -1,7 +1,7 @@
-"""Settings of the gateway process: for each its flag, environment variables, check and default, as one immutable value.
+"""Settings of the gateway process, as one immutable value: each with flag, environment variables, check and default.
 
 `cli.options` makes the flags, their help and the reading of the environment from the annotations here. Routes, timeouts
-and certificates are no settings: they come from Mappings, Hosts and Modules. Workers import this package, so nothing
+and certificates are not settings: they come from Mappings, Hosts and Modules. Workers import this package, so nothing
 heavy may be imported here.
 """
 
@@ -54,7 +54,7 @@ class EngineName(StrEnum):
 
 
 class Scheduling(StrEnum):
-    """Of workers' threads: whether a thread that wakes waits for the running one (batch), or interrupts it (normal)."""
+    """Scheduling of workers' threads: a thread that wakes waits for the running one (batch) or preempts it (normal)."""
 
     BATCH = "batch"
     NORMAL = "normal"

@@ -1,6 +1,6 @@
-"""How a user gives a setting: its flag, variable and help; and the checks that make values of texts.
+"""Flags: name, environment variable and help of a setting, and the checks that parse its text.
 
-A check takes the user's text and returns the value. It raises ValueError, which says what is wrong and what is right.
+A check takes the user's text and returns the value. It raises ValueError, which says what is wrong and what is valid.
 """
 
 from __future__ import annotations
@@ -22,40 +22,43 @@ MOST = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """How a user gives a setting."""
+    """Flag, variable and help of a setting."""
 
     name: str
     """`--drain-time`; the environment variable is GRPCGW_DRAIN_TIME."""
     panel: str
     help: str
     metavar: str = ""
-    """What stands for the value in help; empty: the values of an enumeration, or nothing for a switch."""
+    """Placeholder of the value in help; empty: the values of an enumeration, or nothing for a switch."""
     parse: Callable[[str], object] | None = None
-    """The check; None: the type says it all."""
+    """The check; None: the type is enough."""
     ambassador: str = ""
     """Ambassador's variable for the same thing; grpcgw's wins."""
     unset: str = ""
-    """The default in words, where its value does not say it."""
+    """The default in words, if its value is not clear."""
     default: str = ""
-    """The default of the command line, where it is not that of `Settings`."""
+    """The default of the command line, if it differs from that of `Settings`."""
 
 
 # ---- checks
 
 
 def parse_directory(text: str) -> Path:
+    """An existing directory. Raises ValueError."""
     if not Path(text).is_dir():
         raise ValueError(f"there is no directory {text!r}")
     return Path(text)
 
 
 def parse_file(text: str) -> Path:
+    """An existing file. Raises ValueError."""
     if not Path(text).is_file():
         raise ValueError(f"there is no file {text!r}")
     return Path(text)
 
 
 def parse_port(text: str) -> int:
+    """A port, 0 to 65535. Raises ValueError."""
     if text.startswith("tcp://"):
         raise ValueError(
             f"{text} is what Kubernetes sets in pods for a Service of that name:"
@@ -67,6 +70,7 @@ def parse_port(text: str) -> int:
 
 
 def parse_port_or_off(text: str) -> int | None:
+    """A port, or None for `off`. Raises ValueError."""
     try:
         return None if text == "off" else parse_port(text)
     except ValueError as error:
@@ -74,7 +78,7 @@ def parse_port_or_off(text: str) -> int | None:
 
 
 def parse_address(text: str) -> str:
-    """An IP address, or a name that the system resolves, `localhost` for one."""
+    """An IP address, or a name that the system resolves, such as `localhost`. Raises ValueError."""
     with contextlib.suppress(ValueError):
         return str(ip_address(text))
     try:
@@ -94,6 +98,7 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def parse_workers(text: str) -> int:
+    """A number of workers; `auto`: one for each available processor. Raises ValueError."""
     if text == "auto":
         return len(cores())
     if not text.isdecimal():

@@ -1,1 +1,1 @@
-"""What happened: counters kept in each worker, reports sent to the control process, and how they are shown."""
+"""Counters of each worker, their reports to the control process, and the access log."""

@@ -22,16 +22,16 @@ from grpcgw.model.operators import Line, Operator
 
 
 class StatusFrom(StrEnum):
-    """Who made the status of an RPC, and what carried it."""
+    """Who made the status of an RPC, and whether it was trailers-only."""
 
     TRAILERS = "trailers"
     """The pod, after headers or messages."""
     HEADERS = "headers"
-    """The pod, with nothing before it (trailers-only)."""
+    """The pod, trailers-only."""
     GATEWAY = "gateway"
     """The gateway; `reason` says why."""
     NOBODY = "nobody"
-    """The client left first: nobody sent a status, the code is the gateway's account."""
+    """The client left first: no status was sent, the gateway chose the code."""
 
 
 class CancelledBy(StrEnum):

@@ -1,4 +1,4 @@
-"""Counts client connections from the tables of the kernel, because grpc core does not report them."""
+"""Counts client connections in the kernel's socket tables, because grpc core does not report them."""
 
 from __future__ import annotations
 

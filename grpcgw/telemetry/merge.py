@@ -1,4 +1,4 @@
-"""Reports over time: a worker that replaces a dead one carries its numbers on, so that no counter ever goes back."""
+"""Merges reports: of all workers, and of a worker with its dead predecessors, so that no counter ever falls."""
 
 from __future__ import annotations
 

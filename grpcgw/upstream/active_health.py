@@ -36,7 +36,7 @@ class PodHealth:
         self.due_s = 0.0
         """Monotonic time of the next check."""
         self.waits_until_s: float | None = None
-        """Monotonic time until which a running check may answer; None: none runs."""
+        """Monotonic time until which the running check may answer; None while no check runs."""
         self._in_a_row = 0
         self._last_failure = ""
         self.healthy: bool | None = None

@@ -38,7 +38,7 @@ class ClusterState:
         self._open_pod = open_pod
         self.pool = Pool()
         self.endpoints: EndpointSet | None = None
-        """The last set from discovery; None: none came yet."""
+        """The newest set from discovery; None before the first."""
         self.hints: ZoneHints = {}
         self.balancing: Kept[Balancing, BalancingState] = Kept()
         self.settled = True
@@ -106,5 +106,5 @@ class ClusterState:
     def explain(self, pod: Pod, now_s: float) -> str:
         """Why Mappings leave out `pod`; empty: none does."""
         if self.pool.arriving.get(pod.endpoint) is pod:
-            return "connecting anew; the connection before it serves meanwhile"
+            return "reconnecting; the previous connection serves until then"
         return "; ".join(sorted({state.explain(pod, now_s) for state in self.balancing.values()} - {""}))

@@ -243,7 +243,10 @@ def contained(what: str, subject: str = "") -> Iterator[None]:
 
 
 def handle_messages(worker: Worker, commands: Iterator[object], answer: Callable[[Answer], None]) -> Drain | None:
-    """Handle commands until `Drain`, which it returns. None: the control process closed the socket."""
+    """Handle commands until `Drain`, which it returns; None if the control process closed the socket.
+
+    Raises TypeError for an unknown command.
+    """
     ports: Listening | Behind | None = None
     heap = make_trimmer()
     for command in commands:

@@ -183,7 +183,7 @@ def test_certificates_that_do_not_fit_keep_the_old_connections(
     eventually(lambda: "failing" in [report.state for report in gateway.serving.clusters.pod_reports()])
     assert [call(b"1"), call(b"2")] == [b"a:1", b"a:2"]
     notes = [report.note for report in gateway.serving.clusters.pod_reports()]
-    assert notes == ["", "connecting anew; the connection before it serves meanwhile"]
+    assert notes == ["", "reconnecting; the previous connection serves until then"]
     gateway.apply(compile_yaml(speaking_tls(of_pod, of_gateway), lab.engine).snapshot)
     eventually(lambda: [report.state for report in gateway.serving.clusters.pod_reports()] == ["ready"])
     assert call(b"3") == b"a:3"

@@ -46,7 +46,7 @@ class KeyPair:
 def read_key_pair(obj: KubeObject) -> KeyPair:
     """The certificate of a `kubernetes.io/tls` Secret (`data` in base64 or `stringData`), or of two files.
 
-    Raises InvalidCertificate where a part is missing, is no PEM, or key and certificate do not belong together.
+    Raises InvalidCertificate if a part is missing, is no PEM, or key and certificate do not belong together.
     """
     chain_name, key_name = list_paths(obj.key) if obj.key.kind == CERTIFICATE_FILES else (_CHAIN, _KEY)
     chain, private_key = _read_entry(obj, chain_name), _read_entry(obj, key_name)

@@ -62,6 +62,7 @@ class SystemLookup:
         self._slots = asyncio.Semaphore(MAX_THREADS)
 
     async def ask(self, hostname: str, addressing: Addressing) -> DnsAnswer:
+        """As `Lookup.ask`. Raises LookupFailed."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._slots.acquire()
@@ -106,6 +107,7 @@ class TtlLookup:
         self._resolver: aiodns.DNSResolver | None = None
 
     async def ask(self, hostname: str, addressing: Addressing) -> DnsAnswer:
+        """As `Lookup.ask`. Raises LookupFailed."""
         if self._resolver is None:
             self._resolver = aiodns.DNSResolver(self._nameservers, timeout=self._timeout_s / TRIES, tries=TRIES)
         try:

@@ -199,6 +199,7 @@ def read_object(body: dict[str, object], resource: ApiResource, dialect: Dialect
 
 
 def read_version(body: Mapping[str, object]) -> str:
+    """The resourceVersion of `body`. Raises Relist if it has none."""
     version = _as_mapping(body.get("metadata")).get("resourceVersion")
     if not isinstance(version, str) or not version:
         raise Relist("the API server sent something without metadata.resourceVersion")

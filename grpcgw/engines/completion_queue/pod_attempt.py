@@ -65,6 +65,7 @@ class PodAttempt:
         self.over = False
 
     def open(self, path: bytes, authority: bytes, metadata: Metadata, deadline_s: float | None, first: Opening) -> None:
+        """As `Attempt.open`. Raises ConnectionError if the connection was closed."""
         opening: tuple[Any, ...] = (SEND_HEADERS(metadata, NO_FLAGS),)
         if first.message is not None:
             opening += (SEND_MESSAGE(first.message, NO_FLAGS),)

@@ -32,7 +32,7 @@ class QueuePort:
     ) -> None:
         """`take` is given each RPC's event, in the queue's thread.
 
-        Raises UserError where the port cannot be opened.
+        Raises UserError if the port cannot be opened.
         """
         self.view = view
         view.max_message_bytes = max_message_bytes(options, listener)

@@ -94,7 +94,7 @@ class PodAttempt:
         self._since_s = time.monotonic()
 
     def begin(self, first: Opening) -> None:
-        """Raises ConnectionError where the connection was closed meanwhile."""
+        """Raises ConnectionError if the connection was closed meanwhile."""
         if self._connection.connectivity(self._outgoing.authority) is PodState.READY:
             self._start(first)
         else:

@@ -41,7 +41,7 @@ class HandlerPort:
         return self._server.fault
 
     async def start(self) -> None:
-        """Raises UserError where the port cannot be opened."""
+        """Raises UserError if the port cannot be opened."""
         await self._server.start()
 
     async def _make(self) -> grpc.aio.Server:
