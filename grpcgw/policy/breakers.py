@@ -28,6 +28,7 @@ _REQUEST = (Limit.REQUESTS,)
 _WAITING_REQUEST = (Limit.REQUESTS, Limit.PENDING_REQUESTS)
 _RETRIED_REQUEST = (Limit.REQUESTS, Limit.RETRIES)
 _PENDING = (Limit.PENDING_REQUESTS,)
+_LIMITS = tuple(Limit)  # walking the enum itself costs several times as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,20 @@ class Overflow:
 class Breaker:
     """Counts of one class. Any thread may call any method; each is one short step under a lock."""
 
-    __slots__ = ("__weakref__", "_in_use", "_lock", "_values")
+    __slots__ = ("__weakref__", "_in_use", "_limits", "_lock", "_values")
 
     def __init__(self, limits: CircuitBreaker) -> None:
         self._lock = threading.Lock()
-        self._in_use = dict.fromkeys(Limit, 0)
+        self._in_use = dict.fromkeys(_LIMITS, 0)
+        self._limits: CircuitBreaker | None = None
         self.change_limits(limits)
 
     def change_limits(self, limits: CircuitBreaker) -> None:
         """Apply new limits from now on; RPCs in flight stay admitted, even above the new limits."""
-        values: dict[Limit, int | None] = {limit: getattr(limits, limit) for limit in Limit}
+        if limits is self._limits:  # as of every new one, whose limits the binder sets once more
+            return
+        self._limits = limits
+        values: dict[Limit, int | None] = {limit: getattr(limits, limit) for limit in _LIMITS}
         self._values = {limit: sys.maxsize if value is None else value for limit, value in values.items()}
 
     def in_use(self, limit: Limit) -> int:
@@ -123,6 +128,6 @@ def choose_limits(destination: Destination) -> CircuitBreaker | None:
     """The limits of the Mapping's priority class, of several the first, as Envoy chooses; None: it has no limits."""
     for limits in destination.circuit_breakers:
         if limits.priority is destination.priority:
-            limited = any(getattr(limits, limit) is not None for limit in Limit)
+            limited = any(getattr(limits, limit) is not None for limit in _LIMITS)
             return limits if limited else None
     return None

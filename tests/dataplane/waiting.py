@@ -8,16 +8,23 @@ from collections.abc import Callable
 PATIENCE_S = 30.0
 """How long a test waits for what must happen. Nothing asserts that it took less."""
 
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.003, 0.1
+_PAUSE_PER_CHECK = 4
+"""A check may be an HTTP request or a walk over all processes: what is waited for gets most of the processor."""
+
 
 def eventually(
     condition: Callable[[], object], what: str | Callable[[], object] = "", within_s: float = PATIENCE_S
 ) -> None:
     """Return once `condition` holds; fail the test where it never does."""
     limit_s = time.monotonic() + within_s
+    began_s = time.monotonic()
     while not condition():
-        if time.monotonic() > limit_s:
+        now_s = time.monotonic()
+        if now_s > limit_s:
             raise AssertionError(f"not within {within_s:g} s: {what() if callable(what) else what or condition}")
-        time.sleep(0.003)
+        time.sleep(min(max(_PAUSE_PER_CHECK * (now_s - began_s), _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+        began_s = time.monotonic()
 
 
 def settled(count: Callable[[], int], quiet_s: float = 0.4, within_s: float = PATIENCE_S) -> int:
