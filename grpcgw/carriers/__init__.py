@@ -1,1 +1,1 @@
-"""The contract between the control process and whatever carries the configuration to clients."""
+"""The contract between the control process and carriers of the configuration (workers, embedding, later xDS)."""

@@ -1,7 +1,7 @@
 """Carrier: takes snapshots and endpoint sets from the control process, and reports what it serves.
 
-Carriers are worker processes, one worker in this process, and a program that embeds the gateway; more may stand beside
-them. Control publishes to a list of carriers and knows none of them by its type.
+Carriers are worker processes, one worker in this process, and a program that embeds the gateway; more may be added.
+Control publishes to a list of carriers and knows none of them by its type.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ class Carrier(Protocol):
         ...
 
     async def apply(self, snapshot: Snapshot) -> None:
-        """Serve `snapshot` soon; returns when it is on its way. Control calls it once at a time, the newest snapshot
-        always, and leaves out those that were replaced meanwhile. Endpoint sets known of new clusters come before."""
+        """Serve `snapshot` soon; returns when it is on its way. Control calls it once at a time, always with the newest
+        snapshot, and skips snapshots that were replaced. Known endpoint sets of new clusters come before it.
+        """
         ...
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:

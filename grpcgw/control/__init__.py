@@ -1,1 +1,1 @@
-"""The control process: wiring, when to compile, and what the workers get."""
+"""The control process: wiring, when to compile, and publishing to carriers."""

@@ -98,7 +98,7 @@ class CompileLoop:
         await self._certificate_files.read_wanted()
         objects = list(self._store.objects())
         work = partial(self._containment.compile, objects, self.last_good, self._options(), self._reuse)
-        # In a thread: thousands of Mappings take seconds, and endpoints change meanwhile.
+        # In a thread: thousands of Mappings take seconds, and the event loop must follow endpoints.
         with gc_tuning.paused():
             compiled = await asyncio.to_thread(work)
         self.compile_ms = 1000 * (time.perf_counter() - began_s)

@@ -1,1 +1,1 @@
-"""What exists: the store of objects, its sources (API server, YAML directory), and resolvers from service to pods."""
+"""Discovery: the store of objects, its sources (API server, YAML directory), and resolvers from service to pods."""

@@ -1,6 +1,6 @@
 """The contract of engines, and what both share: options, grpc core's arguments for ports and connections.
 
-An engine owns sockets and drives sessions; what RPCs mean is in `session`, what is served in `serving`.
+An engine owns sockets and drives sessions; the rules of RPCs are in `session`, the routes in `Serving`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 QUIET_CORE = "NONE"
 
 CLIENT_WINDOW_BYTES = 262_144
-"""What a client may send on a stream before the pod reads it: 5 MB/s over a distance of 50 ms."""
+"""HTTP/2 window of a client's stream in bytes: 5 MB/s at a round trip of 50 ms."""
 
 REFUSING_S = 0.1
-"""How long a draining gateway refuses new RPCs itself: once it has sent GOAWAY to clients, grpc core ends those that
-arrive as CANCELLED, which no client tries again."""
+"""Time during which a draining gateway refuses new RPCs itself: after GOAWAY to clients, grpc core ends those that
+arrive as CANCELLED, which no client retries."""
 
 ASK_CLIENTS_MS, CLIENT_ANSWERS_MS = 20_000, 60_000
-"""A quiet connection is asked by a ping after so long whether its client is there, which has so long to answer."""
+"""Keepalive of silent client connections: a ping after the first time, an answer within the second."""
 
 WAITING_RPCS = 10_000
 """RPCs that may wait for a worker, which takes some thousands each second; about 15 KB each."""
 
 
 def quiet_core() -> None:
-    """For a process of the gateway's own, before grpc is first used: core would write a line for each malformed
-    request, as many as a bad client likes. A program that embeds the gateway keeps its log."""
+    """For a process of the gateway's own, before grpc is first used: core would write a line per malformed request,
+    of which a bad client can send any number. A program that embeds the gateway keeps its log."""
     os.environ.setdefault("GRPC_VERBOSITY", QUIET_CORE)
 
 
@@ -43,23 +43,23 @@ NO_LONGER_BYTES = 2**31 - 1
 """The largest number that core takes."""
 
 NEVER_MS = 2**31 - 1
-"""grpc core's word for a timeout that is none."""
+"""grpc core's value for "no timeout"."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where a worker listens and what one client connection may do."""
+    """Address of a worker's ports, and limits of one client connection."""
 
     address: str
     max_concurrent_streams: int
-    """Of ports that do not say themselves."""
+    """Default of ports without a value of their own."""
     max_metadata_bytes: int
     max_connection_age_s: float | None = None
     """Client connections get GOAWAY at this age, give or take a tenth; None: never."""
     max_connection_age_grace_s: float | None = None
-    """What still runs on their connection is cut off after so long; None: never."""
+    """RPCs still running on such a connection are cut off after this time; None: never."""
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
-    """Of a client's message, uncompressed; of ports that do not say themselves."""
+    """Limit of a client's message, uncompressed, on ports without a limit of their own."""
 
     def target(self, port: int) -> str:
         """`host:port` to listen on."""
@@ -102,8 +102,8 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
     return [
         *_age_arguments(options),
         ("grpc.so_reuseport", 1),
-        # Of a compressed message core counts what it unfolds to, and stops there. The session holds the limit itself:
-        # core may tell of a message above its own as if the request had ended before it.
+        # Core counts a compressed message as it unpacks it, and stops there. The session enforces the limit itself:
+        # core may report a message above its own limit as if the request had ended before it.
         ("grpc.max_receive_message_length", min(2 * max_message_bytes(options, listener), NO_LONGER_BYTES)),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", listener.max_concurrent_streams or options.max_concurrent_streams),
@@ -114,21 +114,21 @@ def server_arguments(options: ServerOptions, listener: Listener) -> list[tuple[s
         # Beyond its default of 1,000 core cancels new RPCs at random, of any client.
         ("grpc.server.max_pending_requests", WAITING_RPCS),
         ("grpc.server.max_pending_requests_hard_limit", WAITING_RPCS),
-        # Core holds back the answer to a request it rejects, and meanwhile keeps all that the request brought.
+        # Core delays the answer to a request that it rejects, and keeps the whole request until then.
         ("grpc.http.tarpit", 0),
         # A value that core cannot read stays in the table as an error, for every later RPC that names its entry.
         ("grpc.http2.hpack_table_size.decoder", 0),
         ("grpc.server_handshake_timeout_ms", 10_000),
-        # Until a client acknowledges the settings, core holds it to none of them.
+        # Until a client acknowledges the settings, core enforces none of them.
         ("grpc.http2.settings_timeout", 10_000),
         # A connection without RPCs, be it a client's that is gone or one that never ends its headers.
         ("grpc.max_connection_idle_ms", listener.idle_timeout_ms or NEVER_MS),
-        # The probe lets a stream's window grow by megabytes, and so what a slow reader makes the gateway keep.
+        # The probe lets a stream's window grow by megabytes, which the gateway then buffers for a slow reader.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", CLIENT_WINDOW_BYTES),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        # Of some clients that leave within milliseconds core learns nothing until it writes to them.
+        # Core notices some clients that leave within milliseconds only when it writes to them.
         ("grpc.keepalive_time_ms", ASK_CLIENTS_MS),
         ("grpc.keepalive_timeout_ms", CLIENT_ANSWERS_MS),
         ("grpc.http2.ping_timeout_ms", CLIENT_ANSWERS_MS),
@@ -191,6 +191,6 @@ def _settings_arguments(settings: ConnectionSettings) -> Iterator[tuple[str, int
 
 
 def sweep_interval_s(snapshot: Snapshot) -> float:
-    """How often running RPCs are looked at: a tenth of the shortest idle timeout, between 20 ms and 1 s."""
+    """Interval of sweeps over running RPCs: a tenth of the shortest idle timeout, between 20 ms and 1 s."""
     idle_ms = [d.idle_timeout_ms for route in snapshot.routes for d in route.destinations if d.idle_timeout_ms]
     return min(1.0, max(0.02, min(idle_ms, default=10_000) / 10_000))

@@ -1,6 +1,6 @@
-"""What grpc core's own statuses mean: the causes that engines report to sessions. Pure.
+"""Translates the texts of grpc core's own statuses to the causes that engines report to sessions. Pure.
 
-The texts are checked against the real core by tests. Whether a status is core's own is for the engines to prove.
+Tests check the texts against the real core. The engines prove that a status is core's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.timeouts import may_have_passed
 
-# What grpc core says when it, not the pod, ends a call. The order matters: the first that matches decides.
+# Texts of statuses with which grpc core ends a call itself. The order matters: the first match decides.
 _CORE_TEXTS: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
@@ -35,7 +35,7 @@ _CORE_CODES = frozenset({Code.UNAVAILABLE, Code.UNKNOWN, Code.INTERNAL})
 
 
 def core_cause(code: int, details: str) -> Reason | None:
-    """Why grpc core ended a call; None: for no reason that the gateway reports in another way than core does.
+    """Why grpc core ended a call; None: for a reason that the gateway reports as core does.
 
     Only for a status that is provably core's own: a pod can write the same text.
     """
@@ -47,7 +47,7 @@ def core_cause(code: int, details: str) -> Reason | None:
 
 
 _PASSED = ("Deadline Exceeded", "Stream removed (Deadline Exceeded)", "")
-"""What grpc core says of a deadline that passed. A pod may say the same, to the same effect."""
+"""grpc core's text for a deadline that passed. A pod may send the same text, to the same effect."""
 
 
 def deadline_passed(status: Status, deadline_s: float | None, since_s: float, now_s: float) -> bool:

@@ -13,7 +13,7 @@ from grpcgw.policy.contract import CoroutineWork
 log = logging.getLogger(__name__)
 
 STOP_S = 5.0
-"""How long coroutines may take to end when the engine stops. One that blocks the thread is left behind."""
+"""Time for coroutines to end when the engine stops. One that blocks the thread is abandoned."""
 
 
 class CoroutineLoop:

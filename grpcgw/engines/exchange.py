@@ -36,7 +36,7 @@ class Exchange(Protocol):
 
 
 def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
-    """The gateway's own services, unless a Mapping takes them over; everything else is forwarded."""
+    """The gateway's own services, unless a Mapping replaces them; every other RPC is forwarded."""
     admit(request)
     request.metadata = trim(request.metadata)
     reception = serving.reception

@@ -11,7 +11,7 @@ from grpcgw.model.listener import ServerCertificate
 
 
 class FreshCertificates:
-    """Hands new certificates to grpc core, which asks for them at each handshake, in a thread of its own choice."""
+    """Passes new certificates to grpc core, which fetches them at each handshake, in any thread."""
 
     def __init__(self, first: tuple[ServerCertificate, ...]) -> None:
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ def make_server_credentials(fresh: FreshCertificates) -> grpc.ServerCredentials:
 
 
 def _configure(certificates: tuple[ServerCertificate, ...]) -> grpc.ServerCertificateConfiguration:
-    # grpc core chooses by SNI; for other names it shows the first: the one for every name, where there is one.
+    # grpc core selects by SNI; for other names it presents the first: the one for every name, if there is one.
     ordered = sorted(certificates, key=lambda certificate: "*" not in certificate.hosts)
     pairs = [(certificate.private_key, certificate.certificate_chain) for certificate in ordered]
     return grpc.ssl_server_certificate_configuration(pairs, ordered[0].client_ca or None)

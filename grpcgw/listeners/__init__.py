@@ -1,1 +1,1 @@
-"""The data ports: which are open, and what becomes of them when the configuration changes."""
+"""The data ports: which are open, and how they change with the configuration."""

@@ -1,6 +1,6 @@
-"""The data ports: which the command line or the Listeners ask for, decided once for all workers, and held bound.
+"""The data ports of the command line or the Listeners: chosen once for all workers, and held bound.
 
-Workers share a port by SO_REUSEPORT. A second gateway would share it too, by mistake, if nobody checked first.
+Workers share a port by SO_REUSEPORT. Without a check, a second gateway would share it too, by mistake.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DataPorts:
             self._held.release()
             raise
         self.faults: tuple[PortFault, ...] = ()
-        """Why ports of the last `bind` cannot be opened, or that it has none."""
+        """Why ports of the last `bind` cannot be opened."""
 
     def bind(self, snapshot: Snapshot) -> tuple[Listener, ...]:
         """Hold the ports that `snapshot` asks for. Returns those to open; `faults` has the others."""
@@ -87,7 +87,7 @@ class DataPorts:
         return listener if listener.certificates else replace(listener, certificates=(self._self_signed,))
 
     def release(self) -> None:
-        """Give all ports back."""
+        """Release all ports."""
         self._held.release()
 
 
@@ -113,7 +113,7 @@ class HeldPorts:
         return number
 
     def release(self, keep: Collection[int] = ()) -> None:
-        """Give back all but `keep`."""
+        """Release all ports but `keep`."""
         for number in self._sockets.keys() - set(keep):
             self._sockets.pop(number).close()
 

@@ -1,8 +1,8 @@
 """Admission of requests: refuses those whose `:path` or `:authority` can be read in several ways. Pure.
 
-A request that is refused here reaches no matching, policy, metric or pod. A path that two readers take apart in
-different ways (`//a.B/C`, `/a.B/%43`, `/a.B/../x.Y/C`) gets past rules about paths, and one with bytes that HTTP/2
-forbids makes a strict pod close the connection that other clients' RPCs are on.
+A request that is refused here reaches no matching, policy, metric or pod. A path that two readers parse in different
+ways (`//a.B/C`, `/a.B/%43`, `/a.B/../x.Y/C`) gets past rules about paths, and one with bytes that HTTP/2 forbids makes
+a strict pod close the connection that other clients' RPCs are on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BAD_AUTHORITY = Deny(Reason.BAD_AUTHORITY, "the :authority is no host with an o
 
 
 def admit(request: Request) -> None:
-    """Say in `request` why it is refused, where it is; of its path only what can be shown is kept then."""
+    """Set `refusal` of `request` if it is refused, and reduce its path to printable text."""
     refusal = find_fault(request.path, request.authority)
     if refusal is not None:
         request.refusal = refusal

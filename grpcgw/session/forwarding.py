@@ -40,8 +40,8 @@ def forward_request(metadata: Metadata, peer: Peer, tls: bool) -> Metadata:
     """The client's metadata as the pod gets it, with what Envoy sets by default. `tls`: it came in over TLS.
 
     The address of the connection is appended to `x-forwarded-for`. A request id is made where there is none; one that
-    comes from an external client is replaced. `x-forwarded-proto` says how the RPC came in, unless a proxy before the
-    gateway is believed to know. The Module may say otherwise of all three (`clients`).
+    comes from an external client is replaced. `x-forwarded-proto` says how the RPC arrived, unless a trusted proxy
+    before the gateway set it. The Module may change all three (`clients`).
     """
     kept = []
     forwarded_for = proto = ""
@@ -75,7 +75,7 @@ def trim(metadata: Metadata) -> Metadata:
 
     RFC 9113, 8.2.1 forbids them, and a strict peer ends the whole connection over one. Bytes of `-bin` keys stay.
     """
-    # Of most requests there is nothing to trim; that is seen in 0.1 us for each value.
+    # Most requests need no trimming; the check takes 0.1 us for each value.
     if not [True for _, value in metadata if value.strip() != value]:
         return metadata
     return tuple((name, value.strip(" \t") if isinstance(value, str) else value) for name, value in metadata)
@@ -84,7 +84,7 @@ def trim(metadata: Metadata) -> Metadata:
 def forward_response(metadata: Metadata) -> Metadata:
     """A pod's initial metadata or trailers as the client gets them: without the headers of the connection to the pod.
 
-    Nor with values that grpc core refuses to send: it would make INTERNAL of whatever the pod answered.
+    Values that grpc core refuses to send are dropped too: it would turn the pod's answer into INTERNAL.
     """
     if not metadata:
         return metadata

@@ -1,4 +1,4 @@
-"""What follows a failed try: another one, or the status that the client gets.
+"""Decides after a failed try: another try, or the status that the client gets.
 
 Another try follows by the Mapping's `retry_policy`, and once, on another pod, where a try provably reached no pod. Made
 when a try fails; an RPC whose first try succeeds has none of this.

@@ -81,7 +81,7 @@ class PolicyRpc:
         return self._call is None
 
     def cancel(self) -> None:
-        """Nobody waits for the answer any more. Its status still arrives, and is counted."""
+        """Cancel: the answer is no longer needed. Its status still arrives, and is counted."""
         self._cancelled = True
         if self._attempt is not None and self._status is None:
             self._attempt.cancel()

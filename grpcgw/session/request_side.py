@@ -1,7 +1,7 @@
 """The request side of an RPC: reads the client's messages one at a time and forwards them to the current try.
 
-It keeps the opening (first message and half-close) for another try until the RPC is committed to one pod, and accounts
-for large messages against what the client may make this worker hold.
+It keeps the opening (first message and half-close) for another try until the RPC is committed to one pod, and counts
+large messages against the client's limit in this worker.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RequestSide:
 
     @property
     def began(self) -> bool:
-        """Something of the request was read."""
+        """A part of the request was read."""
         return self.half_closed or self.count > 0
 
     def read(self, call: Call) -> None:
@@ -65,13 +65,13 @@ class RequestSide:
             self.first = message
 
     def uncounted_bytes(self) -> int:
-        """Bytes read since this was last asked."""
+        """Bytes read since the last call."""
         uncounted = self.size_bytes - self.counted_bytes
         self.counted_bytes = self.size_bytes
         return uncounted
 
     def opening(self) -> Opening:
-        """What goes out together with the request headers: what is here of the first message and the half-close."""
+        """The opening that goes out with the request headers: first message and half-close, if they have arrived."""
         if self.count == 1:
             self.pending = None
         return Opening(self.first, self.half_closed)

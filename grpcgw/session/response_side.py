@@ -44,7 +44,7 @@ class ResponseSide:
         self.size_bytes += len(message)
 
     def uncounted_bytes(self) -> int:
-        """Bytes read since this was last asked."""
+        """Bytes read since the last call."""
         uncounted = self.size_bytes - self.counted_bytes
         self.counted_bytes = self.size_bytes
         return uncounted

@@ -70,7 +70,7 @@ class Serving:
         self.rpc_log: RpcLog | None = None
         """Set before the first snapshot; None: nothing is logged."""
         self.reflection: DescriptorIndex | None = None
-        """What is known of the pods' services; None: the gateway has no reflection service."""
+        """Descriptors of the pods' services; None: the gateway has no reflection service."""
         self._routing = NO_ROUTES
         self._binder = RouteBinder(self.clusters, self.counters.count_in_flight, catalogue)
         self._applying = threading.Lock()
@@ -84,7 +84,7 @@ class Serving:
     def route(
         self, path: str, authority: str = "", metadata: Metadata = (), port: PortView = SOME_PORT
     ) -> Target | Deny:
-        """Where an RPC goes, or why it goes nowhere."""
+        """The targets of an RPC, or its refusal."""
         routing = self._routing
         if self.draining or port.closing or routing.rules is not None:
             admitted = self._admit(routing, authority, metadata, port)
@@ -160,7 +160,9 @@ class Serving:
         self.max_metadata_bytes = min(largest, rules.max_metadata_bytes or largest)
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet, now_s: float) -> None:
-        """These are the ready pods of `cluster` from the next RPC on. May come before the snapshot that names it."""
+        """Use `endpoints` as the ready pods of `cluster` from the next RPC on. May come before the snapshot that names
+        it.
+        """
         self.clusters.set_endpoints(cluster, endpoints, now_s)
 
     def refresh(self, now_s: float) -> tuple[Pod, ...]:

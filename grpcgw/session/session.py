@@ -238,7 +238,7 @@ class Session(Relay):
             self._coalescing_ended(now_s)
 
     def on_sweep(self, now_s: float) -> None:
-        """Called from time to time: ends an RPC that was quiet for too long or is past its deadline."""
+        """Called from time to time: ends an RPC that was idle for too long or is past its deadline."""
         target, attempt, client_s = self._target, self._try, self._request.deadline_s
         if self.finished or target is None:
             return
@@ -278,7 +278,7 @@ class Session(Relay):
             self._finish_own(follows, now_s)
 
     def _try_again(self, last: Pod, again: Again, now_s: float) -> None:
-        """Drop the try that failed; the client gets nothing of it."""
+        """Drop the failed try; no part of it reaches the client."""
         self._try = None
         if again.delay_s is None:
             self._open(now_s, avoid=last)

@@ -146,7 +146,7 @@ class Copy:
         call, request, target = self._call, self._request, self._shadow.target
         if call is None or request is None:
             return
-        self._call = self._request = None  # a copy that outlives the original keeps nothing of it
+        self._call = self._request = None  # a copy that outlives the original must not hold its objects
         pod = self._admit(request, now_s)
         if pod is None:
             return

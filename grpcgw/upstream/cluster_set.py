@@ -142,7 +142,7 @@ class ClusterSet:
     # --- pods and connections change
 
     def set_endpoints(self, name: str, endpoints: EndpointSet, now_s: float) -> None:
-        """These are the ready pods of cluster `name` from the next RPC on. May come before the snapshot with it."""
+        """Use `endpoints` as the ready pods of cluster `name` from the next RPC on. May come before its snapshot."""
         with self._lock:
             self._endpoints[name] = endpoints
             if name in self._clusters:

@@ -1,8 +1,8 @@
 """GC tuning: pause during bulk allocation, freeze long-lived objects.
 
-A collection walks all live objects and stops every thread meanwhile. With thousands of Mappings one walk takes tenths
-of a second, and building them starts several. Nothing here takes effect before `enable`: a program that embeds the
-gateway keeps its own garbage collector settings.
+A collection walks all live objects and stops every thread until it is done. With thousands of Mappings one walk takes
+tenths of a second, and building them starts several. Nothing here takes effect before `enable`: a program that embeds
+the gateway keeps its own garbage collector settings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def enable() -> None:
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """No collection in this process meanwhile: for work that allocates many objects that stay."""
+    """Pause collections in this process: for work that allocates many long-lived objects."""
     was_on = _enabled and gc.isenabled()
     if was_on:
         gc.disable()

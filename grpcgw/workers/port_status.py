@@ -128,4 +128,4 @@ class PortStatus:
 
 
 def _ignore() -> None:
-    """Nobody follows the changes yet."""
+    """Used until a callback is set."""

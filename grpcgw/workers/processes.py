@@ -22,7 +22,7 @@ from grpcgw.workers.slot import WorkerSlot
 log = logging.getLogger(__name__)
 
 COLLECT_EVERY_S = 1.0
-"""How often counters are collected even if nobody asks, so that a worker that dies leaves its counters behind."""
+"""Interval of collecting counters without a request, so that a worker that dies leaves its counters behind."""
 
 
 class WorkerProcesses:

@@ -38,7 +38,7 @@ from grpcgw.workers.worker_stderr import WorkerStderr, open_pipe, operator_sets_
 log = logging.getLogger(__name__)
 
 LOG_DESCRIPTOR = 2
-"""Where the gateway's own log goes, that of its workers as well."""
+"""Descriptor of the gateway's own log and of its workers'."""
 
 REPORT_S = 0.5
 """How long to wait for a report; a worker that does not answer in time is shown with its last one."""
@@ -73,7 +73,7 @@ class WorkerSlot:
         """The counters of all processes that ended."""
         self._last: WorkerReport | None = None
         self._counted: WorkerReport | None = None
-        """What becomes `_former` should the process die now; it also has pods that left meanwhile."""
+        """Becomes `_former` if the process dies now; it also has pods that left since its start."""
         self.draining = False
         self.restarts = 0
         self._stderr = WorkerStderr(number)
@@ -98,7 +98,7 @@ class WorkerSlot:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _run_once(self, processes: asyncio.TaskGroup) -> None:
-        """Start a process and talk to it while its socket is open; it may then still finish its RPCs."""
+        """Start a process and serve its socket until it closes; the process may then still finish its RPCs."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:

@@ -162,7 +162,7 @@ class Worker:
         self._engine.ports.retire(listeners)
         if self._access_log is not None:
             self._access_log.log_format = snapshot.access_log or own_format(self._plan)
-        # Rules of Hosts and Listeners go by the ports that this worker opens.
+        # Rules of Hosts and Listeners depend on the ports that this worker opens.
         self._engine.serving.apply(replace(snapshot, listeners=listeners), time.monotonic())
         first = not self._started
         if first:
@@ -278,7 +278,7 @@ def main() -> None:
         with contextlib.suppress(OSError):  # already so
             connection.shutdown(socket.SHUT_RD)
 
-    # Somebody else ends this worker: it finishes its RPCs, and the control process replaces it meanwhile.
+    # Another process ends this worker: it finishes its RPCs while the control process starts its replacement.
     signal.signal(signal.SIGTERM, stop_reading)
     commands = read_messages(connection)
     configure = next(commands, None)

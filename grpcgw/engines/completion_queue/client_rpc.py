@@ -46,7 +46,7 @@ class RpcEngine(Protocol):
 
     serving: Serving
     timers: dict[ClientRpc, tuple[float, Timer]]
-    """When the timer of an RPC expires, and what it is for. Changed under the RPC's lock."""
+    """Expiry and purpose of an RPC's timer. Changed under the RPC's lock."""
 
     coroutines: CoroutineLoop
 
@@ -173,8 +173,8 @@ class ClientRpc(AttemptOwner):
             if not event.success:  # not a half-close: a message that core refuses, `_on_closed` follows
                 self.session.on_message_refused()
             elif message is None and not self._asked_again:
-                # A half-close, or a client that is gone: core says the same of both. It closes a stream that is cut
-                # off in one step, so that what it answers to a second question comes after `_on_closed`.
+                # A half-close, or a client that is gone: core reports both alike. It closes a stream that is cut off in
+                # one step, so that its answer to a second read comes after `_on_closed`.
                 self._asked_again = True
                 self.read()
             else:
@@ -193,8 +193,9 @@ class ClientRpc(AttemptOwner):
             self.release()
 
     def release(self) -> None:
-        """Let go of what is over. Without it the objects of an RPC hold each other until the garbage collector runs,
-        and grpc core counts a call as an open stream for as long."""
+        """Break the reference cycle of an RPC that is over. Without it its objects live until the garbage collector
+        runs, and grpc core counts a call as an open stream for as long.
+        """
         if self._closed:
             self._call = None
             if self.attempt is not None and self.attempt.over:

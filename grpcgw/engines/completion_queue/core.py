@@ -10,9 +10,9 @@ import os
 from typing import Any
 
 # Must be set before grpc is imported. With the event engine off, the thread that waits on a queue does its socket I/O
-# as well: about a third less CPU per RPC (docs/performance.md). The backup poller notices what happens to a
-# connection while no RPC is on it; its default of 5 s would leave a dead pod in the picker for as long.
-# None of this is for a program that embeds the gateway, which never imports this module.
+# as well: about a third less CPU per RPC (docs/performance.md). The backup poller watches
+# connections without RPCs; its default of 5 s would leave a dead pod in the picker for as long.
+# A program that embeds the gateway is not affected: it never imports this module.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")
 os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "200")
 

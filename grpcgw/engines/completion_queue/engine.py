@@ -34,10 +34,10 @@ from grpcgw.upstream.pod import Connection, close_connections
 log = logging.getLogger(__name__)
 
 REFRESH_S = 0.05
-"""How often connections are looked at; faster (COALESCE_WINDOW_S) while some are still connecting."""
+"""Interval of checking connections; shorter (COALESCE_WINDOW_S) while some are still connecting."""
 KNOWN_PEERS = 4096
 CUT_OFF_S = 1.0
-"""How long an RPC that was ended because its port closes may take to be over, before core cuts it off."""
+"""Time for an RPC that was ended because its port closes to be over, before core cuts it off."""
 
 
 class CompletionQueueEngine:
@@ -169,7 +169,7 @@ class CompletionQueueEngine:
                 continue
             try:
                 event.tag(event)
-            except Exception:  # the thread serves every RPC: nothing one of them does may end it
+            except Exception:  # the thread serves every RPC: an exception of one must not end it
                 contain(event.tag)
 
     # --- housekeeping
@@ -210,7 +210,7 @@ class CompletionQueueEngine:
                 rpc.expire(due, now_s)
 
     def _refresh(self, now_s: float) -> bool:
-        """Whether every connection has come to rest."""
+        """Whether every connection is either established or has failed."""
         close_connections(self.serving.refresh(now_s))
         self._see_ports_out(now_s)
         settled = self.serving.clusters.settled()

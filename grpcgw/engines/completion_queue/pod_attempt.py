@@ -61,7 +61,7 @@ class PodAttempt:
         self._deadline_s, self._since_s = deadline_s, since_s
         self._call: Any = None
         self._answered = False
-        """Headers were reported before the status: the pod's, if nothing else shows whose."""
+        """Headers were reported before the status: the status is the pod's, unless there is other proof."""
         self.over = False
 
     def open(self, path: bytes, authority: bytes, metadata: Metadata, deadline_s: float | None, first: Opening) -> None:
@@ -145,11 +145,11 @@ class PodAttempt:
                 owner.release()
 
     def _cause(self, status: Status, now_s: float) -> Reason | None:
-        """Why core ended the call, where it provably was core: the status comes before headers, or without any.
+        """Why core ended the call, if it provably was core: the status comes before headers, or without any.
 
-        Core reports a pod's headers when it has read them, and its status after them. A call that core ends itself
-        it gives a status first, and then, for the headers that never came, an empty list; nothing, where the call never
-        got as far as a stream. All come through one queue, in that order.
+        Core reports a pod's headers when it has read them, and its status after them. If core ends a call itself, it
+        reports the status first and then, for the headers that never came, an empty list, or nothing if the call never
+        became a stream. All events come through one queue, in that order.
         """
         if self._connection.closing and POD_LEFT in status.details:
             return Reason.CONNECTION_LOST

@@ -85,7 +85,7 @@ class PodConnection:
             event = next_event()
             try:
                 event.tag(event)
-            except Exception:  # the thread serves every RPC on this pod: nothing one of them does may end it
+            except Exception:  # the thread serves every RPC on this pod: an exception of one must not end it
                 self._contain(event.tag)
         # Despite its name this is the close that cancels running calls and takes their events in this thread.
         self._channel.close_on_fork(UNAVAILABLE, POD_LEFT)

@@ -34,7 +34,7 @@ from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
 
 NO_DEADLINE_S = 1e9
-"""A remaining time beyond this is grpcio's way to say that there is no deadline."""
+"""grpcio reports "no deadline" as a remaining time beyond this."""
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 """grpc.aio takes numbers as well, but UNAUTHENTICATED's for one it does not know."""
 
@@ -113,8 +113,8 @@ class ClientRpc(AttemptOwner):
         try:
             message = await self._context.read()
             if message is grpc.aio.EOF:
-                # A half-close, or a client that is gone: core says the same of both. It closes a stream that is cut
-                # off in one step, so that grpc.aio cancels `serve` before it answers a second question.
+                # A half-close, or a client that is gone: core reports both alike. It closes a stream that is cut off in
+                # one step, so that grpc.aio cancels `serve` before it answers a second read.
                 message = await self._context.read()
         except RPC_ENDED:
             return  # `serve` ends as well

@@ -1,8 +1,7 @@
 """The generic-handler engine, on grpcio's public API: sessions driven by a `grpc.GenericRpcHandler` of `grpc.aio`.
 
-Slower than the completion-queue engine, and for those who cannot or will not use grpcio's private parts. `loop_proxy`
-also is how grpcgw is embedded in another `grpc.aio` server. What the public API hides it cannot do: the client's
-`:authority` is not visible to a handler (docs/data-plane.md).
+Slower than the completion-queue engine, but without grpcio's private parts. `loop_proxy` also embeds grpcgw in another
+`grpc.aio` server. The public API does not show the client's `:authority` to a handler (docs/data-plane.md).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.held_messages import HeldMessages
 
 CUT_OFF_S = 1.0
-"""How long an RPC that was ended because its port closes may take to be over, before grpc cuts it off."""
+"""Time for an RPC that was ended because its port closes to be over, before grpc cuts it off."""
 
 
 class GenericHandlerEngine:

@@ -1,7 +1,7 @@
 """Keeps a `grpc.aio` server running: starts another when one dies. Everything is in one event loop.
 
 A server of grpc.aio ends for good when one request has a path that is not UTF-8: its accepting coroutine raises, and
-nothing in the public API keeps such a request away. RPCs on the dead server go on meanwhile.
+the public API cannot refuse such a request. RPCs on the dead server continue.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ MakeServer = Callable[[], Awaitable[grpc.aio.Server]]
 
 class LastingServer:
     def __init__(self, name: str, make: MakeServer, grace_s: float) -> None:
-        """`make` returns a server that is started, on the same ports each time; it raises where it cannot.
-        `grace_s`: how long RPCs on a server that died may go on."""
+        """`make` starts and returns a server, on the same ports each time; it raises if it cannot. `grace_s`: how long
+        RPCs on a dead server may continue.
+        """
         self._name, self._make, self._grace_s = name, make, grace_s
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -83,7 +84,7 @@ class LastingServer:
 
 
 async def _end(server: grpc.aio.Server, grace_s: float) -> None:
-    with contextlib.suppress(Exception):  # the first call to stop a dead server raises what it died of
+    with contextlib.suppress(Exception):  # the first call to stop a dead server raises the exception that ended it
         await server.stop(grace_s)
         return
     await server.stop(grace_s)

@@ -66,7 +66,7 @@ class LoopProxy:
         self._house: asyncio.Task[None] | None = None
 
     def handler(self, port: PortView | None = None) -> grpc.GenericRpcHandler:
-        """For a `grpc.aio` server that runs in this loop. Without `port` the RPCs come in by another program's port."""
+        """For a `grpc.aio` server that runs in this loop. Without `port`, RPCs arrive on another program's port."""
         return _Handler(self, port)
 
     async def start(self, settle_s: float) -> None:
@@ -117,7 +117,7 @@ class LoopProxy:
         return task
 
     def see_port(self, context: Any) -> PortView:
-        """The port of an RPC that came in by another program's port."""
+        """The port of an RPC that arrived on another program's port."""
         return _SOME_TLS_PORT if context.auth_context().get("transport_security_type") == [b"ssl"] else SOME_PORT
 
     async def serve(self, port: PortView, path: str, metadata: Metadata, context: Any) -> None:

@@ -26,13 +26,13 @@ from grpcgw.session.forwarding import is_sendable
 log = logging.getLogger(__name__)
 
 WRITE_FAILED = "Internal error from Core"
-"""grpc.aio's words for an RPC that was over before a message was written."""
+"""grpc.aio's text for an RPC that was over before a message was written."""
 LOST_STATUS_S = 1.0
 """How long after a write that failed the pod's own status may still come."""
 LOST_STATUS_TURNS = 20
 """Parts of that time, each waited for by itself: while the loop is held up, at most one of them passes."""
 RPC_ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError)
-"""What grpc.aio raises for reading or writing on an RPC that is over; its status comes another way."""
+"""Exceptions of grpc.aio for a read or write on an RPC that is over; its status is reported separately."""
 
 
 class AttemptOwner:
@@ -65,7 +65,7 @@ class AttemptOwner:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What a try says before its messages. `deadline_s` is monotonic."""
+    """The opening of a try, before its messages. `deadline_s` is monotonic."""
 
     path: str
     authority: str
@@ -82,8 +82,8 @@ class Outgoing:
 class PodAttempt:
     """One try on one pod.
 
-    Nothing in grpcio's public API proves that a pod did not see an RPC. So what is not connected is given no RPC: it
-    waits here, where it provably went nowhere.
+    Nothing in grpcio's public API proves that a pod did not see an RPC. So a channel that is not connected gets no RPC:
+    the RPC waits here, where it provably reached no pod.
     """
 
     def __init__(self, owner: AttemptOwner, connection: PodConnection, outgoing: Outgoing) -> None:
@@ -94,7 +94,7 @@ class PodAttempt:
         self._since_s = time.monotonic()
 
     def begin(self, first: Opening) -> None:
-        """Raises ConnectionError if the connection was closed meanwhile."""
+        """Raises ConnectionError if the connection was closed in the meantime."""
         if self._connection.connectivity(self._outgoing.authority) is PodState.READY:
             self._start(first)
         else:
@@ -187,8 +187,8 @@ class PodAttempt:
         """Called for each status grpc.aio gives the RPC.
 
         A write that fails because the pod has ended the RPC gives it one too, before or after the pod's: it must be
-        read before the next replaces it, and only the pod's counts. Once in thousands that never comes. Where nothing
-        is being written these are the pod's own words.
+        read before the next replaces it, and only the pod's counts. Once in thousands the pod's status never comes. If
+        nothing is being written, the status is the pod's own.
         """
         status = _result(self._read_status())
         is_writing = self._sending is not None and not self._sending.done()
@@ -230,7 +230,7 @@ class PodAttempt:
 
 
 def _result(coroutine: Coroutine[Any, Any, Status]) -> Status:
-    """What a coroutine returns that has nothing to wait for."""
+    """The result of a coroutine that has nothing to wait for."""
     try:
         coroutine.send(None)
     except StopIteration as returned:

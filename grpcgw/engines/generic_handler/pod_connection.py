@@ -31,9 +31,8 @@ Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[None]"]
 
 
 class PodConnection:
-    """The channels to one pod, made in the engine's loop when they are first looked at.
-
-    One for each `:authority` that Mappings ask for: the public API takes no authority per call.
+    """The channels to one pod, made in the engine's loop on first use. One for each `:authority` that Mappings set: the
+    public API takes no authority per call.
     """
 
     def __init__(self, address: str, max_metadata_bytes: int, settings: ConnectionSettings, spawn: Spawn) -> None:
