@@ -15,8 +15,9 @@ from grpcgw.model.objects import KubeObject
 
 API_GROUP = "getambassador.io"
 VERSIONS = ("v3alpha1", "v2", "v1")
-"""In order of preference. A cluster serves the same objects in all of its versions, so one is read. The newest holds
-most: Ambassador's conversion to v2 flattens some fields, and Ambassador 4 converts nothing unless configured to."""
+"""In order of preference. A cluster serves the same objects in all of its versions, so one is read. The newest loses
+least: Ambassador's conversion to v2 flattens some fields, and Ambassador 4 converts nothing unless configured to.
+"""
 
 
 def _watch(kind: str, plural: str) -> WatchedKind:
@@ -24,7 +25,7 @@ def _watch(kind: str, plural: str) -> WatchedKind:
 
 
 def _watch_guard(kind: str, plural: str) -> WatchedKind:
-    """A kind that decides on calls. Where it is installed it must be read: without the right no call is served."""
+    """A kind that decides on calls. If it is installed it must be read: without that right no call is served."""
     return replace(_watch(kind, plural), rare=True)
 
 

@@ -1,6 +1,6 @@
-"""Reads certificates, private keys and authorities from Secrets or files, and checks them.
+"""Reads certificates, private keys and CA certificates from Secrets or files, and checks them.
 
-Private keys pass through here; no message holds one, nor anything else that was read.
+Private keys pass through here: no message contains a key or any other content.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CURVES = {"secp256r1", "secp384r1", "secp521r1"}
 
 
 class InvalidCertificate(GrpcgwError):
-    """What should be a certificate cannot be used; the message says why, without a word of its content."""
+    """A certificate cannot be used; the message says why, without any content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class KeyPair:
     """A checked certificate chain (leaf first) and its private key, as PEM."""
 
     chain: bytes
-    """Certificates and nothing else, whatever stood beside them."""
+    """Certificates only; other PEM blocks are dropped."""
     private_key: bytes = field(repr=False)
     expires_at: datetime
     """Of the leaf, with time zone UTC."""
@@ -97,7 +97,7 @@ def _load_private_key(pem: bytes, name: str) -> bytes:
 
 
 def _is_usable(key: PrivateKeyTypes) -> bool:
-    """Whether grpc core's BoringSSL can serve it: with another the whole port would stay shut."""
+    """Whether grpc core's BoringSSL can serve it: otherwise the whole port would not open."""
     if isinstance(key, RSAPrivateKey):
         return key.key_size >= _LEAST_RSA_BITS
     if isinstance(key, EllipticCurvePrivateKey):

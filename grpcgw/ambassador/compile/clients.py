@@ -24,7 +24,7 @@ LARGEST_METADATA_KB = 64
 
 
 def compile_client_rules(config: ModuleConfig, findings: Findings) -> ClientRules:
-    """What `config` says of clients; errors are in `findings`, and leave out only what they speak of."""
+    """The client rules of `config`; errors are in `findings`, and leave out only the value with the error."""
     allow = None if config.ip_allow is None else tuple(_read_rules(config.ip_allow, findings, "ip_allow"))
     deny = tuple(_read_rules(config.ip_deny or (), findings, "ip_deny"))
     if config.ip_allow and config.ip_deny:

@@ -1,7 +1,7 @@
 """The host names that are refused while a Host or TLSContext is left out for its errors.
 
-The error may be in what restricts callers, so no wider Host and no other certificate serves those names. If the names
-of the object cannot be read, every name is refused.
+The error may be in a field that restricts callers, so no wider Host and no other certificate serves those names. If the
+names of the object cannot be read, every name is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ClosedNames:
 
     policies: tuple[HostPolicy, ...]
     every_name: bool = False
-    """Its names cannot be read: its one policy is for every name, and wins over every other Host."""
+    """Its names cannot be read: its one policy is for every name, and takes precedence over every other Host."""
 
     def describe(self) -> str:
         return "any name" if self.every_name else ", ".join(str(policy.host or "*") for policy in self.policies)
@@ -48,7 +48,7 @@ def close_everything(by: str = "a file that cannot be read") -> ClosedNames:
 
 
 def close_tls_module(obj: KubeObject) -> ClosedNames | None:
-    """A Module `tls`, which was a TLSContext for every name: refuses all if it may require client certificates."""
+    """A Module `tls`, a TLSContext for every name: refuses all if it may require client certificates."""
     spec = raw_spec(obj)
     config = spec.get("config", spec) if isinstance(spec, Mapping) else spec
     client = config.get("client") if isinstance(config, Mapping) else config
@@ -72,7 +72,7 @@ def close_host(obj: KubeObject) -> ClosedNames:
 
 
 def close_context(obj: KubeObject) -> ClosedNames:
-    """The names in its `hosts`. A TLSContext without is used only by the Hosts and Mappings that name it."""
+    """The names in its `hosts`. A TLSContext without `hosts` is used only by Hosts and Mappings that name it."""
     spec = raw_spec(obj)
     given = spec.get("hosts") if isinstance(spec, Mapping) else None
     if isinstance(given, str):

@@ -15,7 +15,7 @@ from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
 T = TypeVar("T")
 
 Build = Callable[[KubeObject, Findings], T | None]
-"""Gives one object its meaning: None, or errors among the findings, where it has none."""
+"""Compiles one object; None, or errors in the findings, if it cannot be compiled."""
 
 SERVES_ON = "the last good version keeps serving"
 LEFT_OUT = "left out"
@@ -31,8 +31,9 @@ class Generations:
         self.problems: list[Problem] = []
 
     def serve(self, obj: KubeObject, build: Build[T], left_out: str = LEFT_OUT) -> T | None:
-        """What `build` makes of the object or, where that fails, of its last good version; None if neither will do:
-        `left_out` says what follows."""
+        """The result of `build` for the object or, if that fails, for its last good version; None if both fail:
+        `left_out` says the consequence.
+        """
         findings = Findings(obj)
         built = build(obj, findings)
         if built is not None and not findings.rejected:
@@ -45,12 +46,12 @@ class Generations:
         return former
 
     def serve_earlier(self, key: ObjectKey, build: Build[T]) -> T | None:
-        """What `build` makes of the last good version today. What it finds there was reported when it was new."""
+        """The result of `build` for the last good version now. Its problems were reported when it was new."""
         self.last_good.pop(key, None)
         earlier = self.earlier.get(key)
         if earlier is None:
             return None
-        # Kept even where it does not compile today: what it misses (a resolver, say) may come back.
+        # Kept even if it does not compile now: an object that it needs (a resolver, say) may come back.
         self.last_good[key] = earlier
         findings = Findings(earlier)
         built = build(earlier, findings)

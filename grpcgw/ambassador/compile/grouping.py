@@ -19,7 +19,7 @@ _FULL = 100
 
 
 class GroupKey(NamedTuple):
-    """What makes two Mappings one group: the texts they ask for, not how these are compared (see `core`)."""
+    """Key of a group: the texts that its Mappings match, not how these are compared (see `core`)."""
 
     prefix: str
     host: str
@@ -57,16 +57,16 @@ class GroupMember:
     matching: Matching
     destination: Destination
     weight: int | None = None
-    """None: a share of what the weighted ones leave. Of a shadow: percent of the calls to copy, 100 by default."""
+    """None: a share of the rest to 100. Of a shadow: percent of the calls to copy, 100 by default."""
     shadow: bool = False
     redirect: bool = False
-    """Its calls go nowhere; `destination` names the Mapping and no cluster."""
+    """A redirect: its calls are refused; `destination` names the Mapping and no cluster."""
     sticky_header: str = ""
     created: str = ""
     own_core: Mapping[str, object] | None = None
     """The fields a newcomer to a group must agree in, as far as it sets them, as they were written."""
     default_core: Mapping[str, object] | None = None
-    """What the first of a group is compared by where it does not set them itself."""
+    """Values by which the first member of a group is compared in fields that it does not set itself."""
     own_header: HeaderAdd | None = None
     """A header added to the calls of this Mapping alone."""
 
@@ -86,14 +86,14 @@ def _seniority(member: GroupMember) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """Why a Mapping cannot be in its group as it is; `path` is the field to look at."""
+    """Why a Mapping cannot be in its group; `path` is the field to change."""
 
     message: str
     path: tuple[str, ...]
 
 
 def find_complaints(members: Sequence[GroupMember]) -> dict[int, Complaint]:
-    """What is wrong with which member. The first sets the terms: who disagrees with it is a newcomer."""
+    """The problems of members. Later members must agree with the first."""
     complaints: dict[int, Complaint] = {}
     first, sticky, shadow = members[0], "", ""
     redirects = next((member.redirect for member in members if not member.shadow), False)
@@ -142,7 +142,7 @@ def _compare(first: GroupMember, newcomer: GroupMember) -> Complaint | None:
 
 
 def _refuse_redirect(first: GroupMember, newcomer: GroupMember) -> Complaint:
-    """Calls go nowhere or somewhere: Ambassador has at most one redirect in a group, too."""
+    """A redirect and a destination exclude each other: Ambassador too has at most one redirect in a group."""
     return Complaint(
         f"cannot accept {newcomer.destination.label} beside {first.destination.label}: one Mapping that redirects takes"
         " all calls of its group",

@@ -24,7 +24,7 @@ Groups = dict[GroupKey, list[GroupMember]]
 def choose_mappings(
     mappings: Iterable[KubeObject], build: Build[CompiledMapping], generations: Generations
 ) -> tuple[ServingMappings, Groups]:
-    """The Mappings that serve, and the groups they are in, none with a complaint."""
+    """The Mappings that serve, and their groups, all without complaints."""
     by_key = {obj.key: obj for obj in mappings}
     serving: ServingMappings = {}
     for key, obj in by_key.items():
@@ -45,9 +45,9 @@ def choose_mappings(
 def _settle(
     serving: ServingMappings, build: Build[CompiledMapping], generations: Generations
 ) -> tuple[Groups, dict[ObjectKey, Complaint]]:
-    """Put the members of groups that do not fit back to their last good versions, or take them out of `serving`.
+    """Replace members that do not fit their groups by their last good versions, or remove them from `serving`.
 
-    One step back is tried: who does not fit in the former version either is taken out. Returns what is wrong with each.
+    Only one step back is tried: a Mapping whose former version does not fit either is removed. Returns their problems.
     """
     groups = _group(serving)
     complaints = _find_complaints(groups)
@@ -58,7 +58,7 @@ def _settle(
             del serving[key]
         else:
             serving[key] = former
-    while complaints:  # each round but the first takes one out at least
+    while complaints:  # each round but the first removes at least one
         groups = _group(serving)
         complaints = _find_complaints(groups)
         for key, complaint in complaints.items():
@@ -81,7 +81,7 @@ def _find_complaints(groups: Groups) -> dict[ObjectKey, Complaint]:
 
 
 def _report_weightless(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
-    """Equal shares are legal, and mostly two files that came by the same prefix."""
+    """Equal shares are legal, but usually two files with the same prefix by mistake."""
     noted: dict[ObjectKey, str] = {}
     for group, members in groups.items():
         sharing = [member for member in members if not member.shadow] if len(members) > 1 else ()
@@ -107,7 +107,7 @@ def _report_lone_shadows(groups: Groups, by_key: Mapping[ObjectKey, KubeObject],
 
 
 def _report_unrouted(groups: Groups, by_key: Mapping[ObjectKey, KubeObject], generations: Generations) -> None:
-    """A sum below 100 is legal, and mostly a slip."""
+    """A sum below 100 is legal, but usually a mistake."""
     totals: dict[ObjectKey, tuple[str, int]] = {}
     for group, members in groups.items():
         serving = [member for member in members if not member.shadow] if len(members) > 1 else ()

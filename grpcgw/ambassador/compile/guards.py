@@ -29,7 +29,7 @@ GUARDING_KINDS = {
     "WebApplicationFirewall": "calls are not inspected",
     "WebApplicationFirewallPolicy": "calls are not inspected",
 }
-"""By kind: what does not happen while grpcgw does not support it."""
+"""By kind: the effect that is missing while grpcgw does not support it."""
 AUTH_MODULE = "authentication"
 """A Module of this name is the AuthService of Ambassador 0.x; later ones read it, too."""
 _PASSING = frozenset({"host", "path", "filters"})
@@ -170,7 +170,7 @@ def _read_rules(given: object) -> tuple[FilterRule, ...] | None:
         return None
     rules = []
     for rule in given:
-        if not isinstance(rule, Mapping) or "precedence" in rule:  # which takes rules out of their order
+        if not isinstance(rule, Mapping) or "precedence" in rule:  # which changes the order of rules
             return None
         host, path = rule.get("host", "*"), rule.get("path", "*")
         if not isinstance(host, str) or not isinstance(path, str):
@@ -192,7 +192,7 @@ def _may_be_host(glob: str, host: HostMatch | None) -> bool:
 
 
 def _may_be_path(glob: str, matching: Matching) -> bool:
-    """Compares what stands before the first wildcard; anything may follow it."""
+    """Compares the text before the first wildcard; anything may follow it."""
     if matching.path.kind is MatchKind.REGEX:
         return True
     found = _LITERAL.match(glob)

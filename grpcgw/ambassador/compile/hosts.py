@@ -54,13 +54,13 @@ class CompiledHost:
     labels: Labels | None
     """Its own, by which a Listener selects it; None: they cannot be read, and may be any."""
     policies: tuple[HostPolicy, ...]
-    """Of one that serves there is one."""
+    """A Host that serves has exactly one."""
     selector: HostSelector | None = None
     certificate: ServerCertificate | None = None
     every_name: bool = False
-    """It is left out, and may speak of any name."""
+    """It is left out, and may be for any name."""
     asks_tls: bool = True
-    """It names a certificate, or may do so where it is left out."""
+    """It names a certificate, or may name one if it is left out."""
     asks_clear_text: bool = False
     """It has `action: Route`: calls in clear text are served."""
 
@@ -71,7 +71,7 @@ Contexts = Mapping[ObjectKey, TLSContext | ClosedNames]
 def compile_hosts(
     objects: Iterable[KubeObject], contexts: Contexts, secrets: Secrets, generations: Generations
 ) -> tuple[CompiledHost, ...]:
-    """Those that are left out as well, which serve nobody."""
+    """Including those that are left out, which serve no calls."""
 
     def build(obj: KubeObject, findings: Findings) -> CompiledHost | None:
         return _build(obj, contexts, secrets, findings)
@@ -161,7 +161,7 @@ def _compile_selector(spec: HostSpec, host: HostMatch | None) -> HostSelector | 
 
 
 def _guess_selector(obj: KubeObject, closed: ClosedNames) -> HostSelector | None:
-    """Of a Host that is left out: the Mappings it takes must not serve other names for that."""
+    """For a Host that is left out: the Mappings that it selects must not serve other names instead."""
     spec = raw_spec(obj)
     given = (spec.get("mappingSelector") or spec.get("selector")) if isinstance(spec, Mapping) else None
     if not given or (isinstance(given, Mapping) and not any(given.values())):
@@ -181,7 +181,7 @@ def _compile_policy(spec: HostSpec, host: HostMatch | None, asks_clients: bool, 
             "insecure",
             "action",
         )
-    # Ambassador's default, which does not serve clear text, would be a hole here: it shows no certificates.
+    # By default clear text is served, unless clients must present certificates: in clear text they cannot.
     return HostPolicy(host, clear_text=action == "Route" or (action is None and not asks_clients))
 
 
@@ -199,8 +199,8 @@ def order_policies(
 ) -> tuple[HostPolicy, ...]:
     """One of each host: exact names first, then the longest globs, `*` last, as Envoy finds its virtual hosts.
 
-    Where two Hosts speak of the same name, the stricter counts, and Mappings serve it that one of them takes. `closed`
-    are the names of TLSContexts that are left out. `others`: names of which nobody speaks are served too.
+    If two Hosts have the same name, the stricter counts, and Mappings selected by either serve it. `closed`: the names
+    of TLSContexts that are left out. `others`: names without a Host are served too.
     """
     strictest: dict[HostMatch | None, HostPolicy] = {None: HostPolicy(None)} if others else {}
     speaking: list[CompiledHost | ClosedNames] = [*hosts, *closed]

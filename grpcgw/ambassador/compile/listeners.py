@@ -33,7 +33,7 @@ _TAKES_BOTH = frozenset({("HTTPS",)})
 
 @dataclass(frozen=True, slots=True)
 class Bindable:
-    """What is bound to Listeners."""
+    """Objects bound to Listeners."""
 
     hosts: Sequence[CompiledHost]
     by_contexts: Sequence[ServerCertificate]
@@ -69,7 +69,7 @@ class _Bound:
 def compile_listeners(
     objects: Sequence[KubeObject], bindable: Bindable, generations: Generations, authority_hidden_by: str = ""
 ) -> tuple[Listener, ...] | None:
-    """In the order of their ports; None where there are no Listeners, be they good or bad.
+    """In the order of their ports; None if there are no Listeners, valid or not.
 
     `authority_hidden_by` is as in CompileOptions.
     """
@@ -102,7 +102,7 @@ def compile_listeners(
 
 
 def _is_for_others(obj: KubeObject) -> bool:
-    """Whether it is a port for TCPMappings, which grpcgw has none of."""
+    """Whether it is a port for TCPMappings, which grpcgw does not support."""
     spec = raw_spec(obj)
     protocol, stack = (spec.get("protocol"), spec.get("protocolStack")) if isinstance(spec, Mapping) else (None, None)
     if isinstance(stack, list) and protocol is None:
@@ -117,7 +117,7 @@ def _note_others(obj: KubeObject, generations: Generations) -> None:
 
 
 def _written_port(obj: KubeObject) -> object:
-    """Of a Listener that is left out: nobody takes its port, whom it might have kept out. Else something of its own."""
+    """The port that a left-out Listener claims, so that no other Listener opens it; without a port, its key."""
     spec = raw_spec(obj)
     port = spec.get("port") if isinstance(spec, Mapping) else None
     return port if isinstance(port, int) else obj.key
@@ -217,7 +217,7 @@ def _note_makeshift_certificates(ports: Iterable[_Bound], generations: Generatio
 
 
 def _note_hidden_authority(listener: Listener, engine: str, findings: Findings) -> None:
-    """What a port cannot do whose engine does not know which name is called (`policy.hosts` has the rules)."""
+    """Limits of a port whose engine does not know the called name (`routing.host_rules` has the rules)."""
     reason = f"the {engine} engine does not know the :authority of calls"
     left_out = next((policy.left_out for policy in listener.hosts if policy.left_out), "")
     if left_out:

@@ -26,7 +26,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 _ALIASES = {"stats_name": "v3StatsName", "health_checks": "v3health_checks"}
-"""Names that conversions between Ambassador's versions leave behind, by the fields they stand for."""
+"""Names that conversions between Ambassador's versions leave behind, by the fields they mean."""
 
 _NO_HOST = "_skip_mapping_with_empty_host_"
 """`host` of a v3alpha1 Mapping without hostname that is stored, or asked for, as v2."""

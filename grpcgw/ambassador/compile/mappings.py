@@ -47,7 +47,7 @@ _CORE_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class MappingContext:
-    """What a Mapping's meaning depends on beside itself. Equal contexts give equal Mappings equal meanings."""
+    """Inputs of a Mapping's compilation besides itself. Equal Mappings in equal contexts compile to equal values."""
 
     around: Surroundings
     defaults: Mapping[str, object]
@@ -66,9 +66,9 @@ class MappingContext:
 @dataclass(frozen=True, slots=True)
 class CompiledMapping:
     members: tuple[GroupMember, ...]
-    """One for each host it serves; none where it can match no call."""
+    """One for each host it serves; none if it can match no call."""
     cluster: Cluster | None
-    """None: its calls go nowhere."""
+    """None: its calls have no destination."""
 
 
 def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings) -> CompiledMapping | None:
@@ -153,7 +153,7 @@ def _compile_redirect(
 def _without_pods(
     settings: StructuredSettings, mapping: MergedMapping, cluster: Cluster, findings: Findings
 ) -> StructuredSettings:
-    """What needs to know the pods cannot be had from a resolver that does not; the Module's defaults are for others."""
+    """Report fields that need endpoints which the resolver does not know; the Module's defaults are ignored."""
     name, kind = cluster.resolver_name, cluster.resolver
     if mapping.owns("load_balancer"):
         findings.error(
@@ -236,7 +236,7 @@ def _created(obj: KubeObject) -> str:
 def _check_authority_of_checks(
     settings: StructuredSettings, mapping: MergedMapping, cluster: Cluster, findings: Findings
 ) -> StructuredSettings:
-    """A connection with TLS takes calls for one name alone (grpc core compares it with the certificate's)."""
+    """A TLS connection accepts calls for one name only (grpc core compares it with the certificate's)."""
     check, tls = settings.health_check, cluster.connection.tls
     if check is None or tls is None:
         return settings
@@ -344,7 +344,9 @@ def _note_hidden_authority(members: tuple[GroupMember, ...], engine: str, findin
 
 
 def _spread(member: GroupMember, obj: KubeObject, hosts: tuple[HostSelector, ...]) -> tuple[GroupMember, ...]:
-    """Without a host of its own, a Mapping serves the hosts that select it by its labels; without such, all."""
+    """Without a host of its own, a Mapping serves the Hosts that select it by its labels; without such Hosts, all
+    names.
+    """
     if member.matching.host is not None or not hosts:
         return (member,)
     labels = read_metadata(obj, "labels")

@@ -16,7 +16,7 @@ from grpcgw.model.request_path import PATH_CHARACTER
 
 _AUTHORITY = frozenset({":authority", "host"})
 _SET_LATER = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id"})
-"""What the gateway sets for pods, as Envoy does before it matches."""
+"""Headers that the gateway sets for pods, as Envoy does before it matches."""
 _CALL = re.compile(f"/{PATH_CHARACTER}+/{PATH_CHARACTER}+")
 _BEGIN_OF_CALL = re.compile(f"(?:/(?:{PATH_CHARACTER}+(?:/{PATH_CHARACTER}*)?)?)?")
 _BEGIN_OF_PATTERN = re.compile(r"\^?((?:[\w/-]|\\[.-])*)(?![*?{+])")
@@ -25,7 +25,7 @@ _HOST = re.compile(r"[a-z0-9_*.:\[\]-]+", re.ASCII)
 
 
 class InvalidHost(GrpcgwError):
-    """A text is no name of a host and no glob for some; the message says why."""
+    """A text is neither a host name nor a glob of host names; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Matching:
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """One of the places a Mapping can name its host in."""
+    """One of the fields in which a Mapping can name its host."""
 
     text: str
     match: HostMatch | None
@@ -72,7 +72,7 @@ class _Patterns:
         self._max_size, self._findings = max_size, findings
 
     def check(self, pattern: str, *path: str, secret: bool = False) -> bool:
-        """`secret`: clients may be let in by what it matches, so that it is not shown."""
+        """`secret`: the pattern may be a credential of clients, so it is not shown."""
         try:
             check_regex(pattern, self._max_size)
         except InvalidRegex as error:
@@ -146,7 +146,7 @@ def _choose_host(named: list[_Host], findings: Findings) -> HostMatch | None:
 
 
 def parse_host_glob(text: str, findings: Findings, *path: str) -> HostMatch | None:
-    """As `read_host_glob`; what is wrong is in `findings`."""
+    """As `read_host_glob`; errors are in `findings`."""
     try:
         return read_host_glob(text)
     except InvalidHost as error:
@@ -183,7 +183,7 @@ def _parse_exact(text: str, findings: Findings, *path: str) -> HostMatch:
 
 
 def _complete(host: str) -> str:
-    """Without the dot that says that the name is complete; see `split_authority`, which does the same to calls'."""
+    """Without the trailing dot of a fully qualified name; `split_authority` does the same to names of calls."""
     name, colon, port = host.partition(":")
     return f"{name.removesuffix('.')}{colon}{port}"
 

@@ -24,12 +24,12 @@ HIDDEN_KEYS = frozenset(
         "upgrade",
     }
 )
-"""Keys of one hop, which grpc core reads and shows nobody."""
+"""Keys of one hop, which grpc core consumes and does not pass on."""
 _KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 
 
 def check_key(name: str, findings: Findings, *path: str | int) -> str:
-    """The key as metadata has it; an error where none can be called so."""
+    """The key as metadata has it; an error if it is not a valid key."""
     lower = name.lower()
     if not _KEY.fullmatch(lower):
         findings.error(f"{name!r} is no metadata key: use letters, digits and _ . - only", *path)
@@ -37,7 +37,7 @@ def check_key(name: str, findings: Findings, *path: str | int) -> str:
 
 
 def note_hidden_key(name: str, findings: Findings, *path: str | int) -> None:
-    """For keys whose value calls are to be told apart by."""
+    """For keys by whose value calls are distinguished."""
     lower = name.lower()
     if lower in HIDDEN_KEYS or lower in CONSTANT_HEADERS or lower == "host":
         findings.notice(f"{name} has no effect: grpc does not show this key", *path)
@@ -79,6 +79,6 @@ def compile_removed(names: Iterable[str], findings: Findings, *path: str) -> tup
 
 
 def merge_added(members: Iterable[tuple[HeaderAdd, ...]]) -> tuple[HeaderAdd, ...]:
-    """What the Mappings of one group add, together: of one name, the last word counts (Ambassador's rule)."""
+    """Additions of all Mappings of a group: the last one of a name counts (Ambassador's rule)."""
     by_name = {header.name: header for headers in members for header in headers}
     return tuple(by_name[name] for name in sorted(by_name))

@@ -31,7 +31,7 @@ def guess_kind(kind: str) -> str:
 
 
 def guess_version(api_version: str, kind: str) -> str:
-    """What a misspelt apiVersion was meant to be; empty: it is none of Ambassador's."""
+    """The Ambassador apiVersion that a misspelt one resembles; empty: none."""
     group, _, version = api_version.partition("/")
     if group in API_GROUPS:
         return ""
@@ -50,7 +50,7 @@ def report_misspelt_groups(objects: Iterable[KubeObject], generations: Generatio
 
 
 def find_stand_ins(objects: Collection[KubeObject]) -> list[KubeObject]:
-    """Of those that may keep people out. Where there is a good object of the same key, it says whom."""
+    """Of those that may restrict clients. A valid object of the same key decides instead."""
     meant = {one: kind for one in {_of(obj) for obj in objects} if (kind := _guess_lost_kind(*one))}
     if not meant:
         return []
@@ -64,7 +64,7 @@ def _of(obj: KubeObject) -> tuple[str, str]:
 
 
 def _guess_lost_kind(api_version: str, kind: str) -> str:
-    """Of what is left out for its kind or apiVersion, which kind that keeps people out it was meant to be."""
+    """The restricting kind that an object left out for its kind or apiVersion was meant to have."""
     if not guess_version(api_version, kind) and (api_version.partition("/")[0] not in API_GROUPS or kind in _KINDS):
         return ""
     meant = kind if kind in _KINDS else guess_kind(kind)

@@ -1,7 +1,7 @@
 """Compiles the Module: settings of the whole gateway. If there are several, one is used.
 
 If no version of it was ever valid, its valid keys hold: a key that Ambassador accepts and grpcgw does not know must not
-disable `ip_allow`. If `ip_allow` or `ip_deny` itself cannot be read, nobody is served.
+disable `ip_allow`. If `ip_allow` or `ip_deny` itself cannot be read, no client is served.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CompiledModule:
     defaults: Mapping[str, object]
     """Of Mappings' fields."""
     core: Mapping[str, object]
-    """The fields Mappings of a group must agree in, as far as the Module sets them."""
+    """Fields in which the Mappings of a group must agree, if the Module sets them."""
     access_log: LogFormat | None = None
     clients: ClientRules = DEFAULT_CLIENT_RULES
 
@@ -54,7 +54,8 @@ NO_MODULE = CompiledModule(ModuleConfig(), {}, {})
 
 def compile_module(modules: Iterable[KubeObject], gateway_namespace: str, generations: Generations) -> CompiledModule:
     """The Module of the gateway's own namespace, else the first by namespace; more than one is an error. While another
-    keeps out whom the chosen one lets in, nobody is served."""
+    refuses clients that the chosen one allows, no client is served.
+    """
     chosen: CompiledModule | None = None
     others: list[KubeObject] = []
     for obj in sorted(modules, key=lambda obj: obj.key.namespace != gateway_namespace):
@@ -108,8 +109,9 @@ def _build(obj: KubeObject, findings: Findings | None = None) -> CompiledModule 
 
 
 def _build_readable(obj: KubeObject, findings: Findings) -> CompiledModule | None:
-    """As `_build`, but what is wrong leaves out itself alone: the key of `config` that it is in; or everybody, where
-    that says whom."""
+    """As `_build`, but an error leaves out only its key of `config`; if that key restricts clients, no client is
+    served.
+    """
     whole = Findings(obj)
     module = _build(obj, whole)
     if module is not None:
@@ -121,7 +123,7 @@ def _build_readable(obj: KubeObject, findings: Findings) -> CompiledModule | Non
     given = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
     kept = {key: value for key, value in given.items() if _build(_with_config(obj, {key: value})) is not None}
     astray = spec.keys() - ModuleSpec.model_fields.keys() if isinstance(spec, Mapping) else set()
-    written = {*given, *map(str, astray)}  # also beside `config`, where they are no keys of it
+    written = {*given, *map(str, astray)}  # also next to `config`, where they have no effect
     nobody = _keeps_out(written, kept.keys()) or not isinstance(config, Mapping | None)
     module = _build(_with_config(obj, kept), findings) or NO_MODULE
     outcome = "nobody is served until it is corrected" if nobody else "the rest of the Module holds"

@@ -96,7 +96,7 @@ def _make_health_check(spec: HealthCheckSpec) -> HealthCheck:
 
 
 def compile_outlier_detection(raw: object, findings: Findings, *path: str) -> OutlierDetection | None:
-    """An object with Envoy's settings; the text that Ambassador's schema asks for is an error there too."""
+    """An object with Envoy's settings; the text that Ambassador's schema requires is an error in Ambassador too."""
     if isinstance(raw, str):
         findings.fault(
             "outlier_detection takes no text, in Ambassador neither; write an object:"

@@ -17,7 +17,7 @@ DEFAULT_RESOLVER = "kubernetes-service"
 DEFAULT_CONSUL_ADDRESS = "127.0.0.1:8500"
 _CONSUL_PORT = 8500
 _OPEN_TO_ALL = ("HOST_IP",)
-"""What an object of a cluster may read of the gateway's environment: the address of its node, which has an agent."""
+"""The variables that objects of a cluster may read: the address of the node, which runs an agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ _BUILT_IN = (
 """They exist without being declared."""
 
 _ALIASES = (("endpoint", "kubernetes-endpoint"), ("consul", "consul-endpoint"))
-"""One declared under either name is meant by both (Ambassador's rule)."""
+"""Both names mean a resolver declared under either (Ambassador's rule)."""
 
 
 def compile_resolvers(
@@ -80,7 +80,7 @@ def _build(obj: KubeObject, environment: Mapping[str, str], findings: Findings) 
 
 
 def _compile_address(text: str, environment: Mapping[str, str], findings: Findings) -> str:
-    """`[http(s)://]host:port`. Of a file, variables have been filled in before, and what is left has no value."""
+    """`[http(s)://]host:port`. Variables in files are already substituted; a remaining one has no value."""
     given = fill_in(text, {name: environment[name] for name in _OPEN_TO_ALL if name in environment})
     if given is not None and given.missing:
         findings.error(

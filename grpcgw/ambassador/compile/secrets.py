@@ -22,7 +22,7 @@ class Secrets:
     """The Secrets and certificate files of one compilation."""
 
     def __init__(self, objects: Mapping[ObjectKey, KubeObject], generations: Generations, now: datetime | None) -> None:
-        """`now` is what expiry is judged by; None: it is not judged."""
+        """`now`: the time for expiry checks; None: expiry is not checked."""
         self._objects = objects
         self._generations = generations
         self._now = now
@@ -44,7 +44,7 @@ class Secrets:
         return earlier
 
     def _find_unexpired(self, key: ObjectKey, now: datetime) -> KeyPair | None:
-        """The last good version, where that is still good."""
+        """The last good version, if it is still valid."""
         earlier = self._generations.earlier.get(key)
         if earlier is None:
             return None
@@ -82,7 +82,7 @@ class Secrets:
         try:
             found = read(obj)
         except InvalidCertificate as error:
-            if key.kind == CERTIFICATE_FILES:  # what is wrong names the file
+            if key.kind == CERTIFICATE_FILES:  # the error names the file
                 raise
             raise InvalidCertificate(f"{key} ({obj.source.locate()}) cannot be used: {error}") from error
         self._generations.last_good[key] = obj

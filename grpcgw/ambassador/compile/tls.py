@@ -39,7 +39,7 @@ class TLSContext:
 def compile_tls_contexts(
     objects: Iterable[KubeObject], secrets: Secrets, generations: Generations
 ) -> dict[ObjectKey, TLSContext | ClosedNames]:
-    """Of those that are left out, what is closed for them."""
+    """Names that are closed because their TLSContext is left out."""
 
     def build(obj: KubeObject, findings: Findings) -> TLSContext | None:
         return _build(obj, secrets, findings)
@@ -56,7 +56,7 @@ def compile_tls_contexts(
 def find_tls_context(contexts: Mapping[ObjectKey, T], name: str, namespace: str) -> T | None:
     """By name in the namespace, else in any: Ambassador's TLSContext names are global.
 
-    One that is left out hides those of the same name elsewhere, which may ask less of who connects.
+    One that is left out hides those of the same name elsewhere, which may require less of clients.
     """
     own = ObjectKey("TLSContext", namespace, name)
     return contexts.get(own if own in contexts else next((key for key in contexts if key.name == name), own))
@@ -165,10 +165,10 @@ def certify(
 def agree(
     certificates: Iterable[ServerCertificate],
 ) -> tuple[tuple[ServerCertificate, ...], tuple[ServerCertificate, ...]]:
-    """Those that can share a port, in the order of their names, and those that ask clients for something else.
+    """Those that can share a port, in the order of their names, and those with other requirements on clients.
 
-    grpc core asks for client certificates on a whole port or not at all. Who asks for them decides, so that nobody
-    comes in without; of several the first by name.
+    grpc core requires client certificates on a whole port or not at all. A TLSContext that requires them takes
+    precedence, so that no client connects without one; of several, the first by name.
     """
     ordered = sorted(certificates, key=lambda certificate: (not certificate.client_ca, certificate.name))
     kept = tuple(one for one in ordered if one.client_ca == ordered[0].client_ca)
@@ -176,5 +176,5 @@ def agree(
 
 
 def close_disagreeing(others: Iterable[ServerCertificate]) -> tuple[ClosedNames, ...]:
-    """The names of those that ask clients for a certificate of another authority than their port does."""
+    """Names of those that require a client certificate of another CA than their port does."""
     return tuple(close_names(one.name, one.hosts) for one in others if one.client_ca)

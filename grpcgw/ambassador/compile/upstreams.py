@@ -28,14 +28,14 @@ from grpcgw.model.objects import ObjectKey
 SYSTEM_TLS = UpstreamTls("system")
 _HASH_DIGITS = 6
 _KEEPALIVE_TIME_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_PROBES = 7200, 75, 9
-"""As Linux has them for TCP."""
+"""Linux's defaults for TCP."""
 
 _ALL_ADDRESSES, _FIRST_ADDRESS = "strict_dns", "logical_dns"
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a cluster's meaning depends on beside its Mapping."""
+    """Inputs of a cluster's compilation besides its Mapping."""
 
     resolvers: Mapping[str, ResolverChoice]
     tls_contexts: Mapping[ObjectKey, UpstreamTls | None]
@@ -74,12 +74,12 @@ def compile_cluster(key: ObjectKey, mapping: MergedMapping, around: Surroundings
 
 
 def choose_authority(spec: MappingSpec, service: ServiceRef) -> str:
-    """What the Mapping says of `:authority` towards its pods; empty: nothing."""
+    """The Mapping's `:authority` towards its pods; empty: it sets none."""
     return spec.host_rewrite or (_spell(service) if spec.auto_host_rewrite else "")
 
 
 def _spell(service: ServiceRef) -> str:
-    """The host as certificates and `:authority` have it: the dot that ends a complete name is DNS's alone."""
+    """The host as in certificates and `:authority`: without the trailing dot, which only DNS uses."""
     return service.hostname.removesuffix(".")
 
 
@@ -127,7 +127,7 @@ def _compile_addressing(mapping: MergedMapping, resolver: ResolverChoice | None,
 
 
 def _takes_first(spec: MappingSpec, findings: Findings) -> bool:
-    """As Ambassador reads `dns_type`: in any case, and what it does not know is its default."""
+    """As Ambassador reads `dns_type`: case-insensitive, and an unknown value means the default."""
     dns_type = spec.dns_type or _ALL_ADDRESSES
     if dns_type.lower() not in (_ALL_ADDRESSES, _FIRST_ADDRESS):
         known = f"neither {_ALL_ADDRESSES} nor {_FIRST_ADDRESS}"
@@ -158,7 +158,7 @@ def _compile_keepalive(spec: KeepaliveSpec | None) -> tuple[int | None, int | No
 
 
 def _resolve_service(resolver: ResolverChoice, parsed: ParsedService, findings: Findings) -> ServiceRef | None:
-    """The service as the resolver looks for it."""
+    """The service as the resolver looks it up."""
     service = parsed.service
     match resolver.kind:
         case ResolverKind.KUBERNETES_SERVICE:
@@ -194,7 +194,7 @@ def _find_in_kubernetes(resolver: ResolverChoice, parsed: ParsedService, finding
 def _name_cluster(
     resolver: ResolverChoice, service: ServiceRef, connection: ConnectionSettings, addressing: Addressing
 ) -> str:
-    """`service/resolver kind[#settings]`, the same whenever what makes the cluster is the same.
+    """`service/resolver kind[#settings]`, equal for equal clusters.
 
     Certificates are not part of it, only their TLSContext: a cluster lives on when they are renewed.
     """

@@ -9,16 +9,16 @@ from grpcgw.errors import GrpcgwError
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _PART = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|s|m|h)", re.ASCII)
 DURATION = r"^([0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h))+$"
-"""What every duration matches, for the CRDs."""
+"""A pattern of all durations, for the CRDs."""
 _MAX_MS = 2**31 - 1
 
 
 class InvalidDuration(GrpcgwError):
-    """The text is no duration; the message says what one looks like."""
+    """The text is not a duration; the message shows a valid one."""
 
 
 def parse_duration_ms(text: str) -> int:
-    """Whole milliseconds; parts of one are rounded up, so that a short time never becomes none.
+    """Whole milliseconds, rounded up, so that a short time never becomes 0.
 
     Raises InvalidDuration.
     """

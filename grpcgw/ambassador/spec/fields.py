@@ -1,6 +1,6 @@
 """Building blocks of the typed resources: their base class, the note on each field, and shared field types.
 
-The state of a field is data (`FieldNote`), so the notices an operator reads and docs/ambassador.md say the same.
+The support of a field is data (`FieldNote`), from which both the notices and docs/ambassador.md are made.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class State(StrEnum):
 class FieldNote:
     """What a field does, for the operator and the documentation.
 
-    `neutral` are the values that ask for what happens anyway; they, null, false and empty values bring no notice.
+    `neutral`: values that match grpcgw's behaviour anyway; they, null, false and empty values cause no notice.
     """
 
     state: State
@@ -56,7 +56,7 @@ class FieldNote:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The type that a field should have by the CRDs, where the model takes anything and its parts are checked apart."""
+    """The type of a field in the CRDs, if the model accepts anything and checks its parts separately."""
 
     type: Any
 
@@ -66,8 +66,9 @@ class Shape:
 
 
 def rules(*rules: tuple[str, str]) -> ConfigDict:
-    """Of a model: what its own validators ask of fields together, for the CRDs: CEL rules (`self` is the object) with
-    their messages. They hold of everything that the model takes, so they may ask for less, never for more."""
+    """Of a model: CEL rules for the CRDs (`self` is the object) with their messages, for conditions on several fields.
+    The rules hold for everything that the model accepts: they may require less than its validators, never more.
+    """
     validations = [{"rule": rule, "message": message} for rule, message in rules]
     return ConfigDict(json_schema_extra={"x-kubernetes-validations": validations})  # type: ignore[dict-item]
 

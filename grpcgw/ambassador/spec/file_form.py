@@ -15,7 +15,7 @@ _METADATA: Mapping[str, FieldPath] = {
     "apiVersion": ("apiVersion",),
     "kind": ("kind",),
 }
-"""Where the top-level fields belong that do not belong into `spec`."""
+"""Paths of the top-level fields that are not fields of `spec`."""
 
 
 def normalize(body: Mapping[str, object], source: Source) -> tuple[Mapping[str, object], Source]:

@@ -27,7 +27,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class TlsSettings(Resource):
-    """What a TLSContext and the `tls` of a Host have in common."""
+    """Fields that a TLSContext and the `tls` of a Host have in common."""
 
     alpn_protocols: Annotated[str | None, served("must contain `h2`, which is always offered, alone")] = None
     cert_chain_file: Annotated[

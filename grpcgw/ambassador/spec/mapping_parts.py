@@ -24,7 +24,7 @@ from grpcgw.ambassador.spec.fields import (
 )
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(:[0-9]{1,5})?", re.ASCII)
-"""Host and port of RFC 3986, without the user, whom RFC 9113 forbids."""
+"""Host and port of RFC 3986, without user information, which RFC 9113 forbids."""
 
 
 def _check_authority(text: str) -> str:

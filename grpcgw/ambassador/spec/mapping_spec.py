@@ -1,7 +1,8 @@
 """The Mapping as a typed model: every field by name, its type, and what grpcgw does with it.
 
-A field stands once, in the smallest class whose objects have it: `SharedSettings` (Mapping, Module `config`, Module
-`defaults.httpmapping`), `MappingSettings` and `MappingDefaults` (Mapping, `defaults.httpmapping`), `MappingSpec`.
+A field is declared once, in the smallest class whose objects have it: `SharedSettings` (Mapping, Module `config`,
+Module `defaults.httpmapping`), `MappingSettings` and `MappingDefaults` (Mapping, `defaults.httpmapping`),
+`MappingSpec`.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class SharedSettings(Resource):
 
 
 class MappingSettings(SharedSettings):
-    """Fields of a Mapping whose default may stand in the Module's `defaults.httpmapping`."""
+    """Fields of a Mapping whose default the Module may set in `defaults.httpmapping`."""
 
     stats_name: Annotated[str | None, served("what metrics call the upstream; default: the cluster's name")] = None
     dns_type: Annotated[
@@ -157,7 +158,7 @@ class MappingSettings(SharedSettings):
 
 
 class MappingDefaults(MappingSettings):
-    """The Module's `defaults.httpmapping`: beside the settings, fields that Ambassador takes there too."""
+    """The Module's `defaults.httpmapping`: the settings, and further fields that Ambassador accepts there."""
 
     auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
     bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
@@ -212,7 +213,7 @@ class MappingSpec(MappingDefaults):
         Annotated[str, AfterValidator(_check_service)],
         served("required; `[scheme://]name[.namespace][:port]`; the port is the Service's, default 80, with TLS 443"),
     ]
-    grpc: Annotated[bool | None, served("absent means true; `false` has no effect, all pods are spoken to in gRPC")] = (
+    grpc: Annotated[bool | None, served("absent means true; `false` has no effect, all pods are called with gRPC")] = (
         None
     )
     tls: Annotated[

@@ -1,6 +1,6 @@
 """Error messages for invalid values: pydantic says which rule was broken, this module writes the text.
 
-So a message is the same with every version of pydantic, without words like `Value error`.
+A message is thus the same with every version of pydantic, without words like `Value error`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _EXPECTATIONS: Mapping[str, Callable[[Context], str]] = {
 
 
 def describe_mismatch(detail: ErrorDetails) -> str:
-    """What the value should be and is not. A rule of our own (a ValueError in a validator) speaks for itself."""
+    """What the value should be. The text of a validator's own ValueError is used as it is."""
     context: Context = detail.get("ctx", {})
     if detail["type"] == "missing":
         return "is required"

@@ -19,14 +19,14 @@ from grpcgw.model.objects import FieldPath, KubeObject, Problem, Severity, make_
 
 API_VERSIONS = ("v1", "v2", "v3alpha1")
 _OLDEST = "ambassador/v0"
-"""Of annotations of 2018. What it has is in v1 too, but for a Mapping's `rate_limits`."""
+"""apiVersion of annotations of 2018. Its fields are in v1 too, except a Mapping's `rate_limits`."""
 _STORED_AS_V2 = "--apiVersion-v3alpha1-only--"
-"""What Emissary's conversion puts before each id of a v3alpha1 object that is stored, or requested, as v2."""
+"""Prefix that Emissary's conversion adds to each id of a v3alpha1 object stored, or requested, as v2."""
 
 _METADATA = frozenset(
     {"apiVersion", "kind", "metadata", "status", "name", "namespace", "generation", "metadata_labels"}
 )
-"""What may stand beside the fields of an object that has no `spec` (Ambassador's file form)."""
+"""Keys besides the fields in an object without `spec` (Ambassador's file form)."""
 
 SpecT = TypeVar("SpecT", bound=BaseModel)
 
@@ -53,7 +53,7 @@ class Findings:
         self._add(Severity.ERROR, message, path)
 
     def fault(self, message: str, *path: str | int) -> None:
-        """Something the object depends on is wrong; the object serves all the same, the message says how."""
+        """A dependency of the object is wrong; the object serves nevertheless, the message says how."""
         self._add(Severity.ERROR, message, path)
 
     def notice(self, message: str, *path: str | int) -> None:
@@ -82,7 +82,7 @@ def raw_spec(obj: KubeObject) -> object:
 def is_meant_for(obj: KubeObject, ambassador_id: str) -> bool:
     """Whether the object is for the gateway with this id.
 
-    An id of the wrong type is everybody's, so that somebody reports it, as is a spec in which none can be found.
+    An id of the wrong type, or a spec in which none can be found, counts as this gateway's, so that it is reported.
     """
     spec = raw_spec(obj)
     if spec is not None and not isinstance(spec, Mapping):
@@ -104,7 +104,7 @@ def _names_gateway(given: object, ambassador_id: str) -> bool:
 def parse_spec(
     obj: KubeObject, model: type[SpecT], findings: Findings, defaults: Mapping[str, object] = NO_DEFAULTS
 ) -> SpecT | None:
-    """The typed spec, or None with an error for each thing that is wrong. Fields without effect become notices.
+    """The typed spec, or None with an error for each fault. Fields without effect become notices.
 
     `defaults`: valid values of fields that the object does not set.
     """
@@ -140,7 +140,7 @@ def _note_missing(obj: KubeObject, findings: Findings) -> None:
 
 
 def _without_metadata(raw: Mapping[object, object], model: type[BaseModel], findings: Findings) -> dict[object, object]:
-    """Without what Ambassador's older form has beside the fields, and its CRDs let stand in `spec` without meaning."""
+    """Without keys of Ambassador's older form that its CRDs accept in `spec` and ignore."""
     out_of_place = [name for name in raw if name in _METADATA and name not in model.model_fields]
     for name in out_of_place:
         findings.notice("has no effect here: it belongs to the object's metadata", str(name))
@@ -153,7 +153,7 @@ def find_strangers(raw: Mapping[object, object], model: type[BaseModel]) -> list
 
 
 def parse_part(raw: object, model: type[SpecT], findings: Findings, *path: str | int) -> SpecT | None:
-    """One entry of a list whose others serve without it: what is wrong with it leaves out the entry alone."""
+    """One entry of a list: an error leaves out this entry only, the others serve."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -164,7 +164,7 @@ def parse_part(raw: object, model: type[SpecT], findings: Findings, *path: str |
 
 @cache
 def _fields_of(model: type[BaseModel]) -> dict[str, tuple[FieldNote | None, type[BaseModel] | None]]:
-    """What the model notes of each field, and the model of its value where that is an object."""
+    """The FieldNote of each field, and the model of its value if that is an object."""
     fields: dict[str, tuple[FieldNote | None, type[BaseModel] | None]] = {}
     for name, field in model.model_fields.items():
         note = next((one for one in field.metadata if isinstance(one, FieldNote)), None)

@@ -14,7 +14,7 @@ API_GROUPS = frozenset({"getambassador.io", "gateway.getambassador.io", "x.getam
 
 
 class ResolverSpec(Resource):
-    """KubernetesEndpointResolver and KubernetesServiceResolver: their name and kind say all."""
+    """KubernetesEndpointResolver and KubernetesServiceResolver: they have only a name and a kind."""
 
     ambassador_id: AmbassadorId = None
 

@@ -44,7 +44,7 @@ class ParsedService:
     """Whether the name was written with dots."""
     port_given: bool = False
     path: str = ""
-    """What stood behind host and port, which a service has no use for: `/status`."""
+    """Text after host and port, which has no meaning for a service: `/status`."""
 
 
 def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService:
@@ -52,12 +52,12 @@ def parse_service(text: str, namespace: str, tls: bool = False) -> ParsedService
 
     `tls`: TLS was chosen elsewhere, whatever the scheme.
 
-    Host names are lower-cased, as DNS and Kubernetes compare them. IPv6 addresses stand in brackets. `hostname` of
-    the result is what DNS is asked for: the host as written, an unqualified name with its namespace. A dot at its end
-    says that the name is complete, and keeps the search list of resolv.conf out.
+    Host names are lower-cased, as DNS and Kubernetes compare them. IPv6 addresses stand in brackets. `hostname` of the
+    result is the name for DNS queries: the host as written, an unqualified name with its namespace. A trailing dot
+    marks a fully qualified name, to which the search list of resolv.conf is not applied.
 
-    Raises InvalidService. Source of the rules: Ambassador's `parseService` and `normalize_service_name`; what they
-    only log (bad ports, odd dots) is an error here. Like it, a URL's path is passed over.
+    Raises InvalidService. Source of the rules: Ambassador's `parseService` and `normalize_service_name`; faults that
+    they only log (bad ports, odd dots) are errors here. Like there, a URL's path is ignored.
     """
     if "@" in text:  # nothing of it is quoted, it may be a password
         raise InvalidService("has an '@': name host and port alone, without a user or password")
@@ -88,7 +88,7 @@ def _parse_host_and_port(text: str, start: int, namespace: str, tls: bool) -> Pa
 
 
 def _parse_scheme(text: str) -> tuple[bool, int]:
-    """Whether the scheme asks for TLS, and where the host begins."""
+    """Whether the scheme means TLS, and where the host begins."""
     scheme, separator, _ = text.partition("://")
     if not separator:
         return False, 0
