@@ -50,7 +50,7 @@ def _lines() -> Iterator[str]:
             yield from _table("Mapping: fields the Module's `defaults.httpmapping` may set", MappingSettings)
         if kind == "Module":
             yield from _table("Keys of a Module's `config`", ModuleConfig)
-    title = "Kinds that decide on calls and cannot be asked yet"
+    title = "Kinds that decide on calls and are not supported yet"
     yield from ("", f"## {title}", "", "| kind | with `--serve-without-auth` |", "|---|---|")
     yield from (f"| `{kind}` | {meaning} |" for kind, meaning in sorted(GUARDING_KINDS.items()))
     yield from ("", "## Kinds without effect yet", "", "| kind | meaning |", "|---|---|")

@@ -74,7 +74,7 @@ def show_header_value(header: HeaderMatch) -> str | None:
 def describe_policies(destination: Destination) -> Iterator[str]:
     retry, outliers = destination.retry, destination.balancing.outlier_detection
     if retry is not None:
-        codes = ", ".join(map(status_name, sorted(retry.codes))) or "what never reached a pod"
+        codes = ", ".join(map(status_name, sorted(retry.codes))) or "RPCs that never reached a pod"
         within = f", {retry.per_try_timeout_ms} ms each" if retry.per_try_timeout_ms else ""
         yield f"up to {retry.num_retries} retries on {codes}{within}"
     for breaker in destination.circuit_breakers:

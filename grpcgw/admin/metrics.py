@@ -113,7 +113,7 @@ def _collect_configuration(state: GatewayState) -> Iterator[Metric]:
 def _collect_sources(state: GatewayState) -> Iterator[Metric]:
     yield _gauge(
         "source_age_seconds",
-        "Time since a source of configuration or pods last proved to be alive; absent while it never did.",
+        "Time since a source of configuration or pods last showed a sign of life; absent before the first.",
         ["source"],
         [((s.name,), max(0.0, state.now_s - s.last_contact_s)) for s in state.sources if s.last_contact_s],
     )

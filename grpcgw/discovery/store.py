@@ -137,7 +137,7 @@ class ObjectStore:
             try:
                 listener(changed)
             except Exception:  # neither the writing source nor the other listeners are at fault
-                self._defects.note("a change of objects could not be taken up")
+                self._defects.note("a change of objects could not be processed")
 
 
 def _must_notify(before: KubeObject | None, after: KubeObject | None) -> bool:

@@ -69,7 +69,7 @@ class CoroutineLoop:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(2 * STOP_S)
         if thread.is_alive():
-            log.error("a policy's coroutine blocks the event loop of policies; its thread is left behind")
+            log.error("a policy's coroutine blocks the event loop of policies; its thread is abandoned")
 
 
 class RunningCoroutine:

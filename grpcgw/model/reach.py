@@ -27,7 +27,7 @@ class Reach:
     def __init__(self, snapshot: Snapshot) -> None:
         self._closed = ""
         if snapshot.clients.allow == ():
-            self._closed = "the Module lets nobody in"
+            self._closed = "the Module allows no client"
         elif snapshot.listeners == ():
             self._closed = "no port is open"
         believed = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address

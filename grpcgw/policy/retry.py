@@ -37,7 +37,7 @@ class GiveUp(StrEnum):
     """Why the failure is passed on to the client; also its name in counters and logs."""
 
     COMMITTED = "part of the answer was passed on"
-    CODE = "the code is not one to retry"
+    CODE = "the policy does not retry this code"
     EXHAUSTED = "no retries left"
     PUSHBACK = "the pod asked for no retry"
     NO_TIME = "the deadline comes first"

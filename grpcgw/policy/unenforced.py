@@ -10,5 +10,5 @@ from grpcgw.policy.verdicts import Deny
 def refuse(mapping: str, settings: PolicySettings) -> Deny:
     """`mapping`: label of the Mapping whose RPCs are refused."""
     return Deny(
-        Reason.NOT_ENFORCED, f"Mapping {mapping}: {settings.name} decides on its calls, and cannot be asked yet"
+        Reason.NOT_ENFORCED, f"Mapping {mapping}: {settings.name} decides on its calls, and is not supported yet"
     )

@@ -141,7 +141,7 @@ class _NoCall:
     """The client's side of an RPC that is over: the session drops the real one, and nothing may follow."""
 
     def _over(self, *_: object) -> NoReturn:
-        raise AssertionError("an RPC that is over was acted on")
+        raise AssertionError("the RPC is over, but something was sent to its client")
 
     read = send = finish = abort = ask = run = set_timer = cancel_timer = open = _over
 

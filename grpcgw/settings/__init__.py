@@ -110,7 +110,7 @@ class CompileSettings:
         Flag(
             "--engine",
             DATA_PLANE,
-            "What carries the RPCs: `completion-queue`, or `generic-handler`, which uses grpcio's public API only and "
+            "Data-plane engine: `completion-queue`, or `generic-handler`, which uses grpcio's public API only and "
             "costs several times as much.",
             "NAME",
         ),
@@ -186,7 +186,7 @@ class Settings(CompileSettings):
         Flag(
             "--admin-address",
             LISTEN,
-            "Address of the admin port. Its pages have no login: mind who can reach it.",
+            "Address of the admin port. Its pages have no login: restrict who can reach it.",
             "ADDRESS",
             parse_address,
         ),
@@ -238,7 +238,7 @@ class Settings(CompileSettings):
         Flag(
             "--scheduling",
             DATA_PLANE,
-            "Of workers' threads, on Linux: `batch` costs less CPU per RPC, `normal` answers sooner on a machine "
+            "Scheduling of workers on Linux: `batch` costs less CPU per RPC, `normal` answers sooner on a machine "
             "without idle cores.",
             "NAME",
         ),
@@ -326,6 +326,6 @@ class Settings(CompileSettings):
             unset="unknown",
         ),
     ] = ""
-    log_level: Annotated[LogLevel, Flag("--log-level", LOG, "How much to log.", "debug|info|warning|error")] = (
+    log_level: Annotated[LogLevel, Flag("--log-level", LOG, "Level of the log.", "debug|info|warning|error")] = (
         LogLevel.INFO
     )

@@ -85,7 +85,7 @@ class WorkerSlot:
         async with asyncio.TaskGroup() as processes:
             while not self.draining:
                 began_s = asyncio.get_running_loop().time()
-                with self._defects.contained("the conversation with a worker failed:", str(self.number)):
+                with self._defects.contained("the connection to a worker failed:", str(self.number)):
                     await self._run_once(processes)
                 if self.draining:
                     return

@@ -122,7 +122,7 @@ def test_of_two_modules_the_one_that_is_left_out_keeps_out_whom_it_would(
     compiled = compile_objects(module("a", **first), module("b", **second))
     assert (compiled.snapshot.clients.allow == ()) is is_closed
     told = [one for one in said(compiled) if "another Module is in use" in one]
-    assert ["nobody is served until only one is left" in one for one in told] == [is_closed]
+    assert ["no client is served until only one is left" in one for one in told] == [is_closed]
 
 
 def test_a_second_module_that_cannot_be_read_may_keep_anybody_out() -> None:
@@ -143,4 +143,4 @@ def test_a_module_of_another_name_is_left_out_and_lets_in_nobody_whom_it_keeps_o
 def test_what_keeps_out_and_stands_beside_config_lets_nobody_in(key: str) -> None:
     compiled = compile_objects(obj("Module", "ambassador", {key: [{"remote": "10.0.0.0/8"}], "config": {}}))
     assert compiled.snapshot.clients.allow == ()
-    assert "nobody is served until it is corrected" in said(compiled)[0]
+    assert "no client is served until it is corrected" in said(compiled)[0]

@@ -409,7 +409,7 @@ def test_a_module_that_never_was_whole_and_does_not_say_whom_to_serve_serves_nob
     first = compile_objects(mapping(), module(**wrong, cluster_request_timeout_ms=5))
     assert first.snapshot.clients.allow == ()
     assert only(first).timeout_ms == 5
-    assert said(first)[0].endswith("; nobody is served until it is corrected")
+    assert said(first)[0].endswith("; no client is served until it is corrected")
     assert compile_objects(mapping(), module(), last=first).snapshot.clients.allow is None
 
 
@@ -417,7 +417,7 @@ def test_a_module_that_never_was_whole_and_does_not_say_whom_to_serve_serves_nob
 def test_a_module_of_which_nothing_can_be_read_serves_nobody(spec: object) -> None:
     compiled = compile_objects(mapping(), obj("Module", "ambassador", spec))
     assert compiled.snapshot.clients.allow == ()
-    assert "nobody is served until it is corrected" in said(compiled)[0]
+    assert "no client is served until it is corrected" in said(compiled)[0]
 
 
 @pytest.mark.parametrize(

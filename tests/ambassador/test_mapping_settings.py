@@ -56,7 +56,7 @@ GOOD = {
         {"retry_policy": {"retry_on": ["gateway-error", "retriable-4xx"], "per_try_timeout": "0s"}},
         {"retry": RetryPolicy(frozenset({UNAVAILABLE, ABORTED}))},
     ),
-    "retry_on of what never reached a pod": (
+    "retry_on of RPCs that never reached a pod": (
         {"retry_policy": {"retry_on": ["connect-failure", "refused-stream"], "num_retries": 3}},
         {"retry": RetryPolicy(frozenset(), 3)},
     ),

@@ -111,7 +111,7 @@ def test_what_another_object_is_told_is_no_notice_of_the_mapping() -> None:
         ((auth,), "AuthService auth.shop is not enforced yet"),
         ((listener(), host("a.example.com", typo=1), host("*", "x")), "Host h.shop is left out"),
         ((listener(), host("a.example.com", typo=1)), "no port is open"),
-        ((module(ip_allow=[{"remote": "nowhere"}]),), "the Module lets nobody in"),
+        ((module(ip_allow=[{"remote": "nowhere"}]),), "the Module allows no client"),
     ):
         compiled = compile_objects(*objects, of_host("a.example.com"))
         assert refused(compiled) == [reason]

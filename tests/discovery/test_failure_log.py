@@ -50,7 +50,7 @@ def test_the_end_is_a_line_once_every_reader_works() -> None:
     outages.note_failure("Mapping", "away", "refused", 0.0)
     outages.note_failure("Host", "away", "refused", 1.0)
     assert outages.note_success("Host", 2.0) == ""
-    assert outages.note_success("Mapping", 3.5) == "what failed is read again, after 3.5 s and 2 failures"
+    assert outages.note_success("Mapping", 3.5) == "reading works again, after 3.5 s and 2 failures"
     assert outages.note_success("Mapping", 4.0) == ""
 
 

@@ -155,7 +155,7 @@ def test_an_outage_is_one_warning_and_one_line_at_its_end(
     run(scenario())
     warning, end = lines(caplog)
     assert api.url in warning
-    assert end.startswith("what failed is read again, after ")
+    assert end.startswith("reading works again, after ")
 
 
 # ---- the end of an outage

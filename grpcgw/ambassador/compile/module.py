@@ -79,7 +79,7 @@ def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations) -
     meant = replace(obj, key=obj.key._replace(name=_NAME))
     module = None if obj.key.name == TLS_MODULE else _build_readable(meant, Findings(meant))
     asks_more = module is not None and not _admits_as(chosen, module.clients)
-    outcome = "; nobody is served until only one is left, because this one restricts clients" if asks_more else ""
+    outcome = "; no client is served until only one is left, because this one restricts clients" if asks_more else ""
     generations.leave_out(obj, f"{reason}{outcome}")
     return asks_more
 
@@ -126,7 +126,7 @@ def _build_readable(obj: KubeObject, findings: Findings) -> CompiledModule | Non
     written = {*given, *map(str, astray)}  # also next to `config`, where they have no effect
     nobody = _keeps_out(written, kept.keys()) or not isinstance(config, Mapping | None)
     module = _build(_with_config(obj, kept), findings) or NO_MODULE
-    outcome = "nobody is served until it is corrected" if nobody else "the rest of the Module holds"
+    outcome = "no client is served until it is corrected" if nobody else "the rest of the Module holds"
     findings.problems += [
         replace(problem, message=f"{problem.message}; {outcome}")
         for problem in whole.problems

@@ -78,7 +78,7 @@ def _note_hidden_names(
     by_name = {str(obj.key): obj for obj in configuration.of("TLSContext", "Host")}
     left_out = {policy.left_out for one in speaking for policy in one.policies if policy.left_out}
     selecting = {str(one.obj.key) for one in speaking if isinstance(one, CompiledHost) and one.policies[0].selectors}
-    for names, cause in ((left_out, "is left out"), (selecting, "takes some Mappings alone (mappingSelector)")):
+    for names, cause in ((left_out, "is left out"), (selecting, "selects some Mappings only (mappingSelector)")):
         for name in sorted(names & by_name.keys()):
             findings = Findings(by_name[name])
             findings.fault(

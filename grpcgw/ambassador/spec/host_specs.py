@@ -160,7 +160,7 @@ class HostSpec(Resource):
     ambassadorId: Annotated[  # noqa: N815
         StringOrList | None, served("other name of `ambassador_id`; both count")
     ] = None
-    hostname: Annotated[str | None, served("glob for the names the Host speaks of, `*` by default")] = None
+    hostname: Annotated[str | None, served("glob for the names of the Host, `*` by default")] = None
     tlsSecret: Annotated[  # noqa: N815
         Annotated[SecretReference | None, BeforeValidator(_as_reference)],
         served("the Secret with the certificate, of the Host's namespace by default"),
@@ -247,7 +247,8 @@ class ListenerSpec(Resource):
     ] = None
     statsPrefix: Annotated[str | None, no_meaning("metrics name the Mapping")] = None  # noqa: N815
     l7Depth: Annotated[  # noqa: N815
-        Count | None, served("so many proxies before this port are believed; 0: the Module's `xff_num_trusted_hops`")
+        Count | None,
+        served("number of proxies before this port that are trusted; 0: the Module's `xff_num_trusted_hops`"),
     ] = None
 
     @model_validator(mode="after")

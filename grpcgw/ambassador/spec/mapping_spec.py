@@ -107,7 +107,7 @@ class SharedSettings(Resource):
 class MappingSettings(SharedSettings):
     """Fields of a Mapping whose default the Module may set in `defaults.httpmapping`."""
 
-    stats_name: Annotated[str | None, served("what metrics call the upstream; default: the cluster's name")] = None
+    stats_name: Annotated[str | None, served("name of the upstream in metrics; default: the cluster's name")] = None
     dns_type: Annotated[
         str | None,
         served("`strict_dns` (default): all addresses of the name; `logical_dns`: the first; service resolver only"),

@@ -45,7 +45,7 @@ class ModuleConfig(SharedSettings):
         served("`httpmapping`: defaults of all Mappings, for the fields named above; before the Module's own keys"),
     ] = None
     diagnostics: Annotated[
-        Table | None, no_meaning("the page is on the admin port alone, for whoever `--admin-address` lets reach it")
+        Table | None, no_meaning("the page is on the admin port alone, for every client that reaches `--admin-address`")
     ] = None
     enable_grpc_http11_bridge: Annotated[bool | None, planned("grpc serves HTTP/2 alone")] = None
     enable_grpc_web: Annotated[bool | None, planned("grpc serves HTTP/2 alone: browsers need a proxy before it")] = None
@@ -104,7 +104,7 @@ class ModuleConfig(SharedSettings):
         None
     )
     set_current_client_cert_details: Annotated[
-        Table | None, served("what it tells beside `Hash`: `cert`, `chain`, `subject`, `uri`, `dns`, each `true`")
+        Table | None, served("details besides `Hash`: `cert`, `chain`, `subject`, `uri`, `dns`, each `true`")
     ] = None
     statsd: Annotated[Table | None, planned("metrics are on the admin port, for Prometheus")] = None
     strip_matching_host_port: Annotated[
@@ -120,7 +120,7 @@ class ModuleConfig(SharedSettings):
         served("default true: who connects is the client; `false`: the last of `x-forwarded-for`, which is left alone"),
     ] = None
     xff_num_trusted_hops: Annotated[
-        Count | None, served("so many proxies before the gateway are believed what `x-forwarded-for` says; default 0")
+        Count | None, served("number of proxies before the gateway whose `x-forwarded-for` is trusted; default 0")
     ] = None
 
     buffer: Annotated[Table | None, http_only("messages are passed on one by one")] = None

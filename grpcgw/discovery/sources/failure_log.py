@@ -72,7 +72,7 @@ class FailureLog:
         self.forget(reader)
         if cause is None or cause.failing or not cause.is_logged:
             return ""
-        return f"what failed is read again, after {now_s - cause.since_s:.1f} s and {cause.failures} failures"
+        return f"reading works again, after {now_s - cause.since_s:.1f} s and {cause.failures} failures"
 
     def forget(self, reader: str) -> None:
         """`reader` has ended."""
