@@ -1,8 +1,8 @@
 """A rolling restart of all pods of a service under load, as a Deployment does it: no RPC may fail.
 
 The pods are the example's own servers. A new pod is announced once it listens; then, as in Kubernetes, an old one is
-taken from its service and told to end, after the pause of a `preStop` hook as in deploy/examples. Without the pause its
-server answers CANCELLED to what was on its way, and nothing tells that from a handler's own.
+removed from its service and gets SIGTERM, after the pause of a `preStop` hook as in deploy/examples. Without the pause
+its server answers CANCELLED to RPCs on their way, which the gateway cannot distinguish from a handler's own.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ class Reach:
             self._closed = "the Module allows no client"
         elif snapshot.listeners == ():
             self._closed = "no port is open"
-        believed = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address
+        trusted = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address
         others = (*snapshot.hosts, HostPolicy(None))
-        ports = [(one.hosts or (HostPolicy(None),), _takes_secure(one, believed)) for one in snapshot.listeners or ()]
+        ports = [(one.hosts or (HostPolicy(None),), _takes_secure(one, trusted)) for one in snapshot.listeners or ()]
         # Mostly all ports have the same Hosts.
         distinct = dict.fromkeys([(others, True)] if snapshot.listeners is None else ports)
         self._ports = [_Port(policies, takes_secure) for policies, takes_secure in distinct]
@@ -57,10 +57,10 @@ def _nearest(reason: str) -> int:
     return [NO_HOST, NO_LABELS, CLEAR_TEXT].index(reason) if reason in UNREACHED else len(UNREACHED)
 
 
-def _takes_secure(listener: Listener, believed: bool) -> bool:
+def _takes_secure(listener: Listener, trusted: bool) -> bool:
     """Whether calls over it can count as secure (`policy.hosts`)."""
     if listener.security_model is SecurityModel.XFP:
-        return listener.transport is Transport.TLS or believed or listener.trusted_hops > 0
+        return listener.transport is Transport.TLS or trusted or listener.trusted_hops > 0
     return listener.security_model is SecurityModel.SECURE
 
 

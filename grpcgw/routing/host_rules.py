@@ -36,12 +36,12 @@ class HostRules:
     """The rules of all ports, by Listener."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        believed = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address
+        trusts_proxies = snapshot.clients.trusted_hops > 0 or not snapshot.clients.use_remote_address
         self._by_listener = {
-            one.name: _PortRules(one.hosts, one.security_model, believed or one.trusted_hops > 0)
+            one.name: _PortRules(one.hosts, one.security_model, trusts_proxies or one.trusted_hops > 0)
             for one in snapshot.listeners or ()
         }
-        self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP, believed)
+        self._of_others = _PortRules((*snapshot.hosts, _EVERY_NAME), SecurityModel.XFP, trusts_proxies)
 
     def judge(self, entry: Entry) -> Deny | Selectors:
         """A refusal, or the selectors (`HostPolicy.selectors`) of the Mappings that may serve the RPC."""
@@ -67,10 +67,10 @@ def _ask_something(policies: tuple[HostPolicy, ...]) -> bool:
 
 
 class _PortRules:
-    def __init__(self, policies: tuple[HostPolicy, ...], model: SecurityModel, proxies_believed: bool) -> None:
-        """`proxies_believed`: the peer is a trusted proxy, so its `x-forwarded-proto` counts."""
+    def __init__(self, policies: tuple[HostPolicy, ...], model: SecurityModel, trusts_proxies: bool) -> None:
+        """`trusts_proxies`: the peer is a trusted proxy, so its `x-forwarded-proto` counts."""
         self._table = HostTable(policies or (_EVERY_NAME,))
-        self._model, self._proxies_believed = model, proxies_believed
+        self._model, self._trusts_proxies = model, trusts_proxies
         self._clear_text_everywhere = all(policy.clear_text for policy in policies)
         self._left_out = next((policy.left_out for policy in policies if policy.left_out), "")
         self._selections = {policy.selectors for policy in policies}
@@ -93,7 +93,7 @@ class _PortRules:
 
     def _is_secure(self, entry: Entry) -> bool:
         if self._model is SecurityModel.XFP:
-            given = entry.metadata if self._proxies_believed else ()
+            given = entry.metadata if self._trusts_proxies else ()
             proto = next((value for key, value in given if key == FORWARDED_PROTO), None)
             return entry.tls if proto is None else str(proto).lower() == "https"
         return self._model is SecurityModel.SECURE

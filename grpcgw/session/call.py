@@ -72,7 +72,7 @@ class Call(CoroutineRuntime, Protocol):
         """Send the RPC to a pod. Headers, the first reply message and the status are read without being asked for.
 
         Answered by `on_pod_sent` for the opening, `on_pod_headers`, `on_pod_message` and `on_pod_status`, each in any
-        case, the status perhaps first. Raises ConnectionError if the pod's connection was closed meanwhile.
+        case, the status perhaps first. Raises ConnectionError if the pod's connection is closed.
 
         With `copy` the answers go there, one at a time, for as long as the try lasts: perhaps longer than the RPC.
         """

@@ -34,7 +34,7 @@ class Connection(Protocol):
         """Start a health check, and return at once.
 
         `report` is called once, from any thread, with why the check failed, or "" where the pod is serving. It is not
-        called if the connection was closed meanwhile.
+        called if the connection was closed before that.
         """
         ...
 

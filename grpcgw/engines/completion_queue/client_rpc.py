@@ -204,7 +204,7 @@ class ClientRpc(AttemptOwner):
     # --- housekeeping
 
     def expire(self, due: tuple[float, Timer], now_s: float) -> None:
-        """End the wait for the timer `due`, unless it was replaced or cancelled meanwhile."""
+        """End the wait for the timer `due`, unless it was replaced or cancelled."""
         timers = self._engine.timers
         try:
             with self.lock:
