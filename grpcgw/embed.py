@@ -48,6 +48,10 @@ class Gateway:
         serving = asyncio.create_task(self._control.listening(), name="grpcgw start")
         try:
             await asyncio.wait((self._running, serving), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # `__aexit__` is not called
+            self._control.shut_down()
+            await self._running
+            raise
         finally:
             serving.cancel()
         if self._running.done():

@@ -87,7 +87,8 @@ class Carrier(Protocol):
     """All methods run in the event loop of the control process.
 
     `close` must be called once; between construction and `close`, `run` runs until it is cancelled. Control contains
-    what the other methods raise: it becomes a problem of this carrier and reaches no other.
+    what the methods raise, so that it reaches no other carrier. What `run` and `apply` raise is a problem of this
+    carrier; what the others raise is in the log.
     """
 
     @property

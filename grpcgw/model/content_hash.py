@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from enum import Enum
 
 _DIGITS = 12
 
@@ -30,6 +29,8 @@ def _write(value: object) -> str:
     """A text that is equal for equal values only. Fields with their default value are omitted: most have it."""
     if value is None or type(value) in (str, int):
         return repr(value)
+    if isinstance(value, str):
+        return str.__repr__(value)  # of an enum, whose own repr and name take ten times as long
     names = _names(type(value))
     if names:
         parts = [
@@ -39,9 +40,7 @@ def _write(value: object) -> str:
         ]
         return f"{type(value).__name__}({','.join(parts)})"
     if isinstance(value, tuple):
-        return f"({','.join([_write(part) for part in value])})"
-    if isinstance(value, Enum):
-        return f"{type(value).__name__}.{value.name}"  # faster than its repr
+        return f"({','.join([repr(part) if type(part) is str else _write(part) for part in value])})"
     if isinstance(value, frozenset):
         return f"{{{','.join(sorted([_write(part) for part in value]))}}}"
     return repr(value)

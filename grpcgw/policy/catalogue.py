@@ -40,8 +40,8 @@ class PolicyKind:
     kind: str
     """`PolicySettings.kind`."""
     stage: Stage
-    build: Callable[[str, PolicySettings], Policy | Deny]
-    """Makes the policy of a Mapping (its label) from the settings, once per snapshot. A Deny refuses all RPCs of the
+    build: Callable[[ObjectKey, PolicySettings], Policy | Deny]
+    """Makes the policy of a Mapping (its key) from the settings, once per snapshot. A Deny refuses all RPCs of the
     Mapping; so does an exception, with UNAVAILABLE."""
 
 
@@ -56,7 +56,7 @@ class Catalogue:
         """The policies of a Mapping in the order they run, or the Deny of all its RPCs: one cannot be built."""
         built = []
         for settings in sorted(destination.policies, key=self._stage):
-            policy = self._build(destination.label, settings)
+            policy = self._build(destination.key, settings)
             if isinstance(policy, Deny):
                 return policy
             index = destination.policies.index(settings)
@@ -77,18 +77,18 @@ class Catalogue:
         found = self._by_kind.get(settings.kind)
         return Stage.OWN if found is None else found.stage
 
-    def _build(self, mapping: str, settings: PolicySettings) -> Policy | Deny:
+    def _build(self, key: ObjectKey, settings: PolicySettings) -> Policy | Deny:
         found = self._by_kind.get(settings.kind)
         if found is None:
-            return _not_built(mapping, settings, f"there is no policy of the kind {settings.kind!r}")
+            return _not_built(key, settings, f"there is no policy of the kind {settings.kind!r}")
         try:
-            return found.build(mapping, settings)
+            return found.build(key, settings)
         except Exception as error:  # a defect in one policy refuses its own RPCs, and nothing else
-            return _not_built(mapping, settings, f"{type(error).__name__}: {error}")
+            return _not_built(key, settings, f"{type(error).__name__}: {error}")
 
 
-def _not_built(mapping: str, settings: PolicySettings, cause: str) -> Deny:
-    return Deny(Reason.POLICY_NOT_BUILT, f"Mapping {mapping}: {settings.name} cannot be built: {cause}")
+def _not_built(key: ObjectKey, settings: PolicySettings, cause: str) -> Deny:
+    return Deny(Reason.POLICY_NOT_BUILT, f"{key}: {settings.name} cannot be built: {cause}")
 
 
 CATALOGUE = Catalogue((PolicyKind("unenforced", Stage.REMOTE_AUTHORIZATION, unenforced.refuse),))

@@ -87,7 +87,7 @@ class Chain:
         if waiting.fail_mode is FailMode.OPEN:
             self._accept(Allow(facts=((FAILED_OPEN, name),)))
             return self.run()
-        message = f"Mapping {self.request.mapping}: {name} gave no verdict: {cause}"
+        message = f"{self.request.key}: {name} gave no verdict: {cause}"
         return Deny(Reason.POLICY_UNAVAILABLE, message, waiting.closed_code)
 
     def edit(self, metadata: Metadata) -> Metadata:
@@ -121,7 +121,7 @@ class Chain:
             raise error
         except BaseException:  # also what is not being handled any more: a coroutine's
             _defects.note(f"{name} {what}")
-        return Deny(Reason.POLICY_DEFECT, f"Mapping {self.request.mapping}: a defect in {name}, see the gateway's log")
+        return Deny(Reason.POLICY_DEFECT, f"{self.request.key}: a defect in {name}, see the gateway's log")
 
     def _accept(self, allowed: Allow) -> None:
         self._passed += 1

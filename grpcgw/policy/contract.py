@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata, MetadataValue
+from grpcgw.model.objects import ObjectKey
 from grpcgw.model.request_path import PATH_CHARACTER
 from grpcgw.policy.request import Request
 from grpcgw.policy.verdicts import Allow, Deny, check_metadata
@@ -28,8 +29,8 @@ class PolicyRequest:
 
     request: Request
     """As the client sent it."""
-    mapping: str
-    """`name.namespace`."""
+    key: ObjectKey
+    """The object that routes it: `Mapping greet.default`."""
     metadata: Metadata
     """The client's, with the edits of earlier policies."""
     facts: dict[str, str] = field(default_factory=dict)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
 from grpcgw.policy.verdicts import Deny
 
 
-def refuse(mapping: str, settings: PolicySettings) -> Deny:
-    """`mapping`: label of the Mapping whose RPCs are refused."""
-    return Deny(
-        Reason.NOT_ENFORCED, f"Mapping {mapping}: {settings.name} decides on its calls, and is not supported yet"
-    )
+def refuse(key: ObjectKey, settings: PolicySettings) -> Deny:
+    """`key`: the Mapping whose RPCs are refused."""
+    return Deny(Reason.NOT_ENFORCED, f"{key}: {settings.name} decides on its calls, and is not supported yet")

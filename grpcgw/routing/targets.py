@@ -40,6 +40,7 @@ class Target:
         "edit_request",
         "edit_response",
         "idle_timeout_s",
+        "key",
         "label",
         "log_percent",
         "make_key",
@@ -65,7 +66,8 @@ class Target:
         budget: RetryBudget,
         log_percent: float,
     ) -> None:
-        self.label = destination.label
+        self.key, self.label = destination.key, destination.label
+        """The object that configures it: as messages name it, and as metrics do."""
         self.cluster = cluster.cluster.name
         self.refusal: Deny | None = None
         """Why all its RPCs are refused; None: they are served."""
@@ -138,9 +140,9 @@ class Target:
         """The message of the status of an RPC that got no pod."""
         service, endpoints = self._cluster.cluster.service, self._cluster.endpoints
         if endpoints is None:
-            return f"Mapping {self.label}: the pods of {service} are not known yet"
+            return f"{self.key}: the pods of {service} are not known yet"
         why = endpoints.error or self._balancing.why_none()
-        return f"Mapping {self.label}: no ready pod of {service}" + (f" ({why})" if why else "")
+        return f"{self.key}: no ready pod of {service}" + (f" ({why})" if why else "")
 
 
 class Shadow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grpcgw.model.codes import Code
+from grpcgw.model.objects import ObjectKey
 from grpcgw.model.status import Reason, Status, make_status
 from grpcgw.routing.targets import Target
 from grpcgw.telemetry.access_log import CancelledBy, StatusFrom
@@ -45,19 +46,19 @@ def ended_by(status_from: StatusFrom, reason: str) -> CancelledBy:
     return _ENDED_BY.get(reason, CancelledBy.NOBODY)
 
 
-def message_too_large(mapping: str, size_bytes: int, limit_bytes: int) -> Status:
+def message_too_large(key: ObjectKey, size_bytes: int, limit_bytes: int) -> Status:
     what = f"a message of {size_bytes} bytes is larger than max_message_bytes {limit_bytes}"
-    return make_status(Reason.MESSAGE_TOO_LARGE, f"Mapping {mapping}: {what}")
+    return make_status(Reason.MESSAGE_TOO_LARGE, f"{key}: {what}")
 
 
-def too_quiet(mapping: str, idle_timeout_s: float) -> Status:
+def too_quiet(key: ObjectKey, idle_timeout_s: float) -> Status:
     quiet_ms = round(idle_timeout_s * 1000)
-    return make_status(Reason.IDLE_TIMEOUT, f"Mapping {mapping}: no message for idle_timeout_ms {quiet_ms}")
+    return make_status(Reason.IDLE_TIMEOUT, f"{key}: no message for idle_timeout_ms {quiet_ms}")
 
 
-def try_timed_out(mapping: str, per_try_timeout_ms: int | None, pod: Pod | None) -> Status:
+def try_timed_out(key: ObjectKey, per_try_timeout_ms: int | None, pod: Pod | None) -> Status:
     what = f"per_try_timeout {per_try_timeout_ms} ms passed{_waiting(pod)}"
-    return make_status(Reason.TIMEOUT, f"Mapping {mapping}: {what}")
+    return make_status(Reason.TIMEOUT, f"{key}: {what}")
 
 
 def deadline_passed(
@@ -65,8 +66,8 @@ def deadline_passed(
 ) -> Status:
     """The deadline of a whole RPC, the earlier of the client's and that of the Mapping's `timeout_ms`."""
     if target.timeout_ms is None or deadline_s == client_deadline_s:
-        return client_deadline_passed(pod, f"Mapping {target.label}: ")
-    what = f"Mapping {target.label}: timeout_ms {target.timeout_ms} passed{_waiting(pod)}"
+        return client_deadline_passed(pod, f"{target.key}: ")
+    what = f"{target.key}: timeout_ms {target.timeout_ms} passed{_waiting(pod)}"
     return make_status(Reason.TIMEOUT, what)
 
 
@@ -78,5 +79,5 @@ def _waiting(pod: Pod | None) -> str:
     return "" if pod is None else f" while waiting for pod {pod.endpoint}"
 
 
-def try_failed(reason: Reason, mapping: str, pod: Pod, cause: str) -> Status:
-    return make_status(reason, f"Mapping {mapping}: pod {pod.endpoint}: {cause}")
+def try_failed(reason: Reason, key: ObjectKey, pod: Pod, cause: str) -> Status:
+    return make_status(reason, f"{key}: pod {pod.endpoint}: {cause}")

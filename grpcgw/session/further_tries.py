@@ -68,7 +68,7 @@ class FurtherTries:
             return status
         if not replies.count and safe_to_retry(cause) and requests.replayable and self.repeat(failed.pod):
             return Again(None)
-        return ending.try_failed(cause, target.label, failed.pod, status.details)
+        return ending.try_failed(cause, target.key, failed.pod, status.details)
 
     def _describe(self, status: Status, cause: Reason | None, expired: bool, committed: bool, now_s: float) -> Failure:
         return Failure(
@@ -104,7 +104,7 @@ class FurtherTries:
     def _why_expired(self, failed: Try) -> Status:
         target = self._target
         if target.retry is not None and failed.deadline_s != self._deadline_s:
-            return ending.try_timed_out(target.label, target.retry.per_try_timeout_ms, failed.pod)
+            return ending.try_timed_out(target.key, target.retry.per_try_timeout_ms, failed.pod)
         return ending.deadline_passed(target, self._deadline_s, self._client_deadline_s, failed.pod)
 
     def close(self) -> None:

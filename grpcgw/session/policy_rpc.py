@@ -120,7 +120,7 @@ class PolicyRpc:
         self._reading, self._message = False, message
         limit_bytes = self._target.max_message_bytes
         if message is not None and len(message) > limit_bytes:
-            self._refuse(message_too_large(self._target.label, len(message), limit_bytes).details, now_s)
+            self._refuse(message_too_large(self._target.key, len(message), limit_bytes).details, now_s)
         else:
             self._settle(now_s)
 

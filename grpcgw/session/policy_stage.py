@@ -48,7 +48,7 @@ class PolicyStage:
         verdict that came later."""
         policies = target.policies
         assert policies is not None, "the Mapping has no policies"
-        self._chain = Chain(policies, PolicyRequest(request, target.label, request.metadata))
+        self._chain = Chain(policies, PolicyRequest(request, target.key, request.metadata))
         self._target, self._call, self._deadline_s = target, call, deadline_s
         self._note_failure, self._on_outcome = note_failure, on_outcome
         self._wait: Wait | None = None

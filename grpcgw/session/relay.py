@@ -180,7 +180,7 @@ class Relay:
             self._settle(now_s)
             return
         if len(message) > self._unchecked_bytes and len(message) > target.max_message_bytes:
-            self._end_early(ending.message_too_large(target.label, len(message), target.max_message_bytes), now_s)
+            self._end_early(ending.message_too_large(target.key, len(message), target.max_message_bytes), now_s)
             return
         replies.take(message)
         if self._counters.unnamed:

@@ -101,7 +101,7 @@ class RequestSide:
         """The status of an RPC with a message too large to be held; None: the message is counted and may be held."""
         size_bytes, limit_bytes = len(message), request.port.max_message_bytes
         if size_bytes > target.max_message_bytes:
-            return message_too_large(target.label, size_bytes, target.max_message_bytes)
+            return message_too_large(target.key, size_bytes, target.max_message_bytes)
         if size_bytes > limit_bytes:
             what = f"a message of {size_bytes} bytes is larger than the {limit_bytes} of the port"
             return make_status(Reason.MESSAGE_TOO_LARGE, f"{what} (--max-message-bytes, maxMessageBytes)")
@@ -111,7 +111,7 @@ class RequestSide:
             self.lent_bytes += size_bytes
             return None
         what = f"more than {held.limit_bytes} bytes of the client's large messages wait for their readers"
-        return make_status(Reason.TOO_MUCH_HELD, f"Mapping {target.label}: {what}")
+        return make_status(Reason.TOO_MUCH_HELD, f"{target.key}: {what}")
 
     def give_back(self, request: Request, held: HeldMessages) -> None:
         """Stop counting the messages, once none of them is kept."""

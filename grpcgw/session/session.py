@@ -160,7 +160,7 @@ class Session(Relay):
         admitted = breaker.admit(waits=not target.is_connected())
         if isinstance(admitted, Overflow):
             self._serving.counters.count_breaker(target.label, admitted.limit)
-            self._finish_own(make_status(Reason.CIRCUIT_BREAKER, f"Mapping {target.label}: {admitted}"), now_s)
+            self._finish_own(make_status(Reason.CIRCUIT_BREAKER, f"{target.key}: {admitted}"), now_s)
             return False
         self._permit = admitted
         return True
@@ -216,7 +216,7 @@ class Session(Relay):
         if self._further_tries(target).repeat(pod):
             self._open(now_s, avoid=pod)
         else:
-            self._finish_own(ending.try_failed(Reason.CONNECT_FAILED, target.label, pod, cause), now_s)
+            self._finish_own(ending.try_failed(Reason.CONNECT_FAILED, target.key, pod, cause), now_s)
 
     def _further_tries(self, target: Target) -> FurtherTries:
         if self._further is None:
@@ -249,7 +249,7 @@ class Session(Relay):
         elif self._on_hold is POLICY:
             pass  # a policy has a time-out of its own
         elif target.idle_timeout_s is not None and now_s - self._last_active_s >= target.idle_timeout_s:
-            self._end_early(ending.too_quiet(target.label, target.idle_timeout_s), now_s)
+            self._end_early(ending.too_quiet(target.key, target.idle_timeout_s), now_s)
 
     # --- a try ends
 

@@ -160,10 +160,10 @@ class Worker:
     def apply(self, snapshot: Snapshot, listeners: Listeners) -> Listening:
         """Serve `snapshot` on the ports of `listeners`. Returns which are open, and why others are not."""
         self._engine.ports.retire(listeners)
-        if self._access_log is not None:
-            self._access_log.log_format = snapshot.access_log or own_format(self._plan)
         # Rules of Hosts and Listeners depend on the ports that this worker opens.
         self._engine.serving.apply(replace(snapshot, listeners=listeners), time.monotonic())
+        if self._access_log is not None:
+            self._access_log.log_format = snapshot.access_log or own_format(self._plan)
         first = not self._started
         if first:
             self._engine.start(SETTLE_S)

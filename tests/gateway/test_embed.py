@@ -14,6 +14,7 @@ from pathlib import Path
 from socket import SO_REUSEPORT, SOL_SOCKET, socket
 
 import grpc
+import pytest
 from dataplane.raw_client import RawClient
 from dataplane.waiting import PATIENCE_S, eventually
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -138,3 +139,28 @@ def test_embedding_changes_nothing_in_the_process(directory: Directory) -> None:
     command = [sys.executable, "-c", STATE, str(directory.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment, check=True)
     assert json.loads(done.stdout) == {"collected": True, "changed": [], "changed after": [], "loggers": []}
+
+
+CANCELLED = """
+import asyncio, sys
+from pathlib import Path
+from grpcgw.embed import Gateway
+from grpcgw.settings import Settings
+
+async def main():
+    try:
+        async with asyncio.timeout(float(sys.argv[2])), Gateway(Settings(config_dir=Path(sys.argv[1]), admin_port=0)):
+            raise SystemExit("it was entered")
+    except TimeoutError:
+        await asyncio.sleep(0)  # what was cancelled ends
+        print(len(asyncio.all_tasks()))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("patience_s", [0, 0.01])
+def test_a_start_that_is_cancelled_leaves_no_task(directory: Directory, patience_s: float) -> None:
+    command = [sys.executable, "-c", CANCELLED, str(directory.path), str(patience_s)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert done.stdout == "1\n"

@@ -55,7 +55,7 @@ class Scripted:
 def chain_of(*policies: Scripted) -> Chain:
     built = tuple(BuiltPolicy(f"p{index}", index, one, one.on_end) for index, one in enumerate(policies))
     request = Request("/greet.GrpcService/Greet", "gateway.example", METADATA, None, Peer("192.0.2.7"))
-    return Chain(built, PolicyRequest(request, "m.default", METADATA))
+    return Chain(built, PolicyRequest(request, ObjectKey("Mapping", "default", "m"), METADATA))
 
 
 def test_policies_run_in_order_until_one_denies() -> None:

@@ -57,3 +57,10 @@ def test_breakers_retry_budgets_and_shadows_are_apart_also_after_a_reload() -> N
         assert first.shadow.counters is not second.shadow.counters
     assert [one.breaker for one in targets(gateway)] == [one.breaker for one in before]
     assert [one.budget for one in targets(gateway)] == [one.budget for one in before]
+
+
+def test_messages_name_the_object_with_its_kind() -> None:
+    gateway = Serving(FakeConnection)
+    gateway.apply(snapshot(*map(make_route, KINDS)), 0.0)
+    said = [one.why_no_endpoint() for one in targets(gateway)]
+    assert [text.partition(":")[0] for text in said] == ["Mapping greet.default", "GRPCRoute greet.default"]

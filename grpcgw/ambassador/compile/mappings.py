@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from grpcgw.ambassador.compile.grouping import GroupMember, make_group_key
 from grpcgw.ambassador.compile.guards import Guard, find_guard
@@ -21,7 +22,14 @@ from grpcgw.ambassador.compile.upstreams import Surroundings, choose_authority, 
 from grpcgw.ambassador.spec.mapping_parts import KeepaliveSpec
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.parse import Findings
-from grpcgw.model.balancing import ROUND_ROBIN, Balancing
+from grpcgw.model.balancing import (
+    DEFAULT_BALANCING,
+    ROUND_ROBIN,
+    Balancing,
+    HealthCheck,
+    LoadBalancer,
+    OutlierDetection,
+)
 from grpcgw.model.cluster import Cluster, ResolverKind
 from grpcgw.model.edits import HeaderAdd, RegexRewrite
 from grpcgw.model.log_format import ANNOTATION as ACCESS_LOG
@@ -262,7 +270,9 @@ def _make_destination(
     return Destination(
         key=obj.key,
         clusters=(WeightedCluster(cluster.name),),
-        balancing=Balancing(settings.load_balancer or ROUND_ROBIN, settings.health_check, settings.outlier_detection),
+        balancing=_share_balancing(
+            settings.load_balancer or ROUND_ROBIN, settings.health_check, settings.outlier_detection
+        ),
         timeout_ms=spec.timeout_ms or None,
         idle_timeout_ms=idle_ms or None,
         max_message_bytes=spec.max_message_bytes,
@@ -278,6 +288,15 @@ def _make_destination(
         access_log_percent=log_percent,
         where=obj.source.locate(),
     )
+
+
+@lru_cache(maxsize=1024)
+def _share_balancing(
+    load_balancer: LoadBalancer, health_check: HealthCheck | None, outliers: OutlierDetection | None
+) -> Balancing:
+    """Equal settings are one object: thousands of Mappings have the same, and each is compared, hashed and sent."""
+    made = Balancing(load_balancer, health_check, outliers)
+    return DEFAULT_BALANCING if made == DEFAULT_BALANCING else made
 
 
 def _read_priority(spec: MappingSpec) -> Priority:
