@@ -62,7 +62,9 @@ class InProcessWorker:
         if not self._ports.started:
             return partial(self._worker.try_to_apply, *await self._updates.get())
         try:
-            return partial(self._worker.try_to_apply, *await asyncio.wait_for(self._updates.get(), CHECK_PORTS_S))
+            # Not `asyncio.wait_for`: before Python 3.12 it loses a cancellation that comes together with the update.
+            async with asyncio.timeout(CHECK_PORTS_S):
+                return partial(self._worker.try_to_apply, *await self._updates.get())
         except TimeoutError:
             return self._worker.listening
 
