@@ -31,7 +31,7 @@ def _route(view: RouteView) -> Json:
         "host": view.host,
         "precedence": view.route.precedence,
         "clusters": [_route_cluster(destination) for destination in view.destinations],
-        "shadow": None if view.shadow is None else _shadow(view.shadow),
+        "shadows": [_shadow(shadow) for shadow in view.shadows],
         "_group_id": view.key,
         "_source": first.where,
     }
@@ -42,7 +42,7 @@ def _shadow(view: ShadowView) -> Json:
     return {
         "name": cluster.name,
         "service": str(cluster.service),
-        "weight": destination.weight,
+        "weight": view.weight_percent,
         "type_label": "shadow",
         "_source": destination.where,
         "mapping": destination.label,
@@ -103,8 +103,8 @@ def _load_balancer(load_balancer: LoadBalancer) -> Json:
 def render_resolvers(view: GatewayView) -> list[Json]:
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for route in view.routes:
-        for destination in (*route.destinations, *((route.shadow,) if route.shadow else ())):
-            cluster = destination.cluster.cluster
+        shown: tuple[DestinationView | ShadowView, ...] = (*route.destinations, *route.shadows)
+        for cluster in (one.cluster.cluster for one in shown):
             groups[cluster.resolver_name, cluster.resolver].append(route.key)
     return [
         {"name": name, "kind": str(kind), "_source": name, "groups": sorted(set(keys))}

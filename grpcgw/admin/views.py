@@ -80,10 +80,11 @@ class DestinationView:
 
 @dataclass(frozen=True, slots=True)
 class ShadowView:
-    """A shadow Mapping with its copies over all workers."""
+    """One cluster of a shadow Mapping. Copies are those of the whole Mapping, over all workers."""
 
     destination: Destination
     cluster: ClusterView
+    weight_percent: float
     copies: ShadowReport
 
     @property
@@ -105,7 +106,8 @@ class RouteView:
     """Short digest of the route's name."""
     route: Route
     destinations: tuple[DestinationView, ...]
-    shadow: ShadowView | None = None
+    shadows: tuple[ShadowView, ...] = ()
+    """One for each cluster of the shadow Mapping."""
 
     @property
     def host(self) -> str:
@@ -208,15 +210,17 @@ def _view_route(
             for destination in route.destinations
             for one in destination.clusters
         ),
-        shadow=None if route.shadow is None else _view_shadow(route.shadow, clusters, copies),
+        shadows=() if route.shadow is None else _view_shadow(route, route.shadow, clusters, copies),
     )
 
 
 def _view_shadow(
-    shadow: Destination, clusters: Mapping[str, ClusterView], copies: Mapping[str, ShadowReport]
-) -> ShadowView:
+    route: Route, shadow: Destination, clusters: Mapping[str, ClusterView], copies: Mapping[str, ShadowReport]
+) -> tuple[ShadowView, ...]:
     counted = copies.get(shadow.label) or ShadowReport(shadow.label, {}, {}, 0)
-    return ShadowView(shadow, clusters[shadow.clusters[0].cluster], counted)
+    return tuple(
+        ShadowView(shadow, clusters[one.cluster], route.percent_of(shadow, one), counted) for one in shadow.clusters
+    )
 
 
 def _view_destination(

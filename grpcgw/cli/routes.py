@@ -72,11 +72,10 @@ def describe_matching(order: int, route: Route) -> Row:
 def describe_destination(route: Route, destination: Destination, weighted: WeightedCluster, cluster: Cluster) -> Row:
     from grpcgw.admin.describe import describe_balancing
 
-    is_shadow = destination is route.shadow
     return {
         "mapping": destination.label,
-        "shadow": is_shadow,
-        "weight_percent": destination.weight if is_shadow else route.percent_of(destination, weighted),
+        "shadow": destination is route.shadow,
+        "weight_percent": route.percent_of(destination, weighted),
         "service": str(cluster.service),
         "resolver": cluster.resolver_name,
         "load_balancer": describe_balancing(destination.balancing.load_balancer),

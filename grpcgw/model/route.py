@@ -104,7 +104,7 @@ class Route:
     """All must hold."""
     case_sensitive: bool = True
     shadow: Destination | None = None
-    """Gets a copy of RPCs (`weight` percent of them); its answers are dropped. It has one cluster."""
+    """Gets a copy of RPCs (`weight` percent of them); its answers are dropped."""
     sticky_header: str = ""
     """Metadata key whose hash decides the destination, so that a caller stays with one; empty: destinations take
     turns."""
@@ -120,8 +120,12 @@ class Route:
         return self.destinations if self.shadow is None else (*self.destinations, self.shadow)
 
     def percent_of(self, destination: Destination, cluster: WeightedCluster) -> float:
-        """Share of the route's RPCs that go to `cluster` of `destination`, for display. A whole number is an int."""
-        routed = sum(one.weight for one in self.destinations) + self.unrouted_weight
+        """Share of the route's RPCs that go to `cluster` of `destination`, for display. A whole number is an int.
+
+        Of the shadow: the share that is copied to it.
+        """
+        is_shadow = destination is self.shadow
+        routed = 100 if is_shadow else sum(one.weight for one in self.destinations) + self.unrouted_weight
         parts = sum(one.weight for one in destination.clusters)
         percent = 100 * destination.weight * cluster.weight / (routed * parts) if routed and parts else 0
         return int(percent) if percent == int(percent) else round(percent, 2)

@@ -165,8 +165,8 @@ class RouteBinder:
         label = destination.label
         counters = self._copy_counters.get_or_make(label, lambda: CopyCounters(label))
         self._copy_counters.remember(label)
-        target = self._make_target(route, destination, destination.clusters[0].cluster)
-        return Shadow(destination, target, counters)
+        targets = [self._make_target(route, destination, one.cluster) for one in destination.clusters]
+        return Shadow(destination, targets, counters)
 
     def shadow_reports(self) -> tuple[ShadowReport, ...]:
         """Of every shadow Mapping in use or remembered."""

@@ -146,17 +146,24 @@ class Target:
 
 
 class Shadow:
-    """A Route's shadow Mapping, bound to its cluster: decides which RPCs are copied."""
+    """A Route's shadow Mapping, bound to its clusters: decides which RPCs are copied, and to which cluster."""
 
-    __slots__ = ("_split", "counters", "target")
+    __slots__ = ("_split", "counters", "targets")
 
-    def __init__(self, destination: Destination, target: Target, counters: CopyCounters) -> None:
-        self.target, self.counters = target, counters
-        self._split = Split(((True, destination.weight),), 100 - destination.weight)
+    def __init__(self, destination: Destination, targets: Sequence[Target], counters: CopyCounters) -> None:
+        """`targets`: one for each of its clusters."""
+        self.targets, self.counters = tuple(targets), counters
+        weights = [one.weight for one in destination.clusters]
+        shares = [destination.weight * weight for weight in weights]
+        unrouted = (100 - destination.weight) * sum(weights)
+        self._split = Split(tuple(zip(self.targets, shares, strict=True)), unrouted)
 
-    def takes_next(self) -> bool:
-        """Whether the next RPC is copied: the share `weight` (percent) of them is, in turns."""
-        return self._split.pick() is not None
+    def choose(self) -> Target | None:
+        """Where the next RPC is copied to: `weight` percent of RPCs are copied, split over the clusters, in turns.
+
+        None: this RPC is not copied.
+        """
+        return self._split.pick()
 
 
 class RouteTargets:

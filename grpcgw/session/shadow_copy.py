@@ -22,8 +22,8 @@ from grpcgw.model.status import Status, counts_against_pod
 from grpcgw.policy.breakers import Overflow, Permit
 from grpcgw.policy.request import Request
 from grpcgw.policy.timeouts import bound_deadline
-from grpcgw.routing.copy_counters import Drop
-from grpcgw.routing.targets import Shadow
+from grpcgw.routing.copy_counters import CopyCounters, Drop
+from grpcgw.routing.targets import Shadow, Target
 from grpcgw.session.call import Attempt, Call, Opening
 from grpcgw.upstream.pod import Pod
 
@@ -44,7 +44,8 @@ class Copies:
 
     def begin(self, shadow: Shadow, call: Call, request: Request) -> Copy | None:
         """The copy of an RPC; None: the RPC is in the share that is not copied."""
-        return Copy(self, shadow, call, request) if shadow.takes_next() else None
+        target = shadow.choose()
+        return None if target is None else Copy(self, target, shadow.counters, call, request)
 
     def sweep(self, now_s: float) -> None:
         """Drop copies whose time is over. Called from time to time."""
@@ -66,6 +67,7 @@ class Copy:
         "_call",
         "_copies",
         "_counted",
+        "_counters",
         "_dropped",
         "_given_up",
         "_half_close_sent",
@@ -81,12 +83,12 @@ class Copy:
         "_request",
         "_sending",
         "_sending_bytes",
-        "_shadow",
+        "_target",
         "metadata",
     )
 
-    def __init__(self, copies: Copies, shadow: Shadow, call: Call, request: Request) -> None:
-        self._copies, self._shadow = copies, shadow
+    def __init__(self, copies: Copies, target: Target, counters: CopyCounters, call: Call, request: Request) -> None:
+        self._copies, self._target, self._counters = copies, target, counters
         self._call: Call | None = call
         self._request: Request | None = request
         self._lock = threading.Lock()
@@ -123,7 +125,7 @@ class Copy:
             try:
                 step()
             except Exception:  # a defect of the copy must not fail the original
-                log.exception("defect: a copy for the shadow Mapping %s is dropped", self._shadow.target.label)
+                log.exception("defect: a copy for the shadow Mapping %s is dropped", self._target.label)
                 self._drop(Drop.DEFECT, now_s)
 
     def _take(self, message: bytes | None, now_s: float) -> None:
@@ -137,13 +139,13 @@ class Copy:
         self._pump()
 
     def _hold(self, size_bytes: int) -> bool:
-        if self._held_bytes + size_bytes > MAX_HELD_BYTES or not self._shadow.counters.hold(size_bytes):
+        if self._held_bytes + size_bytes > MAX_HELD_BYTES or not self._counters.hold(size_bytes):
             return False
         self._held_bytes += size_bytes
         return True
 
     def _open(self, now_s: float) -> None:
-        call, request, target = self._call, self._request, self._shadow.target
+        call, request, target = self._call, self._request, self._target
         if call is None or request is None:
             return
         self._call = self._request = None  # a copy that outlives the original must not hold its objects
@@ -169,8 +171,8 @@ class Copy:
 
     def _admit(self, request: Request, now_s: float) -> Pod | None:
         """The pod for the copy; None: it is dropped."""
-        shadow, target = self._shadow, self._shadow.target
-        if not shadow.counters.begin():
+        target = self._target
+        if not self._counters.begin():
             self._drop(Drop.TOO_MANY, now_s)
             return None
         self._counted = True
@@ -209,7 +211,7 @@ class Copy:
         if self._attempt is None:
             self._end(_CANCELLED, now_s)
         elif self._half_closed and not client_gone:
-            if self._shadow.target.timeout_ms is None:  # else the copy has a deadline of its own
+            if self._target.timeout_ms is None:  # else the copy has a deadline of its own
                 self._limit_s = now_s + LINGER_S
         else:
             self._give_up()
@@ -223,7 +225,7 @@ class Copy:
     def _go_on_sending(self) -> None:
         self._sending = False
         self._held_bytes -= self._sending_bytes
-        self._shadow.counters.give_back(self._sending_bytes)
+        self._counters.give_back(self._sending_bytes)
         if self._permit is not None:
             self._permit.connected()
         self._pump()
@@ -264,7 +266,7 @@ class Copy:
     # --- the end
 
     def _drop(self, reason: Drop, now_s: float) -> None:
-        self._shadow.counters.drop(reason)
+        self._counters.drop(reason)
         self._dropped = True
         if self._attempt is None:
             self._end(_CANCELLED, now_s)
@@ -284,13 +286,13 @@ class Copy:
         self._over = True
         self._attempt = self._call = self._request = None
         self._queue.clear()
-        shadow, pod = self._shadow, self._pod
+        counters, pod = self._counters, self._pod
         self._copies.running.discard(self)
-        shadow.counters.give_back(self._held_bytes)
+        counters.give_back(self._held_bytes)
         if self._permit is not None:
             self._permit.release()
         if self._counted:
-            shadow.counters.end(None if self._dropped else status.code)
+            counters.end(None if self._dropped else status.code)
         if pod is not None:
             self._end_try(pod, status, now_s)
 
@@ -299,7 +301,7 @@ class Copy:
         duration_s = now_s - self._pod_since_s
         pod.end(duration_s, (status.details or Code(status.code).name) if failed else "")
         outcome = Outcome(status.code, failed, duration_s, status.trailers)
-        self._shadow.target.done(pod, outcome, now_s)
+        self._target.done(pod, outcome, now_s)
 
 
 _CANCELLED = Status(Code.CANCELLED, "")

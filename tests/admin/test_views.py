@@ -36,6 +36,7 @@ from grpcgw.model.edits import HeaderAdd, HeaderEdits, RegexRewrite
 from grpcgw.model.endpoints import EndpointSet, PodState
 from grpcgw.model.match import HeaderMatch, HostKind, HostMatch
 from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
+from grpcgw.model.route import WeightedCluster
 from grpcgw.telemetry.report import PodReport, ShadowReport
 
 
@@ -402,10 +403,9 @@ def shadow_state() -> GatewayState:
 
 def test_a_shadow_is_shown_beside_those_that_serve_with_its_copies_over_all_workers() -> None:
     view = view_gateway(shadow_state())
-    shadow = view.routes[0].shadow
-    assert shadow is not None
+    (shadow,) = view.routes[0].shadows
     assert (shadow.finished, shadow.not_ok, shadow.copies.in_flight) == (18, 4, 2)
-    shown = render_diagnostics(view)["route_info"][0]["shadow"]
+    shown = render_diagnostics(view)["route_info"][0]["shadows"][0]
     assert (shown["mapping"], shown["weight"], shown["type_label"]) == ("copy.default", 10, "shadow")
     assert shown["copies_by_status"] == {"OK": 14, "UNAVAILABLE": 4}
     assert shown["copies_dropped"] == {"too-slow": 2}
@@ -422,8 +422,19 @@ def test_the_page_shows_a_shadow() -> None:
 def test_a_shadow_that_copied_nothing_yet_is_shown_as_well() -> None:
     state = shadow_state()
     view = view_gateway(replace(state, workers=()))
-    assert view.routes[0].shadow is not None
-    assert view.routes[0].shadow.finished == 0
+    assert [shadow.finished for shadow in view.routes[0].shadows] == [0]
+
+
+def test_each_cluster_of_a_shadow_is_shown_with_its_share() -> None:
+    state = shadow_state()
+    (route,) = state.snapshot.routes
+    assert route.shadow is not None
+    parts = (WeightedCluster(GREET, 3), WeightedCluster(GREET, 1))
+    route = replace(route, shadow=replace(route.shadow, clusters=parts))
+    view = view_gateway(replace(state, snapshot=replace(state.snapshot, routes=(route,))))
+    shown = render_diagnostics(view)["route_info"][0]["shadows"]
+    assert [one["weight"] for one in shown] == [7.5, 2.5]
+    assert "7.5 %" in render_page(view)
 
 
 def test_the_gateways_own_namespace_is_told_whatever_namespaces_it_reads() -> None:

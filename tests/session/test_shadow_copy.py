@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from grpcgw.model.balancing import OutlierDetection
 from grpcgw.model.codes import Code
 from grpcgw.model.edits import HeaderAdd, HeaderEdits
 from grpcgw.model.resilience import CircuitBreaker, RetryPolicy
+from grpcgw.model.route import WeightedCluster
 from grpcgw.model.status import Status
 from grpcgw.policy.breakers import Limit
 from grpcgw.routing.copy_counters import MAX_ALL_HELD_BYTES, MAX_COPIES, CopyCounters
@@ -30,7 +32,7 @@ FIRST_SHADOW = 100
 def gateway(pods: int = 1, shadow_pods: int = 1, mapping: dict[str, Any] | None = None, **shadow: Any) -> Gateway:
     """A Mapping over `pods`, and a shadow with the settings `shadow` over `shadow_pods`."""
     made = Gateway(pods)
-    copied = destination(name="copy", cluster="copies", **shadow)
+    copied = destination(name="copy", **{"cluster": "copies", **shadow})
     made.apply(snapshot(replace(route(destination(**mapping or {})), shadow=copied)), 0.0)
     made.set_endpoints("copies", endpoints(*range(FIRST_SHADOW, FIRST_SHADOW + shadow_pods)), 0.0)
     made.refresh(0.0)
@@ -356,6 +358,23 @@ def test_without_pods_the_copy_is_dropped() -> None:
     assert_all_given_back(made)
 
 
+def test_copies_are_split_over_the_clusters_of_the_shadow_in_exact_shares_of_those_copied() -> None:
+    made = Gateway()
+    clusters = (WeightedCluster("old", 3), WeightedCluster("new", 1), WeightedCluster("unused", 0))
+    shadow = destination(name="copy", clusters=clusters, weight=50)
+    made.apply(snapshot(replace(route(), shadow=shadow)), 0.0)
+    for number, name in enumerate(("old", "new", "unused")):
+        made.set_endpoints(name, endpoints(FIRST_SHADOW + number), 0.0)
+    made.refresh(0.0)
+    copied = Counter(copy.pod.cluster for _ in range(80) for copy in unary(made).copies)
+    assert copied == {"old": 30, "new": 10}
+
+
+def test_nothing_is_copied_to_a_shadow_whose_clusters_all_have_no_weight() -> None:
+    made = gateway(clusters=(WeightedCluster("copies", 0),))
+    assert [unary(made).copies for _ in range(3)] == [[], [], []]
+
+
 def test_the_shadows_breaker_is_its_own() -> None:
     made = gateway(circuit_breakers=(CircuitBreaker(max_requests=1),))
     first, second = unary(made), unary(made)
@@ -364,7 +383,7 @@ def test_the_shadows_breaker_is_its_own() -> None:
     copy_ends(first)
     target = made.route(METHOD)
     assert target.breaker is None  # type: ignore[union-attr]
-    breaker = target.shadow.target.breaker  # type: ignore[union-attr]
+    breaker = target.shadow.targets[0].breaker  # type: ignore[union-attr]
     assert breaker.in_use(Limit.REQUESTS) == 0
     assert_all_given_back(made)
 
