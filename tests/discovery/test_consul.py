@@ -30,6 +30,7 @@ from grpcgw.listeners.self_signed import make_self_signed
 from grpcgw.model.cluster import Addressing, Cluster, ConsulAgent, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from tests.consul_agents import NODE_ADDRESS, TOKEN, Agent, EmulatedAgent, free_port, kinds_of_agent, open_agent
+from tests.scenarios import call_together_with_timers
 
 DEADLINE_S = 40.0
 BRISK = ConsulPace(wait_s=60.0, grace_s=20.0, pause_s=0.01, retry_base_s=0.02, retry_cap_s=0.1)
@@ -421,6 +422,21 @@ def test_an_ended_watch_publishes_nothing_more_and_leaves_the_agent_alone() -> N
         assert ended.sets == [EndpointSet()]
 
     misplay(scenario)
+
+
+def test_a_watch_that_ends_just_as_its_query_times_out_ends() -> None:
+    pace = replace(BRISK, wait_s=1.0, grace_s=1.0)
+
+    async def scenario(scene: Scene, agent: EmulatedAgent) -> None:
+        agent.silent = True
+        tasks = asyncio.all_tasks()
+        scene.watch()
+        await until(lambda: agent.waiting == 1)
+        longest_s = pace.wait_s * 17 / 16 + pace.grace_s
+        await call_together_with_timers(scene.end, asyncio.get_running_loop().time() + longest_s)
+        await until(lambda: asyncio.all_tasks() <= tasks)
+
+    misplay(scenario, pace)
 
 
 def test_hundreds_of_services_wait_side_by_side() -> None:

@@ -9,12 +9,12 @@ from random import Random
 
 import pytest
 
-from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
+from grpcgw.discovery.sources.kubernetes_api import ClusterAccess, KubernetesApi
 from grpcgw.discovery.sources.kubernetes_health import PROBE_PATH
 from tests.discovery.test_kubernetes import BRISK, mapping, names, reading, requests_for, status, until, until_synced
 from tests.kube_api import KubeApi
 from tests.parsing import WATCHED_KINDS
-from tests.scenarios import run
+from tests.scenarios import call_together_with_timers, run
 
 QUIET = replace(BRISK, watch_s=(60.0, 60.0), silence_s=0.2)
 """The server is asked soon whether it is there, and the tests are over before a watch is."""
@@ -156,6 +156,27 @@ def test_an_outage_is_one_warning_and_one_line_at_its_end(
     warning, end = lines(caplog)
     assert api.url in warning
     assert end.startswith("reading works again, after ")
+
+
+# ---- the end of the reader
+
+
+def test_a_request_that_is_cancelled_just_as_it_times_out_is_cancelled(api: KubeApi, access: ClusterAccess) -> None:
+    """Otherwise its reflector goes on, and the gateway waits without end for it to stop."""
+    api.hang_lists = True
+    timeout_s = 2.0
+
+    async def scenario() -> None:
+        client = KubernetesApi(access)
+        await client.connect()
+        request = asyncio.create_task(client.get("/api/v1/services", {}, timeout_s))
+        await until(lambda: requests_for(api, "list", "Service") != [], "sent")
+        await call_together_with_timers(request.cancel, asyncio.get_running_loop().time() + timeout_s)
+        await asyncio.wait([request])
+        assert request.cancelled()
+        await client.aclose()
+
+    run(scenario())
 
 
 # ---- the end of an outage

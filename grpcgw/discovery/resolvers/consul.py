@@ -151,8 +151,10 @@ class _Client:
         if not index:
             del query["index"], query["wait"]
         url = f"{agent_url(agent.address, self._credentials.tls)}/v1/health/service/{quote(service, safe='')}"
+        longest_s = self._pace.wait_s * 17 / 16 + self._pace.grace_s
         try:
-            return await self._get(url, query)
+            async with asyncio.timeout(longest_s):
+                return await self._get(url, query)
         except TimeoutError as error:
             raise AgentAway("it was silent for too long") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -190,8 +192,9 @@ class _Client:
         return {"X-Consul-Token": token} if token else {}
 
     def _timeout(self) -> aiohttp.ClientTimeout:
-        longest_s = self._pace.wait_s * 17 / 16 + self._pace.grace_s
-        return aiohttp.ClientTimeout(total=longest_s, sock_connect=self._pace.connect_s)
+        # `total` of aiohttp is not used: it loses a cancellation of the task that comes together with the time-out
+        # (aiohttp issue 5979), and the resolver would never end.
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._pace.connect_s)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:

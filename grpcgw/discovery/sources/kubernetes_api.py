@@ -95,8 +95,7 @@ class KubernetesApi:
 
     async def get(self, path: str, query: Mapping[str, str], timeout_s: float) -> dict[str, object]:
         """The JSON object at `path`, read completely within `timeout_s`. Raises ApiAway, ApiRefused."""
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._connect_timeout_s)
-        async with self._request(path, query, timeout) as response:
+        async with self._request(path, query, whole_s=timeout_s) as response:
             return await self._read_object(path, response)
 
     async def write(self, method: str, path: str, body: Mapping[str, object], timeout_s: float) -> dict[str, object]:
@@ -104,8 +103,7 @@ class KubernetesApi:
 
         Raises ApiAway, also if it is unknown whether the server carried it out, and ApiRefused.
         """
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._connect_timeout_s)
-        async with self._request(path, {}, timeout, method, body) as response:
+        async with self._request(path, {}, method, body, whole_s=timeout_s) as response:
             return await self._read_object(path, response)
 
     @asynccontextmanager
@@ -119,8 +117,7 @@ class KubernetesApi:
         `silence_s`. Raises ApiAway and ApiRefused on entering, ConnectionLost when the connection is lost; a body that
         ends properly ends the iteration.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
-        async with self._request(path, query, timeout, status_s=silence_s) as response:
+        async with self._request(path, query, status_s=silence_s) as response:
             _watch_over(response, silence_s)
             yield self._read_chunks(response.content, silence_s, probe)
 
@@ -159,21 +156,29 @@ class KubernetesApi:
         self,
         path: str,
         query: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout,
         method: str = "GET",
         body: Mapping[str, object] | None = None,
+        *,
         status_s: float | None = None,
+        whole_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """`status_s` limits the time until the status, `whole_s` that until the caller has read the answer."""
+        token = self._configuration.api_key.get("BearerToken")
         try:
-            async with asyncio.timeout(status_s):
-                response = await self._send(path, query, timeout, method, body)
-            try:
-                if response.status not in _DONE:
-                    raise await _read_refusal(response)
-                yield response
-            finally:
-                # A watch is never read to its end: close it, so that its connection does not return to the pool.
-                response.close()
+            async with asyncio.timeout(whole_s):
+                async with asyncio.timeout(status_s):
+                    response = await self._send(path, query, method, body)
+                try:
+                    if response.status not in _DONE:
+                        raise await _read_refusal(response)
+                    yield response
+                finally:
+                    # A watch is never read to its end: close it, so that its connection does not return to the pool.
+                    response.close()
+        except ApiRefused as refusal:
+            if refusal.status == 401:
+                await self._renew(token)
+            raise
         except TimeoutError as error:
             raise ApiAway(f"{self._configuration.host} was silent for too long") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -183,13 +188,11 @@ class KubernetesApi:
         self,
         path: str,
         query: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout,
         method: str,
         body: Mapping[str, object] | None,
     ) -> aiohttp.ClientResponse:
         if self._client is None:
             raise RuntimeError("connect() comes before the first request")
-        token = self._configuration.api_key.get("BearerToken")
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         method, url, headers, sent, _ = await self._client.param_serialize(
             method,
@@ -199,10 +202,11 @@ class KubernetesApi:
             body=None if body is None else dict(body),
             auth_settings=["BearerToken"],
         )
+        # `total` of aiohttp is not used: it loses a cancellation of the task that comes together with the time-out
+        # (aiohttp issue 5979), and whoever cancelled the task would wait for it without end.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
         answer = await self._client.call_api(method, url, headers, sent, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
-        if response.status == 401:
-            await self._renew(token)
         return response
 
     async def _renew(self, rejected: str | None) -> None:
