@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -128,6 +129,25 @@ def test_pod_that_refuses_without_hearing_the_rpc_out_is_understood(lab: Lab) ->
             channel.unary_unary("/test.Pod/Unary")(bytes(1000 * number))
         assert refused.value.details() == "who are you"
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.fixture
+def threads_in_turns() -> Iterator[None]:
+    """Threads change places as often as they can: what two of them do is mixed in every order."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before_s)
+
+
+@pytest.mark.usefixtures("threads_in_turns")
+def test_status_of_a_pod_counts_in_whatever_order_it_and_a_failed_write_are_reported(lab: Lab) -> None:
+    """The loops of two gateways share grpc.aio's events: one may report a failed write before the other the status."""
+    pod = lab.pod()  # a grpc server refuses an unknown method before it has read a message
+    methods = [lab.channel(lab.gateway(pod)).unary_unary("/test.Pod/Unknown") for _ in range(2)]
+    for _ in range(30):
+        calls = [method.future(b"") for _ in range(16) for method in methods]
+        assert {call.details() for call in calls} == {"Method not found!"}
 
 
 def test_unknown_method_is_the_pods_to_refuse(lab: Lab) -> None:

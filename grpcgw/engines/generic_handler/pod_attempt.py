@@ -29,8 +29,8 @@ WRITE_FAILED = "Internal error from Core"
 """grpc.aio's text for an RPC that was over before a message was written."""
 LOST_STATUS_S = 1.0
 """How long after a write that failed the pod's own status may still come."""
-LOST_STATUS_TURNS = 20
-"""Parts of that time, each waited for by itself: while the loop is held up, at most one of them passes."""
+LOST_STATUS_TURNS = 200
+"""How often the RPC's status is read in that time. While the loop is held up, at most one of these turns passes."""
 RPC_ENDED = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError)
 """Exceptions of grpc.aio for a read or write on an RPC that is over; its status is reported separately."""
 
@@ -184,26 +184,23 @@ class PodAttempt:
             self._owner.session.on_pod_status(status, time.monotonic())
 
     def _note_status(self, _: object) -> None:
-        """Called for each status grpc.aio gives the RPC.
+        """Called for the first status that grpc.aio gives the RPC, and for no other.
 
-        A write that fails because the pod has ended the RPC gives it one too, before or after the pod's: it must be
-        read before the next replaces it, and only the pod's counts. Once in thousands the pod's status never comes. If
-        nothing is being written, the status is the pod's own.
+        A write that fails because the pod has ended the RPC gives it one too (grpc issue 36066). If that is processed
+        before the pod's status, which happens where several loops share grpc.aio's events, the pod's status replaces
+        it a moment later without a callback. If nothing is being written, the first status is the pod's own.
         """
-        status = _result(self._read_status())
         is_writing = self._sending is not None and not self._sending.done()
-        if is_writing and status.code == Code.INTERNAL and status.details == WRITE_FAILED:
-            self._await_pods_status(status, LOST_STATUS_TURNS)
+        self._end_with_pods_status(LOST_STATUS_TURNS if is_writing else 0)
+
+    def _end_with_pods_status(self, turns: int) -> None:
+        """End with the RPC's status, after at most so many turns in which it is that of a failed write."""
+        status = _result(self._read_status())
+        if turns and status.code == Code.INTERNAL and status.details == WRITE_FAILED:
+            loop = asyncio.get_running_loop()
+            loop.call_later(LOST_STATUS_S / LOST_STATUS_TURNS, self._end_with_pods_status, turns - 1)
         else:
             self._end(status)
-
-    def _await_pods_status(self, status: Status, turns: int) -> None:
-        """End with `status` unless the pod's own comes first."""
-        if not turns:
-            self._end(status)
-        elif not self._ended.done():
-            loop = asyncio.get_running_loop()
-            loop.call_later(LOST_STATUS_S / LOST_STATUS_TURNS, self._await_pods_status, status, turns - 1)
 
     def _end(self, status: Status) -> None:
         if not self._ended.done():
