@@ -42,9 +42,9 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         """Returns when the first complete configuration is served. Raises UserError for what the user can fix."""
-        self._carrier = _EmbeddedCarrier(self._proxy)
+        self._carrier = EmbeddedCarrier(self._proxy)
         self._control = Control(self._settings, [self._carrier])
-        self._running = asyncio.create_task(self._control.run(), name="grpcgw")
+        self._running = asyncio.create_task(self._run(), name="grpcgw")
         serving = asyncio.create_task(self._control.listening(), name="grpcgw start")
         try:
             await asyncio.wait((self._running, serving), return_when=asyncio.FIRST_COMPLETED)
@@ -57,6 +57,13 @@ class Gateway:
         if self._running.done():
             await self._running  # raises the cause
         return self
+
+    async def _run(self) -> None:
+        try:
+            await self._control.run()
+        finally:
+            await self._carrier.drain(0.0)
+            await self._proxy.stop()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -91,12 +98,13 @@ class Gateway:
             await server.stop(grace_s)
 
 
-class _EmbeddedCarrier:
+class EmbeddedCarrier:
     """A `Carrier` in the event loop of the program; clients come in by the program's own ports."""
 
     name = "embedded gateway"
 
     def __init__(self, proxy: LoopProxy) -> None:
+        """The caller stops `proxy` after `run` has ended."""
         self._proxy = proxy
         self._configured = asyncio.Event()
         self._uncarried: tuple[UncarriedRoute, ...] = ()
@@ -106,20 +114,17 @@ class _EmbeddedCarrier:
 
     async def run(self, changed: Callable[[], None]) -> None:
         """As `Carrier.run`."""
-        try:
-            await self._configured.wait()
+        await self._configured.wait()
+        if not self._started:
             await self._proxy.start(SETTLE_S)
             self._started = True
-            changed()
-            faults = self._faults()
-            while True:
-                await asyncio.sleep(CHECK_SERVERS_S)
-                before, faults = faults, self._faults()
-                if faults != before:
-                    changed()
-        finally:
-            await self.drain(0.0)
-            await self._proxy.stop()
+        changed()
+        faults = self._faults()
+        while True:
+            await asyncio.sleep(CHECK_SERVERS_S)
+            before, faults = faults, self._faults()
+            if faults != before:
+                changed()
 
     async def apply(self, snapshot: Snapshot) -> None:
         """As `Carrier.apply`."""

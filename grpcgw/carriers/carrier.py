@@ -88,7 +88,7 @@ class Carrier(Protocol):
 
     `close` must be called once; between construction and `close`, `run` runs until it is cancelled. Control contains
     what the methods raise, so that it reaches no other carrier. What `run` and `apply` raise is a problem of this
-    carrier; what the others raise is in the log.
+    carrier; what the others raise is in the log. An exception in `run` ends no RPC.
     """
 
     @property
@@ -103,7 +103,8 @@ class Carrier(Protocol):
 
     async def apply(self, snapshot: Snapshot) -> None:
         """Serve `snapshot` soon; returns when it is on its way. Control calls it once at a time, always with the newest
-        snapshot, and skips snapshots that were replaced. Known endpoint sets of new clusters come before it.
+        snapshot, and skips snapshots that were replaced. Known endpoint sets of new clusters come before it. Raises
+        `routing.binding.CannotServe` where an object of the snapshot cannot be served.
         """
         ...
 

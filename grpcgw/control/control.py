@@ -145,7 +145,10 @@ class Control:
         self._stop_wanted.set()
 
     async def listening(self) -> tuple[int, ...]:
-        """The data ports open then, by number, once every carrier serves the first complete configuration."""
+        """The data ports open then, by number, once every carrier serves the first complete configuration.
+
+        A carrier that fails before is not waited for, if another has started.
+        """
         await self._started.wait()
         return tuple(port.number for port in self._ports)
 
@@ -208,9 +211,8 @@ class Control:
         while not self._started.is_set():
             await self._carriers_changed.wait()
             self._carriers_changed.clear()
-            reports = self._publisher.reports()
-            self._note_carriers(reports)
-            if all(report.started for report in reports.values()):
+            self._note_carriers(self._publisher.reports())
+            if not self._publisher.is_starting():
                 self._started.set()
         await self._note_engine()
         while True:
@@ -230,7 +232,7 @@ class Control:
             log.info("no longer listening on %s", address)
         for address, transport in sorted(now - known):
             log.info("listening on %s (%s)", address, _protocol(transport))
-        found = (*self._publisher.problems(), *find_carrier_problems(reports, self._compile_loop.last_good))
+        found = find_carrier_problems(reports, self._compile_loop.last_good)
         if found != self._carrier_problems:
             log_new_problems(found, self._carrier_problems)
             self._carrier_problems = found

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
-from grpcgw.carriers.carrier import Carrier, CarrierReport
+from grpcgw.carriers.carrier import Carrier, CarrierReport, RefusedSnapshot
 from grpcgw.control.task_restarts import TaskRestarter
 from grpcgw.logs import DefectLog
 from grpcgw.model.endpoints import EndpointSet
-from grpcgw.model.objects import Problem, Severity
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
+from grpcgw.routing.binding import CannotServe
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,10 @@ class Publisher:
         """
         async with asyncio.TaskGroup() as tasks:
             for feed in self._feeds:
-                run = partial(feed.carrier.run, changed)
+                run = partial(feed.run_carrier, changed)
                 what = f"the carrier {feed.carrier.name}"
                 tasks.create_task(restarter.keep_running(what, run), name=f"carrier {feed.carrier.name}")
-                tasks.create_task(feed.run(), name=f"snapshots for {feed.carrier.name}")
+                tasks.create_task(feed.run(changed), name=f"snapshots for {feed.carrier.name}")
 
     def publish(self, snapshot: Snapshot) -> None:
         """Hand `snapshot` to every carrier that has another version, or failed to take it before."""
@@ -71,7 +72,7 @@ class Publisher:
             yield from feed.clusters()
 
     def reports(self) -> dict[str, CarrierReport]:
-        """What each carrier serves as far as is known now, by its name."""
+        """What each carrier serves as far as is known now, and the snapshot it did not take, by its name."""
         return {feed.carrier.name: feed.report() for feed in self._feeds}
 
     async def collect(self) -> dict[str, CarrierReport]:
@@ -79,9 +80,12 @@ class Publisher:
         reports = await asyncio.gather(*(feed.collect() for feed in self._feeds))
         return {feed.carrier.name: report for feed, report in zip(self._feeds, reports, strict=True)}
 
-    def problems(self) -> tuple[Problem, ...]:
-        """One for each carrier that failed to take the newest snapshot."""
-        return tuple(feed.problem for feed in self._feeds if feed.problem is not None)
+    def is_starting(self) -> bool:
+        """Whether a carrier has not started yet, though nothing of it has failed; or none has started."""
+        started = [feed.report().started for feed in self._feeds]
+        return not any(started) or not all(
+            has_started or feed.has_failed for has_started, feed in zip(started, self._feeds, strict=True)
+        )
 
     async def drain(self, limit_s: float) -> None:
         """Drain all carriers at once; returns when the last has ended, or is given up."""
@@ -114,9 +118,24 @@ class _Feed:
         self._taken = EMPTY_SNAPSHOT
         self._defects = DefectLog(log)
         self._last_report = CarrierReport()
-        self.problem: Problem | None = None
+        self._refused: RefusedSnapshot | None = None
+        """Why the carrier did not take the newest snapshot."""
+        self._run_failed = False
 
-    async def run(self) -> None:
+    @property
+    def has_failed(self) -> bool:
+        """Whether the carrier did not take the newest snapshot, or its `run` has raised before."""
+        return self._run_failed or self._refused is not None
+
+    async def run_carrier(self, changed: Callable[[], None]) -> None:
+        try:
+            await self.carrier.run(changed)
+        except Exception:
+            self._run_failed = True
+            changed()
+            raise
+
+    async def run(self, changed: Callable[[], None]) -> None:
         while True:
             await self._unsent.wait()
             self._unsent.clear()
@@ -126,8 +145,9 @@ class _Feed:
                 await self._apply(snapshot)
             except Exception as error:  # a defect of this carrier: it serves what it served before
                 self._note_failure(snapshot, error)
+                changed()
             else:
-                self._taken, self.problem = snapshot, None
+                self._taken, self._refused = snapshot, None
             finally:
                 self._applying = False
             if self._taken is snapshot:
@@ -144,18 +164,17 @@ class _Feed:
     def _note_failure(self, snapshot: Snapshot, error: Exception) -> None:
         name = self.carrier.name
         log.error("defect: %s cannot take configuration %s", name, snapshot.version, exc_info=error)
-        message = (
-            f"{name}: configuration {snapshot.version} cannot be served, which is a defect of grpcgw: please report it "
-            f"({error!r}); what was served before serves on"
-        )
-        self.problem = Problem(Severity.ERROR, message, "grpcgw")
+        if isinstance(error, CannotServe):
+            self._refused = RefusedSnapshot(name, str(error), error.mapping)
+        else:
+            self._refused = RefusedSnapshot(name, repr(error))
 
     @property
     def busy(self) -> bool:
         return self._applying or self._unsent.is_set()
 
     def publish(self, number: int, snapshot: Snapshot) -> None:
-        if snapshot.version != self._newest.version or self.problem is not None:
+        if snapshot.version != self._newest.version or self._refused is not None:
             self._newest, self._number = snapshot, number
             self._unsent.set()
 
@@ -173,14 +192,19 @@ class _Feed:
     def report(self) -> CarrierReport:
         with self._defects.contained("no report of carrier", self.carrier.name):
             self._last_report = self.carrier.report()
-        return self._last_report
+        return self._complete_report()
+
+    def _complete_report(self) -> CarrierReport:
+        """The last report, with the snapshot that the carrier did not take."""
+        report, refused = self._last_report, self._refused
+        return report if refused is None else replace(report, refused=(*report.refused, refused))
 
     async def collect(self) -> CarrierReport:
         with self._defects.contained("no fresh report of carrier", self.carrier.name):
             try:
                 async with asyncio.timeout(COLLECT_LIMIT_S):
                     self._last_report = await self.carrier.collect()
-                    return self._last_report
+                    return self._complete_report()
             except TimeoutError:
                 log.debug("carrier %s: counters are late", self.carrier.name)
         return self.report()

@@ -53,9 +53,6 @@ class InProcessWorker:
                     self._ports.note(0, await loop.run_in_executor(self._thread, work))
         finally:
             retrying.cancel()
-            if not self._drained:
-                self._drained = True
-                self._thread.submit(self._worker.drain, 0.0)
 
     async def _next_work(self) -> Callable[[], Listening]:
         """Serve the next snapshot; look at the ports where none comes for a while."""

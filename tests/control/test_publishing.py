@@ -13,11 +13,12 @@ from dataplane.waiting import PATIENCE_S
 from gateway.recording_carrier import RecordingCarrier
 from session.gateway import cluster, endpoints, route, snapshot
 
-from grpcgw.carriers.carrier import CarrierReport
+from grpcgw.carriers.carrier import CarrierReport, RefusedSnapshot
 from grpcgw.control.publishing import Publisher
 from grpcgw.control.task_restarts import TaskRestarter
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.snapshot import Snapshot
+from grpcgw.routing.binding import CannotServe
 from tests.scenarios import run
 
 
@@ -72,11 +73,18 @@ class Bench:
     def __init__(self, *carriers: RecordingCarrier) -> None:
         self.endpoints: dict[str, EndpointSet] = {}
         self.taken: list[str] = []
+        self.changes = 0
         self.publisher = Publisher(carriers, self.endpoints, lambda snapshot: self.taken.append(snapshot.version))
+
+    def note_change(self) -> None:
+        self.changes += 1
 
     def set_endpoints(self, cluster: str, found: EndpointSet) -> None:
         self.endpoints[cluster] = found
         self.publisher.set_endpoints(cluster, found)
+
+    def refused(self, carrier: str) -> tuple[RefusedSnapshot, ...]:
+        return self.publisher.reports()[carrier].refused
 
     async def until(self, holds: Callable[[], object]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -87,7 +95,7 @@ class Bench:
 @asynccontextmanager
 async def publishing_to(*carriers: RecordingCarrier) -> AsyncIterator[Bench]:
     bench = Bench(*carriers)
-    running = asyncio.create_task(bench.publisher.run(TaskRestarter(), lambda: None))
+    running = asyncio.create_task(bench.publisher.run(TaskRestarter(), bench.note_change))
     yield bench
     await bench.publisher.drain(0.0)
     running.cancel()
@@ -155,18 +163,80 @@ def test_a_failing_carrier_is_a_problem_and_the_others_get_everything(caplog: py
         async with publishing_to(failing, good) as bench:
             bench.set_endpoints("a", endpoints(1))
             bench.publisher.publish(version(1, "a"))
-            await bench.until(bench.publisher.problems)
-            (problem,) = bench.publisher.problems()
-            assert "failing: configuration 1 cannot be served, which is a defect of grpcgw" in problem.message
+            await bench.until(lambda: bench.refused("failing"))
+            assert bench.refused("failing") == (RefusedSnapshot("failing", "ZeroDivisionError('why')"),)
             assert good.events == [("a", endpoints(1)), version(1, "a")]
             reports = await bench.publisher.collect()
             assert {name: report.version for name, report in reports.items()} == {"failing": "", "good": "1"}
             failing.fails = False
             bench.publisher.publish(version(1, "a"))  # after the next compilation
             await bench.until(lambda: failing.version == "1")
-            await bench.until(lambda: not bench.publisher.problems())
+            await bench.until(lambda: not bench.refused("failing"))
             assert failing.events == good.events
             failing.fails = True
         assert good.closed == 1
+
+    run(scenario())
+
+
+class RefusingCarrier(RecordingCarrier):
+    """Cannot serve a route of any snapshot."""
+
+    async def apply(self, snapshot: Snapshot) -> None:
+        raise CannotServe(snapshot.routes[0], KeyError("fastest"))
+
+
+def test_a_snapshot_that_cannot_be_served_because_of_a_mapping_is_a_problem_of_the_mapping(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "grpcgw")
+
+    async def scenario() -> None:
+        async with publishing_to(RefusingCarrier("refusing")) as bench:
+            bench.publisher.publish(version(1, "a"))
+            await bench.until(lambda: bench.refused("refusing"))
+            (refused,) = bench.refused("refusing")
+            assert (refused.by, refused.why) == ("refusing", "KeyError: 'fastest'")
+            assert refused.key == route().destinations[0].key
+            assert (await bench.publisher.collect())["refusing"].refused == (refused,)
+
+    run(scenario())
+
+
+class CrashingCarrier(RecordingCarrier):
+    """Its `run` raises."""
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        raise ZeroDivisionError("why")
+
+
+@pytest.mark.parametrize("kind", [FailingCarrier, RefusingCarrier, CrashingCarrier])
+def test_a_carrier_that_fails_before_it_has_started_is_not_waited_for_if_another_has(
+    kind: type[RecordingCarrier], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "grpcgw")
+
+    async def scenario() -> None:
+        bad, good = kind("bad"), SlowCarrier("good")
+        async with publishing_to(bad, good) as bench:
+            bench.publisher.publish(version(1, "a"))
+            await bench.until(lambda: bench.changes)
+            assert bench.publisher.is_starting(), "none has started"
+            good.may_take.release()
+            await bench.until(lambda: not bench.publisher.is_starting())
+            assert good.version == "1"
+
+    run(scenario())
+
+
+def test_a_carrier_that_has_not_failed_is_waited_for() -> None:
+    async def scenario() -> None:
+        slow, fast = SlowCarrier("slow"), RecordingCarrier("fast")
+        async with publishing_to(slow, fast) as bench:
+            bench.publisher.publish(version(1, "a"))
+            await bench.until(lambda: fast.version)
+            assert bench.publisher.is_starting()
+            slow.may_take.release()
+            await bench.until(lambda: not bench.publisher.is_starting())
 
     run(scenario())

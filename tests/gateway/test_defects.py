@@ -54,7 +54,7 @@ def test_a_snapshot_that_the_carrier_cannot_take_is_a_problem_and_the_last_good_
         directory.put(mapping("bad", prefix="/fail.Service/"))
         while not (found := await errors()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        assert "recorder: configuration" in found[0]
+        assert "recorder: the configuration" in found[0]
         assert "cannot be served, which is a defect of grpcgw" in found[0]
         assert (carrier.version, (await control.state()).snapshot.version) == (good, good)
         directory.put(mapping("bad", prefix="/mended.Service/"))

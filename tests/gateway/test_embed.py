@@ -164,3 +164,53 @@ def test_a_start_that_is_cancelled_leaves_no_task(directory: Directory, patience
     command = [sys.executable, "-c", CANCELLED, str(directory.path), str(patience_s)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == "1\n"
+
+
+CRASHED = """
+import asyncio, grpc
+from grpcgw.embed import EmbeddedCarrier
+from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
+from grpcgw.model.snapshot import Snapshot
+
+def fail():
+    raise ZeroDivisionError
+
+async def main():
+    proxy = LoopProxy(max_metadata_bytes=8192)
+    carrier = EmbeddedCarrier(proxy)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((proxy.handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await carrier.apply(Snapshot("1"))
+    for _ in range(2):
+        try:
+            await carrier.run(fail)
+        except ZeroDivisionError:
+            print("crashed")
+    changed = asyncio.Event()
+    running = asyncio.create_task(carrier.run(changed.set))
+    await changed.wait()
+    report = carrier.report()
+    print("started", report.started, "ready", report.ready)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            await channel.unary_unary("/a.S/M")(b"")
+        except grpc.aio.AioRpcError as refused:
+            print(refused.code().name)
+    running.cancel()
+    await asyncio.wait((running,))
+    await server.stop(None)
+    await proxy.stop()
+    print(len(asyncio.all_tasks()))
+
+asyncio.run(main())
+"""
+
+
+def test_a_carrier_whose_run_raised_does_not_drain_and_runs_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHED], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    expected = ["crashed", "crashed", "started True ready True", "UNIMPLEMENTED", "1"]
+    assert done.stdout.splitlines() == expected, done.stderr

@@ -70,8 +70,12 @@ class LoopProxy:
         return _Handler(self, port)
 
     async def start(self, settle_s: float) -> None:
-        """Keep connections to the pods from now on; returns when each is tried, at the latest after `settle_s`."""
-        self._house = asyncio.get_running_loop().create_task(self._keep_house(), name="housekeeping")
+        """Keep connections to the pods from now on; returns when each is tried, at the latest after `settle_s`.
+
+        May be called again after it raised.
+        """
+        if self._house is None:
+            self._house = asyncio.get_running_loop().create_task(self._keep_house(), name="housekeeping")
         limit_s = time.monotonic() + settle_s
         while time.monotonic() < limit_s:
             self._refresh(time.monotonic())
