@@ -19,7 +19,7 @@ Not emulated: TLS, label selectors, other writes; authentication is one bearer `
 
 Bad days: `refuse`, `compact`, `stop`/`start`, `freeze`/`thaw`, `uninstall`/`install`, `send_raw`, `drop_connections`,
 `lose_connections`, and the attributes `hang_lists`, `silent_watches`, `close_watches_after_s`, `ignore_timeouts`,
-`bookmark_interval_s`, `bookmarks_follow_changes`, `compact_between_pages`, `write_delay_s`.
+`bookmark_interval_s`, `bookmarks_follow_changes`, `compact_between_pages`, `write_delay_s`, `late_s`.
 """
 
 from __future__ import annotations
@@ -168,6 +168,8 @@ class KubeApi:
         self._writes = 0
         self.crds: list[Body] = []
         """Whose schemas the server tells clients (OpenAPI v3, for `kubectl explain`). Nothing is checked by them."""
+        self.late_s: dict[str, float] = {}
+        """By kind: how much later than at once its watches get a change."""
         self.compact_between_pages = False
         """Forget the version of a list as soon as its first page is out."""
         self.token: str | None = None
@@ -596,6 +598,8 @@ class KubeApi:
             lines = [_line(change.type, _as_watched(change.body, kind, version)) for change in due]
             lines += watcher.raw
             watcher.raw = []
+            if due:
+                await asyncio.sleep(self.late_s.get(kind.name, 0.0))
             for line in lines:
                 await self._send(response, line)
             try:

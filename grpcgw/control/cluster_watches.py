@@ -1,13 +1,12 @@
-"""Watches the endpoints of every cluster in use, and publishes each new set."""
+"""Watches the endpoints of every cluster in use, and publishes each new set. Warms new clusters, as Envoy does."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
-from grpcgw.control.empty_endpoints import EmptySetDelay
+from grpcgw.control.empty_endpoints import GRACE_S, EmptySetDelay
 from grpcgw.discovery.resolvers.resolver import Resolver
 from grpcgw.discovery.resolvers.resolver_catalogue import RESOLVERS
 from grpcgw.discovery.store import ObjectStore
@@ -17,8 +16,8 @@ from grpcgw.model.endpoints import EndpointSet
 
 log = logging.getLogger(__name__)
 
-CHECK_DELAYED_S = 0.02
-"""How often to check whether a delayed set is due, while there is one."""
+CHECK_S = 0.02
+"""How often to check whether a delayed set is due, or a new cluster has pods, while there is one to wait for."""
 
 
 class ClusterWatches:
@@ -34,6 +33,11 @@ class ClusterWatches:
         self._delay = EmptySetDelay()
         self._defects = DefectLog(log)
         self._delayed = asyncio.Event()
+        self._checked_s = 0.0
+        """Clock of the delay: counts checks, so that a process with little processor time, which reads the watches of
+        other kinds late as well, waits longer."""
+        self._newest: Container[str] = ()
+        """Clusters of the newest snapshot, which may not be published yet."""
         self._watches: dict[str, Callable[[], None]] = {}
         """By cluster: ends its watch."""
         self.endpoints: dict[str, EndpointSet] = {}
@@ -46,11 +50,23 @@ class ClusterWatches:
                 tasks.create_task(resolver.run(), name=f"resolver {kind}")
             tasks.create_task(self._publish_delayed(), name="delayed endpoints")
 
-    def watch(self, clusters: Mapping[str, Cluster]) -> None:
-        """Watch what is new in `clusters`. Call it before their snapshot is published: most sets are known at once."""
-        for name, cluster in clusters.items():
-            if name not in self._watches:
-                self._watches[name] = self._watch(cluster)
+    async def watch(self, clusters: Mapping[str, Cluster]) -> None:
+        """Watch what is new in `clusters`, and warm it. Call it before their snapshot is published: most sets are known
+        at once."""
+        is_first, self._newest = not self._watches, clusters
+        new = [name for name in clusters if name not in self._watches]
+        for name in new:
+            self._watches[name] = self._watch(clusters[name])
+        if not is_first:
+            await self._warm(new)
+
+    async def _warm(self, clusters: Iterable[str]) -> None:
+        """Wait until each cluster has a pod, for GRACE_S at most: a Mapping may be reported before the Service that it
+        changes to, and DNS and Consul take a moment to answer."""
+        for _ in range(round(GRACE_S / CHECK_S)):
+            if all(name in self.endpoints and self.endpoints[name].endpoints for name in clusters):
+                return
+            await asyncio.sleep(CHECK_S)
 
     def _watch(self, cluster: Cluster) -> Callable[[], None]:
         publish = self._publisher(cluster.name)
@@ -66,15 +82,16 @@ class ClusterWatches:
             return _nothing
 
     def keep_only(self, used: Container[str]) -> None:
-        """End the watches of all other clusters, after no carrier serves routes to them any more."""
-        for name in [name for name in self._watches if name not in used]:
+        """End the watches of all other clusters, after no carrier serves routes to them any more. Those of the newest
+        snapshot stay."""
+        for name in [name for name in self._watches if name not in used and name not in self._newest]:
             self._watches.pop(name)()
             self._delay.forget(name)
             self.endpoints.pop(name, None)
 
     def _publisher(self, cluster: str) -> Callable[[EndpointSet], None]:
         def publish(endpoints: EndpointSet) -> None:
-            if self._delay.admit(cluster, endpoints, time.monotonic()):
+            if self._delay.admit(cluster, endpoints, self._checked_s):
                 self._publish_now(cluster, endpoints)
             else:
                 self._delayed.set()
@@ -91,8 +108,9 @@ class ClusterWatches:
             await self._delayed.wait()
             self._delayed.clear()
             while self._delay:
-                await asyncio.sleep(CHECK_DELAYED_S)
-                for cluster, endpoints in self._delay.take_due(time.monotonic(), self._change_pending()).items():
+                await asyncio.sleep(CHECK_S)
+                self._checked_s += CHECK_S
+                for cluster, endpoints in self._delay.take_due(self._checked_s, self._change_pending()).items():
                     self._publish_now(cluster, endpoints)
 
 

@@ -7,7 +7,7 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from grpcgw.control.containment import CannotCompile, Containment
@@ -36,9 +36,10 @@ class CompileLoop:
         store: ObjectStore,
         certificate_files: CertificateFiles,
         settings: Settings,
-        on_compiled: Callable[[Compiled | None], None],
+        on_compiled: Callable[[Compiled | None], Awaitable[None]],
     ) -> None:
-        """`on_compiled` is called after each compilation; with None after one that failed, when `problems` has why."""
+        """`on_compiled` is awaited after each compilation, before the next; with None after one that failed, when
+        `problems` has why."""
         self._store, self._certificate_files, self._settings = store, certificate_files, settings
         self._on_compiled = on_compiled
         self._engine = settings.engine
@@ -66,7 +67,7 @@ class CompileLoop:
             self._changed.set()
 
     def is_pending(self) -> bool:
-        """Whether a change is not yet compiled."""
+        """Whether a change is not yet compiled, or `on_compiled` has not handled it yet."""
         return self._compiling or self._changed.is_set()
 
     async def run(self) -> None:
@@ -80,7 +81,7 @@ class CompileLoop:
             except UserError:
                 raise
             except Exception as error:
-                self._note_defect(error)
+                await self._note_defect(error)
             self._compiling = False
             await self._changed.wait()
             self._compiling = True
@@ -107,7 +108,7 @@ class CompileLoop:
         self.compiled, self.last_good, self._reuse = compiled, compiled.last_good, compiled.reuse
         self.errors_total += any(problem.severity is Severity.ERROR for problem in compiled.problems)
         self._set_problems(compiled.problems)
-        self._on_compiled(compiled)
+        await self._on_compiled(compiled)
 
     def _options(self) -> CompileOptions:
         return CompileOptions(
@@ -120,7 +121,7 @@ class CompileLoop:
             zone_unknown=not self._settings.zone,
         )
 
-    def _note_defect(self, error: Exception) -> None:
+    async def _note_defect(self, error: Exception) -> None:
         if isinstance(error, CannotCompile):
             problem = error.problem
         else:
@@ -132,7 +133,7 @@ class CompileLoop:
         known = () if self.compiled is None else self.compiled.problems
         self.errors_total += 1
         self._set_problems((*known, problem))
-        self._on_compiled(None)
+        await self._on_compiled(None)
 
     def _set_problems(self, problems: tuple[Problem, ...]) -> None:
         log_new_problems(problems, self.problems)

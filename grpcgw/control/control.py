@@ -154,9 +154,9 @@ class Control:
 
     # --- from configuration to carriers
 
-    def _on_compiled(self, compiled: Compiled | None) -> None:
+    async def _on_compiled(self, compiled: Compiled | None) -> None:
         if compiled is not None:
-            self._watches.watch(compiled.snapshot.clusters)
+            await self._watches.watch(compiled.snapshot.clusters)
             self._publisher.publish(compiled.snapshot)
             self._note_carriers(self._publisher.reports())
             self._check_routes()

@@ -1,8 +1,8 @@
 """Delays an empty endpoint set while a configuration change is pending.
 
 A Service that is renamed together with its Mapping loses its pods at once, but its Mapping changes only when the
-compilation is done. Without the delay RPCs in between would find a route without pods. Pure: the time (monotonic,
-seconds) is an argument.
+compilation is done. Without the delay RPCs in between would find a route without pods. Pure: the time (seconds,
+from any start) is an argument.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from grpcgw.model.endpoints import EndpointSet
 
-GRACE_S = 0.1
-"""Shortest delay: an API server reports objects of several kinds in any order, a few ms apart."""
-LIMIT_S = 2.0
-"""Longest delay, even while a compilation still runs."""
+GRACE_S = 1.0
+"""Shortest delay. Each kind has a watch of its own, so an API server reports the Mapping and the Service of one change
+in any order: usually some ms apart, and hundreds where it or this process gets little processor time."""
+LIMIT_S = 10.0
+"""Longest delay, even while a configuration change is still pending: changes may follow each other without a pause."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,21 @@ def test_a_service_that_gives_way_to_another_with_its_mapping_fails_no_rpc(
     assert load.faults + short.faults == []
 
 
+@pytest.mark.parametrize("late", ["Mapping", "Service", "EndpointSlice"])
+def test_a_service_that_gives_way_fails_no_rpc_though_the_watch_of_one_kind_is_late(
+    late: str, gateway: Gateway, api: KubeApi, pods: list[Pod]
+) -> None:
+    api.late_s[late] = 0.4
+    slices = {name: [endpoint_slice(pod.port, service=name) for pod in pods] for name in ("grpcserver", "other")}
+    with traffic(gateway, clients=1) as load:
+        for old, new in [("grpcserver", "other"), ("other", "grpcserver")]:
+            gone = [("EndpointSlice", NAMESPACE, each["metadata"]["name"]) for each in slices[old]]
+            api.swap([("Service", NAMESPACE, old), *gone], [service(new), *slices[new], mapping(service=new)])
+            eventually(lambda: f"{new}.{NAMESPACE}" in str(gateway.diagnostics("route_info")), "it serves")  # noqa: B023
+        load.end()
+    assert load.faults == []
+
+
 def test_all_pods_are_restarted_under_load_and_no_rpc_fails(gateway: Gateway, api: KubeApi, pods: list[Pod]) -> None:
     with ExitStack() as stack, traffic(gateway, clients=3) as load, traffic(gateway, 1, reconnect=True) as short:
         for number, old in enumerate(pods, 3):
