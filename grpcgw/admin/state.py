@@ -20,7 +20,7 @@ from grpcgw.telemetry.report import WorkerReport
 
 @dataclass(frozen=True, slots=True)
 class ListenerState:
-    """A data port: `address` is `host:port`, `protocol` is `h2c` or `tls`."""
+    """A data port: `address` is `host:port`, `protocol` is `h2c`, `tls`, or both."""
 
     address: str
     protocol: str

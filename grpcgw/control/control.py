@@ -61,6 +61,9 @@ async def _run_until_signal(settings: Settings) -> None:
     await control.run()
 
 
+_PROTOCOLS = {Transport.CLEAR: "h2c", Transport.TLS: "tls", Transport.BOTH: "tls, h2c"}
+
+
 class Control:
     """One gateway. `run` returns after `shut_down` was called and everything has ended."""
 
@@ -231,7 +234,7 @@ class Control:
         for address, _ in sorted(known - now):
             log.info("no longer listening on %s", address)
         for address, transport in sorted(now - known):
-            log.info("listening on %s (%s)", address, _protocol(transport))
+            log.info("listening on %s (%s)", address, _PROTOCOLS[transport])
         found = find_carrier_problems(reports, self._compile_loop.last_good)
         if found != self._carrier_problems:
             log_new_problems(found, self._carrier_problems)
@@ -287,8 +290,4 @@ class Control:
 def _show_listener(port: ServedPort) -> ListenerState:
     """With the name of the Listener, unless it is a flag, and those of its certificates."""
     names = [] if port.listener.startswith("--") else [port.listener]
-    return ListenerState(str(port), _protocol(port.transport), ", ".join([*names, *port.certificates]))
-
-
-def _protocol(transport: Transport) -> str:
-    return "tls" if transport is Transport.TLS else "h2c"
+    return ListenerState(str(port), _PROTOCOLS[port.transport], ", ".join([*names, *port.certificates]))

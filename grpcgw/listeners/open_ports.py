@@ -17,7 +17,7 @@ from grpcgw.model.listener import Listener, ServerCertificate, Transport
 
 @dataclass(slots=True, eq=False)
 class PortView:
-    """The port by which an RPC came in, as its session sees it."""
+    """The port by which an RPC came in, as its session sees it. `PortViews` has those of one port."""
 
     listener: str = ""
     tls: bool = False
@@ -26,7 +26,32 @@ class PortView:
     closing: bool = False
     """New RPCs are refused."""
     max_message_bytes: int = sys.maxsize
-    """Limit of a client's message, uncompressed. Engines set it when they open the port."""
+    """Limit of a client's message, uncompressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortViews:
+    """The views of one port: an RPC's is chosen once per connection, because one port may take TLS and clear text."""
+
+    tls: PortView
+    clear_text: PortView
+
+    def view_of(self, *, tls: bool) -> PortView:
+        """For RPCs of a connection over TLS, or in clear text."""
+        return self.tls if tls else self.clear_text
+
+    def set_closing(self, closing: bool) -> None:
+        """Whether new RPCs are refused, on connections of either kind."""
+        self.tls.closing = self.clear_text.closing = closing
+
+    def limit_messages(self, max_bytes: int) -> None:
+        """Limits a client's message, uncompressed. Engines call it when they open the port."""
+        self.tls.max_message_bytes = self.clear_text.max_message_bytes = max_bytes
+
+
+def make_views(listener: Listener) -> PortViews:
+    secure = PortView(listener.name, tls=True, asks_clients=asks_clients(listener))
+    return PortViews(secure, PortView(listener.name))
 
 
 SOME_PORT = PortView(asks_clients=True)
@@ -61,7 +86,7 @@ class Port(Protocol):
         ...
 
     @property
-    def view(self) -> PortView: ...
+    def views(self) -> PortViews: ...
 
     def set_certificates(self, certificates: tuple[ServerCertificate, ...]) -> None:
         """Use these for new handshakes; open connections are not touched."""
@@ -75,7 +100,7 @@ class Port(Protocol):
 class Ports:
     """The open ports of one engine, by the name of their Listener. Call its methods from one thread at a time."""
 
-    def __init__(self, open_port: Callable[[Listener, PortView], Port]) -> None:
+    def __init__(self, open_port: Callable[[Listener, PortViews], Port]) -> None:
         """`open_port` raises UserError where it cannot."""
         self._open_port = open_port
         self._open: dict[str, tuple[Listener, Port]] = {}
@@ -98,7 +123,8 @@ class Ports:
         """Refuse new RPCs on all other ports. Call it before a snapshot takes effect that has no rules for them."""
         kept = {listener.name for listener in wanted}
         for name, (_, port) in self._open.items():
-            port.view.closing |= name not in kept
+            if name not in kept:
+                port.views.set_closing(True)
 
     def update(self, wanted: Iterable[Listener]) -> tuple[PortFault, ...]:
         """Open, change and close ports so that `wanted` are open and no others. Returns which could not, and why."""
@@ -117,23 +143,22 @@ class Ports:
         return tuple(faults)
 
     def _open_or_change(self, listener: Listener, known: tuple[Listener, Port] | None) -> Port:
-        view = PortView(listener.name, listener.transport is Transport.TLS, asks_clients(listener))
         if known is None:
-            return self._open_port(listener, view)
+            return self._open_port(listener, make_views(listener))
         before, port = known
         if _fixed(before) != _fixed(listener):
-            opened = self._open_port(listener, view)
+            opened = self._open_port(listener, make_views(listener))
             port.close()
             return opened
         if before.certificates != listener.certificates:
             port.set_certificates(listener.certificates)
-        port.view.closing = False  # a snapshot without it was refused
+        port.views.set_closing(False)  # a snapshot without it was refused
         return port
 
     def _keep_or_close(self, listener: Listener, before: Listener, port: Port) -> None:
         """The port could not be changed: close the old one if it lacks a check that the Listener now asks for."""
-        if (before.transport, asks_clients(before)) == (listener.transport, asks_clients(listener)):
-            port.view.closing = False
+        if _checks(before) == _checks(listener):
+            port.views.set_closing(False)
             self._open[listener.name] = before, port
         else:
             port.close()
@@ -144,7 +169,12 @@ def asks_clients(listener: Listener) -> bool:
     return any(certificate.client_ca for certificate in listener.certificates)
 
 
+def _checks(listener: Listener) -> tuple[object, ...]:
+    """What each connection must be."""
+    return listener.transport, listener.proxy_protocol, asks_clients(listener)
+
+
 def _fixed(listener: Listener) -> tuple[object, ...]:
-    """What grpc core fixes when it opens a port: if it changes, the port is opened again and the old one closed."""
+    """What is fixed when a port is opened: if it changes, the port is opened again and the old one closed."""
     limits = listener.max_concurrent_streams, listener.idle_timeout_ms, listener.max_message_bytes
-    return listener.port, listener.transport, asks_clients(listener), *limits
+    return listener.port, *_checks(listener), *limits

@@ -32,6 +32,16 @@ class ServerCertificate:
 class Transport(StrEnum):
     CLEAR = "clear text"
     TLS = "TLS"
+    BOTH = "TLS and clear text"
+    """Each connection is one or the other, recognised by its first bytes. Engines on grpc cannot do it."""
+
+    @property
+    def takes_tls(self) -> bool:
+        return self is not Transport.CLEAR
+
+    @property
+    def takes_clear_text(self) -> bool:
+        return self is not Transport.TLS
 
 
 class SecurityModel(StrEnum):
@@ -62,7 +72,10 @@ class Listener:
     hosts: tuple[HostPolicy, ...] = ()
     """The Hosts bound to it, as in Snapshot.hosts. If there are any, calls to other names are refused."""
     certificates: tuple[ServerCertificate, ...] = ()
-    """For TLS: the certificates of its Hosts and of the TLSContexts."""
+    """Where it takes TLS: the certificates of its Hosts and of the TLSContexts."""
+    proxy_protocol: bool = False
+    """Every connection begins with a PROXY header, which names the client; without one it is closed. Engines on grpc
+    cannot read it."""
     trusted_hops: int = 0
     """Number of proxies before this port whose headers about the client are trusted; 0: `ClientRules.trusted_hops`."""
 
@@ -70,8 +83,8 @@ class Listener:
 def should_open(
     transport: Transport, policies: tuple[HostPolicy, ...], certificates: tuple[ServerCertificate, ...]
 ) -> bool:
-    """Whether to open a port with these Hosts and certificates: not where every Host is left out, nor a TLS port with
-    a self-signed certificate in place of the one of a Host that is left out."""
-    if transport is Transport.TLS and not certificates and any(policy.left_out for policy in policies):
+    """Whether to open a port with these Hosts and certificates: not where every Host is left out, nor a port for TLS
+    with a self-signed certificate in place of the one of a Host that is left out."""
+    if transport.takes_tls and not certificates and any(policy.left_out for policy in policies):
         return False
     return not policies or not all(policy.left_out for policy in policies)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from grpcgw.model.host_policy import HostPolicy
-from grpcgw.model.listener import Listener, SecurityModel, Transport
+from grpcgw.model.listener import Listener, SecurityModel
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.regex import FullRegex
 from grpcgw.model.route import Destination, Route, Unenforced
@@ -60,7 +60,7 @@ def _nearest(reason: str) -> int:
 def _takes_secure(listener: Listener, trusted: bool) -> bool:
     """Whether calls over it can count as secure (`policy.hosts`)."""
     if listener.security_model is SecurityModel.XFP:
-        return listener.transport is Transport.TLS or trusted or listener.trusted_hops > 0
+        return listener.transport.takes_tls or trusted or listener.trusted_hops > 0
     return listener.security_model is SecurityModel.SECURE
 
 

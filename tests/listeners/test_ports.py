@@ -8,7 +8,7 @@ import pytest
 
 from grpcgw.errors import UserError
 from grpcgw.listeners.data_ports import NO_PORTS, DataPorts
-from grpcgw.listeners.open_ports import OpenPort, PortFault, Ports, PortView
+from grpcgw.listeners.open_ports import OpenPort, PortFault, Ports, PortViews
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.model.match import HostKind, HostMatch
@@ -23,8 +23,8 @@ ASKING = replace(PLAIN, client_ca=b"authority")
 
 
 class FakePort:
-    def __init__(self, listener: Listener, view: PortView) -> None:
-        self.number, self.view, self.certificates = listener.port, view, listener.certificates
+    def __init__(self, listener: Listener, views: PortViews) -> None:
+        self.number, self.views, self.certificates = listener.port, views, listener.certificates
         self.closed = 0
         self.fault = ""
 
@@ -43,10 +43,10 @@ class Engine:
         self.fails = False
         self.ports = Ports(self._open)
 
-    def _open(self, listener: Listener, view: PortView) -> FakePort:
+    def _open(self, listener: Listener, views: PortViews) -> FakePort:
         if self.fails:
             raise UserError("no")
-        self.made.append(FakePort(listener, view))
+        self.made.append(FakePort(listener, views))
         return self.made[-1]
 
 
@@ -86,9 +86,9 @@ def test_a_port_that_a_refused_snapshot_had_retired_serves_again() -> None:
     engine = Engine()
     engine.ports.update([tls(PLAIN)])
     engine.ports.retire([])
-    assert engine.made[0].view.closing
+    assert engine.made[0].views.tls.closing
     engine.ports.update([tls(PLAIN)])
-    assert [(port.closed, port.view.closing) for port in engine.made] == [(0, False)]
+    assert [(port.closed, port.views.tls.closing) for port in engine.made] == [(0, False)]
 
 
 CHANGED = [
@@ -97,7 +97,22 @@ CHANGED = [
     tls(PLAIN, idle_timeout_ms=1000),
     replace(tls(PLAIN), port=9443),
     replace(tls(), transport=Transport.CLEAR),
+    replace(tls(PLAIN), transport=Transport.BOTH),
+    tls(PLAIN, proxy_protocol=True),
 ]
+
+
+def test_rpcs_over_tls_and_in_clear_text_see_the_same_port_differently() -> None:
+    engine = Engine()
+    engine.ports.update([replace(tls(ASKING), transport=Transport.BOTH)])
+    views = engine.made[0].views
+    views.limit_messages(7)
+    secure, clear = views.view_of(tls=True), views.view_of(tls=False)
+    assert [(one.tls, one.asks_clients) for one in (secure, clear)] == [(True, True), (False, False)]
+    assert [(one.listener, one.max_message_bytes) for one in (secure, clear)] == [("tls", 7)] * 2
+    engine.ports.retire([])
+    assert secure.closing
+    assert clear.closing
 
 
 @pytest.mark.parametrize("after", CHANGED)

@@ -20,7 +20,9 @@ from grpcgw.engines.completion_queue.pod_connection import PodConnection
 from grpcgw.engines.completion_queue.port import QueuePort
 from grpcgw.engines.contract import REFUSING_S, ServerOptions, sweep_interval_s
 from grpcgw.engines.coroutine_loop import CoroutineLoop
-from grpcgw.listeners.open_ports import Ports, PortView
+from grpcgw.engines.grpc_limits import why_unsupported
+from grpcgw.errors import UserError
+from grpcgw.listeners.open_ports import Ports, PortViews
 from grpcgw.logs import DefectLog
 from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.listener import Listener
@@ -111,8 +113,10 @@ class CompletionQueueEngine:
 
     # --- ports
 
-    def _open_port(self, listener: Listener, view: PortView) -> QueuePort:
-        return QueuePort(self._queue, self._options, listener, view, self._take, self._note_closing)
+    def _open_port(self, listener: Listener, views: PortViews) -> QueuePort:
+        if why := why_unsupported(listener):
+            raise UserError(why)
+        return QueuePort(self._queue, self._options, listener, views, self._take, self._note_closing)
 
     def _note_closing(self, port: QueuePort) -> None:
         self._closing_ports[port] = time.monotonic() + self._drain_time_s

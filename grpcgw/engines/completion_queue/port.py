@@ -11,7 +11,7 @@ from grpcgw.engines.completion_queue.core import cygrpc
 from grpcgw.engines.contract import ServerOptions, max_message_bytes, server_arguments
 from grpcgw.engines.server_credentials import FreshCertificates, make_server_credentials
 from grpcgw.errors import UserError
-from grpcgw.listeners.open_ports import PortView
+from grpcgw.listeners.open_ports import PortViews
 from grpcgw.model.listener import Listener, ServerCertificate, Transport
 
 WAITING_REQUESTS = 128
@@ -26,7 +26,7 @@ class QueuePort:
         queue: Any,
         options: ServerOptions,
         listener: Listener,
-        view: PortView,
+        views: PortViews,
         take: Callable[[QueuePort, Any], None],
         note_closing: Callable[[QueuePort], None],
     ) -> None:
@@ -34,8 +34,9 @@ class QueuePort:
 
         Raises UserError if the port cannot be opened.
         """
-        self.view = view
-        view.max_message_bytes = max_message_bytes(options, listener)
+        self.views = views
+        self.view = views.view_of(tls=listener.transport.takes_tls)
+        views.limit_messages(max_message_bytes(options, listener))
         self.closed = threading.Event()
         """The last of its RPCs is over."""
         self._queue, self._take, self._note_closing = queue, take, note_closing
@@ -66,7 +67,7 @@ class QueuePort:
         self._fresh.set(certificates)
 
     def close(self) -> None:
-        self.view.closing = True
+        self.views.set_closing(True)
         self._note_closing(self)
         with self._in_core:
             self._server.shutdown(self._queue, self._on_closed)

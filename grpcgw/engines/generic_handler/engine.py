@@ -14,7 +14,9 @@ from typing import Any
 from grpcgw.engines.contract import REFUSING_S, ServerOptions
 from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
 from grpcgw.engines.generic_handler.port import HandlerPort
-from grpcgw.listeners.open_ports import Ports, PortView
+from grpcgw.engines.grpc_limits import why_unsupported
+from grpcgw.errors import UserError
+from grpcgw.listeners.open_ports import Ports, PortViews
 from grpcgw.model.listener import Listener
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.held_messages import HeldMessages
@@ -67,9 +69,11 @@ class GenericHandlerEngine:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def _open_port(self, listener: Listener, view: PortView) -> HandlerPort:
-        handler = self._proxy.handler(view)
-        port = HandlerPort(self._options, listener, view, handler, self._note_closing, self._drain_time_s)
+    def _open_port(self, listener: Listener, views: PortViews) -> HandlerPort:
+        if why := why_unsupported(listener):
+            raise UserError(why)
+        handler = self._proxy.handler(views.view_of(tls=listener.transport.takes_tls))
+        port = HandlerPort(self._options, listener, views, handler, self._note_closing, self._drain_time_s)
         self._run(port.start())
         return port
 

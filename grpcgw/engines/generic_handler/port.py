@@ -11,7 +11,7 @@ from grpcgw.engines.contract import ServerOptions, max_message_bytes, server_arg
 from grpcgw.engines.generic_handler.lasting_server import LastingServer
 from grpcgw.engines.server_credentials import FreshCertificates, make_server_credentials
 from grpcgw.errors import UserError
-from grpcgw.listeners.open_ports import PortView
+from grpcgw.listeners.open_ports import PortViews
 from grpcgw.model.listener import Listener, ServerCertificate, Transport
 
 
@@ -22,13 +22,14 @@ class HandlerPort:
         self,
         options: ServerOptions,
         listener: Listener,
-        view: PortView,
+        views: PortViews,
         handler: grpc.GenericRpcHandler,
         note_closing: Callable[[HandlerPort], None],
         drain_time_s: float,
     ) -> None:
-        self.view = view
-        view.max_message_bytes = max_message_bytes(options, listener)
+        self.views = views
+        self.view = views.view_of(tls=listener.transport.takes_tls)
+        views.limit_messages(max_message_bytes(options, listener))
         self.number = listener.port
         """Once it is started, also where any free one was asked for."""
         self._options, self._listener, self._handler = options, listener, handler
@@ -73,5 +74,5 @@ class HandlerPort:
         self._fresh.set(certificates)
 
     def close(self) -> None:
-        self.view.closing = True
+        self.views.set_closing(True)
         self._note_closing(self)
