@@ -55,6 +55,8 @@ def describe_routes(snapshot: Snapshot) -> Iterator[Row]:
                 yield {**matching, **row, "refused": reach.find_refusal(route, destination)}
         if route.redirect:
             yield {**matching, "mapping": route.redirect, "refused": "gRPC clients do not follow redirects"}
+        if route.left_out:
+            yield {**matching, "mapping": "", "refused": route.left_out}
 
 
 def describe_matching(order: int, route: Route) -> Row:

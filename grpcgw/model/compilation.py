@@ -55,14 +55,17 @@ def compile_configuration(
 def merge_results(results: Sequence[RouteSourceResult]) -> tuple[Snapshot, list[Problem]]:
     """One Snapshot of the results, and the problems of what does not fit together.
 
-    If two dialects have a cluster of one name with other contents, the first counts, and routes of the second to it are
-    left out. Of two Listeners with one port the first is opened. Raises ValueError if two have GatewaySettings.
+    If two dialects have a cluster of one name with other contents, the first counts, and RPCs of the second's routes to
+    it are refused; so are those of a second route of one name. Of two Listeners with one port the first is opened.
+    Raises ValueError if two have GatewaySettings.
     """
     clusters, problems = dict[str, ClusterCandidate](), list[Problem]()
     candidates: list[RouteCandidate] = []
     for result in results:
         differing = _add_clusters(clusters, result.clusters)
-        candidates += _without_clusters(result.routes, differing, problems) if differing else result.routes
+        candidates += _close_routes_to(differing, result.routes, problems) if differing else result.routes
+    if len(results) > 1:  # a dialect's own names are unique
+        candidates = _with_unique_names(candidates, problems)
     candidates.sort(key=attrgetter("rank"), reverse=True)
     listeners = _merge_listeners(results, problems)
     settings = _choose_settings(results)
@@ -103,18 +106,45 @@ def _are_equal(one: Cluster, other: Cluster) -> bool:
     return one == replace(other, resolver_name=one.resolver_name)
 
 
-def _without_clusters(
-    routes: Iterable[RouteCandidate], names: set[str], problems: list[Problem]
+def _close_routes_to(
+    clusters: set[str], routes: Iterable[RouteCandidate], problems: list[Problem]
 ) -> Iterable[RouteCandidate]:
+    """Refuse the RPCs of the routes to any of `clusters`."""
     for candidate in routes:
-        destinations = candidate.route.all_destinations()
-        used = (*destinations, *candidate.route.policy_upstreams())
-        lost = [one.cluster for each in used for one in each.clusters if one.cluster in names]
-        if not lost:
+        used = (*candidate.route.all_destinations(), *candidate.route.policy_upstreams())
+        lost = [one.cluster for each in used for one in each.clusters if one.cluster in clusters]
+        if lost:
+            why = f"cluster {lost[0]} has other settings in another dialect"
+            yield _close(candidate, candidate.route.name, why, problems)
+        else:
             yield candidate
-            continue
-        message = f"cluster {lost[0]} has other settings in another dialect; the route is left out"
-        problems += [Problem(Severity.ERROR, message, one.where, one.key) for one in destinations]
+
+
+def _with_unique_names(candidates: Iterable[RouteCandidate], problems: list[Problem]) -> list[RouteCandidate]:
+    """Refuse the RPCs of routes whose name another dialect has too: statistics and xDS would mix the two up."""
+    unique: dict[str, RouteCandidate] = {}
+    for candidate in candidates:
+        name, number = candidate.route.name, 2
+        while name in unique:
+            name, number = f"{candidate.route.name} ({number})", number + 1
+        if name != candidate.route.name:
+            why = f"the name of its route, {candidate.route.name}, is taken by a route of another dialect"
+            unique[name] = _close(candidate, name, why, problems)
+        else:
+            unique[name] = candidate
+    return list(unique.values())
+
+
+def _close(candidate: RouteCandidate, name: str, why: str, problems: list[Problem]) -> RouteCandidate:
+    """The route with `name` and without destinations: its RPCs are refused, and no other route gets them."""
+    route = candidate.route
+    problems += [
+        Problem(Severity.ERROR, f"{why}; its calls are refused", one.where, one.key) for one in route.all_destinations()
+    ]
+    objects = ", ".join(str(one.key) for one in route.all_destinations())
+    left_out = route.left_out or f"{objects or name}: {why}"
+    closed = replace(route, name=name, destinations=(), shadow=None, unrouted_weight=1, left_out=left_out)
+    return RouteCandidate(closed, candidate.rank, digest(closed))
 
 
 def _merge_listeners(results: Iterable[RouteSourceResult], problems: list[Problem]) -> tuple[Listener, ...] | None:

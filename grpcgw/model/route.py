@@ -98,7 +98,7 @@ class Route:
     match: PathMatch
     precedence: int
     destinations: tuple[Destination, ...]
-    """At least one, except for a `redirect`."""
+    """At least one, except for a `redirect` and a route that is `left_out`."""
     host: HostMatch | None = None
     headers: tuple[HeaderMatch, ...] = ()
     """All must hold."""
@@ -114,6 +114,9 @@ class Route:
     """
     redirect: str = ""
     """The Mapping that answers with an HTTP redirect, which no gRPC client follows: its RPCs end with UNIMPLEMENTED."""
+    left_out: str = ""
+    """Why the route cannot be served as it is configured: its RPCs end with UNAVAILABLE. It stays in the snapshot so
+    that no broader route, which other policies may guard, serves them."""
 
     def all_destinations(self) -> tuple[Destination, ...]:
         """The destinations and the shadow."""

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     BAD_AUTHORITY = "bad-authority"
     CLEAR_TEXT = "clear-text"
     LEFT_OUT = "host-left-out"
+    ROUTE_LEFT_OUT = "route-left-out"
     NOT_ENFORCED = "not-enforced"
     NO_ENDPOINTS = "no-endpoints"
     UNROUTED_SHARE = "unrouted-share"

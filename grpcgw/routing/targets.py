@@ -169,11 +169,11 @@ class Shadow:
 class RouteTargets:
     """A Route with its destinations bound: splits its RPCs over them."""
 
-    __slots__ = ("_only", "_split", "_sticky_header", "_targets", "redirect")
+    __slots__ = ("_only", "_split", "_sticky_header", "_targets", "left_out", "redirect")
 
     def __init__(self, route: Route, targets: Sequence[Sequence[Target]]) -> None:
         """`targets`: for each destination one for each of its clusters."""
-        self.redirect = route.redirect
+        self.redirect, self.left_out = route.redirect, route.left_out
         self._targets = tuple(target for bound in targets for target in bound)
         self._only, self._split = _divide(route, targets)
         self._sticky_header = route.sticky_header
@@ -227,4 +227,6 @@ def explain_nowhere(targets: RouteTargets, path: str) -> Deny:
     if targets.redirect:
         message = f"Mapping {targets.redirect} is an HTTP redirect, which gRPC clients do not follow"
         return Deny(Reason.REDIRECT, message)
+    if targets.left_out:
+        return Deny(Reason.ROUTE_LEFT_OUT, targets.left_out)
     return Deny(Reason.UNROUTED_SHARE, f"the weights of the Mappings for {path} leave a share of the traffic unrouted")

@@ -26,7 +26,12 @@ from grpcgw.model.route_source import (
     RouteCandidate,
     RouteSourceResult,
 )
+from grpcgw.model.status import Reason
+from grpcgw.policy.verdicts import Deny
+from grpcgw.routing.targets import Target
+from grpcgw.session.serving import Serving
 from tests.compiling import mapping, obj, said
+from tests.session.gateway import FakeConnection
 
 PODS = Cluster(
     "greet.shop:50051/KubernetesEndpointResolver",
@@ -54,6 +59,8 @@ class PathRoutes:
     cluster: Cluster = PODS
     listeners: tuple[Listener, ...] | None = None
     name: str = "path routes"
+    route_name: str = ""
+    """Of all routes, instead of the names of their objects."""
     route_kinds: frozenset[str] = frozenset({"PathRoute"})
     host_path: tuple[str | int, ...] = ("spec", "host")
     seen: list[int] = field(default_factory=list)
@@ -81,7 +88,7 @@ class PathRoutes:
     def _make_route(self, one: KubeObject) -> RouteCandidate:
         spec = spec_of(one)
         route = Route(
-            str(one.key),
+            self.route_name or str(one.key),
             PathMatch(MatchKind.EXACT, str(spec["path"])),
             precedence=0,
             destinations=(Destination(one.key, (WeightedCluster(self.cluster.name),), where="here"),),
@@ -140,17 +147,52 @@ def test_equal_clusters_of_two_dialects_are_one() -> None:
     assert not said(compiled)
 
 
-def test_a_route_to_a_cluster_with_other_contents_in_another_dialect_is_left_out() -> None:
+def closed(compiled: Compiled) -> list[str]:
+    return [route.name for route in compiled.snapshot.routes if route.left_out]
+
+
+def test_a_route_to_a_cluster_with_other_contents_in_another_dialect_refuses_its_calls() -> None:
     compiled = compile_both(SHORT, EXACT, second=PathRoutes(OTHER_PODS))
     assert served(compiled) == ["Mapping short.shop"]
+    assert closed(compiled) == ["PathRoute exact.shop"]
     assert compiled.snapshot.clusters[PODS.name].service.name == "greet"
     assert said(compiled) == [
-        f"here: error: PathRoute exact.shop: cluster {PODS.name} has other settings in another dialect; the route is"
-        " left out"
+        f"here: error: PathRoute exact.shop: cluster {PODS.name} has other settings in another dialect; its calls are"
+        " refused"
     ]
 
 
-def test_a_route_whose_policy_asks_a_cluster_with_other_contents_is_left_out() -> None:
+def test_the_calls_of_a_route_that_cannot_be_served_reach_no_broader_route() -> None:
+    """The broader one may have no policy that keeps people out."""
+    serving = Serving(FakeConnection)
+    serving.apply(compile_both(SHORT, EXACT, second=PathRoutes(OTHER_PODS)).snapshot, 0.0)
+    refused = serving.route("/greet.GrpcService/Greet")
+    assert isinstance(refused, Deny)
+    assert (refused.reason, refused.message) == (
+        Reason.ROUTE_LEFT_OUT,
+        f"PathRoute exact.shop: cluster {PODS.name} has other settings in another dialect",
+    )
+    assert isinstance(serving.route("/greet.GrpcService/SayHello"), Target)
+
+
+def test_a_route_whose_name_another_dialect_has_too_refuses_its_calls() -> None:
+    name = compile_both(SHORT).snapshot.routes[0].name
+    compiled = compile_both(SHORT, EXACT, path_route("again", path="/a"), second=PathRoutes(route_name=name))
+    assert served(compiled) == ["Mapping short.shop"]
+    assert sorted(closed(compiled)) == [f"{name} (2)", f"{name} (3)"]
+    assert said(compiled) == [
+        f"here: error: PathRoute {one}.shop: the name of its route, {name}, is taken by a route of another dialect;"
+        " its calls are refused"
+        for one in ("again", "exact")
+    ]
+
+
+def test_a_route_that_is_closed_changes_the_version() -> None:
+    open_, shut = (compile_both(SHORT, EXACT, second=PathRoutes(pods)) for pods in (PODS, OTHER_PODS))
+    assert open_.snapshot.version != shut.snapshot.version
+
+
+def test_a_route_whose_policy_asks_a_cluster_with_other_contents_refuses_its_calls() -> None:
     """It would ask the pods of another service who may call."""
     own = Cluster("own", ResolverKind.KUBERNETES_ENDPOINT, "pods", ServiceRef("own", "shop", 1))
     key = ObjectKey("PathRoute", "shop", "guarded")
@@ -164,7 +206,7 @@ def test_a_route_whose_policy_asks_a_cluster_with_other_contents_is_left_out() -
             RouteSourceResult((RouteCandidate(route, rank_route(route), digest(route)),), clusters),
         ]
     )
-    assert snapshot.routes == ()
+    assert [(one.name, one.destinations, bool(one.left_out)) for one in snapshot.routes] == [("guarded", (), True)]
     assert [problem.object for problem in problems] == [key]
 
 
