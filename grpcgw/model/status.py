@@ -31,6 +31,7 @@ class Reason(StrEnum):
     UNROUTED_SHARE = "unrouted-share"
     METADATA_TOO_LARGE = "metadata-too-large"
     MESSAGE_TOO_LARGE = "message-too-large"
+    MESSAGE_CUT_OFF = "message-cut-off"
     TOO_MUCH_HELD = "too-much-held"
     BAD_METADATA = "bad-metadata"
     CONNECT_FAILED = "connect-failed"
@@ -69,6 +70,7 @@ _CODES: Mapping[str, Code] = {
     Reason.CLEAR_TEXT: Code.PERMISSION_DENIED,
     Reason.METADATA_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
     Reason.MESSAGE_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
+    Reason.MESSAGE_CUT_OFF: Code.INTERNAL,
     Reason.TOO_MUCH_HELD: Code.RESOURCE_EXHAUSTED,
     Reason.BAD_METADATA: Code.INVALID_ARGUMENT,
     Reason.TIMEOUT: Code.DEADLINE_EXCEEDED,

@@ -1,6 +1,8 @@
 """The ports of a session to its engine: `Call`, the client's side of an RPC, and `Attempt`, one try on one pod.
 
 An engine implements both, and reports what happens by the events of an `Exchange`. No I/O here, and nothing of grpc.
+
+What passes is called a message. An engine that does not parse gRPC frames passes chunks instead: see `carries_frames`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,15 @@ class Timer(Enum):
 
 class Call(CoroutineRuntime, Protocol):
     """The client's side of one RPC. Nothing here calls back into the session before it returns."""
+
+    @property
+    def carries_frames(self) -> bool:
+        """True: each `message` here, in `Opening`, in `Attempt` and in the events is a chunk of gRPC frames as they are
+        on the wire (payloads of HTTP/2 DATA), cut anywhere, never empty. False: it is a whole message, uncompressed.
+
+        `ask` takes and answers whole messages in both cases. Set in the class: it never changes.
+        """
+        ...
 
     def read(self) -> None:
         """Read the next message; answered by `on_request_message`, or by `on_client_closed` if the client is gone."""
@@ -139,6 +150,8 @@ class Opening:
 
 class _NoCall:
     """The client's side of an RPC that is over: the session drops the real one, and nothing may follow."""
+
+    carries_frames = False
 
     def _over(self, *_: object) -> NoReturn:
         raise AssertionError("the RPC is over, but something was sent to its client")

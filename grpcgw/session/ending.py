@@ -51,6 +51,11 @@ def message_too_large(key: ObjectKey, size_bytes: int, limit_bytes: int) -> Stat
     return make_status(Reason.MESSAGE_TOO_LARGE, f"{key}: {what}")
 
 
+def request_cut_off() -> Status:
+    """Status of a half-close in the middle of a message: INTERNAL, as grpc-go and grpc-java answer it."""
+    return make_status(Reason.MESSAGE_CUT_OFF, "the request ends in the middle of a message")
+
+
 def too_quiet(key: ObjectKey, idle_timeout_s: float) -> Status:
     quiet_ms = round(idle_timeout_s * 1000)
     return make_status(Reason.IDLE_TIMEOUT, f"{key}: no message for idle_timeout_ms {quiet_ms}")

@@ -1,4 +1,9 @@
-"""The policy chain of one RPC with its I/O: starts what a policy waits for, bounds it, and resumes with the verdict."""
+"""The policy chain of one RPC with its I/O: starts what a policy waits for, bounds it, and resumes with the verdict.
+
+While a policy waits, the session holds one message of the request at most; with an engine that passes chunks of gRPC
+frames it holds one chunk, which may be less or more than a message. No policy gets it yet. One that needs messages will
+parse the frames itself, within a limit of its own.
+"""
 
 from __future__ import annotations
 

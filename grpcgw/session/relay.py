@@ -3,7 +3,8 @@
 Rules that hold throughout:
 
 * One message is in flight per direction: the next is read only when the one before was written. A slow reader so
-  slows the writer, and memory stays flat.
+  slows the writer, and memory stays flat. With an engine that passes chunks of frames it is one chunk; messages are
+  still counted, and their limits checked by the declared length, before anything of a message is forwarded.
 * What arrives together goes out together. A unary request comes as message and half-close, a unary reply as headers,
   message and status, within microseconds; sent on in one batch each, they cost half as much. So for a method whose
   RPCs look unary a session waits for a short window (`Timer.COALESCE`, some milliseconds) for what usually follows,
@@ -26,8 +27,8 @@ from grpcgw.session import ending
 from grpcgw.session.call import COALESCE_WINDOW_S, Call, Timer
 from grpcgw.session.forwarding import forward_response
 from grpcgw.session.pod_try import Try, end_on_pod
-from grpcgw.session.request_side import RequestSide
-from grpcgw.session.response_side import ResponseSide
+from grpcgw.session.request_side import FramedRequestSide, RequestSide
+from grpcgw.session.response_side import FramedResponseSide, ResponseSide
 from grpcgw.session.serving import Serving
 from grpcgw.session.shadow_copy import Copy
 from grpcgw.telemetry.counters import MethodCounters
@@ -62,10 +63,16 @@ class Relay:
         self._last_active_s = now_s
         self.finished = False
         """The client has its status, or is gone."""
-        self._requests, self._replies = RequestSide(), ResponseSide(request)
+        self._requests: RequestSide
+        self._replies: ResponseSide
+        if call.carries_frames:
+            self._requests, self._replies = FramedRequestSide(), FramedResponseSide(request)
+        else:
+            self._requests, self._replies = RequestSide(), ResponseSide(request)
         self._target: Target | None = None
         self._unchecked_bytes = 0
-        """Messages of at most this size need no look. Set with the target, before the client is read."""
+        """Messages of at most this size need no look. Set with the target, before the client is read. Chunks of frames
+        all need one: -1."""
         self._copy: Copy | None = None
         """For the Mapping's shadow; None: the RPC is not copied."""
         self._permit: Permit | None = None
@@ -100,7 +107,11 @@ class Relay:
         if self.finished:
             return
         self._last_active_s = now_s
-        if message is not None and len(message) > self._unchecked_bytes and not self._may_hold(message, now_s):
+        if message is None:
+            if requests.is_cut_off:
+                self._end_early(ending.request_cut_off(), now_s)
+                return
+        elif len(message) > self._unchecked_bytes and not self._may_hold(message, now_s):
             return
         if self._copy is not None:
             self._copy.take(message, now_s)
@@ -111,7 +122,7 @@ class Relay:
             requests.forward(self._call, self._try)
         elif self._on_hold is POLICY:
             pass  # it is held until the policies allow the RPC
-        elif message is not None and requests.count == 1:
+        elif message is not None and not requests.beyond:
             requests.read(self._call)  # the half-close usually follows at once
         elif self._on_hold is None:
             self._open(now_s)
@@ -128,7 +139,7 @@ class Relay:
     def _copy_held(self, now_s: float) -> None:
         """Give the copy what was read while a policy waited."""
         if self._copy is not None and self._requests.first is not None:
-            self._copy.take(self._requests.first, now_s)
+            self._copy.take(bytes(self._requests.first), now_s)
         if self._copy is not None and self._requests.half_closed:
             self._copy.take(None, now_s)
 
@@ -179,15 +190,15 @@ class Relay:
         if message is None:
             self._settle(now_s)
             return
-        if len(message) > self._unchecked_bytes and len(message) > target.max_message_bytes:
-            self._end_early(ending.message_too_large(target.key, len(message), target.max_message_bytes), now_s)
+        if len(message) > self._unchecked_bytes and (size := replies.size_of(message)) > target.max_message_bytes:
+            self._end_early(ending.message_too_large(target.key, size, target.max_message_bytes), now_s)
             return
         replies.take(message)
         if self._counters.unnamed:
             self._name_method()
         if replies.count > 1:
             self._counters.one_reply = False
-        elif self._counters.one_reply and not replies.headers_sent:
+        elif self._counters.one_reply and not replies.headers_sent and replies.whole:
             self._settle(now_s)  # the status usually comes along; the window is open since the headers
             return
         self._pass_back(attempt, now_s)

@@ -2,6 +2,8 @@
 
 It keeps the opening (first message and half-close) for another try until the RPC is committed to one pod, and counts
 large messages against the client's limit in this worker.
+
+`FramedRequestSide` does the same for an engine that passes chunks of gRPC frames.
 """
 
 from __future__ import annotations
@@ -12,11 +14,16 @@ from grpcgw.policy.request import Request
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import Call, Opening
 from grpcgw.session.ending import message_too_large
+from grpcgw.session.message_scanner import MessageScanner
 from grpcgw.session.pod_try import Try
+
+MAX_OPENING_BYTES = 65_536
+"""As many bytes of chunks are kept for another try, and the first chunk in any case."""
 
 
 class RequestSide:
     __slots__ = (
+        "beyond",
         "count",
         "counted_bytes",
         "first",
@@ -32,10 +39,12 @@ class RequestSide:
     def __init__(self) -> None:
         self.count = self.size_bytes = self.counted_bytes = 0
         """Messages read so far, and their bytes."""
-        self.first: bytes | None = None
+        self.first: bytes | bytearray | None = None
         """The first message, for as long as the opening may have to be sent again."""
         self.pending: bytes | None = None
         """The last message read, until it is forwarded."""
+        self.beyond = False
+        """More was read than the opening: `pending`, if any, is not a part of it."""
         self.half_closed = self.reading = self.message_refused = False
         self.replayable = True
         """Another try could still be sent the whole request."""
@@ -45,13 +54,18 @@ class RequestSide:
     @property
     def began(self) -> bool:
         """A part of the request was read."""
-        return self.half_closed or self.count > 0
+        return self.half_closed or self.count > 0 or self.size_bytes > 0
 
     def read(self, call: Call) -> None:
         """Read the next message, unless that is under way or there is none."""
         if not self.reading and not self.half_closed:
             self.reading = True
             call.read()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """What was read ends in the middle of a message."""
+        return False
 
     def take(self, message: bytes | None) -> None:
         """The client sent `message`, or None: it half-closed."""
@@ -63,6 +77,8 @@ class RequestSide:
         self.size_bytes += len(message)
         if self.count == 1:
             self.first = message
+        else:
+            self.beyond = True
 
     def uncounted_bytes(self) -> int:
         """Bytes read since the last call."""
@@ -72,9 +88,10 @@ class RequestSide:
 
     def opening(self) -> Opening:
         """The opening that goes out with the request headers: first message and half-close, if they have arrived."""
-        if self.count == 1:
+        if not self.beyond:
             self.pending = None
-        return Opening(self.first, self.half_closed)
+        first = self.first
+        return Opening(None if first is None else bytes(first), self.half_closed)  # of bytes it makes no copy
 
     def forward(self, call: Call, attempt: Try) -> None:
         """Start what is next towards the pod: a message, the half-close, or reading on."""
@@ -83,7 +100,7 @@ class RequestSide:
         message = self.pending
         if message is not None:
             self.pending = None
-            if self.count > 1:
+            if self.beyond:
                 self.commit()
             attempt.send(message, False)
         elif not self.half_closed:
@@ -99,14 +116,10 @@ class RequestSide:
 
     def refuse(self, message: bytes, target: Target, request: Request, held: HeldMessages) -> Status | None:
         """The status of an RPC with a message too large to be held; None: the message is counted and may be held."""
-        size_bytes, limit_bytes = len(message), request.port.max_message_bytes
-        if size_bytes > target.max_message_bytes:
-            return message_too_large(target.key, size_bytes, target.max_message_bytes)
-        if size_bytes > limit_bytes:
-            what = f"a message of {size_bytes} bytes is larger than the {limit_bytes} of the port"
-            return make_status(Reason.MESSAGE_TOO_LARGE, f"{what} (--max-message-bytes, maxMessageBytes)")
-        if size_bytes <= UNCOUNTED_BYTES:
-            return None
+        size_bytes = len(message)
+        refused = _check_limits(size_bytes, target, request)
+        if refused is not None or size_bytes <= UNCOUNTED_BYTES:
+            return refused
         if held.take(request.peer.key, size_bytes):
             self.lent_bytes += size_bytes
             return None
@@ -118,3 +131,52 @@ class RequestSide:
         if self.first is None and self.pending is None:
             held.give(request.peer.key, self.lent_bytes)
             self.lent_bytes = 0
+
+
+class FramedRequestSide(RequestSide):
+    """The request side for chunks of gRPC frames.
+
+    `count` is of the messages begun, limits hold for declared lengths, and the opening is the first chunks: as many as
+    begin one message at most and have MAX_OPENING_BYTES together. What a client makes be held is not counted: an
+    engine with frames bounds it by the windows of its streams.
+    """
+
+    __slots__ = ("_scanner",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scanner = MessageScanner()
+
+    @property
+    def is_cut_off(self) -> bool:
+        return not self._scanner.complete
+
+    def refuse(self, message: bytes, target: Target, request: Request, held: HeldMessages) -> Status | None:
+        """The status of an RPC in whose chunk a message begins that is too large. Called once for each chunk."""
+        return _check_limits(self._scanner.feed(message), target, request)
+
+    def take(self, message: bytes | None) -> None:
+        if message is None:
+            self.half_closed = True
+            return
+        self.pending = message
+        self.count = self._scanner.count
+        self.size_bytes += len(message)
+        if self.size_bytes == len(message):
+            self.first = message
+        elif self.count > 1 or self.size_bytes > MAX_OPENING_BYTES or not self.replayable:
+            self.beyond = True
+        elif self.first is not None:
+            self.first = bytearray(self.first) if isinstance(self.first, bytes) else self.first
+            self.first += message
+
+
+def _check_limits(size_bytes: int, target: Target, request: Request) -> Status | None:
+    """The status of an RPC with a message that is larger than its Mapping or its port allows."""
+    limit_bytes = request.port.max_message_bytes
+    if size_bytes > target.max_message_bytes:
+        return message_too_large(target.key, size_bytes, target.max_message_bytes)
+    if size_bytes > limit_bytes:
+        what = f"a message of {size_bytes} bytes is larger than the {limit_bytes} of the port"
+        return make_status(Reason.MESSAGE_TOO_LARGE, f"{what} (--max-message-bytes, maxMessageBytes)")
+    return None

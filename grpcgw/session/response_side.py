@@ -1,6 +1,8 @@
 """The response side of an RPC: passes headers, replies and the status to the client, one thing at a time.
 
 It holds at most one reply: the one that waits for what goes out with it, or for the client to take the one before.
+
+`FramedResponseSide` does the same for an engine that passes chunks of gRPC frames.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from grpcgw.model.status import Status
 from grpcgw.policy.metadata_editor import Edit
 from grpcgw.policy.request import Request
 from grpcgw.session.call import Call
+from grpcgw.session.message_scanner import MessageScanner
 
 
 class ResponseSide:
@@ -23,6 +26,7 @@ class ResponseSide:
         "held",
         "sending",
         "size_bytes",
+        "whole",
     )
 
     def __init__(self, request: Request) -> None:
@@ -36,6 +40,12 @@ class ResponseSide:
         self.held: bytes | None = None
         """A reply that was not sent to the client yet."""
         self.sending = self.headers_sent = False
+        self.whole = True
+        """What was read so far ends with a whole reply."""
+
+    def size_of(self, message: bytes) -> int:
+        """The size of a reply in bytes, as limits count it. Called once for each reply, before `take`."""
+        return len(message)
 
     def take(self, message: bytes) -> None:
         """The pod sent a reply. The one before was sent."""
@@ -75,3 +85,21 @@ class ResponseSide:
 
     def _edited(self, headers: Metadata) -> Metadata:
         return headers if self.edit is None else self.edit(headers, self._request)
+
+
+class FramedResponseSide(ResponseSide):
+    """The response side for chunks of gRPC frames: `count` is of the replies begun, a size is the declared length."""
+
+    __slots__ = ("_scanner",)
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._scanner = MessageScanner()
+
+    def size_of(self, message: bytes) -> int:
+        return self._scanner.feed(message)
+
+    def take(self, message: bytes) -> None:
+        self.held = message
+        self.count, self.whole = self._scanner.count, self._scanner.complete
+        self.size_bytes += len(message)

@@ -30,7 +30,7 @@ from grpcgw.upstream.pod import Pod
 log = logging.getLogger(__name__)
 
 MAX_HELD_BYTES = 4 << 20
-"""Limit on the messages of one copy that its pod has not taken yet, including the one being sent."""
+"""Limit on the messages (or chunks) of one copy that its pod has not taken yet, including the one being sent."""
 LINGER_S = 10.0
 """How long a copy may wait for its answer after the original is over, where the Mapping has no `timeout_ms`."""
 

@@ -27,6 +27,8 @@ SERVICE_UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
 class HealthClient:
     """One call to the health service; strict about the order of what is asked of it."""
 
+    carries_frames = False
+
     def __init__(self, gateway: Gateway, method: str, service: str = "") -> None:
         self.reading = self.sending = False
         self.answers: list[int] = []

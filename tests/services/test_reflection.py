@@ -33,6 +33,8 @@ V1 = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 class ReflectionClient:
     """One stream; strict about the order of what is asked of it."""
 
+    carries_frames = False
+
     def __init__(self, gateway: Gateway, path: str = V1) -> None:
         self.reading = self.sending = False
         self.answers: list[ServerReflectionResponse] = []

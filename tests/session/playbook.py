@@ -189,6 +189,8 @@ class FakeAttempt:
 class FakeCall:
     """The client's side. Ends once."""
 
+    carries_frames = False
+
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         self.reading = self.sending = self.headers_sent = self.ended = False
@@ -282,6 +284,10 @@ class FakeCall:
         return running
 
 
+class FramedCall(FakeCall):
+    carries_frames = True
+
+
 class Rpc:
     """A session with its two ports. `now_s` is the clock: set it before a step that happens later."""
 
@@ -293,7 +299,9 @@ class Rpc:
         metadata: Metadata = (),
         deadline_s: float | None = None,
         now_s: float = 0.0,
+        frames: bool = False,
     ) -> None:
+        """`frames`: the engine passes chunks of gRPC frames, not messages."""
         self.gateway, self.path = gateway, path
         self.now_s = now_s
         self.asked: list[Asked] = []
@@ -307,7 +315,7 @@ class Rpc:
         """An RPC of a policy to one of them raises."""
         self.closed_pods: set[int] = set()
         self.nothing_left_to_read = False
-        self.call = FakeCall(self)
+        self.call = FramedCall(self) if frames else FakeCall(self)
         request = Request(path, "gateway.example", metadata, deadline_s, Peer("192.0.2.7"))
         self.session = Session(gateway, self.call, request, now_s)
 

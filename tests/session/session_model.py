@@ -13,6 +13,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.resilience import CircuitBreaker, RetryPolicy
 from grpcgw.model.status import Status
+from tests.session.frames import cut, frame
 from tests.session.gateway import LABEL, Gateway
 from tests.session.playbook import (
     CANCELLED,
@@ -59,6 +60,8 @@ class Scenario:
     one_request: bool
     one_reply: bool
     timeout_ms: int | None
+    cuts: tuple[int, ...]
+    """Where chunks of frames are cut."""
     schedule: tuple[int, ...]
     """Which of the events that are possible happens, step by step; past its end the first one does."""
     disturbances: tuple[tuple[int, str], ...]
@@ -68,12 +71,12 @@ class Scenario:
 class PodModel:
     """What one try meets: what its pod has received, and what is still on its way back."""
 
-    def __init__(self, scenario: Scenario, status: Status, attempt: FakeAttempt) -> None:
+    def __init__(self, scenario: Scenario, replies: tuple[bytes, ...], status: Status, attempt: FakeAttempt) -> None:
         self.attempt, self.status = attempt, status
         self.received: list[bytes] = []
         self.half_closed = self.broken = self.never_sent = False
         self.reached = status not in UNREACHED
-        self.replies = scenario.replies if self.reached else ()
+        self.replies = replies if self.reached else ()
         self.to_come = list(self.replies)
         self.headers = HEADERS if scenario.headers or self.replies else ()
         self.patient = scenario.patient
@@ -101,9 +104,12 @@ class PodModel:
 
 
 class World:
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-        self.to_send = list(scenario.requests)
+    def __init__(self, scenario: Scenario, frames: bool) -> None:
+        """`frames`: the engine passes chunks of gRPC frames, not messages."""
+        self.scenario, self.frames = scenario, frames
+        self.requests, self.replies = self._pieces(scenario.requests), self._pieces(scenario.replies)
+        """What the engine passes, piece by piece."""
+        self.to_send = list(self.requests)
         self.delivered: list[bytes] = []
         self.headers: Metadata | None = None
         self.being_sent: bytes | None = None
@@ -118,7 +124,7 @@ class World:
             retry=None if scenario.retry_codes is None else RetryPolicy(scenario.retry_codes, num_retries=RETRIES),
             circuit_breakers=(CircuitBreaker(max_requests=1, max_retries=1),) if scenario.limited else (),
         )
-        self.rpc = Rpc(self.gateway)
+        self.rpc = Rpc(self.gateway, frames=frames)
         self.rpc.closed_pods = set(scenario.closed_pods)
         counters = self.gateway.counters.of(LABEL, self.rpc.path)
         counters.one_request, counters.one_reply = scenario.one_request, scenario.one_reply
@@ -126,6 +132,18 @@ class World:
     @property
     def pod(self) -> PodModel:
         return self.pods[-1]
+
+    def _pieces(self, messages: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        if not self.frames:
+            return messages
+        return tuple(cut(b"".join(frame(message) for message in messages), self.scenario.cuts))
+
+    def has_all(self, got: list[bytes], sent: tuple[bytes, ...]) -> bool:
+        """Whether what was sent came whole. Chunks may have been joined on their way."""
+        return b"".join(got) == b"".join(sent) if self.frames else tuple(got) == sent
+
+    def _is_beginning(self, got: list[bytes], sent: tuple[bytes, ...]) -> bool:
+        return b"".join(sent).startswith(b"".join(got)) if self.frames else tuple(got) == sent[: len(got)]
 
     def play(self) -> None:
         """From the start until nothing is left to be reported."""
@@ -163,7 +181,7 @@ class World:
         for attempt in self.rpc.attempts[len(self.pods) :]:
             tries = len(self.pods)
             status = self.scenario.ends[tries] if tries < len(self.scenario.ends) else OK
-            self.pods.append(PodModel(self.scenario, status, attempt))
+            self.pods.append(PodModel(self.scenario, self.replies, status, attempt))
             if tries:
                 self._check_repeat(next(step for step in reversed(asked) if isinstance(step, Open)))
 
@@ -248,20 +266,21 @@ class World:
     def _check(self) -> None:
         assert len(self.endings) <= 1
         for pod in self.pods:
-            assert tuple(pod.received) == self.scenario.requests[: len(pod.received)], "requests lost or out of order"
+            assert self._is_beginning(pod.received, self.requests), "requests lost or out of order"
             assert self.half_closed or not pod.attempt.half_closed, "a request looks complete that is not"
-        assert tuple(self.delivered) == self.scenario.replies[: len(self.delivered)], "replies lost or out of order"
+        assert self._is_beginning(self.delivered, self.replies), "replies lost or out of order"
         if self.pods and not self.rpc.session.finished and not self.pod.broken:
             self._check_flow()
 
     def _check_flow(self) -> None:
         """Each way, the session reads on only when what it read last was written: it holds one message at most.
 
-        And one more request, the first one, while it waits for what may come along.
+        And one more request, the first one, while it waits for what may come along. Of chunks, the whole opening.
         """
         if self.pod.reached:
             assert len(self.pod.replies) - len(self.pod.to_come) - len(self.delivered) <= 1
-            assert len(self.scenario.requests) - len(self.to_send) - len(self.pod.received) <= 2
+        if self.pod.reached and not self.frames:
+            assert len(self.requests) - len(self.to_send) - len(self.pod.received) <= 2
 
     def _check_repeat(self, opened: Open) -> None:
         last, now = self.pods[-2:]
@@ -272,5 +291,9 @@ class World:
         other = self.gateway.targets[0].has_other(last.attempt.pod)
         assert last.attempt.pod is not now.attempt.pod or not other, "the same pod was tried again"
         assert not self.delivered, "repeated although the client has an answer"
-        assert last.received in ([], [opened.message]), "what the last pod was sent is not sent again"
+        again = opened.message or b""
+        if self.frames:
+            assert again.startswith(b"".join(last.received)), "what the last pod was sent is not sent again"
+        else:
+            assert last.received in ([], [opened.message]), "what the last pod was sent is not sent again"
         assert not last.half_closed or opened.half_close

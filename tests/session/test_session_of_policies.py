@@ -17,6 +17,7 @@ from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, Unary
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 from grpcgw.session.serving import RpcLog
 from grpcgw.telemetry.access_log import RpcRecord
+from tests.session.frames import frame
 from tests.session.gateway import Gateway, endpoints
 from tests.session.playbook import (
     CANCEL_POLICY,
@@ -138,6 +139,16 @@ def test_after_the_verdict_a_unary_request_goes_out_whole(wait: Wait) -> None:
     rpc.client_sends(b"hi")
     assert _allow(rpc, wait) == [READ, COALESCE]
     assert rpc.client_half_closes() == [Open(1, b"hi", half_close=True)]
+
+
+@BOTH
+def test_of_frames_one_chunk_is_held_and_the_rest_read_after_the_verdict(wait: Wait) -> None:
+    rpc, whole = Rpc(gateway(wait), frames=True), frame(b"abcdef")
+    rpc.starts()
+    assert rpc.client_sends(whole[:3]) == []
+    assert _allow(rpc, wait) == [READ, COALESCE]
+    assert rpc.client_sends(whole[3:]) == [READ]
+    assert rpc.client_half_closes() == [Open(1, whole, half_close=True)]
 
 
 @BOTH

@@ -20,6 +20,7 @@ from grpcgw.session.serving import RpcLog
 from grpcgw.session.shadow_copy import LINGER_S, MAX_HELD_BYTES, mark_authority
 from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.report import ShadowReport
+from tests.session.frames import frame
 from tests.session.gateway import LABEL, Gateway, destination, endpoints, route, snapshot
 from tests.session.playbook import CANCEL_POD, METHOD, OK, READ_POD, STREAM_REFUSED, FakeAttempt, Open, Rpc, SendPod
 
@@ -317,6 +318,30 @@ def test_a_pod_that_keeps_up_may_get_any_number_of_large_messages() -> None:
         rpc.pod_takes()
         copy_takes(rpc)
     assert dropped(made) == {}
+
+
+def test_a_copy_of_frames_gets_every_chunk_and_the_half_close_last() -> None:
+    rpc, whole = Rpc(gateway(), frames=True), frame(b"abcdef")
+    rpc.starts()
+    rpc.client_sends(whole[:7])
+    rpc.client_sends(whole[7:])
+    assert rpc.client_half_closes() == [Open(1, whole, half_close=True)]
+    assert rpc.copied == [Open(FIRST_SHADOW, whole[:7])]
+    copy_takes(rpc)
+    assert rpc.copied[1:] == [SendPod(whole[7:], half_close=True)]
+
+
+def test_chunks_of_one_message_are_held_by_a_copy_up_to_the_same_bound() -> None:
+    made = gateway()
+    rpc = Rpc(made, frames=True)
+    rpc.starts()
+    rpc.timer_expires()
+    rpc.pod_takes()
+    rpc.client_sends(frame(bytes(2 * MAX_HELD_BYTES))[:MAX_HELD_BYTES])
+    rpc.pod_takes()
+    assert dropped(made) == {}
+    rpc.client_sends(b"!")
+    assert dropped(made) == {"too-slow": 1}
 
 
 def test_a_message_larger_than_a_copy_may_hold_drops_it_before_it_began() -> None:

@@ -62,6 +62,8 @@ class ClientRpc(AttemptOwner):
 
     __slots__ = ("_asked_again", "_call", "_closed", "_engine", "port")
 
+    carries_frames = False
+
     def __init__(self, engine: RpcEngine, port: QueuePort, event: Event, now_s: float) -> None:
         self._engine, self.port, self._call = engine, port, event.call
         self.lock = threading.Lock()

@@ -51,6 +51,8 @@ class RpcEngine(Protocol):
 
 
 class ClientRpc(AttemptOwner):
+    carries_frames = False
+
     """Everything happens in the engine's loop."""
 
     def __init__(self, engine: RpcEngine, port: PortView, path: str, metadata: Metadata, context: Any) -> None:
