@@ -128,11 +128,13 @@ class Elector:
             held = None
             if error.status != 409:  # another replica was faster
                 self._note(self._explain(error))
+        lapsed = led and not self.leading
         self._held = held
         if held is not None:
             self._leads_until_s = asked_at_s + self._pace.hold_s
         if self.leading != led:
             log.info("this replica %s the status of objects", "writes" if self.leading else "no longer writes")
+        if self.leading != led or lapsed:  # after a lapse during the requests, the writer may wait to lead
             self._changed()
 
     async def _advance(self) -> Lease | None:

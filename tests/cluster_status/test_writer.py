@@ -451,7 +451,7 @@ def test_the_lease_of_a_replica_that_died_is_taken_over_when_its_time_is_over(
 
 def test_a_leader_that_cannot_renew_stops_writing_before_another_may_begin(api: KubeApi, access: ClusterAccess) -> None:
     put_mapping(api)
-    short = replace(BRISK, lease=LeasePace(duration_s=0.9, renew_s=0.05, request_s=20.0))
+    short = replace(BRISK, lease=LeasePace(duration_s=3.0, renew_s=0.05, request_s=20.0))
 
     async def scenario() -> None:
         async with replicas(access, pace=short) as (replica,):
@@ -463,6 +463,25 @@ def test_a_leader_that_cannot_renew_stops_writing_before_another_may_begin(api: 
             await until(lambda: replica.compilations > before, "compiled")
             assert status_of(api) == {"state": "Running"}, "it is Inactive by now, but nobody may write"
             api.accept()
+            await until_state(api, "Inactive")
+
+    run(scenario())
+
+
+def test_what_was_due_while_a_renewal_took_too_long_is_written_after_it(api: KubeApi, access: ClusterAccess) -> None:
+    """The renewal begins in time and ends in time for the next period, but after the end of the last one."""
+    put_mapping(api)
+    short = replace(BRISK, lease=LeasePace(duration_s=1.5, renew_s=0.5, request_s=20.0))
+
+    async def scenario() -> None:
+        async with replicas(access, pace=short) as (replica,):
+            await until_state(api, "Running")
+            api.freeze()
+            await until(lambda: not replica.writer._elector.leading, "no longer leading")
+            replica.writer.report([], [error(key_of("greet"), "is wrong")])
+            for _ in range(5):  # turns of the loop, in which the writer sees that it does not lead
+                await asyncio.sleep(0)
+            api.thaw()
             await until_state(api, "Inactive")
 
     run(scenario())
