@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from discovery.test_kubernetes_endpoints import a_service, a_slice
+from discovery.resolvers.test_kubernetes_endpoints import a_service, a_slice
 from session.gateway import cluster
 
 from grpcgw.control.cluster_watches import ClusterWatches

@@ -11,7 +11,16 @@ import pytest
 
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess, KubernetesApi
 from grpcgw.discovery.sources.kubernetes_health import PROBE_PATH
-from tests.discovery.test_kubernetes import BRISK, mapping, names, reading, requests_for, status, until, until_synced
+from tests.discovery.sources.test_kubernetes import (
+    BRISK,
+    mapping,
+    names,
+    reading,
+    requests_for,
+    status,
+    until,
+    until_synced,
+)
 from tests.kube_api import KubeApi
 from tests.parsing import WATCHED_KINDS
 from tests.scenarios import call_together_with_timers, run

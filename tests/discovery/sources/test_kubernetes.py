@@ -30,7 +30,7 @@ from tests.kube_cluster import Body, Cluster
 from tests.parsing import KINDS, WATCHED_KINDS
 from tests.scenarios import run
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 DEADLINE_S = 30.0
 
 BRISK = ReflectorPace(

@@ -21,7 +21,7 @@ from tests.compiling import compile_objects, destinations, mapping, module, obj,
 from tests.parsing import parse_objects
 from tests.pems import key_pair, secret
 
-GREET_YAML = Path(__file__).parents[2] / "examples/greet/greet.yaml"
+GREET_YAML = Path(__file__).parents[3] / "examples/greet/greet.yaml"
 
 
 # The scenario

@@ -449,7 +449,10 @@ def test_protocols_without_h2_are_an_error() -> None:
     assert "'http/1.1' should contain h2" in said(compiled, Severity.ERROR)[0]
 
 
-@pytest.mark.parametrize(("chain", "place"), [(CA + CHAIN, "2 of 2"), (CA + key_pair("x")[0] + CHAIN, "3 of 3")])
+@pytest.mark.parametrize(
+    ("chain", "place"),
+    [pytest.param(CA + CHAIN, "2 of 2", id="two"), pytest.param(CA + key_pair("x")[0] + CHAIN, "3 of 3", id="three")],
+)
 def test_a_chain_in_the_wrong_order_is_called_so(chain: bytes, place: str) -> None:
     (error,) = said(compile_objects(tls_context(), secret(chain, PRIVATE)))
     assert f"tls.crt are in the wrong order: that of tls.key is number {place}; put it first" in error

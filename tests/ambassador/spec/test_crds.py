@@ -18,7 +18,7 @@ from grpcgw.ambassador.spec.resources import MODELS
 from tests.crd_schemas import PRESERVE, Schema, read_crds, refusals, schema_of, violations
 from tests.kube_cluster import Cluster, Refused
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CRDS = read_crds()
 VERSIONS = [(kind, version["name"]) for kind, crd in CRDS.items() for version in crd["spec"]["versions"]]
 

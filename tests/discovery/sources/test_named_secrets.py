@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from grpcgw.discovery.sources.kubernetes_api import ClusterAccess
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.objects import ObjectKey, Problem, Severity
-from tests.discovery.test_kubernetes import (
+from tests.discovery.sources.test_kubernetes import (
     BRISK,
     HASTY,
     body_of,

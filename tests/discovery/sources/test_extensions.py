@@ -13,12 +13,12 @@ from grpcgw.discovery.sources.extensions import EXTENSION
 from grpcgw.discovery.sources.watch_events import read_object
 from grpcgw.model.objects import KubeObject, Severity
 from tests.compiling import compile_objects, only, said
-from tests.discovery.test_kubernetes import reading, until, until_synced
+from tests.discovery.sources.test_kubernetes import reading, until, until_synced
 from tests.kube_cluster import Cluster
 from tests.parsing import KINDS, WATCHED_KINDS, parse_objects
 from tests.scenarios import run
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 (MAPPINGS,) = [kind.candidates[0] for kind in WATCHED_KINDS if kind.name == "Mapping"]
 
 

@@ -245,7 +245,7 @@ def test_any_spec_is_read_or_refused_with_a_reason(model: type[Resource], spec: 
 
 
 def test_the_documentation_says_of_each_field_what_the_resources_say() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     checked = subprocess.run(
         [sys.executable, root / "scripts/ambassador_docs.py", "--check"], capture_output=True, text=True, check=False
     )
