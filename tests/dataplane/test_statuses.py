@@ -150,6 +150,20 @@ def test_status_of_a_pod_counts_in_whatever_order_it_and_a_failed_write_are_repo
         assert {call.details() for call in calls} == {"Method not found!"}
 
 
+def test_all_replies_of_a_pod_that_ends_an_rpc_without_reading_it_arrive(lab: Lab) -> None:
+    def answer(_: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        yield from (b"1", b"2", b"3")
+        context.abort(grpc.StatusCode.NOT_FOUND, "no more")
+
+    method = lab.channel(lab.gateway(lab.pod(methods={"Answer": answer}))).stream_stream("/test.Pod/Answer")
+    for _ in range(40):
+        call = method(iter([b"a", b"b", b"c"]))
+        replies = []
+        with pytest.raises(grpc.RpcError):
+            replies.extend(call)
+        assert (replies, call.details()) == ([b"1", b"2", b"3"], "no more")
+
+
 def test_unknown_method_is_the_pods_to_refuse(lab: Lab) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         lab.channel(lab.gateway(lab.pod())).unary_unary("/test.Pod/Nothing")(b"")

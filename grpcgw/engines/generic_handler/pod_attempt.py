@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
+from types import AsyncGeneratorType
 from typing import Any
 
 import grpc
@@ -89,6 +90,8 @@ class PodAttempt:
     def __init__(self, owner: AttemptOwner, connection: PodConnection, outgoing: Outgoing) -> None:
         self._owner, self._connection, self._outgoing = owner, connection, outgoing
         self._call: Any = None
+        self._replies: AsyncIterator[bytes]
+        self._replies_ended = False
         self._ended: asyncio.Future[Status] = asyncio.get_running_loop().create_future()
         self._sending: asyncio.Task[None] | None = None
         self._since_s = time.monotonic()
@@ -107,6 +110,7 @@ class PodAttempt:
             self._call = start(metadata=outgoing.metadata, timeout=outgoing.left_s())
         except grpc.aio.UsageError as closed:
             raise ConnectionError(str(closed)) from closed
+        self._replies = aiter(self._call)  # after a failed write, `read` reads nothing
         self._call.add_done_callback(self._note_status)
         self.send(first.message, first.half_close)
         self._owner.spawn(self._receive_headers())
@@ -146,10 +150,8 @@ class PodAttempt:
         self._sending = self._owner.spawn(self._send(message, half_close))
 
     def cancel(self) -> None:
-        if self._call is None:
+        if self._call is None or not self._call.cancel():
             self._end(Status(Code.CANCELLED, ""))
-        else:
-            self._call.cancel()
 
     async def _send(self, message: bytes | None, half_close: bool) -> None:
         ok = True
@@ -172,16 +174,18 @@ class PodAttempt:
 
     async def _read(self) -> None:
         try:
-            message = await self._call.read()
-        except RPC_ENDED:
-            message = grpc.aio.EOF
+            message = await anext(self._replies)
+        except (StopAsyncIteration, *RPC_ENDED):
+            message, self._replies_ended = None, True
         if self._current():
-            self._owner.session.on_pod_message(None if message is grpc.aio.EOF else message, time.monotonic())
+            self._owner.session.on_pod_message(message, time.monotonic())
 
     async def _receive_status(self) -> None:
         status = await self._ended
         if self._current():
             self._owner.session.on_pod_status(status, time.monotonic())
+        if isinstance(self._replies, AsyncGeneratorType) and not self._replies.ag_running:
+            await self._replies.aclose()  # otherwise asyncio runs a task for it
 
     def _note_status(self, _: object) -> None:
         """Called for the first status that grpc.aio gives the RPC, and for no other.
@@ -194,11 +198,15 @@ class PodAttempt:
         self._end_with_pods_status(LOST_STATUS_TURNS if is_writing else 0)
 
     def _end_with_pods_status(self, turns: int) -> None:
-        """End with the RPC's status, after at most so many turns in which it is that of a failed write."""
+        """End with the RPC's status. It may be a failed write's until the last reply is read, and `turns` longer: core
+        gives the pod's status after the replies.
+        """
+        if self._ended.done():
+            return
         status = _result(self._read_status())
         if turns and status.code == Code.INTERNAL and status.details == WRITE_FAILED:
-            loop = asyncio.get_running_loop()
-            loop.call_later(LOST_STATUS_S / LOST_STATUS_TURNS, self._end_with_pods_status, turns - 1)
+            loop, left = asyncio.get_running_loop(), turns - self._replies_ended
+            loop.call_later(LOST_STATUS_S / LOST_STATUS_TURNS, self._end_with_pods_status, left)
         else:
             self._end(status)
 
