@@ -46,6 +46,7 @@ def compile_directory(directory: Path, settings: CompileSettings) -> CompiledDir
         now=datetime.now(UTC),
         environment=os.environ,
         authority_hidden_by="" if settings.engine.shows_authority else settings.engine,
+        first_bytes_hidden_by="" if settings.engine.reads_first_bytes else settings.engine,
         serve_without_auth=settings.serve_without_auth,
     )
     compiled = compile_snapshot([*objects, *files], {}, compile_options)

@@ -117,6 +117,7 @@ class CompileLoop:
             now=datetime.datetime.now(datetime.UTC),
             environment=os.environ,
             authority_hidden_by="" if self._engine.shows_authority else self._engine,
+            first_bytes_hidden_by="" if self._engine.reads_first_bytes else self._engine,
             serve_without_auth=self._settings.serve_without_auth,
             zone_unknown=not self._settings.zone,
         )

@@ -39,6 +39,9 @@ class CompileOptions:
     authority_hidden_by: str = ""
     """The engine, if it does not know the client's `:authority`: routes and Hosts for certain names then match no RPC.
     """
+    first_bytes_hidden_by: str = ""
+    """The engine, if it does not read the first bytes of connections: a port then takes TLS or clear text, not both,
+    and no PROXY headers."""
     serve_without_auth: bool = False
     """Serve what AuthServices, FilterPolicies and RateLimits protect without asking them; else it is refused."""
     zone_unknown: bool = False

@@ -52,6 +52,11 @@ class EngineName(StrEnum):
         """Whether it knows the client's `:authority`, which grpcio's public API does not show."""
         return self is EngineName.COMPLETION_QUEUE
 
+    @property
+    def reads_first_bytes(self) -> bool:
+        """Whether its ports recognise TLS, clear text and PROXY headers per connection, which grpc cannot do."""
+        return self not in (EngineName.COMPLETION_QUEUE, EngineName.GENERIC_HANDLER)
+
 
 class Scheduling(StrEnum):
     """Scheduling of workers' threads: a thread that wakes waits for the running one (batch) or preempts it (normal)."""

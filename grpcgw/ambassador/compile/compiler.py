@@ -53,7 +53,7 @@ class AmbassadorSource:
         report_misspelt_groups(objects.values(), generations)
         note_ingresses(objects.values(), options.gateway_id, generations)
         secrets = Secrets(objects, generations, options.now)
-        ports = compile_ports(configuration, secrets, generations, options.authority_hidden_by)
+        ports = compile_ports(configuration, secrets, generations, options)
         module = compile_module(configuration.modules(), options.gateway_namespace, generations)
         context = _make_mapping_context(configuration, ports, module, options, generations)
         reader = MappingReader(context, reuse if isinstance(reuse, MappingReuse) else NO_MAPPINGS_TO_REUSE)

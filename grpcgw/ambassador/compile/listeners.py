@@ -13,22 +13,19 @@ from grpcgw.ambassador.spec.host_specs import ListenerSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec, raw_spec
 from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport, should_open
 from grpcgw.model.objects import KubeObject
+from grpcgw.model.route_source import CompileOptions
 
-_TRANSPORTS = {
-    ("HTTP",): Transport.CLEAR,
-    ("HTTP", "TCP"): Transport.CLEAR,
-    ("HTTPS",): Transport.TLS,
-    ("TLS", "HTTP", "TCP"): Transport.TLS,
+_STACKS = {
+    "HTTP": ("HTTP", "TCP"),
+    "HTTPS": ("TLS", "HTTP", "TCP"),
+    "HTTPPROXY": ("PROXY", "HTTP", "TCP"),
+    "HTTPSPROXY": ("PROXY", "TLS", "HTTP", "TCP"),
 }
-"""By `protocol` or `protocolStack`."""
-
+"""The `protocolStack` that each `protocol` is short for. As in Ambassador, the order of layers has no meaning."""
 
 _NO_HTTP = ("TCP", "TLS", "UDP")
 
 _ONE_OF_BOTH = "grpc in Python speaks TLS or clear text on one port, not both"
-
-_TAKES_BOTH = frozenset({("HTTPS",)})
-"""Ambassador's `HTTPS` is TLS, and clear text where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +45,7 @@ class _Unbound:
 
     listener: Listener
     takes_both: bool
+    """Ambassador's TLS Listeners take clear text too: a connection that does not begin with TLS."""
     namespace: str
     """Hosts of this namespace are bound; empty: of all."""
     labels: frozenset[tuple[str, str]]
@@ -61,27 +59,29 @@ class _Unbound:
 @dataclass(frozen=True, slots=True)
 class _Bound:
     listener: Listener
-    takes_both: bool
+    tls_alone: str
+    """Why it takes no clear text, though Ambassador's Listener does; empty: it does, or no Host wants that."""
     hosts: Sequence[CompiledHost]
     obj: KubeObject
 
 
 def compile_listeners(
-    objects: Sequence[KubeObject], bindable: Bindable, generations: Generations, authority_hidden_by: str = ""
+    objects: Sequence[KubeObject], bindable: Bindable, generations: Generations, options: CompileOptions
 ) -> tuple[Listener, ...] | None:
-    """In the order of their ports; None if there are no Listeners, valid or not.
-
-    `authority_hidden_by` is as in CompileOptions.
-    """
+    """In the order of their ports; None if there are no Listeners, valid or not."""
     if not objects:
         return None
+
+    def build(obj: KubeObject, findings: Findings) -> _Unbound | None:
+        return _build(obj, findings, options.first_bytes_hidden_by)
+
     found: dict[int, _Bound] = {}
     owners: dict[object, KubeObject] = {}
     for obj in objects:
         if _is_for_others(obj):
             _note_others(obj, generations)
             continue
-        unbound = generations.serve(obj, _build)
+        unbound = generations.serve(obj, build)
         port = _written_port(obj) if unbound is None else unbound.listener.port
         owner = owners.setdefault(port, obj)
         if unbound is None:
@@ -90,11 +90,11 @@ def compile_listeners(
             generations.leave_out(obj, f"port {port} is taken by {owner.key}")
             continue
         findings = Findings(obj)
-        bound = _bind(unbound, obj, bindable, findings)
+        bound = _bind(unbound, obj, bindable, findings, options.first_bytes_hidden_by)
         if bound is not None:
             found[unbound.listener.port] = bound
-            if authority_hidden_by:
-                _note_hidden_authority(bound.listener, authority_hidden_by, findings)
+            if options.authority_hidden_by:
+                _note_hidden_authority(bound.listener, options.authority_hidden_by, findings)
         generations.report(findings)
     _report_clear_text(bindable.hosts, found.values(), generations)
     _note_makeshift_certificates(found.values(), generations)
@@ -123,34 +123,46 @@ def _written_port(obj: KubeObject) -> object:
     return port if isinstance(port, int) else obj.key
 
 
-def _build(obj: KubeObject, findings: Findings) -> _Unbound | None:
+def _build(obj: KubeObject, findings: Findings, first_bytes_hidden_by: str) -> _Unbound | None:
     spec = parse_spec(obj, ListenerSpec, findings)
     if spec is None:
         return None
-    stack = (spec.protocol,) if spec.protocol is not None else tuple(spec.protocolStack or ())
-    transport = _TRANSPORTS.get(stack)
-    if transport is None:
-        asked = ", ".join(map(str, stack))
-        field = "protocol" if spec.protocol is not None else "protocolStack"
-        findings.error(f"{asked} cannot carry gRPC; use HTTP or HTTPS", field)
-        return None
+    layers = _find_layers(spec, findings, first_bytes_hidden_by)
     binding = spec.hostBinding
     anywhere = binding is not None and binding.namespace is not None and binding.namespace.from_ == "ALL"
     labels = binding.selector.matchLabels if binding is not None and binding.selector is not None else None
     listener = Listener(
         name=str(obj.key),
         port=spec.port,
-        transport=transport,
+        transport=Transport.TLS if "TLS" in layers else Transport.CLEAR,
         security_model=SecurityModel(spec.securityModel),
         max_concurrent_streams=spec.http2MaxConcurrentStreams,
         max_message_bytes=spec.maxMessageBytes,
+        proxy_protocol="PROXY" in layers,
         trusted_hops=spec.l7Depth or 0,
     )
+    # On engines on grpc, a `protocolStack` with TLS has always been for TLS alone, even where no Host uses TLS.
+    takes_both = "TLS" in layers and (spec.protocol is not None or not first_bytes_hidden_by)
     namespace = "" if anywhere else obj.key.namespace
-    return _Unbound(listener, stack in _TAKES_BOTH, namespace, frozenset((labels or {}).items()))
+    return _Unbound(listener, takes_both, namespace, frozenset((labels or {}).items()))
 
 
-def _bind(unbound: _Unbound, obj: KubeObject, bindable: Bindable, findings: Findings) -> _Bound | None:
+def _find_layers(spec: ListenerSpec, findings: Findings, first_bytes_hidden_by: str) -> frozenset[str]:
+    """Findings have an error where they cannot be served."""
+    field, asked = (
+        ("protocolStack", spec.protocolStack or []) if spec.protocol is None else ("protocol", [spec.protocol])
+    )
+    layers = frozenset(asked if spec.protocol is None else _STACKS.get(spec.protocol, (spec.protocol,)))
+    if not {"HTTP", "TCP"} <= layers or "UDP" in layers:
+        findings.error(f"{', '.join(asked)} cannot carry gRPC; use HTTP or HTTPS", field)
+    elif "PROXY" in layers and first_bytes_hidden_by:
+        findings.error(f"the {first_bytes_hidden_by} engine cannot read PROXY headers; use HTTP or HTTPS", field)
+    return layers
+
+
+def _bind(
+    unbound: _Unbound, obj: KubeObject, bindable: Bindable, findings: Findings, first_bytes_hidden_by: str
+) -> _Bound | None:
     hosts = [host for host in bindable.hosts if unbound.binds(host)]
     if bindable.hosts and not hosts:
         findings.notice("binds no Host, so the port is not opened", "hostBinding")
@@ -158,28 +170,56 @@ def _bind(unbound: _Unbound, obj: KubeObject, bindable: Bindable, findings: Find
     own = [host.certificate for host in hosts if host.certificate is not None]
     certificates, others = agree([*own, *bindable.by_contexts])
     closed = bindable.closed
-    transport = _choose_transport(unbound, hosts, certificates)
-    if transport is Transport.TLS:
+    transport, tls_alone = _choose_transport(unbound, hosts, certificates, first_bytes_hidden_by)
+    if transport.takes_tls:
         _report_disagreement(certificates, others, findings)
         closed = (*closed, *close_disagreeing(others))
     else:
         certificates = ()
-    policies = order_policies(hosts, closed, others=bool(closed) and not hosts)
+    served = [_refuse_unasked_clear_text(host) for host in hosts] if transport is Transport.BOTH else hosts
+    policies = order_policies(served, closed, others=bool(closed) and not hosts)
     if not should_open(transport, policies, certificates):
         out = ", ".join(sorted({policy.left_out for policy in policies if policy.left_out}))
         findings.fault(f"the port is not opened: {out} is left out, and the port serves nothing else")
         return None
     listener = replace(unbound.listener, transport=transport, hosts=policies, certificates=certificates)
-    return _Bound(listener, unbound.takes_both, hosts, obj)
+    return _Bound(listener, tls_alone, hosts, obj)
 
 
 def _choose_transport(
-    unbound: _Unbound, hosts: Sequence[CompiledHost], certificates: Sequence[ServerCertificate]
-) -> Transport:
-    """Clear text for a port that takes both, if none of its Hosts uses TLS."""
-    if unbound.takes_both and hosts and not certificates and not any(host.asks_tls for host in hosts):
-        return Transport.CLEAR
-    return unbound.listener.transport
+    unbound: _Unbound, hosts: Sequence[CompiledHost], certificates: Sequence[ServerCertificate], hidden_by: str
+) -> tuple[Transport, str]:
+    """The transport, and `_Bound.tls_alone`. A port that takes both is for clear text where none of its Hosts uses TLS,
+    and for TLS where none wants clear text. `hidden_by` is `first_bytes_hidden_by`."""
+    if not unbound.takes_both:
+        return unbound.listener.transport, ""
+    if hosts and not certificates and not any(host.asks_tls for host in hosts):
+        return Transport.CLEAR, ""
+    tls_alone = _why_tls_alone(unbound.listener, certificates, hidden_by)
+    wanted = any(map(_wants_clear_text, hosts)) if hosts else not certificates
+    return Transport.BOTH if wanted and not tls_alone else Transport.TLS, tls_alone
+
+
+def _why_tls_alone(listener: Listener, certificates: Sequence[ServerCertificate], hidden_by: str) -> str:
+    """Where clear text could reach a Host that does not ask for it, a port takes none."""
+    if hidden_by:
+        return _ONE_OF_BOTH
+    if listener.security_model is not SecurityModel.XFP:
+        return f"its securityModel is {listener.security_model}, not XFP"
+    asking = next((one.name for one in certificates if one.client_ca), "")
+    return f"{asking} requires client certificates, which clear text does not have" if asking else ""
+
+
+def _wants_clear_text(host: CompiledHost) -> bool:
+    return host.asks_clear_text or not host.asks_tls
+
+
+def _refuse_unasked_clear_text(host: CompiledHost) -> CompiledHost:
+    """Ambassador redirects clear text unless a Host says otherwise: a port that takes both serves it only where the
+    Host asks for it or has no TLS."""
+    if _wants_clear_text(host):
+        return host
+    return replace(host, policies=tuple(replace(policy, clear_text=False) for policy in host.policies))
 
 
 def _report_clear_text(hosts: Sequence[CompiledHost], ports: Iterable[_Bound], generations: Generations) -> None:
@@ -187,13 +227,13 @@ def _report_clear_text(hosts: Sequence[CompiledHost], ports: Iterable[_Bound], g
     bound = list(ports)
     for host in hosts:
         mine = [one for one in bound if host in one.hosts]
-        both = [one.listener for one in mine if one.takes_both and one.listener.transport is Transport.TLS]
-        wanted = host.asks_clear_text or not host.asks_tls
-        if not wanted or not both or any(one.listener.transport is Transport.CLEAR for one in mine):
+        alone = [one for one in mine if one.tls_alone]
+        taken = any(one.listener.transport.takes_clear_text for one in mine)
+        if taken or not alone or not _wants_clear_text(host):
             continue
-        names = ", ".join(listener.name for listener in both)
+        names = ", ".join(one.listener.name for one in alone)
         text = (
-            f"calls in clear text are not served by {names}: {_ONE_OF_BOTH};"
+            f"calls in clear text are not served by {names}: {alone[0].tls_alone};"
             " add a Listener with protocol HTTP on another port"
         )
         findings = Findings(host.obj)
@@ -207,11 +247,11 @@ def _report_clear_text(hosts: Sequence[CompiledHost], ports: Iterable[_Bound], g
 def _note_makeshift_certificates(ports: Iterable[_Bound], generations: Generations) -> None:
     """Without Hosts and TLSContexts Ambassador takes both, with a self-signed certificate."""
     for one in ports:
-        if one.takes_both and not one.listener.certificates and one.listener.transport is Transport.TLS:
+        if one.tls_alone and not one.listener.certificates:
             findings = Findings(one.obj)
             findings.notice(
                 f"there is no certificate, so a self-signed one is used; clear text is not served:"
-                f" {_ONE_OF_BOTH}; use protocol HTTP where clients speak clear text"
+                f" {one.tls_alone}; use protocol HTTP where clients speak clear text"
             )
             generations.report(findings)
 
@@ -241,7 +281,7 @@ def _note_hidden_authority(listener: Listener, engine: str, findings: Findings) 
 
 def _takes_clear_text(listener: Listener) -> bool:
     if listener.security_model is SecurityModel.XFP:
-        return listener.transport is Transport.CLEAR
+        return listener.transport.takes_clear_text
     return listener.security_model is SecurityModel.INSECURE
 
 

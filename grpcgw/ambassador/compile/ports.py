@@ -17,6 +17,7 @@ from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, ServerCertificate
 from grpcgw.model.objects import ObjectKey
+from grpcgw.model.route_source import CompileOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class CompiledPorts:
 
 
 def compile_ports(
-    configuration: ObjectsByKind, secrets: Secrets, generations: Generations, authority_hidden_by: str
+    configuration: ObjectsByKind, secrets: Secrets, generations: Generations, options: CompileOptions
 ) -> CompiledPorts:
     contexts = compile_tls_contexts(configuration.of("TLSContext"), secrets, generations)
     hosts = compile_hosts(configuration.of("Host"), contexts, secrets, generations)
@@ -45,12 +46,12 @@ def compile_ports(
     closed += [close_everything()] if configuration.has_unreadable_file else []
     closed += filter(None, (close_tls_module(obj) for obj in configuration.modules() if obj.key.name == TLS_MODULE))
     bindable = Bindable(hosts, by_contexts, closed)
-    listeners = compile_listeners(configuration.of("Listener"), bindable, generations, authority_hidden_by)
+    listeners = compile_listeners(configuration.of("Listener"), bindable, generations, options)
     kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])
     if listeners is None:
         _report_disagreement(kept, others, configuration, generations)
-    if listeners is None and authority_hidden_by:
-        _note_hidden_names([*hosts, *closed], authority_hidden_by, configuration, generations)
+    if listeners is None and options.authority_hidden_by:
+        _note_hidden_names([*hosts, *closed], options.authority_hidden_by, configuration, generations)
     policies = order_policies(hosts, [*closed, *close_disagreeing(others)])
     return CompiledPorts(contexts, hosts, listeners, kept, policies)
 

@@ -224,12 +224,13 @@ class ListenerSpec(Resource):
     protocol: Annotated[
         Protocol | None,
         served(
-            "`HTTP`: gRPC in clear text; `HTTPS`: gRPC over TLS; `TCP`, `TLS`, `UDP`: the port is not opened; others"
-            " are errors"
+            "`HTTP`: gRPC in clear text; `HTTPS`: gRPC over TLS, and in clear text for Hosts that want it;"
+            " `HTTPPROXY`, `HTTPSPROXY`: each connection begins with a PROXY header (errors on engines on grpc);"
+            " `TCP`, `TLS`, `UDP`: the port is not opened"
         ),
     ] = None
     protocolStack: Annotated[  # noqa: N815
-        list[Layer] | None, served("in place of `protocol`: `[HTTP, TCP]` or `[TLS, HTTP, TCP]`")
+        list[Layer] | None, served("in place of `protocol`: HTTP and TCP, and TLS or PROXY or both, in any order")
     ] = None
     securityModel: Annotated[  # noqa: N815
         Literal["XFP", "SECURE", "INSECURE"],

@@ -1,14 +1,20 @@
-"""Listeners `HTTPS`, which take TLS and clear text in Ambassador: what is served of it, and who is told the rest."""
+"""Listeners `HTTPS`, which take TLS and clear text in Ambassador: what each engine serves, and what is reported."""
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
-from grpcgw.model.listener import Transport
+from grpcgw.listeners.open_ports import make_views
+from grpcgw.model.listener import Listener, Transport
 from grpcgw.model.objects import KubeObject, Severity
-from grpcgw.model.route_source import Compiled
-from tests.compiling import compile_objects, obj, said
-from tests.pems import key_pair, secret
+from grpcgw.model.route_source import Compiled, CompileOptions
+from grpcgw.policy.verdicts import Deny
+from grpcgw.routing.host_rules import Entry, compile_rules
+from tests.compiling import compile_objects as compile_for
+from tests.compiling import obj, said
+from tests.pems import key_pair, raw_secret, secret
 
 SECRET = secret(*key_pair("a"))
 CERTIFICATE = {"tlsSecret": {"name": "cert"}}
@@ -28,6 +34,14 @@ BOTH = listener("both", 8080)
 CLEAR = listener("clear", 8081, protocol="HTTP")
 PLAIN = host("plain", "*", "Route")
 SECURE = host("secure", "secure.example.com", **CERTIFICATE)
+
+
+ON_GRPC = CompileOptions(first_bytes_hidden_by="completion-queue")
+
+
+def compile_objects(*objects: KubeObject) -> Compiled:
+    """For an engine on grpc, whose ports take one of both."""
+    return compile_for(*objects, options=ON_GRPC)
 
 
 def transports(compiled: Compiled) -> dict[str, Transport]:
@@ -109,3 +123,120 @@ def test_without_any_certificate_a_port_says_that_it_shows_one_of_its_own_and_ta
         (listener("layers", 8080, protocolStack=["TLS", "HTTP", "TCP"]),),
     ):
         assert not any("self-signed" in one for one in said(compile_objects(*objects)))
+
+
+# Engines that read the first bytes
+
+
+def port(compiled: Compiled) -> Listener:
+    (found,) = compiled.snapshot.listeners or ()
+    return found
+
+
+def clear_text(compiled: Compiled) -> dict[str, bool]:
+    """By Host of the only port: whether its calls in clear text are served."""
+    return {policy.host.value if policy.host else "*": policy.clear_text for policy in port(compiled).hosts}
+
+
+LAYERS = listener("layers", 8080, protocolStack=["TLS", "HTTP", "TCP"])
+
+
+@pytest.mark.parametrize("both", [BOTH, LAYERS], ids=["HTTPS", "TLS, HTTP, TCP"])
+def test_where_some_hosts_want_clear_text_and_others_have_tls_the_port_takes_both(both: KubeObject) -> None:
+    compiled = compile_for(both, PLAIN, SECURE, SECRET)
+    assert port(compiled).transport is Transport.BOTH
+    assert len(port(compiled).certificates) == 1
+    assert said(compiled) == []
+
+
+@pytest.mark.parametrize(("action", "served"), [(None, False), ("Reject", False), ("Redirect", False), ("Route", True)])
+def test_a_host_with_tls_is_served_in_clear_text_on_such_a_port_only_if_it_asks_for_it(
+    action: str | None, served: bool
+) -> None:
+    compiled = compile_for(BOTH, PLAIN, host("secure", "secure.example.com", action, **CERTIFICATE), SECRET)
+    assert clear_text(compiled) == {"secure.example.com": served, "*": True}
+
+
+def test_on_such_a_port_an_rpc_is_judged_by_its_connection() -> None:
+    rules = compile_rules(compile_for(BOTH, PLAIN, SECURE, SECRET).snapshot)
+    assert rules is not None
+    views = make_views(port(compile_for(BOTH, PLAIN, SECURE, SECRET)))
+    refused = [
+        (name, view.tls)
+        for name in ("secure.example.com", "other.example.com")
+        for view in (views.view_of(tls=True), views.view_of(tls=False))
+        if isinstance(rules.judge(Entry(view.listener, view.tls, name, ())), Deny)
+    ]
+    assert refused == [("secure.example.com", False)]
+
+
+@pytest.mark.parametrize(("action", "served"), [(None, True), ("Reject", False), ("Redirect", False), ("Route", True)])
+def test_a_host_without_tls_is_served_in_clear_text_on_such_a_port_unless_it_refuses_that(
+    action: str | None, served: bool
+) -> None:
+    compiled = compile_for(BOTH, host("plain", "*", action), SECURE, SECRET)
+    assert clear_text(compiled) == {"secure.example.com": False, "*": served}
+
+
+@pytest.mark.parametrize("both", [BOTH, LAYERS], ids=["HTTPS", "TLS, HTTP, TCP"])
+def test_where_no_host_uses_tls_the_port_takes_clear_text_alone(both: KubeObject) -> None:
+    assert port(compile_for(both, PLAIN)).transport is Transport.CLEAR
+
+
+def test_where_no_host_wants_clear_text_the_port_takes_tls_alone() -> None:
+    compiled = compile_for(BOTH, SECURE, SECRET)
+    assert port(compiled).transport is Transport.TLS
+    assert said(compiled) == []
+
+
+def test_without_hosts_the_port_takes_both_and_tls_contexts_leave_it_to_tls() -> None:
+    compiled = compile_for(BOTH)
+    assert (port(compiled).transport, port(compiled).hosts, said(compiled)) == (Transport.BOTH, (), [])
+    context = obj("TLSContext", "t", {"hosts": ["secure.example.com"], "secret": "cert"})
+    assert port(compile_for(BOTH, context, SECRET)).transport is Transport.TLS
+
+
+@pytest.mark.parametrize("model", ["SECURE", "INSECURE"])
+def test_a_security_model_that_does_not_tell_clear_text_from_tls_leaves_the_port_to_tls(model: str) -> None:
+    compiled = compile_for(listener("both", 8080, securityModel=model), PLAIN, SECURE, SECRET)
+    assert port(compiled).transport is Transport.TLS
+    (error,) = said(compiled, Severity.ERROR)
+    assert f"not served by Listener both.shop: its securityModel is {model}, not XFP" in error
+
+
+def test_where_a_host_requires_client_certificates_the_port_takes_tls_alone() -> None:
+    tls = {"cert_required": True, "ca_secret": "authorities"}
+    authorities = raw_secret({"data": {"ca.crt": base64.b64encode(key_pair("ca")[0]).decode()}}, "authorities")
+    asking = host("secure", "secure.example.com", tls=tls, **CERTIFICATE)
+    compiled = compile_for(BOTH, PLAIN, asking, authorities, SECRET)
+    assert port(compiled).transport is Transport.TLS
+    assert any("Host secure.shop requires client certificates" in text for text in said(compiled, Severity.ERROR))
+
+
+def test_while_a_host_that_may_use_tls_is_left_out_the_port_stays_closed() -> None:
+    broken = host("secure", "secure.example.com", tlsSecret={"name": "gone"})
+    assert compile_for(BOTH, PLAIN, broken).snapshot.listeners == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "transport"),
+    [
+        ({"protocol": "HTTPPROXY"}, Transport.CLEAR),
+        ({"protocolStack": ["PROXY", "HTTP", "TCP"]}, Transport.CLEAR),
+        ({"protocol": "HTTPSPROXY"}, Transport.BOTH),
+        ({"protocolStack": ["TLS", "PROXY", "HTTP", "TCP"]}, Transport.BOTH),
+    ],
+)
+def test_proxy_headers_are_required_by_the_ports_that_ask_for_them(
+    fields: dict[str, object], transport: Transport
+) -> None:
+    found = port(compile_for(listener("proxied", 8080, **fields)))
+    assert (found.proxy_protocol, found.transport) == (True, transport)
+    assert not port(compile_for(BOTH)).proxy_protocol
+
+
+@pytest.mark.parametrize("fields", [{"protocol": "HTTPSPROXY"}, {"protocolStack": ["PROXY", "HTTP", "TCP"]}])
+def test_engines_on_grpc_leave_out_a_port_with_proxy_headers(fields: dict[str, object]) -> None:
+    compiled = compile_objects(listener("proxied", 8080, **fields))
+    assert compiled.snapshot.listeners == ()
+    assert "the completion-queue engine cannot read PROXY headers" in said(compiled, Severity.ERROR)[0]

@@ -8,7 +8,7 @@ from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.route_source import Compiled, CompileOptions
 from tests.compiling import compile_objects, obj, said
 
-HIDDEN = CompileOptions(authority_hidden_by="generic-handler")
+HIDDEN = CompileOptions(authority_hidden_by="generic-handler", first_bytes_hidden_by="generic-handler")
 
 
 def listener(layer: str = "HTTP", model: str = "XFP") -> KubeObject:

@@ -584,9 +584,9 @@ def listener(name: str = "http", port: int = 8080, **fields: object) -> KubeObje
     ("fields", "transport"),
     [
         ({}, Transport.CLEAR),
-        ({"protocol": "HTTPS"}, Transport.TLS),
+        ({"protocol": "HTTPS"}, Transport.BOTH),
         ({"protocol": None, "protocolStack": ["HTTP", "TCP"]}, Transport.CLEAR),
-        ({"protocol": None, "protocolStack": ["TLS", "HTTP", "TCP"]}, Transport.TLS),
+        ({"protocol": None, "protocolStack": ["TLS", "HTTP", "TCP"]}, Transport.BOTH),
     ],
 )
 def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -> None:
@@ -606,8 +606,8 @@ def test_a_listener_is_a_port(fields: dict[str, object], transport: Transport) -
         ({"securityModel": None}, "spec.securityModel: is required"),
         ({"protocol": None}, "exactly one of protocol and protocolStack"),
         ({"protocolStack": ["HTTP"]}, "exactly one of protocol and protocolStack"),
-        ({"protocol": "HTTPPROXY"}, "spec.protocol: HTTPPROXY cannot carry gRPC"),
-        ({"protocol": None, "protocolStack": ["PROXY", "HTTP", "TCP"]}, "PROXY, HTTP, TCP cannot carry gRPC"),
+        ({"protocol": None, "protocolStack": ["PROXY", "TCP"]}, "PROXY, TCP cannot carry gRPC"),
+        ({"protocol": None, "protocolStack": ["HTTP", "UDP"]}, "HTTP, UDP cannot carry gRPC"),
         ({"hostBinding": {"namespace": {"from": "NONE"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
         ({"hostBinding": {"namespace": {"from": "SELECTOR"}}}, "spec.hostBinding.namespace.from: should be 'SELF'"),
         ({"maxMessageBytes": 0}, "spec.maxMessageBytes: should be greater"),
