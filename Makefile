@@ -44,8 +44,8 @@ imports: $(VENV)/.dev-ready ## import rules (.importlinter)
 
 check: lint types imports test ## everything CI runs
 
-bench: $(VENV)/.bench-ready $(VENV)/.system ## the cost of an RPC, compared with Envoy and others (docs/performance.md)
-	@$(BIN)/python -m bench
+bench: $(VENV)/.bench-ready $(VENV)/.system ## the cost of an RPC, compared with Envoy and others (docs/performance.md); PART=tls,streams ENGINE=…
+	@$(BIN)/python -m bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
 
 proto: $(VENV)/.dev-ready ## generate the code of protos/
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/greet/greet.proto

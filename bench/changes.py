@@ -33,6 +33,7 @@ from bench.pods import (
 from bench.proxies import Gateway, running_gateway
 from grpcgw.cli.demo_processes import HOST
 from grpcgw.errors import UserError
+from grpcgw.settings import EngineName
 from tests.kube_api import KubeApi
 
 SEEN_DEADLINE_S = 5.0
@@ -80,14 +81,14 @@ def keep_asking(ask: Ask, allowed: set[str]) -> None:
 
 
 @contextmanager
-def cluster_gateway(api: KubeApi) -> Iterator[Gateway]:
+def cluster_gateway(api: KubeApi, engine: EngineName) -> Iterator[Gateway]:
     with tempfile.TemporaryDirectory(prefix="grpcgw-bench-") as folder:
         kubeconfig = api.kubeconfig(Path(folder) / "kubeconfig")
-        with running_gateway(("--kubernetes", "--kubeconfig", str(kubeconfig))) as gateway:
+        with running_gateway(("--kubernetes", "--kubeconfig", str(kubeconfig)), engine) as gateway:
             yield gateway
 
 
-def measure_pod_changes(changes: int) -> list[float]:
+def measure_pod_changes(changes: int, engine: EngineName) -> list[float]:
     """Milliseconds from the API event to the first RPC that follows it, for pods that leave and join alternately."""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
@@ -96,7 +97,7 @@ def measure_pod_changes(changes: int) -> list[float]:
             api.put(described)
         for pod in pods:
             api.put(describe_slice("greet", pod))
-        gateway = stack.enter_context(cluster_gateway(api))
+        gateway = stack.enter_context(cluster_gateway(api, engine))
         check_answers("grpcgw", gateway.port, pods)
         ask = stack.enter_context(asking(gateway.port, pods))
         delays_ms: list[float] = []
@@ -147,7 +148,7 @@ def write_others(folder: Path, count: int) -> None:
         write_objects(folder / f"others-{first}.yaml", mappings)
 
 
-def measure_file_changes(changes: int, others: int = 0) -> FileChanges:
+def measure_file_changes(changes: int, engine: EngineName, others: int = 0) -> FileChanges:
     """Time from saving a Mapping with another service to the first RPC that goes there, among `others`."""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
@@ -158,7 +159,7 @@ def measure_file_changes(changes: int, others: int = 0) -> FileChanges:
         write_others(folder, others)
         changing = folder / "changing.yaml"
         write_objects(changing, [describe_resolver(), describe_mapping("greet", pods[0].name)])
-        gateway = stack.enter_context(running_gateway(("--config", str(folder))))
+        gateway = stack.enter_context(running_gateway(("--config", str(folder)), engine))
         seen = FileChanges()
         ask = seen.timed(stack.enter_context(asking(gateway.port, pods)))
         for number in range(1, changes + 1):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bench.backend import METHOD, make_reply, make_request
 from bench.children import OTHER_CORES, on_cores
+from bench.report import percentile
 from grpcgw.cli.demo_processes import HOST
 from grpcgw.errors import UserError
 
@@ -30,10 +31,11 @@ class Load:
     rpcs_per_s: float
     mean_latency_us: float
     """Time from request to whole answer; with many concurrent calls mostly the time they wait for each other."""
+    p99_latency_us: float
 
 
-def parse_report(text: str) -> Load:
-    """Raises UserError if `text` is not a report of h2load."""
+def parse_report(text: str, log: str) -> Load:
+    """`log`: a line for each request, its last column the time in us. Raises UserError if these are not h2load's."""
     found = [
         re.search(pattern, text)
         for pattern in (
@@ -46,25 +48,30 @@ def parse_report(text: str) -> Load:
     if not all(found):
         raise UserError(f"not a report of h2load: {text[:200]!r}")
     succeeded, body_bytes, rate, mean = (match.groups() for match in found if match)
-    return Load(int(succeeded[0]), int(body_bytes[0]), float(rate[0]), float(mean[0]) * _UNIT_US[mean[1]])
+    times_us = [int(line.rpartition("\t")[2]) for line in log.splitlines()]
+    if not times_us:
+        raise UserError("h2load logged no request")
+    mean_us = float(mean[0]) * _UNIT_US[mean[1]]
+    return Load(int(succeeded[0]), int(body_bytes[0]), float(rate[0]), mean_us, percentile(times_us, 99))
 
 
 def make_frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def run_h2load(what: str, port: int, requests: int, clients: int, streams: int) -> Load:
+def run_h2load(what: str, port: int, requests: int, clients: int, streams: int, tls: bool = False) -> Load:
     """`requests` unary RPCs on `clients` connections of `streams` at a time. Raises UserError unless all are answered.
 
-    `what` names the proxy in the error.
+    `what` names the proxy in the error. h2load does not verify certificates.
     """
-    with tempfile.NamedTemporaryFile() as body, on_cores(OTHER_CORES):
+    with tempfile.NamedTemporaryFile() as body, tempfile.NamedTemporaryFile("r") as log, on_cores(OTHER_CORES):
         body.write(make_frame(make_request()))
         body.flush()
         command = ["h2load", "-n", str(requests), "-c", str(clients), "-m", str(streams), "-d", body.name]
-        command += ["-H", "te: trailers", "-H", "content-type: application/grpc", f"http://{HOST}:{port}{METHOD}"]
+        command += ["-H", "te: trailers", "-H", "content-type: application/grpc", "--log-file", log.name]
+        command.append(f"{'https' if tls else 'http'}://{HOST}:{port}{METHOD}")
         done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_DEADLINE_S, check=False)
-    load = parse_report(done.stdout)
+        load = parse_report(done.stdout, log.read())
     expected = requests * len(make_frame(make_reply("pod-000")))
     if load.succeeded != requests or load.body_bytes != expected:
         raise UserError(

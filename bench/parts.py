@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
 from bench.changes import measure_file_changes, measure_pod_changes
+from bench.children import thread_count
+from bench.contenders import AIO, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, missing, tls_rows
 from bench.locks import measure_locks
 from bench.mappings import measure_compilation, measure_match
-from bench.pods import describe_full_mapping, running_pods
-from bench.proxies import grpcgw, installed
-from bench.report import Figure, at_most, fewer_than, for_information, none_of, percentile, render_table
+from bench.pods import Pod, describe_full_mapping, running_pods
+from bench.proxies import Start, grpcgw
+from bench.report import Figure, at_most, count_at_most, for_information, none_of, percentile, render_table
 from bench.restart import LOAD_BALANCERS, measure_rolling_restart
 from bench.side_by_side import (
     Effort,
@@ -22,16 +24,32 @@ from bench.side_by_side import (
     header,
     latency_ratio,
     measure,
+    p99_ratio,
     running_rows,
     straight_to,
 )
 from bench.streams import measure_open_streams
+from grpcgw.settings import EngineName
 
-OPEN_STREAMS = 5000
-MANY_PODS = 64
-POD_COUNTS = (2, 16, 64, 256)
+OPEN_STREAMS = 10_000
+POD_COUNTS = (2, 64, 1000)
+WORKER_THREADS = 8
 PROCESSES = 3
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    quick: bool
+    """With fewer rounds: a look, not a result."""
+    engine: EngineName
+    """The one whose figures are compared with the targets. Comparisons of proxies measure all of them."""
+
+    def effort(self, rounds: int, run_s: float) -> Effort:
+        return Effort(min(rounds, 2), 0.5) if self.quick else Effort(rounds, run_s)
+
+    def times(self, count: int) -> int:
+        return max(2, count // 6) if self.quick else count
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,84 +58,100 @@ class Findings:
     tables: tuple[str, ...] = ()
 
 
-Part = Callable[[bool], Findings]
-"""Measures; True: with fewer rounds."""
+Part = Callable[[Plan], Findings]
 
 
-def compare_proxies(quick: bool) -> Findings:
-    """grpcgw compared with other proxies, two pods"""
+def compare_proxies(plan: Plan) -> Findings:
+    """every engine compared with other proxies, two pods, clear text"""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
-        starts = installed()
-        running = stack.enter_context(running_rows([(start, pods) for start in starts.values()]))
-        rows = dict(zip(starts, running, strict=True))
+        rows = start_rows(stack, clear_text_rows(), pods)
         floor = straight_to(pods[0])
-        measure([floor, *running], Effort(2, 0.5) if quick else Effort(6, 1.2))
-    gateway, aio, envoy, emissary = (rows[n] for n in ("grpcgw", "bare grpc.aio", "Envoy", "Envoy as Emissary"))
+        measure([floor, *rows.values()], plan.effort(6, 1.2))
+    gateway, aio, envoy, emissary = (rows[name] for name in (plan.engine, AIO, ENVOY, EMISSARY))
     figures = (
+        at_most("CPU per unary RPC, x Envoy as Emissary sets it up", cpu_ratio(gateway, emissary), 1.25),
+        at_most("mean latency, one call at a time, x Envoy", latency_ratio(gateway, envoy), 0.85),
+        at_most("p99 under load, x Envoy", p99_ratio(gateway, envoy), 1),
         at_most("CPU per unary RPC, x bare grpc.aio", cpu_ratio(gateway, aio), 0.35),
-        at_most("CPU per unary RPC, x Envoy", cpu_ratio(gateway, envoy), 7),
-        at_most("mean latency, one call at a time, x Envoy", latency_ratio(gateway, envoy), 1.25),
-        for_information("CPU per unary RPC, x Envoy as Emissary sets it up", f"{cpu_ratio(gateway, emissary):.2f}"),
+        for_information("CPU per unary RPC, x Envoy", f"{cpu_ratio(gateway, envoy):.2f}"),
         for_information("CPU per unary RPC of the control process", f"{median(gateway.control_us):.1f} us"),
     )
-    return Findings(figures, (draw([floor, *running], (aio, envoy)),))
+    return Findings(figures, (draw([floor, *rows.values()], (emissary, envoy), missing()),))
 
 
-def compare_variants(quick: bool) -> Findings:
-    """grpcgw compared with itself under other settings"""
-    own_event_engine = grpcgw("grpcgw, grpcio's event engine on", environment={"GRPC_EXPERIMENTS": ""})
+def compare_tls(plan: Plan) -> Findings:
+    """every engine compared with Envoy, two pods, clients over TLS"""
     with ExitStack() as stack:
-        pods = stack.enter_context(running_pods(MANY_PODS))
-        rows = stack.enter_context(
-            running_rows(
-                [
-                    (grpcgw("grpcgw, 2 pods"), pods[:2]),
-                    (grpcgw("grpcgw, 1 pod"), pods[:1]),
-                    (grpcgw(f"grpcgw, {MANY_PODS} pods"), pods),
-                    (own_event_engine, pods[:2]),
-                    (grpcgw("grpcgw, generic-handler engine", ("--engine", "generic-handler")), pods[:2]),
-                ]
-            )
-        )
-        measure(rows, Effort(1, 0.5) if quick else Effort(3, 1.2))
+        pods = stack.enter_context(running_pods(2))
+        rows = start_rows(stack, tls_rows(), pods)
+        measure(list(rows.values()), plan.effort(6, 1.0))
+    gateway, envoy = rows[plan.engine], rows[TLS_ENVOY]
+    figures = (
+        at_most("CPU per unary RPC over TLS, x Envoy over TLS", cpu_ratio(gateway, envoy), 1.5),
+        for_information("mean latency over TLS, one call at a time, x Envoy", f"{latency_ratio(gateway, envoy):.2f}"),
+    )
+    return Findings(figures, (draw(list(rows.values()), (envoy,)),))
+
+
+def start_rows(stack: ExitStack, starts: Mapping[str, Start], pods: Sequence[Pod]) -> dict[str, Row]:
+    rows = stack.enter_context(running_rows([(start, pods) for start in starts.values()]))
+    return dict(zip(starts, rows, strict=True))
+
+
+def compare_variants(plan: Plan) -> Findings:
+    """grpcgw compared with itself: one pod, and the completion queues with grpcio's event engine"""
+    queues, own_engine = EngineName.COMPLETION_QUEUE, {"GRPC_EXPERIMENTS": ""}
+    with ExitStack() as stack:
+        pods = stack.enter_context(running_pods(2))
+        starts = [
+            (grpcgw(plan.engine, f"{plan.engine}, 2 pods"), pods),
+            (grpcgw(plan.engine, f"{plan.engine}, 1 pod"), pods[:1]),
+            (grpcgw(queues, f"{queues}, grpcio's event engine on", environment=own_engine), pods),
+        ]
+        rows = stack.enter_context(running_rows(starts))
+        measure(rows, plan.effort(3, 1.2))
     return Findings((), (draw(rows, rows[:1]),))
 
 
-def draw(rows: Sequence[Row], yardsticks: Sequence[Row]) -> str:
-    return render_table(header(yardsticks), [describe(row, yardsticks) for row in rows])
+def draw(rows: Sequence[Row], yardsticks: Sequence[Row], not_installed: Sequence[str] = ()) -> str:
+    columns = header(yardsticks)
+    blank = ["not installed", *["-"] * (len(columns) - 2)]
+    return render_table(
+        columns, [*(describe(row, yardsticks) for row in rows), *([name, *blank] for name in not_installed)]
+    )
 
 
-def count_streams(quick: bool) -> Findings:
+def count_streams(plan: Plan) -> Findings:
     """open streams in one worker"""
-    held = measure_open_streams(OPEN_STREAMS // 10 if quick else OPEN_STREAMS)
+    held = measure_open_streams(OPEN_STREAMS // 10 if plan.quick else OPEN_STREAMS, plan.engine)
     what = f"{held.count:,} open streams in one worker"
     return Findings(
         (
-            at_most(f"{what}: memory each", held.bytes_each / 1000, 60, " KB"),
-            fewer_than(f"{what}: threads", held.threads, 40),
+            at_most(f"{what}: memory each", held.bytes_each / 1000, 20, " KB"),
+            count_at_most(f"{what}: threads", held.threads, WORKER_THREADS),
         )
     )
 
 
-def time_pods(quick: bool) -> Findings:
+def time_pods(plan: Plan) -> Findings:
     """pods leave and join"""
-    delays_ms = measure_pod_changes(20 if quick else 120)
+    delays_ms = measure_pod_changes(plan.times(120), plan.engine)
     name = f"pod leaves or joins → first RPC that knows, p99 of {len(delays_ms)}"
     halves = (_half("leaving pods", delays_ms[0::2]), _half("joining pods", delays_ms[1::2]))
     return Findings((at_most(name, percentile(delays_ms, 99), 100, " ms"), *halves))
 
 
-def time_files(quick: bool) -> Findings:
+def time_files(plan: Plan) -> Findings:
     """a saved Mapping goes live"""
-    delays_ms = measure_file_changes(10 if quick else 60).delays_ms
+    delays_ms = measure_file_changes(plan.times(60), plan.engine).delays_ms
     name = f"saved Mapping → first RPC that follows it, p99 of {len(delays_ms)}"
     return Findings((at_most(name, percentile(delays_ms, 99), 200, " ms"), _half("saved Mappings", delays_ms)))
 
 
-def time_reload(quick: bool) -> Findings:
+def time_reload(plan: Plan) -> Findings:
     """a saved Mapping among thousands goes live"""
-    seen = measure_file_changes(10 if quick else 60, MANY_MAPPINGS)
+    seen = measure_file_changes(plan.times(60), plan.engine, MANY_MAPPINGS)
     name = f"one Mapping saved among {MANY_MAPPINGS:,} → first RPC that follows it, p99 of {len(seen.delays_ms)}"
     return Findings(
         (
@@ -128,9 +162,9 @@ def time_reload(quick: bool) -> Findings:
     )
 
 
-def time_compilation(quick: bool) -> Findings:
+def time_compilation(plan: Plan) -> Findings:
     """thousands of Mappings are compiled"""
-    times = 2 if quick else 7
+    times = plan.times(7)
     plain_s, full_s = (measure_compilation(MANY_MAPPINGS, full, times) for full in (False, True))
     return Findings(
         (
@@ -142,7 +176,7 @@ def time_compilation(quick: bool) -> Findings:
     )
 
 
-def time_match(quick: bool) -> Findings:
+def time_match(plan: Plan) -> Findings:
     """finding the Mapping of a path"""
     few_ns, many_ns = measure_match((FEW_MAPPINGS, MANY_MAPPINGS))
     return Findings(
@@ -153,53 +187,54 @@ def time_match(quick: bool) -> Findings:
     )
 
 
-def compare_mappings(quick: bool) -> Findings:
+def compare_mappings(plan: Plan) -> Findings:
     """one Mapping with every field set, compared with the plain one"""
     full = describe_full_mapping("greet", "greet")
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
         # Several processes of each: memory layout differs per process and is worth some percent.
-        starts = [grpcgw("plain Mapping"), grpcgw("every field set", mapping=full)] * (1 if quick else PROCESSES)
+        pair = [grpcgw(plan.engine, "plain Mapping"), grpcgw(plan.engine, "every field set", mapping=full)]
+        starts = pair * (1 if plan.quick else PROCESSES)
         rows = stack.enter_context(running_rows([(start, pods) for start in starts]))
-        measure(rows, Effort(2, 0.5) if quick else Effort(6, 0.8))
+        measure(rows, plan.effort(6, 0.8))
     ratio = median(cpu_ratio(filled, plain) for plain, filled in zip(rows[::2], rows[1::2], strict=True))
     figure = at_most("CPU per unary RPC with every field of the Mapping set, x plain", ratio, 1.15)
     return Findings((figure,), (draw(rows, rows[:1]),))
 
 
-def compare_pods(quick: bool) -> Findings:
+def compare_pods(plan: Plan) -> Findings:
     """an increasing number of pods"""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(max(POD_COUNTS)))
-        starts = [(grpcgw(f"{count} pods"), pods[:count]) for count in POD_COUNTS]
+        starts = [(grpcgw(plan.engine, f"{count:,} pods"), pods[:count]) for count in POD_COUNTS]
         rows = stack.enter_context(running_rows(starts))
-        measure(rows, Effort(2, 0.5) if quick else Effort(6, 1.2))
-    by_count = dict(zip(POD_COUNTS, rows, strict=True))
-    return Findings(
-        (
-            at_most("CPU per unary RPC at 64 pods, x at 2", cpu_ratio(by_count[64], by_count[2]), 1.6),
-            at_most("CPU per unary RPC at 256 pods, x at 64", cpu_ratio(by_count[256], by_count[64]), 1.1),
-        ),
-        (draw(rows, rows[:1]),),
+        measure(rows, plan.effort(6, 1.2))
+        threads = thread_count(rows[-1].proxy.pids[0])
+    few, more, most = rows
+    figures = (
+        at_most("CPU per unary RPC at 64 pods, x at 2", cpu_ratio(more, few), 1.25),
+        at_most("CPU per unary RPC at 1,000 pods, x at 2", cpu_ratio(most, few), 1.3),
+        count_at_most("threads of a worker at 1,000 pods", threads, WORKER_THREADS),
     )
+    return Findings(figures, (draw(rows, rows[:1]),))
 
 
 def _half(what: str, delays_ms: Sequence[float]) -> Figure:
     return for_information(f"half of the {what}: within", f"{median(delays_ms):.0f} ms")
 
 
-def restart_pods(quick: bool) -> Findings:
+def restart_pods(plan: Plan) -> Findings:
     """all pods are replaced under load"""
     figures: list[Figure] = []
     for load_balancer in LOAD_BALANCERS:
-        outcome = measure_rolling_restart(1 if quick else 3, load_balancer)
+        outcome = measure_rolling_restart(1 if plan.quick else 3, plan.engine, load_balancer)
         name = f"rolling restarts under load ({len(outcome.answers)} pods, {load_balancer['policy']}): failed RPCs"
         figures.append(none_of(name, outcome.failures.total(), outcome.calls))
         figures += (for_information("failed", f"{count} x {what}") for what, count in outcome.failures.most_common(5))
     return Findings(tuple(figures))
 
 
-def time_locks(quick: bool) -> Findings:
+def time_locks(plan: Plan) -> Findings:
     """uncontended locks"""
     costs = measure_locks()
     return Findings(
@@ -213,6 +248,7 @@ def time_locks(quick: bool) -> Findings:
 
 PARTS: dict[str, Part] = {
     "proxies": compare_proxies,
+    "tls": compare_tls,
     "variants": compare_variants,
     "fields": compare_mappings,
     "many-pods": compare_pods,

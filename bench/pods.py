@@ -7,6 +7,7 @@ strict turns. Nothing is timed that has not passed it.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import grpc
 import yaml
 
 from bench.backend import METHOD, make_reply, make_request
+from bench.certificate import CertificateFiles
 from bench.children import running
 from grpcgw.cli.demo_processes import HOST
 from grpcgw.cli.demo_verdict import took_strict_turns
@@ -25,6 +27,8 @@ from grpcgw.errors import UserError
 NAMESPACE = "bench"
 CHECKED_CALLS = 64
 """Minimum; rounded up so that every pod gets the same number."""
+CONNECT_DEADLINE_S = 60.0
+"""To all pods of a gateway that has just started, a thousand at most."""
 
 Body = dict[str, Any]
 
@@ -159,21 +163,46 @@ def write_objects(path: Path, objects: Sequence[Body]) -> None:
     beside.rename(path)
 
 
-def write_configuration(folder: Path, pods: Sequence[Pod], mapping: Body | None = None) -> None:
-    """One Mapping, the plain one unless given, of one service, `pods` behind it."""
-    objects = [describe_resolver(), mapping or describe_mapping("greet", "greet")]
-    write_objects(folder / "bench.yaml", [*objects, describe_service("greet"), describe_endpoints("greet", pods)])
+def describe_tls_context(files: CertificateFiles) -> Body:
+    return {
+        "apiVersion": "getambassador.io/v2",
+        "kind": "TLSContext",
+        "metadata": {"name": "bench", "namespace": NAMESPACE},
+        "spec": {"hosts": ["*"], "cert_chain_file": str(files.chain), "private_key_file": str(files.key)},
+    }
+
+
+def write_configuration(
+    folder: Path, pods: Sequence[Pod], mapping: Body | None = None, others: Sequence[Body] = ()
+) -> None:
+    """One Mapping, the plain one unless given, of one service, `pods` behind it; and `others`."""
+    objects = [describe_resolver(), mapping or describe_mapping("greet", "greet"), describe_service("greet")]
+    write_objects(folder / "bench.yaml", [*objects, describe_endpoints("greet", pods), *others])
 
 
 # ---- answers
 
 
-def check_answers(what: str, port: int, pods: Sequence[Pod]) -> None:
-    """Raise UserError unless real calls through `port` are answered OK, whole, and by `pods` in strict turn."""
+def wait_for_answers(what: str, port: int, pods: Sequence[Pod], authority: bytes = b"") -> None:
+    """Call until `check_answers` is content: a proxy that has just started may still be connecting to pods."""
+    limit_s = time.monotonic() + CONNECT_DEADLINE_S
+    while True:
+        try:
+            return check_answers(what, port, pods, authority)
+        except UserError:
+            if time.monotonic() > limit_s:
+                raise
+
+
+def check_answers(what: str, port: int, pods: Sequence[Pod], authority: bytes = b"") -> None:
+    """Raise UserError unless real calls through `port` are answered OK, whole, and by `pods` in strict turn.
+
+    `authority`: verifies the proxy's certificate (PEM); empty: calls are in clear text.
+    """
     calls = -(-CHECKED_CALLS // len(pods)) * len(pods)
     names = {make_reply(pod.name): pod.name for pod in pods}
     try:
-        with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+        with open_channel(port, authority) as channel:
             call = channel.unary_unary(METHOD)
             replies = [call(make_request(), timeout=5) for _ in range(calls)]
     except grpc.RpcError as error:
@@ -181,3 +210,10 @@ def check_answers(what: str, port: int, pods: Sequence[Pod]) -> None:
     answered = [names.get(reply, repr(reply)) for reply in replies]
     if not took_strict_turns(answered, [pod.name for pod in pods]):
         raise UserError(f"{what}: the pods did not take strict turns: {' '.join(answered[:8])} …")
+
+
+def open_channel(port: int, authority: bytes) -> grpc.Channel:
+    target = f"{HOST}:{port}"
+    if not authority:
+        return grpc.insecure_channel(target)
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority))

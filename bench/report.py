@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One result. `ok` is None if there is no target."""
+    """One result. `ok`: whether the target is met; None if there is none."""
 
     name: str
     measured: str
@@ -18,15 +18,19 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        return "" if self.ok is None else "PASS" if self.ok else "FAIL"
+        return "" if self.ok is None else "met" if self.ok else "not met"
 
 
 def at_most(name: str, measured: float, limit: float, unit: str = "") -> Figure:
     return Figure(name, _with_unit(measured, unit), f"at most {limit:g}{unit}", measured <= limit)
 
 
-def fewer_than(name: str, measured: float, limit: float) -> Figure:
-    return Figure(name, f"{measured:g}", f"fewer than {limit:g}", measured < limit)
+def at_least(name: str, measured: float, limit: float) -> Figure:
+    return Figure(name, f"{measured:.2f}", f"at least {limit:g}", measured >= limit)
+
+
+def count_at_most(name: str, measured: int, limit: int) -> Figure:
+    return Figure(name, f"{measured:,}", f"at most {limit:,}", measured <= limit)
 
 
 def none_of(name: str, found: int, among: int) -> Figure:

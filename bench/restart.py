@@ -26,6 +26,7 @@ from bench.pods import NAMESPACE, Pod, describe_mapping, describe_resolver, desc
 from bench.progress import say
 from greet import greet_pb2
 from grpcgw.cli.demo_processes import HOST, free_port
+from grpcgw.settings import EngineName
 from tests.kube_api import KubeApi
 
 PODS = 3
@@ -55,7 +56,7 @@ class Outcome:
         return self.answers.total() + self.failures.total()
 
 
-def measure_rolling_restart(restarts: int, load_balancer: Mapping[str, object]) -> Outcome:
+def measure_rolling_restart(restarts: int, engine: EngineName, load_balancer: Mapping[str, object]) -> Outcome:
     """Replace all pods `restarts` times while `CALLERS` call without a pause."""
     mapping = describe_mapping("greet", "greet")
     mapping["spec"]["load_balancer"] = dict(load_balancer)
@@ -67,7 +68,7 @@ def measure_rolling_restart(restarts: int, load_balancer: Mapping[str, object]) 
         stack.callback(close_all, pods)
         for number in range(PODS):
             pods.append(start_pod(api, f"first-{number}"))
-        gateway = stack.enter_context(cluster_gateway(api))
+        gateway = stack.enter_context(cluster_gateway(api, engine))
         outcome = Outcome()
         with calling(gateway.port, outcome):
             for number in range(restarts):

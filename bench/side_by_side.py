@@ -15,7 +15,7 @@ from statistics import median
 
 from bench.children import cpu_s
 from bench.h2load import Load, run_h2load
-from bench.pods import Pod, check_answers
+from bench.pods import Pod, check_answers, wait_for_answers
 from bench.progress import say
 from bench.proxies import Gateway, Proxy, Start
 from grpcgw.errors import UserError
@@ -43,6 +43,8 @@ class Row:
     control_us: list[float] = field(default_factory=list)
     rpcs_per_s: list[float] = field(default_factory=list)
     latency_us: list[float] = field(default_factory=list)
+    p99_us: list[float] = field(default_factory=list)
+    """Of the calls under load."""
 
     @property
     def name(self) -> str:
@@ -55,6 +57,10 @@ def cpu_ratio(row: Row, other: Row) -> float:
 
 def latency_ratio(row: Row, other: Row) -> float:
     return median(mine / its for mine, its in zip(row.latency_us, other.latency_us, strict=True))
+
+
+def p99_ratio(row: Row, other: Row) -> float:
+    return median(mine / its for mine, its in zip(row.p99_us, other.p99_us, strict=True))
 
 
 def straight_to(pod: Pod) -> Row:
@@ -74,7 +80,8 @@ def running_rows(contenders: Sequence[tuple[Start, Sequence[Pod]]]) -> Iterator[
 
 def measure(rows: Sequence[Row], effort: Effort) -> None:
     """Fill the rows. Raises UserError if an answer is wrong."""
-    check_all(rows)
+    for row in rows:
+        wait_for_answers(row.name, row.proxy.port, row.pods, row.proxy.authority)
     requests = [trial(row, effort.run_s) for row in rows]
     for number in range(effort.rounds):
         say(f"round {number + 1} of {effort.rounds}: {', '.join(row.name for row in rows)}")
@@ -82,18 +89,18 @@ def measure(rows: Sequence[Row], effort: Effort) -> None:
             if row.proxy.pids:
                 measure_cpu(row, count)
         for row in rows:
-            row.latency_us.append(run_h2load(row.name, row.proxy.port, LATENCY_REQUESTS, 1, 1).mean_latency_us)
-    check_all(rows)
-
-
-def check_all(rows: Sequence[Row]) -> None:
+            row.latency_us.append(load_proxy(row.proxy, LATENCY_REQUESTS, 1, 1).mean_latency_us)
     for row in rows:
-        check_answers(row.name, row.proxy.port, row.pods)
+        check_answers(row.name, row.proxy.port, row.pods, row.proxy.authority)
+
+
+def load_proxy(proxy: Proxy, requests: int, clients: int = CLIENTS, streams: int = STREAMS) -> Load:
+    return run_h2load(proxy.name, proxy.port, requests, clients, streams, tls=bool(proxy.authority))
 
 
 def trial(row: Row, run_s: float) -> int:
     """Warm up; returns how many requests fill `run_s`."""
-    load = run_h2load(row.name, row.proxy.port, TRIAL_REQUESTS, CLIENTS, STREAMS)
+    load = load_proxy(row.proxy, TRIAL_REQUESTS)
     return max(TRIAL_REQUESTS, round(load.rpcs_per_s * run_s))
 
 
@@ -105,14 +112,15 @@ def measure_cpu(row: Row, requests: int) -> None:
     row.cpu_us.append(1e6 * (cpu_s(proxy.pids) - before_s) / requests)
     row.control_us.append(1e6 * (cpu_s(control) - control_before_s) / requests)
     row.rpcs_per_s.append(load.rpcs_per_s)
+    row.p99_us.append(load.p99_latency_us)
 
 
 def run_checked(proxy: Proxy, requests: int) -> Load:
     """Under load; a gateway must also have counted every one of these RPCs as OK."""
     if not isinstance(proxy, Gateway):
-        return run_h2load(proxy.name, proxy.port, requests, CLIENTS, STREAMS)
+        return load_proxy(proxy, requests)
     before = proxy.ended_rpcs()
-    load = run_h2load(proxy.name, proxy.port, requests, CLIENTS, STREAMS)
+    load = load_proxy(proxy, requests)
     after = proxy.ended_rpcs()
     ended = {status: after[status] - before.get(status, 0) for status in after}
     if {status: count for status, count in ended.items() if count} != {"OK": requests}:
@@ -125,11 +133,11 @@ def describe(row: Row, yardsticks: Sequence[Row]) -> list[str]:
     ratios = [f"{cpu_ratio(row, other):.2f}" if row.cpu_us else "-" for other in yardsticks]
     cpu = f"{median(row.cpu_us):.0f} us ({min(row.cpu_us):.0f} to {max(row.cpu_us):.0f})" if row.cpu_us else "-"
     rate = f"{median(row.rpcs_per_s):,.0f}" if row.rpcs_per_s else "-"
-    latency = f"{median(row.latency_us):.0f} us"
-    return [row.name, *ratios, cpu, rate, latency]
+    p99 = f"{median(row.p99_us) / 1000:.1f} ms" if row.p99_us else "-"
+    return [row.name, *ratios, cpu, rate, p99, f"{median(row.latency_us):.0f} us"]
 
 
 def header(yardsticks: Sequence[Row]) -> list[str]:
     times = [f"CPU, x {other.name}" for other in yardsticks]
     load = f"{CLIENTS} connections x {STREAMS} streams"
-    return ["", *times, f"CPU per RPC (least to most), {load}", "RPC/s", "mean latency, 1 call at a time"]
+    return ["", *times, f"CPU per RPC (least to most), {load}", "RPC/s", "p99", "mean latency, 1 call at a time"]

@@ -17,6 +17,7 @@ from bench.pods import Pod, check_answers, running_pods, write_configuration
 from bench.proxies import Gateway, running_gateway
 from grpcgw.cli.demo_processes import HOST
 from grpcgw.errors import UserError
+from grpcgw.settings import EngineName
 
 PODS = 2
 CONNECTIONS = 20
@@ -33,13 +34,13 @@ class OpenStreams:
     threads: int
 
 
-def measure_open_streams(count: int) -> OpenStreams:
+def measure_open_streams(count: int, engine: EngineName) -> OpenStreams:
     """Open `count` streams, each answered once and then left open. Raises UserError if one fails."""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(PODS))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grpcgw-bench-")))
         write_configuration(folder, pods)
-        gateway = stack.enter_context(running_gateway(("--config", str(folder))))
+        gateway = stack.enter_context(running_gateway(("--config", str(folder)), engine))
         check_answers("grpcgw", gateway.port, pods)
         return asyncio.run(hold(gateway, pods, count))
 
