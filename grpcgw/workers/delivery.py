@@ -50,10 +50,9 @@ class Delivery:
         """Waits until something is unsent; returns all of it, to be written at once."""
         await self._unsent.wait()
         self._unsent.clear()
-        messages, update = self._outbox.take()
-        if update is not None:
-            messages.append(await self._encode(update))
-        return messages
+        before, update, after = self._outbox.take()
+        messages = [] if update is None else [await self._encode(update)]
+        return [*before, *messages, *after]
 
     async def _encode(self, update: Update) -> bytes:
         if update.base is not self._sent:  # it missed a snapshot in between, or is new

@@ -14,11 +14,14 @@ from grpcgw.logs import DefectLog
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.listener import Listener
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.workers.messages import Listening, SetEndpoints, WorkerPlan
+from grpcgw.workers.messages import SetEndpoints, WorkerPlan
 from grpcgw.workers.port_status import RETRY_PORTS_S, PortStatus
 from grpcgw.workers.worker import Worker
 
 log = logging.getLogger(__name__)
+
+PlannedSnapshot = tuple[Snapshot, tuple[Listener, ...]]
+"""A snapshot and the ports to open for it."""
 
 CHECK_PORTS_S = 1.0
 """How often to look whether a port closed by itself."""
@@ -34,7 +37,7 @@ class InProcessWorker:
         self._worker = Worker(0, plan)
         self._ports = PortStatus(data_ports, 1)
         self._retry_ports_s = retry_ports_s
-        self._updates: asyncio.Queue[tuple[Snapshot, tuple[Listener, ...]]] = asyncio.Queue()
+        self._updates: asyncio.Queue[PlannedSnapshot] = asyncio.Queue()
         # Opening ports and draining block; one thread for both keeps them apart.
         self._thread = ThreadPoolExecutor(1, "grpcgw worker")
         self._drained = False
@@ -46,24 +49,27 @@ class InProcessWorker:
         retrying = asyncio.create_task(self._retry_ports(), name="retry of ports")
         try:
             while True:
-                work = await self._next_work()
+                update = await self._next_update()
                 if self._drained:  # its engine has stopped
                     return
+                work = self._worker.listening if update is None else partial(self._worker.try_to_apply, *update)
                 with defects.contained("the worker cannot serve a configuration"):
                     self._ports.note(0, await loop.run_in_executor(self._thread, work))
+                if update is not None:
+                    self._updates.task_done()
         finally:
             retrying.cancel()
 
-    async def _next_work(self) -> Callable[[], Listening]:
-        """Serve the next snapshot; look at the ports where none comes for a while."""
+    async def _next_update(self) -> PlannedSnapshot | None:
+        """The next snapshot; None where none comes for a while and it is time to look at the ports."""
         if not self._ports.started:
-            return partial(self._worker.try_to_apply, *await self._updates.get())
+            return await self._updates.get()
         try:
             # Not `asyncio.wait_for`: before Python 3.12 it loses a cancellation that comes together with the update.
             async with asyncio.timeout(CHECK_PORTS_S):
-                return partial(self._worker.try_to_apply, *await self._updates.get())
+                return await self._updates.get()
         except TimeoutError:
-            return self._worker.listening
+            return None
 
     async def _retry_ports(self) -> None:
         """Try again to open ports that were taken, and to serve what the worker refused."""
@@ -76,8 +82,10 @@ class InProcessWorker:
                     self._updates.put_nowait(again)
 
     async def apply(self, snapshot: Snapshot) -> None:
-        """As `Carrier.apply`."""
+        """As `Carrier.apply`. Returns once the worker has handled it: it takes endpoint sets at once, so a set for the
+        next snapshot would come before this one, which drops sets of clusters that it does not have."""
         self._updates.put_nowait((snapshot, self._ports.plan(snapshot)))
+        await self._updates.join()
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         """As `Carrier.set_endpoints`."""

@@ -38,25 +38,35 @@ class Outbox:
     def __init__(self) -> None:
         self._update: Update | None = None
         self._endpoints: dict[str, EndpointSet] = {}
+        self._late: set[str] = set()
+        """Clusters that lost their last pod after `_update` came, which may move their routes elsewhere."""
 
     def apply(self, update: Update) -> None:
         """Replaces an unsent snapshot, and drops endpoints of clusters that `update` no longer has."""
         self._update = update
         for name in self._endpoints.keys() - update.snapshot.clusters.keys():
             del self._endpoints[name]
+        self._late &= self._endpoints.keys()
 
     def set_endpoints(self, cluster: str, endpoints: EndpointSet) -> None:
         """Replaces an unsent set of the cluster."""
         self._endpoints[cluster] = endpoints
+        if endpoints.endpoints:
+            self._late.discard(cluster)
+        elif self._update is not None:
+            self._late.add(cluster)
 
     def copy(self) -> Outbox:
         """An independent outbox with the same contents."""
         other = Outbox()
-        other._update, other._endpoints = self._update, self._endpoints.copy()
+        other._update, other._endpoints = self._update, self._endpoints.copy()  # a new process has nothing to lose
         return other
 
-    def take(self) -> tuple[list[bytes], Update | None]:
-        """Empties the outbox. Send the endpoints' messages first, so that no route waits for its pods."""
-        endpoints = [encode(SetEndpoints(name, found)) for name, found in self._endpoints.items()]
-        update, self._update, self._endpoints = self._update, None, {}
-        return endpoints, update
+    def take(self) -> tuple[list[bytes], Update | None, list[bytes]]:
+        """Empties the outbox: the endpoints to send before the update, so that no route waits for its pods, the update,
+        and the empty sets to send after it, so that no route loses its last pod before it moves."""
+        before, after = list[bytes](), list[bytes]()
+        for name, found in self._endpoints.items():
+            (after if name in self._late else before).append(encode(SetEndpoints(name, found)))
+        update, self._update, self._endpoints, self._late = self._update, None, {}, set()
+        return before, update, after

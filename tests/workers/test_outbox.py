@@ -21,8 +21,8 @@ def pods(port: int) -> EndpointSet:
 
 
 def take(outbox: Outbox) -> tuple[list[Command], Update | None]:
-    endpoints, update = outbox.take()
-    return [decode(frame[FRAME.size :]) for frame in endpoints], update  # type: ignore[misc]
+    before, update, after = outbox.take()
+    return [decode(frame[FRAME.size :]) for frame in (*before, *after)], update  # type: ignore[misc]
 
 
 def with_clusters(names: frozenset[str]) -> Snapshot:
@@ -53,3 +53,20 @@ def test_only_the_newest_of_each_thing_is_sent_and_nothing_twice(happened: list[
     assert (None if update is None else update.snapshot) == snapshot
     assert take(outbox) == ([], None)
     assert take(copy) == (sent, update)
+
+
+def test_a_cluster_loses_its_last_pod_after_the_update_that_may_move_its_routes_and_gets_pods_before_it() -> None:
+    outbox = Outbox()
+    outbox.set_endpoints("a", EndpointSet())
+    outbox.apply(make_update(EMPTY_SNAPSHOT, with_clusters(frozenset(CLUSTERS)), (), {}))
+    outbox.set_endpoints("b", EndpointSet())
+    outbox.set_endpoints("c", EndpointSet())
+    outbox.set_endpoints("c", pods(1))
+    before, _, after = outbox.take()
+    assert [decode(frame[FRAME.size :]) for frame in before] == [
+        SetEndpoints("a", EndpointSet()),
+        SetEndpoints("c", pods(1)),
+    ]
+    assert [decode(frame[FRAME.size :]) for frame in after] == [SetEndpoints("b", EndpointSet())]
+    outbox.set_endpoints("a", EndpointSet())
+    assert len(outbox.take()[0]) == 1, "without an update there is nothing to wait for"
