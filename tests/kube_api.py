@@ -598,8 +598,8 @@ class KubeApi:
             lines = [_line(change.type, _as_watched(change.body, kind, version)) for change in due]
             lines += watcher.raw
             watcher.raw = []
-            if due:
-                await asyncio.sleep(self.late_s.get(kind.name, 0.0))
+            if due and kind.name in self.late_s:  # else without a pause, in which the watch may come to its end
+                await asyncio.sleep(self.late_s[kind.name])
             for line in lines:
                 await self._send(response, line)
             try:
