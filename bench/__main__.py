@@ -20,7 +20,7 @@ from bench.children import OTHER_CORES, PROXY_CORES
 from bench.h2load import require_h2load
 from bench.parts import PARTS, Findings, Plan
 from bench.progress import say
-from bench.report import render_figures
+from bench.report import Figure, render_figures
 from grpcgw.errors import UserError
 from grpcgw.settings import CompileSettings, EngineName
 
@@ -31,10 +31,10 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children end too
     try:
         require_h2load()
-        findings = [run_part(name, Plan(options.quick, options.engine)) for name in options.only]
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    findings = [run_part(name, Plan(options.quick, options.engine)) for name in options.only]
     figures = [figure for found in findings for figure in found.figures]
     tables = [table for found in findings for table in found.tables]
     print("\n\n".join([render_figures(figures), *tables, describe_machine()]))
@@ -43,7 +43,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_part(name: str, plan: Plan) -> Findings:
     say(f"{name}: {PARTS[name].__doc__}")
-    found = PARTS[name](plan)
+    try:
+        found = PARTS[name](plan)
+    except UserError as error:  # the other parts still count
+        found = Findings((Figure(name, f"failed: {error}", ok=False),))
     for figure in found.figures:
         say(f"    {figure.name}: {figure.measured} {figure.verdict}")
     return found

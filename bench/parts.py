@@ -10,6 +10,7 @@ from statistics import median
 from bench.changes import measure_file_changes, measure_pod_changes
 from bench.children import thread_count
 from bench.contenders import AIO, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, missing, tls_rows
+from bench.idle import measure_idle
 from bench.locks import measure_locks
 from bench.mappings import measure_compilation, measure_match
 from bench.pods import Pod, describe_full_mapping, running_pods
@@ -33,6 +34,7 @@ from grpcgw.settings import EngineName
 
 OPEN_STREAMS = 10_000
 POD_COUNTS = (2, 64, 1000)
+IDLE_PODS = 5000
 WORKER_THREADS = 8
 PROCESSES = 3
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 10_000
@@ -219,6 +221,20 @@ def compare_pods(plan: Plan) -> Findings:
     return Findings(figures, (draw(rows, rows[:1]),))
 
 
+def watch_idle(plan: Plan) -> Findings:
+    """a worker with thousands of pods and no RPC"""
+    idle = measure_idle(IDLE_PODS // 10 if plan.quick else IDLE_PODS, plan.engine)
+    what = f"idle with {idle.pods:,} pods"
+    return Findings(
+        (
+            at_most(f"{what}: processor time of the worker, of a core", idle.core_percent, 3, " %"),
+            count_at_most(f"{what}: threads of the worker", idle.threads, WORKER_THREADS),
+            for_information(f"{what}: memory of the worker", f"{idle.resident_bytes / 1e6:.0f} MB"),
+            for_information(f"{what}: processor time of the control process", f"{idle.control_percent:.1f} %"),
+        )
+    )
+
+
 def _half(what: str, delays_ms: Sequence[float]) -> Figure:
     return for_information(f"half of the {what}: within", f"{median(delays_ms):.0f} ms")
 
@@ -252,6 +268,7 @@ PARTS: dict[str, Part] = {
     "variants": compare_variants,
     "fields": compare_mappings,
     "many-pods": compare_pods,
+    "idle": watch_idle,
     "streams": count_streams,
     "pods": time_pods,
     "files": time_files,
