@@ -67,12 +67,13 @@ class Relay:
         self._replies: ResponseSide
         if call.carries_frames:
             self._requests, self._replies = FramedRequestSide(), FramedResponseSide(request)
+            self._unchecked_bytes = -1
         else:
             self._requests, self._replies = RequestSide(), ResponseSide(request)
+            self._unchecked_bytes = 0
+        """Messages of at most `_unchecked_bytes` need no look. Set with the target, before the client is read. Chunks
+        of frames all need one: -1."""
         self._target: Target | None = None
-        self._unchecked_bytes = 0
-        """Messages of at most this size need no look. Set with the target, before the client is read. Chunks of frames
-        all need one: -1."""
         self._copy: Copy | None = None
         """For the Mapping's shadow; None: the RPC is not copied."""
         self._permit: Permit | None = None
@@ -108,7 +109,7 @@ class Relay:
             return
         self._last_active_s = now_s
         if message is None:
-            if requests.is_cut_off:
+            if requests.cut_off:
                 self._end_early(ending.request_cut_off(), now_s)
                 return
         elif len(message) > self._unchecked_bytes and not self._may_hold(message, now_s):
@@ -139,7 +140,7 @@ class Relay:
     def _copy_held(self, now_s: float) -> None:
         """Give the copy what was read while a policy waited."""
         if self._copy is not None and self._requests.first is not None:
-            self._copy.take(bytes(self._requests.first), now_s)
+            self._copy.take(self._requests.first, now_s)
         if self._copy is not None and self._requests.half_closed:
             self._copy.take(None, now_s)
 

@@ -26,6 +26,7 @@ class RequestSide:
         "beyond",
         "count",
         "counted_bytes",
+        "cut_off",
         "first",
         "half_closed",
         "lent_bytes",
@@ -39,12 +40,13 @@ class RequestSide:
     def __init__(self) -> None:
         self.count = self.size_bytes = self.counted_bytes = 0
         """Messages read so far, and their bytes."""
-        self.first: bytes | bytearray | None = None
+        self.first: bytes | None = None
         """The first message, for as long as the opening may have to be sent again."""
         self.pending: bytes | None = None
         """The last message read, until it is forwarded."""
-        self.beyond = False
-        """More was read than the opening: `pending`, if any, is not a part of it."""
+        self.beyond = self.cut_off = False
+        """`beyond`: more was read than the opening; `pending`, if any, is not a part of it. `cut_off`: what was read
+        ends in the middle of a message."""
         self.half_closed = self.reading = self.message_refused = False
         self.replayable = True
         """Another try could still be sent the whole request."""
@@ -61,11 +63,6 @@ class RequestSide:
         if not self.reading and not self.half_closed:
             self.reading = True
             call.read()
-
-    @property
-    def is_cut_off(self) -> bool:
-        """What was read ends in the middle of a message."""
-        return False
 
     def take(self, message: bytes | None) -> None:
         """The client sent `message`, or None: it half-closed."""
@@ -90,8 +87,7 @@ class RequestSide:
         """The opening that goes out with the request headers: first message and half-close, if they have arrived."""
         if not self.beyond:
             self.pending = None
-        first = self.first
-        return Opening(None if first is None else bytes(first), self.half_closed)  # of bytes it makes no copy
+        return Opening(self.first, self.half_closed)
 
     def forward(self, call: Call, attempt: Try) -> None:
         """Start what is next towards the pod: a message, the half-close, or reading on."""
@@ -141,15 +137,13 @@ class FramedRequestSide(RequestSide):
     engine with frames bounds it by the windows of its streams.
     """
 
-    __slots__ = ("_scanner",)
+    __slots__ = ("_more", "_scanner")
 
     def __init__(self) -> None:
         super().__init__()
         self._scanner = MessageScanner()
-
-    @property
-    def is_cut_off(self) -> bool:
-        return not self._scanner.complete
+        self._more: bytearray | None = None
+        """The chunks of the opening after `first`."""
 
     def refuse(self, message: bytes, target: Target, request: Request, held: HeldMessages) -> Status | None:
         """The status of an RPC in whose chunk a message begins that is too large. Called once for each chunk."""
@@ -160,15 +154,26 @@ class FramedRequestSide(RequestSide):
             self.half_closed = True
             return
         self.pending = message
-        self.count = self._scanner.count
+        self.count, self.cut_off = self._scanner.count, not self._scanner.complete
         self.size_bytes += len(message)
         if self.size_bytes == len(message):
             self.first = message
         elif self.count > 1 or self.size_bytes > MAX_OPENING_BYTES or not self.replayable:
             self.beyond = True
-        elif self.first is not None:
-            self.first = bytearray(self.first) if isinstance(self.first, bytes) else self.first
-            self.first += message
+        elif self._more is None:
+            self._more = bytearray(message)
+        else:
+            self._more += message
+
+    def opening(self) -> Opening:
+        if self._more is not None:
+            self.first = (self.first or b"") + self._more
+            self._more = None
+        return super().opening()
+
+    def commit(self) -> None:
+        super().commit()
+        self._more = None
 
 
 def _check_limits(size_bytes: int, target: Target, request: Request) -> Status | None:

@@ -84,8 +84,8 @@ class Session(Relay):
             self._turn_away(routed, now_s)
             return
         self._target, self._replies.edit = routed, routed.edit_response
-        unchecked_bytes = min(routed.unchecked_bytes, self._request.port.max_message_bytes)
-        self._unchecked_bytes = -1 if self._call.carries_frames else unchecked_bytes
+        if not self._unchecked_bytes:
+            self._unchecked_bytes = min(routed.unchecked_bytes, self._request.port.max_message_bytes)
         self._counters = self._serving.counters.of(routed.label, self._request.path)
         self._counters.begin()
         if routed.log_percent:
@@ -371,7 +371,6 @@ class Session(Relay):
             self._try = None
 
     def _release(self) -> None:
-        """Give back what the RPC holds."""
         requests = self._requests
         requests.first = requests.pending = None
         if requests.lent_bytes:
