@@ -13,13 +13,17 @@ from grpcgw.cli.demo_processes import ROOT
 SLOWEST_S = 10.0
 """No call of the ordinary client may take longer. Usually it is some milliseconds; the machine may be busy."""
 MEMORY_MB = 64
-"""How much a test may let the worker grow, unless it says otherwise: `@pytest.mark.memory_mb(...)`."""
+"""How much a test may let the worker grow, unless it says otherwise: `@pytest.mark.memory_mb(...)`. A worker that has
+grown by more returns what it has freed (docs/decisions/012-freed-memory-is-given-back.md)."""
+RETURNED_S = 45.0
+"""Freed memory counts as kept after this time: a worker returns it at most every 30 s, so the size of the process just
+after a test says little of what the test left behind."""
 DESCRIPTORS = 4
 """Those that may come and go by themselves: admin connections, timers of the event loop."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "memory_mb(limit): how much the worker may grow in this test, in megabytes")
+    config.addinivalue_line("markers", "memory_mb(limit): how much the worker may grow in this test, in MiB")
     config.addinivalue_line("markers", "log_lines(most): how many lines of complaint this test may cause; usually none")
 
 
@@ -48,8 +52,8 @@ def gateway(request: pytest.FixtureRequest, served: Gateway, ordinary: OrdinaryC
     calls = ordinary.report()
     assert calls.faults == []
     assert calls.slowest_s < SLOWEST_S
-    assert served.memory_mb() < limit_mb
     assert eventually(lambda: served.rpcs_in_flight() == 0)
+    assert eventually(lambda: served.memory_mb() <= limit_mb, RETURNED_S), (served.memory_mb(), limit_mb)
     assert eventually(lambda: served.worker.num_fds() <= descriptors + DESCRIPTORS)
     assert served.worker.num_threads() < 40
     assert len(served.complaints()) <= most_lines, served.complaints()

@@ -79,7 +79,8 @@ class Gateway:
     log_file: Path
 
     def memory_mb(self) -> float:
-        return float(self.worker.memory_info().rss) / 1e6
+        """Resident memory of the worker, in MiB."""
+        return float(self.worker.memory_info().rss) / (1 << 20)
 
     def rpcs_in_flight(self) -> float:
         """Other than the ordinary client's."""
