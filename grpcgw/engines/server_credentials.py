@@ -6,6 +6,7 @@ import threading
 
 import grpc
 
+from grpcgw.engines.grpc_limits import check_certificates
 from grpcgw.errors import UserError
 from grpcgw.model.listener import ServerCertificate
 
@@ -18,6 +19,8 @@ class FreshCertificates:
         self._fresh: tuple[ServerCertificate, ...] | None = first
 
     def set(self, certificates: tuple[ServerCertificate, ...]) -> None:
+        """Raises UserError for what grpc cannot do."""
+        check_certificates(certificates)
         with self._lock:
             self._fresh = certificates
 
@@ -41,7 +44,7 @@ def make_server_credentials(fresh: FreshCertificates) -> grpc.ServerCredentials:
         certificates = fresh.take()
         return _configure(certificates) if certificates else None
 
-    required = any(certificate.client_ca for certificate in first)
+    required = any(certificate.requires_client for certificate in first)
     return grpc.dynamic_ssl_server_credentials(_configure(first), fetch, require_client_authentication=required)
 
 
@@ -49,4 +52,5 @@ def _configure(certificates: tuple[ServerCertificate, ...]) -> grpc.ServerCertif
     # grpc core selects by SNI; for other names it presents the first: the one for every name, if there is one.
     ordered = sorted(certificates, key=lambda certificate: "*" not in certificate.hosts)
     pairs = [(certificate.private_key, certificate.certificate_chain) for certificate in ordered]
-    return grpc.ssl_server_certificate_configuration(pairs, ordered[0].client_ca or None)
+    required = next((certificate.client_ca for certificate in ordered if certificate.requires_client), None)
+    return grpc.ssl_server_certificate_configuration(pairs, required)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from grpcgw.errors import UserError
-from grpcgw.model.listener import Listener, ServerCertificate, Transport
+from grpcgw.model.listener import NO_DEMANDS, Listener, ServerCertificate, Transport
 
 
 @dataclass(slots=True, eq=False)
@@ -157,7 +157,7 @@ class Ports:
 
     def _keep_or_close(self, listener: Listener, before: Listener, port: Port) -> None:
         """The port could not be changed: close the old one if it lacks a check that the Listener now asks for."""
-        if _checks(before) == _checks(listener):
+        if _checks(before) == _checks(listener) and _demands(listener) <= _demands(before):
             port.views.set_closing(False)
             self._open[listener.name] = before, port
         else:
@@ -165,13 +165,19 @@ class Ports:
 
 
 def asks_clients(listener: Listener) -> bool:
-    """Whether clients must show a certificate."""
+    """Whether some clients are asked for a certificate."""
     return any(certificate.client_ca for certificate in listener.certificates)
+
+
+def _demands(listener: Listener) -> set[tuple[str, object]]:
+    """What is demanded of clients, by the names they call."""
+    return {(host, one.demands) for one in listener.certificates for host in one.hosts if one.demands != NO_DEMANDS}
 
 
 def _checks(listener: Listener) -> tuple[object, ...]:
     """What each connection must be."""
-    return listener.transport, listener.proxy_protocol, asks_clients(listener)
+    required = any(certificate.requires_client for certificate in listener.certificates)
+    return listener.transport, listener.proxy_protocol, asks_clients(listener), required
 
 
 def _fixed(listener: Listener) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from grpcgw.model.environment import Filled, hide
+from grpcgw.model.tls_parameters import DEFAULT_PARAMETERS, TlsParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,9 @@ class UpstreamTls:
     """`:authority` of the calls if it differs from the server name; empty: the server name."""
     not_after_s: float = 0.0
     """When `certificate_chain` expires, in seconds since the epoch; 0.0: there is none."""
+    crl: bytes = b""
+    """Revocation lists of all of `ca`; empty: no certificate is revoked."""
+    parameters: TlsParameters = DEFAULT_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True)

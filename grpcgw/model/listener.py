@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from grpcgw.model.host_policy import HostPolicy
+from grpcgw.model.tls_parameters import DEFAULT_PARAMETERS, TlsParameters
+
+ALPN_HTTP2, ALPN_HTTP1 = "h2", "http/1.1"
 
 DEFAULT_CLIENT_IDLE_TIMEOUT_MS = 3_600_000
 """Envoy's default for client connections."""
@@ -21,12 +24,31 @@ class ServerCertificate:
     certificate_chain: bytes
     private_key: bytes = field(repr=False)
     client_ca: bytes = b""
-    """PEM. Clients must present a certificate of one of these authorities; empty: none is required.
-
-    grpc core requires one on a whole port or not at all, so all certificates of a port have the same `client_ca`.
-    """
+    """PEM. Clients must present a certificate of one of these authorities; empty: none is requested."""
     not_after_s: float = 0.0
     """When it expires, in seconds since the epoch; 0.0: unknown."""
+    client_optional: bool = False
+    """A client without a certificate is served too; one that it shows is verified."""
+    client_crl: bytes = b""
+    """PEM. Revocation lists of all of `client_ca`; empty: no certificate is revoked."""
+    parameters: TlsParameters = DEFAULT_PARAMETERS
+    alpn: tuple[str, ...] = (ALPN_HTTP2, ALPN_HTTP1)
+    """What the http2 engine offers, the preferred first; the others offer h2 alone."""
+
+    @property
+    def requires_client(self) -> bool:
+        """Whether a client without a certificate is refused."""
+        return bool(self.client_ca) and not self.client_optional
+
+    @property
+    def demands(self) -> tuple[bytes, bytes, TlsParameters]:
+        """What a client must fulfil; equal for certificates that ask for the same."""
+        if not self.requires_client:
+            return b"", b"", self.parameters
+        return self.client_ca, self.client_crl, self.parameters
+
+
+NO_DEMANDS = (b"", b"", DEFAULT_PARAMETERS)
 
 
 class Transport(StrEnum):

@@ -43,6 +43,25 @@ class Authority:
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return Identity(signed.public_bytes(Encoding.PEM), private)
 
+    def delegate(self, name: str) -> Authority:
+        """An intermediate authority, signed by this one."""
+        middle = Authority(name)
+        middle._certificate = _sign(
+            middle._name, self._name, middle._key.public_key(), self._key, (), is_authority=True
+        )
+        middle.pem = middle._certificate.public_bytes(Encoding.PEM)
+        return middle
+
+    def revoke(self, *identities: Identity, days: int = 1) -> bytes:
+        """The list of those that are revoked, as PEM, which ends `days` from now."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = x509.CertificateRevocationListBuilder(self._name, now - 9 * DAY, now + days * DAY)
+        for identity in identities:
+            number = x509.load_pem_x509_certificate(identity.certificate).serial_number
+            entry = x509.RevokedCertificateBuilder(number, now - DAY).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
     def certificate(self, *hosts: str, client_ca: bytes = b"") -> ServerCertificate:
         """For the gateway."""
         identity = self.sign(hosts[0])

@@ -14,6 +14,7 @@ from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Tr
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.model.status import Reason
+from grpcgw.model.tls_parameters import TlsParameters, TlsVersion
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.host_rules import Entry, compile_rules
 
@@ -23,12 +24,15 @@ ASKING = replace(PLAIN, client_ca=b"authority")
 
 
 class FakePort:
-    def __init__(self, listener: Listener, views: PortViews) -> None:
+    def __init__(self, listener: Listener, views: PortViews, engine: Engine) -> None:
+        self._engine = engine
         self.number, self.views, self.certificates = listener.port, views, listener.certificates
         self.closed = 0
         self.fault = ""
 
     def set_certificates(self, certificates: tuple[ServerCertificate, ...]) -> None:
+        if self._engine.fails:
+            raise UserError("no")
         self.certificates = certificates
 
     def close(self) -> None:
@@ -36,7 +40,7 @@ class FakePort:
 
 
 class Engine:
-    """Opens ports, unless it is told not to."""
+    """Opens ports and changes them, unless it fails."""
 
     def __init__(self) -> None:
         self.made: list[FakePort] = []
@@ -46,7 +50,7 @@ class Engine:
     def _open(self, listener: Listener, views: PortViews) -> FakePort:
         if self.fails:
             raise UserError("no")
-        self.made.append(FakePort(listener, views))
+        self.made.append(FakePort(listener, views, self))
         return self.made[-1]
 
 
@@ -130,6 +134,32 @@ def test_a_port_that_must_ask_for_certificates_and_cannot_be_opened_so_is_closed
     assert engine.ports.update([tls(ASKING)]) == (PortFault("tls", "no"),)
     assert [port.closed for port in engine.made] == [1]
     assert engine.ports.numbers() == ()
+
+
+STRICTER = [
+    (PLAIN, replace(ASKING, name="Host b", hosts=("b.example",))),
+    (replace(PLAIN, parameters=TlsParameters(TlsVersion.TLS_1_3)),),
+    (replace(ASKING, client_crl=b"list"),),
+    (replace(ASKING, client_ca=b"other"),),
+]
+
+
+@pytest.mark.parametrize("after", STRICTER)
+def test_a_port_that_cannot_demand_of_clients_what_it_must_is_closed(after: tuple[ServerCertificate, ...]) -> None:
+    engine = Engine()
+    engine.ports.update([tls(ASKING if after[0].client_ca else PLAIN)])
+    engine.fails = True
+    assert engine.ports.update([tls(*after)]) == (PortFault("tls", "no"),)
+    assert [port.closed for port in engine.made] == [1]
+
+
+def test_a_port_whose_certificates_cannot_be_set_keeps_the_old_if_clients_must_do_no_more() -> None:
+    engine = Engine()
+    engine.ports.update([tls(ASKING)])
+    engine.fails = True
+    assert engine.ports.update([tls(replace(ASKING, certificate_chain=b"renewed"))]) == (PortFault("tls", "no"),)
+    assert [port.closed for port in engine.made] == [0]
+    assert engine.ports.numbers() == (8443,)
 
 
 def test_a_port_whose_limit_cannot_be_changed_keeps_the_old_one_until_it_can() -> None:

@@ -1,4 +1,4 @@
-"""Reads certificates, private keys and CA certificates from Secrets or files, and checks them.
+"""Reads certificates, private keys, CA certificates and revocation lists from Secrets or files, and checks them.
 
 Private keys pass through here: no message contains a key or any other content.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,8 +24,10 @@ from grpcgw.errors import GrpcgwError
 from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
 from grpcgw.model.objects import KubeObject
 
-_CHAIN, _KEY, _AUTHORITIES = "tls.crt", "tls.key", "ca.crt"
-_LEAST_RSA_BITS = 1024
+_CHAIN, _KEY, _AUTHORITIES, _REVOCATIONS = "tls.crt", "tls.key", "ca.crt", "crl.pem"
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_LEAST_RSA_BITS = 2048
+"""As Envoy requires; OpenSSL too refuses shorter keys."""
 _CURVES = {"secp256r1", "secp384r1", "secp521r1"}
 
 
@@ -97,7 +100,7 @@ def _load_private_key(pem: bytes, name: str) -> bytes:
 
 
 def _is_usable(key: PrivateKeyTypes) -> bool:
-    """Whether grpc core's BoringSSL can serve it: otherwise the whole port would not open."""
+    """Whether BoringSSL and OpenSSL can serve it: otherwise the whole port of a grpc-based engine would not open."""
     if isinstance(key, RSAPrivateKey):
         return key.key_size >= _LEAST_RSA_BITS
     if isinstance(key, EllipticCurvePrivateKey):
@@ -116,6 +119,22 @@ def read_authorities(obj: KubeObject) -> bytes:
     else:
         name = _AUTHORITIES if _has_entry(obj, _AUTHORITIES) else _CHAIN
     return _join(_load_certificates(_read_entry(obj, name), name))
+
+
+def read_revocations(obj: KubeObject) -> bytes:
+    """The revocation lists in a Secret's `crl.pem`, as PEM.
+
+    Raises InvalidCertificate.
+    """
+    lists = _LIST.findall(_read_entry(obj, _REVOCATIONS))
+    try:
+        for one in lists:
+            x509.load_pem_x509_crl(one)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidCertificate(f"{_REVOCATIONS} is no PEM revocation list") from error
+    if not lists:
+        raise InvalidCertificate(f"{_REVOCATIONS} is no PEM revocation list")
+    return b"".join(one + b"\n" for one in lists)
 
 
 def _has_entry(obj: KubeObject, name: str) -> bool:

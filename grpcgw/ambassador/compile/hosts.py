@@ -10,10 +10,10 @@ from grpcgw.ambassador.compile.generations import LEFT_OUT, Build, Generations
 from grpcgw.ambassador.compile.matching import parse_host_glob
 from grpcgw.ambassador.compile.secrets import Secrets
 from grpcgw.ambassador.compile.tls import (
+    HandshakeRules,
     TLSContext,
     certify,
-    check_tls_settings,
-    find_ca,
+    compile_handshake_rules,
     find_tls_context,
     note_optional_client_certificates,
 )
@@ -99,7 +99,7 @@ def _build(obj: KubeObject, contexts: Contexts, secrets: Secrets, findings: Find
         findings.error("metadata.labels should be an object: Listeners select Hosts by them")
     certificate = _compile_certificate(obj.key, spec, contexts, secrets, findings)
     selector = _compile_selector(spec, match)
-    asks_clients = certificate is not None and bool(certificate.client_ca)
+    asks_clients = certificate is not None and certificate.requires_client
     return CompiledHost(
         obj=obj,
         labels=labels,
@@ -125,24 +125,22 @@ def _compile_certificate(
 ) -> ServerCertificate | None:
     named = name_secrets_of_host(spec, key.namespace)
     key_pair = secrets.find_key_pair(named.key_pair, findings, "tlsSecret", "name")
-    client_ca = b""
+    rules = HandshakeRules()
     context_name = _name_context(key, spec, contexts)
     if context_name:
         context = find_tls_context(contexts, context_name, key.namespace)
         if not isinstance(context, TLSContext):
             findings.error(f"TLSContext {context_name} is unknown or left out", "tlsContext", "name")
         else:
-            key_pair, client_ca = key_pair or context.key_pair, context.client_ca
+            key_pair, rules = key_pair or context.key_pair, context.rules
     elif spec.tls is not None:
-        check_tls_settings(spec.tls, findings, "tls")
         note_optional_client_certificates(spec.tls, findings, "tls")
         files = name_key_pair_files(spec.tls)
         key_pair = key_pair or secrets.find_key_pair(files, findings, "tls", "cert_chain_file")
-        ca = find_ca(spec.tls, named.authorities, secrets, findings, "tls")
-        client_ca = ca if spec.tls.cert_required else b""
-    if client_ca and key_pair is None:
+        rules = compile_handshake_rules(spec.tls, named, secrets, findings, "tls")
+    if rules.client_ca and not rules.client_optional and key_pair is None:
         findings.error("is required if clients must show a certificate: name the Secret with its own", "tlsSecret")
-    return certify(key, (spec.hostname or "*",), key_pair, client_ca)
+    return certify(key, (spec.hostname or "*",), key_pair, rules)
 
 
 def _name_context(key: ObjectKey, spec: HostSpec, contexts: Contexts) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from grpcgw.ambassador.compile.closed import ClosedNames
 from grpcgw.ambassador.compile.generations import Generations
 from grpcgw.ambassador.compile.hosts import CompiledHost, order_policies
-from grpcgw.ambassador.compile.tls import agree, close_disagreeing
+from grpcgw.ambassador.compile.tls import order_certificates
 from grpcgw.ambassador.spec.host_specs import ListenerSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec, raw_spec
 from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport, should_open
@@ -168,13 +168,10 @@ def _bind(
         findings.notice("binds no Host, so the port is not opened", "hostBinding")
         return None
     own = [host.certificate for host in hosts if host.certificate is not None]
-    certificates, others = agree([*own, *bindable.by_contexts])
+    certificates = order_certificates([*own, *bindable.by_contexts])
     closed = bindable.closed
     transport, tls_alone = _choose_transport(unbound, hosts, certificates, first_bytes_hidden_by)
-    if transport.takes_tls:
-        _report_disagreement(certificates, others, findings)
-        closed = (*closed, *close_disagreeing(others))
-    else:
+    if not transport.takes_tls:
         certificates = ()
     served = [_refuse_unasked_clear_text(host) for host in hosts] if transport is Transport.BOTH else hosts
     policies = order_policies(served, closed, others=bool(closed) and not hosts)
@@ -206,7 +203,7 @@ def _why_tls_alone(listener: Listener, certificates: Sequence[ServerCertificate]
         return _ONE_OF_BOTH
     if listener.security_model is not SecurityModel.XFP:
         return f"its securityModel is {listener.security_model}, not XFP"
-    asking = next((one.name for one in certificates if one.client_ca), "")
+    asking = next((one.name for one in certificates if one.requires_client), "")
     return f"{asking} requires client certificates, which clear text does not have" if asking else ""
 
 
@@ -283,14 +280,3 @@ def _takes_clear_text(listener: Listener) -> bool:
     if listener.security_model is SecurityModel.XFP:
         return listener.transport.takes_clear_text
     return listener.security_model is SecurityModel.INSECURE
-
-
-def _report_disagreement(
-    kept: Sequence[ServerCertificate], others: Sequence[ServerCertificate], findings: Findings
-) -> None:
-    for other in others:
-        findings.fault(
-            f"{other.name} and {kept[0].name} have different client authorities, and grpc in Python requires client"
-            " certificates"
-            f" on a whole port or not at all; the certificate of {other.name} is not served here",
-        )

@@ -12,7 +12,7 @@ from grpcgw.ambassador.compile.listeners import Bindable, compile_listeners
 from grpcgw.ambassador.compile.module import TLS_MODULE
 from grpcgw.ambassador.compile.objects_by_kind import ObjectsByKind
 from grpcgw.ambassador.compile.secrets import Secrets
-from grpcgw.ambassador.compile.tls import TLSContext, agree, certify, close_disagreeing, compile_tls_contexts
+from grpcgw.ambassador.compile.tls import TLSContext, certify, compile_tls_contexts, order_certificates
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, ServerCertificate
@@ -40,36 +40,18 @@ def compile_ports(
     contexts = compile_tls_contexts(configuration.of("TLSContext"), secrets, generations)
     hosts = compile_hosts(configuration.of("Host"), contexts, secrets, generations)
     serving = (one for one in contexts.values() if isinstance(one, TLSContext))
-    certified = (certify(one.key, one.hosts, one.key_pair, one.client_ca) for one in serving)
+    certified = (certify(one.key, one.hosts, one.key_pair, one.rules) for one in serving)
     by_contexts = [certificate for certificate in certified if certificate is not None]
     closed = [one for one in contexts.values() if isinstance(one, ClosedNames)]
     closed += [close_everything()] if configuration.has_unreadable_file else []
     closed += filter(None, (close_tls_module(obj) for obj in configuration.modules() if obj.key.name == TLS_MODULE))
     bindable = Bindable(hosts, by_contexts, closed)
     listeners = compile_listeners(configuration.of("Listener"), bindable, generations, options)
-    kept, others = agree([*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)])
-    if listeners is None:
-        _report_disagreement(kept, others, configuration, generations)
+    certificates = [*by_contexts, *(host.certificate for host in hosts if host.certificate is not None)]
     if listeners is None and options.authority_hidden_by:
         _note_hidden_names([*hosts, *closed], options.authority_hidden_by, configuration, generations)
-    policies = order_policies(hosts, [*closed, *close_disagreeing(others)])
-    return CompiledPorts(contexts, hosts, listeners, kept, policies)
-
-
-def _report_disagreement(
-    kept: tuple[ServerCertificate, ...],
-    others: tuple[ServerCertificate, ...],
-    configuration: ObjectsByKind,
-    generations: Generations,
-) -> None:
-    by_name = {str(obj.key): obj for obj in configuration.of("TLSContext", "Host")}
-    for other in others:
-        findings = Findings(by_name[other.name])
-        findings.fault(
-            f"its certificate is not served: {kept[0].name} has other client authorities, and grpc in"
-            " Python requires client certificates on a whole port or not at all; give them separate Listeners"
-        )
-        generations.report(findings)
+    policies = order_policies(hosts, closed)
+    return CompiledPorts(contexts, hosts, listeners, order_certificates(certificates), policies)
 
 
 def _note_hidden_names(

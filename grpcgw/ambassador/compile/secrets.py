@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
-from grpcgw.ambassador.compile.certificates import InvalidCertificate, KeyPair, read_authorities, read_key_pair
+from grpcgw.ambassador.compile.certificates import (
+    InvalidCertificate,
+    KeyPair,
+    read_authorities,
+    read_key_pair,
+    read_revocations,
+)
 from grpcgw.ambassador.compile.generations import SERVES_ON, Generations
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
@@ -60,6 +66,10 @@ class Secrets:
     def find_authorities(self, key: ObjectKey | None, findings: Findings, *path: str) -> bytes:
         """The authorities in the Secret or file, as PEM; empty: an error is in `findings`, unless `key` is None."""
         return self._find(key, read_authorities, findings, *path) or b""
+
+    def find_revocations(self, key: ObjectKey | None, findings: Findings, *path: str) -> bytes:
+        """The revocation lists in the Secret, as PEM; empty: an error is in `findings`, unless `key` is None."""
+        return self._find(key, read_revocations, findings, *path) or b""
 
     def _find(self, key: ObjectKey | None, read: Callable[[KubeObject], T], findings: Findings, *path: str) -> T | None:
         if key is None:

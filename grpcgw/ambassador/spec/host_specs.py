@@ -22,14 +22,16 @@ from grpcgw.ambassador.spec.fields import (
     served,
 )
 
-TlsVersion = Literal["v1.0", "v1.1", "v1.2", "v1.3"]
+WrittenTlsVersion = Literal["v1.0", "v1.1", "v1.2", "v1.3"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class TlsSettings(Resource):
     """Fields that a TLSContext and the `tls` of a Host have in common."""
 
-    alpn_protocols: Annotated[str | None, served("must contain `h2`, which is always offered, alone")] = None
+    alpn_protocols: Annotated[
+        str | None, served("`h2`, or `h2,http/1.1` (the default); others are not offered, and without `h2` an error")
+    ] = None
     cert_chain_file: Annotated[
         FilePath | None, served("PEM file on the gateway's disk with the certificate, in place of a Secret; followed")
     ] = None
@@ -47,15 +49,24 @@ class TlsSettings(Resource):
         FilePath | None, served("PEM file on the gateway's disk with authorities; `ca_secret` goes before it")
     ] = None
     crl_secret: Annotated[
-        str | None, served("an error: grpc reads no revocation lists in Python, revoked certificates would pass")
+        str | None,
+        served("Secret with revocation lists (`crl.pem`), one of each authority in `ca_secret`; http2 engine only"),
     ] = None
     v3CRLSecret: Annotated[str | None, served("stands for `crl_secret`")] = None  # noqa: N815
     min_tls_version: Annotated[
-        TlsVersion | None, served("up to `v1.2`, which is the least in any case; `v1.3` is an error: see below")
+        WrittenTlsVersion | None,
+        served("default `v1.2`, the least that HTTP/2 allows; `v1.3`: http2 engine only"),
     ] = None
-    max_tls_version: Annotated[TlsVersion | None, served("`v1.3`; a lower one is an error: see below")] = None
-    cipher_suites: Annotated[list[str] | None, served("an error: see below")] = None
-    ecdh_curves: Annotated[list[str] | None, served("an error: see below")] = None
+    max_tls_version: Annotated[
+        WrittenTlsVersion | None, served("default `v1.3`; `v1.2`: http2 engine only; a lower one is an error")
+    ] = None
+    cipher_suites: Annotated[
+        list[str] | None, served("ciphers of TLS 1.2, by Envoy's names; those of TLS 1.3 are fixed; http2 engine only")
+    ] = None
+    ecdh_curves: Annotated[
+        list[str] | None,
+        served("`X25519`, `P-256`, `P-384`, `P-521`; of several, the first is offered alone; http2 engine only"),
+    ] = None
     redirect_cleartext_from: Annotated[int | None, http_only("gRPC clients do not follow redirects")] = None
     sni: Annotated[
         str | None, served("name a pod is asked for and its certificate must carry; default: the host of `service`")

@@ -20,12 +20,15 @@ class SecretNames:
 
     key_pair: ObjectKey | None
     authorities: ObjectKey | None
+    revocations: ObjectKey | None
 
 
 def name_secrets_of_context(spec: TLSContextSpec, namespace: str) -> SecretNames:
     namespacing = spec.secret_namespacing is not False
     return SecretNames(
-        name_secret(spec.secret, namespace, namespacing), name_secret(spec.ca_secret, namespace, namespacing)
+        name_secret(spec.secret, namespace, namespacing),
+        name_secret(spec.ca_secret, namespace, namespacing),
+        name_secret(spec.crl_secret or spec.v3CRLSecret, namespace, namespacing),
     )
 
 
@@ -35,6 +38,7 @@ def name_secrets_of_host(spec: HostSpec, namespace: str) -> SecretNames:
     return SecretNames(
         None if secret is None else ObjectKey("Secret", secret.namespace or namespace, secret.name),
         None if spec.tls is None else name_secret(spec.tls.ca_secret, namespace),
+        None if spec.tls is None else name_secret(spec.tls.crl_secret or spec.tls.v3CRLSecret, namespace),
     )
 
 
@@ -53,7 +57,7 @@ def find_named_secrets(obj: KubeObject) -> frozenset[ObjectKey] | None:
     named = _read_names(obj)
     if named is None:
         return None
-    return frozenset(key for key in (named.key_pair, named.authorities) if key is not None)
+    return frozenset(key for key in (named.key_pair, named.authorities, named.revocations) if key is not None)
 
 
 def _read_names(obj: KubeObject) -> SecretNames | None:

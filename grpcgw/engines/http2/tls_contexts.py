@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 from grpcgw.errors import UserError
 from grpcgw.model.cluster import UpstreamTls
-from grpcgw.model.listener import ServerCertificate
+from grpcgw.model.listener import ALPN_HTTP2, NO_DEMANDS, ServerCertificate
+from grpcgw.model.tls_parameters import TlsParameters, TlsVersion
+from grpcgw.routing.host_match import split_authority
 
-ALPN_HTTP2, ALPN_HTTP1 = "h2", "http/1.1"
+_VERSIONS = {TlsVersion.TLS_1_2: ssl.TLSVersion.TLSv1_2, TlsVersion.TLS_1_3: ssl.TLSVersion.TLSv1_3}
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2: those that RFC 9113 (appendix A) does not forbid and that keep forward secrecy."""
 
@@ -31,24 +33,29 @@ class ServerContexts:
         """
         if not certificates:
             raise UserError("a TLS port needs a certificate before it opens")
-        self._by_name: dict[str, ServerCertificate] = {}
-        for certificate in certificates:
-            for name in certificate.hosts:
-                self._by_name.setdefault(name.lower(), certificate)
-        self._other = self._by_name.get("*", certificates[0])
+        self._names = _Names(certificates)
+        self.demanding = any(one.demands != NO_DEMANDS for one in certificates)
+        """Whether `may_call` can be false."""
         made = {} if before is None else before._contexts
         self._contexts: dict[ServerCertificate, ssl.SSLContext] = {
             one: made[one] for one in certificates if one in made
         }
 
     def certificate_for(self, name: str | None) -> ServerCertificate:
-        """Of the server name: the exact one, else that of the longest wildcard (`*.x`), else `*`, else the first."""
-        wanted = (name or "").lower()
-        found = self._by_name.get(wanted)
-        while found is None and wanted:
-            _, _, wanted = wanted.partition(".")
-            found = self._by_name.get(f"*.{wanted}") if wanted else None
-        return found or self._other
+        """Of the server name: the exact one, else that of the longest glob (`*.x` before `x.*`), else `*`, else the
+        first."""
+        return self._names.find(name or "")
+
+    def may_call(self, shown: ServerCertificate, authority: str) -> bool:
+        """Whether an RPC to `authority` may come over a connection whose handshake was that of `shown`: the handshake
+        that `authority` asks for demands no more. A client chooses `authority` after the handshake.
+
+        What the same Host or TLSContext demanded at the time of the handshake is enough.
+        """
+        wanted = self._names.find(split_authority(authority)[-1])
+        if wanted.name == shown.name:
+            return shown.requires_client or not wanted.requires_client
+        return wanted.demands in (NO_DEMANDS, shown.demands)
 
     def for_name(self, name: str | None) -> ssl.SSLContext:
         """The context of `certificate_for(name)`. Raises UserError if `ssl` does not take the certificate."""
@@ -59,16 +66,56 @@ class ServerContexts:
         return context
 
 
+class _Names:
+    """Certificates by the names that Hosts and TLSContexts give them; of two with one name the first counts."""
+
+    def __init__(self, certificates: tuple[ServerCertificate, ...]) -> None:
+        self._exact: dict[str, ServerCertificate] = {}
+        self._suffixes: dict[str, ServerCertificate] = {}
+        self._prefixes: dict[str, ServerCertificate] = {}
+        self._other = certificates[0]
+        for certificate in reversed(certificates):
+            for host in certificate.hosts:
+                self._add(split_authority(host.removesuffix(":*"))[-1], certificate)
+        self._suffix_lengths = sorted({len(suffix) for suffix in self._suffixes}, reverse=True)
+        self._prefix_lengths = sorted({len(prefix) for prefix in self._prefixes}, reverse=True)
+
+    def _add(self, host: str, certificate: ServerCertificate) -> None:
+        if host == "*":
+            self._other = certificate
+        elif host.startswith("*"):
+            self._suffixes[host[1:]] = certificate
+        elif host.endswith("*"):
+            self._prefixes[host[:-1]] = certificate
+        else:
+            self._exact[host] = certificate
+
+    def find(self, name: str) -> ServerCertificate:
+        wanted = name.lower().removesuffix(".")
+        return self._exact.get(wanted) or self._find_glob(wanted) or self._other
+
+    def _find_glob(self, name: str) -> ServerCertificate | None:
+        """A `*` stands for one character or more."""
+        for length in self._suffix_lengths:
+            if length < len(name) and (found := self._suffixes.get(name[-length:])):
+                return found
+        for length in self._prefix_lengths:
+            if length < len(name) and (found := self._prefixes.get(name[:length])):
+                return found
+        return None
+
+
 def make_server_context(certificate: ServerCertificate) -> ssl.SSLContext:
     """Raises UserError if `ssl` does not take the certificate, the key or the authorities."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _limit(context)
-    context.set_alpn_protocols([ALPN_HTTP2, ALPN_HTTP1])
+    context.set_alpn_protocols(list(certificate.alpn))
     try:
+        _limit(context, certificate.parameters)
         _load_key_pair(context, certificate.certificate_chain, certificate.private_key)
         if certificate.client_ca:
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_OPTIONAL if certificate.client_optional else ssl.CERT_REQUIRED
             context.load_verify_locations(cadata=certificate.client_ca.decode("ascii"))
+            _load_revocations(context, certificate.client_crl)
     except (ssl.SSLError, ValueError) as error:
         raise UserError(f"the certificate of {certificate.name} cannot be served: {_reason(error)}") from error
     return context
@@ -80,13 +127,14 @@ def make_client_context(tls: UpstreamTls) -> ssl.SSLContext:
     Raises UserError if `ssl` does not take a part of `tls`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
-    _limit(context)
     context.set_alpn_protocols([ALPN_HTTP2])
     try:
+        _limit(context, tls.parameters)
         if tls.ca:
             context.load_verify_locations(cadata=tls.ca.decode("ascii"))
         else:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        _load_revocations(context, tls.crl)
         if tls.certificate_chain:
             _load_key_pair(context, tls.certificate_chain, tls.private_key)
     except (ssl.SSLError, ValueError) as error:
@@ -94,11 +142,22 @@ def make_client_context(tls: UpstreamTls) -> ssl.SSLContext:
     return context
 
 
-def _limit(context: ssl.SSLContext) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113, 9.2
+def _limit(context: ssl.SSLContext, parameters: TlsParameters) -> None:
+    context.minimum_version = _VERSIONS[parameters.min_version]
+    context.maximum_version = _VERSIONS[parameters.max_version]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION  # RFC 9113, 9.2.1
-    context.set_ciphers(_CIPHERS)
+    context.set_ciphers(":".join(parameters.ciphers) or _CIPHERS)
+    if parameters.curve:
+        context.set_ecdh_curve(parameters.curve)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate authority may be trusted alone
+
+
+def _load_revocations(context: ssl.SSLContext, crl: bytes) -> None:
+    """Each authority of a chain must then have a list that is not out of date, as Envoy asks for."""
+    if crl:
+        with _as_file(crl) as path:
+            context.load_verify_locations(path)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
 def _load_key_pair(context: ssl.SSLContext, chain: bytes, private_key: bytes) -> None:

@@ -52,7 +52,7 @@ BROKEN = {
     "misspelt field of tls": partners(tls={**MUTUAL, "cert_requird": True}),
     "revocation list": partners(tls={**MUTUAL, "crl_secret": "crl"}),
     "revocation list stored as v2": partners(tls={**MUTUAL, "v3CRLSecret": "crl"}),
-    "TLS 1.3 alone": partners(tls={**MUTUAL, "min_tls_version": "v1.3"}),
+    "no possible version": partners(tls={**MUTUAL, "max_tls_version": "v1.1"}),
     "ciphers": partners(tls={**MUTUAL, "cipher_suites": ["X"]}),
     "missing Secret": partners(tlsSecret={"name": "gone"}),
     "missing authorities": partners(tls={"ca_secret": "gone", "cert_required": True}),
@@ -144,7 +144,7 @@ def test_mappings_that_it_selects_serve_no_other_name() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"min_tls_version": "v1.3"}, {"secret": "gone"}, {"certrequired": True}, {"ca_secret": "gone"}, {"secret": 5}],
+    [{"max_tls_version": "v1.1"}, {"secret": "gone"}, {"certrequired": True}, {"ca_secret": "gone"}, {"secret": 5}],
     ids=str,
 )
 def test_a_tls_context_that_is_left_out_closes_its_names(fields: dict[str, object]) -> None:
@@ -170,20 +170,12 @@ def test_a_tls_context_without_hosts_closes_nothing() -> None:
 
 
 def test_a_tls_context_that_is_left_out_hides_those_of_its_name_elsewhere() -> None:
-    strict = obj("TLSContext", "t", {"secret": "cert", "min_tls_version": "v1.3", **MUTUAL})
+    strict = obj("TLSContext", "t", {"secret": "cert", "max_tls_version": "v1.1", **MUTUAL})
     lax = obj("TLSContext", "t", {"secret": "cert.shop"}, "other")
     user = partners(tlsSecret=None, tls=None, tlsContext={"name": "t"})
     compiled = compile_objects(TLS_PORT, strict, lax, user, mapping(tls="t"), *SECRETS)
     assert ports_of(compiled) == {}
     assert compiled.snapshot.routes == ()
-
-
-def test_of_two_authorities_on_one_port_the_names_of_the_second_are_refused() -> None:
-    authorities = raw_secret({"stringData": {"ca.crt": key_pair("ca2")[0].decode()}}, "ca2")
-    second = host("second", "second.example.com", tlsSecret={"name": "cert"}, tls={**MUTUAL, "ca_secret": "ca2"})
-    compiled = compile_objects(TLS_PORT, partners(), second, authorities, *SECRETS)
-    for name, fault in (("partners.example.com", None), ("second.example.com", Reason.LEFT_OUT)):
-        assert fault_of(compiled.snapshot, name, "Listener tls.shop", tls=True) is fault
 
 
 @pytest.mark.parametrize(("action", "served"), [(None, False), ("Route", True)])

@@ -16,8 +16,10 @@ from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.route_source import Compiled, CompileOptions
+from grpcgw.model.tls_parameters import TlsParameters, TlsVersion
 from grpcgw.routing.host_match import HostTable
 from tests.compiling import compile_objects, mapping, obj, only_cluster, said
+from tests.dataplane.authorities import Authority
 from tests.pems import NOW, key_pair, raw_secret, secret
 
 
@@ -344,7 +346,7 @@ def test_the_secret_of_authorities_goes_before_their_file_and_a_notice_says_so()
 
 def test_optional_client_certificates_by_a_file_are_a_notice_too() -> None:
     compiled = compile_objects(tls_context(**AUTHORITIES_FILE), secret(CHAIN, PRIVATE), *files(ca=CA))
-    assert "spec.cacert_chain_file: client certificates are not requested" in said(compiled, Severity.NOTICE)[0]
+    assert "spec.cacert_chain_file: clients may show a certificate or none" in said(compiled, Severity.NOTICE)[0]
     assert said(compiled, Severity.ERROR) == []
 
 
@@ -368,7 +370,7 @@ def test_files_say_how_pods_are_spoken_to() -> None:
     assert (tls.certificate_chain, tls.private_key, tls.ca) == (CHAIN, PRIVATE, CA)
 
 
-# What grpc in Python can do, and what it cannot
+# Settings of handshakes
 
 
 def test_clients_must_show_a_certificate_of_the_authorities() -> None:
@@ -392,11 +394,14 @@ def test_authorities_keep_their_last_good_version() -> None:
     assert "spec.ca_secret: Secret ca.shop (secret.yaml) cannot be used: ca.crt is no PEM" in said(after)[0]
 
 
-def test_optional_client_certificates_are_not_asked_for_and_a_notice_says_so() -> None:
+def test_client_certificates_are_optional_unless_required_and_a_notice_says_which_engine_can() -> None:
     compiled = compile_objects(tls_context(ca_secret="ca"), secret(CHAIN, PRIVATE), AUTHORITIES)
-    assert served(compiled) == {"TLSContext tls.shop": b""}
-    assert "grpc in Python cannot request them without requiring them" in said(compiled, Severity.NOTICE)[0]
+    (one,) = compiled.snapshot.certificates
+    assert (one.client_ca, one.client_optional, one.requires_client) == (CA, True, False)
+    assert "only the http2 engine requests one" in said(compiled, Severity.NOTICE)[0]
     assert said(compiled, Severity.ERROR) == []
+    optional = compile_objects(host(tls={"ca_secret": "ca"}), secret(CHAIN, PRIVATE), AUTHORITIES)
+    assert [policy.clear_text for policy in optional.snapshot.hosts] == [True]
 
 
 def test_authorities_alone_are_for_pods_and_no_error() -> None:
@@ -405,20 +410,41 @@ def test_authorities_alone_are_for_pods_and_no_error() -> None:
 
 CANNOT = {
     "cert_required alone": ({"cert_required": True}, "ca_secret: is required with cert_required"),
-    "min v1.3": ({"min_tls_version": "v1.3"}, "min_tls_version: grpc in Python always speaks TLS 1.2 as well"),
-    "max v1.2": ({"max_tls_version": "v1.2"}, "max_tls_version: grpc in Python always speaks TLS 1.3 as well"),
     "version": ({"min_tls_version": "1.2"}, "min_tls_version: should be 'v1.0', 'v1.1', 'v1.2' or 'v1.3'"),
-    "ciphers": ({"cipher_suites": ["ECDHE-RSA-AES128-GCM-SHA256"]}, "set GRPC_SSL_CIPHER_SUITES in the gateway's"),
-    "curves": ({"ecdh_curves": ["X25519"]}, "ecdh_curves: grpc in Python has no setting for curves"),
-    "revocation": ({"crl_secret": "crl"}, "crl_secret: grpc in Python reads no revocation lists"),
-    "revocation stored as v2": ({"v3CRLSecret": "crl"}, "v3CRLSecret: grpc in Python reads no revocation lists"),
+    "max v1.1": ({"max_tls_version": "v1.1"}, "max_tls_version: HTTP/2 needs TLS 1.2"),
+    "max below min": (
+        {"min_tls_version": "v1.3", "max_tls_version": "v1.2"},
+        "max_tls_version: should not be below min_tls_version, which is v1.3",
+    ),
+    "unknown cipher": ({"cipher_suites": ["FOO"]}, "cipher_suites: 'FOO' is no cipher of TLS 1.2"),
+    "many ciphers": ({"cipher_suites": ["HIGH"]}, "cipher_suites: 'HIGH' is no cipher of TLS 1.2"),
+    "no encryption": ({"cipher_suites": ["NULL-SHA256"]}, "cipher_suites: 'NULL-SHA256' is no cipher"),
+    "no authentication": ({"cipher_suites": ["ADH-AES128-SHA256"]}, "cipher_suites: 'ADH-AES128-SHA256' is no"),
+    "OpenSSL's commands": ({"cipher_suites": ["AES128-SHA:@SECLEVEL=0"]}, "cipher_suites: 'AES128-SHA:@SECLEVEL=0' is"),
+    "cipher of TLS 1.3": ({"cipher_suites": ["TLS_AES_128_GCM_SHA256"]}, "cipher_suites: 'TLS_AES_128_GCM_SHA256' is"),
+    "empty cipher": ({"cipher_suites": [""]}, "cipher_suites: '' is no cipher"),
+    "unknown curve": ({"ecdh_curves": ["X25519", "P-192"]}, "ecdh_curves: 'P-192' is unknown; known are X25519, P-256"),
+    "missing revocations": ({**MUTUAL, "crl_secret": "gone"}, "crl_secret: Secret gone.shop does not exist"),
+    "stored as v2": ({**MUTUAL, "v3CRLSecret": "gone"}, "v3CRLSecret: Secret gone.shop does not exist"),
+    "no revocations": ({**MUTUAL, "crl_secret": "ca"}, "cannot be used: it has no crl.pem"),
+    "broken revocations": ({**MUTUAL, "crl_secret": "broken"}, "cannot be used: crl.pem is no PEM revocation list"),
+    "empty revocations": ({**MUTUAL, "crl_secret": "empty"}, "cannot be used: crl.pem is no PEM revocation list"),
+    "revocations alone": ({"crl_secret": "crl"}, "crl_secret: has no meaning without the authorities"),
 }
+REVOKED = Authority().revoke()
+SECRETS = (
+    secret(CHAIN, PRIVATE),
+    AUTHORITIES,
+    raw_secret({"stringData": {"crl.pem": f"a comment\n{REVOKED.decode() * 2}"}}, "crl"),
+    raw_secret({"stringData": {"crl.pem": REVOKED.decode().replace("MI", "**", 1)}}, "broken"),
+    raw_secret({"stringData": {"crl.pem": ""}}, "empty"),
+)
 
 
 @pytest.mark.parametrize("case", CANNOT)
-def test_what_grpc_cannot_do_is_an_error_of_the_object(case: str) -> None:
+def test_what_no_engine_can_do_is_an_error_of_the_object(case: str) -> None:
     fields, reason = CANNOT[case]
-    compiled = compile_objects(tls_context(**fields), secret(CHAIN, PRIVATE))
+    compiled = compile_objects(tls_context(**fields), *SECRETS)
     assert compiled.snapshot.certificates == ()
     assert any(reason in error for error in said(compiled, Severity.ERROR)), said(compiled)
 
@@ -426,22 +452,75 @@ def test_what_grpc_cannot_do_is_an_error_of_the_object(case: str) -> None:
 @pytest.mark.parametrize("case", CANNOT)
 def test_a_host_says_the_same_of_its_own_tls(case: str) -> None:
     fields, reason = CANNOT[case]
-    compiled = compile_objects(host(tls=fields), secret(CHAIN, PRIVATE))
+    compiled = compile_objects(host(tls=fields), *SECRETS)
     assert compiled.snapshot.certificates == ()
     assert any(reason in error and "spec.tls" in error for error in said(compiled, Severity.ERROR)), said(compiled)
 
 
-@pytest.mark.parametrize("fields", [{"min_tls_version": "v1.2"}, {"max_tls_version": "v1.3"}, {"alpn_protocols": "h2"}])
-def test_what_grpc_does_anyway_can_be_asked_for(fields: dict[str, object]) -> None:
-    assert compile_objects(tls_context(**fields), secret(CHAIN, PRIVATE)).problems == ()
+SETTINGS: dict[str, tuple[dict[str, object], TlsParameters]] = {
+    "nothing": ({}, TlsParameters()),
+    "least": ({"min_tls_version": "v1.3"}, TlsParameters(TlsVersion.TLS_1_3)),
+    "most": ({"max_tls_version": "v1.2"}, TlsParameters(max_version=TlsVersion.TLS_1_2)),
+    "usual": ({"min_tls_version": "v1.2", "max_tls_version": "v1.3"}, TlsParameters()),
+    "ciphers": (
+        {"cipher_suites": ["[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]", "AES128-SHA"]},
+        TlsParameters(ciphers=("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305", "AES128-SHA")),
+    ),
+    "curve": ({"ecdh_curves": ["P-256"]}, TlsParameters(curve="prime256v1")),
+}
 
 
-@pytest.mark.parametrize("offered", ["h2,http/1.1", "http/1.1, h2"])
-def test_other_protocols_beside_h2_are_a_notice(offered: str) -> None:
+@pytest.mark.parametrize("case", SETTINGS)
+def test_versions_ciphers_and_curves_are_those_of_a_host_and_of_pods(case: str) -> None:
+    fields, parameters = SETTINGS[case]
+    for objects in ((tls_context(**fields),), (host(tls=fields),)):
+        compiled = compile_objects(*objects, secret(CHAIN, PRIVATE))
+        assert compiled.problems == ()
+        assert [one.parameters for one in compiled.snapshot.certificates] == [parameters]
+    tls = only_cluster(
+        compile_objects(tls_context(**fields), mapping(tls="tls"), secret(CHAIN, PRIVATE))
+    ).connection.tls
+    assert tls is not None
+    assert tls.parameters == parameters
+
+
+def test_settings_are_part_of_the_version() -> None:
+    versions = {compile_objects(tls_context(**fields), *SECRETS).snapshot.version for fields, _ in SETTINGS.values()}
+    assert len(versions) == len(SETTINGS) - 1, "the usual is no setting"
+
+
+@pytest.mark.parametrize("name", ["crl_secret", "v3CRLSecret"])
+def test_revocation_lists_are_of_clients_and_of_pods(name: str) -> None:
+    compiled = compile_objects(tls_context(**MUTUAL, **{name: "crl"}), mapping(tls="tls"), *SECRETS)
+    assert compiled.problems == ()
+    tls = only_cluster(compiled).connection.tls
+    assert tls is not None
+    assert [one.client_crl for one in compiled.snapshot.certificates] == [REVOKED * 2] == [tls.crl]
+
+
+def test_of_several_curves_the_first_is_used_and_a_notice_says_so() -> None:
+    compiled = compile_objects(tls_context(ecdh_curves=["X25519", "P-256"]), secret(CHAIN, PRIVATE))
+    assert compiled.snapshot.certificates[0].parameters.curve == "X25519"
+    assert "spec.ecdh_curves: Python's ssl takes one curve: X25519 is offered alone" in said(compiled)[0]
+
+
+BOTH = ("h2", "http/1.1")
+
+
+@pytest.mark.parametrize(
+    ("offered", "alpn"),
+    [(None, BOTH), ("h2", ("h2",)), ("h2,http/1.1", BOTH), ("http/1.1, h2", BOTH)],
+)
+def test_h2_is_offered_first_and_http_1_1_unless_h2_is_named_alone(offered: str | None, alpn: tuple[str, ...]) -> None:
     compiled = compile_objects(tls_context(alpn_protocols=offered), secret(CHAIN, PRIVATE))
-    assert len(compiled.snapshot.certificates) == 1
-    (notice,) = said(compiled)
-    assert "notice: TLSContext tls.shop spec.alpn_protocols: only h2 is offered: gRPC does not use http/1.1" in notice
+    assert compiled.problems == ()
+    assert compiled.snapshot.certificates[0].alpn == alpn
+
+
+def test_protocols_that_the_gateway_does_not_speak_are_a_notice() -> None:
+    compiled = compile_objects(tls_context(alpn_protocols="h2,spdy/3,h3"), secret(CHAIN, PRIVATE))
+    assert compiled.snapshot.certificates[0].alpn == ("h2",)
+    assert "spec.alpn_protocols: spdy/3, h3 is not offered" in said(compiled, Severity.NOTICE)[0]
 
 
 def test_protocols_without_h2_are_an_error() -> None:
@@ -459,9 +538,9 @@ def test_a_chain_in_the_wrong_order_is_called_so(chain: bytes, place: str) -> No
     assert said(compile_objects(tls_context(), secret(CHAIN + CA, PRIVATE))) == []
 
 
-def test_less_than_grpc_does_is_a_notice() -> None:
+def test_less_than_http2_needs_is_a_notice() -> None:
     compiled = compile_objects(tls_context(min_tls_version="v1.0"), secret(CHAIN, PRIVATE))
-    assert "grpc speaks no version below TLS 1.2" in said(compiled, Severity.NOTICE)[0]
+    assert "min_tls_version: has no effect: HTTP/2 needs TLS 1.2" in said(compiled, Severity.NOTICE)[0]
 
 
 @pytest.mark.parametrize("tls", [MUTUAL, {"caSecret": "ca", "certRequired": True}])
@@ -504,11 +583,10 @@ def test_tls_and_a_tls_context_exclude_each_other() -> None:
     assert "tls and tlsContext exclude each other" in said(compiled)[0]
 
 
-def test_of_the_certificates_of_one_port_those_serve_that_ask_for_clients_certificates() -> None:
+def test_the_certificates_of_one_port_may_ask_clients_for_different_things() -> None:
     compiled = compile_objects(tls_context(**MUTUAL), host(), secret(CHAIN, PRIVATE), AUTHORITIES)
-    assert served(compiled) == {"TLSContext tls.shop": CA}
-    (error,) = said(compiled, Severity.ERROR)
-    assert error.startswith("host.yaml: error: Host host.shop: its certificate is not served: TLSContext tls.shop has")
+    assert list(served(compiled).items()) == [("TLSContext tls.shop", CA), ("Host host.shop", b"")], "the strict first"
+    assert compiled.problems == ()
 
 
 # Clear text
@@ -662,12 +740,13 @@ def test_a_listener_without_any_of_the_hosts_there_are_is_not_opened() -> None:
     assert "binds no Host" in said(compiled, Severity.NOTICE)[0]
 
 
-def test_the_certificates_of_a_listener_agree_in_what_they_ask_of_clients() -> None:
+def test_the_certificates_of_a_listener_may_ask_clients_for_different_things() -> None:
     mutual = obj("Host", "m", {"hostname": "m", "tlsSecret": {"name": "cert"}, "tls": MUTUAL})
     compiled = compile_objects(listener(protocol="HTTPS"), mutual, AUTHORITIES, *HOSTS)
     (found,) = compiled.snapshot.listeners
-    assert {certificate.hosts[0][0] for certificate in found.certificates} == {"m"}
-    assert "the certificate of Host a.shop is not served here" in said(compiled, Severity.ERROR)[0]
+    asking = {certificate.hosts[0][0]: certificate.requires_client for certificate in found.certificates}
+    assert list(asking.items()) == [("m", True), ("a", False), ("b", False)]
+    assert compiled.problems == ()
 
 
 def test_ports_hosts_and_policies_are_part_of_the_version() -> None:

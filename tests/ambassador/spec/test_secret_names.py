@@ -40,7 +40,7 @@ def look_up(named_by: KubeObject) -> set[ObjectKey]:
 NAMES = st.sampled_from(["ca", "ca.vault", "my.ca.vault", "", None])
 FLAGS = st.sampled_from([True, False, None])
 TLS = st.fixed_dictionaries(
-    {}, optional={"ca_secret": NAMES, "cert_required": FLAGS, "min_tls_version": st.just("v1.3")}
+    {}, optional={"ca_secret": NAMES, "crl_secret": NAMES, "cert_required": FLAGS, "min_tls_version": st.just("v1.3")}
 )
 CONTEXTS = st.builds(
     lambda tls, more: obj("TLSContext", "tls", {**tls, **more}),
@@ -49,7 +49,12 @@ CONTEXTS = st.builds(
         {}, optional={"secret": NAMES, "secret_namespacing": FLAGS, "hosts": st.just(["*"]), "wrong": st.just(1)}
     ),
 )
-CAMEL_CASE = {"ca_secret": "caSecret", "cert_required": "certRequired", "min_tls_version": "minTLSVersion"}
+CAMEL_CASE = {
+    "ca_secret": "caSecret",
+    "crl_secret": "crlSecret",
+    "cert_required": "certRequired",
+    "min_tls_version": "minTLSVersion",
+}
 HOSTS = st.builds(
     lambda more: obj("Host", "host", {"hostname": "*", **more}),
     st.fixed_dictionaries(
@@ -79,6 +84,9 @@ def key(name: str, namespace: str = "shop") -> ObjectKey:
         ("TLSContext", {"secret": "cert", "ca_secret": "ca.vault"}, {key("cert"), key("ca", "vault")}),
         ("TLSContext", {"ca_secret": "my.ca", "secret_namespacing": False}, {key("my.ca")}),
         ("TLSContext", {"hosts": ["*"]}, set()),
+        ("TLSContext", {"crl_secret": "crl.vault"}, {key("crl", "vault")}),
+        ("TLSContext", {"v3CRLSecret": "crl"}, {key("crl")}),
+        ("Host", {"tls": {"crl_secret": "crl"}}, {key("crl")}),
         ("Host", {"tlsSecret": {"name": "a.b"}, "tls": {"ca_secret": "ca"}}, {key("a.b"), key("ca")}),
         ("Host", {"tlsSecret": {"name": "cert", "namespace": "vault"}}, {key("cert", "vault")}),
         ("Host", {"tls": {"caSecret": "ca.vault"}}, {key("ca", "vault")}),
