@@ -11,6 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from dataplane.authorities import Authority
 from dataplane.configured import compile_yaml
 from dataplane.lab import Gateway, Lab
 from dataplane.pods import Context, Pod
@@ -149,6 +150,20 @@ def test_pod_that_cannot_prove_who_it_is_is_not_spoken_to(
     by_the_systems_authorities = "metadata: {name: test}\nspec: {service: 'https://pods:50051'}"
     for text in (speaking_tls(of_pod, sni="other.test"), speaking_tls(of_gateway), by_the_systems_authorities):
         assert_not_connected(lab, text, tls_pod(lab, of_pod))
+
+
+def test_a_pod_whose_certificate_is_revoked_is_not_spoken_to(lab: Lab) -> None:
+    """An engine that reads no revocation lists connects to no pod at all where there is one."""
+    authority = Authority()
+    identity = authority.sign("pod.test")
+    pod = ServerCertificate("pod", (), identity.certificate, identity.key)
+    known = speaking_tls(ServerCertificate("authority", (), authority.pem, b""))
+    shown_to_be_good = tls_pod(lab, pod)
+    assert shown(lab, gateway_for(lab, known, shown_to_be_good)) == b""
+    revoked = base64.b64encode(authority.revoke(identity)).decode()
+    crl = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: crl}}\ndata: {{crl.pem: {revoked}}}"
+    checked = known.replace("ca_secret: authority", "ca_secret: authority, crl_secret: crl")
+    assert_not_connected(lab, f"{checked}\n---\n{crl}", tls_pod(lab, pod))
 
 
 def test_renewed_certificate_is_shown_without_restart_and_streams_go_on(
