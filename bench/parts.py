@@ -7,15 +7,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
+from bench import messages
 from bench.changes import measure_file_changes, measure_pod_changes
 from bench.children import thread_count
-from bench.contenders import AIO, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, missing, tls_rows
+from bench.contenders import AIO, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, engine_rows, missing, tls_rows
+from bench.envoy import envoy
 from bench.idle import measure_idle
 from bench.locks import measure_locks
 from bench.mappings import measure_compilation, measure_match
+from bench.messages import rate_ratio
 from bench.pods import Pod, describe_full_mapping, running_pods
 from bench.proxies import Start, grpcgw
-from bench.report import Figure, at_most, count_at_most, for_information, none_of, percentile, render_table
+from bench.report import Figure, at_least, at_most, count_at_most, for_information, none_of, percentile, render_table
 from bench.restart import LOAD_BALANCERS, measure_rolling_restart
 from bench.side_by_side import (
     Effort,
@@ -134,6 +137,19 @@ def count_streams(plan: Plan) -> Findings:
             count_at_most(f"{what}: threads", held.threads, WORKER_THREADS),
         )
     )
+
+
+def exchange_messages(plan: Plan) -> Findings:
+    """messages on open streams, back and forth, every engine compared with Envoy"""
+    starts = {**engine_rows(), ENVOY: envoy(ENVOY)}
+    floor, rows = messages.measure_messages(starts, plan.times(5), 0.5 if plan.quick else 1.5)
+    gateway, yardstick = rows[plan.engine], rows[ENVOY]
+    figures = (
+        at_least("messages/s of 100 bytes on 64 streams, x Envoy", rate_ratio(gateway.small, yardstick.small), 0.8),
+        at_least("throughput of 1 MB messages, x Envoy", rate_ratio(gateway.large, yardstick.large), 0.8),
+    )
+    lines = [messages.describe(row, yardstick) for row in (floor, *rows.values())]
+    return Findings(figures, (render_table(messages.header(yardstick), lines),))
 
 
 def time_pods(plan: Plan) -> Findings:
@@ -270,6 +286,7 @@ PARTS: dict[str, Part] = {
     "many-pods": compare_pods,
     "idle": watch_idle,
     "streams": count_streams,
+    "messages": exchange_messages,
     "pods": time_pods,
     "files": time_files,
     "reload": time_reload,

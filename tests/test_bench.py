@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.backend import METHOD, STREAM_METHOD, make_reply, make_request
+from bench.echo_pod import EchoConnection
 from bench.h2load import Load, make_frame, parse_report
+from bench.messages import LARGE, SMALL, Exchange, Samples, exchange_messages, running_echo_pods
 from bench.parts import PARTS
 from bench.pods import Pod, check_answers, running_pods, write_configuration
 from bench.proxies import Proxy, parse_ended_rpcs, running_gateway
@@ -165,6 +168,37 @@ def test_answers_of_one_pod_alone_are_not_taken_for_turns() -> None:
 def test_a_proxy_that_does_not_answer_ok_is_named_with_its_status() -> None:
     with pytest.raises(UserError, match="nobody: UNAVAILABLE: "):
         check_answers("nobody", free_port(0), (Pod("pod-00", 1),))
+
+
+@pytest.mark.parametrize("exchange", [SMALL, LARGE])
+def test_messages_go_back_and_forth_through_the_gateway(exchange: Exchange, tmp_path: Path) -> None:
+    samples = Samples()
+    with running_echo_pods(2) as pods:
+        write_configuration(tmp_path, pods)
+        with running_gateway(("--config", str(tmp_path)), CompileSettings().engine) as gateway:
+            asyncio.run(exchange_messages(gateway, exchange, 0.3, samples))
+    assert samples.per_s[0] > 0
+    assert samples.cpu_us[0] > 0
+
+
+class ForgetfulPod(EchoConnection):
+    """Its echo is right up to the last byte."""
+
+    def on_data(self, stream: int, data: memoryview, ended: bool) -> None:
+        super().on_data(stream, memoryview(bytes(data)[:-1] + b"?"), ended)
+
+
+def test_an_echo_that_differs_from_the_message_is_refused() -> None:
+    async def exchange() -> None:
+        server = await asyncio.get_running_loop().create_server(ForgetfulPod, HOST, 0)
+        async with server:
+            proxy = Proxy("forgetful", server.sockets[0].getsockname()[1], ())
+            await exchange_messages(proxy, SMALL, 0.1, Samples())
+
+    with pytest.raises(
+        UserError, match="forgetful: messages of 100 bytes: the echo on stream 1 differs from byte 0 on"
+    ):
+        asyncio.run(exchange())
 
 
 @needs_h2load
