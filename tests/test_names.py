@@ -16,7 +16,7 @@ SAME_PART = {
 }
 """Modules of one name that mean the same in each place."""
 
-ENGINES = {"engines/completion_queue", "engines/generic_handler"}
+ENGINES = {"engines/completion_queue", "engines/generic_handler", "engines/http2"}
 """Implementations of the same parts: a class or module has the same name and meaning in each."""
 
 

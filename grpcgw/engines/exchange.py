@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.request import Request
+from grpcgw.services.framed_service import FramedService
 from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
+from grpcgw.services.local import LocalExchange, ServiceCall
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.session.admission import admit
 from grpcgw.session.call import Call, Timer
@@ -44,15 +47,19 @@ def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float)
         reception.receive(request)
     path, index = request.path, serving.reflection
     if path.startswith(HEALTH_PREFIX) and _is_local(serving, request):
-        return HealthExchange(serving, call, request, now_s)
+        return _begin_service(call, request, lambda own: HealthExchange(serving, own, request, now_s))
     if (
         index is not None
         and path in REFLECTION_PATHS
         and _is_local(serving, request)
         and not serving.refuses(request.authority, request.metadata, request.port)
     ):
-        return ReflectionExchange(serving, index, call, request, now_s)
+        return _begin_service(call, request, lambda own: ReflectionExchange(serving, index, own, request, now_s))
     return Session(serving, call, request, now_s)
+
+
+def _begin_service(call: Call, request: Request, make: Callable[[ServiceCall], LocalExchange]) -> Exchange:
+    return FramedService(call, request.message_encoding, make) if call.carries_frames else make(call)
 
 
 def _is_local(serving: Serving, request: Request) -> bool:

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     CIRCUIT_BREAKER = "circuit-breaker"
     CLIENT_ADDRESS = "client-address"
     UNDERSCORE = "underscore"
+    CLIENT_CERTIFICATE = "client-certificate"
     POLICY_UNAVAILABLE = "policy-unavailable"
     POLICY_DEFECT = "policy-defect"
     POLICY_NOT_BUILT = "policy-not-built"
@@ -81,6 +82,7 @@ _CODES: Mapping[str, Code] = {
     Reason.CIRCUIT_BREAKER: Code.RESOURCE_EXHAUSTED,
     Reason.CLIENT_ADDRESS: Code.PERMISSION_DENIED,
     Reason.UNDERSCORE: Code.INVALID_ARGUMENT,
+    Reason.CLIENT_CERTIFICATE: Code.UNAUTHENTICATED,
     Reason.POLICY_DEFECT: Code.INTERNAL,
     Reason.DEFECT: Code.INTERNAL,
     Reason.MESSAGE_REFUSED: Code.CANCELLED,

@@ -52,6 +52,8 @@ class Request:
     port: PortView = SOME_PORT
     certificate: ClientCertificate | None = None
     """The client's, if it showed one that is forwarded to pods."""
+    message_encoding: str = "identity"
+    """The client's `grpc-encoding`, where the engine passes frames."""
     refusal: Deny | None = None
     """Why the request is refused before routing; None: it is routed."""
 

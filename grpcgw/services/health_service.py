@@ -13,8 +13,7 @@ from grpc_health.v1 import health_pb2
 from grpcgw.model.codes import Code
 from grpcgw.model.status import Status
 from grpcgw.policy.request import Request
-from grpcgw.services.local import LocalExchange
-from grpcgw.session.call import Call
+from grpcgw.services.local import LocalExchange, ServiceCall
 from grpcgw.session.serving import Serving
 
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
@@ -28,7 +27,7 @@ _SERVICE_UNKNOWN: bytes = _Response(status=_Response.SERVICE_UNKNOWN).SerializeT
 class HealthExchange(LocalExchange):
     """One Check or Watch. A Watch gets a change at the next sweep."""
 
-    def __init__(self, serving: Serving, call: Call, request: Request, now_s: float) -> None:
+    def __init__(self, serving: Serving, call: ServiceCall, request: Request, now_s: float) -> None:
         self._method = request.path.removeprefix(HEALTH_PREFIX)
         self._is_known = self._method in ("Check", "Watch")
         super().__init__(serving, call, request, now_s, request.path if self._is_known else "")

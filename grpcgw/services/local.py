@@ -5,11 +5,13 @@ No pod is involved, so an engine's pod events do nothing here.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status, make_status, reason_of
 from grpcgw.policy.request import Request
-from grpcgw.session.call import Call, Timer
+from grpcgw.session.call import Timer
 from grpcgw.session.ending import client_left, ended_by
 from grpcgw.session.serving import Serving
 from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
@@ -19,10 +21,19 @@ IDLE_TIMEOUT_S = 300.0
 """As the default of Mappings."""
 
 
+class ServiceCall(Protocol):
+    """What a service uses of an RPC's client side: as in `Call`, with whole messages."""
+
+    def read(self) -> None: ...
+    def send(self, headers: Metadata | None, message: bytes | None) -> None: ...
+    def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None: ...
+    def abort(self, status: Status) -> None: ...
+
+
 class LocalExchange:
     """One RPC. Subclasses handle requests in `answer`; `start` reads the first one."""
 
-    def __init__(self, serving: Serving, call: Call, request: Request, now_s: float, counted_path: str) -> None:
+    def __init__(self, serving: Serving, call: ServiceCall, request: Request, now_s: float, counted_path: str) -> None:
         """`counted_path`: the path for metrics; bounded, whatever paths clients send."""
         self.serving, self.call, self.request = serving, call, request
         self.sending = self.finished = False

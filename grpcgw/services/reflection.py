@@ -7,8 +7,7 @@ from google.protobuf.message import DecodeError
 from grpcgw.model.codes import Code
 from grpcgw.model.status import Status
 from grpcgw.policy.request import Request
-from grpcgw.services.local import LocalExchange
-from grpcgw.session.call import Call
+from grpcgw.services.local import LocalExchange, ServiceCall
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.descriptors import DescriptorIndex, IndexView
 
@@ -20,7 +19,9 @@ REFLECTION_PATHS = frozenset(
 class ReflectionExchange(LocalExchange):
     """One ServerReflectionInfo stream: an answer to each request, in order."""
 
-    def __init__(self, serving: Serving, index: DescriptorIndex, call: Call, request: Request, now_s: float) -> None:
+    def __init__(
+        self, serving: Serving, index: DescriptorIndex, call: ServiceCall, request: Request, now_s: float
+    ) -> None:
         super().__init__(serving, call, request, now_s, request.path)
         self._index = index
         self._view: IndexView | None = None

@@ -46,11 +46,12 @@ DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 class EngineName(StrEnum):
     COMPLETION_QUEUE = "completion-queue"
     GENERIC_HANDLER = "generic-handler"
+    HTTP2 = "http2"
 
     @property
     def shows_authority(self) -> bool:
         """Whether it knows the client's `:authority`, which grpcio's public API does not show."""
-        return self is EngineName.COMPLETION_QUEUE
+        return self is not EngineName.GENERIC_HANDLER
 
     @property
     def reads_first_bytes(self) -> bool:
@@ -115,8 +116,8 @@ class CompileSettings:
         Flag(
             "--engine",
             DATA_PLANE,
-            "Data-plane engine: `completion-queue`, or `generic-handler`, which uses grpcio's public API only and "
-            "costs several times as much.",
+            "Data-plane engine: `completion-queue`; `http2`, on libnghttp2; or `generic-handler`, which uses grpcio's "
+            "public API only and costs several times as much.",
             "NAME",
         ),
     ] = EngineName.COMPLETION_QUEUE

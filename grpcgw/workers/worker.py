@@ -79,6 +79,10 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
         plan.settings.max_connection_age_grace_s,
         plan.settings.max_message_bytes,
     )
+    if plan.settings.engine is EngineName.HTTP2:
+        from grpcgw.engines.http2.engine import Http2Engine
+
+        return Http2Engine(options, plan.first_turn + worker, plan.settings.drain_time_s)
     if plan.settings.engine is EngineName.COMPLETION_QUEUE:
         try:
             # Imported here: it prepares the environment before grpc is loaded.

@@ -1,1 +1,1 @@
-"""The engine on libnghttp2: one event loop for all connections of a worker, TLS and HTTP/2 driven with bytes."""
+"""The engine on libnghttp2: one event loop for all clients and pods, frames forwarded without being parsed."""

@@ -1,0 +1,290 @@
+"""The gateway's end of a client's connection: its streams are RPCs. Bounds its age, its silence and what it holds."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from grpcgw.engines.contract import ASK_CLIENTS_MS, CLIENT_ANSWERS_MS, REFUSING_S
+from grpcgw.engines.http2.client_rpc import ClientRpc, ClientSide, RpcEngine
+from grpcgw.engines.http2.h2 import (
+    NO_ERROR,
+    ConnectionClosed,
+    DataReceived,
+    Event,
+    Http2Error,
+    PingAcknowledged,
+    RequestReceived,
+    SettingsAcknowledged,
+    StreamClosed,
+    StreamReset,
+    TrailersReceived,
+    open_server,
+)
+from grpcgw.engines.http2.headers import RequestHead, is_grpc, parse_request
+from grpcgw.engines.http2.timers import LoopTimer, Timers
+from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
+from grpcgw.engines.http2.turn import Turn
+from grpcgw.listeners.open_ports import PortView
+from grpcgw.model.status import Reason
+from grpcgw.policy.client_certificates import ClientCertificate
+from grpcgw.policy.request import Peer
+from grpcgw.policy.verdicts import Deny
+
+NOT_SHOWN = Deny(
+    Reason.CLIENT_CERTIFICATE,
+    "the Host of :authority demands another client certificate than the server name of the TLS handshake: connect with "
+    "that Host as server name",
+)
+PING = b"grpcgw!!"
+SETTINGS_S = 10.0
+"""Time for a client's preface, its TLS handshake, and its acknowledgement of the settings."""
+UNREAD_S = 30.0
+"""Time for a client to read the rest of an answer after its RPC is over."""
+MOST_WAIT_S = 10.0
+"""Interval of the checks of a connection, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What a port allows each of its connections. Times in seconds; None: no limit."""
+
+    max_concurrent_streams: int
+    max_metadata_bytes: int
+    idle_s: float | None
+    max_age_s: float | None
+    max_age_grace_s: float | None
+
+
+class ConnectionEngine(RpcEngine, Protocol):
+    """What a connection uses of its engine."""
+
+    turn: Turn
+    timers: Timers
+
+
+class ClientConnection(ClientSide):
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        view: PortView,
+        limits: ClientLimits,
+        tls: TlsLayer | None,
+        may_call: Callable[[str], bool] | None,
+        note_lost: Callable[[ClientConnection], None],
+    ) -> None:
+        """`may_call`: whether the client showed what RPCs to an authority demand; None: they demand nothing."""
+        super().__init__(engine.turn)
+        self._engine, self.view, self._limits, self._note_lost = engine, view, limits, note_lost
+        self._may_call = may_call
+        self._tls = tls
+        if tls is not None:
+            self._encrypt = tls.send
+        self.streams: dict[int, ClientRpc] = {}
+        self._unread: dict[int, float] = {}
+        """Streams whose RPC is over and whose answer the client has not read → when it ended."""
+        self._leaving = False
+        self._check_timer: LoopTimer | None = None
+        self._pinged_at_s: float | None = None
+        self._confirmed = False
+        """The client has acknowledged the settings."""
+        self._born_s = self._idle_since_s = time.monotonic()
+        self._ends_s = self._cut_s = float("inf")
+
+    def begin_http2(self, peer: Peer) -> None:
+        """HTTP/2 begins on the connection."""
+        limits = self._limits
+        self.peer = peer
+        self.http = open_server(limits.max_concurrent_streams, limits.max_metadata_bytes)
+        if limits.max_age_s is not None:
+            self._ends_s = self._born_s + limits.max_age_s * random.uniform(0.9, 1.1)
+        self.turn.mark(self)
+        self._check_later()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at_s = time.monotonic()
+        if self._tls is not None:
+            try:
+                data = self._tls.receive(data)
+            except (TlsFailed, TlsClosed) as error:
+                self.fail(str(error))
+                return
+            if not data:
+                return
+        self.receive(data)
+
+    def certificate(self) -> ClientCertificate | None:
+        return None if self._tls is None else self._tls.peer_certificate()
+
+    def on_lost(self, why: str) -> None:
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+        for rpc in tuple(self.streams.values()):
+            rpc.on_gone()
+            self.turn.touch(rpc)
+        self._note_lost(self)
+
+    def forget(self, stream_id: int) -> None:
+        if self.streams.pop(stream_id, None) is None:
+            return
+        now_s = time.monotonic()
+        if not self.is_lost and self.http.queued_body_size(stream_id):
+            self._unread[stream_id] = now_s
+        if not self.streams:
+            self._idle_since_s = now_s
+            if self._leaving:
+                self.turn.mark(self)
+
+    def flush(self) -> None:
+        super().flush()
+        if self._leaving and not self.streams and not self.is_lost and not self.http.queued_body_size():
+            self._hang_up()
+
+    # --- life
+
+    def drain(self) -> None:
+        """Send GOAWAY. New RPCs are refused for a moment, so that none is lost on the way; running ones may finish."""
+        if self._leaving or self.is_lost:
+            return
+        self.http.send_shutdown_notice()
+        self.turn.mark(self)
+        self._engine.timers.at(time.monotonic() + REFUSING_S, self._go_away)
+
+    def _go_away(self) -> None:
+        if not self.is_lost and not self._leaving:
+            self._leaving = True
+            self._send_goaway()
+            self.turn.mark(self)
+
+    def _send_goaway(self) -> None:
+        try:
+            self.http.send_goaway(NO_ERROR)
+        except Http2Error:  # it has ended already
+            return
+
+    def _hang_up(self) -> None:
+        self.lose("")
+        self.transport.close()
+
+    def cut_off(self) -> None:
+        """Close the connection with whatever runs on it."""
+        if not self.is_lost:
+            self.lose("")
+            self.transport.abort()
+
+    def _check_later(self) -> None:
+        """Look again when the next limit may have been reached."""
+        limits, now_s = self._limits, time.monotonic()
+        pause_s = MOST_WAIT_S
+        if limits.idle_s is not None and not self.streams:
+            pause_s = min(pause_s, self._idle_since_s + limits.idle_s - now_s)
+        pause_s = min(pause_s, self._ends_s - now_s, self._cut_s - now_s)
+        self._check_timer = self._engine.timers.at(now_s + max(0.01, pause_s), self._check)
+
+    def _check(self) -> None:
+        now_s = time.monotonic()
+        self._check_timer = None
+        if not self._confirmed and now_s - self._born_s >= SETTINGS_S:
+            self.fail("the client does not acknowledge the settings")
+            return
+        self._check_age(now_s)
+        self._check_silence(now_s)
+        for stream_id, since_s in tuple(self._unread.items()):
+            if now_s - since_s >= UNREAD_S:
+                self.reset(stream_id, NO_ERROR)
+        if not self.is_lost:
+            self._check_later()
+
+    def _check_age(self, now_s: float) -> None:
+        limits = self._limits
+        if limits.idle_s is not None and not self.streams and now_s - self._idle_since_s >= limits.idle_s:
+            self._go_away()
+        if now_s >= self._ends_s:
+            self._ends_s = float("inf")
+            self.drain()
+            if limits.max_age_grace_s is not None:
+                self._cut_s = now_s + limits.max_age_grace_s
+        if now_s >= self._cut_s:
+            self.cut_off()
+
+    def _check_silence(self, now_s: float) -> None:
+        """Ask a silent client whether it is there; close the connection of one that does not answer."""
+        if self.is_lost:
+            return
+        if self._pinged_at_s is not None and self.heard_at_s < self._pinged_at_s:
+            if now_s - self._pinged_at_s >= CLIENT_ANSWERS_MS / 1000:
+                self.fail("the client does not answer pings")
+        elif now_s - self.heard_at_s >= ASK_CLIENTS_MS / 1000:
+            self._pinged_at_s = now_s
+            self.http.ping(PING)
+            self.turn.mark(self)
+
+    # --- events
+
+    def _on_request(self, event: RequestReceived) -> None:
+        head = parse_request(event.headers)
+        if head.method != b"POST" or not is_grpc(head.content_type):
+            self._answer_http(event.stream_id, head)
+            return
+        if self._may_call is not None and not self._may_call(head.authority):
+            head.refusal = NOT_SHOWN
+        rpc = ClientRpc(self._engine, self, event.stream_id, head, event.end_stream)
+        self.streams[event.stream_id] = rpc
+        self._engine.active.add(rpc)
+        self.turn.touch(rpc)
+
+    def _answer_http(self, stream_id: int, head: RequestHead) -> None:
+        """A request that is no gRPC: 405 for another method, 415 for another content-type (grpc `PROTOCOL-HTTP2`)."""
+        status = b"405" if head.method != b"POST" else b"415"
+        fields = [(b":status", status), (b"content-type", b"text/plain; charset=utf-8")]
+        if status == b"405":
+            fields.append((b"allow", b"POST"))
+        self.http.send_response(stream_id, fields)
+        self.http.send_data(stream_id, b"This port serves gRPC.\n", end_stream=True)
+        self.reset_when_sent(stream_id)
+
+    def _on_data(self, event: DataReceived) -> None:
+        rpc = self.streams.get(event.stream_id)
+        if rpc is not None:
+            rpc.on_data(event.data, event.end_stream)
+            self.turn.touch(rpc)
+        elif event.data:
+            self.acknowledge(event.stream_id, len(event.data))
+
+    def _on_trailers(self, event: TrailersReceived) -> None:
+        rpc = self.streams.get(event.stream_id)
+        if rpc is not None:  # gRPC knows no trailers of a request: they end it
+            rpc.on_data(b"", True)
+            self.turn.touch(rpc)
+
+    def _on_closed(self, event: StreamReset | StreamClosed) -> None:
+        """Of an RPC that is not over: the client reset it, or libnghttp2 did for what the client sent."""
+        self._unread.pop(event.stream_id, None)
+        rpc = self.streams.get(event.stream_id)
+        if rpc is not None:
+            rpc.on_gone()
+            self.turn.touch(rpc)
+
+    def _on_settings_acknowledged(self, event: SettingsAcknowledged) -> None:
+        self._confirmed = True
+
+    def _on_ping_answered(self, event: PingAcknowledged) -> None:
+        self._pinged_at_s = None
+
+    def _on_connection_closed(self, event: ConnectionClosed) -> None:
+        self.flush()
+        self._hang_up()
+
+    HANDLERS: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
+        RequestReceived: _on_request,
+        DataReceived: _on_data,
+        TrailersReceived: _on_trailers,
+        StreamReset: _on_closed,
+        StreamClosed: _on_closed,
+        SettingsAcknowledged: _on_settings_acknowledged,
+        PingAcknowledged: _on_ping_answered,
+        ConnectionClosed: _on_connection_closed,
+    }

@@ -1,0 +1,164 @@
+"""One TCP connection that speaks HTTP/2: bytes in, events out, and writing with back-pressure. The base of both ends.
+
+What is kept for a peer is bounded: it may send no more than its windows allow before a reader took it, and a chunk that
+is sent to it waits in a queue of at most QUEUE_BYTES a stream before its sender is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, cast
+
+from grpcgw.engines.http2.h2 import Event, Http2, Http2Error
+from grpcgw.engines.http2.turn import Turn
+
+QUEUE_BYTES = 65_536
+"""A stream's sender goes on while less than this waits to be written."""
+FLUSH_BYTES = 262_144
+"""At most so much is taken from libnghttp2 at a time; the socket's buffer holds about as much before it says stop."""
+
+
+class Writer(Protocol):
+    """Waits until what it sent on a stream was written."""
+
+    def on_written(self) -> None: ...
+
+
+class PeerConnection(asyncio.Protocol):
+    """Subclasses say what events mean (`HANDLERS`) and what the end of the connection does (`on_lost`)."""
+
+    HANDLERS: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {}
+
+    http: Http2
+    transport: asyncio.Transport
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.is_dirty = self.is_lost = False
+        self.heard_at_s = 0.0
+        """Monotonic time of the last bytes from the other end."""
+        self._paused = False
+        self._blocked: dict[int, Writer] = {}
+        """By stream: who waits for its queue to become shorter."""
+        self._reset_when_sent: list[int] = []
+        self._encrypt: Callable[[bytes], bytes] | None = None
+
+    # --- reading
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is none of asyncio's
+        self.transport.set_write_buffer_limits(FLUSH_BYTES)
+        self.heard_at_s = time.monotonic()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at_s = time.monotonic()
+        self.receive(data)
+
+    def receive(self, data: bytes) -> None:
+        """HTTP/2 bytes, after TLS."""
+        try:
+            self.http.receive_data(data)
+        except Http2Error as error:
+            self.fail(str(error))
+            return
+        self._handle_events()
+        self.turn.mark(self)
+
+    def _handle_events(self) -> None:
+        handlers = self.HANDLERS
+        for event in self.http.events():
+            handle = handlers.get(type(event))
+            if handle is not None:
+                handle(self, event)
+
+    def fail(self, why: str) -> None:
+        """The connection is of no use any more."""
+        self.lose(why)
+        self.transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lose("" if error is None else str(error))
+
+    def lose(self, why: str) -> None:
+        if not self.is_lost:
+            self.is_lost = True
+            self._blocked.clear()
+            self.on_lost(why)
+
+    def on_lost(self, why: str) -> None:
+        """Called once, when nothing more can be sent or received."""
+        raise NotImplementedError
+
+    # --- writing
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self.turn.mark(self)
+
+    def flush(self) -> None:
+        """Write what libnghttp2 has to send, as far as the socket takes it."""
+        if self.is_lost:
+            return
+        sent = False
+        while not self._paused:
+            data = self.http.data_to_send(FLUSH_BYTES)
+            if not data:
+                break
+            sent = True
+            self.transport.write(data if self._encrypt is None else self._encrypt(data))
+            if len(data) < FLUSH_BYTES:
+                break
+        if sent:
+            self._handle_events()  # streams that libnghttp2 ends itself are closed when that is sent
+        if self._reset_when_sent:
+            self._reset_sent()
+        if sent and self._blocked:
+            self._unblock()
+
+    def _unblock(self) -> None:
+        http = self.http
+        for stream_id, writer in tuple(self._blocked.items()):
+            if http.queued_body_size(stream_id) < QUEUE_BYTES:
+                del self._blocked[stream_id]
+                writer.on_written()
+
+    def _reset_sent(self) -> None:
+        """End streams whose answer is out, but whose request is not: the rest of it is not wanted (RFC 9113, 8.1)."""
+        http, waiting = self.http, []
+        for stream_id in self._reset_when_sent:
+            if http.queued_body_size(stream_id):
+                waiting.append(stream_id)
+            else:
+                self.reset(stream_id, 0)
+        self._reset_when_sent = waiting
+
+    def reset_when_sent(self, stream_id: int) -> None:
+        self._reset_when_sent.append(stream_id)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Does nothing where the stream is closed."""
+        try:
+            self.http.reset_stream(stream_id, code)
+        except Http2Error:
+            return
+        self.turn.mark(self)
+
+    def is_written(self, stream_id: int, writer: Writer) -> bool:
+        """Whether the sender on a stream may go on; if not, `writer` is called when it may."""
+        if self.http.queued_body_size(stream_id) < QUEUE_BYTES:
+            return True
+        self._blocked[stream_id] = writer
+        return False
+
+    def acknowledge(self, stream_id: int, size_bytes: int) -> None:
+        """The reader took so much of what the stream's sender sent: it may send as much again."""
+        try:
+            self.http.acknowledge_received_data(size_bytes, stream_id)
+        except (Http2Error, ValueError):  # the connection ends
+            return
+        self.turn.mark(self)

@@ -1,0 +1,307 @@
+"""HTTP/2 header fields of gRPC and what the session knows of them: requests, metadata, statuses. Pure.
+
+Source of the rules: grpc `PROTOCOL-HTTP2`. Order and duplicates are kept. What describes messages (`content-type` with
+its codec, `grpc-encoding`, `grpc-accept-encoding`) and `user-agent` cross the gateway as they are, beside the metadata.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from grpcgw.engines.http2.h2 import NeverIndexed
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata, MetadataValue
+from grpcgw.model.status import Reason, Status
+from grpcgw.policy.verdicts import Deny
+
+Field = tuple[bytes, bytes]
+
+GRPC = b"application/grpc"
+CONTENT_TYPE = (b"content-type", GRPC)
+STATUS_200 = (b":status", b"200")
+TE = (b"te", b"trailers")
+
+MESSAGE_FIELDS = frozenset({b"content-type", b"grpc-encoding", b"grpc-accept-encoding"})
+"""Describe the messages, which cross unparsed: so do these."""
+_OF_REQUEST = MESSAGE_FIELDS | {b":method", b":path", b":scheme", b":authority", b"te", b"host", b"grpc-timeout"}
+_OF_RESPONSE = MESSAGE_FIELDS | {b":status"}
+_OF_STATUS = _OF_RESPONSE | {b"grpc-status", b"grpc-message"}
+
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_MOST_DIGITS = 100_000_000
+
+_NAME = re.compile(rb"[0-9a-z_.-]+")
+_KNOWN: dict[Field, tuple[str, MetadataValue]] = {}
+_ENCODED: dict[tuple[str, MetadataValue], Field] = {}
+MOST_KNOWN, LONGEST_KNOWN_BYTES = 2048, 64
+"""Fields that clients repeat are decoded once. Bounded, since strangers choose them."""
+
+_HTTP_CODES = {
+    400: Code.INTERNAL,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.UNIMPLEMENTED,
+    429: Code.UNAVAILABLE,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.UNAVAILABLE,
+}
+"""grpc `http-grpc-status-mapping`; every other status is UNKNOWN."""
+
+
+class BadField(Exception):
+    """A header field that gRPC does not allow. The text names it."""
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """The header block of a request."""
+
+    method: bytes = b""
+    path: str = ""
+    authority: str = ""
+    metadata: Metadata = ()
+    timeout_s: float | None = None
+    message_fields: tuple[Field, ...] = ()
+    """`content-type`, encodings and `user-agent`, for the pod."""
+    content_type: bytes = b""
+    encoding: str = "identity"
+    """`grpc-encoding`, for those who read messages."""
+    refusal: Deny | None = None
+    """Why the request reaches no pod; None: it is admitted so far."""
+
+
+def parse_request(fields: Iterable[Field]) -> RequestHead:
+    """Read a request's header block. A field that gRPC does not allow is a `refusal`; nothing is raised."""
+    head = RequestHead()
+    metadata, kept = [], []
+    host = b""
+    known = _KNOWN
+    try:
+        for field in fields:
+            name = field[0]
+            if name not in _OF_REQUEST:
+                metadata.append(known.get(field) or _decode(field))
+                if name == b"user-agent":
+                    kept.append(field)
+            elif name in MESSAGE_FIELDS:
+                kept.append(_take_message_field(head, field))
+            elif name == b"host":
+                host = field[1]
+            else:
+                _take_special(head, name, field[1])
+        _check_host(head, host)
+    except BadField as bad:
+        head.refusal = Deny(Reason.BAD_METADATA, str(bad))
+    head.metadata, head.message_fields = tuple(metadata), tuple(kept)
+    return head
+
+
+def _take_special(head: RequestHead, name: bytes, value: bytes) -> None:
+    if name == b":path":
+        head.path = value.decode("latin-1")
+    elif name == b":authority":
+        head.authority = value.decode("latin-1")
+    elif name == b"grpc-timeout":
+        head.timeout_s = parse_timeout(value)
+    elif name == b":method":
+        head.method = value
+
+
+def _take_message_field(head: RequestHead, field: Field) -> Field:
+    """The field for the pod. Encodings are never indexed, for the reason of `encode_metadata`."""
+    name, value = field
+    if name == b"content-type":
+        head.content_type = value
+        return field
+    if name == b"grpc-encoding":
+        head.encoding = value.decode("latin-1")
+    return NeverIndexed(name, value)
+
+
+def _check_host(head: RequestHead, host: bytes) -> None:
+    """RFC 9113, 8.3.1: `host` stands in for an absent `:authority`, and must not contradict one."""
+    if not host:
+        return
+    text = host.decode("latin-1")
+    if not head.authority:
+        head.authority = text
+    elif text.lower() != head.authority.lower():
+        raise BadField(f"host and :authority differ: {text[:64]!a}")
+
+
+def parse_timeout(value: bytes) -> float:
+    """Seconds of a `grpc-timeout`. Raises BadField."""
+    found = _TIMEOUT.fullmatch(value)
+    if found is None:
+        raise BadField(f"grpc-timeout is no number of at most 8 digits with a unit: {value[:32]!a}")
+    return int(found[1]) * _UNIT_S[found[2]]
+
+
+def format_timeout(left_s: float) -> bytes:
+    """The `grpc-timeout` for what is left, rounded down so that a deadline never grows. `left_s` is positive."""
+    micros = int(left_s * 1e6)
+    if micros < _MOST_DIGITS:
+        return b"%du" % micros
+    if micros // 1000 < _MOST_DIGITS:
+        return b"%dm" % (micros // 1000)
+    return b"%dS" % min(int(left_s), _MOST_DIGITS - 1)
+
+
+# --- metadata
+
+
+def _decode(field: Field) -> tuple[str, MetadataValue]:
+    """One item of metadata. Raises BadField."""
+    name, value = field
+    if not _NAME.fullmatch(name):
+        raise BadField(f"a header has a name that gRPC does not allow: {name[:64]!a}")
+    text = name.decode("ascii")
+    if text.endswith("-bin"):
+        return text, _decode_bytes(text, value)
+    try:
+        item = text, value.decode("ascii")
+    except UnicodeDecodeError:
+        raise BadField(f"header {text} has characters that are not ASCII") from None
+    if b"\t" in value:
+        raise BadField(f"header {text} has a tab in its value")
+    if len(value) <= LONGEST_KNOWN_BYTES:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+            _ENCODED.clear()
+        _KNOWN[field] = item
+        _ENCODED[item] = field
+    return item
+
+
+def _decode_pods(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
+    """An item of a pod's metadata; nothing where gRPC does not allow it, since no client could read it."""
+    try:
+        return (_KNOWN.get(field) or _decode(field),)
+    except BadField:
+        return ()
+
+
+def _decode_bytes(name: str, value: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
+    except binascii.Error:
+        raise BadField(f"header {name} is not base64") from None
+
+
+def encode_metadata(metadata: Metadata) -> list[Field]:
+    """Header fields of metadata. Binary values are never indexed: a pod on grpc core keeps one that it cannot read in
+    its table, as an error for every later RPC that names the entry."""
+    known = _ENCODED
+    return [known.get(item) or _encode(item) for item in metadata]
+
+
+def _encode(item: tuple[str, MetadataValue]) -> Field:
+    name, value = item
+    if isinstance(value, bytes):
+        return NeverIndexed(name.encode("ascii"), binascii.b2a_base64(value, newline=False).rstrip(b"="))
+    return name.encode("ascii"), value.encode("ascii")
+
+
+# --- responses
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """The header block of a response that is not trailers-only."""
+
+    metadata: Metadata
+    message_fields: tuple[Field, ...]
+
+
+def parse_response(fields: Iterable[Field]) -> ResponseHead:
+    """Read the header block of a pod's response."""
+    metadata: list[tuple[str, MetadataValue]] = []
+    kept = []
+    for field in fields:
+        if field[0] not in _OF_RESPONSE:
+            metadata += _decode_pods(field)
+        elif field[0] in MESSAGE_FIELDS:
+            kept.append(field)
+    return ResponseHead(tuple(metadata), tuple(kept))
+
+
+def parse_status(fields: Iterable[Field]) -> Status | None:
+    """The status in trailers, or in a trailers-only response; None: there is none. Raises BadField."""
+    code: int | None = None
+    details = b""
+    metadata: list[tuple[str, MetadataValue]] = []
+    for field in fields:
+        name = field[0]
+        if name not in _OF_STATUS:
+            metadata += _decode_pods(field)
+        elif name == b"grpc-status":
+            code = _parse_code(field[1])
+        elif name == b"grpc-message":
+            details = field[1]
+    return None if code is None else Status(code, decode_message(details), tuple(metadata))
+
+
+def _parse_code(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 9:
+        raise BadField(f"grpc-status is no number: {value[:32]!a}")
+    return int(value)
+
+
+def decode_message(value: bytes) -> str:
+    """`grpc-message` as text. Invalid escapes stay as they are, bytes that are no UTF-8 are replaced."""
+    if b"%" in value:
+        value = unquote_to_bytes(value)
+    return value.decode("utf-8", "replace")
+
+
+def encode_message(details: str) -> bytes:
+    """Text as `grpc-message`: percent-encoded but for printable ASCII."""
+    if details.isascii() and details.isprintable() and "%" not in details:
+        return details.encode("ascii")
+    return quote_from_bytes(details.encode("utf-8", "replace"), safe=_UNESCAPED).encode("ascii")
+
+
+_UNESCAPED = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+def encode_status(status: Status) -> list[Field]:
+    """The trailers of a status."""
+    fields: list[Field] = [(b"grpc-status", b"%d" % status.code)]
+    if status.details:
+        fields.append((b"grpc-message", encode_message(status.details)))
+    if status.trailers:
+        fields += encode_metadata(status.trailers)
+    return fields
+
+
+def judge_http(fields: Iterable[Field]) -> Status | None:
+    """The status of a response that is not gRPC's; None: it is gRPC's."""
+    http_status, content_type = b"200", b""
+    for name, value in fields:
+        if name == b":status":
+            http_status = value
+        elif name == b"content-type":
+            content_type = value
+    if http_status != b"200":
+        code = _HTTP_CODES.get(int(http_status), Code.UNKNOWN)
+        return Status(code, f"the pod answered with HTTP status {int(http_status)}", cause=None)
+    if not is_grpc(content_type):
+        shown = ascii(content_type[:64])[2:-1]
+        return Status(Code.UNKNOWN, f"the pod answered with content-type {shown!r}", cause=Reason.BAD_RESPONSE)
+    return None
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """`application/grpc`, with a codec (`+proto`) or parameters (`;…`)."""
+    return content_type == GRPC or content_type.startswith((b"application/grpc+", b"application/grpc;"))
+
+
+def size_of(fields: Iterable[Field]) -> int:
+    """Bytes of a header list, counted as RFC 9113, 6.5.2 has it."""
+    return sum(len(name) + len(value) + 32 for name, value in fields)

@@ -1,0 +1,348 @@
+"""One try of an RPC on a stream to a pod: the session's `Attempt`.
+
+Events of the stream only change its state; `deliver` reports them to the session (or the copy, or the policy), one at a
+time. Why a stream ended is known from frames alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from grpcgw.engines.http2.h2 import (
+    CANCEL,
+    REFUSED_STREAM,
+    DataReceived,
+    Http2,
+    ResponseReceived,
+    TrailersReceived,
+)
+from grpcgw.engines.http2.headers import BadField, Field, judge_http, parse_response, parse_status
+from grpcgw.engines.http2.timers import LoopTimer, Timers
+from grpcgw.engines.http2.turn import Flushed, Pumped, Turn
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Reason, Status
+from grpcgw.session.call import Opening, TryEvents
+
+log = logging.getLogger(__name__)
+
+DEADLINE_SLACK_S = 0.005
+"""A pod that watches the same deadline may reset the stream so much before the gateway's timer expires."""
+
+
+class Link(Flushed, Protocol):
+    """The HTTP/2 connection that a try has a stream on."""
+
+    http: Http2
+    turn: Turn
+    is_lost: bool
+
+    def is_written(self, stream_id: int, writer: PodAttempt) -> bool: ...
+    def acknowledge(self, stream_id: int, size_bytes: int) -> None: ...
+    def forget(self, stream_id: int, reset: bool) -> None:
+        """The try is over; `reset`: its stream may still be open."""
+        ...
+
+
+class Owner(Protocol):
+    """The pod that a try is sent to."""
+
+    timers: Timers
+    turn: Turn
+
+    def is_too_large(self, fields: Iterable[Field]) -> bool: ...
+    def give_up(self, attempt: PodAttempt) -> None:
+        """The try does not wait for a stream any more."""
+        ...
+
+
+class PodAttempt:
+    __slots__ = (
+        "_connection",
+        "_deadline_s",
+        "_ended",
+        "_headers",
+        "_headers_reported",
+        "_inbox",
+        "_link",
+        "_sent",
+        "_status",
+        "_stream_id",
+        "_timer",
+        "_unacknowledged_bytes",
+        "_wanted",
+        "events",
+        "fields",
+        "first",
+        "is_over",
+        "is_ready",
+        "message_fields",
+        "rpc",
+    )
+
+    def __init__(
+        self,
+        connection: Owner,
+        rpc: Pumped | None,
+        events: TryEvents,
+        fields: list[Field],
+        first: Opening,
+        deadline_s: float | None,
+    ) -> None:
+        """`rpc`: pumps this try with the RPC that it belongs to; None: it is pumped alone. `fields`: of the request,
+        without `grpc-timeout`. `deadline_s`: on the monotonic clock."""
+        self._connection, self.rpc, self.events = connection, rpc, events
+        self.fields, self.first, self._deadline_s = fields, first, deadline_s
+        self._link: Link | None = None
+        self._stream_id = 0
+        self._timer: LoopTimer | None = None
+        self._inbox: deque[bytes] = deque()
+        self._unacknowledged_bytes = 0
+        self._wanted = True
+        self._sent: bool | None = None
+        """What is to be reported as `on_pod_sent`; None: nothing."""
+        self._headers: Metadata | None = None
+        """The pod's initial metadata; None: it has not come."""
+        self._headers_reported = False
+        self._ended = False
+        """Nothing more comes from the pod."""
+        self._status: Status | None = None
+        self.is_over = self.is_ready = False
+        self.message_fields: tuple[Field, ...] = ()
+        """`content-type` and encoding of the pod's answer."""
+        if deadline_s is not None:
+            self._timer = connection.timers.at(deadline_s, self._expire)
+
+    # --- the session's port
+
+    def read(self) -> None:
+        self._wanted = True
+        if self._unacknowledged_bytes:
+            self._acknowledge()
+
+    def send(self, message: bytes | None, half_close: bool) -> None:
+        link = self._link
+        if link is None or self._status is not None:  # the status follows
+            return
+        if message:
+            link.http.send_data(self._stream_id, message, end_stream=half_close)
+        elif half_close:
+            link.http.end_stream(self._stream_id)
+        link.turn.mark(link)
+        if link.is_written(self._stream_id, self):
+            self.on_written()
+
+    def on_written(self) -> None:
+        self._sent = True
+        self.touch()
+
+    def cancel(self) -> None:
+        self.fail(Status(Code.CANCELLED, "the RPC ended on the client's side"))
+
+    def fail(self, status: Status) -> None:
+        """End the try with `status`, unless it is over. What it has read is of no use any more."""
+        self._end(status)
+        self._drop_inbox()
+
+    def message_encoding(self) -> str:
+        """The pod's `grpc-encoding`."""
+        found = dict(self.message_fields).get(b"grpc-encoding", b"identity")
+        return found.decode("latin-1")
+
+    # --- the connection
+
+    def left_s(self, now_s: float) -> float | None:
+        """Time until the deadline; None: there is none."""
+        return None if self._deadline_s is None else self._deadline_s - now_s
+
+    @property
+    def is_waiting(self) -> bool:
+        """It still needs a stream."""
+        return self._link is None and self._status is None
+
+    def on_open(self, link: Link, stream_id: int) -> None:
+        """The opening was sent."""
+        self._link, self._stream_id = link, stream_id
+        self.fields = []
+        if link.is_written(stream_id, self):
+            self.on_written()
+
+    def on_response(self, event: ResponseReceived) -> None:
+        fields = event.headers
+        if self._connection.is_too_large(fields):
+            self._reject(Reason.METADATA_TOO_LARGE, "the pod's headers are larger than the gateway takes")
+            return
+        try:
+            status = parse_status(fields) if event.end_stream else None
+            if status is None:
+                status = judge_http(fields)
+                head = parse_response(fields)
+                self._headers, self.message_fields = head.metadata, head.message_fields
+            else:
+                self._headers = ()
+        except BadField as bad:
+            self._reject(Reason.BAD_RESPONSE, str(bad))
+            return
+        if event.end_stream and status is None:
+            status = Status(Code.INTERNAL, "the pod ended the stream without a status", cause=Reason.BAD_RESPONSE)
+        if status is not None:
+            self._headers = ()
+            self._end(status)
+        self.touch()
+
+    def on_data(self, event: DataReceived) -> None:
+        data = event.data
+        if self._status is not None:
+            if data:
+                self._link_acknowledge(len(data))
+            return
+        if data:
+            self._inbox.append(data)
+        if event.end_stream:
+            self._end(Status(Code.INTERNAL, "the pod ended the stream without a status", cause=Reason.BAD_RESPONSE))
+        self.touch()
+
+    def on_trailers(self, event: TrailersReceived) -> None:
+        try:
+            status = parse_status(event.headers)
+        except BadField as bad:
+            self._reject(Reason.BAD_RESPONSE, str(bad))
+            return
+        if self._connection.is_too_large(event.headers):
+            self._reject(Reason.METADATA_TOO_LARGE, "the pod's trailers are larger than the gateway takes")
+            return
+        if status is None:
+            status = Status(Code.INTERNAL, "the pod's trailers have no status", cause=Reason.BAD_RESPONSE)
+        self._end(status)
+
+    def on_closed(self, code: int, by_pod: bool) -> None:
+        """The stream is closed. `by_pod`: the pod reset it; else libnghttp2 did, over a response that breaks HTTP/2,
+        or GOAWAY excluded it."""
+        if self._status is not None:
+            return
+        if code == REFUSED_STREAM:
+            self._end(Status(Code.UNAVAILABLE, "the pod refused the stream", cause=Reason.STREAM_REFUSED), reset=False)
+        elif by_pod and code == CANCEL and self._is_due():
+            self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT), reset=False)
+        elif by_pod:
+            what = f"the pod reset the stream (HTTP/2 error {code})"
+            self._end(Status(Code.INTERNAL, what, cause=Reason.STREAM_RESET), reset=False)
+        else:
+            what = f"the pod's response breaks HTTP/2 (error {code})"
+            self._end(Status(Code.INTERNAL, what, cause=Reason.BAD_RESPONSE), reset=False)
+
+    def on_lost(self, why: str) -> None:
+        """The connection is lost after the opening was sent."""
+        self._end(Status(Code.UNAVAILABLE, why, cause=Reason.CONNECTION_LOST), reset=False)
+
+    def on_unsent(self, why: str) -> None:
+        """There is no connection: nothing was sent."""
+        self._end(Status(Code.UNAVAILABLE, why, cause=Reason.CONNECT_FAILED))
+
+    def _reject(self, reason: Reason, why: str) -> None:
+        self._end(Status(Code.INTERNAL, why, cause=reason))
+
+    # --- the end
+
+    def _is_due(self) -> bool:
+        return self._deadline_s is not None and time.monotonic() >= self._deadline_s - DEADLINE_SLACK_S
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT))
+
+    def _end(self, status: Status, reset: bool = True) -> None:
+        """The try ends with `status`, the first of them. `reset`: unless the pod has closed the stream, reset it."""
+        if self._status is not None:
+            return
+        self._status, self._ended = status, True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        link = self._link
+        if link is not None:
+            link.forget(self._stream_id, reset)
+        else:
+            self._connection.give_up(self)
+        if status.code != Code.OK and status.cause is not None:
+            self._drop_inbox()
+        self.touch()
+
+    def _drop_inbox(self) -> None:
+        size_bytes = sum(map(len, self._inbox)) + self._unacknowledged_bytes
+        self._inbox.clear()
+        self._unacknowledged_bytes = 0
+        if size_bytes:
+            self._link_acknowledge(size_bytes)
+
+    def _acknowledge(self) -> None:
+        size_bytes, self._unacknowledged_bytes = self._unacknowledged_bytes, 0
+        self._link_acknowledge(size_bytes)
+
+    def _link_acknowledge(self, size_bytes: int) -> None:
+        if self._link is not None and not self._link.is_lost:
+            self._link.acknowledge(self._stream_id, size_bytes)
+
+    # --- events
+
+    def touch(self) -> None:
+        self._connection.turn.touch(self if self.rpc is None else self.rpc)
+
+    def pump(self, now_s: float) -> None:
+        """For a try that is pumped alone."""
+        try:
+            while self.deliver(now_s):
+                pass
+        except Exception:
+            log.exception("defect: an event of a copy could not be handled")
+            self._contain(now_s)
+
+    def _contain(self, now_s: float) -> None:
+        try:
+            self.events.on_defect(now_s)
+        except Exception:
+            log.exception("defect: a copy could not be ended")
+
+    def deliver(self, now_s: float) -> bool:
+        """Report what is due; returns whether anything was."""
+        if self.is_over:
+            return False
+        events, did = self.events, False
+        if self._sent is not None:
+            sent, self._sent, did = self._sent, None, True
+            events.on_pod_sent(sent, now_s)
+        if self._headers is not None and not self._headers_reported:
+            self._headers_reported = did = True
+            events.on_pod_headers(self._headers, now_s)
+        if self._wanted and self._inbox:
+            did = True
+            self._deliver_message(events, now_s)
+        if self._status is not None and not self._inbox:
+            return self._deliver_end(events, self._status, now_s)
+        return did
+
+    def _deliver_message(self, events: TryEvents, now_s: float) -> None:
+        message = self._inbox.popleft()
+        self._wanted = False
+        if self._ended and not self._inbox:
+            self._link_acknowledge(len(message) + self._unacknowledged_bytes)
+            self._unacknowledged_bytes = 0
+        else:
+            self._unacknowledged_bytes += len(message)
+        events.on_pod_message(message, now_s)
+
+    def _deliver_end(self, events: TryEvents, status: Status, now_s: float) -> bool:
+        self.is_over = True
+        if not self._headers_reported:
+            if self._link is None:
+                events.on_pod_sent(False, now_s)
+            events.on_pod_headers(None if self._link is None else (), now_s)
+        if self._wanted:
+            self._wanted = False
+            events.on_pod_message(None, now_s)
+        events.on_pod_status(status, now_s)
+        return True

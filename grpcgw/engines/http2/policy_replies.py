@@ -1,0 +1,66 @@
+"""The answer to a policy's own RPC: reads the message out of its frames, since policies take whole messages."""
+
+from __future__ import annotations
+
+from grpcgw.engines.http2.pod_attempt import PodAttempt
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.status import Reason, Status
+from grpcgw.session.call import PolicyRpcEvents
+from grpcgw.session.message_reader import BadMessage, MessageReader
+
+MAX_ANSWER_BYTES = 64 << 20
+"""Far above the limit of any destination, which the policy's RPC enforces itself."""
+
+
+class PolicyReplies:
+    """The events of such an RPC, as its try reports them; `events` gets the first message whole."""
+
+    def __init__(self, events: PolicyRpcEvents) -> None:
+        self._events = events
+        self._reader: MessageReader | None = None
+        self._answered = False
+        self.attempt: PodAttempt | None = None
+        """Set before the first event."""
+
+    def on_pod_sent(self, ok: bool, now_s: float) -> None:
+        self._events.on_pod_sent(ok, now_s)
+
+    def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None:
+        encoding = "identity" if self.attempt is None else self.attempt.message_encoding()
+        self._reader = MessageReader(MAX_ANSWER_BYTES, encoding)
+        self._events.on_pod_headers(headers, now_s)
+
+    def on_pod_message(self, message: bytes | None, now_s: float) -> None:
+        if self._answered:
+            return
+        if message is None:
+            self._answer(None, now_s)
+            return
+        try:
+            whole = self._reader.feed(message) if self._reader is not None else []
+        except BadMessage as bad:
+            self._fail(str(bad), now_s)
+            return
+        if whole:
+            self._answer(whole[0], now_s)
+        elif self.attempt is not None:
+            self.attempt.read()
+
+    def _answer(self, message: bytes | None, now_s: float) -> None:
+        self._answered = True
+        self._events.on_pod_message(message, now_s)
+
+    def _fail(self, why: str, now_s: float) -> None:
+        if self.attempt is not None:
+            self.attempt.fail(Status(Code.INTERNAL, why, cause=Reason.BAD_RESPONSE))
+        self._answer(None, now_s)
+
+    def on_no_more_replies(self) -> None:
+        self._events.on_no_more_replies()
+
+    def on_pod_status(self, status: Status, now_s: float) -> None:
+        self._events.on_pod_status(status, now_s)
+
+    def on_defect(self, now_s: float) -> None:
+        self._events.on_defect(now_s)

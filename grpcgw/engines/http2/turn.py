@@ -1,0 +1,72 @@
+"""One turn of the engine: delivers what events changed to the RPCs, then writes what they queued, once a loop turn.
+
+Events of connections only change the state of RPCs and `touch` them. So a request that arrives whole is handled whole,
+RPCs of several connections share a write, and no session is called from inside a port call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Pumped(Protocol):
+    """Something with events to deliver."""
+
+    is_ready: bool
+
+    def pump(self, now_s: float) -> None:
+        """Deliver what is due. Contains its own exceptions."""
+        ...
+
+
+class Flushed(Protocol):
+    """A connection with bytes to write."""
+
+    is_dirty: bool
+
+    def flush(self) -> None: ...
+
+
+class Turn:
+    """In the loop's thread only."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._ready: list[Pumped] = []
+        self._dirty: list[Flushed] = []
+        self._scheduled = False
+
+    def touch(self, rpc: Pumped) -> None:
+        """Pump `rpc` in this turn."""
+        if not rpc.is_ready:
+            rpc.is_ready = True
+            self._ready.append(rpc)
+            if not self._scheduled:
+                self._schedule()
+
+    def mark(self, connection: Flushed) -> None:
+        """Flush `connection` at the end of this turn."""
+        if not connection.is_dirty:
+            connection.is_dirty = True
+            self._dirty.append(connection)
+            if not self._scheduled:
+                self._schedule()
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        now_s = time.monotonic()
+        while self._ready:
+            ready, self._ready = self._ready, []
+            for rpc in ready:
+                rpc.pump(now_s)  # until nothing is due: what it touches of itself meanwhile needs no second time
+                rpc.is_ready = False
+        self._scheduled = False
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.is_dirty = False
+            connection.flush()
