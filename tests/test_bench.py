@@ -148,6 +148,11 @@ def test_an_unknown_part_is_refused_with_the_list_of_parts() -> None:
     assert all(part in done.stderr for part in PARTS)
 
 
+def test_every_part_is_described() -> None:
+    described = (ROOT / "docs" / "performance.md").read_text()
+    assert [part for part in PARTS if f"| `{part}` |" not in described] == []
+
+
 # ---- against real pods
 
 
