@@ -9,6 +9,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from struct import Struct
+from typing import cast
 
 from hpack import Decoder, Encoder
 
@@ -124,11 +125,10 @@ class FrameConnection(asyncio.Protocol):
     # ---- receiving
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = opened_transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         settings = make_frame(SETTINGS, 0, 0, SETTING.pack(INITIAL_WINDOW_SIZE, MAX_WINDOW_BYTES))
         opened = renew_window(0, MAX_WINDOW_BYTES - FIRST_WINDOW_BYTES)
-        transport.write((PREFACE if self._is_client else b"") + settings + opened)
+        opened_transport.write((PREFACE if self._is_client else b"") + settings + opened)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None

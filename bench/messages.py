@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
+import uvloop
+
 from bench.backend import STREAM_METHOD
 from bench.children import cpu_s, running
 from bench.frames import FrameConnection, Headers
@@ -141,8 +143,8 @@ def measure_messages(
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}: {', '.join(rows)}")
             for row in (floor, *rows.values()):
-                asyncio.run(exchange_messages(row.proxy, SMALL, run_s, row.small))
-                asyncio.run(exchange_messages(row.proxy, LARGE, run_s, row.large))
+                uvloop.run(exchange_messages(row.proxy, SMALL, run_s, row.small))
+                uvloop.run(exchange_messages(row.proxy, LARGE, run_s, row.large))
         return floor, rows
 
 
@@ -161,18 +163,23 @@ async def exchange_messages(proxy: Proxy, exchange: Exchange, run_s: float, samp
         samples.per_s.append(count / (loop.time() - began_s))
         samples.cpu_us.append(1e6 * (cpu_s(proxy.pids) - cpu_before_s) / max(count, 1))
         await end_all(clients)
-    except (UserError, TimeoutError) as error:
+    except UserError as error:
         raise UserError(f"{proxy.name}: messages of {exchange.message_bytes:,} bytes: {error}") from error
     finally:
         for client in clients:
+            client.ended.cancel()
             client.close()
 
 
 async def end_all(clients: Sequence[Client]) -> None:
     for client in clients:
         client.stop()
-    async with asyncio.timeout(ANSWER_DEADLINE_S):
-        await asyncio.gather(*(client.ended for client in clients))
+    ended = [client.ended for client in clients]
+    done, open_still = await asyncio.wait(ended, timeout=ANSWER_DEADLINE_S, return_when=asyncio.FIRST_EXCEPTION)
+    for future in done:
+        future.result()
+    if open_still:
+        raise UserError(f"after {ANSWER_DEADLINE_S:.0f} s {len(open_still)} connections have streams that did not end")
 
 
 def rate_ratio(samples: Samples, other: Samples) -> float:
