@@ -79,8 +79,8 @@ class FramedService:
         self._service.on_client_sent(ok, now_s)
         self._deliver(now_s)
 
-    def on_client_closed(self, now_s: float) -> None:
-        self._service.on_client_closed(now_s)
+    def on_client_closed(self, now_s: float, by_client: bool = False) -> None:
+        self._service.on_client_closed(now_s, by_client)
 
     def on_message_refused(self) -> None:
         self._service.on_message_refused()

@@ -84,9 +84,9 @@ class LocalExchange:
         self.sending = False
         self._last_active_s = now_s
 
-    def on_client_closed(self, now_s: float) -> None:
+    def on_client_closed(self, now_s: float, by_client: bool = False) -> None:
         if not self.finished:
-            status = client_left(now_s - self._since_s, self._requests > 0, self._message_refused)
+            status = client_left(now_s - self._since_s, by_client or self._requests > 0, self._message_refused)
             self._record(status, StatusFrom.NOBODY, now_s)
 
     def on_message_refused(self) -> None:

@@ -290,15 +290,18 @@ class Session(Relay):
 
     # --- the RPC ends
 
-    def on_client_closed(self, now_s: float) -> None:
-        """The client cancelled, its deadline passed, or its connection is gone: nothing more can be sent to it."""
+    def on_client_closed(self, now_s: float, by_client: bool = False) -> None:
+        """The client cancelled, its deadline passed, or its connection is gone: nothing more can be sent to it.
+
+        `by_client`: the engine knows that; otherwise grpc core may have refused a header of the request.
+        """
         if self.finished:
             return
         requests, deadline_s = self._requests, self._request.deadline_s
         if deadline_s is not None and now_s >= deadline_s:
             status = ending.client_deadline_passed(self._pod)
         else:
-            status = ending.client_left(now_s - self._since_s, requests.began, requests.message_refused)
+            status = ending.client_left(now_s - self._since_s, by_client or requests.began, requests.message_refused)
         self._record(status, StatusFrom.NOBODY, now_s)
         self._abandon_try()
 

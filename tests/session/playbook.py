@@ -353,10 +353,10 @@ class Rpc:
         self.session.on_client_sent(ok, self.now_s)
         return self._answer()
 
-    def client_leaves(self) -> list[Asked]:
-        """Cancelled, past its deadline, or its connection is gone."""
+    def client_leaves(self, by_client: bool = False) -> list[Asked]:
+        """Cancelled, past its deadline, or its connection is gone. `by_client`: the engine knows that."""
         self.call.ended = True
-        self.session.on_client_closed(self.now_s)
+        self.session.on_client_closed(self.now_s, by_client)
         return self._answer()
 
     # --- the pod of the current try

@@ -131,6 +131,15 @@ def test_who_leaves_before_anything_was_read_may_be_core_unless_it_took_its_time
     assert (second.code, second.reason, second.cancelled_by) == (Code.CANCELLED, "", CancelledBy.CLIENT)
 
 
+def test_an_engine_that_knows_why_streams_end_reports_a_client_that_leaves_at_once_as_that() -> None:
+    gateway = LoggingGateway()
+    rpc = Rpc(gateway)
+    rpc.starts()
+    rpc.client_leaves(by_client=True)
+    record = gateway.only()
+    assert (record.code, record.reason, record.cancelled_by) == (Code.CANCELLED, "", CancelledBy.CLIENT)
+
+
 def test_an_idle_rpc_was_ended_by_the_gateway_with_the_headers_that_went_out() -> None:
     gateway = LoggingGateway(idle_timeout_ms=1000)
     counters = gateway.counters.of(LABEL, METHOD)

@@ -200,7 +200,7 @@ class ClientRpc:
     def _leave(self, now_s: float) -> None:
         if not self.is_over:
             self._close()
-            self.session.on_client_closed(now_s)
+            self.session.on_client_closed(now_s, by_client=True)
 
     def _close(self) -> None:
         """The client gets no more of this RPC."""
