@@ -229,8 +229,10 @@ class Lab:
         self._pods.callback(pod.stop)
         return pod
 
-    def scripted_pod(self, script: Script = Stream.wait_gone, port: int = 0, deaf: bool = False) -> ScriptedPod:
-        pod = ScriptedPod(script, port, deaf)
+    def scripted_pod(
+        self, script: Script = Stream.wait_gone, port: int = 0, deaf: bool = False, most_streams: int = 100
+    ) -> ScriptedPod:
+        pod = ScriptedPod(script, port, deaf, most_streams)
         self._pods.callback(pod.stop)
         return pod
 

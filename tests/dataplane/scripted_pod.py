@@ -20,6 +20,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+import hyperframe.frame
 
 from dataplane.waiting import PATIENCE_S
 from grpcgw.model.endpoints import Endpoint
@@ -131,16 +132,18 @@ def refusing(status: int | str, message: str = "", *extra: Header) -> Script:
 
 
 class Connection:
-    def __init__(self, sock: socket.socket, script: Script, streams: list[Stream]) -> None:
+    def __init__(self, sock: socket.socket, script: Script, streams: list[Stream], most_streams: int) -> None:
         self._socket, self._script, self._all = sock, script, streams
         config = h2.config.H2Configuration(
             client_side=False, header_encoding="utf-8", validate_outbound_headers=False, validate_inbound_headers=False
         )
         self._h2 = h2.connection.H2Connection(config)
+        first = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: most_streams}
+        self._h2.local_settings = h2.settings.Settings(client=False, initial_values=first)
         self._window = threading.Condition()
         self._streams: dict[int, Stream] = {}
-        self.goaway_received = threading.Event()
-        self.pinged = threading.Event()
+        self.goaway_received, self.ended = threading.Event(), threading.Event()
+        self.pinged, self.ping_answered = threading.Event(), threading.Event()
         self.threads: list[threading.Thread] = []
 
     def act(self, do: Callable[[h2.connection.H2Connection], object]) -> None:
@@ -155,10 +158,24 @@ class Connection:
     def write(self, raw: bytes) -> None:
         """Bytes that are no part of HTTP/2's rules."""
         with self._window:
-            self._socket.sendall(raw)
+            try:
+                self._socket.sendall(raw)
+            except OSError as error:
+                raise Gone(None) from error
 
     def goaway(self, last_stream: int, code: int = 0) -> None:
         self.act(lambda h2c: h2c.close_connection(code, last_stream_id=last_stream))
+
+    def begin_to_leave(self, last_stream: int) -> None:
+        """GOAWAY, after which streams up to `last_stream` go on; the package `h2` itself ends with it."""
+        self.write(hyperframe.frame.GoAwayFrame(0, last_stream_id=last_stream).serialize())
+
+    def allow_streams(self, most: int) -> None:
+        """Change SETTINGS_MAX_CONCURRENT_STREAMS."""
+        self.act(lambda h2c: h2c.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: most}))
+
+    def ping(self) -> None:
+        self.act(lambda h2c: h2c.ping(b"scripted"))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -194,6 +211,7 @@ class Connection:
             with self._window:
                 for stream in self._streams.values():
                     self._end(stream, None)
+        self.ended.set()
         for thread in self.threads:
             thread.join()
 
@@ -232,6 +250,8 @@ class Connection:
                 self._end(self._streams[number], code)
             case h2.events.PingReceived():
                 self.pinged.set()
+            case h2.events.PingAckReceived():
+                self.ping_answered.set()
             case h2.events.ConnectionTerminated():
                 self.goaway_received.set()
 
@@ -250,13 +270,15 @@ class Connection:
 class ScriptedPod:
     """Listens from the start; every RPC is recorded in `streams`. Without a script it takes RPCs and says nothing.
 
-    `deaf`: takes connections and never says a word, not even SETTINGS.
+    `deaf`: takes connections and never says a word, not even SETTINGS. `most_streams`: what SETTINGS allow at once.
     """
 
-    def __init__(self, script: Script = Stream.wait_gone, port: int = 0, deaf: bool = False) -> None:
+    def __init__(
+        self, script: Script = Stream.wait_gone, port: int = 0, deaf: bool = False, most_streams: int = 100
+    ) -> None:
         self.streams: list[Stream] = []
         self.connections: list[Connection] = []
-        self._script, self._deaf = script, deaf
+        self._script, self._deaf, self._most_streams = script, deaf, most_streams
         self._silent: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -294,7 +316,7 @@ class ScriptedPod:
             if self._deaf:
                 self._silent.append(sock)
                 continue
-            connection = Connection(sock, self._script, self.streams)
+            connection = Connection(sock, self._script, self.streams, self._most_streams)
             self.connections.append(connection)
             thread = threading.Thread(target=connection.run, name="scripted pod connection")
             self._threads.append(thread)

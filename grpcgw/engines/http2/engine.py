@@ -66,6 +66,8 @@ class Http2Engine:
         self.ports = Ports(self._open_port)
         self.active: set[ClientRpc] = set()
         self.handshakes = ThreadPoolExecutor(1, thread_name_prefix="grpcgw handshakes")
+        self.pod_handshakes = ThreadPoolExecutor(1, thread_name_prefix="grpcgw pod handshakes")
+        """A thread of its own: a storm of clients must not delay connections to pods until they time out."""
         self._closing_ports: dict[Http2Port, float] = {}
         self._coroutines: set[LoopCoroutine] = set()
         self._thread = threading.Thread(target=self._run_loop, name="grpcgw loop", daemon=True)
@@ -97,6 +99,7 @@ class Http2Engine:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
         self.handshakes.shutdown()
+        self.pod_handshakes.shutdown()
         self.loop.close()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:

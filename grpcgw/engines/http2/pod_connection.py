@@ -1,17 +1,17 @@
-"""A pod as the engine sees it: its HTTP/2 connections, the tries that wait for one, and the state for the balancer.
+"""A pod as the engine sees it: its HTTP/2 connections, the tries that wait for a stream, the state for the balancer.
 
 One connection serves a pod. Where its streams are used up (SETTINGS_MAX_CONCURRENT_STREAMS), RPCs wait and another
-connection is opened, up to MAX_LINKS; where the pod says GOAWAY, another takes its place and running RPCs end there.
+connection is opened, up to MAX_LINKS. After GOAWAY another takes new RPCs, and those that run end on the old one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Protocol
 
 from grpcgw import __version__
@@ -19,14 +19,14 @@ from grpcgw.engines.health_probe import CHECK_METHOD
 from grpcgw.engines.http2.headers import CONTENT_TYPE, TE, Field, size_of
 from grpcgw.engines.http2.health_probe import HealthProbe
 from grpcgw.engines.http2.pod_attempt import PodAttempt
+from grpcgw.engines.http2.pod_dialer import Dialer
 from grpcgw.engines.http2.pod_link import PodLink
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_contexts import make_client_context
 from grpcgw.engines.http2.tls_layer import TlsLayer
 from grpcgw.engines.http2.turn import Pumped, Turn
-from grpcgw.errors import UserError
 from grpcgw.model.balancing import HealthCheck
-from grpcgw.model.cluster import ConnectionSettings
+from grpcgw.model.cluster import ConnectionSettings, UpstreamTls
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.status import POD_LEFT
 from grpcgw.session.call import Opening, TryEvents
@@ -36,10 +36,10 @@ _context_of = lru_cache(256)(make_client_context)
 
 MAX_LINKS = 4
 """Connections to one pod at most."""
-FIRST_BACKOFF_S, MAX_BACKOFF_S, BACKOFF_FACTOR, BACKOFF_JITTER = 0.1, 5.0, 1.6, 0.2
-"""gRPC `connection-backoff`, with shorter times: a pod that restarts is back within seconds."""
+SPARE_IDLE_S = 60.0
+"""A further connection to a pod is closed after this time without RPCs."""
 SETTLED_S = 1.0
-"""A connection that lasted so long ends the back-off."""
+"""A connection that ends earlier, and on which no RPC was answered, counts as a failure to connect."""
 PING_ANSWER_S = 20.0
 """gRPC's default keepalive time-out."""
 
@@ -50,6 +50,7 @@ class ConnectionsEngine(Protocol):
     loop: asyncio.AbstractEventLoop
     turn: Turn
     timers: Timers
+    pod_handshakes: ThreadPoolExecutor
     max_metadata_bytes: int
 
     def note_change(self) -> None:
@@ -62,16 +63,16 @@ class PodConnection:
 
     def __init__(self, engine: ConnectionsEngine, address: str, settings: ConnectionSettings) -> None:
         host, _, port = address.rpartition(":")
-        self._engine, self._host, self._port = engine, host.strip("[]"), int(port)
-        self._settings = settings
+        self._engine, self._host, self._settings = engine, host.strip("[]"), settings
         self.turn, self.timers = engine.turn, engine.timers
+        self._address = address
         self._links: list[PodLink] = []
-        self._waiting: deque[PodAttempt] = deque()
+        self._waiting: OrderedDict[PodAttempt, None] = OrderedDict()
+        """Tries without a stream, in the order in which they came."""
         self._state = PodState.IDLE
         self._why = "there is no connection to it"
-        self._dialling: asyncio.Task[None] | None = None
-        self._backoff_s = FIRST_BACKOFF_S
-        self._again: LoopTimer | None = None
+        timeout_ms = settings.connect_timeout_ms
+        self._dialer = Dialer(engine.loop, engine.timers, (self._host, int(port)), timeout_ms, self)
         self._upkeep: LoopTimer | None = None
         self._connected_at_s = 0.0
         self._was_ready = self._woken = self._closed = False
@@ -81,15 +82,21 @@ class PodConnection:
     # --- the port for the balancer
 
     def state(self) -> PodState:
-        if self._state is PodState.IDLE and not (self._rests and self._was_ready) and not self._woken:
+        if self._state is PodState.IDLE and not self._may_rest and not self._woken:
             self._woken = True
             self._engine.loop.call_soon_threadsafe(self._wake)
         return self._state
 
     @property
-    def _rests(self) -> bool:
-        """A connection with an idle timeout is opened once, to see that it can be; afterwards its RPCs open it."""
-        return self._settings.idle_timeout_ms is not None
+    def _may_rest(self) -> bool:
+        """A connection with an idle timeout is opened once, to see that it can be; afterwards its RPCs open it, unless
+        it fails."""
+        return self._was_ready and self._settings.idle_timeout_ms is not None and self._state is not PodState.FAILING
+
+    def _wake(self) -> None:
+        self._woken = False
+        if self._state is PodState.IDLE and not self._closed:
+            self._extend()
 
     def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
         self._engine.loop.call_soon_threadsafe(self._check_health, check, report)
@@ -110,12 +117,10 @@ class PodConnection:
     def close_now(self) -> None:
         """In the loop."""
         self._closed = True
+        self._dialer.close()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
         self._stop_waiting(POD_LEFT)
-        for timer in (self._again, self._upkeep):
-            if timer is not None:
-                timer.cancel()
-        if self._dialling is not None:
-            self._dialling.cancel()
         for link in tuple(self._links):
             for attempt in tuple(link.streams.values()):
                 attempt.on_lost(POD_LEFT)
@@ -146,15 +151,27 @@ class PodConnection:
         if self._closed:
             raise ConnectionError("the connection is closed")
         attempt = PodAttempt(self, rpc, events, fields, first, deadline_s)
-        link = self._find_room()
-        if link is not None and link.open(attempt, time.monotonic()):
+        if not self._waiting and self._send(attempt):
             return attempt
-        if self._state is PodState.FAILING and not self._links:
+        if self._state is PodState.FAILING and not self._has_usable_link():
             attempt.on_unsent(self._why)
         else:
-            self._waiting.append(attempt)
+            self._waiting[attempt] = None
             self._extend()
         return attempt
+
+    def give_up(self, attempt: PodAttempt) -> None:
+        self._waiting.pop(attempt, None)
+
+    def is_too_large(self, fields: Iterable[Field]) -> bool:
+        return size_of(fields) > self._engine.max_metadata_bytes
+
+    def _send(self, attempt: PodAttempt) -> bool:
+        """Whether some connection had a stream for it."""
+        link = self._find_room()
+        while link is not None and not link.open(attempt, time.monotonic()):
+            link = self._find_room()
+        return link is not None
 
     def _find_room(self) -> PodLink | None:
         for link in self._links:
@@ -162,102 +179,74 @@ class PodConnection:
                 return link
         return None
 
-    def _extend(self) -> None:
-        """Open another connection, where one more is allowed and none is being opened."""
-        usable = [link for link in self._links if not link.is_leaving]
-        if self._dialling is None and self._again is None and len(usable) < MAX_LINKS:
-            self._dial()
-
-    def give_up(self, attempt: PodAttempt) -> None:
-        if attempt in self._waiting:
-            self._waiting.remove(attempt)
-
-    def is_too_large(self, fields: Iterable[Field]) -> bool:
-        return size_of(fields) > self._engine.max_metadata_bytes
-
-    def _serve_waiting(self) -> None:
-        now_s = time.monotonic()
+    def on_room(self) -> None:
         while self._waiting:
-            link = self._find_room()
-            if link is None:
+            attempt = next(iter(self._waiting))
+            if not self._send(attempt):
                 return
-            attempt = self._waiting.popleft()
-            if attempt.is_waiting and not link.open(attempt, now_s):
-                self._waiting.appendleft(attempt)
+            self._waiting.pop(attempt, None)
 
     def _stop_waiting(self, why: str) -> None:
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting = self._waiting, OrderedDict()
         for attempt in waiting:
             attempt.on_unsent(why)
 
     # --- connecting
 
-    def _wake(self) -> None:
-        self._woken = False
-        if self._state is PodState.IDLE and not self._closed:
-            self._extend()
-
-    def _dial(self) -> None:
-        if self._state is not PodState.FAILING and not self._has_usable_link():
+    def _extend(self) -> None:
+        """Open another connection, where one more is allowed and none is being opened."""
+        usable = self._count_usable()
+        if usable < MAX_LINKS and self._dialer.dial() and not usable and not self._keeps_state:
             self._set_state(PodState.CONNECTING)
-        self._dialling = self._engine.loop.create_task(self._connect())
 
-    async def _connect(self) -> None:
-        timeout_s = self._settings.connect_timeout_ms / 1000
-        link: PodLink | None = None
-        try:
-            async with asyncio.timeout(timeout_s):
-                _, link = await self._engine.loop.create_connection(self._make_link, self._host, self._port)
-                await link.ready
-        except TimeoutError:
-            self._failed(link, f"no connection within {self._settings.connect_timeout_ms} ms")
-        except (OSError, ValueError, UserError) as error:
-            self._failed(link, _explain(error))
-        else:
-            self._connected(link)
+    @property
+    def _keeps_state(self) -> bool:
+        """While it connects: a pod that fails counts as failing until it is connected, and a connection that rests as
+        ready, because an RPC must pick it to wake it."""
+        return self._state is PodState.FAILING or self._may_rest
 
-    def _make_link(self) -> PodLink:
-        tls = self._settings.tls
-        layer = None
+    def make_link(self) -> PodLink:
+        tls, engine = self._settings.tls, self._engine
+        secure = None
         if tls is not None:
-            layer = TlsLayer(_context_of(tls), server_side=False, server_name=tls.server_name or self._host)
-        return PodLink(self.turn, self._engine.max_metadata_bytes, layer, self._on_change)
+            secure = engine.pod_handshakes, partial(_make_tls, tls, tls.server_name or self._host)
+        return PodLink(self.turn, engine.max_metadata_bytes, secure, self)
 
-    def _connected(self, link: PodLink) -> None:
-        self._dialling = None
+    def on_connected(self, link: PodLink) -> None:
         if self._closed:
             link.close()
             return
-        self._links.append(link)
         self._connected_at_s = time.monotonic()
+        if link.is_lost or link.is_leaving:  # it has ended since its settings came
+            link.close()
+            self._lose_last(link)
+            return
+        self._links.append(link)
         self._was_ready = True
         self._set_state(PodState.READY)
-        self._serve_waiting()
+        self.on_room()
         if self._waiting:
             self._extend()
         self._schedule_upkeep()
 
-    def _failed(self, link: PodLink | None, why: str) -> None:
-        self._dialling = None
-        if link is not None and not link.is_lost:
-            link.fail(why)
-        if self._closed:
-            return
-        self._why = f"cannot connect to {self._host}:{self._port}: {why}"
-        self._dial_later()
+    def on_dial_failed(self, why: str) -> None:
+        if not self._closed:
+            self._fail(f"cannot connect to {self._address}: {why}")
+
+    def _fail(self, why: str) -> None:
+        """There is no further connection for now."""
+        self._dialer.back_off()
         if not self._has_usable_link():
+            self._why = why
             self._set_state(PodState.FAILING)
-            self._stop_waiting(self._why)
+            self._stop_waiting(why)
 
-    def _dial_later(self) -> None:
-        pause_s = self._backoff_s * random.uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER)
-        self._backoff_s = min(MAX_BACKOFF_S, self._backoff_s * BACKOFF_FACTOR)
-        self._again = self.timers.at(time.monotonic() + pause_s, self._dial_again)
-
-    def _dial_again(self) -> None:
-        self._again = None
-        if not self._closed and (not self._has_usable_link() or self._waiting):
+    def on_pause_over(self) -> None:
+        if not self._closed and (self._waiting or not (self._has_usable_link() or self._may_rest)):
             self._extend()
+
+    def _count_usable(self) -> int:
+        return sum(not link.is_leaving for link in self._links)
 
     def _has_usable_link(self) -> bool:
         return any(not link.is_leaving for link in self._links)
@@ -269,7 +258,7 @@ class PodConnection:
 
     # --- a connection changed
 
-    def _on_change(self, link: PodLink) -> None:
+    def on_change(self, link: PodLink) -> None:
         if link not in self._links:
             return
         if link.is_leaving and not link.streams and not link.is_lost:
@@ -277,19 +266,18 @@ class PodConnection:
             return  # it comes here again
         if link.is_lost:
             self._links.remove(link)
-        if self._closed:
-            return
-        if self._waiting:
-            self._serve_waiting()
-        if not self._has_usable_link():
-            self._replace()
+        if not self._closed and self._state is PodState.READY and not self._has_usable_link():
+            self._lose_last(link)
 
-    def _replace(self) -> None:
-        """No connection takes new RPCs: connect again, at once where the last one lasted."""
-        if self._state is not PodState.READY:
+    def _lose_last(self, link: PodLink) -> None:
+        """No connection takes new RPCs: connect again, at once if the last one was of use."""
+        if self._has_usable_link():
             return
-        if time.monotonic() - self._connected_at_s >= SETTLED_S:
-            self._backoff_s = FIRST_BACKOFF_S
+        if not link.has_answered and time.monotonic() - self._connected_at_s < SETTLED_S:
+            why = link.lost_why or "the pod sent GOAWAY"
+            self._fail(f"the connection to {self._address} ended as soon as it was established: {why}")
+            return
+        self._dialer.forget_failures()
         self._set_state(PodState.IDLE)
         if self._waiting:
             self._extend()
@@ -299,6 +287,8 @@ class PodConnection:
     def _schedule_upkeep(self) -> None:
         settings = self._settings
         pauses = [s for s in (settings.keepalive_time_s, (settings.idle_timeout_ms or 0) / 1000 or None) if s]
+        if len(self._links) > 1:
+            pauses.append(SPARE_IDLE_S)
         if pauses and self._upkeep is None:
             self._upkeep = self.timers.at(time.monotonic() + min(pauses) / 4, self._keep_up)
 
@@ -306,23 +296,35 @@ class PodConnection:
         self._upkeep = None
         now_s = time.monotonic()
         for link in tuple(self._links):
-            self._keep_link(link, now_s)
+            if self._is_unused(link, now_s):
+                self._links.remove(link)
+                link.close()
+            elif self._settings.keepalive_time_s is not None:
+                self._keep_alive(link, self._settings.keepalive_time_s, now_s)
+        if not self._links and self._state is PodState.READY:
+            self._set_state(PodState.IDLE)
         if self._links:
             self._schedule_upkeep()
 
-    def _keep_link(self, link: PodLink, now_s: float) -> None:
-        settings = self._settings
-        idle_ms = settings.idle_timeout_ms
-        if idle_ms is not None and not link.streams and now_s - link.idle_since_s >= idle_ms / 1000:
-            link.close()
-            return
-        if settings.keepalive_time_s is None:
-            return
+    def _is_unused(self, link: PodLink, now_s: float) -> bool:
+        if link.streams or link.is_lost:
+            return False
+        idle_s, idle_ms = now_s - link.idle_since_s, self._settings.idle_timeout_ms
+        is_spare = len(self._links) > 1 and not link.is_leaving and self._count_usable() > 1
+        return (idle_ms is not None and idle_s >= idle_ms / 1000) or (is_spare and idle_s >= SPARE_IDLE_S)
+
+    def _keep_alive(self, link: PodLink, pause_s: float, now_s: float) -> None:
         if link.pinged_at_s is not None:
-            if now_s - link.pinged_at_s >= (settings.keepalive_timeout_s or PING_ANSWER_S):
+            silent_s = now_s - max(link.pinged_at_s, link.heard_at_s)
+            if silent_s >= (self._settings.keepalive_timeout_s or PING_ANSWER_S):
                 link.fail("keepalive: the pod does not answer pings")
-        elif now_s - link.heard_at_s >= settings.keepalive_time_s:
+        elif now_s - link.heard_at_s >= pause_s:
             link.ping(now_s)
+
+
+def _make_tls(tls: UpstreamTls, server_name: str) -> TlsLayer:
+    """In the thread for handshakes. Raises UserError for settings that `ssl` does not take."""
+    return TlsLayer(_context_of(tls), server_side=False, server_name=server_name)
 
 
 def _authority(address: str, settings: ConnectionSettings) -> bytes:
@@ -332,9 +334,3 @@ def _authority(address: str, settings: ConnectionSettings) -> bytes:
     if tls is not None and (tls.authority or tls.server_name):
         return (tls.authority or tls.server_name).encode("latin-1")
     return address.encode("latin-1")
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

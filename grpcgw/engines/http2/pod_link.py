@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from concurrent.futures import Executor
+from contextlib import suppress
+from typing import Any, ClassVar, Protocol
 
 from grpcgw.engines.http2.connection import PeerConnection
 from grpcgw.engines.http2.h2 import (
@@ -25,100 +28,164 @@ from grpcgw.engines.http2.h2 import (
     max_streams,
     open_client,
 )
+from grpcgw.engines.http2.handshake import Handshake
 from grpcgw.engines.http2.headers import format_timeout
 from grpcgw.engines.http2.pod_attempt import PodAttempt
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
+from grpcgw.errors import UserError
+from grpcgw.logs import DefectLog
+
+_defects = DefectLog(logging.getLogger(__name__))
 
 PING = b"grpcgw!!"
+
+
+class LinkEvents(Protocol):
+    """What a connection calls."""
+
+    def on_room(self) -> None:
+        """A stream ended, or the pod allows more of them."""
+        ...
+
+    def on_change(self, link: PodLink) -> None:
+        """The pod sent GOAWAY, the last stream of a connection that is leaving ended, or the connection is lost."""
+        ...
 
 
 class PodLink(PeerConnection):
     """`ready` is set when the pod's settings are here, and raises ConnectionError where the link is lost before."""
 
     def __init__(
-        self, turn: Turn, max_metadata_bytes: int, tls: TlsLayer | None, on_change: Callable[[PodLink], None]
+        self,
+        turn: Turn,
+        max_metadata_bytes: int,
+        tls: tuple[Executor, Callable[[], TlsLayer]] | None,
+        events: LinkEvents,
     ) -> None:
-        """`on_change`: called when a stream ended, the pod said GOAWAY, or the link was lost."""
+        """`tls`: the thread for handshakes, and what makes the layer in it; None: clear text."""
         super().__init__(turn)
         self.http = open_client(max_metadata_bytes)
-        self._tls, self._on_change = tls, on_change
+        self._events = events
+        self._handshake = None if tls is None else Handshake(tls[0], tls[1], self)
+        """None: it is over, or there is none."""
+        self._tls: TlsLayer | None = None
+        self._feed: Callable[[bytes], None] = self.receive if self._handshake is None else self._handshake.feed
+        self._is_connected = False
         self.streams: dict[int, PodAttempt] = {}
         self._resets: set[int] = set()
         """Streams that the pod has reset; libnghttp2 then closes them."""
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_leaving = False
-        """It takes no new streams: the pod said GOAWAY."""
+        """It takes no new streams: the pod sent GOAWAY."""
+        self.has_answered = False
+        """The pod has answered some RPC on it."""
         self.idle_since_s = time.monotonic()
         self.pinged_at_s: float | None = None
         """When a ping went out that is not answered yet."""
+        self.lost_why = ""
         self._max_streams = 0
 
     # --- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self._tls is None:
+        self._is_connected = True
+        if self.is_lost:
+            self.transport.abort()
+        elif self._handshake is None:
             self.turn.mark(self)
         else:
-            self._encrypt = self._tls.send
-            self.transport.write(self._tls.handshake(b""))
+            self._handshake.feed(b"")
 
     def data_received(self, data: bytes) -> None:
         self.heard_at_s = time.monotonic()
-        if self._tls is None:
-            self.receive(data)
-            return
-        try:
-            data = self._decrypt(self._tls, data)
-        except (TlsFailed, TlsClosed) as error:
-            if isinstance(error, TlsFailed) and error.to_send:
-                self.transport.write(error.to_send)
-            self.fail(str(error))
-            return
-        if data:
-            self.receive(data)
-
-    def _decrypt(self, tls: TlsLayer, data: bytes) -> bytes:
-        if tls.established:
-            return tls.receive(data)
-        answer = tls.handshake(data)
-        if answer:
-            self.transport.write(answer)
-        if not tls.established:
-            return b""
-        if tls.alpn not in ("h2", None):
-            self.fail(f"the pod speaks {tls.alpn}, not HTTP/2")
-            return b""
-        self.turn.mark(self)
-        return tls.receive(b"")
+        self._feed(data)
 
     def flush(self) -> None:
-        if self._tls is None or self._tls.established:
+        if self._handshake is None:
             super().flush()
 
+    # --- TLS
+
+    def on_answer(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def on_established(self, tls: TlsLayer, held: bytes) -> None:
+        if tls.alpn not in ("h2", None):
+            self.fail(f"the pod speaks {tls.alpn}, not HTTP/2")
+            return
+        self._handshake, self._tls = None, tls
+        self._encrypt, self._feed = tls.send, self._receive_tls
+        self.turn.mark(self)
+        self._receive_tls(b"")
+        if held and not self.is_lost:
+            self._receive_tls(held)
+
+    def on_failed(self, error: BaseException) -> None:
+        if isinstance(error, TlsFailed) and error.to_send:
+            self.transport.write(error.to_send)
+        if isinstance(error, TlsFailed | TlsClosed | UserError | ValueError):
+            self.fail(str(error))
+            return
+        try:
+            raise error
+        except Exception:
+            _defects.note("the TLS handshake with a pod could not be handled")
+        self.fail("a defect in the gateway, see its log")
+
+    def _receive_tls(self, data: bytes) -> None:
+        assert self._tls is not None
+        try:
+            plain = self._tls.receive(data)
+        except (TlsFailed, TlsClosed) as error:
+            self.on_failed(error)
+            return
+        if plain:
+            self.receive(plain)
+
+    # --- the end
+
+    def lose(self, why: str) -> None:
+        if self._handshake is not None:
+            self._handshake.cancel()
+        super().lose(why)
+
+    def abandon(self, why: str) -> None:
+        """Give up connecting, wherever it stands."""
+        self.lose(why)
+        if self._is_connected:
+            self.transport.abort()
+
     def on_lost(self, why: str) -> None:
-        why = f"connection lost: {why}" if why else "the pod closed the connection"
+        why = why or "the pod closed the connection"
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(why))
             self.ready.exception()  # it may be that nobody waits any more
+        self.lost_why = why
         for attempt in tuple(self.streams.values()):
-            attempt.on_lost(why)
+            attempt.on_lost(f"connection lost: {why}")
         self.streams.clear()
-        self._on_change(self)
+        self._events.on_change(self)
 
     def close(self) -> None:
         """End the connection; what runs on it ends with it."""
         if self.is_lost:
             return
         if not self.streams:
-            try:
-                self.http.send_goaway(NO_ERROR)
-                self.flush()
-            except Http2Error:
-                pass
+            self._say_goodbye()
         self.lose("the gateway closed it")
-        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # a pod that does not read would keep the socket open
+        else:
+            self.transport.close()
+
+    def _say_goodbye(self) -> None:
+        with suppress(Http2Error):
+            self.http.send_goaway(NO_ERROR)
+            self.flush()
+        if self._tls is not None:
+            self.transport.write(self._tls.close())
 
     # --- streams
 
@@ -135,6 +202,7 @@ class PodLink(PeerConnection):
             stream_id = self.http.send_request(fields, end_stream=first.half_close and not first.message)
         except Http2Error:
             self.is_leaving = True
+            self._events.on_change(self)
             return False
         if first.message:
             self.http.send_data(stream_id, first.message, end_stream=first.half_close)
@@ -151,7 +219,9 @@ class PodLink(PeerConnection):
             self.reset(stream_id, CANCEL)
         if not self.streams:
             self.idle_since_s = time.monotonic()
-        self._on_change(self)
+            if self.is_leaving:
+                self._events.on_change(self)
+        self._events.on_room()
 
     def ping(self, now_s: float) -> None:
         self.pinged_at_s = now_s
@@ -164,10 +234,11 @@ class PodLink(PeerConnection):
         self._max_streams = max_streams(self.http)
         if not self.ready.done():
             self.ready.set_result(None)
-        self._on_change(self)
+        self._events.on_room()
 
     def _on_response(self, event: ResponseReceived) -> None:
         attempt = self.streams.get(event.stream_id)
+        self.has_answered = True
         if attempt is not None:
             attempt.on_response(event)
 
@@ -196,7 +267,7 @@ class PodLink(PeerConnection):
 
     def _on_goaway(self, event: GoAwayReceived) -> None:
         self.is_leaving = True
-        self._on_change(self)
+        self._events.on_change(self)
 
     def _on_ping_answered(self, event: PingAcknowledged) -> None:
         self.pinged_at_s = None
@@ -207,7 +278,7 @@ class PodLink(PeerConnection):
             self.fail(f"the pod breaks HTTP/2 (error {event.error_code})")
         else:
             self.is_leaving = True
-            self._on_change(self)
+            self._events.on_change(self)
 
     HANDLERS: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
         ResponseReceived: _on_response,
