@@ -10,6 +10,8 @@ from abuse.gateway import Gateway, eventually, running_gateway
 from abuse.ordinary import OrdinaryClient, running_client
 from grpcgw.cli.demo_processes import ROOT
 
+ENGINES = ("http2",)
+"""Every test runs on each of them."""
 SLOWEST_S = 10.0
 """No call of the ordinary client may take longer. Usually it is some milliseconds; the machine may be busy."""
 MEMORY_MB = 64
@@ -27,9 +29,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "log_lines(most): how many lines of complaint this test may cause; usually none")
 
 
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with running_gateway(tmp_path_factory.mktemp("gateway")) as gateway:
+def served(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with running_gateway(tmp_path_factory.mktemp("gateway"), "--engine", engine) as gateway:
         yield gateway
 
 

@@ -45,7 +45,9 @@ METHODS: dict[str, Callable[..., Any]] = {"Echo": echo, "Sink": sink, "Flood": f
 
 
 async def serve() -> None:
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_metadata_size", 131_072)])
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.max_metadata_size", 131_072)]
+    )
     handlers = {name: grpc.stream_stream_rpc_method_handler(method) for name, method in METHODS.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("abuse.Pod", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -26,8 +26,8 @@ def client_hello() -> bytes:
 
 STRANGERS = {
     "noise": b"\0\xff" * 500,
-    "HTTP/1.1": b"GET / HTTP/1.1\r\nHost: abuse.test\r\n\r\n",
-    "HTTP/1.1 upgrade": b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n\r\n",
+    "HTTP/1.1": b"GET / HTTP/1.1\r\nHost: abuse.test\r\nConnection: close\r\n\r\n",
+    "HTTP/1.1 upgrade": b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n",
     "TLS": client_hello(),
     "SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
 }

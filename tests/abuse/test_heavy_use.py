@@ -15,8 +15,9 @@ LIMIT = 100
 
 
 @pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with running_gateway(tmp_path_factory.mktemp("narrow"), "--max-concurrent-streams", str(LIMIT)) as gateway:
+def narrow(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    flags = ("--engine", engine, "--max-concurrent-streams", str(LIMIT))
+    with running_gateway(tmp_path_factory.mktemp("narrow"), *flags) as gateway:
         yield gateway
         assert gateway.complaints() == []
 

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 from grpcgw.engines.http2.client_connection import ClientConnection
 from grpcgw.engines.http2.client_hello import NoClientHello, read_server_name
+from grpcgw.engines.http2.connection import close_when_sent
 from grpcgw.engines.http2.first_bytes import ClientProtocol, Decision, FirstBytes, NotServed
 from grpcgw.engines.http2.http1 import Http1Answerer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ARRIVAL_S = 10.0
 """Time for everything before HTTP/2: the PROXY header and the TLS handshake."""
+UNREAD_BYTES = 65_536
+"""A client of HTTP/1.1 that leaves more answers than this unread is cut off."""
 
 
 class ArrivalPort(Protocol):
@@ -87,7 +90,7 @@ class Arrival(asyncio.Protocol):
         self._leave()
         if answer:
             self.transport.write(answer)
-        self.transport.close()
+        close_when_sent(self.transport)
 
     # --- the first bytes
 
@@ -138,6 +141,7 @@ class Arrival(asyncio.Protocol):
 
     def _shake(self) -> None:
         data, self._held, self._is_shaking = self._held, b"", True
+        self.transport.pause_reading()  # of one that waits for the thread no more is kept than was read at once
         future = asyncio.get_running_loop().run_in_executor(self._handshakes, self._handshake, data)
         future.add_done_callback(self._on_shaken)
 
@@ -151,6 +155,7 @@ class Arrival(asyncio.Protocol):
         self._is_shaking = False
         if future.cancelled() or self._is_gone:
             return
+        self.transport.resume_reading()
         error = future.exception()
         if isinstance(error, TlsFailed):
             self._refuse(error.to_send)
@@ -193,28 +198,28 @@ class Arrival(asyncio.Protocol):
         connection.connection_made(self.transport)
         connection.begin_http2(self._peer)
         if plain:
-            connection.receive(plain)
+            connection.accept(plain)
 
     def _serve_http1(self, tls: TlsLayer | None, plain: bytes) -> None:
         answerer = Http1Answerer(self._port.is_healthy)
 
-        def feed(data: bytes) -> None:
-            try:
-                answer, closes = answerer.feed(data if tls is None else tls.receive(data))
-            except (TlsClosed, TlsFailed):
-                self.close()
-                return
-            if answer:
-                self.transport.write(answer if tls is None else tls.send(answer))
+        def answer(plain: bytes) -> None:
+            sent, closes = answerer.feed(plain)
+            if sent:
+                self.transport.write(sent if tls is None else tls.send(sent))
             if closes:
                 self._refuse(b"" if tls is None else tls.close())
+            elif self.transport.get_write_buffer_size() > UNREAD_BYTES:
+                self.close()
+
+        def feed(data: bytes) -> None:
+            try:
+                answer(data if tls is None else tls.receive(data))
+            except (TlsClosed, TlsFailed):
+                self.close()
 
         self._feed = feed
-        answer, closes = answerer.feed(plain)
-        if answer:
-            self.transport.write(answer if tls is None else tls.send(answer))
-        if closes:
-            self._refuse(b"" if tls is None else tls.close())
+        answer(plain)
 
 
 def _begin_tls(contexts: ServerContexts, name: str | None) -> TlsLayer:

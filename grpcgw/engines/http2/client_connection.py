@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from grpcgw.engines.contract import ASK_CLIENTS_MS, CLIENT_ANSWERS_MS, REFUSING_S
 from grpcgw.engines.http2.client_rpc import ClientRpc, ClientSide, RpcEngine
+from grpcgw.engines.http2.connection import close_when_sent
 from grpcgw.engines.http2.h2 import (
     NO_ERROR,
     ConnectionClosed,
@@ -27,7 +28,7 @@ from grpcgw.engines.http2.h2 import (
 from grpcgw.engines.http2.headers import RequestHead, is_grpc, parse_request
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
-from grpcgw.engines.http2.turn import Turn
+from grpcgw.engines.http2.turn import MOST_EVENTS, Turn
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.status import Reason
 from grpcgw.policy.client_certificates import ClientCertificate
@@ -44,6 +45,10 @@ SETTINGS_S = 10.0
 """Time for a client's preface, its TLS handshake, and its acknowledgement of the settings."""
 UNREAD_S = 30.0
 """Time for a client to read the rest of an answer after its RPC is over."""
+AT_ONCE_BYTES = 2048
+"""More than this is handled in parts."""
+LEAST_PART_BYTES, MOST_PART_BYTES = 512, 65_536
+"""512 bytes may be twenty RPCs, or stand for 1 MB of header fields (HPACK)."""
 MOST_WAIT_S = 10.0
 """Interval of the checks of a connection, at most."""
 
@@ -86,6 +91,11 @@ class ClientConnection(ClientSide):
         self.streams: dict[int, ClientRpc] = {}
         self._unread: dict[int, float] = {}
         """Streams whose RPC is over and whose answer the client has not read → when it ended."""
+        self._backlog = b""
+        """What the client has sent and has not been handled."""
+        self._part_bytes = AT_ONCE_BYTES
+        """How much of it is handled in one turn: less where that causes many events."""
+        self._reads = True
         self._leaving = False
         self._check_timer: LoopTimer | None = None
         self._pinged_at_s: float | None = None
@@ -114,7 +124,59 @@ class ClientConnection(ClientSide):
                 return
             if not data:
                 return
-        self.receive(data)
+        self.accept(data)
+
+    def accept(self, data: bytes) -> None:
+        """HTTP/2 bytes, after TLS: handle them now or, where they are many, in parts."""
+        if len(data) > AT_ONCE_BYTES or self._backlog:
+            self._postpone(data)
+        else:
+            self.receive(data)
+
+    # --- much at once
+
+    def _postpone(self, data: bytes) -> None:
+        if not self._backlog:
+            self._backlog = data
+            self.turn.postpone(self)
+        else:
+            self._backlog += data
+        self._steer_reading()
+
+    def handle_part(self) -> int:
+        part, self._backlog = self._backlog[: self._part_bytes], self._backlog[self._part_bytes :]
+        events = 0 if self.is_lost else self.receive(part)
+        if self.is_lost:
+            self._backlog = b""
+        elif events > MOST_EVENTS:
+            self._part_bytes = max(LEAST_PART_BYTES, self._part_bytes // 4)
+        else:
+            self._part_bytes = min(MOST_PART_BYTES, 2 * self._part_bytes)
+        self._steer_reading()
+        return events
+
+    def has_backlog(self) -> bool:
+        return bool(self._backlog)
+
+    def _steer_reading(self) -> None:
+        """Read nothing while much waits to be handled, or while the client does not read its answers: it could make
+        the gateway keep any number of them, as resets end streams whose answers are still to be sent."""
+        reads = not self._paused and len(self._backlog) < MOST_PART_BYTES
+        if self.is_lost or reads is self._reads:
+            return
+        self._reads = reads
+        if reads:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._steer_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._steer_reading()
 
     def certificate(self) -> ClientCertificate | None:
         return None if self._tls is None else self._tls.peer_certificate()
@@ -167,7 +229,7 @@ class ClientConnection(ClientSide):
 
     def _hang_up(self) -> None:
         self.lose("")
-        self.transport.close()
+        close_when_sent(self.transport)
 
     def cut_off(self) -> None:
         """Close the connection with whatever runs on it."""

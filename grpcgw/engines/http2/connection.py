@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, cast
 
-from grpcgw.engines.http2.h2 import Event, Http2, Http2Error
+from grpcgw.engines.http2.h2 import GOAWAY_CALM, Event, Http2, Http2Error
 from grpcgw.engines.http2.turn import Turn
 
 QUEUE_BYTES = 65_536
 """A stream's sender goes on while less than this waits to be written."""
+LINGER_S = 5.0
+"""Time for the other end to read the last bytes of a connection."""
 FLUSH_BYTES = 262_144
 """At most so much is taken from libnghttp2 at a time; the socket's buffer holds about as much before it says stop."""
 
@@ -24,6 +26,13 @@ class Writer(Protocol):
     """Waits until what it sent on a stream was written."""
 
     def on_written(self) -> None: ...
+
+
+def close_when_sent(transport: asyncio.Transport) -> None:
+    """Close a socket once what was written is sent. An end that does not read has LINGER_S for it."""
+    transport.close()
+    if transport.get_write_buffer_size():
+        asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
 
 
 class PeerConnection(asyncio.Protocol):
@@ -56,22 +65,32 @@ class PeerConnection(asyncio.Protocol):
         self.heard_at_s = time.monotonic()
         self.receive(data)
 
-    def receive(self, data: bytes) -> None:
-        """HTTP/2 bytes, after TLS."""
+    def receive(self, data: bytes) -> int:
+        """HTTP/2 bytes, after TLS; returns how many events they caused."""
         try:
             self.http.receive_data(data)
         except Http2Error as error:
-            self.fail(str(error))
-            return
-        self._handle_events()
+            self.reject(str(error))
+            return 0
+        events = self._handle_events()
         self.turn.mark(self)
+        return events
 
-    def _handle_events(self) -> None:
+    def _handle_events(self) -> int:
         handlers = self.HANDLERS
-        for event in self.http.events():
+        events = self.http.events()
+        for event in events:
             handle = handlers.get(type(event))
             if handle is not None:
                 handle(self, event)
+        return len(events)
+
+    def reject(self, why: str) -> None:
+        """The other end exceeds a limit of HTTP/2, and is told so; libnghttp2 does not go on after it."""
+        if not self.is_lost and not self._paused:
+            self.transport.write(GOAWAY_CALM if self._encrypt is None else self._encrypt(GOAWAY_CALM))
+        self.lose(why)
+        close_when_sent(self.transport)
 
     def fail(self, why: str) -> None:
         """The connection is of no use any more."""

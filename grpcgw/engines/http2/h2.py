@@ -64,11 +64,17 @@ RESET_BURST, RESETS_PER_S = 10_000, 500
 """Client resets beyond these end its connection. A client whose pods are slow resets an RPC for each deadline."""
 GLITCH_BURST, GLITCHES_PER_S = 10_000, 330
 MAX_CONTINUATIONS = 16
+FIELD_OVERHEAD_BYTES = 32
+"""What each field of a header list counts beside its name and value (RFC 9113, 6.5.2)."""
 MAX_SENT_FIELDS_BYTES = 16 << 20
 """Limit of a header block that the gateway sends: none of its own, the session has checked what it forwards."""
 PODS_FIELDS_BYTES = 16 << 20
 """Limit of a pod's header block, decoded. Above it the connection ends with all its RPCs, so it is far above the limit
 that the engine holds for each RPC."""
+
+
+GOAWAY_CALM = b"\0\0\x08\x07\0\0\0\0\0" + b"\x7f\xff\xff\xff" + ENHANCE_YOUR_CALM.to_bytes(4, "big")
+"""GOAWAY with ENHANCE_YOUR_CALM, as a frame: where the peer exceeds a limit, libnghttp2 itself sends no more."""
 
 
 class Http2(Protocol):
@@ -111,6 +117,7 @@ def open_server(max_concurrent_streams: int, max_metadata_bytes: int) -> Http2:
             glitch_rate_limit=(GLITCH_BURST, GLITCHES_PER_S),
             max_continuations=MAX_CONTINUATIONS,
             max_inbound_header_list_size=4 * max_metadata_bytes,
+            max_inbound_header_count=4 * max_metadata_bytes // FIELD_OVERHEAD_BYTES,
         ),
     )
     connection.initiate_connection(

@@ -70,7 +70,7 @@ class PodLink(PeerConnection):
         self._handshake = None if tls is None else Handshake(tls[0], tls[1], self)
         """None: it is over, or there is none."""
         self._tls: TlsLayer | None = None
-        self._feed: Callable[[bytes], None] = self.receive if self._handshake is None else self._handshake.feed
+        self._feed: Callable[[bytes], object] = self.receive if self._handshake is None else self._handshake.feed
         self._is_connected = False
         self.streams: dict[int, PodAttempt] = {}
         self._resets: set[int] = set()

@@ -1,14 +1,19 @@
 """One turn of the engine: delivers what events changed to the RPCs, then writes what they queued, once a loop turn.
 
 Events of connections only change the state of RPCs and `touch` them. So a request that arrives whole is handled whole,
-RPCs of several connections share a write, and no session is called from inside a port call.
+RPCs of several connections share a write, and no session is called from inside a port call. What a client sends in one
+piece is handled in parts over several turns, so that the RPCs of the others wait for a part, not for the whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import Protocol
+
+MOST_EVENTS = 16
+"""Events that connections with a backlog may cause in one turn: as many RPCs take 2 ms or less."""
 
 
 class Pumped(Protocol):
@@ -29,6 +34,16 @@ class Flushed(Protocol):
     def flush(self) -> None: ...
 
 
+class Backlogged(Protocol):
+    """A connection whose client has sent much at once."""
+
+    def handle_part(self) -> int:
+        """Handle a part of it; returns how many events that were."""
+        ...
+
+    def has_backlog(self) -> bool: ...
+
+
 class Turn:
     """In the loop's thread only."""
 
@@ -36,6 +51,7 @@ class Turn:
         self._loop = loop
         self._ready: list[Pumped] = []
         self._dirty: list[Flushed] = []
+        self._backlogs: deque[Backlogged] = deque()
         self._scheduled = False
 
     def touch(self, rpc: Pumped) -> None:
@@ -54,11 +70,19 @@ class Turn:
             if not self._scheduled:
                 self._schedule()
 
+    def postpone(self, connection: Backlogged) -> None:
+        """Handle the backlog of `connection` in this turn and the next ones, in parts, by turns with the others'."""
+        self._backlogs.append(connection)
+        if not self._scheduled:
+            self._schedule()
+
     def _schedule(self) -> None:
         self._scheduled = True
         self._loop.call_soon(self._run)
 
     def _run(self) -> None:
+        if self._backlogs:
+            self._handle_backlogs()
         now_s = time.monotonic()
         while self._ready:
             ready, self._ready = self._ready, []
@@ -70,3 +94,13 @@ class Turn:
         for connection in dirty:
             connection.is_dirty = False
             connection.flush()
+        if self._backlogs and not self._scheduled:
+            self._schedule()
+
+    def _handle_backlogs(self) -> None:
+        events = 0
+        while self._backlogs and events < MOST_EVENTS:
+            connection = self._backlogs.popleft()
+            events += 1 + connection.handle_part()
+            if connection.has_backlog():
+                self._backlogs.append(connection)
