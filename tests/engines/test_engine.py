@@ -1,4 +1,4 @@
-"""What both engines ask of grpc core for a port."""
+"""What the engines on grpc ask of grpc core for a port."""
 
 from __future__ import annotations
 

@@ -56,3 +56,14 @@ def test_a_compressed_message_counts_as_any_other() -> None:
     scanner = MessageScanner()
     assert scanner.feed(b"\1\0\0\0\2ab") == 2
     assert (scanner.count, scanner.complete) == (1, True)
+
+
+@given(messages=MESSAGES, places=st.lists(st.integers(0, 1_000), max_size=12))
+def test_prefixes_are_no_bytes_of_messages(messages: list[bytes], places: list[int]) -> None:
+    """Nor are parts of them: the figure never falls."""
+    scanner, sizes = MessageScanner(), [0]
+    for chunk in cut(b"".join(frame(message) for message in messages), places):
+        scanner.feed(chunk)
+        sizes.append(scanner.size_bytes)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == sum(map(len, messages))

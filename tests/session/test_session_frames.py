@@ -171,7 +171,7 @@ def test_a_reply_of_several_chunks_does_not_wait_for_the_status() -> None:
     assert (counters.one_request, counters.one_reply) == (True, True)
 
 
-def test_messages_are_counted_and_bytes_are_those_of_the_wire() -> None:
+def test_messages_and_their_bytes_are_counted_without_prefixes() -> None:
     gateway = LoggingGateway()
     rpc = Rpc(gateway, frames=True)
     rpc.starts()
@@ -181,4 +181,4 @@ def test_messages_are_counted_and_bytes_are_those_of_the_wire() -> None:
             rpc.pod_takes()
     rpc.client_leaves()
     record = gateway.only()
-    assert (record.request_messages, record.request_bytes) == (3, 18)
+    assert (record.request_messages, record.request_bytes) == (3, 3)

@@ -57,7 +57,7 @@ class CompletionQueueEngine:
         self.coroutines = CoroutineLoop()
         self.serving.held = HeldMessages(options.max_message_bytes)
         self.timers: dict[ClientRpc, tuple[float, Timer]] = {}
-        self._active: set[ClientRpc] = set()
+        self.active: set[ClientRpc] = set()
         self._peers: dict[bytes, Peer] = {}
         self.ports = Ports(self._open_port)
         self._queue: Any = None
@@ -85,10 +85,10 @@ class CompletionQueueEngine:
         limit = time.monotonic() + limit_s
         self._stopping.wait(min(REFUSING_S, limit_s))
         self.ports.update(())
-        for rpc in self._active.copy():
+        for rpc in self.active.copy():
             rpc.sweep(time.monotonic())
         if not self._wait_closed(limit):
-            for rpc in self._active.copy():
+            for rpc in self.active.copy():
                 rpc.end_for_drain(limit)
             self._wait_closed(time.monotonic() + CUT_OFF_S)
 
@@ -129,7 +129,7 @@ class CompletionQueueEngine:
             elif now_s >= limit_s + CUT_OFF_S:
                 port.cut_off()
             elif now_s >= limit_s:
-                for rpc in [rpc for rpc in self._active.copy() if rpc.port is port]:
+                for rpc in [rpc for rpc in self.active.copy() if rpc.port is port]:
                     rpc.end_for_drain(now_s)
 
     def _connect(self, address: str, settings: ConnectionSettings) -> Connection:
@@ -152,12 +152,12 @@ class CompletionQueueEngine:
             self._wake_housekeeping.set()
 
     def forget(self, rpc: ClientRpc) -> None:
-        self._active.discard(rpc)
+        self.active.discard(rpc)
 
     def _take(self, port: QueuePort, event: Event) -> None:
         now_s = time.monotonic()
         rpc = ClientRpc(self, port, event, now_s)
-        self._active.add(rpc)
+        self.active.add(rpc)
         try:
             rpc.start(now_s)
         except Exception:  # see _run_server
@@ -196,7 +196,7 @@ class CompletionQueueEngine:
                 next_refresh_s = now_s + (REFRESH_S if self._refresh(now_s) else COALESCE_WINDOW_S)
             if now_s >= next_sweep_s:
                 next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
-                for rpc in self._active.copy():
+                for rpc in self.active.copy():
                     rpc.sweep(now_s)
             self._rest(min(next_refresh_s, next_sweep_s) - now_s)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 from grpcgw.engines.contract import REFUSING_S, ServerOptions
@@ -45,6 +45,10 @@ class GenericHandlerEngine:
         self._closing_ports: set[HandlerPort] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpcgw loop", daemon=True)
+
+    @property
+    def active(self) -> Collection[object]:
+        return self._proxy.active
 
     # --- called from outside the loop
 

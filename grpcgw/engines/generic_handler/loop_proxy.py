@@ -61,7 +61,7 @@ class LoopProxy:
         self._max_metadata_bytes = max_metadata_bytes
         self.serving = Serving(self._connect, first_turn, drain_time_s, max_metadata_bytes, catalogue)
         self.coroutines = CoroutineLoop()
-        self._active: set[ClientRpc] = set()
+        self.active: set[ClientRpc] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._house: asyncio.Task[None] | None = None
 
@@ -86,7 +86,7 @@ class LoopProxy:
     def refuse(self) -> None:
         """Take no new RPCs from now on."""
         self.serving.begin_drain(time.monotonic())
-        for rpc in self._active.copy():
+        for rpc in self.active.copy():
             rpc.sweep()
 
     async def finish(self, limit_s: float, port: PortView | None = None) -> None:
@@ -98,7 +98,7 @@ class LoopProxy:
             rpc.end_for_drain()
 
     def _running(self, port: PortView | None) -> list[ClientRpc]:
-        return [rpc for rpc in self._active if port is None or rpc.port is port]
+        return [rpc for rpc in self.active if port is None or rpc.port is port]
 
     async def stop(self) -> None:
         """Close every connection; returns when nothing runs any more."""
@@ -126,11 +126,11 @@ class LoopProxy:
 
     async def serve(self, port: PortView, path: str, metadata: Metadata, context: Any) -> None:
         rpc = ClientRpc(self, port, path, metadata, context)
-        self._active.add(rpc)
+        self.active.add(rpc)
         try:
             await rpc.serve()
         finally:
-            self._active.discard(rpc)
+            self.active.discard(rpc)
 
     def _connect(self, address: str, settings: ConnectionSettings) -> Connection:
         return PodConnection(address, self._max_metadata_bytes, settings, self.spawn)
@@ -144,7 +144,7 @@ class LoopProxy:
             try:
                 if now_s >= next_sweep_s:
                     next_sweep_s = now_s + sweep_interval_s(self.serving.snapshot)
-                    for rpc in self._active.copy():
+                    for rpc in self.active.copy():
                         rpc.sweep()
                 pause_s = min(self._refresh(now_s), max(0.0, next_sweep_s - now_s))
             except Exception:  # without it dead pods stay and no RPC is ended in time: it must go on

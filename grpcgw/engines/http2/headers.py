@@ -40,6 +40,8 @@ _KNOWN: dict[Field, tuple[str, MetadataValue]] = {}
 _ENCODED: dict[tuple[str, MetadataValue], Field] = {}
 MOST_KNOWN, LONGEST_KNOWN_BYTES = 2048, 64
 """Fields that clients repeat are decoded once. Bounded, since strangers choose them."""
+MOST_JOINED = 100
+"""Limit of the binary values that commas join in one field: a byte more of the client is an item more here."""
 
 _HTTP_CODES = {
     400: Code.INTERNAL,
@@ -79,14 +81,19 @@ class RequestHead:
 def parse_request(fields: Iterable[Field]) -> RequestHead:
     """Read a request's header block. A field that gRPC does not allow is a `refusal`; nothing is raised."""
     head = RequestHead()
-    metadata, kept = [], []
+    metadata: list[tuple[str, MetadataValue]] = []
+    kept = []
     host = b""
     known = _KNOWN
     try:
         for field in fields:
             name = field[0]
             if name not in _OF_REQUEST:
-                metadata.append(known.get(field) or _decode(field))
+                item = known.get(field)
+                if item is None:
+                    metadata += _decode(field)
+                else:
+                    metadata.append(item)
                 if name == b"user-agent":
                     kept.append(field)
             elif name in MESSAGE_FIELDS:
@@ -156,14 +163,14 @@ def format_timeout(left_s: float) -> bytes:
 # --- metadata
 
 
-def _decode(field: Field) -> tuple[str, MetadataValue]:
-    """One item of metadata. Raises BadField."""
+def _decode(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
+    """One item of metadata, or several where binary values are joined by commas. Raises BadField."""
     name, value = field
     if not _NAME.fullmatch(name):
         raise BadField(f"a header has a name that gRPC does not allow: {name[:64]!a}")
     text = name.decode("ascii")
     if text.endswith("-bin"):
-        return text, _decode_bytes(text, value)
+        return tuple((text, part) for part in _decode_bytes(text, value))
     try:
         item = text, value.decode("ascii")
     except UnicodeDecodeError:
@@ -176,20 +183,24 @@ def _decode(field: Field) -> tuple[str, MetadataValue]:
             _ENCODED.clear()
         _KNOWN[field] = item
         _ENCODED[item] = field
-    return item
+    return (item,)
 
 
 def _decode_pods(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
     """An item of a pod's metadata; nothing where gRPC does not allow it, since no client could read it."""
+    item = _KNOWN.get(field)
     try:
-        return (_KNOWN.get(field) or _decode(field),)
+        return _decode(field) if item is None else (item,)
     except BadField:
         return ()
 
 
-def _decode_bytes(name: str, value: bytes) -> bytes:
+def _decode_bytes(name: str, value: bytes) -> list[bytes]:
+    parts = value.split(b",")
+    if len(parts) > MOST_JOINED:
+        raise BadField(f"header {name} joins more than {MOST_JOINED} values")
     try:
-        return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
+        return [binascii.a2b_base64(part + b"=" * (-len(part) % 4), strict_mode=True) for part in parts]
     except binascii.Error:
         raise BadField(f"header {name} is not base64") from None
 
