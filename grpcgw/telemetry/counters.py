@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Final
 
 from grpcgw.model.codes import countable
+from grpcgw.telemetry.handshake_failures import HandshakeFailures
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport
 
 MAX_METHODS = 500
@@ -126,6 +127,8 @@ class Counters:
         self._retries: Counter[str] = Counter()
         self._breaker_trips: Counter[tuple[str, str]] = Counter()
         self._ejections: Counter[str] = Counter()
+        self.handshake_failures = HandshakeFailures()
+        """Of clients, where the engine does the handshakes itself."""
         self.unmatched = self.of("", "")
 
     @property

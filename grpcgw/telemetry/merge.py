@@ -52,6 +52,7 @@ def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
         shadows=merge_shadows((*former.shadows, *report.shadows)),
         access_log_dropped=report.access_log_dropped + former.access_log_dropped,
         cpu_s=report.cpu_s + former.cpu_s,
+        handshake_failures=_add(report.handshake_failures, former.handshake_failures),
     )
 
 

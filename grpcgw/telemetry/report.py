@@ -97,6 +97,6 @@ class WorkerReport:
     memory_bytes: int = 0
     """Resident memory of the process; 0: unknown."""
     handshake_failures: dict[str, int] = field(default_factory=dict)
-    """TLS handshakes that failed, by cause, also of predecessors (filled in by the supervisor)."""
+    """TLS handshakes that failed, by cause, also of predecessors. The supervisor adds those in the log of grpc core."""
     restarts: int = 0
     """How often this worker's predecessor died (filled in by the supervisor)."""

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -203,18 +204,18 @@ class WorkerSlot:
             await asyncio.wait((awaited,), timeout=REPORT_S)
             self._awaited.pop(number, None)
             if awaited.done() and not awaited.cancelled():
-                self._last = replace(
-                    carry_on(awaited.result(), self._former),
-                    restarts=self.restarts,
-                    handshake_failures=dict(self._stderr.handshake_failures),
-                )
+                self._last = replace(carry_on(awaited.result(), self._former), restarts=self.restarts)
                 self._counted = leave_behind(self._last, self._counted)
         return self.last_report
 
     @property
     def last_report(self) -> WorkerReport | None:
         """None: no process has reported yet."""
-        return self._last or self._former
+        report = self._last or self._former
+        if report is None:
+            return None
+        failures = self._stderr.handshake_failures + Counter(report.handshake_failures)
+        return replace(report, handshake_failures=dict(failures))
 
     async def drain(self, limit_s: float) -> None:
         """Drain the process; returns when it ended, or was given up DRAIN_GRACE_S after `limit_s`."""

@@ -16,14 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from grpcgw.engines.contract import QUIET_CORE
+from grpcgw.telemetry.handshake_failures import HandshakeFailures
 
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 65_536
 PAUSE_S = 0.05
 """Between chunks: at most 1.3 MB a second are read."""
-LOG_EVERY_S = 60.0
-"""Shortest time between two log lines of one cause."""
 MOST_LOGGED_LINES = 200
 """Lines that are not grpc core's (a traceback, a crash), per process."""
 
@@ -54,10 +53,13 @@ class WorkerStderr:
     """The stderr of one worker slot, over all processes that fill it."""
 
     def __init__(self, worker: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._worker, self._clock = worker, clock
-        self.handshake_failures: Counter[str] = Counter()
+        self._worker = worker
+        self._failures = HandshakeFailures(f"worker {worker}: ", clock)
+
+    @property
+    def handshake_failures(self) -> Counter[str]:
         """By cause, since the start. grpc core does not say whether the peer was a client or a pod."""
-        self._logged: dict[str, tuple[float, int]] = {}
+        return self._failures.by_cause
 
     async def follow(self, descriptor: int) -> None:
         """Read the pipe until all its writers are gone, then close it."""
@@ -81,20 +83,11 @@ class WorkerStderr:
         for line in lines:
             failed = _HANDSHAKE.search(line)
             if failed is not None:
-                self._count(_CAUSES.get(failed[1], OTHER))
+                self._failures.count(_CAUSES.get(failed[1], OTHER))
             elif not _CORE.match(line) and logged < most:
                 logged += 1
                 log.error("worker %d on stderr: %s", self._worker, line.decode(errors="backslashreplace"))
         return logged
-
-    def _count(self, cause: str) -> None:
-        self.handshake_failures[cause] += 1
-        logged_at_s, logged = self._logged.get(cause, (-LOG_EVERY_S, 0))
-        now_s = self._clock()
-        if now_s - logged_at_s >= LOG_EVERY_S:
-            count = self.handshake_failures[cause]
-            self._logged[cause] = now_s, count
-            log.warning("worker %d: TLS handshakes failed: %s, %d more", self._worker, cause, count - logged)
 
 
 def operator_sets_verbosity(environment: Mapping[str, str]) -> bool:

@@ -60,11 +60,15 @@ class _Connection(h2.connection.H2Connection):
 
 
 class RawClient:
-    def __init__(self, address: str, initial_window: int = 1 << 20, tls: ssl.SSLContext | None = None) -> None:
-        """`initial_window`: bytes that each stream may send before this client says more, which it never does."""
-        host, _, port = address.rpartition(":")
-        sock = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
-        self.socket = sock if tls is None else tls.wrap_socket(sock, server_hostname="localhost")
+    def __init__(
+        self, address: str | socket.socket, initial_window: int = 1 << 20, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`address`: or a connection to it. `initial_window`: bytes that each stream may send before this client says
+        more, which it never does."""
+        if isinstance(address, str):
+            host, _, port = address.rpartition(":")
+            address = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        self.socket = address if tls is None else tls.wrap_socket(address, server_hostname="localhost")
         self.answers: dict[int, Answer] = {}
         self.goaway = False
         self.closed = False

@@ -8,8 +8,8 @@ import logging
 
 import pytest
 
+from grpcgw.telemetry.handshake_failures import LOG_EVERY_S
 from grpcgw.workers.worker_stderr import (
-    LOG_EVERY_S,
     MOST_LOGGED_LINES,
     WorkerStderr,
     open_pipe,

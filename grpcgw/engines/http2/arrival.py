@@ -1,7 +1,6 @@
 """A connection that has just been accepted: reads PROXY header and TLS handshake, then hands it over.
 
-To HTTP/2 (`client_connection`), or to HTTP/1.1, which gets answers but no RPCs. Handshakes run in a thread beside the
-loop, one at a time: a storm of them must not stop running RPCs.
+To HTTP/2 (`client_connection`), or to HTTP/1.1 (`http1_connection`), which gets answers but no RPCs.
 """
 
 from __future__ import annotations
@@ -10,27 +9,31 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
-from functools import partial
 from typing import Protocol, cast
 
 from grpcgw.engines.http2.client_connection import ClientConnection
-from grpcgw.engines.http2.client_hello import NoClientHello, read_server_name
-from grpcgw.engines.http2.connection import close_when_sent
+from grpcgw.engines.http2.client_handshakes import ClientHandshake, ClientHandshakes, HandshakeStep
 from grpcgw.engines.http2.first_bytes import ClientProtocol, Decision, FirstBytes, NotServed
-from grpcgw.engines.http2.http1 import Http1Answerer
+from grpcgw.engines.http2.http1_connection import Http1Connection, LastAnswer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_contexts import ServerContexts
-from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
-from grpcgw.model.listener import ServerCertificate
+from grpcgw.engines.http2.tls_layer import HTTP, NO_TLS, TlsClosed, TlsFailed, TlsLayer
+from grpcgw.logs import DefectLog
+from grpcgw.model.listener import ALPN_HTTP1, ALPN_HTTP2, ServerCertificate
 from grpcgw.policy.request import Peer
 
 log = logging.getLogger(__name__)
 
 ARRIVAL_S = 10.0
-"""Time for everything before HTTP/2: the PROXY header and the TLS handshake."""
-UNREAD_BYTES = 65_536
-"""A client of HTTP/1.1 that leaves more answers than this unread is cut off."""
+"""Time for everything before HTTP: the PROXY header and the TLS handshake, with its wait for the thread."""
+
+_defects = DefectLog(log)
+
+
+class Closing(Protocol):
+    """A connection that is none of HTTP/2."""
+
+    def close(self) -> None: ...
 
 
 class ArrivalPort(Protocol):
@@ -40,38 +43,44 @@ class ArrivalPort(Protocol):
     allows_tls: bool
     allows_clear: bool
     expects_proxy: bool
+    others: set[Closing]
+    """Connections that are open and none of HTTP/2."""
 
     def make_connection(self, tls: TlsLayer | None, shown: ServerCertificate | None) -> ClientConnection: ...
     def is_healthy(self) -> bool: ...
+    def note_failure(self, cause: str, why: str) -> None: ...
 
 
 class Arrival(asyncio.Protocol):
+    """Its exceptions end it: nothing else would end a connection whose handler failed."""
+
     transport: asyncio.Transport
 
-    def __init__(
-        self, port: ArrivalPort, timers: Timers, handshakes: Executor, note_gone: Callable[[Arrival], None]
-    ) -> None:
-        """`note_gone`: called once, when it is handed over or closed."""
-        self._port, self._handshakes, self._note_gone = port, handshakes, note_gone
+    def __init__(self, port: ArrivalPort, timers: Timers, handshakes: ClientHandshakes) -> None:
+        self._port, self._timers, self._handshakes = port, timers, handshakes
         self._first = FirstBytes(port.allows_tls, port.allows_clear, port.expects_proxy)
         self._feed: Callable[[bytes], None] = self._feed_first
-        self._deadline: LoopTimer = timers.at(time.monotonic() + ARRIVAL_S, self.close)
+        self._deadline: LoopTimer | None = None
         self._peer = Peer("")
+        self._handshake = ClientHandshake(lambda: port.contexts)
         self._held = b""
-        """Bytes of a TLS handshake that wait for the thread, or of a ClientHello that is not whole."""
-        self._tls: TlsLayer | None = None
-        self._shown: ServerCertificate | None = None
-        self._begin_tls: Callable[[], TlsLayer]
-        self._is_shaking = self._is_gone = False
+        """Bytes that came while a step of the handshake waits or runs."""
+        self._step: HandshakeStep | None = None
+        self._is_gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is none of asyncio's
+        self._deadline = self._timers.at(time.monotonic() + ARRIVAL_S, self.close)
+        self._port.others.add(self)
         address = self.transport.get_extra_info("peername")
         if isinstance(address, tuple):
             self._peer = _peer(address[0], address[1])
 
     def data_received(self, data: bytes) -> None:
-        self._feed(data)
+        try:
+            self._feed(data)
+        except Exception:
+            self._fail()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._leave()
@@ -80,17 +89,27 @@ class Arrival(asyncio.Protocol):
         self._leave()
         self.transport.abort()
 
+    def _fail(self) -> None:
+        _defects.note("a new connection could not be served")
+        self.close()
+
     def _leave(self) -> None:
-        self._deadline.cancel()
-        if not self._is_gone:
-            self._is_gone = True
-            self._note_gone(self)
+        """It is handed over or closed."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        self._port.others.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._step is not None:
+            self._handshakes.cancel(self._step)
 
     def _refuse(self, answer: bytes) -> None:
         self._leave()
         if answer:
-            self.transport.write(answer)
-        close_when_sent(self.transport)
+            self._hold_last(answer)
+        else:
+            self.transport.abort()
 
     # --- the first bytes
 
@@ -98,6 +117,8 @@ class Arrival(asyncio.Protocol):
         try:
             decision = self._first.feed(data)
         except NotServed as refused:
+            if not self._port.allows_clear:
+                self._port.note_failure(HTTP if refused.answer else NO_TLS, str(refused))
             self._refuse(refused.answer)
             return
         if decision is not None:
@@ -107,93 +128,101 @@ class Arrival(asyncio.Protocol):
         if decision.source is not None:
             self._peer = _peer(*decision.source)
         if decision.protocol is ClientProtocol.TLS:
-            self._feed = self._feed_hello
-            self._feed_hello(decision.rest)
-        elif decision.protocol is ClientProtocol.HTTP2:
-            self._hand_over(None, decision.rest)
+            self._feed = self._feed_handshake
+            self._feed_handshake(decision.rest)
         else:
-            self._serve_http1(None, decision.rest)
+            self._serve(decision.protocol, None, decision.rest)
 
     # --- TLS
 
-    def _feed_hello(self, data: bytes) -> None:
-        self._held += data
-        contexts = self._port.contexts
-        try:
-            name = read_server_name(self._held)
-        except NoClientHello:
-            self.close()
-            return
-        if name is None:
-            return
-        if contexts is None:
-            self.close()
-            return
-        self._shown = contexts.certificate_for(name.name)
-        self._begin_tls = partial(_begin_tls, contexts, name.name)
-        self._feed = self._feed_handshake
-        self._shake()
-
     def _feed_handshake(self, data: bytes) -> None:
         self._held += data
-        if not self._is_shaking:
+        if self._step is None:
             self._shake()
 
     def _shake(self) -> None:
-        data, self._held, self._is_shaking = self._held, b"", True
-        self.transport.pause_reading()  # of one that waits for the thread no more is kept than was read at once
-        future = asyncio.get_running_loop().run_in_executor(self._handshakes, self._handshake, data)
-        future.add_done_callback(self._on_shaken)
+        """Nothing more is read meanwhile: a client has nothing to send but what belongs to the step."""
+        data, self._held = self._held, b""
+        self.transport.pause_reading()
+        self._step = HandshakeStep(self._handshake, data, self._on_step)
+        if not self._handshakes.add(self._step):
+            self.close()
 
-    def _handshake(self, data: bytes) -> bytes:
-        """In the thread for handshakes."""
-        if self._tls is None:
-            self._tls = self._begin_tls()
-        return self._tls.handshake(data)
-
-    def _on_shaken(self, future: asyncio.Future[bytes]) -> None:
-        self._is_shaking = False
-        if future.cancelled() or self._is_gone:
-            return
-        self.transport.resume_reading()
+    def _on_step(self, future: asyncio.Future[bytes]) -> None:
+        self._step = None
         error = future.exception()
         if isinstance(error, TlsFailed):
-            self._refuse(error.to_send)
-        elif error is not None:
-            log.error("defect: a TLS handshake could not be handled", exc_info=error)
-            self.close()
-        else:
-            self._go_on(future.result())
+            self._port.note_failure(error.cause, str(error))
+        if self._is_gone:
+            return
+        try:
+            if isinstance(error, TlsFailed):
+                self._refuse(error.to_send)
+            else:
+                self._go_on(future.result())
+        except Exception:
+            self._fail()
 
     def _go_on(self, answer: bytes) -> None:
-        tls = self._tls
-        assert tls is not None
         if answer:
             self.transport.write(answer)
-        if tls.established:
+        self.transport.resume_reading()
+        tls = self._handshake.tls
+        if tls is not None and tls.established:
             self._enter(tls)
         elif self._held:
             self._shake()
 
     def _enter(self, tls: TlsLayer) -> None:
-        held, self._held = self._held, b""
+        """The handshake is over. Clients that name no protocol by ALPN, as some health checks do, are recognised by
+        their first bytes again."""
         try:
             plain = tls.receive(b"")
-            if held:
-                plain += tls.receive(held)
+            if self._held:
+                plain += tls.receive(self._held)
         except (TlsClosed, TlsFailed):
             self.close()
             return
-        if tls.alpn == "http/1.1":
-            self._serve_http1(tls, plain)
+        self._held = b""
+        if tls.alpn == ALPN_HTTP1:
+            self._serve(ClientProtocol.HTTP1, tls, plain)
+        elif tls.alpn == ALPN_HTTP2:
+            self._serve(ClientProtocol.HTTP2, tls, plain)
         else:
-            self._hand_over(tls, plain)
+            self._recognise(tls, plain)
+
+    def _recognise(self, tls: TlsLayer, plain: bytes) -> None:
+        first = FirstBytes(allow_tls=False, allow_clear=True, proxy=False)
+
+        def feed(plain: bytes) -> None:
+            try:
+                decision = first.feed(plain)
+            except NotServed:
+                self._refuse(tls.close())
+                return
+            if decision is not None:
+                self._serve(decision.protocol, tls, decision.rest)
+
+        def feed_tls(data: bytes) -> None:
+            try:
+                feed(tls.receive(data))
+            except (TlsClosed, TlsFailed):
+                self.close()
+
+        self._feed = feed_tls
+        feed(plain)
 
     # --- the protocol
 
-    def _hand_over(self, tls: TlsLayer | None, plain: bytes) -> None:
+    def _serve(self, protocol: ClientProtocol, tls: TlsLayer | None, plain: bytes) -> None:
         self._leave()
-        connection = self._port.make_connection(tls, self._shown)
+        if protocol is ClientProtocol.HTTP2:
+            self._serve_http2(tls, plain)
+        else:
+            self._serve_http1(tls, plain)
+
+    def _serve_http2(self, tls: TlsLayer | None, plain: bytes) -> None:
+        connection = self._port.make_connection(tls, self._handshake.shown)
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
         connection.begin_http2(self._peer)
@@ -201,29 +230,18 @@ class Arrival(asyncio.Protocol):
             connection.accept(plain)
 
     def _serve_http1(self, tls: TlsLayer | None, plain: bytes) -> None:
-        answerer = Http1Answerer(self._port.is_healthy)
+        port, others = self._port, self._port.others
+        connection = Http1Connection(
+            self.transport, tls, port.is_healthy, self._timers, lambda: others.discard(connection)
+        )
+        others.add(connection)
+        connection.receive(plain)
 
-        def answer(plain: bytes) -> None:
-            sent, closes = answerer.feed(plain)
-            if sent:
-                self.transport.write(sent if tls is None else tls.send(sent))
-            if closes:
-                self._refuse(b"" if tls is None else tls.close())
-            elif self.transport.get_write_buffer_size() > UNREAD_BYTES:
-                self.close()
-
-        def feed(data: bytes) -> None:
-            try:
-                answer(data if tls is None else tls.receive(data))
-            except (TlsClosed, TlsFailed):
-                self.close()
-
-        self._feed = feed
-        answer(plain)
-
-
-def _begin_tls(contexts: ServerContexts, name: str | None) -> TlsLayer:
-    return TlsLayer(contexts.for_name(name), server_side=True)
+    def _hold_last(self, answer: bytes) -> None:
+        others = self._port.others
+        last = LastAnswer(self.transport, self._timers, lambda: others.discard(last))
+        others.add(last)
+        last.send(answer)
 
 
 def _peer(address: str, port: int) -> Peer:

@@ -18,6 +18,7 @@ from typing import Any
 import uvloop
 
 from grpcgw.engines.contract import REFUSING_S, ServerOptions, sweep_interval_s
+from grpcgw.engines.http2.client_handshakes import ClientHandshakes
 from grpcgw.engines.http2.client_rpc import ClientRpc
 from grpcgw.engines.http2.coroutines import LoopCoroutine
 from grpcgw.engines.http2.pod_connection import PodConnection
@@ -65,7 +66,7 @@ class Http2Engine:
         self.serving.held = HeldMessages(options.max_message_bytes)
         self.ports = Ports(self._open_port)
         self.active: set[ClientRpc] = set()
-        self.handshakes = ThreadPoolExecutor(1, thread_name_prefix="grpcgw handshakes")
+        self.handshakes = ClientHandshakes(self.loop)
         self.pod_handshakes = ThreadPoolExecutor(1, thread_name_prefix="grpcgw pod handshakes")
         """A thread of its own: a storm of clients must not delay connections to pods until they time out."""
         self._closing_ports: dict[Http2Port, float] = {}
@@ -76,6 +77,7 @@ class Http2Engine:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._refresh_soon = False
         self._defects = DefectLog(log)
+        self.loop.set_exception_handler(self._note_defect)
 
     # --- called from outside the loop
 
@@ -98,12 +100,18 @@ class Http2Engine:
             self._call(self._close())
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
-        self.handshakes.shutdown()
+        self.handshakes.close()
         self.pod_handshakes.shutdown()
         self.loop.close()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    def _note_defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop's own handler would log each: a client may cause any number."""
+        error = context.get("exception")
+        with self._defects.contained("a callback of the loop failed:", str(context.get("message"))):
+            raise error if isinstance(error, Exception) else RuntimeError(str(context))
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -80,6 +80,11 @@ class Http1Answerer:
         self._searched = 0
         self._closed = False
 
+    @property
+    def is_reading_head(self) -> bool:
+        """Whether a request has begun whose head is not complete."""
+        return bool(self._held) and not self._closed
+
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """Takes bytes of the client; returns what to send, and whether to close the connection after that."""
         answers = bytearray()

@@ -7,12 +7,13 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from grpcgw.engines.contract import ServerOptions, max_message_bytes
-from grpcgw.engines.http2.arrival import Arrival
+from grpcgw.engines.http2.acceptor import Acceptor
+from grpcgw.engines.http2.arrival import Arrival, Closing
 from grpcgw.engines.http2.client_connection import ClientConnection, ClientLimits, ConnectionEngine
+from grpcgw.engines.http2.client_handshakes import ClientHandshakes
 from grpcgw.engines.http2.tls_contexts import ServerContexts
 from grpcgw.engines.http2.tls_layer import TlsLayer
 from grpcgw.errors import UserError
@@ -26,13 +27,11 @@ class PortEngine(ConnectionEngine, Protocol):
     """What a port uses of its engine."""
 
     loop: asyncio.AbstractEventLoop
-    handshakes: ThreadPoolExecutor
+    handshakes: ClientHandshakes
 
 
 class Http2Port:
     """`number`, `views`, `close`, `set_certificates` are for the thread that changes ports, the rest for the loop."""
-
-    fault = ""
 
     def __init__(
         self,
@@ -50,21 +49,30 @@ class Http2Port:
         self.allows_tls, self.allows_clear = listener.transport.takes_tls, listener.transport.takes_clear_text
         self.expects_proxy = listener.proxy_protocol
         self.contexts = ServerContexts(listener.certificates) if self.allows_tls else None
-        self._arrivals: set[Arrival] = set()
+        self.others: set[Closing] = set()
         self.connections: set[ClientConnection] = set()
         self._empty = asyncio.Event()
         """Set once it closes and has no connection."""
-        self._server: asyncio.Server | None = None
-        self._socket = _listen(options, listener.port)
-        self.number = int(self._socket.getsockname()[1])
+        listening = _listen(options, listener.port)
+        self.number = int(listening.getsockname()[1])
+        self._acceptor = Acceptor(engine.loop, listening, self._arrive, self._is_busy)
+
+    @property
+    def fault(self) -> str:
+        return self._acceptor.fault
 
     async def start(self) -> None:
-        self._server = await self._engine.loop.create_server(self._arrive, sock=self._socket, backlog=BACKLOG)
+        self._acceptor.start()
 
     def _arrive(self) -> Arrival:
-        arrival = Arrival(self, self._engine.timers, self._engine.handshakes, self._arrivals.discard)
-        self._arrivals.add(arrival)
-        return arrival
+        return Arrival(self, self._engine.timers, self._engine.handshakes)
+
+    def _is_busy(self) -> bool:
+        return self.allows_tls and self._engine.handshakes.are_many
+
+    def note_failure(self, cause: str, why: str) -> None:
+        """A TLS handshake failed."""
+        self._engine.serving.counters.handshake_failures.count(cause, why)
 
     def make_connection(self, tls: TlsLayer | None, shown: ServerCertificate | None) -> ClientConnection:
         """`shown`: the certificate of the handshake."""
@@ -77,10 +85,15 @@ class Http2Port:
 
     def _guard(self, shown: ServerCertificate | None) -> Callable[[str], bool] | None:
         """What RPCs over a connection may call, by their `:authority`; None: everything."""
-        if shown is None or self.contexts is None or not self.contexts.demanding:
+        if shown is None:
             return None
         certificate = shown
-        return lambda authority: self.contexts is not None and self.contexts.may_call(certificate, authority)
+
+        def may_call(authority: str) -> bool:
+            contexts = self.contexts  # of now: a Host may have begun to demand something
+            return contexts is not None and (not contexts.demanding or contexts.may_call(certificate, authority))
+
+        return may_call
 
     def _on_lost(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
@@ -101,16 +114,16 @@ class Http2Port:
     # --- in the loop
 
     def begin_to_close(self) -> None:
-        """Accept no connections any more, and send GOAWAY on those that there are."""
-        if self._server is not None:
-            self._server.close()
-        for arrival in tuple(self._arrivals):
-            arrival.close()
+        """Accept no connections any more, and send GOAWAY on those that there are and those that just arrive."""
+        self._acceptor.close()
+        for other in tuple(self.others):
+            if not isinstance(other, Arrival):  # a handshake may end and get GOAWAY: its client then returns at once
+                other.close()
         for connection in tuple(self.connections):
             connection.drain()
 
     def is_closed(self) -> bool:
-        return not self.connections
+        return not self.connections and not self.others
 
     async def wait_closed(self, limit_s: float) -> None:
         """Returns when the last connection is gone, or after `limit_s`."""
@@ -120,7 +133,10 @@ class Http2Port:
                     await self._empty.wait()
 
     def cut_off(self) -> None:
-        """Close what is still open."""
+        """Close what is still open, and accept no more."""
+        self._acceptor.close()
+        for other in tuple(self.others):
+            other.close()
         for connection in tuple(self.connections):
             connection.cut_off()
 

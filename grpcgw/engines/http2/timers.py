@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
 import time
 from collections.abc import Callable
+
+from grpcgw.logs import DefectLog
+
+log = logging.getLogger(__name__)
 
 LOOP_SLACK_S = 0.001
 """The loop counts in milliseconds, and may wake so much too early."""
@@ -38,6 +43,7 @@ class Timers:
         self._dead = 0
         self._handle: asyncio.TimerHandle | None = None
         self._wakes_at_s = float("inf")
+        self._defects = DefectLog(log)
 
     def at(self, due_s: float, call: Callable[[], None]) -> LoopTimer:
         """Call `call` at `due_s` of the monotonic clock, or soon after."""
@@ -70,7 +76,8 @@ class Timers:
                 self._dead -= 1
             else:
                 timer.call = None
-                call()
+                with self._defects.contained("a timer failed"):
+                    call()
         if self._heap and self._heap[0][0] < self._wakes_at_s:
             self._wake_at(self._heap[0][0])
 

@@ -20,11 +20,14 @@ _MOST_UNSENT_BYTES = 16_384
 """Bytes that TLS itself may have to send before we send anything, such as answers to key updates."""
 
 OTHER = "other"
+NO_TLS, HTTP = "no-tls", "http"
+UNUSABLE = "own-certificate-unusable"
+"""`ssl` does not take the certificate of the port."""
 
 _CAUSES = {
-    "WRONG_VERSION_NUMBER": ("no-tls", "the peer does not speak TLS"),
-    "HTTP_REQUEST": ("http", "the peer speaks HTTP without TLS"),
-    "HTTPS_PROXY_REQUEST": ("http", "the peer speaks HTTP without TLS"),
+    "WRONG_VERSION_NUMBER": (NO_TLS, "the peer does not speak TLS"),
+    "HTTP_REQUEST": (HTTP, "the peer speaks HTTP without TLS"),
+    "HTTPS_PROXY_REQUEST": (HTTP, "the peer speaks HTTP without TLS"),
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": ("no-client-certificate", "the peer shows no certificate"),
     "CERTIFICATE_VERIFY_FAILED": ("untrusted-certificate", "the peer's certificate is not trusted"),
     "UNSUPPORTED_PROTOCOL": ("tls-version", "the peer speaks no TLS version that is allowed here"),

@@ -8,9 +8,14 @@ piece is handled in parts over several turns, so that the RPCs of the others wai
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from typing import Protocol
+
+from grpcgw.logs import DefectLog
+
+log = logging.getLogger(__name__)
 
 MOST_EVENTS = 16
 """Events that connections with a backlog may cause in one turn: as many RPCs take 2 ms or less."""
@@ -32,6 +37,9 @@ class Flushed(Protocol):
     is_dirty: bool
 
     def flush(self) -> None: ...
+    def fail(self, why: str) -> None:
+        """Close it, because flushing it failed."""
+        ...
 
 
 class Backlogged(Protocol):
@@ -42,6 +50,7 @@ class Backlogged(Protocol):
         ...
 
     def has_backlog(self) -> bool: ...
+    def fail(self, why: str) -> None: ...
 
 
 class Turn:
@@ -53,6 +62,7 @@ class Turn:
         self._dirty: list[Flushed] = []
         self._backlogs: deque[Backlogged] = deque()
         self._scheduled = False
+        self._defects = DefectLog(log)
 
     def touch(self, rpc: Pumped) -> None:
         """Pump `rpc` in this turn."""
@@ -93,7 +103,11 @@ class Turn:
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
             connection.is_dirty = False
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception:  # the other connections are not lost with it
+                self._defects.note("a connection could not be written to")
+                connection.fail("a defect of the gateway")
         if self._backlogs and not self._scheduled:
             self._schedule()
 
@@ -101,6 +115,10 @@ class Turn:
         events = 0
         while self._backlogs and events < MOST_EVENTS:
             connection = self._backlogs.popleft()
-            events += 1 + connection.handle_part()
+            try:
+                events += 1 + connection.handle_part()
+            except Exception:
+                self._defects.note("what a client sent could not be handled")
+                connection.fail("a defect of the gateway")
             if connection.has_backlog():
                 self._backlogs.append(connection)

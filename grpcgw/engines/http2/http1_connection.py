@@ -1,0 +1,116 @@
+"""A client's connection that speaks HTTP/1.1: health checks and refusals, no RPCs. Bounds its time and its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from grpcgw.engines.http2.http1 import Http1Answerer
+from grpcgw.engines.http2.timers import LoopTimer, Timers
+from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
+
+HEAD_S = 10.0
+"""Time for the head of a request, from its first byte on, and for a client to read its answers."""
+KEEP_ALIVE_S = 75.0
+"""Time between requests: longer than between the checks of most load balancers (5 to 60 s)."""
+LINGER_S = 1.0
+"""Time for a client to read the last answer: closing a socket with unread bytes would destroy it (RFC 9112, 9.6)."""
+ANSWER_BYTES = 16_384
+"""While more of its answers wait, no further requests of a client are read."""
+
+
+class LastAnswer(asyncio.Protocol):
+    """Sends the last bytes of a connection and closes it once the client has read them. It ignores what still comes."""
+
+    def __init__(self, transport: asyncio.Transport, timers: Timers, note_gone: Callable[[], None]) -> None:
+        """Takes `transport` over, which is open. `note_gone`: called once, when it is closed."""
+        self._transport, self._note_gone = transport, note_gone
+        self._deadline = timers.at(time.monotonic() + LINGER_S, transport.abort)
+        transport.set_protocol(self)
+        transport.resume_reading()
+
+    def send(self, answer: bytes) -> None:
+        if answer:
+            self._transport.write(answer)
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._deadline.cancel()
+        self._note_gone()
+
+
+class Http1Connection(asyncio.Protocol):
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        tls: TlsLayer | None,
+        is_healthy: Callable[[], bool],
+        timers: Timers,
+        note_gone: Callable[[], None],
+    ) -> None:
+        """Takes `transport` over. `note_gone`: called once, when it is closed."""
+        self._transport, self._tls, self._timers, self._note_gone = transport, tls, timers, note_gone
+        self._answerer = Http1Answerer(is_healthy)
+        self._is_reading_head = self._is_stopped = False
+        self._deadline: LoopTimer = timers.at(time.monotonic() + HEAD_S, transport.abort)
+        transport.set_protocol(self)
+        transport.set_write_buffer_limits(ANSWER_BYTES)
+        transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Ciphertext where there is TLS."""
+        if self._tls is not None:
+            try:
+                data = self._tls.receive(data)
+            except (TlsFailed, TlsClosed):
+                self._transport.abort()
+                return
+        self.receive(data)
+
+    def receive(self, plain: bytes) -> None:
+        answer, closes = self._answerer.feed(plain)
+        sent = answer if self._tls is None else self._tls.send(answer)
+        if closes:
+            self._end(sent)
+            return
+        if sent:
+            self._transport.write(sent)
+        if not self._is_stopped:
+            self._set_deadline()
+
+    def _end(self, sent: bytes) -> None:
+        goodbye = b"" if self._tls is None else self._tls.close()
+        self._deadline.cancel()
+        LastAnswer(self._transport, self._timers, self._note_gone).send(sent + goodbye)
+
+    def _set_deadline(self) -> None:
+        """A head that has begun keeps the deadline of its first byte, however slowly it comes."""
+        was, self._is_reading_head = self._is_reading_head, self._answerer.is_reading_head
+        if not (was and self._is_reading_head):
+            self._wait(HEAD_S if self._is_reading_head else KEEP_ALIVE_S)
+
+    def _wait(self, limit_s: float) -> None:
+        self._deadline.cancel()
+        self._deadline = self._timers.at(time.monotonic() + limit_s, self._transport.abort)
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers."""
+        self._is_stopped = True
+        self._transport.pause_reading()
+        self._wait(HEAD_S)
+
+    def resume_writing(self) -> None:
+        self._is_stopped = self._is_reading_head = False
+        self._transport.resume_reading()
+        self._set_deadline()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._deadline.cancel()
+        self._note_gone()
