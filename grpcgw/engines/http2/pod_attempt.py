@@ -345,4 +345,5 @@ class PodAttempt:
             self._wanted = False
             events.on_pod_message(None, now_s)
         events.on_pod_status(status, now_s)
+        self.rpc = None  # it leads back here: the objects of every RPC would wait for the garbage collector
         return True
