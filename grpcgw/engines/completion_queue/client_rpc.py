@@ -32,6 +32,7 @@ from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.timeouts import upstream_deadline
 from grpcgw.session.call import Attempt, Opening, PolicyRpcEvents, Timer, TryEvents
+from grpcgw.session.forwarding import trim
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
 
@@ -74,7 +75,7 @@ class ClientRpc(AttemptOwner):
         request = Request(
             details.method.decode("utf-8", "replace"),
             details.host.decode("utf-8", "replace"),
-            event.invocation_metadata,
+            trim(event.invocation_metadata),
             now_s + deadline_s - wall_s if deadline_s < NO_DEADLINE_S else None,
             engine.peer(event.call),
             wall_s,

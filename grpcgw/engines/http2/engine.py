@@ -209,10 +209,4 @@ class Http2Engine:
     # --- coroutines of policies
 
     def run_coroutine(self, work: CoroutineWork, on_result: Callable[[object], None]) -> RunningWork:
-        def report(result: object) -> None:
-            self._coroutines.discard(running)
-            on_result(result)
-
-        running = LoopCoroutine(self.loop, work, report)
-        self._coroutines.add(running)
-        return running
+        return LoopCoroutine(self.loop, work, on_result, self._coroutines)
