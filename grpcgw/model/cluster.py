@@ -42,6 +42,8 @@ class ConnectionSettings:
     keepalive_time_s: int | None = None
     """Send an HTTP/2 PING after this time without data; None: no pings."""
     keepalive_timeout_s: int | None = None
+    on_demand: bool = False
+    """Connect when the first RPC needs it, and not before. Never configured: the worker sets it for large clusters."""
 
 
 @dataclass(frozen=True, slots=True)

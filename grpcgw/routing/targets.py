@@ -108,9 +108,12 @@ class Target:
             self.policies, self.policy_upstreams = policies or None, upstreams
 
     def pick(self, avoid: Pod | None, key: int | None = None) -> Pod | None:
-        """The pod for one RPC; `done` must follow, once. `key` is what `make_key` made of it."""
-        picker = self._balancing.picker
-        return picker.pick(avoid, key)  # type: ignore[return-value]  # pickers return what update() was given
+        """The pod for one RPC; `done` must follow, once. `key` is what `make_key` made of it. `avoid`: the pod that
+        just failed it. Of pods connected to on demand the next one is a connected one: others may be gone as well."""
+        balancing = self._balancing
+        if avoid is not None and avoid.on_demand and (other := balancing.find_other(avoid)):
+            return other
+        return balancing.picker.pick(avoid, key)  # type: ignore[return-value]  # pickers return what update() was given
 
     def done(self, pod: Pod, outcome: Outcome, now_s: float) -> None:
         """The try on `pod` ended. A pod that this ejects gets no new RPCs."""

@@ -1,7 +1,8 @@
 """Decides after a failed try: another try, or the status that the client gets.
 
-Another try follows by the Mapping's `retry_policy`, and once, on another pod, where a try provably reached no pod. Made
-when a try fails; an RPC whose first try succeeds has none of this.
+Another try follows by the Mapping's `retry_policy`, and once, on another pod, where a try provably reached no pod (in
+clusters that are connected to on demand up to MOST_ON_DEMAND times). Made when a try fails; an RPC whose first try
+succeeds has none of this.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from grpcgw.session.response_side import ResponseSide
 from grpcgw.telemetry.counters import Counters
 from grpcgw.upstream.pod import Pod
 
+MOST_ON_DEMAND = 4
+"""There an RPC may be the first to find that a pod is gone, several times over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Again:
@@ -28,7 +32,7 @@ class Again:
 
 
 class FurtherTries:
-    __slots__ = ("_client_deadline_s", "_counters", "_deadline_s", "_repeated", "_retries", "_target")
+    __slots__ = ("_client_deadline_s", "_counters", "_deadline_s", "_repeats", "_retries", "_target")
 
     def __init__(
         self, target: Target, counters: Counters, deadline_s: float | None, client_deadline_s: float | None
@@ -37,12 +41,12 @@ class FurtherTries:
         self._target, self._counters = target, counters
         self._deadline_s, self._client_deadline_s = deadline_s, client_deadline_s
         self._retries = None if target.retry is None else Retries(target.retry, target.budget)
-        self._repeated = False
+        self._repeats = 0
 
     @property
     def count(self) -> int:
         """Tries after the first."""
-        return self._repeated + (self._retries.count if self._retries is not None else 0)
+        return self._repeats + (self._retries.count if self._retries is not None else 0)
 
     def decide(
         self,
@@ -95,9 +99,10 @@ class FurtherTries:
 
     def repeat(self, pod: Pod) -> bool:
         """Whether to try once more at once, on another pod than `pod`, which provably did not process the RPC."""
-        if self._repeated or not self._target.has_other(pod):
+        most = MOST_ON_DEMAND if pod.on_demand else 1
+        if self._repeats >= most or not self._target.has_other(pod):
             return False
-        self._repeated = True
+        self._repeats += 1
         self._counters.count_retry(self._target.label)
         return True
 

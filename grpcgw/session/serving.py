@@ -165,9 +165,10 @@ class Serving:
         """
         self.clusters.set_endpoints(cluster, endpoints, now_s)
 
-    def refresh(self, now_s: float) -> tuple[Pod, ...]:
-        """Publish changed connection states and drop overdue copies; returns the pods whose connections to close."""
-        over = self.clusters.refresh(now_s)
+    def refresh(self, now_s: float, looks: bool = True) -> tuple[Pod, ...]:
+        """Publish changed connection states (`looks`: see ClusterSet) and drop overdue copies; returns the pods whose
+        connections to close."""
+        over = self.clusters.refresh(now_s, looks)
         self.copies.sweep(now_s)
         return over
 

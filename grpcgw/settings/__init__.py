@@ -44,18 +44,19 @@ DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 
 
 class EngineName(StrEnum):
-    HTTP2 = "http2"
+    COMPLETION_QUEUE = "completion-queue"
     GENERIC_HANDLER = "generic-handler"
+    HTTP2 = "http2"
 
     @property
     def shows_authority(self) -> bool:
         """Whether it knows the client's `:authority`, which grpcio's public API does not show."""
-        return self is EngineName.HTTP2
+        return self is not EngineName.GENERIC_HANDLER
 
     @property
     def reads_first_bytes(self) -> bool:
         """Whether its ports recognise TLS, clear text and PROXY headers per connection, which grpc cannot do."""
-        return self is EngineName.HTTP2
+        return self not in (EngineName.COMPLETION_QUEUE, EngineName.GENERIC_HANDLER)
 
 
 class Scheduling(StrEnum):
@@ -115,11 +116,11 @@ class CompileSettings:
         Flag(
             "--engine",
             DATA_PLANE,
-            "Data-plane engine: `http2`, on libnghttp2, or `generic-handler`, on grpcio's public API, which costs "
-            "several times as much.",
+            "Data-plane engine: `completion-queue`; `http2`, on libnghttp2; or `generic-handler`, which uses grpcio's "
+            "public API only and costs several times as much.",
             "NAME",
         ),
-    ] = EngineName.HTTP2
+    ] = EngineName.COMPLETION_QUEUE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

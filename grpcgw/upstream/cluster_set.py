@@ -88,15 +88,15 @@ class ClusterSet:
         state.pool.adopt(earlier, cluster.connection)
         return state
 
-    def _open_pod(self, cluster: Cluster, endpoint: Endpoint, now_s: float) -> Pod:
+    def _open_pod(self, cluster: Cluster, endpoint: Endpoint, used: ConnectionSettings, now_s: float) -> Pod:
         settings = cluster.connection
         expires_at_s = math.inf
         if settings.max_lifetime_ms is not None:
             age_s = settings.max_lifetime_ms / 1000
             expires_at_s = now_s + age_s * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
-        connection = self._connect(str(endpoint), settings)
+        connection = self._connect(str(endpoint), used)
         counts = self._counts.get_or_make((cluster.name, endpoint), PodCounts)
-        return Pod(cluster.name, endpoint, connection, settings, expires_at_s, counts)
+        return Pod(cluster.name, endpoint, connection, settings, expires_at_s, counts, used)
 
     def balancing(self, name: str, settings: Balancing) -> tuple[ClusterState, BalancingState]:
         """Cluster `name` and its load-balancing state for `settings`, which lives as long as the caller holds it.
@@ -158,8 +158,12 @@ class ClusterSet:
     def note_failure(self, pod: Pod) -> None:
         """An RPC could not connect to `pod`: leave it out until its connection says otherwise."""
         with self._lock:
+            if pod.state is PodState.FAILING:
+                return  # of many RPCs that waited for its connection one is enough
             pod.state = PodState.FAILING
             self._publish(pod.cluster)
+            if pod.cluster in self._clusters:
+                self._clusters[pod.cluster].pool.unread = True
 
     def _publish(self, name: str) -> None:
         # By name: the cluster may have been removed, and added again with the pods that an earlier Target still uses.
@@ -170,15 +174,20 @@ class ClusterSet:
         with self._lock:
             self._publish(name)
 
-    def refresh(self, now_s: float) -> tuple[Pod, ...]:
-        """Read every connection's state and publish what changed; returns the pods whose connections to close."""
+    def refresh(self, now_s: float, looks: bool = True) -> tuple[Pod, ...]:
+        """Publish what changed; returns the pods whose connections to close.
+
+        `looks`: read every connection's state. An engine whose connections report their changes may leave it out while
+        none does.
+        """
         with self._lock:
             self._refreshed_at_s = now_s
             over, note_health = [*self._finished_orphans(now_s)], self._note_health
             for state in self._clusters.values():
                 try:
-                    over += state.refresh(now_s, note_health)
+                    over += state.refresh(now_s, note_health, looks)
                 except Exception:  # a defect in one cluster must not stop the others
+                    state.pool.unread = True
                     self._defects.note("cannot refresh cluster", state.cluster.name)
             for pod in over:
                 self._counts.remember((pod.cluster, pod.endpoint))
@@ -225,5 +234,5 @@ class ClusterSet:
         return tuple(pod.report(notes.get(pod, ""), reporting[id(pod.counts)] is pod) for pod in pods)
 
 
-def _open_nothing(endpoint: Endpoint) -> Pod:
+def _open_nothing(endpoint: Endpoint, former: Pod | None) -> Pod:
     raise AssertionError(f"no pod is opened for an empty set: {endpoint}")

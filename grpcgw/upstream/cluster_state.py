@@ -6,20 +6,21 @@ Changed under the lock of the ClusterSet. No I/O; the time is an argument.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from grpcgw.balancer.zones import ZoneHints
 from grpcgw.kept import Kept
 from grpcgw.model.balancing import Balancing, HealthCheck
-from grpcgw.model.cluster import Cluster
+from grpcgw.model.cluster import Cluster, ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.upstream.active_health import HealthChecker, PodHealth
 from grpcgw.upstream.load_balancing import BalancingState
 from grpcgw.upstream.pod import Pod
-from grpcgw.upstream.pool import Pool, usable
+from grpcgw.upstream.pool import OpenPod, Pool, usable
 
-OpenPod = Callable[[Cluster, Endpoint, float], Pod]
-"""Opens a connection to an endpoint of a cluster, at a monotonic time in seconds."""
+OpenConnection = Callable[[Cluster, Endpoint, ConnectionSettings, float], Pod]
+"""Opens a connection to an endpoint of a cluster with these settings, at a monotonic time in seconds."""
 NoteHealth = Callable[["ClusterState", PodHealth, str], None]
 """Called from any thread with why a health check failed; empty: the pod is serving."""
 
@@ -27,15 +28,20 @@ CONNECT_PROBE = HealthCheck(timeout_ms=1000)
 """Sent to a pod that cannot be connected to, to learn why: grpc core gives the cause to RPCs only. It fails at once,
 without reaching the pod."""
 
+MOST_KEPT_CONNECTED = 100
+"""A worker stays connected to the pods of clusters of at most this size. To a pod of a larger cluster it connects when
+an RPC picks it, as Envoy does, and closes the connection after `UNUSED_MS` without RPCs."""
+UNUSED_MS = 60_000
+
 
 class ClusterState:
     """A cluster of the snapshot in force."""
 
-    __slots__ = ("_open_pod", "balancing", "cluster", "endpoints", "hints", "pool", "settled")
+    __slots__ = ("_open_connection", "balancing", "cluster", "endpoints", "hints", "pool", "settled")
 
-    def __init__(self, cluster: Cluster, open_pod: OpenPod) -> None:
+    def __init__(self, cluster: Cluster, open_connection: OpenConnection) -> None:
         self.cluster = cluster
-        self._open_pod = open_pod
+        self._open_connection = open_connection
         self.pool = Pool()
         self.endpoints: EndpointSet | None = None
         """The newest set from discovery; None before the first."""
@@ -57,9 +63,18 @@ class ClusterState:
             self.hints = dict(zip(endpoints.endpoints, endpoints.zone_hints, strict=False))  # there may be none
             self.pool.replace(endpoints.endpoints, self._opener(now_s), drain_until_s)
 
-    def _opener(self, now_s: float) -> Callable[[Endpoint], Pod]:
-        cluster, open_pod = self.cluster, self._open_pod
-        return lambda endpoint: open_pod(cluster, endpoint, now_s)
+    def _opener(self, now_s: float) -> OpenPod:
+        cluster, open_connection = self.cluster, self._open_connection
+        kept = rests = wakes = cluster.connection
+        if self.endpoints is not None and len(self.endpoints.endpoints) > MOST_KEPT_CONNECTED:
+            rests = replace(kept, idle_timeout_ms=kept.idle_timeout_ms or UNUSED_MS)
+            wakes = replace(rests, on_demand=True)
+
+        def open_pod(endpoint: Endpoint, former: Pod | None) -> Pod:
+            is_used = former is not None and former.state is PodState.READY
+            return open_connection(cluster, endpoint, rests if is_used else wakes, now_s)
+
+        return open_pod
 
     def publish(self) -> None:
         """Replace the pickers.
@@ -72,8 +87,8 @@ class ClusterState:
         for state in self.balancing.values():
             state.update(pods, connected, self.hints)
 
-    def refresh(self, now_s: float, note_health: NoteHealth) -> tuple[Pod, ...]:
-        """Read the state of every connection, start due health checks and publish changes.
+    def refresh(self, now_s: float, note_health: NoteHealth, looks: bool) -> tuple[Pod, ...]:
+        """Read the state of every connection if `looks`, start due health checks and publish changes.
 
         Returns the pods whose connections to close. Runs over every cluster 20 times a second, so it allocates nothing
         where nothing changed.
@@ -81,7 +96,7 @@ class ClusterState:
         pool = self.pool
         if self.cluster.connection.max_lifetime_ms is not None:
             pool.renew(self._opener(now_s), now_s)
-        changed = pool.look()
+        changed = (looks or pool.unread or bool(pool.arriving)) and pool.look()
         if pool.failed:
             self._probe_failed()
         for reference in self.balancing.references():

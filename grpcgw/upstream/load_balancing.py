@@ -5,12 +5,14 @@ Changed under the lock of the ClusterSet; RPCs read the picker in force. No I/O;
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from grpcgw.balancer.balancer_catalogue import make_balancer
 from grpcgw.balancer.base import Balancer, Picker, TakeTurn
 from grpcgw.balancer.zones import ZoneHints, prefer_zone
 from grpcgw.model.balancing import Balancing
+from grpcgw.model.endpoints import PodState
 from grpcgw.upstream.active_health import HealthChecker
 from grpcgw.upstream.outlier import OutlierDetector
 from grpcgw.upstream.pod import Pod
@@ -92,6 +94,12 @@ class BalancingState:
         """Apply what time alone changes: ejections that end, weights that grow. Returns whether to `update`."""
         self.picker = self.balancer.refresh(now_s) or self.picker
         return self.outliers is not None and self.outliers.sweep(now_s)
+
+    def find_other(self, avoid: Pod) -> Pod | None:
+        """Some candidate other than `avoid`, a connected one if there is any; None: there is no other."""
+        others = [pod for pod in self.candidates if pod is not avoid]
+        connected = [pod for pod in others if pod.state is PodState.READY]
+        return random.choice(connected or others) if others else None
 
     def explain(self, pod: Pod, now_s: float) -> str:
         """Why `pod` gets no RPCs although it may be connected; empty: it gets its share."""

@@ -27,7 +27,11 @@ class Connection(Protocol):
     """An engine's channel to one pod."""
 
     def state(self) -> PodState:
-        """Connectivity now; starts connecting when idle. Never blocks."""
+        """Connectivity now. Never blocks.
+
+        Starts connecting when idle, unless the connection was made to be opened on demand, or has an idle timeout and
+        has been established once: RPCs wake it then.
+        """
         ...
 
     def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
@@ -78,6 +82,7 @@ class Pod:
         "expires_at_s",
         "in_flight",
         "left_at_s",
+        "on_demand",
         "replaced",
         "rests",
         "settings",
@@ -92,13 +97,17 @@ class Pod:
         settings: ConnectionSettings = DEFAULT_CONNECTION,
         expires_at_s: float = math.inf,
         counts: PodCounts | None = None,
+        used: ConnectionSettings | None = None,
     ) -> None:
-        """`settings`: of `connection`. `expires_at_s`: the monotonic time at which another connection replaces it.
-        `counts`: of this address so far; None: a new address."""
+        """`settings`: of the cluster. `expires_at_s`: the monotonic time at which another connection replaces it.
+        `counts`: of this address so far; None: a new address. `used`: settings of `connection`; None: `settings`."""
         self.cluster, self.endpoint, self.connection = cluster, endpoint, connection
         self.settings, self.expires_at_s = settings, expires_at_s
-        self.rests = settings.idle_timeout_ms is not None
+        used = used or settings
+        self.rests = used.idle_timeout_ms is not None
         """The connection may close while it is idle, and counts as connected then."""
+        self.on_demand = used.on_demand
+        """The first RPC opens the connection."""
         self.state = PodState.IDLE
         self.draining = self.replaced = False
         """`replaced`: another connection replaces it. It gets no new RPCs, even if its pod comes back."""

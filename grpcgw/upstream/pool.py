@@ -14,6 +14,9 @@ from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, PodState
 from grpcgw.upstream.pod import Pod
 
+OpenPod = Callable[[Endpoint, Pod | None], Pod]
+"""Opens a connection to an endpoint. The second argument is the pod with the connection that it is to replace."""
+
 
 @dataclass(slots=True)
 class Pool:
@@ -24,20 +27,21 @@ class Pool:
     """New connections to pods of `serving`; each replaces the one there once it is established (`look`)."""
     leaving: dict[Pod, float] = field(default_factory=dict)
     """Pod → monotonic time at which its remaining RPCs are cancelled; infinite while the pod itself stays."""
+    unread: bool = False
+    """The next `look` must read states, although no connection has reported a change."""
     failed: list[Pod] = field(default_factory=list)
     """Pods that `look` has just found failing; the caller removes those it probes for the cause."""
 
-    def replace(
-        self, endpoints: Sequence[Endpoint], open_pod: Callable[[Endpoint], Pod], drain_until_s: float
-    ) -> tuple[Pod, ...]:
+    def replace(self, endpoints: Sequence[Endpoint], open_pod: OpenPod, drain_until_s: float) -> tuple[Pod, ...]:
         """Make `endpoints` the pods that get new RPCs. A pod that stays keeps its connection; so does one that comes
         back before its RPCs are over.
 
         Returns the pods that left just now; they finish their RPCs until `drain_until_s`.
         """
+        self.unread = True
         before, gone = self.serving, {pod.endpoint: pod for pod in self.leaving if not pod.replaced}
         self.serving = {
-            endpoint: before.get(endpoint) or self._bring_back(gone.get(endpoint), endpoint) or open_pod(endpoint)
+            endpoint: before.get(endpoint) or self._bring_back(gone.get(endpoint), endpoint) or open_pod(endpoint, None)
             for endpoint in endpoints
         }
         left = tuple(pod for endpoint, pod in before.items() if endpoint not in self.serving)
@@ -64,39 +68,45 @@ class Pool:
             pod.replaced |= pod.settings != settings
             self.leaving[pod] = limit_s
 
-    def renew(self, open_pod: Callable[[Endpoint], Pod], now_s: float) -> None:
+    def renew(self, open_pod: OpenPod, now_s: float) -> None:
         """Start a new connection to each pod whose connection has reached its age limit."""
         for endpoint, pod in self.serving.items():
             if now_s >= pod.expires_at_s and endpoint not in self.arriving:
-                self.arriving[endpoint] = open_pod(endpoint)
+                self.arriving[endpoint] = open_pod(endpoint, pod)
 
-    def reconnect(self, open_pod: Callable[[Endpoint], Pod]) -> None:
+    def reconnect(self, open_pod: OpenPod) -> None:
         """Start a new connection to every pod: the connection settings have changed."""
         for pod in (*self.arriving.values(), *self.leaving):
             self._replace(pod)
-        self.arriving = {endpoint: open_pod(endpoint) for endpoint in self.serving}
+        self.arriving = {endpoint: open_pod(endpoint, pod) for endpoint, pod in self.serving.items()}
 
     def look(self) -> bool:
-        """Read the state of every connection; returns whether one that serves changed, or was replaced."""
-        changed = False
+        """Read the state of every connection; returns whether other pods than before may be picked."""
+        self.unread = changed = False
         for pod in self.serving.values():
             state = pod.connection.state()
             if state is not pod.state:
-                pod.state, changed = state, True
-                if state is PodState.FAILING:
-                    self.failed.append(pod)
+                changed |= self._note_state(pod, state)
         return bool(self.arriving and self._take_over()) or changed
+
+    def _note_state(self, pod: Pod, state: PodState) -> bool:
+        """Returns whether that decides on picking: a connection that rests, or wakes, does not."""
+        before, was_ready, pod.state = pod.state, pod.is_ready(), state
+        if state is PodState.FAILING:
+            self.failed.append(pod)
+        return pod.is_ready() is not was_ready or PodState.FAILING in (before, state)
 
     def _take_over(self) -> bool:
         """Replace each old connection whose new one is established; the old one ends with its last RPC.
 
-        Until then the old one serves, unless it is lost too. Returns whether any was replaced.
+        Until then the old one serves, unless it is lost too, or has no connection open. Returns whether any was
+        replaced.
         """
         waiting = len(self.arriving)
         for endpoint, pod in tuple(self.arriving.items()):
             pod.state = pod.connection.state()
             former = self.serving[endpoint]
-            if pod.state is PodState.READY or not former.is_ready():
+            if pod.state is PodState.READY or pod.on_demand or not former.is_ready():
                 self.serving[endpoint] = self.arriving.pop(endpoint)
                 self._replace(former)
         return len(self.arriving) < waiting

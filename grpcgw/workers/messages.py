@@ -24,7 +24,7 @@ from grpcgw.model.match import PathMatch
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.settings import Settings
-from grpcgw.telemetry.report import WorkerReport
+from grpcgw.telemetry.report import PodReport, WorkerReport
 from grpcgw.workers import gc_tuning
 from grpcgw.workers.shared_turns import TurnKey
 
@@ -124,8 +124,8 @@ class Report:
     report: WorkerReport
 
 
-_FREQUENT = (Route, PathMatch, Destination, WeightedCluster, Balancing, LoadBalancer, HeaderEdits, HeaderAdd)
-"""Those of which a snapshot has thousands: at least two fields each, all of them in the constructor."""
+_FREQUENT = (Route, PathMatch, Destination, WeightedCluster, Balancing, LoadBalancer, HeaderEdits, HeaderAdd, PodReport)
+"""Those of which a snapshot or a report has thousands: at least two fields each, all of them in the constructor."""
 
 
 Command = Configure | ApplySnapshot | SetEndpoints | Collect | Drain

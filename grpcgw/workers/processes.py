@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 COLLECT_EVERY_S = 1.0
 """Interval of collecting counters without a request, so that a worker that dies leaves its counters behind."""
+PODS_PER_S = 1000
+"""A report lists every pod, at some 10 us each: of workers with more pods it is collected less often."""
 
 
 class WorkerProcesses:
@@ -107,9 +109,14 @@ class WorkerProcesses:
     async def _collect_regularly(self) -> None:
         defects = DefectLog(log)
         while True:
-            await asyncio.sleep(COLLECT_EVERY_S)
+            await asyncio.sleep(max(COLLECT_EVERY_S, self._count_pods() / PODS_PER_S))
             with defects.contained("the counters of workers cannot be collected"):
                 await self.collect()
+
+    def _count_pods(self) -> int:
+        """Of the worker with the most."""
+        reports = (slot.last_report for slot in self._slots)
+        return max((len(report.pods) for report in reports if report is not None), default=0)
 
     async def _retry_ports(self) -> None:
         """Try again to open ports that were taken, and to serve what a worker refused."""

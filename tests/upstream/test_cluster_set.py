@@ -14,11 +14,13 @@ from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.cluster_set import MOST_GONE_COUNTED
+from grpcgw.upstream.cluster_state import MOST_KEPT_CONNECTED, UNUSED_MS
 from grpcgw.upstream.pod import LINGER_S, Pod
 from tests.session.gateway import FakeConnection, cluster, destination, endpoints, route, snapshot
 from tests.session.picking import (
     METHOD,
     OTHER_METHOD,
+    Connections,
     host,
     make_serving,
     pick,
@@ -126,6 +128,88 @@ def test_a_connection_that_was_replaced_ends_with_its_last_rpc() -> None:
     former.end(1.0, "")
     assert serving.refresh(1.0) == ()
     assert serving.refresh(1.0 + LINGER_S) == (former,)
+
+
+# Large clusters
+
+MANY = range(1, MOST_KEPT_CONNECTED + 2)
+
+
+def test_the_pods_of_a_large_cluster_are_connected_to_on_demand_and_those_of_a_small_one_at_once() -> None:
+    for hosts, on_demand, idle_ms in ((MANY, True, UNUSED_MS), (MANY[1:], False, None)):
+        serving, connections = make_serving()
+        serving.apply(snapshot(route()), 0.0)
+        serving.set_endpoints("greet", endpoints(*hosts), 0.0)
+        used = {(one.settings.on_demand, one.settings.idle_timeout_ms) for one in connections.opened}
+        assert used == {(on_demand, idle_ms)}
+
+
+def serving_many(state: PodState = PodState.IDLE) -> tuple[Serving, Connections]:
+    serving, connections = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    serving.set_endpoints("greet", endpoints(*MANY), 0.0)
+    for connection in connections.opened:
+        connection.connectivity = state
+    serving.refresh(0.0)
+    return serving, connections
+
+
+def test_pods_of_a_large_cluster_have_their_turns_before_they_are_connected_and_while_they_connect() -> None:
+    serving, connections = serving_many()
+    assert serving.clusters.settled()
+    assert picks(serving, 2) == [1, 2]
+    for connection in connections.opened[:2]:
+        connection.connectivity = PodState.READY
+    serving.refresh(0.1)
+    assert picks(serving, len(MANY)) == [*MANY[2:], 1, 2]
+
+
+def test_a_further_try_in_a_large_cluster_goes_to_a_connected_pod() -> None:
+    serving, connections = serving_many()
+    connections.opened[6].connectivity = PodState.READY
+    serving.refresh(0.1)
+    assert host(target(serving).pick(pick(serving))) == 7
+    assert host(target(serving).pick(pod(serving, 7))) != 7
+
+
+def test_new_settings_of_a_large_cluster_are_tried_where_a_connection_is_open() -> None:
+    serving, connections = serving_many()
+    connections.opened[6].connectivity = PodState.READY
+    serving.refresh(0.1)
+    before, connections.opened = len(connections.opened), []
+    changed = replace(cluster(), connection=ConnectionSettings(connect_timeout_ms=5))
+    serving.apply(replace(snapshot(route(), version="2"), clusters={"greet": changed}), 1.0)
+    assert [host for host, one in zip(MANY, connections.opened, strict=True) if not one.settings.on_demand] == [7]
+    for connection in connections.opened:
+        connection.connectivity = PodState.IDLE
+    serving.refresh(1.1)
+    serving_now = [pod for _, pods in serving.clusters.in_use() for pod in pods]
+    assert len(serving_now) == before
+    assert [host(pod) for pod in serving_now if pod.settings != changed.connection] == [7]
+
+
+def test_states_are_not_read_while_nothing_has_changed() -> None:
+    serving, connections = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0, looks=False)
+    assert picks(serving, 2) == [1, 2], "those of new pods are"
+    connections.opened[0].connectivity = PodState.FAILING
+    serving.refresh(0.1, looks=False)
+    assert picks(serving, 2) == [1, 2]
+    serving.refresh(0.2, looks=True)
+    assert picks(serving, 2) == [2, 2]
+
+
+def test_a_pod_that_an_rpc_could_not_connect_to_is_looked_at_again() -> None:
+    serving, _ = make_serving()
+    serving.apply(snapshot(route()), 0.0)
+    serving.set_endpoints("greet", endpoints(1, 2), 0.0)
+    serving.refresh(0.0, looks=False)
+    serving.clusters.note_failure(pod(serving, 1))
+    assert picks(serving, 2) == [2, 2]
+    serving.refresh(0.1, looks=False)
+    assert sorted(picks(serving, 2)) == [1, 2]
 
 
 def count_rpcs(pod: Pod, count: int) -> None:

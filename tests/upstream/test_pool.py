@@ -12,7 +12,7 @@ from grpcgw.upstream.pool import Pool, usable
 from tests.session.gateway import FakeConnection, endpoints
 
 
-def open_pod(endpoint: Endpoint) -> Pod:
+def open_pod(endpoint: Endpoint, former: Pod | None = None) -> Pod:
     return Pod("greet", endpoint, FakeConnection(str(endpoint)))
 
 

@@ -39,7 +39,7 @@ class PodConnection:
         self._address, self._settings, self._spawn = address, settings, spawn
         self._max_metadata_bytes = max_metadata_bytes
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._woken = False
+        self._woken = settings.on_demand
         self.closed = False
 
     def channel(self, authority: str = "") -> grpc.aio.Channel:

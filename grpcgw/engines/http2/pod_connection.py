@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Protocol
 
 from grpcgw import __version__
 from grpcgw.engines.health_probe import CHECK_METHOD
-from grpcgw.engines.http2.headers import CONTENT_TYPE, TE, Field, size_of
+from grpcgw.engines.http2.headers import CONTENT_TYPE, TE, Field
 from grpcgw.engines.http2.health_probe import HealthProbe
 from grpcgw.engines.http2.pod_attempt import PodAttempt
 from grpcgw.engines.http2.pod_dialer import Dialer
@@ -75,7 +75,8 @@ class PodConnection:
         self._dialer = Dialer(engine.loop, engine.timers, (self._host, int(port)), timeout_ms, self)
         self._upkeep: LoopTimer | None = None
         self._connected_at_s = 0.0
-        self._was_ready = self._woken = self._closed = False
+        self._was_ready = settings.on_demand
+        self._woken = self._closed = False
         self.authority = _authority(address, settings)
         self.scheme = b"http" if settings.tls is None else b"https"
 
@@ -89,8 +90,8 @@ class PodConnection:
 
     @property
     def _may_rest(self) -> bool:
-        """A connection with an idle timeout is opened once, to see that it can be; afterwards its RPCs open it, unless
-        it fails."""
+        """A connection with an idle timeout is opened once (unless on demand), to see that it can be; afterwards its
+        RPCs open it, unless it fails."""
         return self._was_ready and self._settings.idle_timeout_ms is not None and self._state is not PodState.FAILING
 
     def _wake(self) -> None:
@@ -163,8 +164,8 @@ class PodConnection:
     def give_up(self, attempt: PodAttempt) -> None:
         self._waiting.pop(attempt, None)
 
-    def is_too_large(self, fields: Iterable[Field]) -> bool:
-        return size_of(fields) > self._engine.max_metadata_bytes
+    def is_too_large(self, fields_bytes: int) -> bool:
+        return fields_bytes > self._engine.max_metadata_bytes
 
     def _send(self, attempt: PodAttempt) -> bool:
         """Whether some connection had a stream for it."""
