@@ -22,8 +22,8 @@ from grpcgw.model.codes import status_name
 from grpcgw.model.expiry import list_expiries
 from grpcgw.model.objects import Severity
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.telemetry.merge import merge_events
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, WorkerReport
+from grpcgw.telemetry.merge import merge_clients, merge_events
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, ClientReport, MethodReport, WorkerReport
 from grpcgw.telemetry.resource_usage import NOT_MEASURED, ProcessUse
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -38,10 +38,12 @@ class HostReadings:
     control: ProcessUse = NOT_MEASURED
     control_pid: int = 0
     client_connections: Mapping[int, int] | None = None
-    """Open connections by port; None: unknown."""
+    """Open connections by port, of workers whose engine does not count them; None: unknown."""
 
 
 NO_READINGS = HostReadings()
+NOT_COUNTED = ClientReport()
+"""No engine counts clients' connections."""
 
 
 def render_metrics(state: GatewayState, host: HostReadings = NO_READINGS) -> bytes:
@@ -160,17 +162,44 @@ def _collect_processes(workers: Iterable[WorkerReport], host: HostReadings) -> I
 
 
 def _collect_clients(workers: Iterable[WorkerReport], connections: Mapping[int, int]) -> Iterator[Metric]:
-    """`connections`: open ones by port."""
-    yield _gauge(
-        "client_connections",
-        "Open connections of clients.",
-        ["port"],
-        [((str(port),), count) for port, count in sorted(connections.items())],
-    )
+    """`connections`: open ones by port, where the workers do not count them."""
+    counted = merge_clients(worker.clients for worker in workers)
+    if counted is not None:
+        connections = counted.open
+    by_port = [((str(port),), count) for port, count in sorted(connections.items())]
+    yield _gauge("client_connections", "Open connections of clients.", ["port"], by_port)
+    yield from _collect_connections(counted or NOT_COUNTED)
     failures: Counter[tuple[str, ...]] = Counter()
     for worker in workers:
         failures.update({(cause,): count for cause, count in worker.handshake_failures.items()})
     yield _counter("tls_handshake_failures_total", "TLS handshakes that failed.", ["cause"], failures)
+
+
+def _collect_connections(clients: ClientReport) -> Iterator[Metric]:
+    yield _counter(
+        "client_connections_accepted_total",
+        "Connections of clients, open and closed.",
+        ["port"],
+        {(str(port),): count for port, count in clients.accepted.items()},
+    )
+    yield _counter(
+        "client_connections_closed_total",
+        "Connections of clients that ended.",
+        ["cause"],
+        {(cause,): count for cause, count in clients.closed.items()},
+    )
+    yield _counter(
+        "malformed_requests_total",
+        "Requests reset because they break HTTP/2.",
+        [],
+        {} if clients is NOT_COUNTED else {(): clients.malformed_requests},
+    )
+    yield _counter(
+        "http_requests_total",
+        "Requests that are no gRPC, by the status of their answer.",
+        ["http_status"],
+        {(str(status),): count for status, count in clients.http_requests.items()},
+    )
 
 
 def _collect_rpcs(workers: Iterable[WorkerReport]) -> Iterator[Metric]:

@@ -293,6 +293,8 @@ def _describe_unknown_filter(part: str) -> str:
 
 
 def _read_host(state: GatewayState) -> HostReadings:
+    if any(worker.clients is not None for worker in state.workers):
+        return HostReadings(measure_process(), os.getpid())
     connections = count_connections(int(one.address.rpartition(":")[2]) for one in state.listeners)
     return HostReadings(measure_process(), os.getpid(), connections)
 

@@ -58,6 +58,11 @@ class EngineName(StrEnum):
         """Whether its ports recognise TLS, clear text and PROXY headers per connection, which grpc cannot do."""
         return self not in (EngineName.COMPLETION_QUEUE, EngineName.GENERIC_HANDLER)
 
+    @property
+    def counts_handshakes(self) -> bool:
+        """Whether it counts failed TLS handshakes itself; else they are in the log of grpc core alone."""
+        return self is EngineName.HTTP2
+
 
 class Scheduling(StrEnum):
     """Scheduling of workers' threads: a thread that wakes waits for the running one (batch) or preempts it (normal)."""

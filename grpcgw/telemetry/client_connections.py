@@ -1,4 +1,4 @@
-"""Counts client connections in the kernel's socket tables, because grpc core does not report them."""
+"""Counts client connections in the kernel's socket tables, for engines on grpc core, which does not report them."""
 
 from __future__ import annotations
 

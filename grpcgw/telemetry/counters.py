@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Final
 
 from grpcgw.model.codes import countable
+from grpcgw.telemetry.client_counters import ClientCounters
 from grpcgw.telemetry.handshake_failures import HandshakeFailures
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport
 
@@ -129,6 +130,8 @@ class Counters:
         self._ejections: Counter[str] = Counter()
         self.handshake_failures = HandshakeFailures()
         """Of clients, where the engine does the handshakes itself."""
+        self.clients: ClientCounters | None = None
+        """None: the engine does not see the connections of clients."""
         self.unmatched = self.of("", "")
 
     @property

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from grpcgw.model.endpoints import PodState
-from grpcgw.telemetry.report import EventReport, MethodReport, PodReport, ShadowReport, WorkerReport
+from grpcgw.telemetry.client_counters import CloseCause
+from grpcgw.telemetry.report import ClientReport, EventReport, MethodReport, PodReport, ShadowReport, WorkerReport
 
 K = TypeVar("K", bound=Hashable)
 
@@ -32,7 +33,15 @@ def leave_behind(last: WorkerReport, before: WorkerReport | None = None) -> Work
         methods=tuple(replace(method, in_flight=0) for method in last.methods),
         pods=tuple(replace(pod, in_flight=0, state=PodState.IDLE, note="") for pod in pods),
         shadows=tuple(replace(shadow, in_flight=0) for shadow in last.shadows),
+        clients=None if last.clients is None else _close_all(last.clients),
     )
+
+
+def _close_all(clients: ClientReport) -> ClientReport:
+    """The connections that were open ended with their worker."""
+    still_open = sum(clients.open.values())
+    closed = _add(clients.closed, {CloseCause.WORKER_DIED.value: still_open}) if still_open else clients.closed
+    return replace(clients, open={}, closed=closed)
 
 
 def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
@@ -53,6 +62,7 @@ def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
         access_log_dropped=report.access_log_dropped + former.access_log_dropped,
         cpu_s=report.cpu_s + former.cpu_s,
         handshake_failures=_add(report.handshake_failures, former.handshake_failures),
+        clients=merge_clients((former.clients, report.clients)),
     )
 
 
@@ -80,6 +90,24 @@ def merge_events(events: Iterable[EventReport]) -> EventReport:
             _add(merged.ejections, one.ejections),
         )
     return merged
+
+
+def merge_clients(clients: Iterable[ClientReport | None]) -> ClientReport | None:
+    """One report over all of them; None: no engine counts them."""
+    merged: ClientReport | None = None
+    for one in clients:
+        merged = one if merged is None else merged if one is None else _add_clients(merged, one)
+    return merged
+
+
+def _add_clients(one: ClientReport, other: ClientReport) -> ClientReport:
+    return ClientReport(
+        _add(one.open, other.open),
+        _add(one.accepted, other.accepted),
+        _add(one.closed, other.closed),
+        one.malformed_requests + other.malformed_requests,
+        _add(one.http_requests, other.http_requests),
+    )
 
 
 def _add(one: Mapping[K, int], other: Mapping[K, int]) -> dict[K, int]:

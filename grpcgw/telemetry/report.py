@@ -79,6 +79,22 @@ class ShadowReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientReport:
+    """Clients' connections, and requests on them that are no RPCs."""
+
+    open: dict[int, int] = field(default_factory=dict)
+    """Port → open connections."""
+    accepted: dict[int, int] = field(default_factory=dict)
+    """Port → connections, open and closed."""
+    closed: dict[str, int] = field(default_factory=dict)
+    """Cause (`CloseCause`) → connections that ended."""
+    malformed_requests: int = 0
+    """Requests whose stream was reset because they break HTTP/2."""
+    http_requests: dict[int, int] = field(default_factory=dict)
+    """HTTP status of the answer → requests that are no gRPC."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     worker: int
     pid: int
@@ -98,5 +114,7 @@ class WorkerReport:
     """Resident memory of the process; 0: unknown."""
     handshake_failures: dict[str, int] = field(default_factory=dict)
     """TLS handshakes that failed, by cause, also of predecessors. The supervisor adds those in the log of grpc core."""
+    clients: ClientReport | None = None
+    """None: the engine does not count them."""
     restarts: int = 0
     """How often this worker's predecessor died (filled in by the supervisor)."""

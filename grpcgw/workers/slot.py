@@ -122,7 +122,8 @@ class WorkerSlot:
         log_descriptor, (read_end, write_end) = os.dup(LOG_DESCRIPTOR), open_pipe()
         tasks.create_task(self._stderr.follow(read_end), name=f"stderr of worker {self.number}")
         try:
-            return await self._start(descriptor, log_descriptor, write_end, worker_environment(os.environ))
+            environment = os.environ if self._plan.settings.engine.counts_handshakes else worker_environment(os.environ)
+            return await self._start(descriptor, log_descriptor, write_end, environment)
         finally:
             os.close(log_descriptor)
             os.close(write_end)

@@ -107,7 +107,7 @@ def make_access_log(plan: WorkerPlan) -> AccessLog | None:
 
 def make_report(worker: int, engine: str, serving: Serving, started_at_s: float) -> WorkerReport:
     """`started_at_s`: seconds since the epoch."""
-    used = measure_process()
+    used, clients = measure_process(), serving.counters.clients
     return WorkerReport(
         worker,
         os.getpid(),
@@ -121,6 +121,7 @@ def make_report(worker: int, engine: str, serving: Serving, started_at_s: float)
         handshake_failures=dict(serving.counters.handshake_failures.by_cause),
         cpu_s=used.cpu_s,
         memory_bytes=used.memory_bytes,
+        clients=None if clients is None else clients.report(),
     )
 
 

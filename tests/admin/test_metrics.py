@@ -23,7 +23,7 @@ from grpcgw.discovery.store import SourceStatus
 from grpcgw.model.codes import status_name
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.route import WeightedCluster
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport, PodReport, ShadowReport
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, ClientReport, EventReport, MethodReport, PodReport, ShadowReport
 from grpcgw.telemetry.resource_usage import ProcessUse, measure_process
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -184,6 +184,18 @@ def test_clients_are_counted_by_port_where_the_system_tells() -> None:
     assert not [name for name, _ in parse(make_state()) if name == "grpcgw_client_connections"]
 
 
+def test_connections_that_the_workers_count_are_their_sum() -> None:
+    clients = ClientReport({8080: 1}, {8080: 4}, {"client": 2, "protocol-error": 1}, 5, {405: 6})
+    workers = tuple(replace(worker, clients=clients) for worker in make_state().workers)
+    samples = parse(make_state(workers=workers), HostReadings(client_connections={8080: 9}))
+    assert value_of(samples, "client_connections", port="8080") == 2
+    assert value_of(samples, "client_connections_accepted_total", port="8080") == 8
+    assert value_of(samples, "client_connections_closed_total", cause="client") == 4
+    assert value_of(samples, "client_connections_closed_total", cause="protocol-error") == 2
+    assert value_of(samples, "malformed_requests_total") == 10
+    assert value_of(samples, "http_requests_total", http_status="405") == 12
+
+
 def test_workers_are_counted() -> None:
     samples = parse(make_state())
 
@@ -267,8 +279,9 @@ def everything() -> tuple[GatewayState, HostReadings]:
         events=EventReport({"m": 1}, {("m", "max_requests"): 1}, {GREET: 1}),
         memory_bytes=1,
         handshake_failures={"no-tls": 1},
+        clients=ClientReport({8080: 1}, {8080: 2}, {"client": 1}, 1, {405: 1}),
     )
-    return make_state(workers=(full,)), HostReadings(client_connections={8080: 1})
+    return make_state(workers=(full,)), NO_READINGS
 
 
 def test_promtool_has_nothing_against_the_metrics() -> None:

@@ -19,9 +19,12 @@ from gateway.objects import Directory
 PROBE_S = 2.0
 
 
-def test_metrics_tell_what_clients_pods_and_processes_do(directory: Directory, pods: list[Pod], tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["http2", "generic-handler"])
+def test_metrics_tell_what_clients_pods_and_processes_do(
+    engine: str, directory: Directory, pods: list[Pod], tmp_path: Path
+) -> None:
     with (
-        running_gateway("--config", str(directory.path), folder=tmp_path, workers=2) as gateway,
+        running_gateway("--config", str(directory.path), "--engine", engine, folder=tmp_path, workers=2) as gateway,
         gateway.channel() as channel,
     ):
         greet(channel)

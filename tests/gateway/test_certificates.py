@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 import ssl
 from pathlib import Path
@@ -142,16 +145,60 @@ def test_a_certificate_in_files_is_replaced_without_restart(place: tuple[Objects
             assert hidden not in everything
 
 
-def test_handshakes_that_fail_are_counted_by_cause_and_logged_once(directory: Directory, tmp_path: Path) -> None:
-    with running_gateway("--config", str(directory.path), folder=tmp_path, workers=1) as gateway:
-        for _ in range(3):
+CLEAR_TEXT = {"no-tls": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), "http": b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"}
+
+
+@pytest.mark.parametrize("engine", ["http2", "generic-handler"])
+def test_handshakes_that_fail_are_counted_by_cause_and_logged_once(
+    engine: str, directory: Directory, tmp_path: Path
+) -> None:
+    arguments = ("--config", str(directory.path), "--engine", engine)
+    with running_gateway(*arguments, folder=tmp_path, workers=1) as gateway:
+        for begin in CLEAR_TEXT.values():
+            for _ in range(3):
+                with socket.create_connection((HOST, gateway.tls_port)) as clear, contextlib.suppress(ConnectionError):
+                    clear.sendall(begin)
+                    while clear.recv(1024):
+                        pass
+        eventually(lambda: gateway.metric("tls_handshake_failures_total") == 6, gateway.log)
+        for cause in CLEAR_TEXT:
+            assert gateway.metric("tls_handshake_failures_total", cause=cause) == 3
+            assert gateway.log().count(f"TLS handshakes failed: {cause}") == 1
+        assert gateway.diagnostics("workers")[0]["handshake_failures"] == {"no-tls": 3, "http": 3}
+        if engine == "http2":
+            assert gateway.metric("client_connections_closed_total", cause="not-served") == 6
+
+
+def test_a_grpc_client_that_does_not_trust_the_certificate_is_counted(directory: Directory, tmp_path: Path) -> None:
+    arguments = ("--config", str(directory.path), "--engine", "http2")
+    with running_gateway(*arguments, folder=tmp_path) as gateway:
+        with (
+            gateway.secure_channel(make_key_pair("localhost")[0], "localhost") as channel,
+            pytest.raises(grpc.RpcError),
+        ):
+            greet(channel)
+        eventually(lambda: gateway.metric("tls_handshake_failures_total", cause="client-left"), gateway.log)
+        assert gateway.metric("client_connections_closed_total", cause="tls-handshake") >= 1
+
+
+def test_what_a_worker_counted_of_handshakes_outlives_it(directory: Directory, tmp_path: Path) -> None:
+    arguments = ("--config", str(directory.path), "--engine", "http2")
+    with running_gateway(*arguments, folder=tmp_path, workers=1) as gateway:
+
+        def fail_once() -> None:
             with socket.create_connection((HOST, gateway.tls_port)) as clear:
-                clear.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
-                while clear.recv(1024):
-                    pass
-        eventually(lambda: gateway.metric("tls_handshake_failures_total", cause="no-tls") == 3, gateway.log)
-        assert gateway.log().count("TLS handshakes failed: no-tls") == 1
-        assert gateway.diagnostics("workers")[0]["handshake_failures"] == {"no-tls": 3}
+                clear.sendall(CLEAR_TEXT["no-tls"])
+                assert clear.recv(1024) == b""
+
+        fail_once()
+        assert gateway.metric("tls_handshake_failures_total", cause="no-tls") == 1
+        (pid,) = gateway.worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: gateway.worker_pids() not in ([pid], [0]) and gateway.is_ready(), gateway.log)
+        assert gateway.metric("tls_handshake_failures_total", cause="no-tls") == 1
+        fail_once()
+        assert gateway.metric("tls_handshake_failures_total", cause="no-tls") == 2
+        assert gateway.metric("client_connections_closed_total") == 2
 
 
 def test_a_client_that_trusts_another_certificate_is_refused(gateway: Gateway) -> None:

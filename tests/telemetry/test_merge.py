@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from grpcgw.model.endpoints import PodState
 from grpcgw.telemetry.merge import add_methods, carry_on, leave_behind
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, EventReport, MethodReport, PodReport, ShadowReport, WorkerReport
+from grpcgw.telemetry.report import (
+    LATENCY_BUCKETS_S,
+    ClientReport,
+    EventReport,
+    MethodReport,
+    PodReport,
+    ShadowReport,
+    WorkerReport,
+)
 
 NUMBERS = st.integers(0, 50)
 
@@ -154,3 +162,23 @@ def test_copies_of_every_life_are_in_the_sum() -> None:
     copied, other = carry_on(second, leave_behind(first)).shadows
     assert copied == ShadowReport("copy", {0: 4, 14: 2}, {"too-slow": 1}, 2)
     assert other.mapping == "other"
+
+
+def test_connections_of_a_dead_worker_are_closed_and_no_counter_of_clients_falls() -> None:
+    first = replace(worker(), clients=ClientReport({80: 2}, {80: 5}, {"client": 3}, 1, {405: 1}))
+    second = replace(worker(), clients=ClientReport({80: 1, 443: 0}, {80: 1, 443: 0}, {}, 1, {415: 1}))
+    former = leave_behind(first, None)
+    assert former.clients == ClientReport({}, {80: 5}, {"client": 3, "worker-died": 2}, 1, {405: 1})
+    carried = carry_on(second, former).clients
+    closed = {"client": 3, "worker-died": 2}
+    assert carried == ClientReport({80: 1, 443: 0}, {80: 6, 443: 0}, closed, 2, {405: 1, 415: 1})
+
+
+def test_failed_handshakes_of_every_life_are_in_the_sum() -> None:
+    first = replace(worker(), handshake_failures={"no-tls": 2})
+    second = replace(worker(), handshake_failures={"no-tls": 1, "http": 1})
+    assert carry_on(second, leave_behind(first)).handshake_failures == {"no-tls": 3, "http": 1}
+
+
+def test_an_engine_that_counts_no_connections_has_no_report_of_them() -> None:
+    assert carry_on(worker(), leave_behind(worker())).clients is None

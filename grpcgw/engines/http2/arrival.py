@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, cast
 
 from grpcgw.engines.http2.client_connection import ClientConnection
@@ -17,10 +18,11 @@ from grpcgw.engines.http2.first_bytes import ClientProtocol, Decision, FirstByte
 from grpcgw.engines.http2.http1_connection import Http1Connection, LastAnswer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_contexts import ServerContexts
-from grpcgw.engines.http2.tls_layer import HTTP, NO_TLS, TlsClosed, TlsFailed, TlsLayer
+from grpcgw.engines.http2.tls_layer import CLIENT_LEFT, HTTP, NO_TLS, TlsClosed, TlsFailed, TlsLayer
 from grpcgw.logs import DefectLog
 from grpcgw.model.listener import ALPN_HTTP1, ALPN_HTTP2, ServerCertificate
 from grpcgw.policy.request import Peer
+from grpcgw.telemetry.client_counters import CloseCause
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class ArrivalPort(Protocol):
     def make_connection(self, tls: TlsLayer | None, shown: ServerCertificate | None) -> ClientConnection: ...
     def is_healthy(self) -> bool: ...
     def note_failure(self, cause: str, why: str) -> None: ...
+    def note_accepted(self) -> None: ...
+    def note_closed(self, cause: CloseCause) -> None: ...
 
 
 class Arrival(asyncio.Protocol):
@@ -66,11 +70,15 @@ class Arrival(asyncio.Protocol):
         self._held = b""
         """Bytes that came while a step of the handshake waits or runs."""
         self._step: HandshakeStep | None = None
+        self._cause = CloseCause.CLIENT
+        """Why it ends, unless it is handed over."""
         self._is_gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is none of asyncio's
-        self._deadline = self._timers.at(time.monotonic() + ARRIVAL_S, self.close)
+        self._port.note_accepted()
+        too_slow = partial(self._abort, CloseCause.TOO_SLOW)
+        self._deadline = self._timers.at(time.monotonic() + ARRIVAL_S, too_slow)
         self._port.others.add(self)
         address = self.transport.get_extra_info("peername")
         if isinstance(address, tuple):
@@ -83,9 +91,18 @@ class Arrival(asyncio.Protocol):
             self._fail()
 
     def connection_lost(self, error: Exception | None) -> None:
+        tls = self._handshake.tls
+        if tls is not None and not tls.established and self._step is None and not self._is_gone:
+            self._cause = CloseCause.TLS_HANDSHAKE
+            self._port.note_failure(CLIENT_LEFT, "the client left during the handshake")
         self._leave()
+        self._port.note_closed(self._cause)
 
     def close(self) -> None:
+        self._abort(CloseCause.GATEWAY)
+
+    def _abort(self, cause: CloseCause) -> None:
+        self._cause = cause
         self._leave()
         self.transport.abort()
 
@@ -104,12 +121,20 @@ class Arrival(asyncio.Protocol):
         if self._step is not None:
             self._handshakes.cancel(self._step)
 
-    def _refuse(self, answer: bytes) -> None:
+    def _refuse(self, answer: bytes, cause: CloseCause) -> None:
+        if not answer:
+            self._abort(cause)
+            return
         self._leave()
-        if answer:
-            self._hold_last(answer)
-        else:
-            self.transport.abort()
+        port, others = self._port, self._port.others
+
+        def note_gone() -> None:
+            others.discard(last)
+            port.note_closed(cause)
+
+        last = LastAnswer(self.transport, self._timers, note_gone)
+        others.add(last)
+        last.send(answer)
 
     # --- the first bytes
 
@@ -119,7 +144,7 @@ class Arrival(asyncio.Protocol):
         except NotServed as refused:
             if not self._port.allows_clear:
                 self._port.note_failure(HTTP if refused.answer else NO_TLS, str(refused))
-            self._refuse(refused.answer)
+            self._refuse(refused.answer, CloseCause.NOT_SERVED)
             return
         if decision is not None:
             self._decide(decision)
@@ -157,7 +182,7 @@ class Arrival(asyncio.Protocol):
             return
         try:
             if isinstance(error, TlsFailed):
-                self._refuse(error.to_send)
+                self._refuse(error.to_send, CloseCause.TLS_HANDSHAKE)
             else:
                 self._go_on(future.result())
         except Exception:
@@ -180,8 +205,11 @@ class Arrival(asyncio.Protocol):
             plain = tls.receive(b"")
             if self._held:
                 plain += tls.receive(self._held)
-        except (TlsClosed, TlsFailed):
-            self.close()
+        except TlsClosed:
+            self._abort(CloseCause.CLIENT)
+            return
+        except TlsFailed:
+            self._abort(CloseCause.PROTOCOL_ERROR)
             return
         self._held = b""
         if tls.alpn == ALPN_HTTP1:
@@ -198,7 +226,7 @@ class Arrival(asyncio.Protocol):
             try:
                 decision = first.feed(plain)
             except NotServed:
-                self._refuse(tls.close())
+                self._refuse(tls.close(), CloseCause.NOT_SERVED)
                 return
             if decision is not None:
                 self._serve(decision.protocol, tls, decision.rest)
@@ -206,8 +234,10 @@ class Arrival(asyncio.Protocol):
         def feed_tls(data: bytes) -> None:
             try:
                 feed(tls.receive(data))
-            except (TlsClosed, TlsFailed):
-                self.close()
+            except TlsClosed:
+                self._abort(CloseCause.CLIENT)
+            except TlsFailed:
+                self._abort(CloseCause.PROTOCOL_ERROR)
 
         self._feed = feed_tls
         feed(plain)
@@ -231,17 +261,14 @@ class Arrival(asyncio.Protocol):
 
     def _serve_http1(self, tls: TlsLayer | None, plain: bytes) -> None:
         port, others = self._port, self._port.others
-        connection = Http1Connection(
-            self.transport, tls, port.is_healthy, self._timers, lambda: others.discard(connection)
-        )
+
+        def note_gone() -> None:
+            others.discard(connection)
+            port.note_closed(CloseCause.HTTP1)
+
+        connection = Http1Connection(self.transport, tls, port.is_healthy, self._timers, note_gone)
         others.add(connection)
         connection.receive(plain)
-
-    def _hold_last(self, answer: bytes) -> None:
-        others = self._port.others
-        last = LastAnswer(self.transport, self._timers, lambda: others.discard(last))
-        others.add(last)
-        last.send(answer)
 
 
 def _peer(address: str, port: int) -> Peer:

@@ -13,6 +13,7 @@ from grpcgw.engines.http2.client_rpc import ClientRpc, ClientSide, RpcEngine
 from grpcgw.engines.http2.connection import close_when_sent
 from grpcgw.engines.http2.h2 import (
     NO_ERROR,
+    PROTOCOL_ERROR,
     ConnectionClosed,
     DataReceived,
     Event,
@@ -34,6 +35,7 @@ from grpcgw.model.status import Reason
 from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.request import Peer
 from grpcgw.policy.verdicts import Deny
+from grpcgw.telemetry.client_counters import ClientCounters, CloseCause
 
 NOT_SHOWN = Deny(
     Reason.CLIENT_CERTIFICATE,
@@ -69,6 +71,7 @@ class ConnectionEngine(RpcEngine, Protocol):
 
     turn: Turn
     timers: Timers
+    clients: ClientCounters
 
 
 class ClientConnection(ClientSide):
@@ -89,6 +92,8 @@ class ClientConnection(ClientSide):
         if tls is not None:
             self._encrypt = tls.send
         self.streams: dict[int, ClientRpc] = {}
+        self._reset_by_client = 0
+        """The last stream that the client reset."""
         self._unread: dict[int, float] = {}
         """Streams whose RPC is over and whose answer the client has not read → when it ended."""
         self._backlog = b""
@@ -97,6 +102,8 @@ class ClientConnection(ClientSide):
         """How much of it is handled in one turn: less where that causes many events."""
         self._reads = True
         self._leaving = False
+        self.close_cause = CloseCause.CLIENT
+        """Why it ended, once it is lost."""
         self._check_timer: LoopTimer | None = None
         self._pinged_at_s: float | None = None
         self._confirmed = False
@@ -119,8 +126,11 @@ class ClientConnection(ClientSide):
         if self._tls is not None:
             try:
                 data = self._tls.receive(data)
-            except (TlsFailed, TlsClosed) as error:
+            except TlsFailed as error:
                 self.fail(str(error))
+                return
+            except TlsClosed as error:
+                self.fail(str(error), CloseCause.CLIENT)
                 return
             if not data:
                 return
@@ -178,6 +188,15 @@ class ClientConnection(ClientSide):
         super().resume_writing()
         self._steer_reading()
 
+    def fail(self, why: str, cause: CloseCause = CloseCause.PROTOCOL_ERROR) -> None:
+        self._note_cause(cause)
+        super().fail(why)
+
+    def _note_cause(self, cause: CloseCause) -> None:
+        """Before it is lost."""
+        if not self.is_lost:
+            self.close_cause = cause
+
     def certificate(self) -> ClientCertificate | None:
         return None if self._tls is None else self._tls.peer_certificate()
 
@@ -227,13 +246,15 @@ class ClientConnection(ClientSide):
         except Http2Error:  # it has ended already
             return
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, cause: CloseCause = CloseCause.GATEWAY) -> None:
+        self._note_cause(cause)
         self.lose("")
         close_when_sent(self.transport)
 
     def cut_off(self) -> None:
         """Close the connection with whatever runs on it."""
         if not self.is_lost:
+            self._note_cause(CloseCause.CUT_OFF if self.streams else CloseCause.GATEWAY)
             self.lose("")
             self.transport.abort()
 
@@ -250,7 +271,7 @@ class ClientConnection(ClientSide):
         now_s = time.monotonic()
         self._check_timer = None
         if not self._confirmed and now_s - self._born_s >= SETTINGS_S:
-            self.fail("the client does not acknowledge the settings")
+            self.fail("the client does not acknowledge the settings", CloseCause.SILENT)
             return
         self._check_age(now_s)
         self._check_silence(now_s)
@@ -278,7 +299,7 @@ class ClientConnection(ClientSide):
             return
         if self._pinged_at_s is not None and self.heard_at_s < self._pinged_at_s:
             if now_s - self._pinged_at_s >= CLIENT_ANSWERS_MS / 1000:
-                self.fail("the client does not answer pings")
+                self.fail("the client does not answer pings", CloseCause.SILENT)
         elif now_s - self.heard_at_s >= ASK_CLIENTS_MS / 1000:
             self._pinged_at_s = now_s
             self.http.ping(PING)
@@ -300,9 +321,10 @@ class ClientConnection(ClientSide):
 
     def _answer_http(self, stream_id: int, head: RequestHead) -> None:
         """A request that is no gRPC: 405 for another method, 415 for another content-type (grpc `PROTOCOL-HTTP2`)."""
-        status = b"405" if head.method != b"POST" else b"415"
-        fields = [(b":status", status), (b"content-type", b"text/plain; charset=utf-8")]
-        if status == b"405":
+        status = 405 if head.method != b"POST" else 415
+        self._engine.clients.http_requests[status] += 1
+        fields = [(b":status", b"%d" % status), (b"content-type", b"text/plain; charset=utf-8")]
+        if status == 405:
             fields.append((b"allow", b"POST"))
         self.http.send_response(stream_id, fields)
         self.http.send_data(stream_id, b"This port serves gRPC.\n", end_stream=True)
@@ -322,9 +344,15 @@ class ClientConnection(ClientSide):
             rpc.on_data(b"", True)
             self.turn.touch(rpc)
 
-    def _on_closed(self, event: StreamReset | StreamClosed) -> None:
+    def _on_reset(self, event: StreamReset) -> None:
+        """By the client. `StreamClosed` follows at once."""
+        self._reset_by_client = event.stream_id
+
+    def _on_closed(self, event: StreamClosed) -> None:
         """Of an RPC that is not over: the client reset it, or libnghttp2 did for what the client sent."""
         self._unread.pop(event.stream_id, None)
+        if event.error_code == PROTOCOL_ERROR and event.stream_id != self._reset_by_client:
+            self._engine.clients.malformed_requests += 1
         rpc = self.streams.get(event.stream_id)
         if rpc is not None:
             rpc.on_gone()
@@ -338,13 +366,13 @@ class ClientConnection(ClientSide):
 
     def _on_connection_closed(self, event: ConnectionClosed) -> None:
         self.flush()
-        self._hang_up()
+        self._hang_up(CloseCause.PROTOCOL_ERROR if event.error_code else CloseCause.GATEWAY)
 
     HANDLERS: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
         RequestReceived: _on_request,
         DataReceived: _on_data,
         TrailersReceived: _on_trailers,
-        StreamReset: _on_closed,
+        StreamReset: _on_reset,
         StreamClosed: _on_closed,
         SettingsAcknowledged: _on_settings_acknowledged,
         PingAcknowledged: _on_ping_answered,

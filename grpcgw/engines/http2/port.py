@@ -19,6 +19,7 @@ from grpcgw.engines.http2.tls_layer import TlsLayer
 from grpcgw.errors import UserError
 from grpcgw.listeners.open_ports import PortViews
 from grpcgw.model.listener import Listener, ServerCertificate
+from grpcgw.telemetry.client_counters import CloseCause
 
 BACKLOG = 1024
 
@@ -55,6 +56,7 @@ class Http2Port:
         """Set once it closes and has no connection."""
         listening = _listen(options, listener.port)
         self.number = int(listening.getsockname()[1])
+        engine.clients.add_port(self.number)
         self._acceptor = Acceptor(engine.loop, listening, self._arrive, self._is_busy)
 
     @property
@@ -97,8 +99,15 @@ class Http2Port:
 
     def _on_lost(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
+        self.note_closed(connection.close_cause)
         if not self.connections and self.views.tls.closing:
             self._empty.set()
+
+    def note_accepted(self) -> None:
+        self._engine.clients.accept(self.number)
+
+    def note_closed(self, cause: CloseCause) -> None:
+        self._engine.clients.close(self.number, cause)
 
     def is_healthy(self) -> bool:
         serving = self._engine.serving

@@ -23,6 +23,8 @@ OTHER = "other"
 NO_TLS, HTTP = "no-tls", "http"
 UNUSABLE = "own-certificate-unusable"
 """`ssl` does not take the certificate of the port."""
+CLIENT_LEFT = "client-left"
+"""The client closed the connection during the handshake: grpc core sends no alert when it refuses a certificate."""
 
 _CAUSES = {
     "WRONG_VERSION_NUMBER": (NO_TLS, "the peer does not speak TLS"),
