@@ -17,6 +17,7 @@ from dataplane.pods import Pod
 from dataplane.raw_client import RawClient
 from dataplane.waiting import PATIENCE_S
 
+from grpcgw.listeners.data_ports import HeldPorts
 from grpcgw.model.listener import Listener
 from grpcgw.model.objects import Severity
 
@@ -166,12 +167,13 @@ class Served:
 
 def serve(lab: Lab, *objects: str) -> Served:
     """A gateway with a pod, and the Listeners of `objects` on free ports. An error in `objects` fails the test."""
-    pod = lab.pod("a")
+    pod, held = lab.pod("a"), HeldPorts("127.0.0.1")
+    lab.defer(held.release)
     gateway = lab.gateway(pod, ports=())
     listeners = _compile(objects, gateway, pod)
-    gateway.listen(*(replace(one, port=0) for one in listeners))
-    numbers = gateway.engine.ports.numbers()
-    return Served(gateway, pod, {_short(one): number for one, number in zip(listeners, numbers, strict=True)})
+    served = Served(gateway, pod, {_short(one): held.hold(0) for one in listeners})
+    gateway.listen(*(replace(one, port=served.ports[_short(one)]) for one in listeners))
+    return served
 
 
 def _compile(objects: tuple[str, ...], gateway: Gateway, pod: Pod | None = None) -> tuple[Listener, ...]:
