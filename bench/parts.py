@@ -12,6 +12,7 @@ from bench.changes import measure_file_changes, measure_pod_changes
 from bench.children import thread_count
 from bench.contenders import AIO, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, engine_rows, missing, tls_rows
 from bench.envoy import envoy
+from bench.handshakes import measure_storm
 from bench.idle import measure_idle
 from bench.locks import measure_locks
 from bench.mappings import measure_compilation, measure_match
@@ -38,6 +39,13 @@ from grpcgw.settings import EngineName
 OPEN_STREAMS = 10_000
 POD_COUNTS = (2, 64, 1000)
 IDLE_PODS = 5000
+STORM_CLIENTS = 1000
+STORMS = (
+    ("ECDSA", False, False),
+    ("RSA", True, False),
+    ("ECDSA with client certificates", False, True),
+    ("RSA with client certificates", True, True),
+)
 WORKER_THREADS = 8
 PROCESSES = 3
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 10_000
@@ -237,6 +245,20 @@ def compare_pods(plan: Plan) -> Findings:
     return Findings(figures, (draw(rows, rows[:1]),))
 
 
+def storm_handshakes(plan: Plan) -> Findings:
+    """1,000 clients begin TLS at once while another makes calls"""
+    figures = []
+    for what, use_rsa, client_certificates in STORMS:
+        storms = [measure_storm(STORM_CLIENTS, plan.engine, use_rsa, client_certificates) for _ in range(plan.times(5))]
+        name = f"{STORM_CLIENTS:,} TLS handshakes at once, {what}"
+        figures += [
+            at_most(f"{name}: running RPCs stop for", median(one.longest_ms for one in storms), 50, " ms"),
+            for_information(f"{name}: longest call before", f"{median(one.quiet_ms for one in storms):.0f} ms"),
+            for_information(f"{name}: until the last", f"{median(one.took_s for one in storms):.1f} s"),
+        ]
+    return Findings(tuple(figures))
+
+
 def watch_idle(plan: Plan) -> Findings:
     """a worker with thousands of pods and no RPC"""
     idle = measure_idle(IDLE_PODS // 10 if plan.quick else IDLE_PODS, plan.engine)
@@ -284,6 +306,7 @@ PARTS: dict[str, Part] = {
     "variants": compare_variants,
     "fields": compare_mappings,
     "many-pods": compare_pods,
+    "handshakes": storm_handshakes,
     "idle": watch_idle,
     "streams": count_streams,
     "messages": exchange_messages,
