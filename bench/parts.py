@@ -113,14 +113,12 @@ def start_rows(stack: ExitStack, starts: Mapping[str, Start], pods: Sequence[Pod
 
 
 def compare_variants(plan: Plan) -> Findings:
-    """grpcgw compared with itself: one pod, and the completion queues with grpcio's event engine"""
-    queues, own_engine = EngineName.COMPLETION_QUEUE, {"GRPC_EXPERIMENTS": ""}
+    """grpcgw compared with itself: one pod"""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(2))
         starts = [
             (grpcgw(plan.engine, f"{plan.engine}, 2 pods"), pods),
             (grpcgw(plan.engine, f"{plan.engine}, 1 pod"), pods[:1]),
-            (grpcgw(queues, f"{queues}, grpcio's event engine on", environment=own_engine), pods),
         ]
         rows = stack.enter_context(running_rows(starts))
         measure(rows, plan.effort(3, 1.2))

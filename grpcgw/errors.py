@@ -10,7 +10,3 @@ class GrpcgwError(Exception):
 
 class UserError(GrpcgwError):
     """An error that the user can cause and fix (argument, file, environment); says what, where, and what to do."""
-
-
-class EngineUnfit(GrpcgwError):
-    """The installed grpcio lacks what the completion-queue engine uses; another engine must serve."""

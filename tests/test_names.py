@@ -16,7 +16,7 @@ SAME_PART = {
 }
 """Modules of one name that mean the same in each place."""
 
-ENGINES = {"engines/completion_queue", "engines/generic_handler", "engines/http2"}
+ENGINES = {"engines/generic_handler", "engines/http2"}
 """Implementations of the same parts: a class or module has the same name and meaning in each."""
 
 
@@ -68,7 +68,7 @@ def test_what_may_share_a_name_does(name: str) -> None:
 
 
 def test_two_engines_and_a_dialects_compiler_may_share_names_and_others_not() -> None:
-    one, other = PurePath("engines/completion_queue/port.py"), PurePath("engines/generic_handler/port.py")
+    one, other = PurePath("engines/http2/port.py"), PurePath("engines/generic_handler/port.py")
     assert find_shared([("Port", one), ("Port", other)]) == {}
     assert find_shared([("x", PurePath("model/x.py")), ("x", PurePath("ambassador/compile/x.py"))]) == {}
     assert find_shared([("Port", one), ("Port", PurePath("listeners/port.py"))]) != {}

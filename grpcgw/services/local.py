@@ -72,8 +72,7 @@ class LocalExchange:
         else:
             self.call.finish((), message, status, self._headers_sent)
 
-    def on_request_message(self, message: bytes | None, now_s: float, last: bool = False) -> None:
-        """`last` is of no interest: who passes whole messages reports the half-close apart."""
+    def on_request_message(self, message: bytes | None, now_s: float) -> None:
         if self.finished:
             return
         if message is not None:

@@ -44,19 +44,18 @@ DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 
 
 class EngineName(StrEnum):
-    COMPLETION_QUEUE = "completion-queue"
-    GENERIC_HANDLER = "generic-handler"
     HTTP2 = "http2"
+    GENERIC_HANDLER = "generic-handler"
 
     @property
     def shows_authority(self) -> bool:
         """Whether it knows the client's `:authority`, which grpcio's public API does not show."""
-        return self is not EngineName.GENERIC_HANDLER
+        return self is EngineName.HTTP2
 
     @property
     def reads_first_bytes(self) -> bool:
         """Whether its ports recognise TLS, clear text and PROXY headers per connection, which grpc cannot do."""
-        return self not in (EngineName.COMPLETION_QUEUE, EngineName.GENERIC_HANDLER)
+        return self is EngineName.HTTP2
 
     @property
     def counts_handshakes(self) -> bool:
@@ -121,11 +120,11 @@ class CompileSettings:
         Flag(
             "--engine",
             DATA_PLANE,
-            "Data-plane engine: `completion-queue`; `http2`, on libnghttp2; or `generic-handler`, which uses grpcio's "
-            "public API only and costs several times as much.",
+            "Data-plane engine: `http2`, on libnghttp2, or `generic-handler`, on grpcio's public API, which costs "
+            "several times as much.",
             "NAME",
         ),
-    ] = EngineName.COMPLETION_QUEUE
+    ] = EngineName.HTTP2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

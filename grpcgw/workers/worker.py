@@ -20,7 +20,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grpcgw.engines.contract import Engine, ServerOptions, quiet_core
-from grpcgw.errors import EngineUnfit
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.logs import DefectLog, set_up_logging
 from grpcgw.model.difference import WrongBase, apply_difference
@@ -69,7 +68,7 @@ LOG_CLOSE_S = 2.0
 
 
 def make_engine(plan: WorkerPlan, worker: int) -> Engine:
-    """The engine of `plan`, or the one on grpcio's public API where the installed grpcio does not fit the default."""
+    """The engine of `plan`, or the one on grpcio's public API where the default's libraries cannot be loaded."""
     quiet_core()
     options = ServerOptions(
         plan.settings.address,
@@ -80,17 +79,13 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
         plan.settings.max_message_bytes,
     )
     if plan.settings.engine is EngineName.HTTP2:
-        from grpcgw.engines.http2.engine import Http2Engine
-
-        return Http2Engine(options, plan.first_turn + worker, plan.settings.drain_time_s)
-    if plan.settings.engine is EngineName.COMPLETION_QUEUE:
         try:
-            # Imported here: it prepares the environment before grpc is loaded.
-            from grpcgw.engines.completion_queue.engine import CompletionQueueEngine
+            # Imported here: a platform without its libraries still has the other engine.
+            from grpcgw.engines.http2.engine import Http2Engine
 
-            return CompletionQueueEngine(options, plan.first_turn + worker, plan.settings.drain_time_s)
-        except EngineUnfit as unfit:
-            log.warning("the completion-queue engine does not fit: %s; the generic-handler engine takes over", unfit)
+            return Http2Engine(options, plan.first_turn + worker, plan.settings.drain_time_s)
+        except ImportError as missing:
+            log.warning("the http2 engine cannot be loaded: %s; the generic-handler engine takes over", missing)
     from grpcgw.engines.generic_handler.engine import GenericHandlerEngine
 
     return GenericHandlerEngine(options, plan.first_turn + worker, plan.settings.drain_time_s)

@@ -56,7 +56,7 @@ def make_method(
 
 
 def make_worker(worker: int, pods: tuple[PodReport, ...], methods: tuple[MethodReport, ...]) -> WorkerReport:
-    return WorkerReport(worker, 4100 + worker, "completion-queue", "3fa91c07be52", NOW_S - 3700, methods, pods)
+    return WorkerReport(worker, 4100 + worker, "http2", "3fa91c07be52", NOW_S - 3700, methods, pods)
 
 
 def greet_state() -> GatewayState:

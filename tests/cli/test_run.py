@@ -82,7 +82,7 @@ def test_ambassadors_own_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> 
         (("--config", GREET, "--tls-port", "65536"), "65536 is no port"),
         (("--config", GREET, "--workers", "many"), "many is no number of workers"),
         (("--config", GREET, "--workers", "-1"), "-1 is no number of workers"),
-        (("--config", GREET, "--engine", "warp"), "completion-queue"),
+        (("--config", GREET, "--engine", "warp"), "http2"),
         (("--config", GREET, "--port", "tcp://10.96.12.7:8080"), "say enableServiceLinks: false"),
         (("--config", GREET, "--drain-time", "-1"), "--drain-time"),
         (("--config", GREET, "--drain-time", "x"), "--drain-time: x is no number of seconds"),

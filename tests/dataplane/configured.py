@@ -23,7 +23,7 @@ SAME_IN_ALL = {"apiVersion": "getambassador.io/v2", "kind": "Mapping"}
 IN_MAPPINGS = {"prefix": "/test.Pod/", "resolver": "endpoint"}
 
 
-def compile_yaml(text: str, engine: str = EngineName.COMPLETION_QUEUE) -> Compiled:
+def compile_yaml(text: str, engine: str = EngineName.HTTP2) -> Compiled:
     """The objects of `text`, in the form of Ambassador's files; what each test would repeat may be left out."""
     documents = []
     for given in yaml.safe_load_all(textwrap.dedent(text)):

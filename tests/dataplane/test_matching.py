@@ -185,7 +185,7 @@ def test_an_engine_that_does_not_know_the_host_is_said_on_the_mapping() -> None:
     hidden = compile_yaml(text, EngineName.GENERIC_HANDLER)
     host, told = (str(problem) for problem in hidden.problems)
     assert "error: Mapping host.default: serves no call for api.example.com: the generic-handler engine" in host
-    assert "run grpcgw with --engine completion-queue" in host
+    assert "run grpcgw with --engine http2" in host
     assert "notice: Mapping told.default spec.add_request_headers.x-host: the generic-handler engine" in told
     assert hidden.snapshot == compile_yaml(text).snapshot
 

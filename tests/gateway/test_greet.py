@@ -25,7 +25,7 @@ def assert_turns(hosts: list[str]) -> None:
     assert all(before != after for before, after in pairwise(hosts)), hosts
 
 
-@pytest.fixture(scope="module", params=["completion-queue", "generic-handler"])
+@pytest.fixture(scope="module", params=["http2", "generic-handler"])
 def single(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One worker process, on each engine."""
     with gateway_of(tmp_path_factory.mktemp("single"), 1, "--engine", request.param) as gateway:

@@ -210,7 +210,7 @@ def end_of(stream: Stream) -> tuple[grpc.StatusCode, str]:
     return stream.call.code(), stream.call.details()
 
 
-@pytest.mark.parametrize("engine", ["completion-queue", "generic-handler"])
+@pytest.mark.parametrize("engine", ["http2", "generic-handler"])
 def test_told_to_end_under_load_no_rpc_that_was_taken_fails(engine: str, directory: Directory, tmp_path: Path) -> None:
     arguments = ("--config", str(directory.path), "--engine", engine)
     with running_gateway(*arguments, folder=tmp_path, workers=1) as gateway, traffic(gateway) as load:

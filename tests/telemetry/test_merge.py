@@ -35,7 +35,7 @@ def pod_report(address: str, total: int, failures: int = 0, mean_ms: float = 1.0
 
 def worker(methods: Sequence[MethodReport] = (), pods: Sequence[PodReport] = (), retries: int = 0) -> WorkerReport:
     events = EventReport({"m": retries}, {("m", "max_requests"): 2 * retries}, {"c": 3 * retries})
-    return WorkerReport(0, 1, "completion-queue", "v1", 0.0, tuple(methods), tuple(pods), events, cpu_s=0.5 * retries)
+    return WorkerReport(0, 1, "http2", "v1", 0.0, tuple(methods), tuple(pods), events, cpu_s=0.5 * retries)
 
 
 METHODS = st.dictionaries(

@@ -262,17 +262,17 @@ def _note_hidden_authority(listener: Listener, engine: str, findings: Findings) 
     elif len({policy.selectors for policy in listener.hosts}) > 1:
         findings.fault(
             f"serves no call: {reason}, and its Hosts take different Mappings (mappingSelector); give them Listeners of"
-            " their own, or run grpcgw with --engine completion-queue"
+            " their own, or run grpcgw with --engine http2"
         )
     elif listener.hosts and listener.hosts[-1].host is not None:
         findings.fault(
             f"serves no call: {reason}, and none of its Hosts is for *; add such a Host, or run grpcgw with"
-            " --engine completion-queue"
+            " --engine http2"
         )
     elif _takes_clear_text(listener) and len({policy.clear_text for policy in listener.hosts}) > 1:
         findings.notice(
             f"{reason}, and some of its Hosts refuse calls in clear text: they are refused for all names; give these"
-            " Hosts a Listener of their own, or run grpcgw with --engine completion-queue"
+            " Hosts a Listener of their own, or run grpcgw with --engine http2"
         )
 
 

@@ -348,7 +348,7 @@ def _note_hidden_authority(members: tuple[GroupMember, ...], engine: str, findin
     if hosts:
         findings.fault(
             f"serves no call for {', '.join(hosts)}: the {engine} engine does not know the :authority of calls;"
-            " run grpcgw with --engine completion-queue, or match by path or headers"
+            " run grpcgw with --engine http2, or match by path or headers"
         )
     destination = members[0].destination
     for name, edits in (

@@ -66,6 +66,6 @@ def _note_hidden_names(
             findings = Findings(by_name[name])
             findings.fault(
                 f"no call is served: the {engine} engine does not know the :authority of calls, and this {cause}; run"
-                " grpcgw with --engine completion-queue"
+                " grpcgw with --engine http2"
             )
             generations.report(findings)

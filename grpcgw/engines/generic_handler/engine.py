@@ -1,7 +1,8 @@
 """The generic-handler engine, on grpcio's public API: sessions driven by a `grpc.GenericRpcHandler` of `grpc.aio`.
 
-Slower than the completion-queue engine, but without grpcio's private parts. `loop_proxy` also embeds grpcgw in another
-`grpc.aio` server. The public API does not show the client's `:authority` to a handler (docs/data-plane.md).
+Several times slower than the http2 engine, which it is the fall-back and the reference for. `loop_proxy` also embeds
+grpcgw in another `grpc.aio` server. The public API does not show a handler the client's `:authority`
+(docs/data-plane.md).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from grpcgw.engines.core_texts import deadline_passed
+from grpcgw.engines.generic_handler.core_deadlines import deadline_passed
 from grpcgw.engines.generic_handler.pod_connection import PodConnection, Spawn
 from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import PodState

@@ -164,8 +164,7 @@ class ClientRpc:
             self._deliver_message(now_s)
             return True
         attempt = self.attempt
-        if attempt is not None and attempt.is_due:
-            attempt.deliver(now_s)
+        if attempt is not None and attempt.deliver(now_s):
             return True
         if self._asks is not None and self._deliver_asks(self._asks, now_s):
             return True
@@ -177,10 +176,10 @@ class ClientRpc:
 
     def _deliver_asks(self, asks: list[PodAttempt], now_s: float) -> bool:
         self._asks = [ask for ask in asks if not ask.is_over] or None
-        due = [ask for ask in asks if ask.is_due]
-        for ask in due:
-            ask.deliver(now_s)
-        return bool(due)
+        delivered = False
+        for ask in asks:
+            delivered |= ask.deliver(now_s)
+        return delivered
 
     def _deliver_message(self, now_s: float) -> None:
         self._wanted = False
@@ -189,10 +188,9 @@ class ClientRpc:
             return
         message = self._inbox.popleft()
         self._unacknowledged_bytes += len(message)
-        last = self._ended and not self._inbox
-        if last:
+        if self._ended and not self._inbox:
             self._acknowledge()
-        self.session.on_request_message(message, now_s, last)
+        self.session.on_request_message(message, now_s)
 
     def _acknowledge(self) -> None:
         size_bytes, self._unacknowledged_bytes = self._unacknowledged_bytes, 0

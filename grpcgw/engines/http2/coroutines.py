@@ -16,24 +16,28 @@ class LoopCoroutine:
         loop: asyncio.AbstractEventLoop,
         work: CoroutineWork,
         on_result: Callable[[object], None],
-        running: set[LoopCoroutine],
+        note_end: Callable[[LoopCoroutine], None],
     ) -> None:
-        """`running`: it is a member for as long as it runs."""
-        self._work, self._on_result, self._running = work, on_result, running
-        self._cancelled = False
-        running.add(self)
-        self._task = loop.create_task(self._run())
+        self._on_result: Callable[[object], None] | None = on_result
+        self._note_end = note_end
+        self._task: asyncio.Task[None] | None = loop.create_task(self._run(work))
+        self._task.add_done_callback(self._on_done)
 
-    async def _run(self) -> None:
+    async def _run(self, work: CoroutineWork) -> None:
         result: object
         try:
-            result = await self._work.start()
+            result = await work.start()
         except BaseException as error:  # also SystemExit, which would end the loop that serves everybody
             result = error
-        self._running.discard(self)
-        if not self._cancelled:
-            self._on_result(result)
+        on_result, self._on_result = self._on_result, None
+        if on_result is not None:
+            on_result(result)
+
+    def _on_done(self, _: asyncio.Task[None]) -> None:
+        self._task = None  # else it and the task would wait for the garbage collector
+        self._note_end(self)
 
     def cancel(self) -> None:
-        self._cancelled = True
-        self._task.cancel()
+        self._on_result = None
+        if self._task is not None:
+            self._task.cancel()

@@ -219,4 +219,6 @@ class Http2Engine:
     # --- coroutines of policies
 
     def run_coroutine(self, work: CoroutineWork, on_result: Callable[[object], None]) -> RunningWork:
-        return LoopCoroutine(self.loop, work, on_result, self._coroutines)
+        running = LoopCoroutine(self.loop, work, on_result, self._coroutines.discard)
+        self._coroutines.add(running)
+        return running

@@ -36,7 +36,7 @@ PLAIN = host("plain", "*", "Route")
 SECURE = host("secure", "secure.example.com", **CERTIFICATE)
 
 
-ON_GRPC = CompileOptions(first_bytes_hidden_by="completion-queue")
+ON_GRPC = CompileOptions(first_bytes_hidden_by="generic-handler")
 
 
 def compile_objects(*objects: KubeObject) -> Compiled:
@@ -239,4 +239,4 @@ def test_proxy_headers_are_required_by_the_ports_that_ask_for_them(
 def test_engines_on_grpc_leave_out_a_port_with_proxy_headers(fields: dict[str, object]) -> None:
     compiled = compile_objects(listener("proxied", 8080, **fields))
     assert compiled.snapshot.listeners == ()
-    assert "the completion-queue engine cannot read PROXY headers" in said(compiled, Severity.ERROR)[0]
+    assert "the generic-handler engine cannot read PROXY headers" in said(compiled, Severity.ERROR)[0]
