@@ -7,6 +7,7 @@ connection is opened, up to MAX_LINKS. After GOAWAY another takes new RPCs, and 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -39,7 +40,9 @@ MAX_LINKS = 4
 SPARE_IDLE_S = 60.0
 """A further connection to a pod is closed after this time without RPCs."""
 SETTLED_S = 1.0
-"""A connection that ends earlier, and on which no RPC was answered, counts as a failure to connect."""
+"""A connection that ends earlier, and on which no RPC was answered nor runs on, counts as a failure to connect."""
+SHORTEST_PAUSE_S = 0.01
+"""Between two looks at a pod's connections for idle ones and lost ones."""
 PING_ANSWER_S = 20.0
 """gRPC's default keepalive time-out."""
 
@@ -274,7 +277,8 @@ class PodConnection:
         """No connection takes new RPCs: connect again, at once if the last one was of use."""
         if self._has_usable_link():
             return
-        if not link.has_answered and time.monotonic() - self._connected_at_s < SETTLED_S:
+        was_of_use = link.has_answered or link.streams or time.monotonic() >= self._connected_at_s + SETTLED_S
+        if not was_of_use:
             why = link.lost_why or "the pod sent GOAWAY"
             self._fail(f"the connection to {self._address} ended as soon as it was established: {why}")
             return
@@ -286,41 +290,54 @@ class PodConnection:
     # --- upkeep: keepalive and idle time
 
     def _schedule_upkeep(self) -> None:
+        now_s = time.monotonic()
+        due_s = min((self._due_s(link, now_s) for link in self._links), default=math.inf)
+        if due_s == math.inf:
+            return
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+        self._upkeep = self.timers.at(max(due_s, now_s + SHORTEST_PAUSE_S), self._keep_up)
+
+    def _due_s(self, link: PodLink, now_s: float) -> float:
+        """When to look at this connection again; infinite: never."""
+        due_s, idle_s = math.inf, self._most_idle_s(link)
+        if idle_s is not None:
+            due_s = (now_s if link.streams else link.idle_since_s) + idle_s
+        return due_s if self._settings.keepalive_time_s is None else min(due_s, self._ping_due_s(link))
+
+    def _most_idle_s(self, link: PodLink) -> float | None:
+        """A connection is closed after this time without RPCs; None: never."""
+        idle_ms = self._settings.idle_timeout_ms
+        if idle_ms is not None:
+            return idle_ms / 1000
+        return SPARE_IDLE_S if not link.is_leaving and self._count_usable() > 1 else None
+
+    def _ping_due_s(self, link: PodLink) -> float:
+        """When the next ping is due, or the answer to the last one at the latest."""
         settings = self._settings
-        pauses = [s for s in (settings.keepalive_time_s, (settings.idle_timeout_ms or 0) / 1000 or None) if s]
-        if len(self._links) > 1:
-            pauses.append(SPARE_IDLE_S)
-        if pauses and self._upkeep is None:
-            self._upkeep = self.timers.at(time.monotonic() + min(pauses) / 4, self._keep_up)
+        if link.pinged_at_s is not None:
+            return max(link.pinged_at_s, link.heard_at_s) + (settings.keepalive_timeout_s or PING_ANSWER_S)
+        return link.heard_at_s + (settings.keepalive_time_s or 0)
 
     def _keep_up(self) -> None:
         self._upkeep = None
         now_s = time.monotonic()
         for link in tuple(self._links):
-            if self._is_unused(link, now_s):
+            idle_s = self._most_idle_s(link)
+            if idle_s is not None and not link.streams and now_s >= link.idle_since_s + idle_s:
                 self._links.remove(link)
                 link.close()
-            elif self._settings.keepalive_time_s is not None:
-                self._keep_alive(link, self._settings.keepalive_time_s, now_s)
-        if not self._links and self._state is PodState.READY:
+            elif self._settings.keepalive_time_s is not None and now_s >= self._ping_due_s(link):
+                self._keep_alive(link, now_s)
+        if self._state is PodState.READY and not self._has_usable_link():
             self._set_state(PodState.IDLE)
-        if self._links:
-            self._schedule_upkeep()
+        self._schedule_upkeep()
 
-    def _is_unused(self, link: PodLink, now_s: float) -> bool:
-        if link.streams or link.is_lost:
-            return False
-        idle_s, idle_ms = now_s - link.idle_since_s, self._settings.idle_timeout_ms
-        is_spare = len(self._links) > 1 and not link.is_leaving and self._count_usable() > 1
-        return (idle_ms is not None and idle_s >= idle_ms / 1000) or (is_spare and idle_s >= SPARE_IDLE_S)
-
-    def _keep_alive(self, link: PodLink, pause_s: float, now_s: float) -> None:
-        if link.pinged_at_s is not None:
-            silent_s = now_s - max(link.pinged_at_s, link.heard_at_s)
-            if silent_s >= (self._settings.keepalive_timeout_s or PING_ANSWER_S):
-                link.fail("keepalive: the pod does not answer pings")
-        elif now_s - link.heard_at_s >= pause_s:
+    def _keep_alive(self, link: PodLink, now_s: float) -> None:
+        if link.pinged_at_s is None:
             link.ping(now_s)
+        else:
+            link.fail("keepalive: the pod does not answer pings")
 
 
 def _make_tls(tls: UpstreamTls, server_name: str) -> TlsLayer:
