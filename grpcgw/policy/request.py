@@ -54,6 +54,8 @@ class Request:
     """The client's, if it showed one that is forwarded to pods."""
     message_encoding: str = "identity"
     """The client's `grpc-encoding`, where the engine passes frames."""
+    metadata_bytes: int = 0
+    """Size of the metadata, once the session has measured it."""
     refusal: Deny | None = None
     """Why the request is refused before routing; None: it is routed."""
 

@@ -92,6 +92,9 @@ class FramedService:
     def on_drained(self, now_s: float) -> None:
         self._service.on_drained(now_s)
 
+    def on_too_much_held(self, now_s: float) -> None:
+        self._service.on_too_much_held(now_s)
+
     def on_defect(self, now_s: float) -> None:
         self._service.on_defect(now_s)
 

@@ -95,6 +95,9 @@ class LocalExchange:
     def on_drained(self, now_s: float) -> None:
         self.finish(Status(Code.UNAVAILABLE, "the gateway's drain time is over"), now_s)
 
+    def on_too_much_held(self, now_s: float) -> None:
+        self.finish(Status(Code.RESOURCE_EXHAUSTED, "the gateway holds too much data that nobody takes"), now_s)
+
     def on_defect(self, now_s: float) -> None:
         self.finish(Status(Code.INTERNAL, "a defect in the gateway, see its log"), now_s)
 

@@ -106,9 +106,12 @@ def is_too_large(metadata: Metadata, limit_bytes: int) -> bool:
     grpc core holds the limit as well, but not before a client has acknowledged its settings: one that never does may
     send 16 MB in each RPC, a few kilobytes on the wire (docs/hardening.md).
     """
-    if len(metadata) * FIELD_OVERHEAD_BYTES > limit_bytes:
-        return True
-    return sum([len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in metadata]) > limit_bytes
+    return size_of(metadata) > limit_bytes
+
+
+def size_of(metadata: Metadata) -> int:
+    """Bytes of a header list, counted as RFC 9113, 6.5.2 has it."""
+    return sum([len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in metadata])
 
 
 def is_sendable(metadata: Metadata) -> bool:

@@ -38,7 +38,7 @@ from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session import ending
 from grpcgw.session.call import COALESCE_WINDOW_S, NO_CALL, Call, Timer
-from grpcgw.session.forwarding import forward_request, forward_status, is_too_large
+from grpcgw.session.forwarding import forward_request, forward_status, size_of
 from grpcgw.session.further_tries import Again, FurtherTries
 from grpcgw.session.pod_try import Try, end_on_pod
 from grpcgw.session.policy_stage import Outcome, PolicyStage
@@ -101,9 +101,11 @@ class Session(Relay):
         if request.refusal is not None:
             return request.refusal
         limit_bytes = serving.max_metadata_bytes
-        if is_too_large(request.metadata, limit_bytes):
+        size_bytes = size_of(request.metadata)
+        if size_bytes > limit_bytes:
             request.metadata = ()  # not held until the RPC is over: a few hundred of these would fill the memory
             return Deny(Reason.METADATA_TOO_LARGE, f"the metadata is larger than {limit_bytes} bytes")
+        request.metadata_bytes = size_bytes
         return serving.route(request.path, request.authority, request.metadata, request.port)
 
     def _turn_away(self, refusal: Deny, now_s: float) -> None:
@@ -308,6 +310,11 @@ class Session(Relay):
     def on_drained(self, now_s: float) -> None:
         """The drain time is over: the RPC ends now."""
         self._end_early(make_status(Reason.DRAINING, "the gateway's drain time is over"), now_s)
+
+    def on_too_much_held(self, now_s: float) -> None:
+        """The worker holds too much for readers that are slow, and this RPC has waited for its own for long."""
+        what = "the gateway holds too much data that nobody takes"
+        self._end_early(make_status(Reason.TOO_MUCH_HELD, what), now_s)
 
     def on_defect(self, now_s: float) -> None:
         """The engine caught an exception in one of the calls above."""

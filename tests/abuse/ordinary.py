@@ -29,6 +29,8 @@ GIVE_UP_S = 20.0
 class Calls:
     count: int = 0
     slowest_s: float = 0.0
+    p50_s: float = 0.0
+    p99_s: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
@@ -59,26 +61,29 @@ def running_client(root: str, port: int) -> Iterator[OrdinaryClient]:
 def main(port: int) -> None:
     with grpc.insecure_channel(f"{HOST}:{port}") as channel:
         method = channel.unary_unary(METHOD)
-        calls = Calls()
+        calls, took_s = Calls(), list[float]()
         while True:
             asked = select.select([sys.stdin], [], [], PAUSE_S)[0]
             if asked and not sys.stdin.readline():
                 return
-            call(method, calls)
+            took_s.append(call(method, calls))
             if asked:
+                took_s.sort()
+                calls.count, calls.slowest_s = len(took_s), took_s[-1]
+                calls.p50_s, calls.p99_s = took_s[len(took_s) // 2], took_s[len(took_s) * 99 // 100]
                 sys.stdout.write(json.dumps(asdict(calls)) + "\n")
                 sys.stdout.flush()
-                calls = Calls()
+                calls, took_s = Calls(), []
 
 
-def call(method: grpc.UnaryUnaryMultiCallable, calls: Calls) -> None:
+def call(method: grpc.UnaryUnaryMultiCallable, calls: Calls) -> float:
+    """Seconds that a call took."""
     start_s = time.monotonic()
     try:
         method(REQUEST, timeout=GIVE_UP_S)
     except grpc.RpcError as error:
         calls.faults.append(f"{error.code()}: {error.details()}")
-    calls.count += 1
-    calls.slowest_s = max(calls.slowest_s, time.monotonic() - start_s)
+    return time.monotonic() - start_s
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from grpcgw.engines.contract import ASK_CLIENTS_MS, CLIENT_ANSWERS_MS, REFUSING_
 from grpcgw.engines.http2.client_rpc import ClientRpc, ClientSide, RpcEngine
 from grpcgw.engines.http2.connection import close_when_sent
 from grpcgw.engines.http2.h2 import (
+    CANCEL,
     NO_ERROR,
     PROTOCOL_ERROR,
     ConnectionClosed,
@@ -27,6 +28,7 @@ from grpcgw.engines.http2.h2 import (
     open_server,
 )
 from grpcgw.engines.http2.headers import RequestHead, is_grpc, parse_request
+from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import MOST_EVENTS, Turn
@@ -209,15 +211,24 @@ class ClientConnection(ClientSide):
         self._note_lost(self)
 
     def forget(self, stream_id: int) -> None:
-        if self.streams.pop(stream_id, None) is None:
+        rpc = self.streams.pop(stream_id, None)
+        if rpc is None:
             return
         now_s = time.monotonic()
-        if not self.is_lost and self.http.queued_body_size(stream_id):
+        if not self.is_lost and (size_bytes := self.http.queued_body_size(stream_id)):
             self._unread[stream_id] = now_s
+            if size_bytes > SMALL_BYTES:
+                rpc.note_held()
         if not self.streams:
             self._idle_since_s = now_s
             if self._leaving:
                 self.turn.mark(self)
+
+    def drop(self, stream_id: int) -> None:
+        if self._paused:  # not even the reset of a stream reaches the client
+            self.cut_off()
+        else:
+            self.reset(stream_id, CANCEL)
 
     def flush(self) -> None:
         super().flush()

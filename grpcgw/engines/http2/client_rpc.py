@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from grpcgw.engines.exchange import Exchange, begin_exchange
-from grpcgw.engines.http2.connection import PeerConnection
+from grpcgw.engines.http2.connection import PeerConnection, pile
 from grpcgw.engines.http2.h2 import CANCEL
 from grpcgw.engines.http2.headers import (
     CONTENT_TYPE,
@@ -24,6 +24,7 @@ from grpcgw.engines.http2.headers import (
     encode_metadata,
     encode_status,
 )
+from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.pod_attempt import PodAttempt
 from grpcgw.engines.http2.pod_connection import PodConnection
 from grpcgw.engines.http2.policy_replies import PolicyReplies
@@ -69,6 +70,10 @@ class ClientSide(PeerConnection):
         """The answer to the RPC on this stream is queued."""
         raise NotImplementedError
 
+    def drop(self, stream_id: int) -> None:
+        """The RPC on this stream is over, and the client does not read its answer: nothing more is kept for it."""
+        raise NotImplementedError
+
 
 class ClientRpc:
     carries_frames = True
@@ -83,6 +88,7 @@ class ClientRpc:
         "_gone",
         "_head",
         "_inbox",
+        "_metadata_bytes",
         "_sent",
         "_stream_id",
         "_timer",
@@ -102,7 +108,7 @@ class ClientRpc:
         self._engine, self._client, self._stream_id, self._head = engine, client, stream_id, head
         self.view = client.view
         self._inbox: deque[bytes] = deque()
-        self._unacknowledged_bytes = 0
+        self._unacknowledged_bytes = self._metadata_bytes = 0
         self._ended = ended
         """The client half-closed."""
         self._wanted = self._sent = self._coalescing = self._gone = self._begun = False
@@ -117,7 +123,11 @@ class ClientRpc:
 
     def on_data(self, data: bytes, ended: bool) -> None:
         if data:
-            self._inbox.append(data)
+            if self._inbox:
+                pile(self._inbox, data)
+                self.note_held()
+            else:
+                self._inbox.append(data)
         self._ended |= ended
 
     def on_gone(self) -> None:
@@ -127,6 +137,25 @@ class ClientRpc:
     def on_written(self) -> None:
         self._sent = True
         self._client.turn.touch(self)
+
+    # --- memory
+
+    def note_held(self) -> None:
+        self._client.turn.memory.note(self)
+
+    def held_bytes(self) -> int:
+        size_bytes = self._client.queued_bytes(self._stream_id)
+        if not self.is_over:
+            size_bytes += self._metadata_bytes + sum(map(len, self._inbox))
+            if self.attempt is not None:
+                size_bytes += self.attempt.held_bytes()
+        return size_bytes
+
+    def free(self, now_s: float) -> None:
+        if self.is_over:
+            self._client.drop(self._stream_id)
+        else:
+            self._tell(self.session.on_too_much_held, now_s)
 
     # --- events to the session
 
@@ -149,6 +178,9 @@ class ClientRpc:
             request.certificate = client.certificate()
         self.session = begin_exchange(serving, self, request, now_s)
         self.session.start(now_s)
+        self._metadata_bytes = request.metadata_bytes
+        if self._metadata_bytes > SMALL_BYTES:
+            self.note_held()
 
     def _deliver(self, now_s: float) -> bool:
         """Report what is due; returns whether anything was."""

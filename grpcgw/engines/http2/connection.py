@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, cast
 
 from grpcgw.engines.http2.h2 import GOAWAY_CALM, Event, Http2, Http2Error
+from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.turn import Turn
 
 QUEUE_BYTES = 65_536
@@ -22,10 +24,25 @@ FLUSH_BYTES = 262_144
 """At most so much is taken from libnghttp2 at a time; the socket's buffer holds about as much before it says stop."""
 
 
+FEW_CHUNKS, SMALL_CHUNK_BYTES = 16, 4096
+"""Where more chunks wait, they are joined up to this size: a frame of one byte would occupy forty."""
+
+
+def pile(inbox: deque[bytes], data: bytes) -> None:
+    """Add a chunk to those that wait already."""
+    if len(inbox) > FEW_CHUNKS and len(inbox[-1]) + len(data) <= SMALL_CHUNK_BYTES:
+        inbox[-1] += data
+    else:
+        inbox.append(data)
+
+
 class Writer(Protocol):
     """Waits until what it sent on a stream was written."""
 
     def on_written(self) -> None: ...
+    def note_held(self) -> None:
+        """Much waits to be written on its stream."""
+        ...
 
 
 def close_when_sent(transport: asyncio.Transport) -> None:
@@ -169,10 +186,18 @@ class PeerConnection(asyncio.Protocol):
 
     def is_written(self, stream_id: int, writer: Writer) -> bool:
         """Whether the sender on a stream may go on; if not, `writer` is called when it may."""
-        if self.http.queued_body_size(stream_id) < QUEUE_BYTES:
+        size_bytes = self.http.queued_body_size(stream_id)
+        if size_bytes <= SMALL_BYTES:
+            return True
+        writer.note_held()
+        if size_bytes < QUEUE_BYTES:
             return True
         self._blocked[stream_id] = writer
         return False
+
+    def queued_bytes(self, stream_id: int) -> int:
+        """What waits to be written on a stream."""
+        return 0 if self.is_lost else self.http.queued_body_size(stream_id)
 
     def acknowledge(self, stream_id: int, size_bytes: int) -> None:
         """The reader took so much of what the stream's sender sent: it may send as much again."""

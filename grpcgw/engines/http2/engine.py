@@ -166,6 +166,7 @@ class Http2Engine:
         close_connections(self.serving.clusters.pods())
         await asyncio.sleep(0)
         self.timers.close()
+        self.turn.memory.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

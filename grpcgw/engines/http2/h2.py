@@ -57,8 +57,11 @@ NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_C
 
 STREAM_WINDOW_BYTES = 262_144
 """What one stream's sender may send before the other side has taken it: 5 MB/s at a round trip of 50 ms."""
-CONNECTION_WINDOW_BYTES = 4 * STREAM_WINDOW_BYTES
-"""The same for all streams of a connection: bounds what one client can make a worker hold."""
+CLIENT_WINDOW_BYTES = 64 * STREAM_WINDOW_BYTES
+"""The same for all streams of a client's connection."""
+POD_WINDOW_BYTES = 2**31 - 1
+"""The same for a pod's: no bound. Clients share that connection, and a few that do not read must not stop the others'
+answers; what waits for them is bounded by `memory_bound`."""
 
 RESET_BURST, RESETS_PER_S = 10_000, 500
 """Client resets beyond these end its connection. A client whose pods are slow resets an RPC for each deadline."""
@@ -127,7 +130,7 @@ def open_server(max_concurrent_streams: int, max_metadata_bytes: int) -> Http2:
             Setting.MAX_HEADER_LIST_SIZE: max_metadata_bytes,
         }
     )
-    connection.set_local_window_size(CONNECTION_WINDOW_BYTES)
+    connection.set_local_window_size(CLIENT_WINDOW_BYTES)
     return connection
 
 
@@ -151,7 +154,7 @@ def open_client(max_metadata_bytes: int) -> Http2:
             Setting.MAX_HEADER_LIST_SIZE: max_metadata_bytes,
         }
     )
-    connection.set_local_window_size(CONNECTION_WINDOW_BYTES)
+    connection.set_local_window_size(POD_WINDOW_BYTES)
     return connection
 
 

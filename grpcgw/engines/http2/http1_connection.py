@@ -16,6 +16,8 @@ KEEP_ALIVE_S = 75.0
 """Time between requests: longer than between the checks of most load balancers (5 to 60 s)."""
 LINGER_S = 1.0
 """Time for a client to read the last answer: closing a socket with unread bytes would destroy it (RFC 9112, 9.6)."""
+PART_BYTES = 2048
+"""How much of a client's requests is answered in one turn of the loop."""
 ANSWER_BYTES = 16_384
 """While more of its answers wait, no further requests of a client are read."""
 
@@ -55,7 +57,9 @@ class Http1Connection(asyncio.Protocol):
         """Takes `transport` over. `note_gone`: called once, when it is closed."""
         self._transport, self._tls, self._timers, self._note_gone = transport, tls, timers, note_gone
         self._answerer = Http1Answerer(is_healthy)
-        self._is_reading_head = self._is_stopped = False
+        self._is_reading_head = self._is_stopped = self._is_later = False
+        self._waiting = b""
+        """Requests that were read and are not answered yet."""
         self._deadline: LoopTimer = timers.at(time.monotonic() + HEAD_S, transport.abort)
         transport.set_protocol(self)
         transport.set_write_buffer_limits(ANSWER_BYTES)
@@ -72,7 +76,17 @@ class Http1Connection(asyncio.Protocol):
         self.receive(data)
 
     def receive(self, plain: bytes) -> None:
-        answer, closes = self._answerer.feed(plain)
+        """Answer at once, or in parts over several turns of the loop: thousands of requests may come in one piece."""
+        self._waiting += plain
+        if not self._is_later:
+            self._handle_part()
+
+    def _handle_part(self) -> None:
+        self._is_later = False
+        if self._is_stopped or self._transport.is_closing():
+            return
+        part, self._waiting = self._waiting[:PART_BYTES], self._waiting[PART_BYTES:]
+        answer, closes = self._answerer.feed(part)
         sent = answer if self._tls is None else self._tls.send(answer)
         if closes:
             self._end(sent)
@@ -81,6 +95,15 @@ class Http1Connection(asyncio.Protocol):
             self._transport.write(sent)
         if not self._is_stopped:
             self._set_deadline()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._is_later = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._handle_part)
+        else:
+            self._transport.resume_reading()
 
     def _end(self, sent: bytes) -> None:
         goodbye = b"" if self._tls is None else self._tls.close()
@@ -105,8 +128,9 @@ class Http1Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_stopped = self._is_reading_head = False
-        self._transport.resume_reading()
         self._set_deadline()
+        if not self._is_later:
+            self._go_on()
 
     def close(self) -> None:
         self._transport.close()

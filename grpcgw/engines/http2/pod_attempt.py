@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
+from grpcgw.engines.http2.connection import pile
 from grpcgw.engines.http2.h2 import (
     CANCEL,
     REFUSED_STREAM,
@@ -43,8 +44,17 @@ class Link(Flushed, Protocol):
 
     def is_written(self, stream_id: int, writer: PodAttempt) -> bool: ...
     def acknowledge(self, stream_id: int, size_bytes: int) -> None: ...
+    def queued_bytes(self, stream_id: int) -> int: ...
     def forget(self, stream_id: int, reset: bool) -> None:
         """The try is over; `reset`: its stream may still be open."""
+        ...
+
+
+class OwnRpc(Pumped, Protocol):
+    """The RPC that a try belongs to."""
+
+    def note_held(self) -> None:
+        """Much waits for a reader."""
         ...
 
 
@@ -87,7 +97,7 @@ class PodAttempt:
     def __init__(
         self,
         connection: Owner,
-        rpc: Pumped | None,
+        rpc: OwnRpc | None,
         events: TryEvents,
         fields: list[Field],
         first: Opening,
@@ -139,6 +149,16 @@ class PodAttempt:
     def on_written(self) -> None:
         self._sent = True
         self.touch()
+
+    def note_held(self) -> None:
+        if self.rpc is not None:
+            self.rpc.note_held()
+
+    def held_bytes(self) -> int:
+        """Data that waits for the client or the pod."""
+        link = self._link
+        size_bytes = sum(map(len, self._inbox))
+        return size_bytes if link is None else size_bytes + link.queued_bytes(self._stream_id)
 
     def cancel(self) -> None:
         self.fail(Status(Code.CANCELLED, "the RPC ended on the client's side"))
@@ -201,7 +221,11 @@ class PodAttempt:
                 self._link_acknowledge(len(data))
             return
         if data:
-            self._inbox.append(data)
+            if self._inbox:
+                pile(self._inbox, data)
+                self.note_held()
+            else:
+                self._inbox.append(data)
         if event.end_stream:
             self._end(Status(Code.INTERNAL, "the pod ended the stream without a status", cause=Reason.BAD_RESPONSE))
         self.touch()

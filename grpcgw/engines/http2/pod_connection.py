@@ -19,13 +19,13 @@ from grpcgw import __version__
 from grpcgw.engines.health_probe import CHECK_METHOD
 from grpcgw.engines.http2.headers import CONTENT_TYPE, TE, Field, size_of
 from grpcgw.engines.http2.health_probe import HealthProbe
-from grpcgw.engines.http2.pod_attempt import PodAttempt
+from grpcgw.engines.http2.pod_attempt import OwnRpc, PodAttempt
 from grpcgw.engines.http2.pod_dialer import Dialer
 from grpcgw.engines.http2.pod_link import PodLink
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_contexts import make_client_context
 from grpcgw.engines.http2.tls_layer import TlsLayer
-from grpcgw.engines.http2.turn import Pumped, Turn
+from grpcgw.engines.http2.turn import Turn
 from grpcgw.model.balancing import HealthCheck
 from grpcgw.model.cluster import ConnectionSettings, UpstreamTls
 from grpcgw.model.endpoints import PodState
@@ -145,7 +145,7 @@ class PodConnection:
 
     def begin(
         self,
-        rpc: Pumped | None,
+        rpc: OwnRpc | None,
         events: TryEvents,
         fields: list[Field],
         first: Opening,

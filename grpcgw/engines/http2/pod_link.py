@@ -39,6 +39,9 @@ from grpcgw.logs import DefectLog
 _defects = DefectLog(logging.getLogger(__name__))
 
 PING = b"grpcgw!!"
+STUCK_BYTES = 16 << 20
+"""A connection takes no new streams while its pod reads nothing and so much waits for it: not even the resets of RPCs
+that ended get through, so libnghttp2 keeps their data."""
 
 
 class LinkEvents(Protocol):
@@ -190,6 +193,8 @@ class PodLink(PeerConnection):
     # --- streams
 
     def has_room(self) -> bool:
+        if self._paused and self.http.queued_body_size() > STUCK_BYTES:
+            return False
         return not self.is_leaving and not self.is_lost and len(self.streams) < self._max_streams
 
     def open(self, attempt: PodAttempt, now_s: float) -> bool:

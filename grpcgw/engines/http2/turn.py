@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import Protocol
 
+from grpcgw.engines.http2.memory_bound import MemoryBound
 from grpcgw.logs import DefectLog
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Turn:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.memory = MemoryBound(loop)
         self._ready: list[Pumped] = []
         self._dirty: list[Flushed] = []
         self._backlogs: deque[Backlogged] = deque()

@@ -1,0 +1,72 @@
+"""What RPCs hold for slow readers is measured together, and RPCs end where it is too much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from grpcgw.engines.http2.memory_bound import SMALL_BYTES, MemoryBound
+
+LIMIT_BYTES = 10 * SMALL_BYTES
+
+
+class Rpc:
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes, self.ended = size_bytes, 0
+
+    def held_bytes(self) -> int:
+        return self.size_bytes
+
+    def free(self, now_s: float) -> None:
+        self.ended += 1
+
+
+@pytest.fixture
+def bound() -> Iterator[MemoryBound]:
+    loop = asyncio.new_event_loop()
+    yield MemoryBound(loop, LIMIT_BYTES)
+    loop.close()
+
+
+def rpcs(bound: MemoryBound, count: int, size_bytes: int = 4 * SMALL_BYTES) -> list[Rpc]:
+    made = [Rpc(size_bytes) for _ in range(count)]
+    for rpc in made:
+        bound.note(rpc)
+    return made
+
+
+def test_nothing_ends_up_to_the_limit(bound: MemoryBound) -> None:
+    made = rpcs(bound, 2)
+    bound.bound(0.0)
+    assert [rpc.ended for rpc in made] == [0, 0]
+
+
+def test_above_it_those_that_wait_longest_end_until_the_rest_is_below(bound: MemoryBound) -> None:
+    made = rpcs(bound, 4)
+    bound.bound(0.0)
+    assert [rpc.ended for rpc in made] == [1, 1, 0, 0]
+
+
+def test_an_rpc_whose_reader_goes_on_counts_as_the_newest(bound: MemoryBound) -> None:
+    made = rpcs(bound, 3)
+    bound.note(made[0])
+    bound.bound(0.0)
+    assert [rpc.ended for rpc in made] == [0, 1, 0]
+
+
+def test_rpcs_that_hold_little_by_now_are_forgotten(bound: MemoryBound) -> None:
+    many = rpcs(bound, 100, SMALL_BYTES)
+    bound.bound(0.0)
+    for rpc in many:
+        rpc.size_bytes = LIMIT_BYTES
+    bound.bound(0.0)
+    assert not any(rpc.ended for rpc in many)
+
+
+def test_one_whose_client_does_not_take_the_end_is_freed_again(bound: MemoryBound) -> None:
+    (rpc,) = rpcs(bound, 1, 2 * LIMIT_BYTES)
+    bound.bound(0.0)
+    bound.bound(0.05)
+    assert rpc.ended == 2
