@@ -57,7 +57,11 @@ class DataPorts:
         wanted = self._of_flags(snapshot) if snapshot.listeners is None else snapshot.listeners
         taken: list[PortFault] = []
         bound = tuple(
-            replace(self._certify(listener), idle_timeout_ms=snapshot.client_idle_timeout_ms)
+            replace(
+                self._certify(listener),
+                idle_timeout_ms=snapshot.client_idle_timeout_ms,
+                proxy_protocol=listener.proxy_protocol or snapshot.clients.proxy_protocol,
+            )
             for listener in wanted
             if self._hold(listener, taken)
         )

@@ -68,6 +68,8 @@ class ClientRules:
     """Clients that one of these matches are not served."""
     max_metadata_bytes: int | None = None
     """Limit for a request's metadata, counted as in HTTP/2; None: the gateway's own limit."""
+    proxy_protocol: bool = False
+    """`use_proxy_proto`: `Listener.proxy_protocol` of every port."""
     certificates: CertificateForwarding = CertificateForwarding.SANITIZE
     certificate_details: tuple[CertificateDetail, ...] = ()
 

@@ -48,7 +48,7 @@ class Reception:
                     Reason.UNDERSCORE, "a metadata key has an underscore; headers_with_underscores_action rejects those"
                 )
             request.metadata = kept
-        if not self._admits(peer.address, client.address):
+        if not self._admits(peer.connected, client.address):
             where = client.address or "a Unix socket"
             request.refusal = Deny(Reason.CLIENT_ADDRESS, f"clients at {where} are not served (ip_allow, ip_deny)")
 
@@ -74,7 +74,7 @@ class Reception:
 
 def make_reception(rules: ClientRules, listeners: Sequence[Listener] = ()) -> Reception | None:
     """None where no rule applies to any request."""
-    asks = replace(rules, max_metadata_bytes=None) != DEFAULT_CLIENT_RULES
+    asks = replace(rules, max_metadata_bytes=None, proxy_protocol=False) != DEFAULT_CLIENT_RULES
     return Reception(rules, listeners) if asks or any(one.trusted_hops for one in listeners) else None
 
 

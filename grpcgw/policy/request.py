@@ -18,11 +18,13 @@ FORWARDED_PROTO = "x-forwarded-proto"
 class Peer:
     """The client of an RPC: the other end of the connection, or the client that trusted proxies name."""
 
-    __slots__ = ("address", "certificate", "hop", "keeps_id", "keeps_proto", "port")
+    __slots__ = ("address", "certificate", "connected", "hop", "keeps_id", "keeps_proto", "port")
 
     def __init__(self, address: str, port: int = 0) -> None:
         """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
         self.address, self.port = address, port
+        self.connected = address
+        """Address of the other end of the connection: a load balancer's, where a PROXY header names the client."""
         self.hop = address
         """Appended to `x-forwarded-for`; empty: nothing is."""
         self.keeps_id = _is_internal(address)

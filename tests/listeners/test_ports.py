@@ -9,6 +9,7 @@ import pytest
 from grpcgw.errors import UserError
 from grpcgw.listeners.data_ports import NO_PORTS, DataPorts
 from grpcgw.listeners.open_ports import OpenPort, PortFault, Ports, PortViews
+from grpcgw.model.clients import ClientRules
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport
 from grpcgw.model.match import HostKind, HostMatch
@@ -265,3 +266,12 @@ def test_a_gateway_without_any_port_has_a_fault(listeners: tuple[Listener, ...] 
     ports.bind(Snapshot("1", listeners=(Listener("web", 0, Transport.CLEAR, SecurityModel.XFP),)))
     assert ports.faults == ()
     ports.release()
+
+
+def test_all_ports_read_proxy_headers_where_the_module_says_so() -> None:
+    rules = ClientRules(proxy_protocol=True)
+    flags = bound(Snapshot("1", clients=rules))
+    assert [port.proxy_protocol for port in flags] == [True, True]
+    free = Listener("Listener free.shop", flags[0].port, Transport.CLEAR, SecurityModel.XFP)
+    assert [port.proxy_protocol for port in bound(Snapshot("1", listeners=(free,), clients=rules))] == [True]
+    assert [port.proxy_protocol for port in bound(Snapshot("1", listeners=(free,)))] == [False]

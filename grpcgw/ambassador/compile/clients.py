@@ -23,16 +23,17 @@ from grpcgw.model.clients import (
 LARGEST_METADATA_KB = 64
 
 
-def compile_client_rules(config: ModuleConfig, findings: Findings) -> ClientRules:
+def compile_client_rules(config: ModuleConfig, findings: Findings, first_bytes_hidden_by: str) -> ClientRules:
     """The client rules of `config`; errors are in `findings`, and leave out only the value with the error."""
     allow = None if config.ip_allow is None else tuple(_read_rules(config.ip_allow, findings, "ip_allow"))
     deny = tuple(_read_rules(config.ip_deny or (), findings, "ip_deny"))
     if config.ip_allow and config.ip_deny:
         findings.fault("ip_allow and ip_deny may not both be set; both hold now", "config", "ip_deny")
-    if config.use_proxy_proto:
+    if config.use_proxy_proto and first_bytes_hidden_by:
         findings.error(
-            "grpc cannot read the proxy protocol, and every connection that begins with it fails; switch it off here"
-            " and in the load balancer, and let that say who the client is in x-forwarded-for",
+            f"the {first_bytes_hidden_by} engine cannot read PROXY headers, and connections that begin with one fail;"
+            " use the http2 engine, or switch it off here and in the load balancer, and let that say who the client is"
+            " in x-forwarded-for",
             *("config", "use_proxy_proto"),
         )
     rules = ClientRules(
@@ -42,6 +43,7 @@ def compile_client_rules(config: ModuleConfig, findings: Findings) -> ClientRule
         underscores=Underscores(config.headers_with_underscores_action or Underscores.ALLOW),
         allow=allow if config.ip_allow else None,
         deny=deny,
+        proxy_protocol=bool(config.use_proxy_proto),
         max_metadata_bytes=_read_limit(config, findings),
         certificates=_read_forwarding(config, findings),
         certificate_details=tuple(_read_details(config, findings)),

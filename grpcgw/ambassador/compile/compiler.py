@@ -54,7 +54,7 @@ class AmbassadorSource:
         note_ingresses(objects.values(), options.gateway_id, generations)
         secrets = Secrets(objects, generations, options.now)
         ports = compile_ports(configuration, secrets, generations, options)
-        module = compile_module(configuration.modules(), options.gateway_namespace, generations)
+        module = compile_module(configuration.modules(), generations, options)
         context = _make_mapping_context(configuration, ports, module, options, generations)
         reader = MappingReader(context, reuse if isinstance(reuse, MappingReuse) else NO_MAPPINGS_TO_REUSE)
         serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)

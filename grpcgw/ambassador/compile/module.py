@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 
 from grpcgw.ambassador.compile.clients import compile_client_rules
 from grpcgw.ambassador.compile.generations import Generations
@@ -20,6 +21,7 @@ from grpcgw.model.clients import DEFAULT_CLIENT_RULES, ClientRules
 from grpcgw.model.listener import DEFAULT_CLIENT_IDLE_TIMEOUT_MS
 from grpcgw.model.log_format import InvalidLogFormat, LogFormat, parse_log_format
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route_source import CompileOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +54,34 @@ _RESEMBLES = 0.7
 NO_MODULE = CompiledModule(ModuleConfig(), {}, {})
 
 
-def compile_module(modules: Iterable[KubeObject], gateway_namespace: str, generations: Generations) -> CompiledModule:
+def compile_module(modules: Iterable[KubeObject], generations: Generations, options: CompileOptions) -> CompiledModule:
     """The Module of the gateway's own namespace, else the first by namespace; more than one is an error. While another
     refuses clients that the chosen one allows, no client is served.
     """
+    hidden_by = options.first_bytes_hidden_by
     chosen: CompiledModule | None = None
     others: list[KubeObject] = []
-    for obj in sorted(modules, key=lambda obj: obj.key.namespace != gateway_namespace):
+    for obj in sorted(modules, key=lambda obj: obj.key.namespace != options.gateway_namespace):
         if chosen is not None or obj.key.name != _NAME:
             others.append(obj)
         else:
             earlier = generations.earlier.get(obj.key)
-            was_whole = earlier is not None and _build(earlier) is not None
-            chosen = generations.serve(obj, _build if was_whole else _build_readable)
+            was_whole = earlier is not None and _can_build(earlier, hidden_by)
+            build = _build if was_whole else _build_readable
+            chosen = generations.serve(obj, partial(build, first_bytes_hidden_by=hidden_by))
     module = chosen or NO_MODULE
-    keep_out = [_leave_out(obj, module.clients, generations) for obj in others]
+    keep_out = [_leave_out(obj, module.clients, generations, hidden_by) for obj in others]
     return _serve_nobody(module) if any(keep_out) else module
 
 
-def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations) -> bool:
+def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations, first_bytes_hidden_by: str) -> bool:
     """Whether it refuses clients that `chosen` allows."""
     reason = "another Module is in use, and only one is read"
     if obj.key.name != _NAME:
         instead = "write a TLSContext instead" if obj.key.name == TLS_MODULE else "no other is read"
         reason = f"the Module should be named {_NAME}; {instead}"
     meant = replace(obj, key=obj.key._replace(name=_NAME))
-    module = None if obj.key.name == TLS_MODULE else _build_readable(meant, Findings(meant))
+    module = None if obj.key.name == TLS_MODULE else _build_readable(meant, Findings(meant), first_bytes_hidden_by)
     asks_more = module is not None and not _admits_as(chosen, module.clients)
     outcome = "; no client is served until only one is left, because this one restricts clients" if asks_more else ""
     generations.leave_out(obj, f"{reason}{outcome}")
@@ -86,7 +90,11 @@ def _leave_out(obj: KubeObject, chosen: ClientRules, generations: Generations) -
 
 def _admits_as(chosen: ClientRules, other: ClientRules) -> bool:
     """Whether `other` certainly refuses no client that `chosen` allows."""
-    compared = [(one.allow, one.deny, one.use_remote_address, one.trusted_hops) for one in (chosen, other)]
+    if other.proxy_protocol and not chosen.proxy_protocol:
+        return False
+    compared = [
+        (one.allow, one.deny, one.use_remote_address, one.trusted_hops, one.proxy_protocol) for one in (chosen, other)
+    ]
     return (other.allow, other.deny) == (None, ()) or compared[0] == compared[1]
 
 
@@ -94,8 +102,7 @@ def _serve_nobody(module: CompiledModule) -> CompiledModule:
     return replace(module, clients=replace(module.clients, allow=()))
 
 
-def _build(obj: KubeObject, findings: Findings | None = None) -> CompiledModule | None:
-    findings = findings or Findings(obj)
+def _build(obj: KubeObject, findings: Findings, first_bytes_hidden_by: str) -> CompiledModule | None:
     spec = parse_spec(obj, ModuleSpec, findings)
     if spec is None:
         return None
@@ -103,17 +110,21 @@ def _build(obj: KubeObject, findings: Findings | None = None) -> CompiledModule 
     own = config.defaults.httpmapping if config.defaults is not None else None
     core = {**core_fields(config), **core_fields(own)}
     check_defaults(config, findings)
-    clients = compile_client_rules(config, findings)
+    clients = compile_client_rules(config, findings, first_bytes_hidden_by)
     module = CompiledModule(config, merge_defaults(config), core, _read_log_format(config, findings), clients)
     return None if findings.rejected else module
 
 
-def _build_readable(obj: KubeObject, findings: Findings) -> CompiledModule | None:
+def _can_build(obj: KubeObject, first_bytes_hidden_by: str) -> bool:
+    return _build(obj, Findings(obj), first_bytes_hidden_by) is not None
+
+
+def _build_readable(obj: KubeObject, findings: Findings, first_bytes_hidden_by: str) -> CompiledModule | None:
     """As `_build`, but an error leaves out only its key of `config`; if that key restricts clients, no client is
     served.
     """
     whole = Findings(obj)
-    module = _build(obj, whole)
+    module = _build(obj, whole, first_bytes_hidden_by)
     if module is not None:
         findings.problems += whole.problems
         findings.rejected = whole.rejected
@@ -121,11 +132,13 @@ def _build_readable(obj: KubeObject, findings: Findings) -> CompiledModule | Non
     spec = raw_spec(obj)
     config = spec.get("config") if isinstance(spec, Mapping) else spec
     given = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
-    kept = {key: value for key, value in given.items() if _build(_with_config(obj, {key: value})) is not None}
+    kept = {
+        key: value for key, value in given.items() if _can_build(_with_config(obj, {key: value}), first_bytes_hidden_by)
+    }
     astray = spec.keys() - ModuleSpec.model_fields.keys() if isinstance(spec, Mapping) else set()
     written = {*given, *map(str, astray)}  # also next to `config`, where they have no effect
     nobody = _keeps_out(written, kept.keys()) or not isinstance(config, Mapping | None)
-    module = _build(_with_config(obj, kept), findings) or NO_MODULE
+    module = _build(_with_config(obj, kept), findings, first_bytes_hidden_by) or NO_MODULE
     outcome = "no client is served until it is corrected" if nobody else "the rest of the Module holds"
     findings.problems += [
         replace(problem, message=f"{problem.message}; {outcome}")

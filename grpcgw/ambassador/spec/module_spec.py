@@ -113,7 +113,7 @@ class ModuleConfig(SharedSettings):
     ] = None
     use_proxy_proto: Annotated[
         bool | None,
-        served("`true` is an error: grpc cannot read the proxy protocol, and connections that begin with it fail"),
+        served("`true`: each connection of every port begins with a PROXY header (an error on engines on grpc)"),
     ] = None
     use_remote_address: Annotated[
         bool | None,

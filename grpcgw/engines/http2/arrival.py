@@ -151,7 +151,8 @@ class Arrival(asyncio.Protocol):
 
     def _decide(self, decision: Decision) -> None:
         if decision.source is not None:
-            self._peer = _peer(*decision.source)
+            connected, self._peer = self._peer.address, _peer(*decision.source)
+            self._peer.connected = connected
         if decision.protocol is ClientProtocol.TLS:
             self._feed = self._feed_handshake
             self._feed_handshake(decision.rest)

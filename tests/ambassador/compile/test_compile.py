@@ -21,6 +21,7 @@ from tests.compiling import compile_objects, destinations, mapping, module, obj,
 from tests.parsing import parse_objects
 from tests.pems import key_pair, secret
 
+ON_GRPC = CompileOptions(first_bytes_hidden_by="generic-handler")
 GREET_YAML = Path(__file__).parents[3] / "examples/greet/greet.yaml"
 
 
@@ -406,7 +407,7 @@ def test_of_a_module_that_never_was_whole_each_wrong_key_leaves_out_itself(
     ids=str,
 )
 def test_a_module_that_never_was_whole_and_does_not_say_whom_to_serve_serves_nobody(wrong: dict[str, object]) -> None:
-    first = compile_objects(mapping(), module(**wrong, cluster_request_timeout_ms=5))
+    first = compile_objects(mapping(), module(**wrong, cluster_request_timeout_ms=5), options=ON_GRPC)
     assert first.snapshot.clients.allow == ()
     assert only(first).timeout_ms == 5
     assert said(first)[0].endswith("; no client is served until it is corrected")
@@ -442,10 +443,21 @@ def test_a_bad_entry_of_ip_deny_keeps_the_last_good_module() -> None:
     assert said(after)[0].endswith("; the last good version keeps serving")
 
 
-def test_the_proxy_protocol_is_an_error_and_its_absence_is_not() -> None:
-    (problem,) = said(compile_objects(module(use_proxy_proto=True, cluster_request_timeout_ms=5)), Severity.ERROR)
-    assert "config.use_proxy_proto: grpc cannot read the proxy protocol" in problem
-    assert said(compile_objects(module(use_proxy_proto=False))) == []
+def test_the_proxy_protocol_is_an_error_where_the_engine_cannot_read_it() -> None:
+    asking = module(use_proxy_proto=True, cluster_request_timeout_ms=5)
+    (problem,) = said(compile_objects(asking, options=ON_GRPC), Severity.ERROR)
+    assert "config.use_proxy_proto: the generic-handler engine cannot read PROXY headers" in problem
+    assert said(compile_objects(module(use_proxy_proto=False), options=ON_GRPC)) == []
+    compiled = compile_objects(asking)
+    assert said(compiled) == []
+    assert compiled.snapshot.clients.proxy_protocol
+
+
+def test_another_module_that_asks_for_proxy_headers_serves_nobody() -> None:
+    other = obj("Module", "ambassador", {"config": {"use_proxy_proto": True}}, "elsewhere")
+    for proxy_protocol, allow in ((False, ()), (True, None)):
+        compiled = compile_objects(mapping(), module("default", use_proxy_proto=proxy_protocol), other)
+        assert compiled.snapshot.clients.allow == allow
 
 
 # Groups, weights, order

@@ -171,11 +171,21 @@ def test_the_proxy_header_says_who_the_client_is(http2: Lab, header: bytes, tls:
     ids=str,
 )
 def test_rules_on_addresses_are_about_the_address_in_the_proxy_header(http2: Lab, header: bytes, served: bool) -> None:
-    rules = ClientRules(allow=tuple(AddressRule(one, of_peer=True) for one in ("198.51.100.0/24", "127.0.0.1/32")))
-    configuration = replace(snapshot(mapping()), clients=rules)
+    rules = tuple(AddressRule(one) for one in ("198.51.100.0/24", "127.0.0.1/32"))
+    assert call_with(http2, header, allow=rules) == ("a:x" if served else "client-address")
+
+
+def call_with(http2: Lab, header: bytes, **rules: tuple[AddressRule, ...]) -> str:
+    configuration = replace(snapshot(mapping()), clients=ClientRules(**rules))  # type: ignore[arg-type]
     gateway = http2.gateway(http2.pod("a"), configuration=configuration, ports=(clear_port(proxy_protocol=True),))
-    answer = call(connect(gateway.engine.ports.numbers()[0], header))
-    assert (answer == "a:x") is served, answer
+    return call(connect(gateway.engine.ports.numbers()[0], header))
+
+
+def test_rules_on_peers_are_about_the_load_balancer(http2: Lab) -> None:
+    """As Envoy's `direct_remote_ip`: "always the physical peer"."""
+    assert call_with(http2, V1, allow=(AddressRule("127.0.0.1/32", of_peer=True),)) == "a:x"
+    assert call_with(http2, V1, allow=(AddressRule("203.0.113.7/32", of_peer=True),)) == "client-address"
+    assert call_with(http2, V1, deny=(AddressRule("127.0.0.1/32", of_peer=True),)) == "client-address"
 
 
 @pytest.mark.parametrize(
