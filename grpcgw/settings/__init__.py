@@ -34,7 +34,6 @@ __all__ = [
     "CompileSettings",
     "EngineName",
     "LogLevel",
-    "Scheduling",
     "Settings",
     "cores",
 ]
@@ -61,13 +60,6 @@ class EngineName(StrEnum):
     def counts_handshakes(self) -> bool:
         """Whether it counts failed TLS handshakes itself; else they are in the log of grpc core alone."""
         return self is EngineName.HTTP2
-
-
-class Scheduling(StrEnum):
-    """Scheduling of workers' threads: a thread that wakes waits for the running one (batch) or preempts it (normal)."""
-
-    BATCH = "batch"
-    NORMAL = "normal"
 
 
 class LogLevel(StrEnum):
@@ -243,16 +235,6 @@ class Settings(CompileSettings):
             default="auto",
         ),
     ] = 0
-    scheduling: Annotated[
-        Scheduling,
-        Flag(
-            "--scheduling",
-            DATA_PLANE,
-            "Scheduling of workers on Linux: `batch` costs less CPU per RPC, `normal` answers sooner on a machine "
-            "without idle cores.",
-            "NAME",
-        ),
-    ] = Scheduling.BATCH
     drain_time_s: Annotated[
         float,
         Flag(

@@ -8,22 +8,21 @@ from __future__ import annotations
 import logging
 import os
 
-from grpcgw.settings import Scheduling
-
 log = logging.getLogger(__name__)
 
 
-def arrange_threads(scheduling: Scheduling, core: int | None) -> None:
+def arrange_threads(batch: bool, core: int | None) -> None:
     """Set affinity and policy of the calling thread and of all threads it starts later. `core` None: any core.
 
-    With `batch` (Linux's SCHED_BATCH) a thread that wakes waits until the running one rests. Otherwise it preempts
-    that one, which mostly holds the interpreter lock; the new thread then waits for the lock, and both switch back and
-    forth for every event: five context switches per RPC and up to twice the processor time (docs/performance.md).
+    `batch` (Linux's SCHED_BATCH) is for an engine with several busy threads: a thread that wakes waits until the
+    running one rests. Otherwise it preempts that one, which mostly holds the interpreter lock; the new thread then
+    waits for the lock, and both switch back and forth for every event. An engine with one thread gains nothing by it,
+    and would answer later where its core is busy with other programs.
     """
     try:
         if core is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {core})
-        if scheduling is Scheduling.BATCH and hasattr(os, "SCHED_BATCH"):
+        if batch and hasattr(os, "SCHED_BATCH"):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError as error:
         log.warning("cannot set the scheduling of worker threads, so RPCs cost more: %s", error)

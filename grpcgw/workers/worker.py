@@ -287,7 +287,7 @@ def main() -> None:
         return
     set_up_logging(configure.plan.settings.log_level, f"worker {configure.worker}", int(sys.argv[2]))
     gc_tuning.enable()
-    arrange_threads(configure.plan.settings.scheduling, configure.core)
+    arrange_threads(configure.plan.settings.engine is EngineName.GENERIC_HANDLER, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody reads the answers
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))
 

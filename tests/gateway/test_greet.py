@@ -133,11 +133,12 @@ def test_workers_are_pinned_where_each_core_gets_one(double: Gateway) -> None:
     assert pinned == ([[core] for core in cores] if len(cores) == 2 else [cores, cores])
 
 
-def test_all_threads_of_a_worker_are_batch_unless_it_is_told_otherwise(double: Gateway, tmp_path: Path) -> None:
-    assert all(policies_of(pid) == {os.SCHED_BATCH} for pid in double.worker_pids())
-    assert policies_of(double.process.pid) == {os.sched_getscheduler(0)}
-    with gateway_of(tmp_path, 1, "--scheduling", "normal") as gateway:
-        assert policies_of(*gateway.worker_pids()) == {os.sched_getscheduler(0)}
+def test_only_workers_with_several_busy_threads_are_batch(single: Gateway) -> None:
+    (worker,) = single.diagnostics("workers")
+    usual = os.sched_getscheduler(0)
+    expected = os.SCHED_BATCH if worker["engine"] == "generic-handler" else usual
+    assert policies_of(*single.worker_pids()) == {expected}
+    assert policies_of(single.process.pid) == {usual}
 
 
 def policies_of(pid: int) -> set[int]:

@@ -7,14 +7,13 @@ import threading
 
 import pytest
 
-from grpcgw.settings import Scheduling
 from grpcgw.workers.scheduling import arrange_threads
 
 NO_SUCH_CORE = 100_000
 
 
 def test_a_worker_that_cannot_set_its_core_logs_it_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    arrange_threads(Scheduling.BATCH, NO_SUCH_CORE)
+    arrange_threads(True, NO_SUCH_CORE)
     assert "cannot set the scheduling of worker threads" in caplog.text
 
 
@@ -23,7 +22,7 @@ def test_threads_started_later_wait_for_their_turn_as_well() -> None:
     policies: list[int] = []
 
     def start_another() -> None:
-        arrange_threads(Scheduling.BATCH, None)
+        arrange_threads(True, None)
         later = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
         later.start()
         later.join(10)
