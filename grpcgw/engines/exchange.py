@@ -14,7 +14,7 @@ from grpcgw.services.local import LocalExchange, ServiceCall
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.session.admission import admit
 from grpcgw.session.call import Call, Timer
-from grpcgw.session.forwarding import is_too_large, trim
+from grpcgw.session.forwarding import is_too_large
 from grpcgw.session.serving import Serving
 from grpcgw.session.session import Session
 
@@ -23,7 +23,7 @@ class Exchange(Protocol):
     """Events of one RPC; `Session` says what each means. Called one at a time, never from inside a `Call` method."""
 
     def start(self, now_s: float) -> None: ...
-    def on_request_message(self, message: bytes | None, now_s: float) -> None: ...
+    def on_request_message(self, message: bytes | None, now_s: float, last: bool = False) -> None: ...
     def on_client_sent(self, ok: bool, now_s: float) -> None: ...
     def on_message_refused(self) -> None: ...
     def on_client_closed(self, now_s: float, by_client: bool = False) -> None: ...
@@ -42,7 +42,6 @@ class Exchange(Protocol):
 def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
     """The gateway's own services, unless a Mapping replaces them; every other RPC is forwarded."""
     admit(request)
-    request.metadata = trim(request.metadata)
     reception = serving.reception
     if reception is not None:
         reception.receive(request)

@@ -53,10 +53,9 @@ class FramedService:
         self._service.start(now_s)
         self._deliver(now_s)
 
-    def on_request_message(self, message: bytes | None, now_s: float) -> None:
-        if message is None:
-            self._half_closed = True
-        else:
+    def on_request_message(self, message: bytes | None, now_s: float, last: bool = False) -> None:
+        self._half_closed = last or message is None
+        if message is not None:
             try:
                 self._messages += self._reader.feed(message)
             except BadMessage as bad:

@@ -72,7 +72,8 @@ class LocalExchange:
         else:
             self.call.finish((), message, status, self._headers_sent)
 
-    def on_request_message(self, message: bytes | None, now_s: float) -> None:
+    def on_request_message(self, message: bytes | None, now_s: float, last: bool = False) -> None:
+        """`last` is of no interest: who passes whole messages reports the half-close apart."""
         if self.finished:
             return
         if message is not None:

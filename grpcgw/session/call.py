@@ -41,7 +41,8 @@ class Call(CoroutineRuntime, Protocol):
         ...
 
     def read(self) -> None:
-        """Read the next message; answered by `on_request_message`, or by `on_client_closed` if the client is gone."""
+        """Read the next message or the half-close, or both; answered by `on_request_message`, or by `on_client_closed`
+        if the client is gone."""
         ...
 
     def send(self, headers: Metadata | None, message: bytes | None) -> None:

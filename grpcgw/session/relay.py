@@ -101,32 +101,44 @@ class Relay:
 
     # --- client → pod
 
-    def on_request_message(self, message: bytes | None, now_s: float) -> None:
-        """The client sent a message, or None: it provably half-closed. One that is gone is `on_client_closed` alone."""
+    def on_request_message(self, message: bytes | None, now_s: float, last: bool = False) -> None:
+        """The client sent a message, or None: it provably half-closed. One that is gone is `on_client_closed` alone.
+
+        `last`: the client half-closed with this message.
+        """
         requests = self._requests
         requests.reading = False
         if self.finished:
             return
         self._last_active_s = now_s
-        if message is None:
+        if message is not None:
+            if len(message) > self._unchecked_bytes and not self._may_hold(message, now_s):
+                return
+            requests.take(message)
+        if message is None or last:
             if requests.cut_off:
                 self._end_early(ending.request_cut_off(), now_s)
                 return
-        elif len(message) > self._unchecked_bytes and not self._may_hold(message, now_s):
-            return
+            requests.half_closed = True
         if self._copy is not None:
-            self._copy.take(message, now_s)
-        requests.take(message)
+            self._copy_taken(self._copy, message, now_s)
         if requests.count > 1:
             self._counters.one_request = False
         if self._try is not None:
             requests.forward(self._call, self._try)
         elif self._on_hold is POLICY:
             pass  # it is held until the policies allow the RPC
-        elif message is not None and not requests.beyond:
+        elif not (requests.half_closed or requests.beyond):
             requests.read(self._call)  # the half-close usually follows at once
         elif self._on_hold is None:
             self._open(now_s)
+
+    def _copy_taken(self, copy: Copy, message: bytes | None, now_s: float) -> None:
+        """Give the copy what was just read."""
+        if message is not None:
+            copy.take(message, now_s)
+        if self._requests.half_closed:
+            copy.take(None, now_s)
 
     def _may_hold(self, message: bytes, now_s: float) -> bool:
         """Whether a message that is not small may be held; where it may not, the RPC has ended."""

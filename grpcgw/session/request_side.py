@@ -64,11 +64,8 @@ class RequestSide:
             self.reading = True
             call.read()
 
-    def take(self, message: bytes | None) -> None:
-        """The client sent `message`, or None: it half-closed."""
-        if message is None:
-            self.half_closed = True
-            return
+    def take(self, message: bytes) -> None:
+        """The client sent `message`."""
         self.pending = message
         self.count += 1
         self.size_bytes += len(message)
@@ -87,7 +84,7 @@ class RequestSide:
         """The opening that goes out with the request headers: first message and half-close, if they have arrived."""
         if not self.beyond:
             self.pending = None
-        return Opening(self.first, self.half_closed)
+        return Opening(self.first, self.half_closed and self.pending is None)
 
     def forward(self, call: Call, attempt: Try) -> None:
         """Start what is next towards the pod: a message, the half-close, or reading on."""
@@ -98,7 +95,7 @@ class RequestSide:
             self.pending = None
             if self.beyond:
                 self.commit()
-            attempt.send(message, False)
+            attempt.send(message, self.half_closed)
         elif not self.half_closed:
             self.read(call)
         elif not attempt.half_close_sent:
@@ -149,10 +146,7 @@ class FramedRequestSide(RequestSide):
         """The status of an RPC in whose chunk a message begins that is too large. Called once for each chunk."""
         return _check_limits(self._scanner.feed(message), target, request)
 
-    def take(self, message: bytes | None) -> None:
-        if message is None:
-            self.half_closed = True
-            return
+    def take(self, message: bytes) -> None:
         self.pending = message
         scanner = self._scanner
         self.count, self.size_bytes, self.cut_off = scanner.count, scanner.size_bytes, not scanner.complete

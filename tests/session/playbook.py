@@ -337,13 +337,17 @@ class Rpc:
     def client_sends(self, message: bytes) -> list[Asked]:
         return self._client_gives(message)
 
+    def client_sends_last(self, message: bytes) -> list[Asked]:
+        """The engine knows of the half-close when it passes the message."""
+        return self._client_gives(message, last=True)
+
     def client_half_closes(self) -> list[Asked]:
         return self._client_gives(None)
 
-    def _client_gives(self, message: bytes | None) -> list[Asked]:
+    def _client_gives(self, message: bytes | None, last: bool = False) -> list[Asked]:
         assert self.call.reading, "nothing is being read from the client"
         self.call.reading = False
-        self.session.on_request_message(message, self.now_s)
+        self.session.on_request_message(message, self.now_s, last)
         return self._answer()
 
     def client_takes(self, ok: bool = True) -> list[Asked]:

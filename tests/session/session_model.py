@@ -199,10 +199,16 @@ class World:
         if rpc.call.reading and not over:
             if self.to_send:
                 yield "client sends", lambda: rpc.client_sends(self.to_send.pop(0))
+                if len(self.to_send) == 1:
+                    yield "client sends its last message", self._send_last
             else:
                 yield "client half-closes", self._half_close
         if rpc.call.sending:
             yield ("client takes nothing", lambda: rpc.client_takes(ok=False)) if over else ("client takes", self._take)
+
+    def _send_last(self) -> list[Asked]:
+        self.half_closed = True
+        return self.rpc.client_sends_last(self.to_send.pop())
 
     def _half_close(self) -> list[Asked]:
         self.half_closed = True

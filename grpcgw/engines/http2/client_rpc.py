@@ -196,7 +196,8 @@ class ClientRpc:
             self._deliver_message(now_s)
             return True
         attempt = self.attempt
-        if attempt is not None and attempt.deliver(now_s):
+        if attempt is not None and attempt.is_due:
+            attempt.deliver(now_s)
             return True
         if self._asks is not None and self._deliver_asks(self._asks, now_s):
             return True
@@ -208,10 +209,10 @@ class ClientRpc:
 
     def _deliver_asks(self, asks: list[PodAttempt], now_s: float) -> bool:
         self._asks = [ask for ask in asks if not ask.is_over] or None
-        delivered = False
-        for ask in asks:
-            delivered |= ask.deliver(now_s)
-        return delivered
+        due = [ask for ask in asks if ask.is_due]
+        for ask in due:
+            ask.deliver(now_s)
+        return bool(due)
 
     def _deliver_message(self, now_s: float) -> None:
         self._wanted = False
@@ -220,9 +221,10 @@ class ClientRpc:
             return
         message = self._inbox.popleft()
         self._unacknowledged_bytes += len(message)
-        if self._ended and not self._inbox:
+        last = self._ended and not self._inbox
+        if last:
             self._acknowledge()
-        self.session.on_request_message(message, now_s)
+        self.session.on_request_message(message, now_s, last)
 
     def _acknowledge(self) -> None:
         size_bytes, self._unacknowledged_bytes = self._unacknowledged_bytes, 0

@@ -10,6 +10,7 @@ import binascii
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from grpcgw.engines.http2.h2 import NeverIndexed
@@ -19,6 +20,7 @@ from grpcgw.model.status import Reason, Status
 from grpcgw.policy.verdicts import Deny
 
 Field = tuple[bytes, bytes]
+Fields = tuple[Field, ...]
 
 GRPC = b"application/grpc"
 CONTENT_TYPE = (b"content-type", GRPC)
@@ -27,7 +29,16 @@ TE = (b"te", b"trailers")
 
 MESSAGE_FIELDS = frozenset({b"content-type", b"grpc-encoding", b"grpc-accept-encoding"})
 """Describe the messages, which cross unparsed: so do these."""
-_OF_REQUEST = MESSAGE_FIELDS | {b":method", b":path", b":scheme", b":authority", b"te", b"host", b"grpc-timeout"}
+_OF_REQUEST = MESSAGE_FIELDS | {
+    b":method",
+    b":path",
+    b":scheme",
+    b":authority",
+    b"te",
+    b"host",
+    b"grpc-timeout",
+}
+_UNUSED = frozenset({b":scheme", b"te"})
 _OF_RESPONSE = MESSAGE_FIELDS | {b":status"}
 _OF_STATUS = _OF_RESPONSE | {b"grpc-status", b"grpc-message"}
 
@@ -67,6 +78,7 @@ class RequestHead:
     method: bytes = b""
     path: str = ""
     authority: str = ""
+    host: str = ""
     metadata: Metadata = ()
     timeout_s: float | None = None
     message_fields: tuple[Field, ...] = ()
@@ -82,12 +94,11 @@ def parse_request(fields: Iterable[Field]) -> RequestHead:
     """Read a request's header block. A field that gRPC does not allow is a `refusal`; nothing is raised."""
     head = RequestHead()
     metadata: list[tuple[str, MetadataValue]] = []
-    kept = []
-    host = b""
+    kept: list[Field] = []
     known = _KNOWN
     try:
         for field in fields:
-            name = field[0]
+            name, value = field
             if name not in _OF_REQUEST:
                 item = known.get(field)
                 if item is None:
@@ -96,50 +107,45 @@ def parse_request(fields: Iterable[Field]) -> RequestHead:
                     metadata.append(item)
                 if name == b"user-agent":
                     kept.append(field)
-            elif name in MESSAGE_FIELDS:
-                kept.append(_take_message_field(head, field))
-            elif name == b"host":
-                host = field[1]
-            else:
-                _take_special(head, name, field[1])
-        _check_host(head, host)
+            elif name == b":path":
+                head.path = value.decode("latin-1")
+            elif name == b":authority":
+                head.authority = value.decode("latin-1")
+            elif name == b":method":
+                head.method = value
+            elif name == b"content-type":
+                head.content_type = value
+                kept.append(field)
+            elif name not in _UNUSED:
+                kept += _take_special(head, field)
+        if head.host:
+            _check_host(head)
     except BadField as bad:
         head.refusal = Deny(Reason.BAD_METADATA, str(bad))
     head.metadata, head.message_fields = tuple(metadata), tuple(kept)
     return head
 
 
-def _take_special(head: RequestHead, name: bytes, value: bytes) -> None:
-    if name == b":path":
-        head.path = value.decode("latin-1")
-    elif name == b":authority":
-        head.authority = value.decode("latin-1")
-    elif name == b"grpc-timeout":
-        head.timeout_s = parse_timeout(value)
-    elif name == b":method":
-        head.method = value
-
-
-def _take_message_field(head: RequestHead, field: Field) -> Field:
-    """The field for the pod. Encodings are never indexed, for the reason of `encode_metadata`."""
+def _take_special(head: RequestHead, field: Field) -> tuple[Field, ...]:
+    """What of it is for the pod. Encodings are never indexed, for the reason of `encode_metadata`."""
     name, value = field
-    if name == b"content-type":
-        head.content_type = value
-        return field
+    if name == b"grpc-timeout":
+        head.timeout_s = parse_timeout(value)
+        return ()
+    if name == b"host":
+        head.host = value.decode("latin-1")
+        return ()
     if name == b"grpc-encoding":
         head.encoding = value.decode("latin-1")
-    return NeverIndexed(name, value)
+    return (NeverIndexed(name, value),)
 
 
-def _check_host(head: RequestHead, host: bytes) -> None:
+def _check_host(head: RequestHead) -> None:
     """RFC 9113, 8.3.1: `host` stands in for an absent `:authority`, and must not contradict one."""
-    if not host:
-        return
-    text = host.decode("latin-1")
     if not head.authority:
-        head.authority = text
-    elif text.lower() != head.authority.lower():
-        raise BadField(f"host and :authority differ: {text[:64]!a}")
+        head.authority = head.host
+    elif head.host.lower() != head.authority.lower():
+        raise BadField(f"host and :authority differ: {head.host[:64]!a}")
 
 
 def parse_timeout(value: bytes) -> float:
@@ -222,16 +228,60 @@ def _encode(item: tuple[str, MetadataValue]) -> Field:
 # --- responses
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """The header block of a response that is not trailers-only."""
+    """The header block of a response."""
 
     metadata: Metadata
     message_fields: tuple[Field, ...]
+    fault: Status | None
+    """The status of a response that is not gRPC's; None: it is gRPC's."""
+    size_bytes: int
+    """As `size_of`, also below."""
 
 
-def parse_response(fields: Iterable[Field]) -> ResponseHead:
+@dataclass(frozen=True, slots=True)
+class Trailers:
+    """Trailers, or the header block of a trailers-only response. `status`: None where there is none."""
+
+    status: Status | None
+    size_bytes: int
+
+
+_Block = TypeVar("_Block", ResponseHead, Trailers)
+
+_RESPONSES: dict[Fields, ResponseHead] = {}
+_TRAILERS: dict[Fields, Trailers] = {}
+MOST_BLOCKS, LONGEST_BLOCK_BYTES = 1024, 512
+"""Header blocks that pods repeat are parsed once: most trailers are `grpc-status: 0` alone."""
+
+
+def parse_response(fields: Fields) -> ResponseHead:
     """Read the header block of a pod's response."""
+    head = _RESPONSES.get(fields)
+    if head is None:
+        head = _parse_response(fields)
+        _remember(_RESPONSES, fields, head)
+    return head
+
+
+def parse_trailers(fields: Fields) -> Trailers:
+    """Read a pod's trailers. Raises BadField."""
+    trailers = _TRAILERS.get(fields)
+    if trailers is None:
+        trailers = Trailers(_parse_status(fields), size_of(fields))
+        _remember(_TRAILERS, fields, trailers)
+    return trailers
+
+
+def _remember(blocks: dict[Fields, _Block], fields: Fields, parsed: _Block) -> None:
+    if parsed.size_bytes <= LONGEST_BLOCK_BYTES:
+        if len(blocks) >= MOST_BLOCKS:
+            blocks.clear()
+        blocks[fields] = parsed
+
+
+def _parse_response(fields: Fields) -> ResponseHead:
     metadata: list[tuple[str, MetadataValue]] = []
     kept = []
     for field in fields:
@@ -239,11 +289,10 @@ def parse_response(fields: Iterable[Field]) -> ResponseHead:
             metadata += _decode_pods(field)
         elif field[0] in MESSAGE_FIELDS:
             kept.append(field)
-    return ResponseHead(tuple(metadata), tuple(kept))
+    return ResponseHead(tuple(metadata), tuple(kept), _judge_http(fields), size_of(fields))
 
 
-def parse_status(fields: Iterable[Field]) -> Status | None:
-    """The status in trailers, or in a trailers-only response; None: there is none. Raises BadField."""
+def _parse_status(fields: Fields) -> Status | None:
     code: int | None = None
     details = b""
     metadata: list[tuple[str, MetadataValue]] = []
@@ -291,8 +340,7 @@ def encode_status(status: Status) -> list[Field]:
     return fields
 
 
-def judge_http(fields: Iterable[Field]) -> Status | None:
-    """The status of a response that is not gRPC's; None: it is gRPC's."""
+def _judge_http(fields: Fields) -> Status | None:
     http_status, content_type = b"200", b""
     for name, value in fields:
         if name == b":status":
@@ -313,6 +361,6 @@ def is_grpc(content_type: bytes) -> bool:
     return content_type == GRPC or content_type.startswith((b"application/grpc+", b"application/grpc;"))
 
 
-def size_of(fields: Iterable[Field]) -> int:
+def size_of(fields: Fields) -> int:
     """Bytes of a header list, counted as RFC 9113, 6.5.2 has it."""
-    return sum(len(name) + len(value) + 32 for name, value in fields)
+    return sum([len(name) + len(value) + 32 for name, value in fields])

@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
 from typing import Protocol
 
-from grpcgw.engines.http2.connection import pile
+from grpcgw.engines.http2.connection import QUEUE_BYTES, pile
 from grpcgw.engines.http2.h2 import (
     CANCEL,
     REFUSED_STREAM,
@@ -21,7 +20,7 @@ from grpcgw.engines.http2.h2 import (
     ResponseReceived,
     TrailersReceived,
 )
-from grpcgw.engines.http2.headers import BadField, Field, judge_http, parse_response, parse_status
+from grpcgw.engines.http2.headers import BadField, Field, parse_response, parse_trailers
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.turn import Flushed, Pumped, Turn
 from grpcgw.model.codes import Code
@@ -33,6 +32,10 @@ log = logging.getLogger(__name__)
 
 DEADLINE_SLACK_S = 0.005
 """A pod that watches the same deadline may reset the stream so much before the gateway's timer expires."""
+
+
+_NO_STATUS = Status(Code.INTERNAL, "the pod ended the stream without a status", cause=Reason.BAD_RESPONSE)
+_TRAILERS_WITHOUT_STATUS = Status(Code.INTERNAL, "the pod's trailers have no status", cause=Reason.BAD_RESPONSE)
 
 
 class Link(Flushed, Protocol):
@@ -64,7 +67,7 @@ class Owner(Protocol):
     timers: Timers
     turn: Turn
 
-    def is_too_large(self, fields: Iterable[Field]) -> bool: ...
+    def is_too_large(self, fields_bytes: int) -> bool: ...
     def give_up(self, attempt: PodAttempt) -> None:
         """The try does not wait for a stream any more."""
         ...
@@ -75,6 +78,7 @@ class PodAttempt:
         "_connection",
         "_deadline_s",
         "_ended",
+        "_half_closed",
         "_headers",
         "_headers_reported",
         "_inbox",
@@ -88,6 +92,7 @@ class PodAttempt:
         "events",
         "fields",
         "first",
+        "is_due",
         "is_over",
         "is_ready",
         "message_fields",
@@ -107,21 +112,23 @@ class PodAttempt:
         without `grpc-timeout`. `deadline_s`: on the monotonic clock."""
         self._connection, self.rpc, self.events = connection, rpc, events
         self.fields, self.first, self._deadline_s = fields, first, deadline_s
+        self._half_closed = first.half_close
+        """The half-close was sent, or goes out with the opening."""
         self._link: Link | None = None
         self._stream_id = 0
         self._timer: LoopTimer | None = None
         self._inbox: deque[bytes] = deque()
         self._unacknowledged_bytes = 0
         self._wanted = True
-        self._sent: bool | None = None
-        """What is to be reported as `on_pod_sent`; None: nothing."""
+        self._sent = False
+        """What was sent is written, and that is to be reported."""
         self._headers: Metadata | None = None
         """The pod's initial metadata; None: it has not come."""
         self._headers_reported = False
         self._ended = False
         """Nothing more comes from the pod."""
         self._status: Status | None = None
-        self.is_over = self.is_ready = False
+        self.is_over = self.is_ready = self.is_due = False
         self.message_fields: tuple[Field, ...] = ()
         """`content-type` and encoding of the pod's answer."""
         if deadline_s is not None:
@@ -130,7 +137,7 @@ class PodAttempt:
     # --- the session's port
 
     def read(self) -> None:
-        self._wanted = True
+        self._wanted = self.is_due = True
         if self._unacknowledged_bytes:
             self._acknowledge()
 
@@ -138,6 +145,7 @@ class PodAttempt:
         link = self._link
         if link is None or self._status is not None:  # the status follows
             return
+        self._half_closed = half_close
         if message:
             link.http.send_data(self._stream_id, message, end_stream=half_close)
         elif half_close:
@@ -188,31 +196,28 @@ class PodAttempt:
         """The opening was sent."""
         self._link, self._stream_id = link, stream_id
         self.fields = []
-        if link.is_written(stream_id, self):
+        message = self.first.message
+        if message is None or len(message) < QUEUE_BYTES or link.is_written(stream_id, self):
             self.on_written()
 
     def on_response(self, event: ResponseReceived) -> None:
-        fields = event.headers
-        if self._connection.is_too_large(fields):
+        head = parse_response(event.headers)
+        if self._connection.is_too_large(head.size_bytes):
             self._reject(Reason.METADATA_TOO_LARGE, "the pod's headers are larger than the gateway takes")
             return
-        try:
-            status = parse_status(fields) if event.end_stream else None
-            if status is None:
-                status = judge_http(fields)
-                head = parse_response(fields)
-                self._headers, self.message_fields = head.metadata, head.message_fields
-            else:
-                self._headers = ()
-        except BadField as bad:
-            self._reject(Reason.BAD_RESPONSE, str(bad))
-            return
-        if event.end_stream and status is None:
-            status = Status(Code.INTERNAL, "the pod ended the stream without a status", cause=Reason.BAD_RESPONSE)
-        if status is not None:
+        status = head.fault
+        if event.end_stream:
+            try:
+                status = parse_trailers(event.headers).status or status or _NO_STATUS
+            except BadField as bad:
+                self._reject(Reason.BAD_RESPONSE, str(bad))
+                return
+        if status is None:
+            self._headers, self.message_fields = head.metadata, head.message_fields
+            self.touch()
+        else:
             self._headers = ()
-            self._end(status)
-        self.touch()
+            self._end(status, self._is_unsent(event.end_stream))
 
     def on_data(self, event: DataReceived) -> None:
         data = event.data
@@ -227,21 +232,25 @@ class PodAttempt:
             else:
                 self._inbox.append(data)
         if event.end_stream:
-            self._end(Status(Code.INTERNAL, "the pod ended the stream without a status", cause=Reason.BAD_RESPONSE))
+            self._end(_NO_STATUS, self._is_unsent(True))
         self.touch()
 
     def on_trailers(self, event: TrailersReceived) -> None:
         try:
-            status = parse_status(event.headers)
+            trailers = parse_trailers(event.headers)
         except BadField as bad:
             self._reject(Reason.BAD_RESPONSE, str(bad))
             return
-        if self._connection.is_too_large(event.headers):
+        if self._connection.is_too_large(trailers.size_bytes):
             self._reject(Reason.METADATA_TOO_LARGE, "the pod's trailers are larger than the gateway takes")
             return
-        if status is None:
-            status = Status(Code.INTERNAL, "the pod's trailers have no status", cause=Reason.BAD_RESPONSE)
-        self._end(status)
+        self._end(trailers.status or _TRAILERS_WITHOUT_STATUS, self._is_unsent(True))
+
+    def _is_unsent(self, pod_ended: bool) -> bool:
+        """Whether the stream stays open where the pod has ended its side: something of the request was not sent."""
+        if not pod_ended or not self._half_closed or self._link is None:
+            return True
+        return self._link.http.queued_body_size(self._stream_id) > 0
 
     def on_closed(self, code: int, by_pod: bool) -> None:
         """The stream is closed. `by_pod`: the pod reset it; else libnghttp2 did, over a response that breaks HTTP/2,
@@ -314,13 +323,17 @@ class PodAttempt:
     # --- events
 
     def touch(self) -> None:
-        self._connection.turn.touch(self if self.rpc is None else self.rpc)
+        """Something is to be delivered."""
+        self.is_due = True
+        rpc = self if self.rpc is None else self.rpc
+        if not rpc.is_ready:
+            self._connection.turn.touch(rpc)
 
     def pump(self, now_s: float) -> None:
         """For a try that is pumped alone."""
         try:
-            while self.deliver(now_s):
-                pass
+            while self.is_due:
+                self.deliver(now_s)
         except Exception:
             log.exception("defect: an event of a copy could not be handled")
             self._contain(now_s)
@@ -331,23 +344,22 @@ class PodAttempt:
         except Exception:
             log.exception("defect: a copy could not be ended")
 
-    def deliver(self, now_s: float) -> bool:
-        """Report what is due; returns whether anything was."""
+    def deliver(self, now_s: float) -> None:
+        """Report what is due."""
+        self.is_due = False
         if self.is_over:
-            return False
-        events, did = self.events, False
-        if self._sent is not None:
-            sent, self._sent, did = self._sent, None, True
-            events.on_pod_sent(sent, now_s)
+            return
+        events = self.events
+        if self._sent:
+            self._sent = False
+            events.on_pod_sent(True, now_s)
         if self._headers is not None and not self._headers_reported:
-            self._headers_reported = did = True
+            self._headers_reported = True
             events.on_pod_headers(self._headers, now_s)
         if self._wanted and self._inbox:
-            did = True
             self._deliver_message(events, now_s)
         if self._status is not None and not self._inbox:
-            return self._deliver_end(events, self._status, now_s)
-        return did
+            self._deliver_end(events, self._status, now_s)
 
     def _deliver_message(self, events: TryEvents, now_s: float) -> None:
         message = self._inbox.popleft()
@@ -359,7 +371,7 @@ class PodAttempt:
             self._unacknowledged_bytes += len(message)
         events.on_pod_message(message, now_s)
 
-    def _deliver_end(self, events: TryEvents, status: Status, now_s: float) -> bool:
+    def _deliver_end(self, events: TryEvents, status: Status, now_s: float) -> None:
         self.is_over = True
         if not self._headers_reported:
             if self._link is None:
@@ -370,4 +382,3 @@ class PodAttempt:
             events.on_pod_message(None, now_s)
         events.on_pod_status(status, now_s)
         self.rpc = None  # it leads back here: the objects of every RPC would wait for the garbage collector
-        return True

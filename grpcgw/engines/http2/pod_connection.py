@@ -10,14 +10,14 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Protocol
 
 from grpcgw import __version__
 from grpcgw.engines.health_probe import CHECK_METHOD
-from grpcgw.engines.http2.headers import CONTENT_TYPE, TE, Field, size_of
+from grpcgw.engines.http2.headers import CONTENT_TYPE, TE, Field
 from grpcgw.engines.http2.health_probe import HealthProbe
 from grpcgw.engines.http2.pod_attempt import OwnRpc, PodAttempt
 from grpcgw.engines.http2.pod_dialer import Dialer
@@ -167,8 +167,8 @@ class PodConnection:
     def give_up(self, attempt: PodAttempt) -> None:
         self._waiting.pop(attempt, None)
 
-    def is_too_large(self, fields: Iterable[Field]) -> bool:
-        return size_of(fields) > self._engine.max_metadata_bytes
+    def is_too_large(self, fields_bytes: int) -> bool:
+        return fields_bytes > self._engine.max_metadata_bytes
 
     def _send(self, attempt: PodAttempt) -> bool:
         """Whether some connection had a stream for it."""
