@@ -163,8 +163,7 @@ class ClientRpc:
         try:
             if not self._begun:
                 self._begin(now_s)
-            while self._deliver(now_s):
-                pass
+            self._deliver(now_s)
         except Exception:  # a defect in one RPC must not end the loop that serves all
             self.end_for_defect()
 
@@ -182,30 +181,28 @@ class ClientRpc:
         if self._metadata_bytes > SMALL_BYTES:
             self.note_held()
 
-    def _deliver(self, now_s: float) -> bool:
-        """Report what is due; returns whether anything was."""
-        if self._gone:
-            self._gone = False
-            self._leave(now_s)
-            return True
-        if self._sent:
-            self._sent = False
-            self.session.on_client_sent(True, now_s)
-            return True
-        if self._wanted and (self._inbox or self._ended):
-            self._deliver_message(now_s)
-            return True
-        attempt = self.attempt
-        if attempt is not None and attempt.is_due:
-            attempt.deliver(now_s)
-            return True
-        if self._asks is not None and self._deliver_asks(self._asks, now_s):
-            return True
-        if self._coalescing:
-            self._coalescing = False
-            self.session.on_timer(COALESCE, now_s)
-            return True
-        return False
+    def _deliver(self, now_s: float) -> None:
+        """Report what is due, until nothing is."""
+        session = self.session
+        while True:
+            attempt = self.attempt
+            if self._gone:
+                self._gone = False
+                self._leave(now_s)
+            elif self._sent:
+                self._sent = False
+                session.on_client_sent(True, now_s)
+            elif self._wanted and (self._inbox or self._ended):
+                self._deliver_message(now_s)
+            elif attempt is not None and attempt.is_due:
+                attempt.deliver(now_s)
+            elif self._asks is not None and self._deliver_asks(self._asks, now_s):
+                pass
+            elif self._coalescing:
+                self._coalescing = False
+                session.on_timer(COALESCE, now_s)
+            else:
+                return
 
     def _deliver_asks(self, asks: list[PodAttempt], now_s: float) -> bool:
         self._asks = [ask for ask in asks if not ask.is_over] or None
@@ -317,10 +314,10 @@ class ClientRpc:
             self.finish(None, None, status, True)
 
     def set_timer(self, timer: Timer, delay_s: float) -> None:
-        self.cancel_timer()
-        if timer is COALESCE:
-            self._coalescing = True
-        else:
+        if self._timer is not None:
+            self.cancel_timer()
+        self._coalescing = timer is COALESCE
+        if not self._coalescing:
             self._timer = self._engine.timers.at(time.monotonic() + delay_s, partial(self._expire, timer))
 
     def cancel_timer(self) -> None:
@@ -350,6 +347,7 @@ class ClientRpc:
         fields += encode_metadata(metadata)
         if copy is not None:
             return connection.begin(None, copy, fields, first, deadline_s)
+        self._coalescing = False  # the window for the request, which is sent on now
         self.attempt = attempt = connection.begin(self, self.session, fields, first, deadline_s)
         return attempt
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -18,6 +17,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.verdicts import Deny
+from grpcgw.session.forwarding import REQUEST_ID
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
@@ -38,7 +38,7 @@ _OF_REQUEST = MESSAGE_FIELDS | {
     b"host",
     b"grpc-timeout",
 }
-_UNUSED = frozenset({b":scheme", b"te"})
+_UNUSED = frozenset({b":method", b":path", b":scheme", b":authority", b"te"})
 _OF_RESPONSE = MESSAGE_FIELDS | {b":status"}
 _OF_STATUS = _OF_RESPONSE | {b"grpc-status", b"grpc-message"}
 
@@ -50,7 +50,7 @@ _NAME = re.compile(rb"[0-9a-z_.-]+")
 _KNOWN: dict[Field, tuple[str, MetadataValue]] = {}
 _ENCODED: dict[tuple[str, MetadataValue], Field] = {}
 MOST_KNOWN, LONGEST_KNOWN_BYTES = 2048, 64
-"""Fields that clients repeat are decoded once. Bounded, since strangers choose them."""
+"""Fields that RPCs repeat are decoded and encoded once. Bounded, since strangers choose them."""
 MOST_JOINED = 100
 """Limit of the binary values that commas join in one field: a byte more of the client is an item more here."""
 
@@ -90,15 +90,20 @@ class RequestHead:
     """Why the request reaches no pod; None: it is admitted so far."""
 
 
-def parse_request(fields: Iterable[Field]) -> RequestHead:
+def parse_request(fields: Fields) -> RequestHead:
     """Read a request's header block. A field that gRPC does not allow is a `refusal`; nothing is raised."""
-    head = RequestHead()
+    special = dict(fields[:4])  # pseudo-headers come first, each once (RFC 9113, 8.3)
+    head = RequestHead(
+        special.get(b":method", b""),
+        special.get(b":path", b"").decode("latin-1"),
+        special.get(b":authority", b"").decode("latin-1"),
+    )
     metadata: list[tuple[str, MetadataValue]] = []
     kept: list[Field] = []
     known = _KNOWN
     try:
-        for field in fields:
-            name, value = field
+        for field in fields[3:]:
+            name = field[0]
             if name not in _OF_REQUEST:
                 item = known.get(field)
                 if item is None:
@@ -107,14 +112,8 @@ def parse_request(fields: Iterable[Field]) -> RequestHead:
                     metadata.append(item)
                 if name == b"user-agent":
                     kept.append(field)
-            elif name == b":path":
-                head.path = value.decode("latin-1")
-            elif name == b":authority":
-                head.authority = value.decode("latin-1")
-            elif name == b":method":
-                head.method = value
             elif name == b"content-type":
-                head.content_type = value
+                head.content_type = field[1]
                 kept.append(field)
             elif name not in _UNUSED:
                 kept += _take_special(head, field)
@@ -183,12 +182,10 @@ def _decode(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
         raise BadField(f"header {text} has characters that are not ASCII") from None
     if b"\t" in value:
         raise BadField(f"header {text} has a tab in its value")
-    if len(value) <= LONGEST_KNOWN_BYTES:
+    if len(value) <= LONGEST_KNOWN_BYTES and text != REQUEST_ID:
         if len(_KNOWN) >= MOST_KNOWN:
             _KNOWN.clear()
-            _ENCODED.clear()
         _KNOWN[field] = item
-        _ENCODED[item] = field
     return (item,)
 
 
@@ -222,7 +219,12 @@ def _encode(item: tuple[str, MetadataValue]) -> Field:
     name, value = item
     if isinstance(value, bytes):
         return NeverIndexed(name.encode("ascii"), binascii.b2a_base64(value, newline=False).rstrip(b"="))
-    return name.encode("ascii"), value.encode("ascii")
+    field = name.encode("ascii"), value.encode("ascii")
+    if len(value) <= LONGEST_KNOWN_BYTES and name != REQUEST_ID:
+        if len(_ENCODED) >= MOST_KNOWN:
+            _ENCODED.clear()
+        _ENCODED[item] = field
+    return field
 
 
 # --- responses

@@ -198,7 +198,9 @@ class PodAttempt:
         self.fields = []
         message = self.first.message
         if message is None or len(message) < QUEUE_BYTES or link.is_written(stream_id, self):
-            self.on_written()
+            self._sent = True
+            if not self._half_closed or self.rpc is None:  # else nothing follows: it is reported with the answer
+                self.touch()
 
     def on_response(self, event: ResponseReceived) -> None:
         head = parse_response(event.headers)
