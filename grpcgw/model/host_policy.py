@@ -19,6 +19,8 @@ class HostPolicy:
     """None: every name."""
     clear_text: bool = True
     """Whether calls in clear text are served (`requestPolicy.insecure.action`)."""
+    tls_alone: bool = False
+    """Only calls over TLS are served, whatever trusted proxies say: its clients must show certificates."""
     left_out: str = ""
     """An object with errors that restricts who may call: every call is refused. Empty: there is none."""
     selectors: Selectors = ()

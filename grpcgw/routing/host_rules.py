@@ -87,7 +87,7 @@ class _PortRules:
             message = f"no Host of this port serves {authority}" if authority else _HIDDEN
             return Deny(Reason.NO_HOST, message)
         served = policy.clear_text if authority else self._clear_text_everywhere
-        if served or self._is_secure(entry):
+        if served or (self._is_secure(entry) and (entry.tls or not policy.tls_alone)):
             return policy.selectors
         return Deny(Reason.CLEAR_TEXT, f"{authority or 'a Host of this port'} is not served in clear text: use TLS")
 

@@ -216,6 +216,7 @@ def _join(one: HostPolicy, other: HostPolicy) -> HostPolicy:
     return HostPolicy(
         one.host,
         clear_text=one.clear_text and other.clear_text,
+        tls_alone=one.tls_alone or other.tls_alone,
         left_out=one.left_out or other.left_out,
         selectors=tuple(sorted({*one.selectors, *other.selectors})) if selecting else (),
     )

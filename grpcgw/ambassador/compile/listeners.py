@@ -192,18 +192,21 @@ def _choose_transport(
         return unbound.listener.transport, ""
     if hosts and not certificates and not any(host.asks_tls for host in hosts):
         return Transport.CLEAR, ""
-    tls_alone = _why_tls_alone(unbound.listener, certificates, hidden_by)
+    tls_alone = _why_tls_alone(unbound.listener, hosts, certificates, hidden_by)
     wanted = any(map(_wants_clear_text, hosts)) if hosts else not certificates
     return Transport.BOTH if wanted and not tls_alone else Transport.TLS, tls_alone
 
 
-def _why_tls_alone(listener: Listener, certificates: Sequence[ServerCertificate], hidden_by: str) -> str:
-    """Where clear text could reach a Host that does not ask for it, a port takes none."""
+def _why_tls_alone(
+    listener: Listener, hosts: Sequence[CompiledHost], certificates: Sequence[ServerCertificate], hidden_by: str
+) -> str:
+    """Where clear text could reach names that do not ask for it, a port takes none."""
     if hidden_by:
         return _ONE_OF_BOTH
     if listener.security_model is not SecurityModel.XFP:
         return f"its securityModel is {listener.security_model}, not XFP"
-    asking = next((one.name for one in certificates if one.requires_client), "")
+    of_hosts = {host.certificate for host in hosts}  # their policies refuse clear text
+    asking = next((one.name for one in certificates if one.requires_client and one not in of_hosts), "")
     return f"{asking} requires client certificates, which clear text does not have" if asking else ""
 
 
@@ -216,7 +219,11 @@ def _refuse_unasked_clear_text(host: CompiledHost) -> CompiledHost:
     Host asks for it or has no TLS."""
     if _wants_clear_text(host):
         return host
-    return replace(host, policies=tuple(replace(policy, clear_text=False) for policy in host.policies))
+    asks_clients = host.certificate is not None and host.certificate.requires_client
+    return replace(
+        host,
+        policies=tuple(replace(policy, clear_text=False, tls_alone=asks_clients) for policy in host.policies),
+    )
 
 
 def _report_clear_text(hosts: Sequence[CompiledHost], ports: Iterable[_Bound], generations: Generations) -> None:

@@ -204,13 +204,50 @@ def test_a_security_model_that_does_not_tell_clear_text_from_tls_leaves_the_port
     assert f"not served by Listener both.shop: its securityModel is {model}, not XFP" in error
 
 
-def test_where_a_host_requires_client_certificates_the_port_takes_tls_alone() -> None:
-    tls = {"cert_required": True, "ca_secret": "authorities"}
-    authorities = raw_secret({"data": {"ca.crt": base64.b64encode(key_pair("ca")[0]).decode()}}, "authorities")
-    asking = host("secure", "secure.example.com", tls=tls, **CERTIFICATE)
-    compiled = compile_for(BOTH, PLAIN, asking, authorities, SECRET)
+AUTHORITIES = raw_secret({"data": {"ca.crt": base64.b64encode(key_pair("ca")[0]).decode()}}, "authorities")
+MUTUAL = {"cert_required": True, "ca_secret": "authorities"}
+
+
+@pytest.mark.parametrize(("action", "served"), [(None, False), ("Redirect", False), ("Route", True)])
+def test_a_host_that_requires_client_certificates_is_not_served_in_clear_text_by_a_proxys_word(
+    action: str | None, served: bool
+) -> None:
+    asking = host("secure", "secure.example.com", action, tls=MUTUAL, **CERTIFICATE)
+    trusting = listener("both", 8080, l7Depth=1)
+    compiled = compile_for(
+        trusting, PLAIN, asking, host("usual", "usual.example.com", **CERTIFICATE), AUTHORITIES, SECRET
+    )
+    assert port(compiled).transport is Transport.BOTH
+    assert said(compiled, Severity.ERROR) == []
+    rules = compile_rules(compiled.snapshot)
+    assert rules is not None
+    views = make_views(port(compiled))
+
+    def is_served(name: str, tls: bool, proto: str) -> bool:
+        view = views.view_of(tls=tls)
+        return not isinstance(rules.judge(Entry(view.listener, tls, name, (("x-forwarded-proto", proto),))), Deny)
+
+    assert is_served("secure.example.com", False, "https") is served
+    assert is_served("secure.example.com", False, "http") is served
+    assert is_served("secure.example.com", True, "https")
+    assert is_served("usual.example.com", False, "https"), (
+        "a trusted proxy's word counts where no certificate is asked for"
+    )
+    assert not is_served("usual.example.com", False, "http")
+
+
+def test_of_two_hosts_of_a_name_the_one_that_requires_certificates_decides() -> None:
+    asking = host("a", "secure.example.com", tls=MUTUAL, **CERTIFICATE)
+    compiled = compile_for(BOTH, PLAIN, asking, host("b", "secure.example.com", "Route"), AUTHORITIES, SECRET)
+    (policy,) = [one for one in port(compiled).hosts if one.host is not None]
+    assert (policy.clear_text, policy.tls_alone) == (False, True)
+
+
+def test_where_a_tls_context_requires_client_certificates_the_port_takes_tls_alone() -> None:
+    context = obj("TLSContext", "t", {"hosts": ["secure.example.com"], "secret": "cert", **MUTUAL})
+    compiled = compile_for(BOTH, PLAIN, context, AUTHORITIES, SECRET)
     assert port(compiled).transport is Transport.TLS
-    assert any("Host secure.shop requires client certificates" in text for text in said(compiled, Severity.ERROR))
+    assert any("TLSContext t.shop requires client certificates" in text for text in said(compiled, Severity.ERROR))
 
 
 def test_while_a_host_that_may_use_tls_is_left_out_the_port_stays_closed() -> None:

@@ -14,6 +14,7 @@ from dataplane.waiting import eventually
 
 from engines.http2.port_clients import (
     PREFACE,
+    ca_secret,
     call,
     call_again,
     calling,
@@ -102,6 +103,26 @@ def test_on_one_port_each_host_is_served_as_it_asks(http2: Lab) -> None:
             assert call_again(secure, name) == ("no-host" if answer == "no-host" else "a:x"), name
     protos = [seen.values("x-forwarded-proto") for seen in served.pod.calls]
     assert protos == [["http"], ["https"], ["https"], ["https"], ["http"], ["https"]]
+
+
+def test_a_trusted_proxys_word_does_not_stand_in_for_a_client_certificate(http2: Lab) -> None:
+    clients = Authority("clients")
+    served = serve(
+        http2,
+        listener("both", "HTTPS", ", l7Depth: 1"),
+        ca_secret("ca", clients),
+        tls_secret("own", SERVERS.sign("secure.example")),
+        host("plain.example", "requestPolicy: {insecure: {action: Route}}"),
+        host("usual.example", "tlsSecret: {name: own}"),
+        host("secure.example", "tlsSecret: {name: own}, tls: {ca_secret: ca, cert_required: true}"),
+    )
+    port, https = served.ports["both"], ("x-forwarded-proto", "https")
+    with calling(connect(port)) as clear:
+        assert call_again(clear, "plain.example") == "a:x"
+        assert call_again(clear, "usual.example", https) == "a:x"
+        assert call_again(clear, "secure.example", https) == "clear-text"
+    shown = make_context(None, clients.sign("me"))
+    assert call(connect_tls(port, shown, "secure.example"), "secure.example") == "a:x"
 
 
 WRONG = {
