@@ -43,15 +43,28 @@ ENGINES = {"http2": Http2Engine, "generic-handler": GenericHandlerEngine}
 ON_GRPC_CORE = ("generic-handler",)
 on_grpc_core = pytest.mark.parametrize("lab", ON_GRPC_CORE, indirect=True)
 """For a test of what grpc core decides. What the http2 engine does instead has tests of its own."""
+on_http2 = pytest.mark.parametrize("lab", ["http2"], indirect=True)
+"""For what grpc core does not do within the time of a test, or not always: docs/data-plane.md says what."""
 
 _HIDDEN_AUTHORITY = "grpcio's public API does not show the client's :authority"
 _CORE_REFUSES = "grpc core refuses the RPC itself, with a status of its own"
 _UNPACKED = "grpc core unpacks messages, and sends them on uncompressed"
+_TAKEN = "grpc core takes what HTTP/2 forbids; the gateway cleans it or refuses it (test_admission.py)"
+_HOPS_OWN = "grpc core shows neither encodings nor content type, and each hop has its own"
 _NO_PROOF = "nothing in grpcio's public API tells core's own words about a stream from a pod's"
 _BY_CORE = {
     "test_weighted_round_robin_follows_binary_load_reports": "grpc core keeps endpoint-load-metrics-bin to itself",
     "test_what_the_gateway_refuses_for_a_header_is_logged_with_its_reason": _CORE_REFUSES,
     "test_a_packed_message_counts_as_it_crosses": _UNPACKED,
+    "test_compressed_messages_and_their_encoding_cross_both_ways": _UNPACKED,
+    "test_content_types_cross_both_ways": _HOPS_OWN,
+    "test_user_agent_and_encodings_are_the_clients": _HOPS_OWN,
+    "test_binary_values_joined_by_commas_cross_as_several": "grpc core takes them for one that is no base64",
+    "test_a_request_with_fields_that_http2_forbids_is_reset": _TAKEN,
+    "test_a_request_with_wrong_pseudo_headers_is_reset": _TAKEN,
+    "test_an_answer_with_fields_that_http2_forbids_is_a_bad_response": _TAKEN,
+    "test_host_stands_in_for_an_absent_authority_and_must_not_contradict_one": "grpc core drops host",
+    "test_a_request_that_is_no_grpc_gets_an_answer_of_http": "grpc core does not show the content type",
 }
 """What grpc core decides."""
 DIFFERENCES: dict[str, dict[str, str]] = {

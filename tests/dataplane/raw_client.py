@@ -52,6 +52,25 @@ class Answer:
         return unquote(self.header("grpc-message") or "")
 
 
+def request_headers(path: str = "/test.Pod/Unary", authority: str = "gateway.test") -> list[Header]:
+    """Of a gRPC request."""
+    return [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", authority),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+    ]
+
+
+def lenient(client: RawClient) -> RawClient:
+    """Lets it send what HTTP/2 forbids."""
+    client.h2.config.validate_outbound_headers = False
+    client.h2.config.normalize_outbound_headers = False
+    return client
+
+
 class _Connection(h2.connection.H2Connection):
     """Goes on after GOAWAY, as RFC 9113 has it; `h2` takes it for the end of the connection."""
 
@@ -104,18 +123,8 @@ class RawClient:
         authority: str = "gateway.test",
     ) -> int:
         """Send a whole RPC, or (not `end`) its beginning; its stream. `method`: of `test.Pod`, or a whole path."""
-        stream = self.h2.get_next_available_stream_id()
-        self.answers[stream] = Answer()
-        headers = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", method if method.startswith("/") else f"/test.Pod/{method}"),
-            (":authority", authority),
-            ("te", "trailers"),
-            ("content-type", "application/grpc"),
-            *extra,
-        ]
-        self.h2.send_headers(stream, headers)
+        path = method if method.startswith("/") else f"/test.Pod/{method}"
+        stream = self.begin([*request_headers(path, authority), *extra])
         for message in messages:
             data = frame(message)
             for start in range(0, len(data), 16_384):
@@ -124,6 +133,26 @@ class RawClient:
             self.h2.end_stream(stream)
         self.flush()
         return stream
+
+    def begin(self, headers: Iterable[Header], end: bool = False) -> int:
+        """Open a stream with exactly these headers. Nothing is written to the socket yet."""
+        stream = self.h2.get_next_available_stream_id()
+        self.answers[stream] = Answer()
+        self.h2.send_headers(stream, list(headers), end_stream=end)
+        return stream
+
+    def call_with(self, headers: Iterable[Header]) -> Answer:
+        """The whole answer to a request of these headers and no message."""
+        stream = self.begin(headers, end=True)
+        self.flush()
+        return self.finish(stream)
+
+    def send_data(self, stream: int, data: bytes, end: bool = False, pad_bytes: int | None = None) -> None:
+        """One DATA frame, as soon as the gateway's windows allow it."""
+        while self.h2.local_flow_control_window(stream) < len(data) + (pad_bytes or 0) + 1:
+            assert self.receive(), "the gateway closed the connection"
+        self.h2.send_data(stream, data, end_stream=end, pad_length=pad_bytes)
+        self.flush()
 
     def call(self, method: str, *extra: Header, messages: Iterable[bytes] = (b"",), **how: str) -> Answer:
         """A whole RPC and its whole answer."""

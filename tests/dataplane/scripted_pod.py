@@ -80,16 +80,25 @@ class Stream:
         assert self.ended is not None
         return self.ended.code
 
-    def send_headers(self, *extra: Header, status: str = "200") -> None:
-        self._headers([(":status", status), ("content-type", "application/grpc"), *extra], end=False)
+    def read_bytes(self) -> bytes:
+        """All DATA up to the half-close, as it came."""
+        data = b""
+        while (part := self.events.get(timeout=PATIENCE_S)) is not None:
+            if isinstance(part, Gone):
+                raise part
+            data += part
+        return data
+
+    def send_headers(self, *extra: Header, status: str = "200", content_type: str = "application/grpc") -> None:
+        self._headers([(":status", status), ("content-type", content_type), *extra], end=False)
 
     def send_message(self, message: bytes) -> None:
         self.send_data(frame(message))
 
-    def send_data(self, data: bytes) -> None:
-        """Send as the flow-control windows allow."""
+    def send_data(self, data: bytes, pad_bytes: int | None = None) -> None:
+        """Send as the flow-control windows allow. `pad_bytes`: of padding in each DATA frame."""
         while data:
-            data = data[self.connection.send_some(self, data) :]
+            data = data[self.connection.send_some(self, data, pad_bytes) :]
 
     def end(self, status: int | str = 0, message: str = "", *extra: Header) -> None:
         """Trailers, after headers were sent."""
@@ -135,7 +144,11 @@ class Connection:
     def __init__(self, sock: socket.socket, script: Script, streams: list[Stream], most_streams: int) -> None:
         self._socket, self._script, self._all = sock, script, streams
         config = h2.config.H2Configuration(
-            client_side=False, header_encoding="utf-8", validate_outbound_headers=False, validate_inbound_headers=False
+            client_side=False,
+            header_encoding="utf-8",
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+            validate_inbound_headers=False,
         )
         self._h2 = h2.connection.H2Connection(config)
         first = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: most_streams}
@@ -186,16 +199,17 @@ class Connection:
         with self._window:
             until.wait(PATIENCE_S)
 
-    def send_some(self, stream: Stream, data: bytes) -> int:
+    def send_some(self, stream: Stream, data: bytes, pad_bytes: int | None = None) -> int:
         """Send what the windows allow, waiting until they allow something; how much it was."""
         with self._window:
             while not stream.gone.is_set():
                 try:
-                    room = min(len(data), self._h2.local_flow_control_window(stream.number), 16_384)
+                    padding = 0 if pad_bytes is None else pad_bytes + 1
+                    room = min(len(data), self._h2.local_flow_control_window(stream.number) - padding, 16_384 - padding)
                 except h2.exceptions.ProtocolError as error:
                     raise Gone(None) from error
                 if room > 0:
-                    self._h2.send_data(stream.number, data[:room])
+                    self._h2.send_data(stream.number, data[:room], pad_length=pad_bytes)
                     self._flush()
                     return room
                 self._window.wait(PATIENCE_S)

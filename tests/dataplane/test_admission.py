@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dataplane.lab import Lab, mapping, on_grpc_core
-from dataplane.raw_client import Answer, RawClient
+from dataplane.raw_client import Answer, lenient
 from dataplane.scripted_pod import Stream
 from grpcgw.model.codes import Code
 
@@ -22,13 +22,6 @@ FORBIDDEN_PATHS = ("/test.Pod/a b", "/test.Pod/a\nb", "/test.Pod/a\0b")
 """By RFC 9113, 8.2.1 and 8.3.1: grpc core hands them over."""
 FORBIDDEN_AUTHORITIES = ("a b", "a\nb", "a\0b", "\xe9", "gateway.test/x", "user@gateway.test")
 PROTOCOL_ERROR = 1
-
-
-def lenient(client: RawClient) -> RawClient:
-    """Lets it send what HTTP/2 forbids."""
-    client.h2.config.validate_outbound_headers = False
-    client.h2.config.normalize_outbound_headers = False
-    return client
 
 
 def refused(answer: Answer) -> tuple[int, str | None, bool]:

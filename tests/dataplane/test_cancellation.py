@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import grpc
 import grpc.aio
 import pytest
 
-from dataplane.lab import CLIENT_ARGUMENTS, Lab
+from dataplane.lab import CLIENT_ARGUMENTS, Lab, on_http2
 from dataplane.pods import Context, Gate
+from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually
 
@@ -83,6 +85,38 @@ def test_cancel_before_anything_was_sent_to_a_pod_leaves_nothing(lab: Lab) -> No
     eventually(lambda: sum(gateway.codes("Join").values()) == 50)
     eventually(lambda: not gateway.pod_in_flight())
     assert set(gateway.codes("Join")) == {1}
+
+
+def test_a_request_that_is_reset_is_a_cancel_to_the_pod_whatever_the_timing(lab: Lab) -> None:
+    cut_off_requests(lab, RawClient.cancel)
+
+
+@on_http2
+def test_a_request_whose_connection_is_cut_off_is_a_cancel_to_the_pod_whatever_the_timing(lab: Lab) -> None:
+    """grpc core notices some clients that leave within milliseconds only by a ping."""
+    cut_off_requests(lab, lambda client, _: client.close())
+
+
+def cut_off_requests(lab: Lab, cut_off: Callable[[RawClient, int], None]) -> None:
+    """Some before the pod has seen the RPC, some in the middle of it; none may look complete to it."""
+    pod = lab.scripted_pod()
+    gateway = lab.gateway(pod)
+    client = lab.raw_client(gateway)
+    for number in range(150):
+        before = len(pod.streams)
+        stream = client.request("Join", messages=[b"x"] * (number % 3), end=False)
+        if number % 5 == 0:
+            eventually(lambda before=before: len(pod.streams) > before)
+        elif number % 5 == 1:
+            time.sleep(number % 7 / 5000)
+        cut_off(client, stream)
+        if client.socket.fileno() < 0:
+            client = lab.raw_client(gateway)
+    eventually(lambda: not gateway.engine.active)
+    eventually(lambda: not gateway.pod_in_flight())
+    assert {stream.wait_gone() for stream in pod.streams} == {CANCEL}
+    assert not [stream for stream in pod.streams if None in stream.events.queue], "a half-close"
+    assert client.finish(client.request("/none.S/M")).status == 12
 
 
 def test_client_that_disappears_is_a_cancel_to_the_pod(lab: Lab) -> None:

@@ -97,6 +97,13 @@ def test_headers_of_this_hop_are_this_hops(lab: Lab) -> None:
     assert values(headers, "x-kept") == ["yes"]
 
 
+def test_user_agent_and_encodings_are_the_clients(lab: Lab) -> None:
+    """They describe who made the messages, which cross unparsed."""
+    sent = [("user-agent", "somebody/1.0"), ("grpc-accept-encoding", "zstd"), ("grpc-encoding", "identity")]
+    headers = headers_at_the_pod(lab, *sent)
+    assert [(name, value) for name, value in headers if name in dict(sent)] == sent
+
+
 @on_grpc_core
 def test_user_agent_and_encodings_are_those_of_each_hop_on_grpc_core(lab: Lab) -> None:
     headers = headers_at_the_pod(lab, ("user-agent", "somebody/1.0"), ("grpc-accept-encoding", "zstd"))
