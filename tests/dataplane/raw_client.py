@@ -148,11 +148,15 @@ class RawClient:
         return self.finish(stream)
 
     def send_data(self, stream: int, data: bytes, end: bool = False, pad_bytes: int | None = None) -> None:
-        """One DATA frame, as soon as the gateway's windows allow it."""
-        while self.h2.local_flow_control_window(stream) < len(data) + (pad_bytes or 0) + 1:
-            assert self.receive(), "the gateway closed the connection"
-        self.h2.send_data(stream, data, end_stream=end, pad_length=pad_bytes)
-        self.flush()
+        """Send in DATA frames of 16 KiB, each as soon as the gateway's windows allow it, unless the RPC ends before."""
+        answer, parts = self.answers[stream], [data[at : at + 16_000] for at in range(0, len(data), 16_000)]
+        for number, part in enumerate(parts, 1):
+            while not answer.over and self.h2.local_flow_control_window(stream) < len(part) + (pad_bytes or 0) + 1:
+                assert self.receive(), "the gateway closed the connection"
+            if answer.over:
+                return
+            self.h2.send_data(stream, part, end_stream=end and number == len(parts), pad_length=pad_bytes)
+            self.flush()
 
     def call(self, method: str, *extra: Header, messages: Iterable[bytes] = (b"",), **how: str) -> Answer:
         """A whole RPC and its whole answer."""

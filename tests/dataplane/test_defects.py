@@ -95,11 +95,11 @@ def test_a_defect_of_housekeeping_does_not_end_it(lab: Lab, caplog: pytest.LogCa
     gateway = lab.gateway(staying, leaving)
     refresh, stumbled = gateway.serving.refresh, threading.Event()
 
-    def stumble_once(now_s: float) -> tuple[Pod, ...]:
+    def stumble_once(now_s: float, looks: bool = True) -> tuple[Pod, ...]:
         if not stumbled.is_set():
             stumbled.set()
             fail()
-        return refresh(now_s)
+        return refresh(now_s, looks)
 
     gateway.serving.refresh = stumble_once  # type: ignore[method-assign]
     assert stumbled.wait(PATIENCE_S)

@@ -10,7 +10,7 @@ import pytest
 
 from dataplane.lab import Lab, mapping
 from dataplane.pods import Context
-from dataplane.scripted_pod import Stream
+from dataplane.scripted_pod import Stream, frame
 from dataplane.waiting import eventually, settled
 
 MESSAGE = bytes(64 * 1024)
@@ -123,3 +123,62 @@ def test_many_open_streams_are_served_by_few_threads(lab: Lab) -> None:
         assert client.receive()
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("grpcgw")]
     assert len(names) < 10
+
+
+CUT_OFF = 60
+"""So many RPCs of 64 KiB, of which nobody reads the rest, are three times the window of a connection."""
+
+
+@pytest.mark.parametrize("how", ["refused at once", "refused by the pod", "cancelled"])
+def test_what_nobody_reads_of_a_client_costs_its_connection_no_window(lab: Lab, how: str) -> None:
+    """RFC 9113, 6.9: bytes of a stream that is over count for the connection."""
+
+    def refuse(stream: Stream) -> None:
+        if how == "cancelled":
+            stream.wait_gone()
+        stream.end_at_once(9)
+
+    gateway = lab.gateway(
+        clusters={"pods": [lab.scripted_pod(refuse)], "others": [lab.pod("other")]},
+        routes=[mapping(), mapping("/fine.Pod/", "fine", "others", rewrite="/test.Pod/")],
+    )
+    client = lab.raw_client(gateway)
+    path = "/none.S/M" if how == "refused at once" else "/test.Pod/Chat"
+    for _ in range(CUT_OFF):
+        stream = client.request(path, messages=(), end=False)
+        client.send_data(stream, frame(MESSAGE)[: len(MESSAGE) // 2])
+        if how == "cancelled":
+            client.cancel(stream)
+        else:
+            client.send_data(stream, bytes(len(MESSAGE) // 2))
+            client.finish(stream)
+    for _ in range(3):
+        stream = client.request("/fine.Pod/Unary", messages=(), end=False)
+        client.send_data(stream, frame(bytes(900_000)), end=True)
+        assert client.finish(stream).status == 0
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_nobody_reads_of_a_pod_costs_its_connection_no_window(lab: Lab, seen: bool) -> None:
+    def pour(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers()
+        if stream.header(":path") == "/test.Pod/Large":
+            stream.send_message(bytes(1 << 20))
+            stream.end()
+            return
+        for _ in range(100):
+            stream.send_message(MESSAGE)
+
+    pod = lab.scripted_pod(pour)
+    gateway = lab.gateway(pod)
+    client = lab.raw_client(gateway, initial_window=1 << 18 if seen else 0)
+    for number in range(CUT_OFF):
+        stream = client.request("Pour")
+        while seen and not client.answers[stream].data:
+            assert client.receive()
+        eventually(lambda number=number: len(pod.streams) > number)
+        client.cancel(stream)
+    large = lab.raw_client(gateway, initial_window=1 << 22)
+    for _ in range(2):
+        assert large.finish(large.request("Large")).status == 0

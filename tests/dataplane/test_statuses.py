@@ -94,6 +94,35 @@ def test_code_that_grpc_does_not_know_passes(lab: Lab) -> None:
     assert (answer.status, answer.message) == (UNKNOWN if lab.on_grpc_core else 42, "odd")
 
 
+def test_headers_ahead_of_an_answer_stay_behind(lab: Lab) -> None:
+    """103 and its like (RFC 9113, 8.1): a hop before the pod may send them."""
+
+    def answer(stream: Stream) -> None:
+        stream.read_all()
+        for status in ("100", "103"):
+            stream.send_headers(("x-early", "1"), status=status)
+        stream.send_headers()
+        stream.send_message(b"ok")
+        stream.end()
+
+    got = lab.raw_client(lab.gateway(lab.scripted_pod(answer))).call("Unary")
+    assert (got.status, got.data, got.header("x-early")) == (0, frame(b"ok"), None)
+
+
+def test_the_length_that_a_pod_declares_does_not_cross(lab: Lab) -> None:
+    """An answer that ends before it would be malformed for the client, which then got no status."""
+
+    def break_off(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers(("content-length", "1000"))
+        stream.send_message(b"one")
+        stream.wait_gone()
+
+    client = lab.raw_client(lab.gateway(lab.scripted_pod(break_off), routes=[mapping(timeout_ms=100)]))
+    answer = client.call("Unary")
+    assert (answer.status, answer.data, answer.header("content-length")) == (DEADLINE_EXCEEDED, frame(b"one"), None)
+
+
 def test_headers_and_status_without_a_message_stay_two_blocks(lab: Lab) -> None:
     def end(stream: Stream) -> None:
         stream.send_headers(("x-header", "here"))

@@ -39,7 +39,8 @@ _OF_REQUEST = MESSAGE_FIELDS | {
     b"grpc-timeout",
 }
 _UNUSED = frozenset({b":method", b":path", b":scheme", b":authority", b"te"})
-_OF_RESPONSE = MESSAGE_FIELDS | {b":status"}
+_OF_RESPONSE = MESSAGE_FIELDS | {b":status", b"content-length"}
+"""A client would take an answer that ends before its `content-length` for malformed, and lose the gateway's status."""
 _OF_STATUS = _OF_RESPONSE | {b"grpc-status", b"grpc-message"}
 
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
