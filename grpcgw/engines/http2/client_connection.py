@@ -270,11 +270,13 @@ class ClientConnection(ClientSide):
             self.transport.abort()
 
     def _check_later(self) -> None:
-        """Look again when the next limit may have been reached."""
+        """Look again when the next limit may have been reached. The end of an RPC changes no timer: a connection may be
+        closed up to an idle time too late."""
         limits, now_s = self._limits, time.monotonic()
         pause_s = MOST_WAIT_S
-        if limits.idle_s is not None and not self.streams:
-            pause_s = min(pause_s, self._idle_since_s + limits.idle_s - now_s)
+        if limits.idle_s is not None:
+            idle_since_s = now_s if self.streams else self._idle_since_s
+            pause_s = min(pause_s, idle_since_s + limits.idle_s - now_s)
         pause_s = min(pause_s, self._ends_s - now_s, self._cut_s - now_s)
         self._check_timer = self._engine.timers.at(now_s + max(0.01, pause_s), self._check)
 
