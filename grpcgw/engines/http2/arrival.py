@@ -76,10 +76,10 @@ class Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is none of asyncio's
-        self._port.note_accepted()
         too_slow = partial(self._abort, CloseCause.TOO_SLOW)
         self._deadline = self._timers.at(time.monotonic() + ARRIVAL_S, too_slow)
         self._port.others.add(self)
+        self._port.note_accepted()
         address = self.transport.get_extra_info("peername")
         if isinstance(address, tuple):
             self._peer = _peer(address[0], address[1])
@@ -176,20 +176,24 @@ class Arrival(asyncio.Protocol):
 
     def _on_step(self, future: asyncio.Future[bytes]) -> None:
         self._step = None
-        error = future.exception()
-        if isinstance(error, TlsFailed):
-            self._port.note_failure(error.cause, str(error))
-        if self._is_gone:
-            return
         try:
-            if isinstance(error, TlsFailed):
-                self._refuse(error.to_send, CloseCause.TLS_HANDSHAKE)
-            else:
-                self._go_on(future.result())
+            self._take_result(future)
         except Exception:
             self._fail()
 
+    def _take_result(self, step: asyncio.Future[bytes]) -> None:
+        try:
+            answer = step.result()
+        except TlsFailed as error:
+            self._port.note_failure(error.cause, str(error))
+            if not self._is_gone:
+                self._refuse(error.to_send, CloseCause.TLS_HANDSHAKE)
+            return
+        self._go_on(answer)
+
     def _go_on(self, answer: bytes) -> None:
+        if self._is_gone:
+            return
         if answer:
             self.transport.write(answer)
         self.transport.resume_reading()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
 from grpcgw.engines.http2.http1 import Http1Answerer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
+from grpcgw.logs import DefectLog
+
+_defects = DefectLog(logging.getLogger(__name__))
 
 HEAD_S = 10.0
 """Time for the head of a request, from its first byte on, and for a client to read its answers."""
@@ -85,6 +89,13 @@ class Http1Connection(asyncio.Protocol):
         self._is_later = False
         if self._is_stopped or self._transport.is_closing():
             return
+        try:
+            self._answer_part()
+        except Exception:
+            _defects.note("a request in HTTP/1.1 could not be answered")
+            self._transport.abort()
+
+    def _answer_part(self) -> None:
         part, self._waiting = self._waiting[:PART_BYTES], self._waiting[PART_BYTES:]
         answer, closes = self._answerer.feed(part)
         sent = answer if self._tls is None else self._tls.send(answer)
