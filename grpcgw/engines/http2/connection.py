@@ -90,7 +90,8 @@ class PeerConnection(asyncio.Protocol):
             self.reject(str(error))
             return 0
         events = self._handle_events()
-        self.turn.mark(self)
+        if self.http.want_write:
+            self.turn.mark(self)
         return events
 
     def _handle_events(self) -> int:
@@ -205,4 +206,5 @@ class PeerConnection(asyncio.Protocol):
             self.http.acknowledge_received_data(size_bytes, stream_id)
         except (Http2Error, ValueError):  # the connection ends
             return
-        self.turn.mark(self)
+        if self.http.want_write:  # windows are updated by the half
+            self.turn.mark(self)

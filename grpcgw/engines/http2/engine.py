@@ -176,10 +176,10 @@ class Http2Engine:
 
     # --- housekeeping
 
-    def note_change(self) -> None:
-        """The state of a pod's connection changed: refresh the pickers soon."""
+    def note_change(self, decides: bool) -> None:
+        """The state of a pod's connection changed: refresh the pickers soon if that `decides` which pods are picked."""
         self._changed = True
-        if not self._refresh_soon and self._refresh_timer is not None:
+        if decides and not self._refresh_soon and self._refresh_timer is not None:
             self._refresh_soon = True
             self._refresh_timer.cancel()
             self._refresh_timer = self.loop.call_later(max(0.0, self._next_refresh_s - time.monotonic()), self._refresh)
@@ -190,12 +190,14 @@ class Http2Engine:
         pause_s = REFRESH_S
         looks, self._changed = self._changed, False
         with self._defects.contained("housekeeping failed"):
-            close_connections(self.serving.refresh(began_s, looks))
+            over, looks = self.serving.refresh(began_s, looks), False
+            close_connections(over)
             self._see_ports_out(began_s)
             if self.serving.clusters.settled():
                 self._settled.set()
             elif not self._settled.is_set():
                 pause_s = SETTLING_S
+        self._changed |= looks  # where the refresh failed
         ended_s = time.monotonic()
         took_s = ended_s - began_s
         self._next_refresh_s = ended_s + CHANGE_SHARE * took_s

@@ -104,6 +104,10 @@ class Http2(Protocol):
     def remote_settings(self) -> Mapping[int, int]: ...
     @property
     def can_send_request(self) -> bool: ...
+    @property
+    def want_write(self) -> bool:
+        """Whether `data_to_send` returns something."""
+        ...
 
 
 def open_server(max_concurrent_streams: int, max_metadata_bytes: int) -> Http2:

@@ -35,6 +35,8 @@ from grpcgw.session.call import Opening, TryEvents
 _context_of = lru_cache(256)(make_client_context)
 """It takes milliseconds, and the pods of a cluster share it."""
 
+_RESTS_OR_NOT = {PodState.IDLE, PodState.READY}
+"""Between these a connection that may rest changes without effect on picking."""
 MAX_LINKS = 4
 """Connections to one pod at most."""
 SPARE_IDLE_S = 60.0
@@ -56,8 +58,8 @@ class ConnectionsEngine(Protocol):
     pod_handshakes: ThreadPoolExecutor
     max_metadata_bytes: int
 
-    def note_change(self) -> None:
-        """The state of a pod's connection changed: refresh the pickers soon."""
+    def note_change(self, decides: bool) -> None:
+        """The state of a pod's connection changed. `decides`: other pods than before may be picked."""
         ...
 
 
@@ -256,9 +258,10 @@ class PodConnection:
         return any(not link.is_leaving for link in self._links)
 
     def _set_state(self, state: PodState) -> None:
-        if state is not self._state:
-            self._state = state
-            self._engine.note_change()
+        before, self._state = self._state, state
+        if state is not before:
+            rests = self._settings.idle_timeout_ms is not None and {state, before} == _RESTS_OR_NOT
+            self._engine.note_change(decides=not rests)
 
     # --- a connection changed
 

@@ -138,7 +138,7 @@ def test_rpcs_that_wait_for_a_pod_that_leaves_go_to_another(http2: Lab) -> None:
     gateway.set_pods(other)
     answers = [client.finish(stream) for stream in streams]
     assert [each.header("x-grpcgw-reason") for each in answers] == ["connection-lost"] * MAX_LINKS + [None] * 2
-    assert numbers(other) == [MAX_LINKS, MAX_LINKS + 1]
+    assert sorted(numbers(other)) == [MAX_LINKS, MAX_LINKS + 1]
 
 
 def test_a_waiting_rpc_that_its_client_cancels_never_reaches_the_pod(http2: Lab) -> None:
@@ -337,7 +337,7 @@ def test_least_connections_of_a_large_cluster_connects_where_it_calls(http2: Lab
     client = http2.raw_client(gateway)
     assert [client.call("Unary").status for _ in range(20)] == [0] * 20
     assert 1 < pod.connects <= 20
-    assert states(gateway).count("ready") == pod.connects
+    eventually(lambda: states(gateway).count("ready") == pod.connects)
 
 
 def test_connections_of_a_large_cluster_close_when_they_are_unused_and_their_pods_keep_their_turns(http2: Lab) -> None:
