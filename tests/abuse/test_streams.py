@@ -19,10 +19,14 @@ from abuse.wire import (
     STUCK,
     Wire,
     acknowledge,
+    block,
     connected,
     data,
+    headers_frame,
     message,
     open_rpc,
+    request,
+    reset,
     settings,
     window_update,
 )
@@ -142,6 +146,18 @@ def test_streams_that_reset_themselves_and_reuse_their_numbers(gateway: Gateway)
     with connected(gateway.port) as (wire,):
         wire.send(open_rpc(1, SINK) + open_rpc(1, SINK) + open_rpc(5, SINK) + open_rpc(3, SINK) + open_rpc(2, SINK))
         assert over_or_served(wire)
+
+
+@pytest.mark.parametrize("changes", [{"method": "GET"}, {"content_type": "text/html"}, {"path": "//"}], ids=str)
+def test_a_request_that_is_refused_and_reset_in_one_piece_ends_alone(
+    gateway: Gateway, changes: dict[str, str | None]
+) -> None:
+    """The stream is closed before the gateway answers."""
+    with connected(gateway.port) as (wire,):
+        wire.send(b"".join(headers_frame(s, block(request(**changes))) + reset(s) for s in range(1, 21, 2)))
+        wire.send(open_rpc(21, ECHO) + data(21, message(), end=True))
+        assert wire.wait(lambda: 21 in wire.ended())
+        assert ("grpc-status", "0") in wire.headers(21)
 
 
 def over_or_served(wire: Wire) -> bool:

@@ -339,8 +339,11 @@ class ClientConnection(ClientSide):
         fields = [(b":status", b"%d" % status), (b"content-type", b"text/plain; charset=utf-8")]
         if status == 405:
             fields.append((b"allow", b"POST"))
-        self.http.send_response(stream_id, fields)
-        self.http.send_data(stream_id, b"This port serves gRPC.\n", end_stream=True)
+        try:
+            self.http.send_response(stream_id, fields)
+            self.http.send_data(stream_id, b"This port serves gRPC.\n", end_stream=True)
+        except Http2Error:  # the client has reset it meanwhile, which is among the events that follow
+            return
         self.reset_when_sent(stream_id)
 
     def _on_data(self, event: DataReceived) -> None:

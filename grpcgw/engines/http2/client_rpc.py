@@ -275,6 +275,8 @@ class ClientRpc:
             self._acknowledge()
 
     def send(self, headers: Metadata | None, message: bytes | None) -> None:
+        if self._gone:  # the stream is closed, which the session hears next
+            return
         client, stream_id = self._client, self._stream_id
         if headers is not None:
             client.http.send_response(stream_id, self._response_fields(headers))
@@ -290,6 +292,9 @@ class ClientRpc:
         return [STATUS_200, *described, *encode_metadata(headers)]
 
     def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
+        if self._gone:
+            self._close()
+            return
         client, stream_id = self._client, self._stream_id
         http, trailers = client.http, encode_status(status)
         if headers_sent or headers or message is not None:
