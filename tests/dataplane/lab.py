@@ -65,6 +65,7 @@ _BY_CORE = {
     "test_an_answer_with_fields_that_http2_forbids_is_a_bad_response": _TAKEN,
     "test_host_stands_in_for_an_absent_authority_and_must_not_contradict_one": "grpc core drops host",
     "test_headers_ahead_of_an_answer_stay_behind": "grpc core takes the first of them for the answer's",
+    "test_lines_of_forwarded_for_are_one_list": "grpc core keeps the last",
     "test_a_request_that_is_no_grpc_gets_an_answer_of_http": "grpc core does not show the content type",
 }
 """What grpc core decides."""

@@ -132,6 +132,12 @@ def test_client_address_is_appended_to_forwarded_for(lab: Lab, sent: tuple[str, 
     assert pod.calls[0].values("x-forwarded-for") == [expected]
 
 
+def test_lines_of_forwarded_for_are_one_list(lab: Lab) -> None:
+    """RFC 9110, 5.3. A client must not hide the addresses that a proxy before the gateway has added."""
+    headers = headers_at_the_pod(lab, ("x-forwarded-for", "10.1.1.1"), ("x-forwarded-for", "10.2.2.2"))
+    assert values(headers, "x-forwarded-for") == ["10.1.1.1,10.2.2.2,127.0.0.1"]
+
+
 def test_request_id_is_made_where_there_is_none_and_differs_per_rpc(lab: Lab) -> None:
     pod = lab.pod()
     call = lab.channel(lab.gateway(pod)).unary_unary("/test.Pod/Unary")
