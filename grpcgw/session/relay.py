@@ -67,12 +67,10 @@ class Relay:
         self._replies: ResponseSide
         if call.carries_frames:
             self._requests, self._replies = FramedRequestSide(), FramedResponseSide(request)
-            self._unchecked_bytes = -1
         else:
             self._requests, self._replies = RequestSide(), ResponseSide(request)
-            self._unchecked_bytes = 0
-        """Messages of at most `_unchecked_bytes` need no look. Set with the target, before the client is read. Chunks
-        of frames all need one: -1."""
+        self._unchecked_bytes = 0
+        """Messages of at most this size need no look. Set with the target, before the client is read."""
         self._target: Target | None = None
         self._copy: Copy | None = None
         """For the Mapping's shadow; None: the RPC is not copied."""
@@ -112,7 +110,8 @@ class Relay:
             return
         self._last_active_s = now_s
         if message is not None:
-            if len(message) > self._unchecked_bytes and not self._may_hold(message, now_s):
+            size_bytes = requests.size_of(message)
+            if size_bytes > self._unchecked_bytes and not self._may_hold(size_bytes, now_s):
                 return
             requests.take(message)
         if message is None or last:
@@ -140,10 +139,10 @@ class Relay:
         if self._requests.half_closed:
             copy.take(None, now_s)
 
-    def _may_hold(self, message: bytes, now_s: float) -> bool:
+    def _may_hold(self, size_bytes: int, now_s: float) -> bool:
         """Whether a message that is not small may be held; where it may not, the RPC has ended."""
         assert self._target is not None
-        refused = self._requests.refuse(message, self._target, self._request, self._serving.held)
+        refused = self._requests.refuse(size_bytes, self._target, self._request, self._serving.held)
         if refused is None:
             return True
         self._end_early(refused, now_s)
@@ -203,8 +202,9 @@ class Relay:
         if message is None:
             self._settle(now_s)
             return
-        if len(message) > self._unchecked_bytes and (size := replies.size_of(message)) > target.max_message_bytes:
-            self._end_early(ending.message_too_large(target.key, size, target.max_message_bytes), now_s)
+        size_bytes = replies.size_of(message)
+        if size_bytes > target.max_message_bytes:
+            self._end_early(ending.message_too_large(target.key, size_bytes, target.max_message_bytes), now_s)
             return
         replies.take(message)
         if self._counters.unnamed:
@@ -212,7 +212,8 @@ class Relay:
         if replies.count > 1:
             self._counters.one_reply = False
         elif self._counters.one_reply and not replies.headers_sent and replies.whole:
-            self._settle(now_s)  # the status usually comes along; the window is open since the headers
+            if attempt.status is not None:  # else it usually comes along; the window is open since the headers
+                self._settle(now_s)
             return
         self._pass_back(attempt, now_s)
 

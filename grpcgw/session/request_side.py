@@ -107,9 +107,12 @@ class RequestSide:
 
     # --- large messages
 
-    def refuse(self, message: bytes, target: Target, request: Request, held: HeldMessages) -> Status | None:
+    def size_of(self, message: bytes) -> int:
+        """The size of a message in bytes, as limits count it. Called once for each message, before `take`."""
+        return len(message)
+
+    def refuse(self, size_bytes: int, target: Target, request: Request, held: HeldMessages) -> Status | None:
         """The status of an RPC with a message too large to be held; None: the message is counted and may be held."""
-        size_bytes = len(message)
         refused = _check_limits(size_bytes, target, request)
         if refused is not None or size_bytes <= UNCOUNTED_BYTES:
             return refused
@@ -142,9 +145,11 @@ class FramedRequestSide(RequestSide):
         self._more: bytearray | None = None
         """The chunks of the opening after `first`."""
 
-    def refuse(self, message: bytes, target: Target, request: Request, held: HeldMessages) -> Status | None:
-        """The status of an RPC in whose chunk a message begins that is too large. Called once for each chunk."""
-        return _check_limits(self._scanner.feed(message), target, request)
+    def size_of(self, message: bytes) -> int:
+        return self._scanner.feed(message)
+
+    def refuse(self, size_bytes: int, target: Target, request: Request, held: HeldMessages) -> Status | None:
+        return _check_limits(size_bytes, target, request)
 
     def take(self, message: bytes) -> None:
         self.pending = message

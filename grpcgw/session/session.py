@@ -84,8 +84,7 @@ class Session(Relay):
             self._turn_away(routed, now_s)
             return
         self._target, self._replies.edit = routed, routed.edit_response
-        if not self._unchecked_bytes:
-            self._unchecked_bytes = min(routed.unchecked_bytes, self._request.port.max_message_bytes)
+        self._unchecked_bytes = min(routed.unchecked_bytes, self._request.port.max_message_bytes)
         self._counters = self._serving.counters.of(routed.label, self._request.path)
         self._counters.begin()
         if routed.log_percent:

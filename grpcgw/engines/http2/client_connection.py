@@ -350,7 +350,8 @@ class ClientConnection(ClientSide):
         rpc = self.streams.get(event.stream_id)
         if rpc is not None:
             rpc.on_data(event.data, event.end_stream)
-            self.turn.touch(rpc)
+            if not rpc.is_ready:
+                self.turn.touch(rpc)
         elif event.data:
             self.acknowledge(event.stream_id, len(event.data))
 

@@ -225,8 +225,7 @@ class ClientRpc:
 
     def _acknowledge(self) -> None:
         size_bytes, self._unacknowledged_bytes = self._unacknowledged_bytes, 0
-        if not self._client.is_lost:
-            self._client.acknowledge(self._stream_id, size_bytes)
+        self._client.acknowledge(self._stream_id, size_bytes)
 
     def _leave(self, now_s: float) -> None:
         if not self.is_over:
@@ -239,8 +238,9 @@ class ClientRpc:
         self._wanted = False
         self._engine.active.discard(self)
         self._client.forget(self._stream_id)
-        self._unacknowledged_bytes += sum(map(len, self._inbox))
-        self._inbox.clear()
+        if self._inbox:
+            self._unacknowledged_bytes += sum(map(len, self._inbox))
+            self._inbox.clear()
         if self._unacknowledged_bytes:
             self._acknowledge()
 

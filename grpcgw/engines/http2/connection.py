@@ -202,6 +202,8 @@ class PeerConnection(asyncio.Protocol):
 
     def acknowledge(self, stream_id: int, size_bytes: int) -> None:
         """The reader took so much of what the stream's sender sent: it may send as much again."""
+        if self.is_lost:
+            return
         try:
             self.http.acknowledge_received_data(size_bytes, stream_id)
         except (Http2Error, ValueError):  # the connection ends

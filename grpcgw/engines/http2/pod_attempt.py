@@ -319,7 +319,7 @@ class PodAttempt:
         self._link_acknowledge(size_bytes)
 
     def _link_acknowledge(self, size_bytes: int) -> None:
-        if self._link is not None and not self._link.is_lost:
+        if self._link is not None:
             self._link.acknowledge(self._stream_id, size_bytes)
 
     # --- events
