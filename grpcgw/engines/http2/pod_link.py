@@ -39,9 +39,9 @@ from grpcgw.logs import DefectLog
 _defects = DefectLog(logging.getLogger(__name__))
 
 PING = b"grpcgw!!"
-STUCK_BYTES = 16 << 20
-"""A connection takes no new streams while its pod reads nothing and so much waits for it: not even the resets of RPCs
-that ended get through, so libnghttp2 keeps their data."""
+STUCK_BYTES, MOST_UNSENT = 16 << 20, 256
+"""A connection takes no new streams while its pod reads nothing and so many bytes, or requests, wait for it: not
+even the resets of RPCs that ended get through, so libnghttp2 keeps their headers and data."""
 
 
 class LinkEvents(Protocol):
@@ -88,6 +88,8 @@ class PodLink(PeerConnection):
         """When a ping went out that is not answered yet."""
         self.lost_why = ""
         self._max_streams = 0
+        self._unsent = 0
+        """Requests since the pod stopped reading."""
 
     # --- the connection
 
@@ -104,6 +106,11 @@ class PodLink(PeerConnection):
     def data_received(self, data: bytes) -> None:
         self.heard_at_s = time.monotonic()
         self._feed(data)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unsent = 0
+        self._events.on_room()
 
     def flush(self) -> None:
         if self._handshake is None:
@@ -193,7 +200,7 @@ class PodLink(PeerConnection):
     # --- streams
 
     def has_room(self) -> bool:
-        if self._paused and self.http.queued_body_size() > STUCK_BYTES:
+        if self._paused and (self._unsent >= MOST_UNSENT or self.http.queued_body_size() > STUCK_BYTES):
             return False
         return not self.is_leaving and not self.is_lost and len(self.streams) < self._max_streams
 
@@ -212,6 +219,8 @@ class PodLink(PeerConnection):
         if first.message:
             self.http.send_data(stream_id, first.message, end_stream=first.half_close)
         self.streams[stream_id] = attempt
+        if self._paused:
+            self._unsent += 1
         self.turn.mark(self)
         attempt.on_open(self, stream_id)
         return True
