@@ -76,7 +76,7 @@ def uncollected() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("use_rsa", "client_certificates"), [(False, False), (True, True)], ids=["ECDSA", "RSA and client certificates"]
 )
-def test_a_thousand_handshakes_do_not_stop_running_rpcs(
+def test_hundreds_of_handshakes_at_once_do_not_stop_running_rpcs(
     http2: Lab, tmp_path: Path, use_rsa: bool, client_certificates: bool
 ) -> None:
     files = write_pair(tmp_path, use_rsa)
@@ -88,7 +88,7 @@ def test_a_thousand_handshakes_do_not_stop_running_rpcs(
     with calling(connect(clear)) as client:
         assert call_again(client) == "a:x"
         watch = LoopWatch(gateway.engine.loop)  # type: ignore[attr-defined]  # of this engine
-        with running_storm(secure, 1000, show(files, tmp_path) if client_certificates else None) as storm:
+        with running_storm(secure, 200, show(files, tmp_path) if client_certificates else None) as storm:
             stopped = False
             while not stopped:
                 assert call_again(client) == "a:x"
