@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpcgw.settings import CompileSettings
+from grpcgw.settings import CompileSettings, EngineName
 
 if TYPE_CHECKING:  # loaded when a directory is compiled, not for --help
     from grpcgw.model.objects import Problem
@@ -28,6 +28,7 @@ class CompiledDirectory:
 def compile_directory(directory: Path, settings: CompileSettings) -> CompiledDirectory:
     """What a gateway with `settings` would serve from `directory`, and all problems of its files."""
     from grpcgw.ambassador.dialect_objects import make_dialect_objects
+    from grpcgw.control.carrier_problems import find_limits_of_grpc
     from grpcgw.control.dead_routes import find_dead_in_files
     from grpcgw.control.dialects import compile_snapshot
     from grpcgw.discovery.sources.certificate_files import read_certificate_files
@@ -51,8 +52,10 @@ def compile_directory(directory: Path, settings: CompileSettings) -> CompiledDir
     )
     compiled = compile_snapshot([*objects, *files], {}, compile_options)
     dead = find_dead_in_files(compiled.snapshot, objects, compiled.last_good, str(directory))
+    on_grpc = settings.engine is EngineName.GENERIC_HANDLER
+    limits = find_limits_of_grpc(compiled.snapshot, compiled.last_good) if on_grpc else ()
     counts, number = count_objects(objects, dialect), len(list_files(directory)[0])
     nothing = find_missing_configuration(counts, number, str(directory))
-    every = [*problems, *compiled.problems, *dead, *([nothing] if nothing else [])]
+    every = [*problems, *compiled.problems, *limits, *dead, *([nothing] if nothing else [])]
     summary = describe_counts(counts, number, list_other_files(directory))
     return CompiledDirectory(compiled.snapshot, tuple(every), summary)

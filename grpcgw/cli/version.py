@@ -11,6 +11,7 @@ from grpcgw import __version__
 
 
 def version() -> int:
-    """Print the versions of grpcgw, grpcio and Python."""
-    typer.echo(f"grpcgw {__version__} (grpcio {version_of('grpcio')}, Python {platform.python_version()})")
+    """Print the versions of grpcgw, of what its engines stand on (ngh2, grpcio), and of Python."""
+    parts = (*(f"{name} {version_of(name)}" for name in ("ngh2", "grpcio")), f"Python {platform.python_version()}")
+    typer.echo(f"grpcgw {__version__} ({', '.join(parts)})")
     return 0

@@ -102,3 +102,50 @@ def test_check_and_routes_read_the_certificate_files_that_are_named(
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}: no errors, no notices"
     assert execute(["routes", str(tmp_path)]) == 0
     assert capsys.readouterr().err == ""
+
+
+PORTS = """\
+apiVersion: getambassador.io/v3alpha1
+kind: Listener
+metadata: {name: web}
+spec: {port: 8443, protocol: HTTPS, securityModel: XFP, hostBinding: {namespace: {from: ALL}}}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Host
+metadata: {name: every}
+spec: {hostname: "*", tlsSecret: {name: tls}, tls: {min_tls_version: v1.3}}
+---
+apiVersion: v1
+kind: Secret
+type: kubernetes.io/tls
+metadata: {name: tls, namespace: default}
+stringData:
+"""
+TO_PODS = """\
+apiVersion: getambassador.io/v3alpha1
+kind: TLSContext
+metadata: {name: pods}
+spec: {cipher_suites: [ECDHE-RSA-AES128-GCM-SHA256]}
+"""
+
+
+@pytest.mark.parametrize("with_listener", [True, False])
+def test_check_names_what_the_generic_handler_engine_would_refuse_to_open_or_to_connect(
+    with_listener: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_self_signed("greet.example", datetime.now(UTC))
+    pems = {"tls.crt": made.certificate_chain, "tls.key": made.private_key}
+    secret = "".join(f"  {name}: {json.dumps(pem.decode())}\n" for name, pem in pems.items())
+    (tmp_path / "ports.yaml").write_text((PORTS if with_listener else PORTS.partition("---\n")[2]) + secret)
+    (tmp_path / "pods.yaml").write_text(TO_PODS)
+    write_mapping(tmp_path, "one", "tls", "pods")
+    assert execute(["check", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert execute(["check", str(tmp_path), "--engine", "generic-handler"]) == 1
+    port = f"{tmp_path}/ports.yaml:4: error: Listener web.default spec.port" if with_listener else "--tls-port: error"
+    assert [line for line in capsys.readouterr().out.splitlines() if " error: " in line] == [
+        f"{port}: the port is not opened: Host every.default sets min_tls_version, which grpc in Python cannot do; the "
+        "http2 engine can",
+        f"{tmp_path}/pods.yaml:1: error: TLSContext pods.default: pods are not connected to by it: TLSContext "
+        "pods.default sets cipher_suites, which grpc in Python cannot do; the http2 engine can",
+    ]
