@@ -1,6 +1,6 @@
-"""Admission of requests: refuses those whose `:path` or `:authority` can be read in several ways. Pure.
+"""Admission of requests: refuses ambiguous paths and authorities, and metadata that is too large. Pure.
 
-A request that is refused here reaches no matching, policy, metric or pod. A path that two readers parse in different
+A request that is refused here reaches no matching, policy, metric or pod. A path that two servers parse in different
 ways (`//a.B/C`, `/a.B/%43`, `/a.B/../x.Y/C`) gets past rules about paths, and one with bytes that HTTP/2 forbids makes
 a strict pod close the connection that other clients' RPCs are on.
 """
@@ -14,6 +14,7 @@ from grpcgw.model.request_path import PATH_CHARACTER
 from grpcgw.model.status import Reason
 from grpcgw.policy.request import Request
 from grpcgw.policy.verdicts import Deny
+from grpcgw.session.forwarding import size_of
 
 MAX_PATH_CHARACTERS = 1024
 MAX_AUTHORITY_CHARACTERS = 512
@@ -48,6 +49,19 @@ def find_fault(path: str, authority: str) -> Deny | None:
         return _BAD_PATH
     if len(authority) > MAX_AUTHORITY_CHARACTERS or not _is_host(authority):
         return _BAD_AUTHORITY
+    return None
+
+
+def limit_metadata(request: Request, limit_bytes: int) -> Deny | None:
+    """Set `metadata_bytes` of `request`, or return why its metadata is refused.
+
+    Such metadata is dropped at once: held until the RPCs are over, that of a few hundred would fill the memory.
+    """
+    size_bytes = size_of(request.metadata)
+    if size_bytes > limit_bytes:
+        request.metadata = ()
+        return Deny(Reason.METADATA_TOO_LARGE, f"the metadata is larger than {limit_bytes} bytes")
+    request.metadata_bytes = size_bytes
     return None
 
 

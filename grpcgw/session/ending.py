@@ -56,6 +56,10 @@ def request_cut_off() -> Status:
     return make_status(Reason.MESSAGE_CUT_OFF, "the request ends in the middle of a message")
 
 
+def too_much_held() -> Status:
+    return make_status(Reason.TOO_MUCH_HELD, "the gateway holds too much data that nobody takes")
+
+
 def too_quiet(key: ObjectKey, idle_timeout_s: float) -> Status:
     quiet_ms = round(idle_timeout_s * 1000)
     return make_status(Reason.IDLE_TIMEOUT, f"{key}: no message for idle_timeout_ms {quiet_ms}")

@@ -128,6 +128,12 @@ class RequestSide:
             held.give(request.peer.key, self.lent_bytes)
             self.lent_bytes = 0
 
+    def release(self, request: Request, held: HeldMessages) -> None:
+        """The RPC is over: keep no message."""
+        self.first = self.pending = None
+        if self.lent_bytes:
+            self.give_back(request, held)
+
 
 class FramedRequestSide(RequestSide):
     """The request side for chunks of gRPC frames.

@@ -15,8 +15,8 @@ The parts of a session, each of which can be read alone:
 The session joins them, and reads in the order in which an RPC lives:
 
 1. `start` routes the RPC: to a Mapping's target, or to a refusal, which ends it.
-2. `_run_policies` asks the Mapping's policies (`policy_stage`), if any. They allow the RPC, now or later, or deny it
-   with any status. While one waits, `_on_hold` keeps the request from being opened; at most one message is read.
+2. `_run_policies` asks the Mapping's policies, if any. They allow the RPC, now or later, or deny it with any status.
+   While one waits, `_on_hold` keeps the request from being opened; at most one message is read.
 3. `_proceed` continues with an RPC that is admitted: breaker, copy, and reading the request.
 4. `_open` picks a pod and opens a try with what was read of the request so far; `relay` passes messages on.
 5. `_settle` decides what the end of a try means: the end of the RPC, or another try.
@@ -37,8 +37,9 @@ from grpcgw.policy.timeouts import bound_deadline
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session import ending
+from grpcgw.session.admission import limit_metadata
 from grpcgw.session.call import COALESCE_WINDOW_S, NO_CALL, Call, Timer
-from grpcgw.session.forwarding import forward_request, forward_status, size_of
+from grpcgw.session.forwarding import forward_request, forward_status
 from grpcgw.session.further_tries import Again, FurtherTries
 from grpcgw.session.pod_try import Try, end_on_pod
 from grpcgw.session.policy_stage import Outcome, PolicyStage
@@ -49,8 +50,7 @@ from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED
 from grpcgw.upstream.pod import Pod
 
-_NOBODY, _GATEWAY = StatusFrom.NOBODY, StatusFrom.GATEWAY
-_TRAILERS, _HEADERS = StatusFrom.TRAILERS, StatusFrom.HEADERS
+_NOBODY, _GATEWAY, _TRAILERS, _HEADERS = StatusFrom.NOBODY, StatusFrom.GATEWAY, StatusFrom.TRAILERS, StatusFrom.HEADERS
 
 TIMER_SLACK_S = 0.005
 """An engine's timer may expire so much before its time."""
@@ -97,14 +97,9 @@ class Session(Relay):
 
     def _route(self) -> Target | Deny:
         serving, request = self._serving, self._request
-        if request.refusal is not None:
-            return request.refusal
-        limit_bytes = serving.max_metadata_bytes
-        size_bytes = size_of(request.metadata)
-        if size_bytes > limit_bytes:
-            request.metadata = ()  # not held until the RPC is over: a few hundred of these would fill the memory
-            return Deny(Reason.METADATA_TOO_LARGE, f"the metadata is larger than {limit_bytes} bytes")
-        request.metadata_bytes = size_bytes
+        refusal = request.refusal or limit_metadata(request, serving.max_metadata_bytes)
+        if refusal is not None:
+            return refusal
         return serving.route(request.path, request.authority, request.metadata, request.port)
 
     def _turn_away(self, refusal: Deny, now_s: float) -> None:
@@ -311,9 +306,8 @@ class Session(Relay):
         self._end_early(make_status(Reason.DRAINING, "the gateway's drain time is over"), now_s)
 
     def on_too_much_held(self, now_s: float) -> None:
-        """The worker holds too much for readers that are slow, and this RPC has waited for its own for long."""
-        what = "the gateway holds too much data that nobody takes"
-        self._end_early(make_status(Reason.TOO_MUCH_HELD, what), now_s)
+        """The worker holds too much for slow readers, and this RPC has waited for its own for long."""
+        self._end_early(ending.too_much_held(), now_s)
 
     def on_defect(self, now_s: float) -> None:
         """The engine caught an exception in one of the calls above."""
@@ -380,10 +374,7 @@ class Session(Relay):
             self._try = None
 
     def _release(self) -> None:
-        requests = self._requests
-        requests.first = requests.pending = None
-        if requests.lent_bytes:
-            requests.give_back(self._request, self._serving.held)
+        self._requests.release(self._request, self._serving.held)
         self._replies.held = None
         if self._permit is not None:
             self._permit.release()
