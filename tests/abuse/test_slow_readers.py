@@ -13,6 +13,8 @@ BOUND_MB = 256
 """docs/hardening.md: what the RPCs of a worker may hold together."""
 BESIDE_MB = 160
 """Streams themselves, and what the interpreter needs beside the bytes it holds."""
+STUCK_MB = 150
+"""Four connections to the pod with what waits to be written on them, 256 requests each."""
 WATCH_S = 6.0
 
 
@@ -32,3 +34,16 @@ def test_what_waits_for_slow_readers_is_bounded_for_the_worker(gateway: Gateway)
     attack = Attack(floods(200, WIDE_WINDOW), connections=20, reads=False)
     with attacking(attack, gateway.port, gateway.tls_port):
         assert not eventually(lambda: gateway.memory_mb() > before_mb + BOUND_MB + BESIDE_MB, WATCH_S)
+
+
+@pytest.mark.memory_mb(STUCK_MB)
+def test_requests_that_are_over_hold_nothing_while_their_pod_reads_nothing(gateway: Gateway) -> None:
+    """Each has 58 KB of headers, on a few bytes of the wire, and is reset at once: hundreds of MB a second."""
+    before_mb = gateway.memory_mb()
+    gateway.pod.suspend()
+    try:
+        with attacking(ATTACKS["header bombs below the limit"], gateway.port, gateway.tls_port) as attacker:
+            assert not eventually(lambda: gateway.memory_mb() > before_mb + STUCK_MB, WATCH_S)
+            assert attacker.sent_bytes > 0
+    finally:
+        gateway.pod.resume()

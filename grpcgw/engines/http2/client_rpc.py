@@ -243,6 +243,8 @@ class ClientRpc:
             self._inbox.clear()
         if self._unacknowledged_bytes:
             self._acknowledge()
+        if not self._client.queued_bytes(self._stream_id):
+            self._client.turn.memory.forget(self)
 
     def sweep(self, now_s: float) -> None:
         if self._begun:

@@ -48,6 +48,10 @@ class MemoryBound:
         if self._timer is None:
             self._timer = self._loop.call_later(CHECK_S, self._check)
 
+    def forget(self, holder: Holder) -> None:
+        """It is over and holds nothing: it must not live until the next check, which may be seconds away."""
+        self._holders.pop(holder, None)
+
     def _check(self) -> None:
         began_s = time.monotonic()
         self._timer = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -70,3 +71,11 @@ def test_one_whose_client_does_not_take_the_end_is_freed_again(bound: MemoryBoun
     bound.bound(0.0)
     bound.bound(0.05)
     assert rpc.ended == 2
+
+
+def test_an_rpc_that_is_over_is_let_go_of_at_once(bound: MemoryBound) -> None:
+    (rpc,) = rpcs(bound, 1)
+    kept = weakref.ref(rpc)
+    bound.forget(rpc)
+    del rpc
+    assert kept() is None
