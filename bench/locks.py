@@ -17,7 +17,7 @@ LOOPS, REPEATS = 100_000, 7
 @dataclass(frozen=True, slots=True)
 class Costs:
     lock_ns: float
-    """Acquire and release of one lock, as a session does once per event."""
+    """Acquire and release of one lock."""
     method_counters_ns: float
     """`begin` and `end` of a method's counters, locks included."""
     pod_counters_ns: float

@@ -291,7 +291,7 @@ def time_locks(plan: Plan) -> Findings:
     costs = measure_locks()
     return Findings(
         (
-            for_information("a session's lock, per event", f"{costs.lock_ns:.0f} ns"),
+            for_information("one lock, acquired and released", f"{costs.lock_ns:.0f} ns"),
             for_information("a method's counters, per RPC", f"{costs.method_counters_ns:.0f} ns"),
             for_information("a pod's counters, per RPC", f"{costs.pod_counters_ns:.0f} ns"),
         )

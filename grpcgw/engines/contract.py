@@ -1,4 +1,4 @@
-"""The contract of engines, and what both share: options, grpc core's arguments for ports and connections.
+"""The contract of engines, their options, and grpc core's arguments for the ports and connections of one of them.
 
 An engine owns sockets and drives sessions; the rules of RPCs are in `session`, the routes in `Serving`.
 """

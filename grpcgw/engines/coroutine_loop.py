@@ -1,4 +1,7 @@
-"""An event loop in a thread beside the engine, for coroutines of policies. Started when the first one runs."""
+"""An event loop in a thread beside the generic-handler engine, for coroutines of policies (decision 026).
+
+Started when the first one runs. A coroutine that blocks so does not stop the program that embeds the gateway.
+"""
 
 from __future__ import annotations
 

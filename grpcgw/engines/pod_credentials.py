@@ -1,4 +1,4 @@
-"""TLS credentials towards pods, from PEM. Shared by the engines on grpc."""
+"""TLS credentials towards pods, from PEM. For the generic-handler engine."""
 
 from __future__ import annotations
 

@@ -136,6 +136,6 @@ class CoroutineRuntime(Protocol):
     """An engine's port for coroutines of policies."""
 
     def run(self, work: CoroutineWork, on_result: Callable[[object, float], None]) -> RunningWork:
-        """Run a coroutine; `on_result` gets what it returned or the exception it raised, and the time; under the RPC's
-        lock, and never from inside this call."""
+        """Run a coroutine; `on_result` gets what it returned or the exception it raised, and the time, in the
+        thread of the RPC, and never from inside this call."""
         ...

@@ -17,7 +17,7 @@ from grpcgw.upstream.pod import Pod
 
 
 class PolicyRpc:
-    """Called by one thread at a time, under the lock of the RPC that the policy decides on.
+    """Called in the thread of the RPC that the policy decides on.
 
     It repeats once, on another pod, where the first provably did not process it.
     """

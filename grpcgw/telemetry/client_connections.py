@@ -1,4 +1,4 @@
-"""Counts client connections in the kernel's socket tables, for engines on grpc core, which does not report them."""
+"""Counts client connections in the kernel's socket tables, for the generic-handler engine, which has no counts."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Reads the stderr of worker processes: counts failed TLS handshakes from grpc core's log, logs other lines.
 
-This is for engines on grpc core, which reports failed TLS handshakes only in its own log. Bad clients can cause any
-number of lines. So the stderr of a worker is a non-blocking pipe; this module reads it at a bounded rate and counts the
-failures by cause. A flood loses lines, so counts may be too low, never too high. The gateway's own log does not go
-through the pipe.
+This is for the generic-handler engine: grpc core reports failed TLS handshakes only in its own log. Bad clients can
+cause any number of lines. So the stderr of a worker is a non-blocking pipe; this module reads it at a bounded rate and
+counts the failures by cause. A flood loses lines, so counts may be too low, never too high. The gateway's own log does
+not go through the pipe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the engines on grpc ask of grpc core for a port."""
+"""What the generic-handler engine asks of grpc core for a port."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _build(obj: KubeObject, findings: Findings, first_bytes_hidden_by: str) -> _
         proxy_protocol="PROXY" in layers,
         trusted_hops=spec.l7Depth or 0,
     )
-    # On engines on grpc, a `protocolStack` with TLS has always been for TLS alone, even where no Host uses TLS.
+    # The generic-handler engine has always taken `protocolStack` with TLS for TLS alone, even where no Host uses TLS.
     takes_both = "TLS" in layers and (spec.protocol is not None or not first_bytes_hidden_by)
     namespace = "" if anywhere else obj.key.namespace
     return _Unbound(listener, takes_both, namespace, frozenset((labels or {}).items()))

@@ -236,8 +236,8 @@ class ListenerSpec(Resource):
         Protocol | None,
         served(
             "`HTTP`: gRPC in clear text; `HTTPS`: gRPC over TLS, and in clear text for Hosts that want it;"
-            " `HTTPPROXY`, `HTTPSPROXY`: each connection begins with a PROXY header (errors on engines on grpc);"
-            " `TCP`, `TLS`, `UDP`: the port is not opened"
+            " `HTTPPROXY`, `HTTPSPROXY`: each connection begins with a PROXY header (errors on the generic-handler"
+            " engine); `TCP`, `TLS`, `UDP`: the port is not opened"
         ),
     ] = None
     protocolStack: Annotated[  # noqa: N815

@@ -113,7 +113,9 @@ class ModuleConfig(SharedSettings):
     ] = None
     use_proxy_proto: Annotated[
         bool | None,
-        served("`true`: each connection of every port begins with a PROXY header (an error on engines on grpc)"),
+        served(
+            "`true`: each connection of every port begins with a PROXY header (an error on the generic-handler engine)"
+        ),
     ] = None
     use_remote_address: Annotated[
         bool | None,

@@ -124,7 +124,7 @@ class ClientConnection(ClientSide):
         self._check_later()
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at_s = time.monotonic()
+        self.received_at_s = time.monotonic()
         if self._tls is not None:
             try:
                 data = self._tls.receive(data)
@@ -310,10 +310,10 @@ class ClientConnection(ClientSide):
         """Ask a silent client whether it is there; close the connection of one that does not answer."""
         if self.is_lost:
             return
-        if self._pinged_at_s is not None and self.heard_at_s < self._pinged_at_s:
+        if self._pinged_at_s is not None and self.received_at_s < self._pinged_at_s:
             if now_s - self._pinged_at_s >= CLIENT_ANSWERS_MS / 1000:
                 self.fail("the client does not answer pings", CloseCause.SILENT)
-        elif now_s - self.heard_at_s >= ASK_CLIENTS_MS / 1000:
+        elif now_s - self.received_at_s >= ASK_CLIENTS_MS / 1000:
             self._pinged_at_s = now_s
             self.http.ping(PING)
             self.turn.mark(self)

@@ -277,7 +277,7 @@ class ClientRpc:
             self._acknowledge()
 
     def send(self, headers: Metadata | None, message: bytes | None) -> None:
-        if self._gone:  # the stream is closed, which the session hears next
+        if self._gone:  # the stream is closed, which is reported to the session next
             return
         client, stream_id = self._client, self._stream_id
         if headers is not None:

@@ -63,7 +63,7 @@ class PeerConnection(asyncio.Protocol):
     def __init__(self, turn: Turn) -> None:
         self.turn = turn
         self.is_dirty = self.is_lost = False
-        self.heard_at_s = 0.0
+        self.received_at_s = 0.0
         """Monotonic time of the last bytes from the other end."""
         self._paused = False
         self._blocked: dict[int, Writer] = {}
@@ -76,10 +76,10 @@ class PeerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is none of asyncio's
         self.transport.set_write_buffer_limits(FLUSH_BYTES)
-        self.heard_at_s = time.monotonic()
+        self.received_at_s = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at_s = time.monotonic()
+        self.received_at_s = time.monotonic()
         self.receive(data)
 
     def receive(self, data: bytes) -> int:
@@ -104,7 +104,7 @@ class PeerConnection(asyncio.Protocol):
         return len(events)
 
     def reject(self, why: str) -> None:
-        """The other end exceeds a limit of HTTP/2, and is told so; libnghttp2 does not go on after it."""
+        """The other end exceeds a limit of HTTP/2: it gets GOAWAY, which libnghttp2 then no longer sends."""
         if not self.is_lost and not self._paused:
             self.transport.write(GOAWAY_CALM if self._encrypt is None else self._encrypt(GOAWAY_CALM))
         self.lose(why)

@@ -1,4 +1,4 @@
-"""Runs the coroutines of policies in the engine's own loop."""
+"""Runs the coroutines of policies in the engine's own loop. One that blocks stops every RPC of the worker."""
 
 from __future__ import annotations
 

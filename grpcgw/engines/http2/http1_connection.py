@@ -117,9 +117,9 @@ class Http1Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _end(self, sent: bytes) -> None:
-        goodbye = b"" if self._tls is None else self._tls.close()
+        close_notify = b"" if self._tls is None else self._tls.close()
         self._deadline.cancel()
-        LastAnswer(self._transport, self._timers, self._note_gone).send(sent + goodbye)
+        LastAnswer(self._transport, self._timers, self._note_gone).send(sent + close_notify)
 
     def _set_deadline(self) -> None:
         """A head that has begun keeps the deadline of its first byte, however slowly it comes."""

@@ -319,8 +319,8 @@ class PodConnection:
         """When the next ping is due, or the answer to the last one at the latest."""
         settings = self._settings
         if link.pinged_at_s is not None:
-            return max(link.pinged_at_s, link.heard_at_s) + (settings.keepalive_timeout_s or PING_ANSWER_S)
-        return link.heard_at_s + (settings.keepalive_time_s or 0)
+            return max(link.pinged_at_s, link.received_at_s) + (settings.keepalive_timeout_s or PING_ANSWER_S)
+        return link.received_at_s + (settings.keepalive_time_s or 0)
 
     def _keep_up(self) -> None:
         self._upkeep = None

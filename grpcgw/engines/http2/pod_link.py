@@ -104,7 +104,7 @@ class PodLink(PeerConnection):
             self._handshake.feed(b"")
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at_s = time.monotonic()
+        self.received_at_s = time.monotonic()
         self._feed(data)
 
     def resume_writing(self) -> None:
@@ -183,14 +183,14 @@ class PodLink(PeerConnection):
         if self.is_lost:
             return
         if not self.streams:
-            self._say_goodbye()
+            self._send_goaway()
         self.lose("the gateway closed it")
         if self.transport.get_write_buffer_size():
             self.transport.abort()  # a pod that does not read would keep the socket open
         else:
             self.transport.close()
 
-    def _say_goodbye(self) -> None:
+    def _send_goaway(self) -> None:
         with suppress(Http2Error):
             self.http.send_goaway(NO_ERROR)
             self.flush()
