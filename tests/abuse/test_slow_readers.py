@@ -11,7 +11,7 @@ from abuse.wire import ECHO, HOST, LIMIT_S
 
 BOUND_MB = 256
 """docs/hardening.md: what the RPCs of a worker may hold together."""
-BESIDE_MB = 160
+BESIDE_MB = 320
 """Streams themselves, and what the interpreter needs beside the bytes it holds."""
 STUCK_MB = 150
 """Four connections to the pod with what waits to be written on them, 256 requests each."""
