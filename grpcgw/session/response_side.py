@@ -62,9 +62,9 @@ class ResponseSide:
     def send_headers(self, call: Call, headers: Metadata) -> None:
         """Send the pod's headers, and the held reply with them."""
         held, self.held = self.held, None
-        self.sending = self.headers_sent = True
         self.headers = self._edited(headers)
         call.send(self.headers, held)
+        self.sending = self.headers_sent = True  # not where that has a defect
 
     def send_held(self, call: Call) -> None:
         """Send the held reply."""

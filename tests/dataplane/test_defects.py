@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from dataplane.lab import Gateway, Lab, mapping, snapshot
+from dataplane.scripted_pod import Stream
 from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
 from grpcgw.listeners.open_ports import PortView
@@ -26,6 +27,8 @@ from grpcgw.routing.targets import Target
 from grpcgw.session.call import COALESCE_WINDOW_S
 from grpcgw.upstream.pod import Pod
 
+INTERNAL, CANCEL = 13, 8
+
 
 class Defect(Exception):
     """What nobody thought of."""
@@ -33,6 +36,10 @@ class Defect(Exception):
 
 def fail(*_: object, **__: object) -> None:
     raise Defect
+
+
+class BrokenReception:
+    receive = fail
 
 
 class Broken:
@@ -73,6 +80,33 @@ def test_a_defect_ends_one_rpc_with_internal(
     assert failed.value.code() is grpc.StatusCode.INTERNAL
     assert dict(failed.value.trailing_metadata())[REASON_KEY] == "defect"
     assert call(iter([b"hello"]), timeout=PATIENCE_S)
+
+
+def test_a_defect_while_a_pod_answers_ends_the_try_as_well(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """The lab checks that the pod counts no RPC as running."""
+    caplog.set_level(logging.CRITICAL, "grpcgw")
+
+    def answer_slowly(stream: Stream) -> None:
+        stream.send_headers(("x-pod", "here"))
+        stream.send_message(b"one")
+        stream.wait_gone()
+
+    pod = lab.scripted_pod(answer_slowly)
+    gateway = lab.gateway(pod)
+    break_target(gateway, "edit_response")
+    answer = lab.raw_client(gateway).call("Unary", ("break", "1"))
+    assert (answer.status, answer.header(REASON_KEY)) == (INTERNAL, "defect")
+    assert pod.streams[0].wait_gone() == CANCEL
+
+
+def test_an_rpc_that_cannot_even_begin_is_ended(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "grpcgw")
+    gateway = lab.gateway(lab.pod("a"))
+    client = lab.raw_client(gateway)
+    gateway.serving.reception = BrokenReception()  # type: ignore[assignment]
+    assert client.call("Unary").over
+    gateway.serving.reception = None
+    assert client.call("Unary").status == 0
 
 
 def test_a_defect_of_housekeeping_ends_one_rpc(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:

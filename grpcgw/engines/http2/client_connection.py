@@ -232,8 +232,10 @@ class ClientConnection(ClientSide):
 
     def flush(self) -> None:
         super().flush()
-        if self._leaving and not self.streams and not self.is_lost and not self.http.queued_body_size():
-            self._hang_up()
+        if self._leaving and not self.streams and not self.is_lost:
+            http = self.http
+            if not http.want_write and not http.queued_body_size():
+                self._hang_up()
 
     # --- life
 

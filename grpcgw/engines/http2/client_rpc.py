@@ -15,7 +15,7 @@ from typing import Protocol
 
 from grpcgw.engines.exchange import Exchange, begin_exchange
 from grpcgw.engines.http2.connection import PeerConnection, pile
-from grpcgw.engines.http2.h2 import CANCEL
+from grpcgw.engines.http2.h2 import CANCEL, INTERNAL_ERROR
 from grpcgw.engines.http2.headers import (
     CONTENT_TYPE,
     STATUS_200,
@@ -165,7 +165,11 @@ class ClientRpc:
                 self._begin(now_s)
             self._deliver(now_s)
         except Exception:  # a defect in one RPC must not end the loop that serves all
+            was_over = self.is_over
             self.end_for_defect()
+            if not was_over:  # once more in this turn, for the end of its try
+                self.is_ready = False
+                self._client.turn.touch(self)
 
     def _begin(self, now_s: float) -> None:
         self._begun = True
@@ -268,6 +272,10 @@ class ClientRpc:
             self.session.on_defect(time.monotonic())
         except Exception:  # two defects in one RPC: the others must go on
             log.exception("defect: an RPC could not be ended")
+            self._client.reset(self._stream_id, INTERNAL_ERROR)
+            self._close()
+            if self.attempt is not None:
+                self.attempt.cancel()
 
     # --- the session's port
 

@@ -305,6 +305,8 @@ class PodAttempt:
             self._connection.give_up(self)
         if status.code != Code.OK and status.cause is not None:
             self._drop_inbox()
+        elif self._unacknowledged_bytes:  # it may be that nothing more is read
+            self._acknowledge()
         self.touch()
 
     def _drop_inbox(self) -> None:
@@ -333,12 +335,12 @@ class PodAttempt:
 
     def pump(self, now_s: float) -> None:
         """For a try that is pumped alone."""
-        try:
-            while self.is_due:
+        while self.is_due:  # also after a defect, for the status
+            try:
                 self.deliver(now_s)
-        except Exception:
-            log.exception("defect: an event of a copy could not be handled")
-            self._contain(now_s)
+            except Exception:
+                log.exception("defect: an event of a copy could not be handled")
+                self._contain(now_s)
 
     def _contain(self, now_s: float) -> None:
         try:
