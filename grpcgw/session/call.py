@@ -16,14 +16,11 @@ from grpcgw.model.status import Status
 from grpcgw.policy.contract import CoroutineRuntime
 from grpcgw.upstream.pod import Pod
 
-COALESCE_WINDOW_S = 0.005
-"""How long a session waits for what usually arrives together."""
-
 
 class Timer(Enum):
     """What a timer of a session is for."""
 
-    COALESCE = "flush what arrived: the rest of a unary request or reply did not come within the window"
+    COALESCE = "flush what arrived: the rest of a unary request or reply did not come along"
     POLICY = "decide by the fail mode: a policy gave no verdict in time"
     RETRY = "open the next try: the back-off of a retry is over"
 
@@ -65,6 +62,11 @@ class Call(CoroutineRuntime, Protocol):
 
         A timer that was replaced or cancelled does not expire any more.
         """
+        ...
+
+    def coalesce(self) -> None:
+        """Call `on_timer(Timer.COALESCE)` once what usually arrives together had the time to. How long that takes is
+        the engine's to know. It replaces the timer before, as `set_timer` does."""
         ...
 
     def cancel_timer(self) -> None:
@@ -157,7 +159,7 @@ class _NoCall:
     def _over(self, *_: object) -> NoReturn:
         raise AssertionError("the RPC is over, but something was sent to its client")
 
-    read = send = finish = abort = ask = run = set_timer = cancel_timer = open = _over
+    read = send = finish = abort = ask = run = set_timer = coalesce = cancel_timer = open = _over
 
 
 NO_CALL: Call = _NoCall()

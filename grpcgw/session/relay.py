@@ -7,8 +7,8 @@ Rules that hold throughout:
   still counted, and their limits checked by the declared length, before anything of a message is forwarded.
 * What arrives together goes out together. A unary request comes as message and half-close, a unary reply as headers,
   message and status, within microseconds; sent on in one batch each, they cost half as much. So for a method whose
-  RPCs look unary a session waits for a short window (`Timer.COALESCE`, some milliseconds) for what usually follows,
-  and learns from each RPC whether the method still looks unary. A stream waits at most once.
+  RPCs look unary a session waits for what usually follows (`Call.coalesce`), and learns from each RPC whether the
+  method still looks unary. A stream waits at most once.
 * The status goes out last. grpc core reports a pod's status only when every message before it was read or is being
   read (chttp2 holds trailing metadata back), so with no read under way there is none left.
 * Until a pod has answered, the opening (metadata, first message, half-close) is kept, so that a try that provably
@@ -24,7 +24,7 @@ from grpcgw.policy.breakers import Permit
 from grpcgw.policy.request import Request
 from grpcgw.routing.targets import Target
 from grpcgw.session import ending
-from grpcgw.session.call import COALESCE_WINDOW_S, Call, Timer
+from grpcgw.session.call import Call, Timer
 from grpcgw.session.forwarding import forward_response
 from grpcgw.session.pod_try import Try, end_on_pod
 from grpcgw.session.request_side import FramedRequestSide, RequestSide
@@ -34,7 +34,7 @@ from grpcgw.session.shadow_copy import Copy
 from grpcgw.telemetry.counters import MethodCounters
 
 # Globals, because access to a member of an enum costs ten times as much: 0.1 us.
-COALESCE, POLICY = Timer.COALESCE, Timer.POLICY
+POLICY = Timer.POLICY
 
 
 class Relay:
@@ -186,7 +186,7 @@ class Relay:
         elif headers is None:
             pass  # the status follows, and may allow another try as long as no headers went out
         elif self._counters.one_reply or not headers:
-            self._call.set_timer(COALESCE, COALESCE_WINDOW_S)
+            self._call.coalesce()
         else:
             self._pass_back(attempt, now_s)
 

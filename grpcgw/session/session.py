@@ -38,13 +38,13 @@ from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session import ending
 from grpcgw.session.admission import limit_metadata
-from grpcgw.session.call import COALESCE_WINDOW_S, NO_CALL, Call, Timer
+from grpcgw.session.call import NO_CALL, Call, Timer
 from grpcgw.session.forwarding import forward_request, forward_status
 from grpcgw.session.further_tries import Again, FurtherTries
 from grpcgw.session.pod_try import Try, end_on_pod
 from grpcgw.session.policy_stage import Outcome, PolicyStage
 from grpcgw.session.record import make_record
-from grpcgw.session.relay import COALESCE, POLICY, Relay
+from grpcgw.session.relay import POLICY, Relay
 from grpcgw.session.serving import Serving
 from grpcgw.telemetry.access_log import RpcRecord, StatusFrom, is_logged
 from grpcgw.telemetry.counters import CLIENT_CANCELLED
@@ -148,7 +148,7 @@ class Session(Relay):
             self._copy_held(now_s)
         self._requests.read(self._call)
         if self._counters.one_request and not self._requests.half_closed:
-            self._call.set_timer(COALESCE, COALESCE_WINDOW_S)
+            self._call.coalesce()
         else:
             self._open(now_s)
 

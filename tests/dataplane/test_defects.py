@@ -24,10 +24,10 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import REASON_KEY
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.targets import Target
-from grpcgw.session.call import COALESCE_WINDOW_S
 from grpcgw.upstream.pod import Pod
 
 INTERNAL, CANCEL = 13, 8
+LOOK_S = 0.005
 
 
 class Defect(Exception):
@@ -152,12 +152,12 @@ def test_connections_of_pods_that_leave_before_the_first_are_settled_are_closed(
         left = proxy.serving.clusters.pods()[1:]
         starting = asyncio.create_task(proxy.start(PATIENCE_S))
         while endpoints[1:]:
-            await asyncio.sleep(COALESCE_WINDOW_S)
+            await asyncio.sleep(LOOK_S)
             del endpoints[-1]
             proxy.serving.set_endpoints("pods", EndpointSet(tuple(endpoints)), time.monotonic())
         async with asyncio.timeout(PATIENCE_S):
             while len(proxy.serving.clusters.pods()) > 1:  # noqa: ASYNC110 - nothing tells of it
-                await asyncio.sleep(COALESCE_WINDOW_S)
+                await asyncio.sleep(LOOK_S)
         assert not starting.done()
         starting.cancel()
         closed = [pod.connection.closed for pod in left]  # type: ignore[attr-defined]

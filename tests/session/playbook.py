@@ -48,6 +48,8 @@ COALESCE = Do("set the timer of the coalescing window")
 BACK_OFF = Do("set the timer of a retry")
 POLICY_TIMER = Do("set the timer of a policy's verdict")
 CANCEL_POLICY = Do("cancel what a policy waits for")
+COALESCE_S = 0.005
+"""How long the engine of these tests takes for it."""
 _TIMERS = {Timer.COALESCE: COALESCE, Timer.RETRY: BACK_OFF, Timer.POLICY: POLICY_TIMER}
 READ_POD = Do("read from the pod")
 CANCEL_POD = Do("cancel the try")
@@ -231,6 +233,9 @@ class FakeCall:
         assert not self.ended, "a timer after the end"
         self.timer, self.delay_s, self.due_s = timer, delay_s, self._rpc.now_s + delay_s
         self._rpc.asked.append(_TIMERS[timer])
+
+    def coalesce(self) -> None:
+        self.set_timer(Timer.COALESCE, COALESCE_S)
 
     def cancel_timer(self) -> None:
         self.timer = None

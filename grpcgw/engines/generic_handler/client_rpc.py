@@ -34,6 +34,9 @@ from grpcgw.session.forwarding import trim
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
 
+COALESCE_WINDOW_S = 0.005
+"""How long to wait for what usually arrives together: grpc.aio reports each part by itself, microseconds apart."""
+
 NO_DEADLINE_S = 1e9
 """grpcio reports "no deadline" as a remaining time beyond this."""
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -148,6 +151,9 @@ class ClientRpc(AttemptOwner):
     def set_timer(self, timer: Timer, delay_s: float) -> None:
         self.cancel_timer()
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire, timer)
+
+    def coalesce(self) -> None:
+        self.set_timer(Timer.COALESCE, COALESCE_WINDOW_S)
 
     def cancel_timer(self) -> None:
         if self._timer is not None:

@@ -24,13 +24,12 @@ from grpcgw.logs import DefectLog
 from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.metadata import Metadata
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue
-from grpcgw.session.call import COALESCE_WINDOW_S
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Connection, close_connections
 
 log = logging.getLogger(__name__)
 
-REFRESH_S = 0.05
+REFRESH_S, LOOK_S = 0.05, 0.005
 _SOME_TLS_PORT = PortView(tls=True, asks_clients=True)
 
 
@@ -81,7 +80,7 @@ class LoopProxy:
             self._refresh(time.monotonic())
             if self.serving.clusters.settled():
                 return
-            await asyncio.sleep(COALESCE_WINDOW_S)
+            await asyncio.sleep(LOOK_S)
 
     def refuse(self) -> None:
         """Take no new RPCs from now on."""
@@ -154,4 +153,4 @@ class LoopProxy:
     def _refresh(self, now_s: float) -> float:
         """How soon to do it again, in seconds."""
         close_connections(self.serving.refresh(now_s))
-        return REFRESH_S if self.serving.clusters.settled() else COALESCE_WINDOW_S
+        return REFRESH_S if self.serving.clusters.settled() else LOOK_S

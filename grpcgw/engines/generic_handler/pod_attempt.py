@@ -21,13 +21,15 @@ from grpcgw.model.endpoints import PodState
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import POD_LEFT, Reason, Status
 from grpcgw.policy.timeouts import upstream_deadline
-from grpcgw.session.call import COALESCE_WINDOW_S, Opening, TryEvents
+from grpcgw.session.call import Opening, TryEvents
 from grpcgw.session.forwarding import is_sendable
 
 log = logging.getLogger(__name__)
 
 WRITE_FAILED = "Internal error from Core"
 """grpc.aio's text for an RPC that was over before a message was written."""
+LOOK_S = 0.005
+"""Interval of looking at a connection that is being established."""
 LOST_STATUS_S = 1.0
 """How long after a write that failed the pod's own status may still come."""
 LOST_STATUS_TURNS = 200
@@ -133,7 +135,7 @@ class PodAttempt:
             elif left_s is not None and not left_s:
                 self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT))
             else:
-                await asyncio.sleep(COALESCE_WINDOW_S)  # grpc.aio's own waiting may outlast the channel
+                await asyncio.sleep(LOOK_S)  # grpc.aio's own waiting may outlast the channel
         self._report_never_sent()
 
     def _report_never_sent(self) -> None:

@@ -329,11 +329,14 @@ class ClientRpc:
             self.finish(None, None, status, True)
 
     def set_timer(self, timer: Timer, delay_s: float) -> None:
+        self.cancel_timer()
+        self._timer = self._engine.timers.at(time.monotonic() + delay_s, partial(self._expire, timer))
+
+    def coalesce(self) -> None:
+        """Expires at the end of the turn: what arrived together was delivered by then."""
         if self._timer is not None:
             self.cancel_timer()
-        self._coalescing = timer is COALESCE
-        if not self._coalescing:
-            self._timer = self._engine.timers.at(time.monotonic() + delay_s, partial(self._expire, timer))
+        self._coalescing = True
 
     def cancel_timer(self) -> None:
         self._coalescing = False
