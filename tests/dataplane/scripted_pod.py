@@ -187,6 +187,10 @@ class Connection:
         """Change SETTINGS_MAX_CONCURRENT_STREAMS."""
         self.act(lambda h2c: h2c.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: most}))
 
+    def allow_headers(self, most_bytes: int) -> None:
+        """Change SETTINGS_MAX_HEADER_LIST_SIZE. The package `h2` ends the connection over more."""
+        self.act(lambda h2c: h2c.update_settings({h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: most_bytes}))
+
     def ping(self) -> None:
         self.act(lambda h2c: h2c.ping(b"scripted"))
 

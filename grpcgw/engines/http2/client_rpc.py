@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 # A global, because access to a member of an enum costs ten times as much: 0.1 us.
 COALESCE = Timer.COALESCE
+LARGE_BYTES = 4096
+"""Metadata of a client that some pod may refuse for its size, with what a Mapping adds: grpc-java takes 8 KiB."""
 
 
 class RpcEngine(Protocol):
@@ -89,6 +91,7 @@ class ClientRpc:
         "_head",
         "_inbox",
         "_metadata_bytes",
+        "_request",
         "_sent",
         "_stream_id",
         "_timer",
@@ -102,6 +105,7 @@ class ClientRpc:
     )
 
     session: Exchange
+    _request: Request
 
     def __init__(self, engine: RpcEngine, client: ClientSide, stream_id: int, head: RequestHead, ended: bool) -> None:
         """`ended`: the request has no messages."""
@@ -177,6 +181,7 @@ class ClientRpc:
         deadline_s = None if head.timeout_s is None else now_s + head.timeout_s
         request = Request(head.path, head.authority, head.metadata, deadline_s, client.peer, time.time(), client.view)
         request.refusal, request.message_encoding = head.refusal, head.encoding
+        self._request = request
         if serving.wants_certificate(client.view):
             request.certificate = client.certificate()
         self.session = begin_exchange(serving, self, request, now_s)
@@ -363,10 +368,11 @@ class ClientRpc:
         fields = connection.request_fields(path, authority)
         fields += self._head.message_fields
         fields += encode_metadata(metadata)
+        is_large = self._request.metadata_bytes > LARGE_BYTES
         if copy is not None:
-            return connection.begin(None, copy, fields, first, deadline_s)
+            return connection.begin(None, copy, fields, first, deadline_s, is_large)
         self._coalescing = False  # the window for the request, which is sent on now
-        self.attempt = attempt = connection.begin(self, self.session, fields, first, deadline_s)
+        self.attempt = attempt = connection.begin(self, self.session, fields, first, deadline_s, is_large)
         return attempt
 
     def ask(
@@ -383,7 +389,7 @@ class ClientRpc:
         assert isinstance(connection, PodConnection)
         fields = [*connection.request_fields(path, authority), CONTENT_TYPE, *encode_metadata(metadata)]
         replies = PolicyReplies(events)
-        attempt = connection.begin(self, replies, fields, Opening(frame(message), True), deadline_s)
+        attempt = connection.begin(self, replies, fields, Opening(frame(message), True), deadline_s, is_large=True)
         replies.attempt = attempt
         self._asks = [*(self._asks or ()), attempt]
         return attempt

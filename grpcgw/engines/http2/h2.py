@@ -165,3 +165,8 @@ def open_client(max_metadata_bytes: int) -> Http2:
 def max_streams(http: Http2) -> int:
     """How many streams the other side allows at a time, by its newest settings."""
     return http.remote_settings[Setting.MAX_CONCURRENT_STREAMS]
+
+
+def max_fields_bytes(http: Http2) -> int:
+    """The largest header list that the other side takes, by its newest settings (RFC 9113, 6.5.2)."""
+    return http.remote_settings[Setting.MAX_HEADER_LIST_SIZE]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -364,6 +365,6 @@ def is_grpc(content_type: bytes) -> bool:
     return content_type == GRPC or content_type.startswith((b"application/grpc+", b"application/grpc;"))
 
 
-def size_of(fields: Fields) -> int:
+def size_of(fields: Iterable[Field]) -> int:
     """Bytes of a header list, counted as RFC 9113, 6.5.2 has it."""
     return sum([len(name) + len(value) + 32 for name, value in fields])

@@ -93,6 +93,7 @@ class PodAttempt:
         "fields",
         "first",
         "is_due",
+        "is_large",
         "is_over",
         "is_ready",
         "message_fields",
@@ -107,9 +108,11 @@ class PodAttempt:
         fields: list[Field],
         first: Opening,
         deadline_s: float | None,
+        is_large: bool,
     ) -> None:
         """`rpc`: pumps this try with the RPC that it belongs to; None: it is pumped alone. `fields`: of the request,
-        without `grpc-timeout`. `deadline_s`: on the monotonic clock."""
+        without `grpc-timeout`. `deadline_s`: on the monotonic clock. `is_large`: some pod may refuse `fields` for
+        their size."""
         self._connection, self.rpc, self.events = connection, rpc, events
         self.fields, self.first, self._deadline_s = fields, first, deadline_s
         self._half_closed = first.half_close
@@ -131,6 +134,7 @@ class PodAttempt:
         self.is_over = self.is_ready = self.is_due = False
         self.message_fields: tuple[Field, ...] = ()
         """`content-type` and encoding of the pod's answer."""
+        self.is_large = is_large
         if deadline_s is not None:
             self._timer = connection.timers.at(deadline_s, self._expire)
 
@@ -277,6 +281,11 @@ class PodAttempt:
     def on_unsent(self, why: str) -> None:
         """There is no connection: nothing was sent."""
         self._end(Status(Code.UNAVAILABLE, why, cause=Reason.CONNECT_FAILED))
+
+    def on_too_large(self, limit_bytes: int) -> None:
+        """Nothing was sent: over headers that are too large, pods end the connection with the RPCs of other clients."""
+        what = f"the pod takes at most {limit_bytes} bytes of headers"
+        self._end(Status(Code.RESOURCE_EXHAUSTED, what, cause=Reason.METADATA_TOO_LARGE))
 
     def _reject(self, reason: Reason, why: str) -> None:
         self._end(Status(Code.INTERNAL, why, cause=reason))

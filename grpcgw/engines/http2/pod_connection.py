@@ -152,11 +152,15 @@ class PodConnection:
         fields: list[Field],
         first: Opening,
         deadline_s: float | None,
+        is_large: bool = False,
     ) -> PodAttempt:
-        """Send an RPC to this pod as soon as it has a stream. Raises ConnectionError if the connection is closed."""
+        """Send an RPC to this pod as soon as it has a stream. `is_large`: as for PodAttempt.
+
+        Raises ConnectionError if the connection is closed.
+        """
         if self._closed:
             raise ConnectionError("the connection is closed")
-        attempt = PodAttempt(self, rpc, events, fields, first, deadline_s)
+        attempt = PodAttempt(self, rpc, events, fields, first, deadline_s, is_large)
         if not self._waiting and self._send(attempt):
             return attempt
         if self._state is PodState.FAILING and not self._has_usable_link():

@@ -25,11 +25,12 @@ from grpcgw.engines.http2.h2 import (
     StreamClosed,
     StreamReset,
     TrailersReceived,
+    max_fields_bytes,
     max_streams,
     open_client,
 )
 from grpcgw.engines.http2.handshake import Handshake
-from grpcgw.engines.http2.headers import format_timeout
+from grpcgw.engines.http2.headers import format_timeout, size_of
 from grpcgw.engines.http2.pod_attempt import PodAttempt
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
@@ -87,7 +88,7 @@ class PodLink(PeerConnection):
         self.pinged_at_s: float | None = None
         """When a ping went out that is not answered yet."""
         self.lost_why = ""
-        self._max_streams = 0
+        self._max_streams = self._max_fields_bytes = 0
         self._unsent = 0
         """Requests since the pod stopped reading."""
 
@@ -205,9 +206,13 @@ class PodLink(PeerConnection):
         return not self.is_leaving and not self.is_lost and len(self.streams) < self._max_streams
 
     def open(self, attempt: PodAttempt, now_s: float) -> bool:
-        """Send the opening of a try; False: the connection takes no stream any more."""
+        """Send the opening of a try, or end it if the pod does not take its headers; False: the connection takes no
+        stream any more."""
         left_s, first = attempt.left_s(now_s), attempt.first
         fields = attempt.fields
+        if attempt.is_large and size_of(fields) > self._max_fields_bytes:
+            attempt.on_too_large(self._max_fields_bytes)
+            return True
         if left_s is not None:
             fields = [*fields, (b"grpc-timeout", format_timeout(max(left_s, 1e-6)))]
         try:
@@ -245,7 +250,7 @@ class PodLink(PeerConnection):
     # --- events
 
     def _on_settings(self, event: SettingsReceived) -> None:
-        self._max_streams = max_streams(self.http)
+        self._max_streams, self._max_fields_bytes = max_streams(self.http), max_fields_bytes(self.http)
         if not self.ready.done():
             self.ready.set_result(None)
         self._events.on_room()

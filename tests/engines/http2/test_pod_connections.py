@@ -21,7 +21,7 @@ from grpcgw.engines.http2.pod_dialer import BACKOFF_FACTOR, BACKOFF_JITTER, FIRS
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.upstream.cluster_state import MOST_KEPT_CONNECTED
 
-DEADLINE_EXCEEDED, UNAVAILABLE = 4, 14
+DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 4, 8, 14
 
 
 @pytest.fixture
@@ -127,6 +127,25 @@ def test_rpcs_wait_for_a_pod_that_allows_no_stream_until_it_does(http2: Lab) -> 
     assert (pod.connects, pod.streams) == (MAX_LINKS, [])
     pod.connections[-1].allow_streams(1)
     assert client.finish(patient).status == 0
+
+
+def test_a_request_with_larger_headers_than_a_pod_takes_ends_alone(http2: Lab) -> None:
+    held = Held(http2)
+    pod = http2.scripted_pod(held)
+    client = http2.raw_client(http2.gateway(pod))
+    running = client.request("Unary")
+    eventually(lambda: len(pod.streams) == 1)
+    first = pod.connections[0]
+    first.allow_headers(8192)
+    first.ping()
+    assert first.ping_answered.wait(PATIENCE_S), "its settings have been taken before"
+    large = client.call("Unary", ("x-large", "a" * 9000))
+    assert (large.status, large.header("x-grpcgw-reason")) == (RESOURCE_EXHAUSTED, "metadata-too-large")
+    held.release()
+    assert client.finish(running).status == 0
+    held.release()
+    assert client.call("Unary", ("x-large", "a" * 7000)).status == 0
+    assert (len(pod.streams), pod.connects) == (2, 1)
 
 
 def test_rpcs_that_wait_for_a_pod_that_leaves_go_to_another(http2: Lab) -> None:
