@@ -46,6 +46,7 @@ class HealthProbe:
         pass
 
     def on_pod_status(self, status: Status, now_s: float) -> None:
+        self.attempt = None  # it leads back here: both would wait for the garbage collector
         if self._is_closed():
             return
         answer = self._answer

@@ -191,11 +191,6 @@ class PodAttempt:
         """Time until the deadline; None: there is none."""
         return None if self._deadline_s is None else self._deadline_s - now_s
 
-    @property
-    def is_waiting(self) -> bool:
-        """It still needs a stream."""
-        return self._link is None and self._status is None
-
     def on_open(self, link: Link, stream_id: int) -> None:
         """The opening was sent."""
         self._link, self._stream_id = link, stream_id

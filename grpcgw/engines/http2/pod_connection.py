@@ -277,8 +277,12 @@ class PodConnection:
             return  # it comes here again
         if link.is_lost:
             self._links.remove(link)
-        if not self._closed and self._state is PodState.READY and not self._has_usable_link():
+        if self._closed or self._state is not PodState.READY:
+            return
+        if not self._has_usable_link():
             self._lose_last(link)
+        elif self._waiting:
+            self._extend()
 
     def _lose_last(self, link: PodLink) -> None:
         """No connection takes new RPCs: connect again, at once if the last one was of use."""

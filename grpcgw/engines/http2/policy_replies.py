@@ -60,6 +60,7 @@ class PolicyReplies:
         self._events.on_no_more_replies()
 
     def on_pod_status(self, status: Status, now_s: float) -> None:
+        self.attempt = None  # it leads back here: both would wait for the garbage collector
         self._events.on_pod_status(status, now_s)
 
     def on_defect(self, now_s: float) -> None:

@@ -89,6 +89,23 @@ def test_rpcs_above_a_pods_limit_use_further_connections_and_then_wait_in_their_
     assert finish(client, streams) == [0] * len(streams)
 
 
+@pytest.mark.parametrize("end", ["closes", "leaves"])
+def test_rpcs_wait_for_a_further_connection_where_one_of_several_ends(http2: Lab, end: str) -> None:
+    held = Held(http2)
+    pod = http2.scripted_pod(held, most_streams=1)
+    client = http2.raw_client(http2.gateway(pod))
+    streams = begin(client, MAX_LINKS + 1)
+    eventually(lambda: len(pod.streams) == MAX_LINKS)
+    ending = pod.connections[0]
+    if end == "closes":
+        ending.close()
+    else:
+        ending.begin_to_leave(last_stream=1)
+    eventually(lambda: len(pod.streams) == MAX_LINKS + 1, "nothing else asks for a connection")
+    held.release(MAX_LINKS + 1)
+    assert client.finish(streams[-1]).status == 0
+
+
 def test_one_connection_is_enough_while_it_has_streams(http2: Lab) -> None:
     held = Held(http2)
     pod = http2.scripted_pod(held, most_streams=20)
