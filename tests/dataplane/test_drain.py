@@ -65,7 +65,7 @@ def test_new_rpc_of_a_draining_gateway_is_unavailable(lab: Lab) -> None:
     held = client.request("Hold")
     while not client.answers[held].data:
         assert client.receive()
-    gateway.serving.draining = True  # the moment between the decision and the goodbye to clients
+    gateway.serving.draining = True  # the moment between the decision and GOAWAY to clients
     answer = client.call("Unary")
     assert (answer.status, answer.header("x-grpcgw-reason")) == (UNAVAILABLE, "draining")
     assert answer.trailers_only
