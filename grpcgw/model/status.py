@@ -14,7 +14,7 @@ from grpcgw.model.metadata import Metadata
 
 
 class Reason(StrEnum):
-    """Value of the `x-grpcgw-reason` trailer of every status the gateway makes. The last two appear only in log and
+    """Value of the `x-grpcgw-reason` trailer of every status the gateway makes. The last one appears only in log and
     metrics: no status can be sent any more.
     """
 
@@ -51,7 +51,6 @@ class Reason(StrEnum):
     POLICY_NOT_BUILT = "policy-not-built"
     DRAINING = "draining"
     DEFECT = "defect"
-    MESSAGE_REFUSED = "message-refused"
     CUT_AT_ONCE = "cut-at-once"
 
 
@@ -85,7 +84,6 @@ _CODES: Mapping[str, Code] = {
     Reason.CLIENT_CERTIFICATE: Code.UNAUTHENTICATED,
     Reason.POLICY_DEFECT: Code.INTERNAL,
     Reason.DEFECT: Code.INTERNAL,
-    Reason.MESSAGE_REFUSED: Code.CANCELLED,
     Reason.CUT_AT_ONCE: Code.CANCELLED,
 }
 _SAFE_TO_RETRY = frozenset({Reason.CONNECT_FAILED, Reason.STREAM_REFUSED})

@@ -81,9 +81,6 @@ class FramedService:
     def on_client_closed(self, now_s: float, by_client: bool = False) -> None:
         self._service.on_client_closed(now_s, by_client)
 
-    def on_message_refused(self) -> None:
-        self._service.on_message_refused()
-
     def on_sweep(self, now_s: float) -> None:
         self._service.on_sweep(now_s)
         self._deliver(now_s)

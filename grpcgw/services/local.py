@@ -40,7 +40,7 @@ class LocalExchange:
         self._counters = serving.counters.name(serving.counters.unmatched, counted_path)
         self._logged = serving.rpc_log is not None and is_logged(serving.rpc_log.share_percent)
         self._since_s = self._last_active_s = now_s
-        self._headers_sent = self._message_refused = False
+        self._headers_sent = False
         self._requests = self._replies = 0
         self._request_bytes = self._response_bytes = 0
 
@@ -87,11 +87,8 @@ class LocalExchange:
 
     def on_client_closed(self, now_s: float, by_client: bool = False) -> None:
         if not self.finished:
-            status = client_left(now_s - self._since_s, by_client or self._requests > 0, self._message_refused)
+            status = client_left(now_s - self._since_s, by_client or self._requests > 0)
             self._record(status, StatusFrom.NOBODY, now_s)
-
-    def on_message_refused(self) -> None:
-        self._message_refused = True
 
     def on_drained(self, now_s: float) -> None:
         self.finish(Status(Code.UNAVAILABLE, "the gateway's drain time is over"), now_s)

@@ -17,7 +17,6 @@ _ENDED_BY: Mapping[str, CancelledBy] = {
     Reason.IDLE_TIMEOUT: CancelledBy.GATEWAY,
     Reason.DRAINING: CancelledBy.GATEWAY,
     Reason.DEFECT: CancelledBy.GATEWAY,
-    Reason.MESSAGE_REFUSED: CancelledBy.GATEWAY,
     Reason.CUT_AT_ONCE: CancelledBy.UNKNOWN,
 }
 
@@ -26,14 +25,12 @@ CUT_AT_ONCE_S = 1.0
 """grpc core never takes longer to refuse an RPC for its headers, however busy the worker is."""
 
 
-def client_left(age_s: float, certain: bool, message_refused: bool) -> Status:
+def client_left(age_s: float, certain: bool) -> Status:
     """Status of an RPC to which nothing can be sent any more: the client left, or grpc core ended it.
 
     `certain`: core refused no header, because the engine knows that the client left, or a part of the request was read.
     If core cannot read a header, it ends the RPC before that as if the client had cancelled it, without a cause.
     """
-    if message_refused:
-        return make_status(Reason.MESSAGE_REFUSED, "grpc core refused a message: too large, or it cannot be unpacked")
     if not certain and age_s < CUT_AT_ONCE_S:
         return make_status(Reason.CUT_AT_ONCE, "the client left at once, or grpc core refused a header of the request")
     return Status(Code.CANCELLED, "")

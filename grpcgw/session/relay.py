@@ -247,10 +247,6 @@ class Relay:
             self._last_active_s = now_s
             self._pass_back(self._try, now_s)
 
-    def on_message_refused(self) -> None:
-        """grpc core does not take the message that the client sent; `on_client_closed` follows."""
-        self._requests.message_refused = True
-
     def on_pod_status(self, status: Status, now_s: float) -> None:
         """The try is over; what else is still to be reported of it (headers, a message) may come after."""
         attempt, target = self._try, self._target

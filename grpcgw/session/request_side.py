@@ -30,7 +30,6 @@ class RequestSide:
         "first",
         "half_closed",
         "lent_bytes",
-        "message_refused",
         "pending",
         "reading",
         "replayable",
@@ -47,7 +46,7 @@ class RequestSide:
         self.beyond = self.cut_off = False
         """`beyond`: more was read than the opening; `pending`, if any, is not a part of it. `cut_off`: what was read
         ends in the middle of a message."""
-        self.half_closed = self.reading = self.message_refused = False
+        self.half_closed = self.reading = False
         self.replayable = True
         """Another try could still be sent the whole request."""
         self.lent_bytes = 0

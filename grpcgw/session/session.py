@@ -297,7 +297,7 @@ class Session(Relay):
         if deadline_s is not None and now_s >= deadline_s:
             status = ending.client_deadline_passed(self._pod)
         else:
-            status = ending.client_left(now_s - self._since_s, by_client or requests.began, requests.message_refused)
+            status = ending.client_left(now_s - self._since_s, by_client or requests.began)
         self._record(status, StatusFrom.NOBODY, now_s)
         self._abandon_try()
 

@@ -88,9 +88,6 @@ DIFFERENCES: dict[str, dict[str, str]] = {
             ),
             _NO_PROOF,
         ),
-        "test_a_message_that_core_refuses_is_not_said_to_be_the_clients_cancellation": (
-            "grpc.aio tells of a message that core refuses as of the end of the request"
-        ),
         "test_metadata_keeps_the_order_of_different_keys": "grpc.aio groups metadata by key",
         "test_authority_is_the_clients": _HIDDEN_AUTHORITY,
         "test_host_decides_with_its_port_and_without": _HIDDEN_AUTHORITY,

@@ -77,20 +77,6 @@ def test_what_the_gateway_refuses_for_a_header_is_logged_with_its_reason(lab: La
     assert (records[0].status_from, records[0].reason) == (StatusFrom.GATEWAY, "bad-metadata")
 
 
-@on_grpc_core
-def test_a_message_that_core_refuses_is_not_said_to_be_the_clients_cancellation(lab: Lab) -> None:
-    gateway = lab.gateway(lab.scripted_pod())
-    records = log_of(gateway)
-    client = lab.raw_client(gateway)
-    stream = client.request("Stream", ("grpc-encoding", "gzip"), messages=(b"good",), end=False)
-    eventually(gateway.pod_in_flight)
-    client.h2.send_data(stream, b"\x01" + len(b"no gzip").to_bytes(4, "big") + b"no gzip")
-    client.flush()
-    assert client.finish(stream).status == Code.INTERNAL
-    eventually(lambda: records)
-    assert (records[0].reason, records[0].cancelled_by) == ("message-refused", CancelledBy.GATEWAY)
-
-
 def test_a_cancelled_rpc_is_the_clients_doing(lab: Lab) -> None:
     gateway = lab.gateway(lab.scripted_pod())
     records = log_of(gateway)
