@@ -16,6 +16,7 @@ _ENDED_BY: Mapping[str, CancelledBy] = {
     Reason.CLIENT_DEADLINE: CancelledBy.DEADLINE,
     Reason.IDLE_TIMEOUT: CancelledBy.GATEWAY,
     Reason.DRAINING: CancelledBy.GATEWAY,
+    Reason.TOO_MUCH_HELD: CancelledBy.GATEWAY,
     Reason.DEFECT: CancelledBy.GATEWAY,
     Reason.CUT_AT_ONCE: CancelledBy.UNKNOWN,
 }

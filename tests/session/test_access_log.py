@@ -156,6 +156,15 @@ def test_an_idle_rpc_was_ended_by_the_gateway_with_the_headers_that_went_out() -
     assert record.headers == (("server", "pod"),)
 
 
+def test_an_rpc_that_holds_too_much_was_ended_by_the_gateway() -> None:
+    gateway = LoggingGateway()
+    rpc = Rpc(gateway)
+    rpc.starts()
+    rpc.session.on_too_much_held(rpc.now_s)
+    record = gateway.only()
+    assert (record.cancelled_by, record.reason) == (CancelledBy.GATEWAY, "too-much-held")
+
+
 @pytest.mark.parametrize("retry", [None, RetryPolicy(frozenset())], ids=["safe", "configured"])
 def test_tries_after_the_first_are_counted(retry: RetryPolicy | None) -> None:
     gateway = LoggingGateway(2, retry=retry)
