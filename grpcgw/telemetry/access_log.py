@@ -42,7 +42,7 @@ class CancelledBy(StrEnum):
     DEADLINE = "deadline"
     """The client's, or the Mapping's timeout_ms: `reason` says which."""
     GATEWAY = "gateway"
-    """Idle timeout, end of the drain time, too much held, a message that grpc core refuses, a defect."""
+    """Idle timeout, end of the drain time, too much held, a defect."""
     UNKNOWN = "unknown"
     """The client, or grpc core over what the client sent."""
 
