@@ -1,6 +1,6 @@
 """Deadlines: the earlier of the client's deadline and the Mapping's timeout, and the remainder for the pod. Pure.
 
-Deadlines are seconds since the epoch, as grpc gives and takes them; None is no deadline.
+Deadlines are seconds on the clock of the engine that gives them; None is no deadline.
 """
 
 from __future__ import annotations

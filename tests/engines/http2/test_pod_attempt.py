@@ -86,7 +86,7 @@ def play(*steps: Callable[[PodAttempt], object], events: Events) -> Connection:
     async def run() -> Connection:
         loop = asyncio.get_running_loop()
         connection = Connection(Turn(loop), Timers(loop))
-        attempt = PodAttempt(connection, None, events, [], Opening(None, True), None)
+        attempt = PodAttempt(connection, None, events, [], Opening(None, True), None, is_large=False)
         events.read, events.on_end = attempt.read, attempt.cancel  # type: ignore[method-assign]
         attempt.on_open(connection, STREAM)
         for step in steps:
