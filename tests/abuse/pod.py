@@ -46,7 +46,13 @@ METHODS: dict[str, Callable[..., Any]] = {"Echo": echo, "Sink": sink, "Flood": f
 
 async def serve() -> None:
     server = grpc.aio.server(
-        options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.max_metadata_size", 131_072)]
+        options=[
+            ("grpc.max_receive_message_length", 64 << 20),
+            ("grpc.max_metadata_size", 131_072),
+            # Beyond its default of 1,000 waiting RPCs core cancels new ones at random.
+            ("grpc.server.max_pending_requests", 20_000),
+            ("grpc.server.max_pending_requests_hard_limit", 20_000),
+        ]
     )
     handlers = {name: grpc.stream_stream_rpc_method_handler(method) for name, method in METHODS.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("abuse.Pod", handlers),))

@@ -356,8 +356,8 @@ class Pod:
     def __init__(self, engine: Engine) -> None:
         self.turn, self.timers = engine.turn, engine.timers
 
-    def is_too_large(self, fields: Any) -> bool:
-        return sum(len(name) + len(value) + 32 for name, value in fields) > MAX_METADATA_BYTES
+    def is_too_large(self, fields_bytes: int) -> bool:
+        return fields_bytes > MAX_METADATA_BYTES
 
     def give_up(self, attempt: PodAttempt) -> None: ...
     def on_change(self, link: PodLink) -> None: ...
@@ -374,7 +374,8 @@ async def call(whole: bytes, seed: int) -> None:
     fields = [(name.encode(), value.encode()) for name, value in request()]
     events = [Events() for _ in range(5)]
     for each in events:
-        each.attempt = PodAttempt(pod, None, each, fields, Opening(message(), bool(chance.randrange(2))), None)
+        first = Opening(message(), bool(chance.randrange(2)))
+        each.attempt = PodAttempt(pod, None, each, fields, first, None, is_large=False)
         link.open(each.attempt, 0.0)
     link.flush()
     await converse(link, transport, whole, chance)
