@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from grpcgw.engines.exchange import Exchange, begin_exchange
-from grpcgw.engines.http2.connection import PeerConnection, pile
+from grpcgw.engines.http2.connection import PeerConnection, pile, take
 from grpcgw.engines.http2.h2 import CANCEL, INTERNAL_ERROR
 from grpcgw.engines.http2.headers import (
     CONTENT_TYPE,
@@ -225,7 +225,8 @@ class ClientRpc:
         if not self._inbox:
             self.session.on_request_message(None, now_s)
             return
-        message = self._inbox.popleft()
+        # The first chunk is what another try may be sent again: it is taken alone.
+        message = self._inbox.popleft() if self.attempt is None else take(self._inbox)
         self._unacknowledged_bytes += len(message)
         last = self._ended and not self._inbox
         if last:

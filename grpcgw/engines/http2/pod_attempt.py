@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Protocol
 
-from grpcgw.engines.http2.connection import QUEUE_BYTES, pile
+from grpcgw.engines.http2.connection import QUEUE_BYTES, pile, take
 from grpcgw.engines.http2.h2 import (
     CANCEL,
     REFUSED_STREAM,
@@ -370,9 +370,9 @@ class PodAttempt:
             self._deliver_end(events, self._status, now_s)
 
     def _deliver_message(self, events: TryEvents, now_s: float) -> None:
-        message = self._inbox.popleft()
+        message = take(self._inbox)
         self._wanted = False
-        if self._ended and not self._inbox:
+        if self._ended:
             self._link_acknowledge(len(message) + self._unacknowledged_bytes)
             self._unacknowledged_bytes = 0
         else:
