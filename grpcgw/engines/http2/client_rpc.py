@@ -1,7 +1,7 @@
 """The client's side of one RPC on an HTTP/2 stream: the session's `Call`.
 
 Events of the stream only change its state; `pump` reports them to the session until nothing is due. What arrives in one
-turn so goes on in one turn, and `Timer.COALESCE` needs no clock: it expires at the end of the turn.
+turn so goes on in one turn, and `coalesce` needs no clock: it expires at the end of the turn.
 """
 
 from __future__ import annotations
@@ -225,11 +225,10 @@ class ClientRpc:
         if not self._inbox:
             self.session.on_request_message(None, now_s)
             return
-        # The first chunk is what another try may be sent again: it is taken alone.
-        message = self._inbox.popleft() if self.attempt is None else take(self._inbox)
+        first = self.attempt is None  # another try may be sent the first chunk again: it is taken alone
+        message = self._inbox.popleft() if first else take(self._inbox)
         self._unacknowledged_bytes += len(message)
-        last = self._ended and not self._inbox
-        if last:
+        if last := self._ended and not self._inbox:
             self._acknowledge()
         self.session.on_request_message(message, now_s, last)
 
@@ -339,7 +338,6 @@ class ClientRpc:
         self._timer = self._engine.timers.at(time.monotonic() + delay_s, partial(self._expire, timer))
 
     def coalesce(self) -> None:
-        """Expires at the end of the turn: what arrived together was delivered by then."""
         if self._timer is not None:
             self.cancel_timer()
         self._coalescing = True
