@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from grpcgw.engines.contract import ServerOptions, server_arguments
+from grpcgw.engines.contract import ServerOptions
+from grpcgw.engines.generic_handler.core_arguments import server_arguments
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 
 

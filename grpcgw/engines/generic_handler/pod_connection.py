@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 
 from grpcgw import __version__
-from grpcgw.engines.contract import channel_arguments
+from grpcgw.engines.generic_handler.core_arguments import channel_arguments
+from grpcgw.engines.generic_handler.pod_credentials import make_credentials
 from grpcgw.engines.health_probe import CHECK_METHOD, encode_request, judge_answer
-from grpcgw.engines.pod_credentials import make_credentials
 from grpcgw.model.balancing import HealthCheck
 from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import PodState

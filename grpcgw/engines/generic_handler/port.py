@@ -7,9 +7,10 @@ from collections.abc import Callable
 import grpc
 import grpc.aio
 
-from grpcgw.engines.contract import ServerOptions, max_message_bytes, server_arguments
+from grpcgw.engines.contract import ServerOptions, max_message_bytes
+from grpcgw.engines.generic_handler.core_arguments import server_arguments
 from grpcgw.engines.generic_handler.lasting_server import LastingServer
-from grpcgw.engines.server_credentials import FreshCertificates, make_server_credentials
+from grpcgw.engines.generic_handler.server_credentials import FreshCertificates, make_server_credentials
 from grpcgw.errors import UserError
 from grpcgw.listeners.open_ports import PortViews
 from grpcgw.model.listener import Listener, ServerCertificate, Transport

@@ -31,7 +31,6 @@ from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.listener import Listener
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.contract import CoroutineWork, RunningWork
-from grpcgw.policy.held_messages import HeldMessages
 from grpcgw.session.serving import Serving
 from grpcgw.telemetry.client_counters import ClientCounters
 from grpcgw.upstream.pod import Connection, close_connections
@@ -66,7 +65,6 @@ class Http2Engine:
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.turn, self.timers = Turn(self.loop), Timers(self.loop)
         self.serving = Serving(self._connect, first_turn, drain_time_s, options.max_metadata_bytes, catalogue)
-        self.serving.held = HeldMessages(options.max_message_bytes)
         self.clients = self.serving.counters.clients = ClientCounters()
         self.ports = Ports(self._open_port)
         self.active: set[ClientRpc] = set()

@@ -59,7 +59,7 @@ STREAM_WINDOW_BYTES = 262_144
 """What one stream's sender may send before the other side has taken it: 5 MB/s at a round trip of 50 ms."""
 MAX_FRAME_BYTES = 65_536
 """Of a DATA frame from either side: four times HTTP/2's default, so that large messages come in fewer steps."""
-CLIENT_WINDOW_BYTES = 64 * STREAM_WINDOW_BYTES
+CLIENT_CONNECTION_WINDOW_BYTES = 64 * STREAM_WINDOW_BYTES
 """The same for all streams of a client's connection."""
 POD_WINDOW_BYTES = 2**31 - 1
 """The same for a pod's: no bound. Clients share that connection, and a few that do not read must not stop the others'
@@ -135,7 +135,7 @@ def open_server(max_concurrent_streams: int, max_metadata_bytes: int) -> Http2:
             Setting.MAX_HEADER_LIST_SIZE: max_metadata_bytes,
         }
     )
-    connection.set_local_window_size(CLIENT_WINDOW_BYTES)
+    connection.set_local_window_size(CLIENT_CONNECTION_WINDOW_BYTES)
     return connection
 
 
