@@ -76,8 +76,8 @@ class PolicySettings:
     """Names the policy in `policy.catalogue`."""
     name: str
     """The object that configures it, for the operator: `AuthService auth.default`."""
-    upstream: Destination | None = None
-    """Destination of the policy's own RPCs, with one cluster. None: it makes no RPCs."""
+    upstreams: tuple[Destination, ...] = ()
+    """Destinations of the policy's own RPCs, each with one cluster; empty: it makes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,4 +136,4 @@ class Route:
     def policy_upstreams(self) -> tuple[Destination, ...]:
         """Destinations of the policies' own RPCs."""
         policies = [each.policies for each in self.destinations if each.policies]  # most have none
-        return tuple([one.upstream for settings in policies for one in settings if one.upstream is not None])
+        return tuple([upstream for settings in policies for one in settings for upstream in one.upstreams])

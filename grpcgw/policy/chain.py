@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from grpcgw.logs import DefectLog
 from grpcgw.model.metadata import Metadata
@@ -20,6 +21,7 @@ from grpcgw.policy.verdicts import Allow, Deny
 
 log = logging.getLogger(__name__)
 _defects = DefectLog(log)
+T = TypeVar("T")
 
 FAILED_OPEN = "failed-open"
 """The fact that names the policy which allowed an RPC because its server gave no verdict."""
@@ -40,7 +42,7 @@ class BuiltPolicy:
 class Chain:
     """The policies of one RPC. Called by one thread at a time."""
 
-    __slots__ = ("_edits", "_passed", "_policies", "_waiting", "request")
+    __slots__ = ("_edits", "_passed", "_policies", "_waiting", "add_response", "request")
 
     def __init__(self, policies: tuple[BuiltPolicy, ...], request: PolicyRequest) -> None:
         self._policies = policies
@@ -48,6 +50,8 @@ class Chain:
         self._passed = 0
         """How many policies have allowed the RPC."""
         self._edits: list[Allow] = []
+        self.add_response: Metadata = ()
+        """What the policies add to the metadata that the client gets first."""
         self._waiting: Wait | None = None
 
     @property
@@ -58,26 +62,22 @@ class Chain:
     def run(self) -> Deny | Wait | None:
         """Check with the policies that are left, until one denies or waits. None: all allow."""
         while self._passed < len(self._policies):
-            verdict = self._check(self._policies[self._passed])
-            if isinstance(verdict, Wait):
-                self._waiting = verdict
+            verdict = self._call(self._policies[self._passed].policy.check, self.request)
             if not isinstance(verdict, Allow):
-                return verdict
+                return self._stop_at(verdict)
             self._accept(verdict)
         return None
 
     def resume(self, verdict: object) -> Deny | Wait | None:
         """The verdict that was waited for, or the exception that came instead of it; then as `run`."""
-        assert self._waiting is not None, "no policy waits"
+        waiting = self._waiting
+        assert waiting is not None, "no policy waits"
         self._waiting = None
         if isinstance(verdict, BaseException):
             return self._break_down("raised", verdict)
-        if isinstance(verdict, Deny):
-            return verdict
-        if not isinstance(verdict, Allow):
+        if not isinstance(verdict, Allow | Deny):
             return self._break_down("gave no verdict", TypeError(f"not Allow or Deny: {type(verdict).__name__}"))
-        self._accept(verdict)
-        return self.run()
+        return self._go_on(waiting, verdict)
 
     def fail(self, cause: str) -> Deny | Wait | None:
         """No verdict came because of `cause`: decide by the fail mode; then as `run`."""
@@ -85,10 +85,9 @@ class Chain:
         assert waiting is not None, "no policy waits"
         self._waiting = None
         if waiting.fail_mode is FailMode.OPEN:
-            self._accept(Allow(facts=((FAILED_OPEN, name),)))
-            return self.run()
+            return self._go_on(waiting, Allow(facts=((FAILED_OPEN, name),)))
         message = f"{self.request.key}: {name} gave no verdict: {cause}"
-        return Deny(Reason.POLICY_UNAVAILABLE, message, waiting.closed_code)
+        return self._go_on(waiting, Deny(Reason.POLICY_UNAVAILABLE, message, waiting.closed_code))
 
     def edit(self, metadata: Metadata) -> Metadata:
         """`metadata` with what the policies remove and add, in their order."""
@@ -105,9 +104,24 @@ class Chain:
                 except BaseException:  # the RPC has its status, and the other policies still get the end
                     _defects.note(f"{built.name} raised in on_end")
 
-    def _check(self, built: BuiltPolicy) -> Verdict:
+    def _go_on(self, waiting: Wait, verdict: Verdict) -> Deny | Wait | None:
+        """What follows the verdict that `waiting` was for."""
+        if waiting.then is not None and not isinstance(verdict, Wait):
+            verdict = self._call(waiting.then, verdict)
+        if not isinstance(verdict, Allow):
+            return self._stop_at(verdict)
+        self._accept(verdict)
+        return self.run()
+
+    def _stop_at(self, verdict: Deny | Wait) -> Deny | Wait:
+        if isinstance(verdict, Wait):
+            self._waiting = verdict
+        return verdict
+
+    def _call(self, decide: Callable[[T], Verdict], subject: T) -> Verdict:
+        """The verdict of the policy whose turn it is."""
         try:
-            verdict = built.policy.check(self.request)
+            verdict = decide(subject)
         except BaseException as error:  # also SystemExit: it would end the engine's thread, which serves every RPC
             return self._break_down("raised", error)
         if isinstance(verdict, Allow | Deny | Wait):
@@ -129,6 +143,8 @@ class Chain:
         if allowed.add or allowed.remove:
             self._edits.append(allowed)
             request.metadata = _edit(request.metadata, allowed)
+        if allowed.add_response:
+            self.add_response += allowed.add_response
         if allowed.facts:
             request.facts.update(allowed.facts)
 

@@ -35,6 +35,9 @@ class PolicyRequest:
     """The client's, with the edits of earlier policies."""
     facts: dict[str, str] = field(default_factory=dict)
     """Of earlier policies. A policy reads it, and adds to it by `Allow.facts` alone."""
+    now_s: float = 0.0
+    """The engine's clock when the policies began or went on; it never goes back. `request.received_at_s` is the time
+    of day."""
 
     def get(self, key: str) -> MetadataValue | None:
         """The first value of `key` (lower case); None where there is none."""
@@ -61,7 +64,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class UnaryRpc:
-    """A unary RPC of a policy's own, to the upstream of its settings (`PolicySettings.upstream`).
+    """A unary RPC of a policy's own, to an upstream of its settings (`PolicySettings.upstreams`).
 
     Raises ValueError for a path, message or metadata that cannot be sent.
 
@@ -73,6 +76,8 @@ class UnaryRpc:
     judge: Callable[[Answer], Allow | Deny]
     """Called with the answer. A status other than OK is a failure (`FailMode`), and never gets here."""
     metadata: Metadata = ()
+    upstream: int = 0
+    """Which of `PolicySettings.upstreams` it goes to."""
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.path):
@@ -101,6 +106,9 @@ class Wait:
     fail_mode: FailMode
     closed_code: int = Code.UNAVAILABLE
     """Code of the status where it fails closed."""
+    then: Callable[[Allow | Deny], Verdict] | None = None
+    """Makes the policy's verdict of the one that was waited for, or of what the fail mode made; it may wait again.
+    None: that verdict is the policy's."""
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout_s < math.inf:

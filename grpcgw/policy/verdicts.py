@@ -48,9 +48,13 @@ class Allow:
     """Keys (lower case) taken from the metadata of the request."""
     facts: Facts = ()
     """For later policies and the access log."""
+    add_response: Metadata = ()
+    """Appended to the metadata that the client gets first: the pod's headers, or the trailers of a trailers-only
+    answer."""
 
     def __post_init__(self) -> None:
         check_metadata(self.add)
+        check_metadata(self.add_response)
         for key in self.remove:
             if not _KEY.fullmatch(key):
                 raise ValueError(f"{key!r} is no metadata key in lower case")

@@ -123,7 +123,7 @@ class RouteBinder:
         if not destination.policies:  # as most
             return targets
         policies = self._catalogue.build(destination)
-        upstreams = tuple(self._make_upstream(route, one) for one in destination.policies)
+        upstreams = tuple(self._make_upstreams(route, one) for one in destination.policies)
         for target in targets:
             target.decide_by(policies, upstreams)
         return targets
@@ -140,9 +140,8 @@ class RouteBinder:
             self._log_percent(destination),
         )
 
-    def _make_upstream(self, route: Route, policy: PolicySettings) -> Target | None:
-        upstream = policy.upstream
-        return None if upstream is None else self._make_target(route, upstream, upstream.clusters[0].cluster)
+    def _make_upstreams(self, route: Route, policy: PolicySettings) -> tuple[Target, ...]:
+        return tuple(self._make_target(route, one, one.clusters[0].cluster) for one in policy.upstreams)
 
     def _log_percent(self, destination: Destination) -> float:
         if self.log_percent is None:

@@ -73,8 +73,8 @@ class Target:
         """Why all its RPCs are refused; None: they are served."""
         self.policies: tuple[BuiltPolicy, ...] | None = None
         """Decide on its RPCs, in this order; None: there are none."""
-        self.policy_upstreams: tuple[Target | None, ...] = ()
-        """Where RPCs of policies go, by `BuiltPolicy.index`; None for a policy that makes none."""
+        self.policy_upstreams: tuple[tuple[Target, ...], ...] = ()
+        """Where RPCs of policies go: by `BuiltPolicy.index`, then by `UnaryRpc.upstream`."""
         self.log_percent = log_percent
         """Share of its RPCs to log."""
         self.retry = destination.retry
@@ -100,7 +100,7 @@ class Target:
         self._rewrite = compile_rewrite(route.match, destination)
         self._cluster, self._balancing = cluster, balancing
 
-    def decide_by(self, policies: tuple[BuiltPolicy, ...] | Deny, upstreams: tuple[Target | None, ...]) -> None:
+    def decide_by(self, policies: tuple[BuiltPolicy, ...] | Deny, upstreams: tuple[tuple[Target, ...], ...]) -> None:
         """Set the policies, before the first RPC. A Deny: they cannot be built, and all RPCs are refused."""
         if isinstance(policies, Deny):
             self.refusal = policies

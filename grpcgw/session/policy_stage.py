@@ -68,6 +68,11 @@ class PolicyStage:
         return self._chain.request.metadata
 
     @property
+    def add_response(self) -> Metadata:
+        """What the policies add to the metadata that the client gets first."""
+        return self._chain.add_response
+
+    @property
     def facts(self) -> dict[str, str]:
         return self._chain.request.facts
 
@@ -77,6 +82,7 @@ class PolicyStage:
 
     def start(self, now_s: float) -> Outcome:
         """Run the chain. After a Wait, `on_outcome` follows, or `on_timer`."""
+        self._chain.request.now_s = now_s
         return self._advance(self._chain.run(), now_s)
 
     def on_timer(self, now_s: float) -> Outcome:
@@ -84,6 +90,7 @@ class PolicyStage:
         wait = self._wait
         assert wait is not None, "no policy waits"
         self._stop_work()
+        self._chain.request.now_s = now_s
         return self._advance(self._chain.fail(f"no answer within {round(wait.timeout_s * 1000)} ms"), now_s)
 
     def end(self, status: Status) -> None:
@@ -111,9 +118,10 @@ class PolicyStage:
         if isinstance(wait.work, CoroutineWork):
             self._work = self._call.run(wait.work, partial(self._resume, wait))
         else:
-            upstream = self._target.policy_upstreams[self._chain.current.index]
-            if upstream is None:
-                return "its settings name no upstream"
+            upstreams = self._target.policy_upstreams[self._chain.current.index]
+            if wait.work.upstream >= len(upstreams):
+                return f"its settings have no upstream {wait.work.upstream}"
+            upstream = upstreams[wait.work.upstream]
             on_end = partial(self._judge, wait, wait.work)
             self._work = rpc = PolicyRpc(self._call, upstream, wait.work, limit_s, self._note_failure, on_end)
             fault = rpc.start(now_s)
@@ -133,6 +141,7 @@ class PolicyStage:
                 return  # its own deadline ended it: the timer is about to expire, and decides
             if self._wait is wait:
                 self._wait = self._work = None
+                self._chain.request.now_s = now_s
                 self._on_outcome(self._advance(self._chain.fail(answer), now_s), now_s)
             return
         verdict: object
@@ -145,4 +154,5 @@ class PolicyStage:
     def _resume(self, wait: Wait, verdict: object, now_s: float) -> None:
         if self._wait is wait:
             self._wait = self._work = None
+            self._chain.request.now_s = now_s
             self._on_outcome(self._advance(self._chain.resume(verdict), now_s), now_s)

@@ -7,6 +7,8 @@ It holds at most one reply: the one that waits for what goes out with it, or for
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.metadata_editor import Edit
@@ -18,6 +20,7 @@ from grpcgw.session.message_scanner import MessageScanner
 class ResponseSide:
     __slots__ = (
         "_request",
+        "added",
         "count",
         "counted_bytes",
         "edit",
@@ -33,6 +36,8 @@ class ResponseSide:
         self._request = request
         self.edit: Edit | None = None
         """The Mapping's changes to the pod's headers; None: it makes none."""
+        self.added: Metadata = ()
+        """What policies add after that, also to the trailers of an answer without headers."""
         self.headers: Metadata = ()
         """The pod's initial metadata as the client got it; empty before."""
         self.count = self.size_bytes = self.counted_bytes = 0
@@ -80,11 +85,14 @@ class ResponseSide:
             return False
         if headers or held is not None:  # a trailers-only answer has no headers, and gets none
             self.headers = headers = self._edited(headers)
+        elif self.added:
+            status = replace(status, trailers=(*status.trailers, *self.added))
         call.finish(headers, held, status, False)
         return not headers and held is None
 
     def _edited(self, headers: Metadata) -> Metadata:
-        return headers if self.edit is None else self.edit(headers, self._request)
+        headers = headers if self.edit is None else self.edit(headers, self._request)
+        return (*headers, *self.added) if self.added else headers
 
 
 class FramedResponseSide(ResponseSide):

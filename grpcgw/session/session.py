@@ -1,8 +1,8 @@
 """One RPC through the gateway: a state machine without I/O. The rules of how RPCs are forwarded are in this package.
 
 An engine reports events to a session (`on_…`). The session answers through two small ports: `Call`, the client's side,
-and `Attempt`, one try on one pod. It knows no sockets, threads, clocks or grpc: the time is an argument. The engine
-calls one method at a time and never from inside a port call.
+and `Attempt`, one try on one pod. It knows no sockets, threads, clocks or grpc: the time is an argument. The engine calls
+one method at a time and never from inside a port call.
 
 The parts of a session, each of which can be read alone:
 
@@ -66,8 +66,7 @@ class Session(Relay):
         """The request's as pods get it; empty before the first try."""
         self._policies: PolicyStage | None = None
         """None: the Mapping has no policies."""
-        self._pod: Pod | None = None
-        """The last one tried."""
+        self._pod: Pod | None = None  # the last one tried
         self._further: FurtherTries | None = None
         self._logged = False
 
@@ -127,6 +126,7 @@ class Session(Relay):
             return
         self._on_hold, self._last_active_s = None, now_s
         self._call.cancel_timer()
+        self._replies.added = () if self._policies is None else self._policies.add_response
         if outcome is None:
             self._proceed(target, now_s)
         else:

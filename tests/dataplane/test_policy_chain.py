@@ -48,7 +48,7 @@ def gateway_with(
     timeout_ms: int | None = None,
 ) -> Gateway:
     pods = (lab.pod(),) if pod is None else (pod,)
-    clusters = {"pods": pods} if not any(one.upstream for one in policies) else {"pods": pods, "auth": auth}
+    clusters = {"pods": pods} if not any(one.upstreams for one in policies) else {"pods": pods, "auth": auth}
     gateway = lab.gateway(
         routes=[guarded(*policies, timeout_ms=timeout_ms)], clusters=clusters, catalogue=TRIAL_POLICIES
     )
@@ -206,7 +206,7 @@ def test_without_a_verdict_in_time_the_fail_mode_decides(lab: Lab, make: MakeDec
 @pytest.mark.parametrize("mode", FailMode)
 def test_while_the_server_is_away_the_fail_mode_decides(lab: Lab, mode: FailMode) -> None:
     away, pod = lab.pod("auth"), lab.pod()
-    settings = LateSettings(name="Trial rpc", fail_mode=mode, upstream=UPSTREAM)
+    settings = LateSettings(name="Trial rpc", fail_mode=mode, upstreams=(UPSTREAM,))
     gateway = gateway_with(lab, settings, pod=pod, auth=(away,))
     records: list[RpcRecord] = []
     gateway.serving.rpc_log = RpcLog(records.append, 100.0)
@@ -223,12 +223,12 @@ def test_while_the_server_is_away_the_fail_mode_decides(lab: Lab, mode: FailMode
 
 
 def test_without_a_pod_of_the_server_the_fail_mode_decides(lab: Lab) -> None:
-    call = begin(lab, gateway_with(lab, LateSettings(name="Trial rpc", upstream=UPSTREAM)))
+    call = begin(lab, gateway_with(lab, LateSettings(name="Trial rpc", upstreams=(UPSTREAM,))))
     assert (call.code(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "policy-unavailable")
 
 
 def test_a_status_of_the_server_is_no_verdict(lab: Lab) -> None:
-    call = begin(lab, gateway_with(lab, LateSettings(name="Trial rpc", upstream=UPSTREAM), auth=(lab.pod("auth"),)))
+    call = begin(lab, gateway_with(lab, LateSettings(name="Trial rpc", upstreams=(UPSTREAM,)), auth=(lab.pod("auth"),)))
     assert (call.code(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "policy-unavailable")
     assert "UNIMPLEMENTED" in call.details()
 
@@ -236,7 +236,7 @@ def test_a_status_of_the_server_is_no_verdict(lab: Lab) -> None:
 def test_an_answer_above_the_servers_limit_is_no_verdict(lab: Lab) -> None:
     auth = lab.pod("auth", {"Check": lambda requests, context: iter([b"yes" * 100])})
     limited = replace(UPSTREAM, max_message_bytes=100)
-    call = begin(lab, gateway_with(lab, LateSettings(name="Trial rpc", upstream=limited), auth=(auth,)))
+    call = begin(lab, gateway_with(lab, LateSettings(name="Trial rpc", upstreams=(limited,)), auth=(auth,)))
     assert (call.code(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "policy-unavailable")
     assert "300 bytes is larger than max_message_bytes 100" in call.details()
 

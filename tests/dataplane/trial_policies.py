@@ -145,7 +145,7 @@ class ByRpc:
         self.pods = (lab.pod("auth", {"Check": self._check}),)
 
     def settings(self, timeout_s: float = 30.0, fail_mode: FailMode = FailMode.CLOSED) -> LateSettings:
-        return LateSettings(name="Trial rpc", timeout_s=timeout_s, fail_mode=fail_mode, upstream=UPSTREAM)
+        return LateSettings(name="Trial rpc", timeout_s=timeout_s, fail_mode=fail_mode, upstreams=(UPSTREAM,))
 
     def _check(self, requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
         self._gate.hold(context)

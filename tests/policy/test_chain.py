@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -110,6 +110,45 @@ def test_several_policies_may_wait_one_after_another() -> None:
     assert isinstance(chain.run(), Wait)
     assert isinstance(chain.resume(ALLOW), Wait)
     assert chain.resume(ALLOW) is None
+
+
+def test_a_policy_may_go_on_from_what_it_waited_for() -> None:
+    """As a FilterPolicy does, whose filters each may wait."""
+    seen: list[Allow | Deny] = []
+
+    def after_first(verdict: Allow | Deny) -> Verdict:
+        seen.append(verdict)
+        return replace(wait(), then=after_second)
+
+    def after_second(verdict: Allow | Deny) -> Verdict:
+        seen.append(verdict)
+        return ALLOW
+
+    after = Scripted()
+    chain = chain_of(Scripted(replace(wait(), then=after_first)), after)
+    assert isinstance(chain.run(), Wait)
+    assert isinstance(chain.resume(DENY), Wait)
+    assert chain.fail("no answer") is None
+    denied = seen.pop()
+    assert (seen, isinstance(denied, Deny)) == ([DENY], True)
+    assert after.seen
+
+
+def test_a_defect_in_going_on_ends_the_rpc_with_internal() -> None:
+    def raise_error(verdict: Allow | Deny) -> Verdict:
+        raise LookupError("bug")
+
+    chain = chain_of(Scripted(replace(wait(), then=raise_error)))
+    chain.run()
+    denied = chain.resume(ALLOW)
+    assert isinstance(denied, Deny)
+    assert denied.reason == Reason.POLICY_DEFECT
+
+
+def test_what_policies_add_to_the_answer_is_in_their_order() -> None:
+    chain = chain_of(Scripted(Allow(add_response=(("x", "1"),))), Scripted(Allow(add_response=(("x", "2"),))))
+    assert chain.run() is None
+    assert chain.add_response == (("x", "1"), ("x", "2"))
 
 
 def test_without_a_verdict_an_open_policy_allows_and_says_so() -> None:

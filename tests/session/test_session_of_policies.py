@@ -31,6 +31,7 @@ from tests.session.playbook import (
     Open,
     Rpc,
     Run,
+    Send,
     SendPod,
     ended_with,
     reason_of,
@@ -60,7 +61,7 @@ def gateway(*verdicts: Verdict | Policy, pods: int = 1, auth_pods: int = 1, **ma
         (WeightedCluster("auth"),),
         circuit_breakers=breakers,  # type: ignore[arg-type]
     )
-    settings = tuple(Scripted(name=str(number), upstream=upstream) for number in range(len(policies)))
+    settings = tuple(Scripted(name=str(number), upstreams=(upstream,)) for number in range(len(policies)))
     made = Gateway(pods, catalogue=Catalogue(kinds), policies=settings, **mapping)
     made.set_endpoints("auth", endpoints(*range(101, 101 + auth_pods)), 0.0)
     made.refresh(0.0)
@@ -107,6 +108,26 @@ def test_policies_that_decide_at_once_cost_no_event() -> None:
     (opened,) = rpc.client_half_closes()
     assert isinstance(opened, Open)
     assert ("x-user", "ann") in opened.metadata
+
+
+LIMIT = (("x-ratelimit-limit", "10"),)
+
+
+def test_what_policies_add_to_the_answer_goes_out_with_the_pods_headers() -> None:
+    rpc = Rpc(gateway(Allow(add_response=LIMIT)))
+    rpc.starts()
+    rpc.client_sends(b"hi")
+    rpc.client_half_closes()
+    sent = [*rpc.pod_headers(("server", "pod")), *rpc.pod_replies(b"hello"), *rpc.pod_has_no_more(), *rpc.pod_ends()]
+    (headers,) = [one.headers for one in sent if isinstance(one, Finish | Send) and one.headers is not None]
+    assert headers == (("server", "pod"), *LIMIT)
+
+
+def test_or_with_the_trailers_of_an_answer_without_headers() -> None:
+    rpc = Rpc(gateway(Allow(add_response=LIMIT), DENY))
+    (finish,) = rpc.starts()
+    assert isinstance(finish, Finish)
+    assert finish.status.trailers == (*DENY.status().trailers, *LIMIT)
 
 
 def test_a_denial_is_trailers_only_and_reads_nothing() -> None:

@@ -25,7 +25,7 @@ def test_a_snapshot_arrives_as_it_was_sent() -> None:
 
 def test_settings_of_policies_arrive_with_their_upstreams() -> None:
     asked = Destination(ObjectKey("AuthService", "auth", "asked"), (WeightedCluster("auth"),))
-    policies: tuple[PolicySettings, ...] = (Unenforced(name="AuthService asked.auth", upstream=asked),)
+    policies: tuple[PolicySettings, ...] = (Unenforced(name="AuthService asked.auth", upstreams=(asked,)),)
     compiled = compile_snapshot(make_objects(1, describe_mapping), {}, CompileOptions()).snapshot
     (route,) = compiled.routes
     (destination,) = route.destinations
