@@ -1,8 +1,8 @@
 """One RPC through the gateway: a state machine without I/O. The rules of how RPCs are forwarded are in this package.
 
 An engine reports events to a session (`on_…`). The session answers through two small ports: `Call`, the client's side,
-and `Attempt`, one try on one pod. It knows no sockets, threads, clocks or grpc: the time is an argument. The engine calls
-one method at a time and never from inside a port call.
+and `Attempt`, one try on one pod. It knows no sockets, threads, clocks or grpc: the time is an argument. The engine
+calls one method at a time and never from inside a port call.
 
 The parts of a session, each of which can be read alone:
 
