@@ -212,7 +212,7 @@ def _decode_bytes(name: str, value: bytes) -> list[bytes]:
 
 def encode_metadata(metadata: Metadata) -> list[Field]:
     """Header fields of metadata. Binary values are never indexed: a pod on grpc core keeps one that it cannot read in
-    its table, as an error for every later RPC that names the entry."""
+    its table, as an error for every later RPC that names the entry. Nor are request ids, none of which comes twice."""
     known = _ENCODED
     return [known.get(item) or _encode(item) for item in metadata]
 
@@ -221,8 +221,10 @@ def _encode(item: tuple[str, MetadataValue]) -> Field:
     name, value = item
     if isinstance(value, bytes):
         return NeverIndexed(name.encode("ascii"), binascii.b2a_base64(value, newline=False).rstrip(b"="))
+    if name == REQUEST_ID:
+        return NeverIndexed(b"x-request-id", value.encode("ascii"))
     field = name.encode("ascii"), value.encode("ascii")
-    if len(value) <= LONGEST_KNOWN_BYTES and name != REQUEST_ID:
+    if len(value) <= LONGEST_KNOWN_BYTES:
         if len(_ENCODED) >= MOST_KNOWN:
             _ENCODED.clear()
         _ENCODED[item] = field

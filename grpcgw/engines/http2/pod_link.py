@@ -19,6 +19,7 @@ from grpcgw.engines.http2.h2 import (
     Event,
     GoAwayReceived,
     Http2Error,
+    NeverIndexed,
     PingAcknowledged,
     ResponseReceived,
     SettingsReceived,
@@ -214,7 +215,8 @@ class PodLink(PeerConnection):
             attempt.on_too_large(self._max_fields_bytes)
             return True
         if left_s is not None:
-            fields = [*fields, (b"grpc-timeout", format_timeout(max(left_s, 1e-6)))]
+            timeout = format_timeout(max(left_s, 1e-6))
+            fields = [*fields, NeverIndexed(b"grpc-timeout", timeout)]  # none is the same as another
         try:
             stream_id = self.http.send_request(fields, end_stream=first.half_close and not first.message)
         except Http2Error:
