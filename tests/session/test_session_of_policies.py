@@ -121,8 +121,6 @@ def test_what_policies_add_to_the_answer_goes_out_with_the_pods_headers() -> Non
     sent = [
         *rpc.pod_headers(("server", "pod")),
         *rpc.pod_replies(b"hello"),
-        *rpc.client_takes(),
-        *rpc.pod_has_no_more(),
         *rpc.pod_ends(),
     ]
     (headers,) = [one.headers for one in sent if isinstance(one, Finish | Send) and one.headers is not None]
