@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from grpcgw.ambassador.compile.guards import GUARDING_KINDS
+from grpcgw.ambassador.compile.unenforced_guards import GUARDING_KINDS
 from grpcgw.ambassador.spec.fields import FieldNote, Resource
 from grpcgw.ambassador.spec.mapping_spec import MappingDefaults, MappingSettings, SharedSettings
 from grpcgw.ambassador.spec.module_spec import ModuleConfig

@@ -196,7 +196,7 @@ def test_a_route_whose_policy_asks_a_cluster_with_other_contents_refuses_its_cal
     """It would ask the pods of another service who may call."""
     own = Cluster("own", ResolverKind.KUBERNETES_ENDPOINT, "pods", ServiceRef("own", "shop", 1))
     key = ObjectKey("PathRoute", "shop", "guarded")
-    asks = Unenforced(name="auth", upstream=Destination(key, (WeightedCluster(PODS.name),)))
+    asks = Unenforced(name="auth", upstreams=(Destination(key, (WeightedCluster(PODS.name),)),))
     destination = Destination(key, (WeightedCluster(own.name),), policies=(asks,))
     route = Route("guarded", PathMatch(MatchKind.EXACT, "/a"), 0, (destination,))
     clusters = tuple(ClusterCandidate(one, digest(one)) for one in (own, OTHER_PODS))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from grpcgw.ambassador.compile.generations import Generations
 from grpcgw.ambassador.compile.groups import Groups, ServingMappings, choose_mappings
-from grpcgw.ambassador.compile.guards import compile_guards
+from grpcgw.ambassador.compile.guard_catalogue import compile_guards
+from grpcgw.ambassador.compile.guards import Guard, GuardContext
 from grpcgw.ambassador.compile.ingresses import note_ingresses
 from grpcgw.ambassador.compile.mappings import MappingContext
 from grpcgw.ambassador.compile.misspelt import find_stand_ins, report_misspelt_groups
@@ -55,12 +56,19 @@ class AmbassadorSource:
         secrets = Secrets(objects, generations, options.now)
         ports = compile_ports(configuration, secrets, generations, options)
         module = compile_module(configuration.modules(), generations, options)
-        context = _make_mapping_context(configuration, ports, module, options, generations)
+        around = _make_surroundings(configuration, ports, module, options, generations)
+        guards = compile_guards(
+            configuration,
+            GuardContext(
+                around, module.config, secrets, generations, options.gateway_namespace, options.serve_without_auth
+            ),
+        )
+        context = _make_mapping_context(around, guards, ports, module, options)
         reader = MappingReader(context, reuse if isinstance(reuse, MappingReuse) else NO_MAPPINGS_TO_REUSE)
         serving, groups = choose_mappings(configuration.of("Mapping"), reader.read, generations)
         return RouteSourceResult(
             routes=_make_routes(groups, reader),
-            clusters=_list_clusters(serving, reader),
+            clusters=_list_clusters(serving, guards, reader),
             listeners=ports.listeners,
             settings=_make_settings(ports, module),
             problems=tuple(generations.problems),
@@ -72,30 +80,40 @@ class AmbassadorSource:
 AMBASSADOR = AmbassadorSource()
 
 
-def _make_mapping_context(
+def _make_surroundings(
     configuration: ObjectsByKind,
     ports: CompiledPorts,
     module: CompiledModule,
     options: CompileOptions,
     generations: Generations,
+) -> Surroundings:
+    return Surroundings(
+        resolvers=compile_resolvers(configuration.of(*ResolverKind), options.environment, generations),
+        tls_contexts={
+            key: context.upstream if isinstance(context, TLSContext) else None
+            for key, context in ports.contexts.items()
+        },
+        gateway_namespace=options.gateway_namespace,
+        of_gateway=bool(module.config.use_ambassador_namespace_for_service_resolution),
+    )
+
+
+def _make_mapping_context(
+    around: Surroundings,
+    guards: tuple[Guard, ...],
+    ports: CompiledPorts,
+    module: CompiledModule,
+    options: CompileOptions,
 ) -> MappingContext:
     return MappingContext(
-        around=Surroundings(
-            resolvers=compile_resolvers(configuration.of(*ResolverKind), options.environment, generations),
-            tls_contexts={
-                key: context.upstream if isinstance(context, TLSContext) else None
-                for key, context in ports.contexts.items()
-            },
-            gateway_namespace=options.gateway_namespace,
-            of_gateway=bool(module.config.use_ambassador_namespace_for_service_resolution),
-        ),
+        around=around,
         defaults=module.defaults,
         default_core=module.core,
         hosts=tuple(host.selector for host in ports.hosts if host.selector is not None),
         regex_max_size=module.config.regex_max_size or DEFAULT_MAX_SIZE,
         authority_hidden_by=options.authority_hidden_by,
         zone_unknown=options.zone_unknown,
-        guards=compile_guards(configuration.guards(), module.config, options.serve_without_auth, generations),
+        guards=guards,
     )
 
 
@@ -104,12 +122,18 @@ def _make_routes(groups: Groups, reader: MappingReader) -> tuple[RouteCandidate,
     return tuple([one for one in made if one is not None])
 
 
-def _list_clusters(serving: ServingMappings, reader: MappingReader) -> tuple[ClusterCandidate, ...]:
-    """The clusters of Mappings that match calls, in the order of their keys: the first names the resolver object."""
+def _list_clusters(
+    serving: ServingMappings, guards: tuple[Guard, ...], reader: MappingReader
+) -> tuple[ClusterCandidate, ...]:
+    """The clusters of Mappings that match calls, in the order of their keys, then those that policies ask: the first
+    names the resolver object."""
     clusters: dict[str, Cluster] = {}
     for mapping in serving.values():
         if mapping.cluster is not None and mapping.members:
             clusters.setdefault(mapping.cluster.name, mapping.cluster)
+    for guard in guards:
+        for cluster in guard.clusters:
+            clusters.setdefault(cluster.name, cluster)
     return tuple([reader.digest_cluster(cluster) for cluster in clusters.values()])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from grpcgw.ambassador.compile.grouping import GroupMember, make_group_key
-from grpcgw.ambassador.compile.guards import Guard, find_guard
+from grpcgw.ambassador.compile.guards import Guard, GuardedMapping, find_policies
 from grpcgw.ambassador.compile.hosts import HostSelector, find_selectors
 from grpcgw.ambassador.compile.mapping_settings import (
     MergedMapping,
@@ -37,7 +37,7 @@ from grpcgw.model.log_format import InvalidLogFormat, parse_share
 from grpcgw.model.objects import KubeObject, read_metadata
 from grpcgw.model.regex import InvalidRegex, Replacement, check_regex
 from grpcgw.model.resilience import Priority
-from grpcgw.model.route import Destination, Unenforced, WeightedCluster
+from grpcgw.model.route import Destination, WeightedCluster
 
 DEFAULT_IDLE_TIMEOUT_MS = 300_000
 STICKY_HEADER = "grpcgw.io/sticky-header"
@@ -68,7 +68,7 @@ class MappingContext:
     zone_unknown: bool = False
     """Both as in CompileOptions."""
     guards: tuple[Guard, ...] = ()
-    """Objects that protect Mappings and are not supported yet."""
+    """Objects that decide on the RPCs of Mappings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +134,11 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
 
 
 def _guard(member: GroupMember, spec: MappingSpec, guards: tuple[Guard, ...]) -> GroupMember:
-    found = find_guard(guards, member.matching, spec) if guards else ""
-    if not found:
+    if not guards:
         return member
-    return replace(member, destination=replace(member.destination, policies=(Unenforced(name=found),)))
+    destination = member.destination
+    policies = find_policies(guards, GuardedMapping(destination.key, member.matching, spec))
+    return replace(member, destination=replace(destination, policies=policies)) if policies else member
 
 
 def _compile_redirect(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from grpcgw.ambassador.compile.generations import Generations
-from grpcgw.ambassador.compile.guards import GUARDING_KINDS
+from grpcgw.ambassador.compile.unenforced_guards import GUARDING_KINDS
 from grpcgw.ambassador.spec.parse import API_VERSIONS
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS, PLANNED_KINDS
 from grpcgw.model.objects import KubeObject, ObjectKey

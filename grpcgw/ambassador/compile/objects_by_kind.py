@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from grpcgw.ambassador.compile.generations import Generations
-from grpcgw.ambassador.compile.guards import AUTH_MODULE, GUARDING_KINDS
 from grpcgw.ambassador.compile.misspelt import guess_kind
+from grpcgw.ambassador.compile.unenforced_guards import AUTH_MODULE, GUARDING_KINDS
 from grpcgw.ambassador.spec.parse import Findings, is_meant_for
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS, PLANNED_KINDS
 from grpcgw.model.objects import UNREADABLE_FILE, KubeObject

@@ -33,11 +33,15 @@ SpecT = TypeVar("SpecT", bound=BaseModel)
 NO_DEFAULTS: Mapping[str, object] = {}
 
 
+NO_NAMES: Mapping[str, str] = {}
+
+
 class Findings:
     """The problems of one object, in the order they were found. Paths are relative to the spec."""
 
-    def __init__(self, obj: KubeObject) -> None:
-        self._object = obj
+    def __init__(self, obj: KubeObject, renamed: Mapping[str, str] = NO_NAMES) -> None:
+        """`renamed`: fields that have other names in the object than in the paths that are reported."""
+        self._object, self._renamed = obj, renamed
         self._prefix: FieldPath = ("spec",) if "spec" in obj.body else ()
         self.problems: list[Problem] = []
         self.rejected = False
@@ -46,6 +50,15 @@ class Findings:
     def copy(self) -> Findings:
         """Empty findings of the same object."""
         return Findings(self._object)
+
+    def renamed(self, fields: Mapping[str, str]) -> Findings:
+        """Empty findings of the same object, reported at other fields: names in paths → names in the object."""
+        return Findings(self._object, fields)
+
+    def add(self, others: Findings) -> None:
+        """Take over the problems of other findings of the same object."""
+        self.problems += others.problems
+        self.rejected = self.rejected or others.rejected
 
     def error(self, message: str, *path: str | int) -> None:
         """The object cannot serve as it is."""
@@ -60,6 +73,8 @@ class Findings:
         self._add(Severity.NOTICE, message, path)
 
     def _add(self, severity: Severity, message: str, path: FieldPath) -> None:
+        if path and path[0] in self._renamed:
+            path = (self._renamed[str(path[0])], *path[1:])
         self.problems.append(make_problem(self._object, severity, message, (*self._prefix, *path) if path else ()))
 
     def report_extension(self) -> None:

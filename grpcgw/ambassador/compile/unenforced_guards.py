@@ -1,0 +1,206 @@
+"""Finds the Mappings that an object protects which grpcgw cannot enforce: their RPCs are refused.
+
+If it is unclear whether a Mapping is protected, it counts as protected. Sources: Ambassador's
+AuthService and RateLimitService, Edge Stack's Filter, FilterPolicy and RateLimit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from grpcgw.ambassador.compile.guards import GuardContext, GuardedMapping
+from grpcgw.ambassador.compile.matching import Matching
+from grpcgw.ambassador.spec.mapping_spec import MappingSpec
+from grpcgw.ambassador.spec.module_spec import ModuleConfig
+from grpcgw.ambassador.spec.parse import Findings, raw_spec
+from grpcgw.model.cluster import Cluster
+from grpcgw.model.match import HostKind, HostMatch, MatchKind
+from grpcgw.model.objects import KubeObject
+from grpcgw.model.route import PolicySettings, Unenforced
+
+GUARDING_KINDS = {
+    "AuthService": "calls are not authenticated",
+    "Filter": "calls are not filtered",
+    "FilterPolicy": "calls are not filtered",
+    "RateLimit": "calls are not limited",
+    "RateLimitService": "calls are not limited",
+    "WebApplicationFirewall": "calls are not inspected",
+    "WebApplicationFirewallPolicy": "calls are not inspected",
+}
+"""By kind: the effect that is missing while grpcgw does not support it."""
+AUTH_MODULE = "authentication"
+"""A Module of this name is the AuthService of Ambassador 0.x; later ones read it, too."""
+_PASSING = frozenset({"host", "path", "filters"})
+"""The only fields of a FilterPolicy rule that lets calls pass: another field may be another name of `filters`."""
+
+_DEFAULT_DOMAIN = "ambassador"
+_LITERAL = re.compile(r"[^*?\[{\\]*")
+
+
+class Scope(Protocol):
+    """Which Mappings an object protects."""
+
+    def protects(self, matching: Matching, spec: MappingSpec) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class UnenforcedGuard:
+    """Refuses the RPCs of all Mappings in its scope."""
+
+    by: str
+    """The object, for the operator."""
+    scope: Scope
+    clusters: tuple[Cluster, ...] = ()
+
+    def settings_for(self, mapping: GuardedMapping) -> PolicySettings | None:
+        return Unenforced(name=self.by) if self.scope.protects(mapping.matching, mapping.spec) else None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthScope:
+    """An AuthService protects every Mapping without `bypass_auth`."""
+
+    def protects(self, matching: Matching, spec: MappingSpec) -> bool:
+        return not spec.bypass_auth
+
+
+@dataclass(frozen=True, slots=True)
+class LimitScope:
+    """A RateLimit protects Mappings with labels, their own or the Module's, in its domain."""
+
+    domain: str | None
+    """None: it cannot be read."""
+    of_all: bool
+
+    def protects(self, matching: Matching, spec: MappingSpec) -> bool:
+        labels = spec.labels or {}
+        return self.of_all or (bool(labels) if self.domain is None else bool(labels.get(self.domain)))
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRule:
+    """Globs of a FilterPolicy's rule."""
+
+    host: str
+    path: str
+    filters: bool
+    """Whether a call that matches is filtered; else it passes."""
+
+    def may_match(self, matching: Matching) -> bool:
+        return _may_be_host(self.host, matching.host) and _may_be_path(self.path, matching)
+
+    def covers(self, matching: Matching) -> bool:
+        """Whether every call of the Mapping certainly matches."""
+        if self.host != "*" and not _is_exactly(matching.host, self.host):
+            return False
+        literal = self.path.removesuffix("*")
+        is_prefix = literal != self.path and _LITERAL.fullmatch(literal) is not None
+        exact = matching.path.kind is not MatchKind.REGEX and matching.case_sensitive
+        return is_prefix and exact and matching.path.value.startswith(literal)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterScope:
+    """A FilterPolicy: the first rule that matches a call decides."""
+
+    rules: tuple[FilterRule, ...] | None
+    """None: they cannot be read."""
+
+    def protects(self, matching: Matching, spec: MappingSpec) -> bool:
+        for rule in self.rules or ():
+            if rule.filters and rule.may_match(matching):
+                return True
+            if not rule.filters and rule.covers(matching):
+                return False
+        return self.rules is None
+
+
+def compile_unenforced(objects: Sequence[KubeObject], context: GuardContext) -> tuple[UnenforcedGuard, ...]:
+    """Guards that refuse what the objects protect, and an error at each; or a notice, where it is served without."""
+    guards: list[UnenforcedGuard] = []
+    for obj in objects:
+        scope = _find_scope(obj, context.module)
+        findings = Findings(obj)
+        kind = obj.key.kind if obj.key.kind in GUARDING_KINDS else "AuthService"
+        if context.serve_without or _is_dispensable(obj):
+            findings.notice(f"{kind} is not supported yet: {GUARDING_KINDS[kind]}")
+        else:
+            guards += [UnenforcedGuard(str(obj.key), scope)] if scope is not None else []
+            findings.fault(
+                f"{kind} is not supported yet, and the calls of the Mappings that it protects are refused;"
+                " leave it out, or serve them without it by --serve-without-auth"
+            )
+        context.generations.report(findings)
+    return tuple(guards)
+
+
+def _find_scope(obj: KubeObject, module: ModuleConfig) -> Scope | None:
+    match obj.key.kind:
+        case "AuthService" | "Module":
+            return AuthScope()
+        case "WebApplicationFirewallPolicy":
+            return FilterScope(None)
+        case "FilterPolicy":
+            return FilterScope(_read_rules(_fields(obj).get("rules")))
+        case "RateLimit" | "RateLimitService":
+            domain = _fields(obj).get("domain", module.default_label_domain or _DEFAULT_DOMAIN)
+            read = domain if isinstance(domain, str) and domain else None
+            defaults = module.default_labels or {}
+            return LimitScope(read, bool(defaults if read is None else defaults.get(read)))
+        case _:
+            return None  # a Filter or firewall: it protects what a policy says
+
+
+def _is_dispensable(obj: KubeObject) -> bool:
+    """A RateLimitService that is unreachable lets calls pass, unless `failure_mode_deny` is set."""
+    return obj.key.kind == "RateLimitService" and _fields(obj).get("failure_mode_deny") in (None, False)
+
+
+def _fields(obj: KubeObject) -> Mapping[str, object]:
+    spec = raw_spec(obj)
+    return spec if isinstance(spec, Mapping) else {}
+
+
+def _read_rules(given: object) -> tuple[FilterRule, ...] | None:
+    if not isinstance(given, list):
+        return None
+    rules = []
+    for rule in given:
+        if not isinstance(rule, Mapping) or "precedence" in rule:  # which changes the order of rules
+            return None
+        host, path = rule.get("host", "*"), rule.get("path", "*")
+        if not isinstance(host, str) or not isinstance(path, str):
+            return None
+        filters = bool(rule.get("filters")) or not _PASSING.issuperset(rule)
+        rules.append(FilterRule(host.lower() or "*", path or "*", filters))
+    return tuple(rules)
+
+
+def _is_exactly(host: HostMatch | None, name: str) -> bool:
+    return host == HostMatch(HostKind.EXACT, name)
+
+
+def _may_be_host(glob: str, host: HostMatch | None) -> bool:
+    if host is None or host.kind is not HostKind.EXACT:
+        return True
+    names = (host.value, host.value.partition(":")[0])
+    return any(fnmatchcase(name, glob) for name in names) or glob.partition(":")[0] in names or "{" in glob
+
+
+def _may_be_path(glob: str, matching: Matching) -> bool:
+    """Compares the text before the first wildcard; anything may follow it."""
+    if matching.path.kind is MatchKind.REGEX:
+        return True
+    found = _LITERAL.match(glob)
+    literal, path = found[0] if found is not None else "", matching.path.value
+    is_whole = literal == glob
+    literal = f"/{literal.lstrip('/')}" if literal else ""
+    if not matching.case_sensitive:
+        literal, path = literal.lower(), path.lower()
+    if matching.path.kind is MatchKind.PREFIX and literal.startswith(path):
+        return True
+    return path == literal if is_whole else path.startswith(literal)
