@@ -49,8 +49,8 @@ class FramedService:
         """Read and not delivered yet."""
         self._half_closed = False
 
-    def start(self, now_s: float) -> None:
-        self._service.start(now_s)
+    def start(self, now_s: float, client_left: bool = False) -> None:
+        self._service.start(now_s, client_left)
         self._deliver(now_s)
 
     def on_request_message(self, message: bytes | None, now_s: float, last: bool = False) -> None:

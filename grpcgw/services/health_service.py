@@ -34,8 +34,8 @@ class HealthExchange(LocalExchange):
         self._service: str | None = None
         self._last = b""
 
-    def start(self, now_s: float) -> None:
-        super().start(now_s)
+    def start(self, now_s: float, client_left: bool = False) -> None:
+        super().start(now_s, client_left)
         if not self._is_known:
             self.finish(Status(Code.UNIMPLEMENTED, f"grpc.health.v1.Health has no method {self._method}"), now_s)
 

@@ -44,7 +44,8 @@ class LocalExchange:
         self._requests = self._replies = 0
         self._request_bytes = self._response_bytes = 0
 
-    def start(self, now_s: float) -> None:
+    def start(self, now_s: float, client_left: bool = False) -> None:
+        """`client_left`: `on_client_closed` follows."""
         self._counters.begin()
         self.call.read()
 

@@ -1,8 +1,7 @@
 """One RPC through the gateway: a state machine without I/O. The rules of how RPCs are forwarded are in this package.
 
-An engine reports events to a session (`on_…`). The session answers through two small ports: `Call`, the client's side,
-and `Attempt`, one try on one pod. It knows no sockets, threads, clocks or grpc: the time is an argument. The engine
-calls one method at a time and never from inside a port call.
+An engine reports events (`on_…`), one at a time and never from inside a port call. The session answers through two
+ports: `Call`, the client's side, and `Attempt`, one try on one pod. The time is an argument.
 
 The parts of a session, each of which can be read alone:
 
@@ -15,8 +14,7 @@ The parts of a session, each of which can be read alone:
 The session joins them, and reads in the order in which an RPC lives:
 
 1. `start` routes the RPC: to a Mapping's target, or to a refusal, which ends it.
-2. `_run_policies` asks the Mapping's policies, if any. They allow the RPC, now or later, or deny it with any status.
-   While one waits, `_on_hold` keeps the request from being opened; at most one message is read.
+2. `_run_policies` asks the Mapping's policies, which allow the RPC, now or later, or deny it. `_on_hold`: one waits.
 3. `_proceed` continues with an RPC that is admitted: breaker, copy, and reading the request.
 4. `_open` picks a pod and opens a try with what was read of the request so far; `relay` passes messages on.
 5. `_settle` decides what the end of a try means: the end of the RPC, or another try.
@@ -72,8 +70,8 @@ class Session(Relay):
 
     # --- the RPC begins
 
-    def start(self, now_s: float) -> None:
-        """Route the RPC and begin to read it. Called once, first."""
+    def start(self, now_s: float, client_left: bool = False) -> None:
+        """Route the RPC and begin to read it. Called once, first. `client_left`: it is only counted and logged."""
         try:
             routed = self._route()
         except Exception:  # a defect, which the engine contains: what is counted as ended must have begun
@@ -89,7 +87,9 @@ class Session(Relay):
         if routed.log_percent:
             self._logged = is_logged(routed.log_percent)
         self._deadline_s = bound_deadline(self._request.deadline_s, routed.timeout_ms, now_s)
-        if routed.policies is None:
+        if client_left:
+            self.on_client_closed(now_s, by_client=True)
+        elif routed.policies is None:
             self._proceed(routed, now_s)
         else:
             self._run_policies(routed, now_s)
@@ -288,9 +288,7 @@ class Session(Relay):
 
     def on_client_closed(self, now_s: float, by_client: bool = False) -> None:
         """The client cancelled, its deadline passed, or its connection is gone: nothing more can be sent to it.
-
-        `by_client`: the engine knows that; otherwise grpc core may have refused a header of the request.
-        """
+        `by_client`: the engine knows that; otherwise grpc core may have refused a header of the request."""
         if self.finished:
             return
         requests, deadline_s = self._requests, self._request.deadline_s
@@ -298,7 +296,7 @@ class Session(Relay):
             status = ending.client_deadline_passed(self._pod)
         else:
             status = ending.client_left(now_s - self._since_s, by_client or requests.began)
-        self._record(status, StatusFrom.NOBODY, now_s)
+        self._record(status, _NOBODY, now_s)
         self._abandon_try()
 
     def on_drained(self, now_s: float) -> None:
@@ -310,16 +308,21 @@ class Session(Relay):
         self._end_early(ending.too_much_held(), now_s)
 
     def on_defect(self, now_s: float) -> None:
-        """The engine caught an exception in one of the calls above."""
-        self._end_early(make_status(Reason.DEFECT, "a defect in the gateway, see its log"), now_s)
+        """The engine caught an exception in one of the calls above. What it raises again ends the RPC all the same."""
+        status = make_status(Reason.DEFECT, "a defect in the gateway, see its log")
+        try:
+            self._end_early(status, now_s)
+        finally:
+            if not self.finished:  # not even this status can be sent: the engine resets the stream
+                self._record(status, _GATEWAY, now_s)
 
     def _end_early(self, status: Status, now_s: float) -> None:
         """End the RPC with a status of the gateway's own, whatever is under way."""
         if self.finished:
             return
         if self._replies.sending:
-            call = self._call
-            self._record(status, StatusFrom.GATEWAY, now_s)
+            call = self._call  # which the record forgets
+            self._record(status, _GATEWAY, now_s)
             call.abort(status)
         else:
             self._finish_own(status, now_s)
@@ -346,8 +349,7 @@ class Session(Relay):
         self._learn()
         # First of all, because what it raises is a defect, which the client gets.
         trailers_only = self._replies.finish(self._call, headers, status)
-        by = _HEADERS if trailers_only else _TRAILERS
-        self._record(status, by if by_pod else _GATEWAY, now_s)
+        self._record(status, (_HEADERS if trailers_only else _TRAILERS) if by_pod else _GATEWAY, now_s)
 
     # --- the record
 
@@ -357,16 +359,14 @@ class Session(Relay):
         self._call.cancel_timer()
         self._call = NO_CALL
         self._release()
-        if self._policies is not None:
+        own = status_from is _GATEWAY or status_from is _NOBODY
+        reason = reason_of(status) if own else ""
+        sizes = self._requests.uncounted_bytes(), self._replies.uncounted_bytes()
+        self._counters.end(status.code, now_s - self._since_s, reason or (CLIENT_CANCELLED if own else ""), *sizes)
+        if self._policies is not None:  # after the RPC is counted, which a defect in these must not prevent
             self._policies.end(status)
         if self._copy is not None:
             self._copy.leave(status_from is _NOBODY, now_s)
-        own = status_from is _GATEWAY or status_from is _NOBODY
-        reason = reason_of(status) if own else ""
-        counted_reason = reason or (CLIENT_CANCELLED if own else "")
-        requests_bytes = self._requests.size_bytes - self._requests.counted_bytes
-        replies_bytes = self._replies.size_bytes - self._replies.counted_bytes
-        self._counters.end(status.code, now_s - self._since_s, counted_reason, requests_bytes, replies_bytes)
         rpc_log = self._serving.rpc_log
         if self._logged and rpc_log is not None:
             rpc_log.put(self._sum_up(status, status_from, reason, now_s))

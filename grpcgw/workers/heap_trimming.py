@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 GROWN_BYTES = 64 << 20
 """A process is trimmed only when it is larger than its smallest size by this much."""
-EVERY_S = 30.0
+EVERY_S = 10.0
 """Shortest time between two trims."""
 
 

@@ -335,8 +335,8 @@ class Rpc:
 
     # --- the client
 
-    def starts(self) -> list[Asked]:
-        self.session.start(self.now_s)
+    def starts(self, client_left: bool = False) -> list[Asked]:
+        self.session.start(self.now_s, client_left)
         return self._answer()
 
     def client_sends(self, message: bytes) -> list[Asked]:

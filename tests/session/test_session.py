@@ -980,6 +980,30 @@ def test_a_status_that_cannot_be_sent_is_replaced() -> None:
     assert_over(rpc, Code.INTERNAL)
 
 
+def test_an_rpc_that_cannot_be_ended_for_a_defect_does_not_stay_in_flight() -> None:
+    """A second defect, in what sends the status of the first."""
+    rpc = Rpc(Gateway())
+    rpc.is_sent_unary()
+    rpc.call.finish = raise_a_defect  # type: ignore[assignment,method-assign]
+    with pytest.raises(ValueError, match="a defect"):
+        rpc.is_answered_unary()
+    with pytest.raises(ValueError, match="a defect"):
+        rpc.defect()
+    assert_over(rpc, Code.INTERNAL)
+
+
+# --- a client that leaves before its RPC begins
+
+
+def test_an_rpc_whose_client_has_left_before_it_begins_reaches_no_pod() -> None:
+    """Else a client that opens and resets RPCs by the thousand would put pods to work, and the gateway for them."""
+    rpc = Rpc(Gateway())
+    assert rpc.starts(client_left=True) == []
+    assert rpc.client_leaves(by_client=True) == []
+    assert_over(rpc, Code.CANCELLED)
+    assert rpc.gateway.targets[0].picked == []
+
+
 # --- what is counted
 
 

@@ -185,7 +185,7 @@ class ClientRpc:
         if serving.wants_certificate(client.view):
             request.certificate = client.certificate()
         self.session = begin_exchange(serving, self, request, now_s)
-        self.session.start(now_s)
+        self.session.start(now_s, self._gone)
         self._metadata_bytes = request.metadata_bytes
         if self._metadata_bytes > SMALL_BYTES:
             self.note_held()

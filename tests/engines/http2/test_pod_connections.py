@@ -12,7 +12,7 @@ import hyperframe.frame
 import pytest
 from dataplane.configured import compile_yaml, configured
 from dataplane.lab import Gateway, Lab
-from dataplane.raw_client import RawClient
+from dataplane.raw_client import RawClient, request_headers
 from dataplane.scripted_pod import ScriptedPod, Stream
 from dataplane.waiting import PATIENCE_S, eventually, settled
 
@@ -188,6 +188,16 @@ def test_a_waiting_rpc_that_its_client_cancels_never_reaches_the_pod(http2: Lab)
     held.release(MAX_LINKS + 1)
     assert client.finish(streams[-1]).status == 0
     assert numbers(pod) == [0, 1, 2, 3, 5]
+
+
+def test_an_rpc_that_its_client_resets_with_the_same_write_never_reaches_the_pod(http2: Lab) -> None:
+    pod = http2.scripted_pod(answer)
+    client = http2.raw_client(http2.gateway(pod))
+    for _ in range(20):
+        client.h2.reset_stream(client.begin(request_headers()), 8)
+    client.flush()
+    assert client.call("Unary").status == 0
+    assert len(pod.streams) == 1
 
 
 # GOAWAY, lost connections
