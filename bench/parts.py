@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench import messages
+from bench.abuse import Outcome, measure_attacks
 from bench.changes import measure_file_changes, measure_pod_changes
 from bench.children import thread_count
 from bench.contenders import AIO, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, engine_rows, missing, tls_rows
@@ -47,6 +48,7 @@ STORMS = (
     ("RSA with client certificates", True, True),
 )
 WORKER_THREADS = 8
+ATTACKED_RATIO = 2
 PROCESSES = 3
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 10_000
 
@@ -257,6 +259,35 @@ def storm_handshakes(plan: Plan) -> Findings:
     return Findings(tuple(figures))
 
 
+def beside_attacks(plan: Plan) -> Findings:
+    """an ordinary client beside attacks"""
+    outcomes = sorted(measure_attacks(1 if plan.quick else 3, plan.engine), key=lambda one: -one.ratio)
+    worst, most = outcomes[0], max(one.worker_bytes for outcome in outcomes for one in outcome.rounds)
+    beyond = sum(one.ratio > ATTACKED_RATIO for one in outcomes)
+    figures = (
+        at_most(
+            f"p99 beside the worst of {len(outcomes)} attacks, {worst.attack}, x alone", worst.ratio, ATTACKED_RATIO
+        ),
+        for_information("attacks beside which it is more", f"{beyond} of {len(outcomes)}"),
+        for_information("memory of the worker, most", f"{most / 1e6:.0f} MB"),
+    )
+    columns = ("attack", "p99, x alone", "alone", "beside", "sent", "connections", "memory of the worker")
+    return Findings(figures, (render_table(columns, [_describe_attack(one) for one in outcomes]),))
+
+
+def _describe_attack(outcome: Outcome) -> tuple[str, ...]:
+    rounds = outcome.rounds
+    return (
+        outcome.attack,
+        f"{outcome.ratio:.2f}",
+        f"{median(one.alone_ms for one in rounds):.1f} ms",
+        f"{median(one.beside_ms for one in rounds):.1f} ms",
+        f"{median(one.sent_bytes for one in rounds) / 1e6:.1f} MB",
+        f"{median(one.connections for one in rounds):.0f}",
+        f"{max(one.worker_bytes for one in rounds) / 1e6:.0f} MB",
+    )
+
+
 def watch_idle(plan: Plan) -> Findings:
     """a worker with thousands of pods and no RPC"""
     idle = measure_idle(IDLE_PODS // 10 if plan.quick else IDLE_PODS, plan.engine)
@@ -305,6 +336,7 @@ PARTS: dict[str, Part] = {
     "fields": compare_mappings,
     "many-pods": compare_pods,
     "handshakes": storm_handshakes,
+    "abuse": beside_attacks,
     "idle": watch_idle,
     "streams": count_streams,
     "messages": exchange_messages,

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.abuse import measure_attacks
 from bench.backend import METHOD, STREAM_METHOD, make_reply, make_request
 from bench.echo_pod import EchoConnection
 from bench.h2load import Load, make_frame, parse_report
@@ -229,3 +230,11 @@ def wait_until_refused(port: int) -> None:
             except grpc.RpcError:
                 return
     raise AssertionError("the gateway still answers, though its service has no pods")
+
+
+def test_an_attack_is_measured_while_it_sends_and_the_ordinary_client_is_answered() -> None:
+    (outcome,) = measure_attacks(1, CompileSettings().engine, ["one message of 1 GiB"])
+    (one,) = outcome.rounds
+    assert one.connections == 1
+    assert one.sent_bytes > 1 << 20
+    assert 0 < outcome.ratio == one.beside_ms / one.alone_ms

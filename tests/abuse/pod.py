@@ -1,6 +1,7 @@
 """A pod that takes and gives whatever is asked, any number of RPCs at once.
 
-`python -m tests.abuse.pod` takes a free port and prints it. Methods of service `abuse.Pod`: `Echo` answers the first
+`python -m tests.abuse.pod [BYTES]` takes a free port and prints it. BYTES: the largest message it takes, 64 MiB unless
+given; -1: any. Methods of service `abuse.Pod`: `Echo` answers the first
 message with itself, `Sink` reads everything and answers once, `Flood` answers with 64 KiB messages for as long as it is
 let, `Stuck` neither reads nor answers.
 """
@@ -44,10 +45,10 @@ async def stuck(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
 METHODS: dict[str, Callable[..., Any]] = {"Echo": echo, "Sink": sink, "Flood": flood, "Stuck": stuck}
 
 
-async def serve() -> None:
+async def serve(max_message_bytes: int) -> None:
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", 64 << 20),
+            ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_metadata_size", 131_072),
             # Beyond its default of 1,000 waiting RPCs core cancels new ones at random.
             ("grpc.server.max_pending_requests", 20_000),
@@ -65,4 +66,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(serve(int(sys.argv[1]) if len(sys.argv) > 1 else 64 << 20))

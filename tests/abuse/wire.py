@@ -30,6 +30,8 @@ CHUNK_BYTES = 65_536
 FRAME_HEADER_BYTES = 9
 
 ECHO, SINK, FLOOD, STUCK = (f"/abuse.Pod/{method}" for method in ("Echo", "Sink", "Flood", "Stuck"))
+LARGE_SINK = "/abuse.Large/Sink"
+"""Of a pod that takes messages of any length."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -92,6 +94,21 @@ def window_update(stream: int, by: int) -> bytes:
 def raw_frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """A frame of any type, also one that no library would build."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def split_frames(received: bytes) -> tuple[list[Frame], bytes]:
+    """The whole frames, and the rest."""
+    frames: list[Frame] = []
+    whole, at = memoryview(received), 0
+    while len(whole) >= at + FRAME_HEADER_BYTES:
+        frame, length = Frame.parse_frame_header(whole[at : at + FRAME_HEADER_BYTES])
+        end = at + FRAME_HEADER_BYTES + length
+        if len(whole) < end:
+            break
+        frame.parse_body(whole[at + FRAME_HEADER_BYTES : end])
+        frames.append(frame)
+        at = end
+    return frames, bytes(whole[at:])
 
 
 class Wire:
@@ -179,16 +196,8 @@ class Wire:
     def _receive(self) -> None:
         came = self._socket.recv(CHUNK_BYTES)
         self.closed = not came
-        whole, at = memoryview(self.received + came), 0
-        while len(whole) >= at + FRAME_HEADER_BYTES:
-            frame, length = Frame.parse_frame_header(whole[at : at + FRAME_HEADER_BYTES])
-            end = at + FRAME_HEADER_BYTES + length
-            if len(whole) < end:
-                break
-            frame.parse_body(whole[at + FRAME_HEADER_BYTES : end])
-            self.frames.append(frame)
-            at = end
-        self.received = bytes(whole[at:])
+        frames, self.received = split_frames(self.received + came)
+        self.frames += frames
 
 
 @contextmanager
