@@ -15,6 +15,7 @@ from grpcgw.model.status import Reason
 from grpcgw.policy import unenforced
 from grpcgw.policy.chain import BuiltPolicy
 from grpcgw.policy.contract import Policy
+from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
 
 
@@ -40,9 +41,9 @@ class PolicyKind:
     kind: str
     """`PolicySettings.kind`."""
     stage: Stage
-    build: Callable[[ObjectKey, PolicySettings], Policy | Deny]
+    build: Callable[[ObjectKey, PolicySettings, PolicyServices], Policy | Deny]
     """Makes the policy of a Mapping (its key) from the settings, once per snapshot. A Deny refuses all RPCs of the
-    Mapping; so does an exception, with UNAVAILABLE."""
+    Mapping; so does an exception, with UNAVAILABLE. State that survives a reload comes from the services."""
 
 
 class Catalogue:
@@ -52,11 +53,11 @@ class Catalogue:
         self.kinds = tuple(kinds)
         self._by_kind = {one.kind: one for one in self.kinds}
 
-    def build(self, destination: Destination) -> tuple[BuiltPolicy, ...] | Deny:
+    def build(self, destination: Destination, services: PolicyServices) -> tuple[BuiltPolicy, ...] | Deny:
         """The policies of a Mapping in the order they run, or the Deny of all its RPCs: one cannot be built."""
         built = []
         for settings in sorted(destination.policies, key=self._stage):
-            policy = self._build(destination.key, settings)
+            policy = self._build(destination.key, settings, services)
             if isinstance(policy, Deny):
                 return policy
             index = destination.policies.index(settings)
@@ -66,7 +67,8 @@ class Catalogue:
     def find_faults(self, routes: Iterable[Route]) -> dict[ObjectKey, str]:
         """The objects with a policy that cannot be built, and why. Without those that are refused on purpose."""
         with_policies = [one for route in routes for one in route.destinations if one.policies]
-        built = ((one.key, self.build(one)) for one in with_policies)
+        services = PolicyServices()  # of no worker: what is built here serves no RPC
+        built = ((one.key, self.build(one, services)) for one in with_policies)
         return {
             key: denied.message
             for key, denied in built
@@ -77,12 +79,12 @@ class Catalogue:
         found = self._by_kind.get(settings.kind)
         return Stage.OWN if found is None else found.stage
 
-    def _build(self, key: ObjectKey, settings: PolicySettings) -> Policy | Deny:
+    def _build(self, key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy | Deny:
         found = self._by_kind.get(settings.kind)
         if found is None:
             return _not_built(key, settings, f"there is no policy of the kind {settings.kind!r}")
         try:
-            return found.build(key, settings)
+            return found.build(key, settings, services)
         except Exception as error:  # a defect in one policy refuses its own RPCs, and nothing else
             return _not_built(key, settings, f"{type(error).__name__}: {error}")
 

@@ -18,6 +18,7 @@ from grpcgw.model.snapshot import Snapshot
 from grpcgw.policy.breakers import Breaker, choose_limits
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.retry import RetryBudget
+from grpcgw.policy.services import PolicyServices
 from grpcgw.routing.copy_counters import CopyCounters
 from grpcgw.routing.routing_snapshot import RoutingSnapshot
 from grpcgw.routing.selection import find_selections, select_routes
@@ -74,10 +75,15 @@ class RouteBinder:
     """Makes routing snapshots over one ClusterSet. Called by one thread at a time."""
 
     def __init__(
-        self, clusters: ClusterSet, count_in_flight: Callable[[str], int], catalogue: Catalogue = CATALOGUE
+        self,
+        clusters: ClusterSet,
+        count_in_flight: Callable[[str], int],
+        services: PolicyServices,
+        catalogue: Catalogue = CATALOGUE,
     ) -> None:
         """`count_in_flight`: how many RPCs run for a Mapping, by its label."""
-        self._clusters, self._count_in_flight, self._catalogue = clusters, count_in_flight, catalogue
+        self._clusters, self._count_in_flight = clusters, count_in_flight
+        self._services, self._catalogue = services, catalogue
         self._breakers: Kept[tuple[str, Priority], Breaker] = Kept()
         self._budgets: Kept[str, RetryBudget] = Kept()
         self._copy_counters: Kept[str, CopyCounters] = Kept(MOST_GONE_SHADOWS)
@@ -122,7 +128,7 @@ class RouteBinder:
         targets = [self._make_target(route, destination, one.cluster) for one in destination.clusters]
         if not destination.policies:  # as most
             return targets
-        policies = self._catalogue.build(destination)
+        policies = self._catalogue.build(destination, self._services)
         upstreams = tuple(self._make_upstreams(route, one) for one in destination.policies)
         for target in targets:
             target.decide_by(policies, upstreams)

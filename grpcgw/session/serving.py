@@ -22,6 +22,7 @@ from grpcgw.model.status import Reason
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.client_rules import Reception, make_reception
 from grpcgw.policy.held_messages import HeldMessages
+from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.binding import MatchTables, RouteBinder
 from grpcgw.routing.host_rules import Entry
@@ -72,7 +73,8 @@ class Serving:
         self.reflection: DescriptorIndex | None = None
         """Descriptors of the pods' services; None: the gateway has no reflection service."""
         self._routing = NO_ROUTES
-        self._binder = RouteBinder(self.clusters, self.counters.count_in_flight, catalogue)
+        self.policy_services = PolicyServices()
+        self._binder = RouteBinder(self.clusters, self.counters.count_in_flight, self.policy_services, catalogue)
         self._applying = threading.Lock()
 
     @property

@@ -19,6 +19,7 @@ from grpcgw.model.route import Destination, PolicySettings, Route, WeightedClust
 from grpcgw.model.status import Status
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
 from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, UnaryRpc, Verdict, Wait
+from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
 
 DETAILS = b"\x08\x10\x12\x06denied"
@@ -84,16 +85,16 @@ class LatePolicy:
 
 class Broken:
     @staticmethod
-    def build(mapping: str, settings: PolicySettings) -> KeyPolicy:
+    def build(mapping: ObjectKey, settings: PolicySettings, services: PolicyServices) -> KeyPolicy:
         raise LookupError("no such key")
 
 
-def _build_key(mapping: str, settings: PolicySettings) -> KeyPolicy:
+def _build_key(mapping: ObjectKey, settings: PolicySettings, services: PolicyServices) -> KeyPolicy:
     assert isinstance(settings, KeySettings)
     return KeyPolicy(settings)
 
 
-def _build_late(mapping: str, settings: PolicySettings) -> LatePolicy:
+def _build_late(mapping: ObjectKey, settings: PolicySettings, services: PolicyServices) -> LatePolicy:
     assert isinstance(settings, LateSettings)
     return LatePolicy(settings)
 

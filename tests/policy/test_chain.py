@@ -19,6 +19,7 @@ from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
 from grpcgw.policy.chain import FAILED_OPEN, BuiltPolicy, Chain
 from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, Verdict, Wait
 from grpcgw.policy.request import Peer, Request
+from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 
 DENY = Deny("busy", "come back later", Code.RESOURCE_EXHAUSTED)
@@ -295,25 +296,26 @@ class Second(PolicySettings):
     kind = "second"
 
 
-def _build(mapping: str, settings: PolicySettings) -> Scripted:
+def _build(mapping: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Scripted:
     if settings.name == "broken":
         raise LookupError("no such key")
     return Scripted()
 
 
+SERVICES = PolicyServices()
 KINDS = Catalogue(
     (PolicyKind("second", Stage.LIMITS, _build), PolicyKind("first", Stage.IDENTITY, _build)),
 )
 
 
 def test_policies_run_by_stage_and_in_one_stage_as_they_are_set() -> None:
-    built = KINDS.build(destination(Second(name="a"), First(name="b"), Second(name="c"), First(name="d")))
+    built = KINDS.build(destination(Second(name="a"), First(name="b"), Second(name="c"), First(name="d")), SERVICES)
     assert not isinstance(built, Deny)
     assert [(one.name, one.index) for one in built] == [("b", 1), ("d", 3), ("a", 0), ("c", 2)]
 
 
 def test_a_mapping_without_policies_has_none() -> None:
-    assert KINDS.build(destination()) == ()
+    assert KINDS.build(destination(), SERVICES) == ()
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ def test_a_mapping_without_policies_has_none() -> None:
 )
 def test_a_policy_that_cannot_be_built_refuses_the_mapping(settings: PolicySettings, cause: str) -> None:
     mapping = destination(First(name="fine"), settings)
-    denied = KINDS.build(mapping)
+    denied = KINDS.build(mapping, SERVICES)
     assert isinstance(denied, Deny)
     assert (denied.reason, denied.status().code) == (Reason.POLICY_NOT_BUILT, Code.UNAVAILABLE)
     assert cause in denied.message
@@ -335,7 +337,7 @@ def test_a_policy_that_cannot_be_built_refuses_the_mapping(settings: PolicySetti
 
 def test_what_cannot_be_enforced_is_refused_on_purpose() -> None:
     mapping = destination(Unenforced(name="AuthService auth.default"))
-    denied = CATALOGUE.build(mapping)
+    denied = CATALOGUE.build(mapping, SERVICES)
     assert isinstance(denied, Deny)
     assert denied.reason == Reason.NOT_ENFORCED
     route = Route("m", PathMatch(MatchKind.PREFIX, "/"), 0, (mapping,))

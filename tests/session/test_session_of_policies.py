@@ -54,7 +54,7 @@ class Scripted(PolicySettings):
 def gateway(*verdicts: Verdict | Policy, pods: int = 1, auth_pods: int = 1, **mapping: object) -> Gateway:
     """A Mapping with a policy for each verdict; the upstream of each is the cluster `auth`."""
     policies = [one if isinstance(one, Policy) else Policy(one) for one in verdicts]
-    kinds = (PolicyKind("scripted", Stage.OWN, lambda _, settings: policies[int(settings.name)]),)
+    kinds = (PolicyKind("scripted", Stage.OWN, lambda _, settings, services: policies[int(settings.name)]),)
     breakers = mapping.pop("auth_breakers", ())
     upstream = Destination(
         ObjectKey("AuthService", "default", "auth"),

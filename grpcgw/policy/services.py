@@ -1,0 +1,28 @@
+"""What policies get beside their settings: state that survives reloads, and what all policies of a worker share. Pure.
+
+One `PolicyServices` per worker. A policy is built again with each snapshot that changes its route; what it has to
+remember beyond that (counters, caches of tokens or answers) it gets from `keep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+from grpcgw.kept import Kept
+
+T = TypeVar("T")
+
+
+class PolicyServices:
+    def __init__(self) -> None:
+        self._kept: Kept[tuple[type, Hashable], object] = Kept()
+
+    def keep(self, kind: type[T], key: Hashable, make: Callable[[], T]) -> T:
+        """The value of class `kind` and of `key`: the one that a policy holds already, else what `make` returns.
+
+        It lives as long as a policy holds it (`kept.Kept`): a reload passes it on, also where the settings changed.
+        """
+        value = self._kept.get_or_make((kind, key), make)
+        assert isinstance(value, kind)
+        return value
