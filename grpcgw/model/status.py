@@ -39,6 +39,7 @@ class Reason(StrEnum):
     CONNECTION_LOST = "connection-lost"
     STREAM_RESET = "stream-reset"
     BAD_RESPONSE = "bad-response"
+    NO_STATUS = "no-status"
     TIMEOUT = "timeout"
     IDLE_TIMEOUT = "idle-timeout"
     CLIENT_DEADLINE = "client-deadline"
@@ -78,6 +79,7 @@ _CODES: Mapping[str, Code] = {
     Reason.CLIENT_DEADLINE: Code.DEADLINE_EXCEEDED,
     Reason.STREAM_RESET: Code.INTERNAL,
     Reason.BAD_RESPONSE: Code.INTERNAL,
+    Reason.NO_STATUS: Code.UNKNOWN,
     Reason.CIRCUIT_BREAKER: Code.RESOURCE_EXHAUSTED,
     Reason.CLIENT_ADDRESS: Code.PERMISSION_DENIED,
     Reason.UNDERSCORE: Code.INVALID_ARGUMENT,

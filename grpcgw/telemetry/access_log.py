@@ -119,6 +119,7 @@ _FLAGS = {
     "stream-refused": "UR",
     "stream-reset": "UR",
     "bad-response": "UPE",
+    "no-status": "UPE",
     "timeout": "UT",
     "client-deadline": "UT",
     "idle-timeout": "SI",

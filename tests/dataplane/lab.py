@@ -82,7 +82,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
                 "test_second_message_makes_a_call_unrepeatable",
                 "test_stream_above_the_last_of_a_goaway_goes_to_another_pod",
                 "test_pod_that_fails_before_its_headers",
-                "test_pod_status_that_is_no_number_is_a_bad_response",
+                "test_pod_status_that_is_no_number_is_unknown",
                 "test_metadata_of_a_pod_above_the_limit_is_refused",
                 "test_an_original_that_is_tried_again_is_copied_once",
             ),

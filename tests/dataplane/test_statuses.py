@@ -17,7 +17,7 @@ from dataplane.scripted_pod import Stream, frame, refusing
 from grpcgw.engines.generic_handler.pod_attempt import LOST_STATUS_S, WRITE_FAILED
 from grpcgw.model.route import Unenforced
 
-NO_ERROR = 0
+NO_ERROR, REFUSED_STREAM = 0, 7
 UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 4, 12, 13, 14
 DETAILS = b"\x08\x05\x12\x03abc\xff\x00"
 
@@ -318,17 +318,50 @@ def test_http_status_of_a_hop_before_the_pod_is_grpcs_for_it(lab: Lab, body: str
     assert codes == HTTP_STATUSES
 
 
-def test_answer_without_a_status_is_a_bad_response(lab: Lab) -> None:
-    """The gateway's own words, in the place of the status that grpc core makes."""
+def end_data(stream: Stream) -> None:
+    stream.send_headers()
+    stream.send_message(b"x")
+    stream.end_without_status()
 
-    def end_without_status(stream: Stream) -> None:
-        stream.send_headers()
-        stream.send_message(b"x")
-        stream.end_without_status()
 
-    answer = lab.raw_client(lab.gateway(lab.scripted_pod(end_without_status))).call("Unary")
-    assert answer.status == (UNKNOWN if lab.on_grpc_core else INTERNAL)
-    assert answer.header("x-grpcgw-reason") == lab.reason_after_headers("bad-response")
+def end_headers(stream: Stream) -> None:
+    stream.connection.act(
+        lambda h2c: h2c.send_headers(
+            stream.number, [(":status", "200"), ("content-type", "application/grpc")], end_stream=True
+        )
+    )
+
+
+def end_trailers(stream: Stream) -> None:
+    stream.send_headers()
+    stream.send_message(b"x")
+    stream.connection.act(lambda h2c: h2c.send_headers(stream.number, [("x-other", "1")], end_stream=True))
+
+
+@pytest.mark.parametrize("end", [end_data, end_headers, end_trailers])
+def test_answer_without_a_status_is_unknown(lab: Lab, end: Callable[[Stream], None]) -> None:
+    """grpc `http-grpc-status-mapping`: HTTP 200 without `grpc-status`."""
+    answer = lab.raw_client(lab.gateway(lab.scripted_pod(end))).call("Unary")
+    assert answer.status == UNKNOWN
+    assert answer.header("x-grpcgw-reason") == lab.reason_after_headers("no-status")
+
+
+def test_a_pod_that_refuses_the_stream_after_its_headers_had_the_rpc(lab: Lab) -> None:
+    """It is not sent to another pod: the headers, which no client has yet, prove that a handler may have run."""
+
+    def answer_and_refuse(stream: Stream) -> None:
+        stream.read_all()
+        stream.connection.act(
+            lambda h2c: (
+                h2c.send_headers(stream.number, [(":status", "200"), ("content-type", "application/grpc")]),
+                h2c.reset_stream(stream.number, REFUSED_STREAM),
+            )
+        )
+
+    pods = [lab.scripted_pod(answer_and_refuse) for _ in range(2)]
+    answer = lab.raw_client(lab.gateway(*pods)).call("Unary")
+    assert answer.header("x-grpcgw-reason") == lab.reason_after_headers("stream-reset")
+    assert sum(len(pod.streams) for pod in pods) == 1
 
 
 def test_bytes_that_are_no_message_end_with_the_idle_timeout(lab: Lab) -> None:
@@ -375,9 +408,9 @@ def test_pod_that_fails_in_the_middle_of_a_stream_ends_it_with_a_status(
 
 
 @pytest.mark.parametrize("number", ["banana", "-1", ""])
-def test_pod_status_that_is_no_number_is_a_bad_response(lab: Lab, number: str) -> None:
+def test_pod_status_that_is_no_number_is_unknown(lab: Lab, number: str) -> None:
     answer = lab.raw_client(lab.gateway(lab.scripted_pod(refusing(number)))).call("Unary")
-    assert_gateway_made(answer, INTERNAL, "bad-response", "test.default")
+    assert_gateway_made(answer, UNKNOWN, "no-status", "test.default")
 
 
 def test_pod_that_says_unavailable_in_words_of_grpc_core_is_still_the_pods(lab: Lab) -> None:

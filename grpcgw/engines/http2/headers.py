@@ -358,7 +358,7 @@ def _judge_http(fields: Fields) -> Status | None:
         return Status(code, f"the pod answered with HTTP status {int(http_status)}", cause=None)
     if not is_grpc(content_type):
         shown = ascii(content_type[:64])[2:-1]
-        return Status(Code.UNKNOWN, f"the pod answered with content-type {shown!r}", cause=Reason.BAD_RESPONSE)
+        return Status(Code.UNKNOWN, f"the pod answered with content-type {shown!r}", cause=Reason.NO_STATUS)
     return None
 
 

@@ -34,8 +34,9 @@ DEADLINE_SLACK_S = 0.005
 """A pod that watches the same deadline may reset the stream so much before the gateway's timer expires."""
 
 
-_NO_STATUS = Status(Code.INTERNAL, "the pod ended the stream without a status", cause=Reason.BAD_RESPONSE)
-_TRAILERS_WITHOUT_STATUS = Status(Code.INTERNAL, "the pod's trailers have no status", cause=Reason.BAD_RESPONSE)
+_NO_STATUS = Status(Code.UNKNOWN, "the pod ended the stream without a status", cause=Reason.NO_STATUS)
+"""UNKNOWN: grpc `http-grpc-status-mapping` for HTTP 200, and `statuses` for one that cannot be read."""
+_TRAILERS_WITHOUT_STATUS = Status(Code.UNKNOWN, "the pod's trailers have no status", cause=Reason.NO_STATUS)
 
 
 class Link(Flushed, Protocol):
@@ -204,14 +205,14 @@ class PodAttempt:
     def on_response(self, event: ResponseReceived) -> None:
         head = parse_response(event.headers)
         if self._connection.is_too_large(head.size_bytes):
-            self._reject(Reason.METADATA_TOO_LARGE, "the pod's headers are larger than the gateway takes")
+            self._reject("the pod's headers are larger than the gateway takes")
             return
         status = head.fault
         if event.end_stream:
             try:
                 status = parse_trailers(event.headers).status or status or _NO_STATUS
             except BadField as bad:
-                self._reject(Reason.BAD_RESPONSE, str(bad))
+                self._end(Status(Code.UNKNOWN, str(bad), cause=Reason.NO_STATUS))
                 return
         if status is None:
             self._headers, self.message_fields = head.metadata, head.message_fields
@@ -240,10 +241,10 @@ class PodAttempt:
         try:
             trailers = parse_trailers(event.headers)
         except BadField as bad:
-            self._reject(Reason.BAD_RESPONSE, str(bad))
+            self._end(Status(Code.UNKNOWN, str(bad), cause=Reason.NO_STATUS))
             return
         if self._connection.is_too_large(trailers.size_bytes):
-            self._reject(Reason.METADATA_TOO_LARGE, "the pod's trailers are larger than the gateway takes")
+            self._reject("the pod's trailers are larger than the gateway takes")
             return
         self._end(trailers.status or _TRAILERS_WITHOUT_STATUS, self._is_unsent(True))
 
@@ -258,7 +259,7 @@ class PodAttempt:
         or GOAWAY excluded it."""
         if self._status is not None:
             return
-        if code == REFUSED_STREAM:
+        if code == REFUSED_STREAM and self._headers is None:  # a pod that answers has the RPC
             self._end(Status(Code.UNAVAILABLE, "the pod refused the stream", cause=Reason.STREAM_REFUSED), reset=False)
         elif by_pod and code == CANCEL and self._is_due():
             self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT), reset=False)
@@ -282,8 +283,9 @@ class PodAttempt:
         what = f"the pod takes at most {limit_bytes} bytes of headers"
         self._end(Status(Code.RESOURCE_EXHAUSTED, what, cause=Reason.METADATA_TOO_LARGE))
 
-    def _reject(self, reason: Reason, why: str) -> None:
-        self._end(Status(Code.INTERNAL, why, cause=reason))
+    def _reject(self, why: str) -> None:
+        """For headers that are too large; INTERNAL, because it counts against the pod."""
+        self._end(Status(Code.INTERNAL, why, cause=Reason.METADATA_TOO_LARGE))
 
     # --- the end
 
