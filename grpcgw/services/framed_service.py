@@ -21,14 +21,14 @@ class _MessageCall:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.wanted = False
-        """The service reads the next message."""
+        self.wanted = self.sent = False
+        """`wanted`: the service reads the next message. `sent`: what it sent is written, which is to be reported."""
 
     def read(self) -> None:
         self.wanted = True
 
     def send(self, headers: Metadata | None, message: bytes | None) -> None:
-        self.call.send(headers, None if message is None else frame(message))
+        self.sent = self.call.send(headers, None if message is None else frame(message))
 
     def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
         self.call.finish(headers, None if message is None else frame(message), status, headers_sent)
@@ -64,14 +64,16 @@ class FramedService:
         self._deliver(now_s)
 
     def _deliver(self, now_s: float) -> None:
-        call = self._call
-        while call.wanted and self._messages:
-            call.wanted = False
-            self._service.on_request_message(self._messages.popleft(), now_s)
-        if call.wanted and self._half_closed:
-            call.wanted = False
-            self._service.on_request_message(None, now_s)
-        elif call.wanted and not self._service.finished:
+        """Report what is due, until nothing is."""
+        call, service = self._call, self._service
+        while call.sent or (call.wanted and (self._messages or self._half_closed)):
+            if call.sent:
+                call.sent = False
+                service.on_client_sent(True, now_s)
+            else:
+                call.wanted = False
+                service.on_request_message(self._messages.popleft() if self._messages else None, now_s)
+        if call.wanted and not service.finished:
             call.call.read()
 
     def on_client_sent(self, ok: bool, now_s: float) -> None:

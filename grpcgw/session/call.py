@@ -42,8 +42,9 @@ class Call(CoroutineRuntime, Protocol):
         if the client is gone."""
         ...
 
-    def send(self, headers: Metadata | None, message: bytes | None) -> None:
-        """Send headers, a message, or both; answered by `on_client_sent`. One at a time."""
+    def send(self, headers: Metadata | None, message: bytes | None) -> bool:
+        """Send headers, a message, or both. One at a time. True: the next may follow at once; False: that is reported
+        by `on_client_sent`."""
         ...
 
     def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
@@ -114,8 +115,9 @@ class Attempt(Protocol):
         """Read the next reply; answered by `on_pod_message`."""
         ...
 
-    def send(self, message: bytes | None, half_close: bool) -> None:
-        """Send a message, the half-close, or both; answered by `on_pod_sent`. One at a time."""
+    def send(self, message: bytes | None, half_close: bool) -> bool:
+        """Send a message, the half-close, or both. One at a time. True: the next may follow at once; False: that is
+        reported by `on_pod_sent`."""
         ...
 
     def cancel(self) -> None:

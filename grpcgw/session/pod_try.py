@@ -42,9 +42,8 @@ class Try:
 
     def send(self, message: bytes | None, half_close: bool) -> None:
         """Send a message or the half-close; not while something is being sent."""
-        self.sending = True
         self.half_close_sent = half_close
-        self.port.send(message, half_close)
+        self.sending = not self.port.send(message, half_close)
 
     def read(self) -> None:
         """Read the next reply, unless that is under way."""

@@ -231,7 +231,9 @@ class Relay:
             self._send_headers(attempt)
         elif replies.held is not None:
             replies.send_held(self._call)
-        elif attempt.status is not None:
+        if replies.sending:
+            return
+        if attempt.status is not None:
             self._settle(now_s)
         else:
             attempt.read()
@@ -270,7 +272,7 @@ class Relay:
         elif attempt.headers_seen and attempt.reached and not replies.headers_sent and attempt.status is None:
             if replies.held is not None:
                 self._counters.one_reply = False
-            self._send_headers(attempt)
+            self._pass_back(attempt, now_s)
 
     def _name_method(self) -> None:
         """A pod has answered the method: it exists, and may have a name in metrics."""

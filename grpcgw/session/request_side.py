@@ -92,13 +92,13 @@ class RequestSide:
         message = self.pending
         if message is not None:
             self.pending = None
-            if self.beyond:
+            if self.beyond and self.replayable:
                 self.commit()
             attempt.send(message, self.half_closed)
-        elif not self.half_closed:
-            self.read(call)
-        elif not attempt.half_close_sent:
+        elif self.half_closed and not attempt.half_close_sent:
             attempt.send(None, True)
+        if not (attempt.sending or self.half_closed):
+            self.read(call)
 
     def commit(self) -> None:
         """The RPC stays with its current try: the opening is not kept any longer."""

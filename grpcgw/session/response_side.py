@@ -68,14 +68,13 @@ class ResponseSide:
         """Send the pod's headers, and the held reply with them."""
         held, self.held = self.held, None
         self.headers = self._edited(headers)
-        call.send(self.headers, held)
-        self.sending = self.headers_sent = True  # not where that has a defect
+        self.sending = not call.send(self.headers, held)
+        self.headers_sent = True  # not where that has a defect
 
     def send_held(self, call: Call) -> None:
         """Send the held reply."""
         held, self.held = self.held, None
-        self.sending = True
-        call.send(None, held)
+        self.sending = not call.send(None, held)
 
     def finish(self, call: Call, headers: Metadata, status: Status) -> bool:
         """Send the status, and before it what was not sent yet; returns whether the answer is trailers-only."""

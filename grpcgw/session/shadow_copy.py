@@ -201,11 +201,12 @@ class Copy:
         return Opening(message, self._half_close_sent)
 
     def _pump(self) -> None:
-        if self._attempt is None or self._sending:
-            return
-        if self._queue or (self._half_closed and not self._half_close_sent):
+        while self._attempt is not None and not self._sending:
+            if not self._queue and (self._half_close_sent or not self._half_closed):
+                return
             following = self._next()
-            self._attempt.send(following.message, following.half_close)
+            if self._attempt.send(following.message, following.half_close):
+                self._note_sent()
 
     def _leave(self, client_gone: bool, now_s: float) -> None:
         if self._attempt is None:
@@ -223,12 +224,15 @@ class Copy:
             self._contain(self._go_on_sending, now_s)
 
     def _go_on_sending(self) -> None:
+        self._note_sent()
+        self._pump()
+
+    def _note_sent(self) -> None:
         self._sending = False
         self._held_bytes -= self._sending_bytes
         self._counters.give_back(self._sending_bytes)
         if self._permit is not None:
             self._permit.connected()
-        self._pump()
 
     def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None:
         pass

@@ -167,12 +167,15 @@ class FakeAttempt:
         else:
             self.reading = True
 
-    def send(self, message: bytes | None, half_close: bool) -> None:
+    def send(self, message: bytes | None, half_close: bool) -> bool:
         assert self.sending is None, "two sends to the pod at a time"
         assert not self.half_closed, "a send after the half-close"
         assert message is not None or half_close, "a send of nothing"
         self._note(SendPod(message, half_close))
-        self.sending, self.half_closed = (message, half_close), half_close
+        self.half_closed = half_close
+        if not self._rpc.writes_at_once:
+            self.sending = message, half_close
+        return self._rpc.writes_at_once
 
     def cancel(self) -> None:
         assert self.status_due, "a try that is over was cancelled"
@@ -205,13 +208,15 @@ class FakeCall:
         self.reading = True
         self._rpc.asked.append(READ)
 
-    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+    def send(self, headers: Metadata | None, message: bytes | None) -> bool:
         assert not self.sending, "two sends to the client at a time"
         assert not self.ended, "a send after the end"
         assert self.headers_sent is (headers is None), "headers go out once, before any message"
         assert headers is not None or message is not None, "a send of nothing"
-        self.sending = self.headers_sent = True
+        self.headers_sent = True
+        self.sending = not self._rpc.writes_at_once
         self._rpc.asked.append(Send(headers, message))
+        return self._rpc.writes_at_once
 
     def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
         assert not self.sending, "the status while a message is being sent"
@@ -320,6 +325,8 @@ class Rpc:
         """An RPC of a policy to one of them raises."""
         self.closed_pods: set[int] = set()
         self.nothing_left_to_read = False
+        self.writes_at_once = False
+        """Both ports say of what is sent that the next may follow."""
         self.call = FramedCall(self) if frames else FakeCall(self)
         request = Request(path, "gateway.example", metadata, deadline_s, Peer("192.0.2.7"))
         self.session = Session(gateway, self.call, request, now_s)

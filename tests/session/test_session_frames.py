@@ -46,6 +46,23 @@ def test_a_unary_rpc_crosses_in_one_batch_each_way() -> None:
     assert rpc.pod_ends(OK) == [Finish(OK, POD_HEADERS, frame(b"yo"))]
 
 
+def test_what_is_written_at_once_is_read_on_at_once() -> None:
+    rpc = framed()
+    rpc.starts()
+    rpc.client_sends(frame(b"1"))
+    assert rpc.timer_expires() == [Open(1, frame(b"1"), half_close=False)]
+    rpc.writes_at_once = True
+    assert rpc.pod_takes() == []
+    assert rpc.client_sends(frame(b"2")) == [SendPod(frame(b"2"), half_close=False), READ]
+    rpc.pod_headers(*POD_HEADERS)
+    rpc.pod_replies(frame(b"a"))
+    assert rpc.timer_expires() == [Send(POD_HEADERS, frame(b"a")), READ_POD]
+    assert rpc.pod_replies(frame(b"b")) == [Send(None, frame(b"b")), READ_POD]
+    assert rpc.client_half_closes() == [SendPod(None, half_close=True)]
+    assert rpc.pod_has_no_more() == []
+    assert rpc.pod_ends(OK) == [Finish(OK, None)]
+
+
 def test_a_message_in_chunks_goes_out_as_one_opening() -> None:
     rpc, whole = framed(), frame(b"abcdef")
     rpc.starts()

@@ -127,8 +127,9 @@ class ClientRpc(AttemptOwner):
         if not self._over.cancelled():
             self.session.on_request_message(None if message is grpc.aio.EOF else message, time.monotonic())
 
-    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+    def send(self, headers: Metadata | None, message: bytes | None) -> bool:
         self.spawn(self._send(headers, message))
+        return False
 
     async def _send(self, headers: Metadata | None, message: bytes | None) -> None:
         ok = True

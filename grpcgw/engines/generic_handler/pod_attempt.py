@@ -148,8 +148,9 @@ class PodAttempt:
     def read(self) -> None:
         self._owner.spawn(self._read())
 
-    def send(self, message: bytes | None, half_close: bool) -> None:
+    def send(self, message: bytes | None, half_close: bool) -> bool:
         self._sending = self._owner.spawn(self._send(message, half_close))
+        return False
 
     def cancel(self) -> None:
         if self._call is None or not self._call.cancel():

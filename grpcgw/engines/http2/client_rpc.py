@@ -15,7 +15,7 @@ from typing import Protocol
 
 from grpcgw.engines.exchange import Exchange, begin_exchange
 from grpcgw.engines.http2.connection import PeerConnection, pile, take
-from grpcgw.engines.http2.h2 import CANCEL, INTERNAL_ERROR
+from grpcgw.engines.http2.h2 import ACKNOWLEDGE_BYTES, CANCEL, INTERNAL_ERROR
 from grpcgw.engines.http2.headers import (
     CONTENT_TYPE,
     STATUS_200,
@@ -286,20 +286,20 @@ class ClientRpc:
 
     def read(self) -> None:
         self._wanted = True
-        if self._unacknowledged_bytes:
+        if self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES:
             self._acknowledge()
 
-    def send(self, headers: Metadata | None, message: bytes | None) -> None:
+    def send(self, headers: Metadata | None, message: bytes | None) -> bool:
         if self._gone:  # the stream is closed, which is reported to the session next
-            return
+            return False
         client, stream_id = self._client, self._stream_id
         if headers is not None:
             client.http.send_response(stream_id, self._response_fields(headers))
         if message:
             client.http.send_data(stream_id, message)
-        client.turn.mark(client)
-        if client.is_written(stream_id, self):
-            self._sent = True
+        if not client.is_dirty:
+            client.turn.mark(client)
+        return client.is_written(stream_id, self)
 
     def _response_fields(self, headers: Metadata) -> list[Field]:
         attempt = self.attempt

@@ -59,9 +59,12 @@ STREAM_WINDOW_BYTES = 262_144
 """What one stream's sender may send before the other side has taken it: 5 MB/s at a round trip of 50 ms."""
 MAX_FRAME_BYTES = 65_536
 """Of a DATA frame from either side: four times HTTP/2's default, so that large messages come in fewer steps."""
+ACKNOWLEDGE_BYTES = 1024
+"""What a reader took is given back to the windows in steps of at least this, or at the end of the stream."""
 CLIENT_CONNECTION_WINDOW_BYTES = 64 * STREAM_WINDOW_BYTES
-"""The same for all streams of a client's connection."""
-POD_WINDOW_BYTES = 2**31 - 1
+"""The same for all streams of a client's connection, unless it may have thousands: see `client_window_bytes`."""
+MAX_WINDOW_BYTES = 2**31 - 1
+POD_WINDOW_BYTES = MAX_WINDOW_BYTES
 """The same for a pod's: no bound. Clients share that connection, and a few that do not read must not stop the others'
 answers; what waits for them is bounded by `memory_bound`."""
 
@@ -135,8 +138,14 @@ def open_server(max_concurrent_streams: int, max_metadata_bytes: int) -> Http2:
             Setting.MAX_HEADER_LIST_SIZE: max_metadata_bytes,
         }
     )
-    connection.set_local_window_size(CLIENT_CONNECTION_WINDOW_BYTES)
+    connection.set_local_window_size(client_window_bytes(max_concurrent_streams))
     return connection
+
+
+def client_window_bytes(max_concurrent_streams: int) -> int:
+    """The window of a client's connection: streams that are quiet before they reach ACKNOWLEDGE_BYTES leave half of it,
+    however many there are."""
+    return min(MAX_WINDOW_BYTES, max(CLIENT_CONNECTION_WINDOW_BYTES, 2 * ACKNOWLEDGE_BYTES * max_concurrent_streams))
 
 
 def open_client(max_metadata_bytes: int) -> Http2:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from grpcgw.engines.http2.connection import QUEUE_BYTES, pile, take
 from grpcgw.engines.http2.h2 import (
+    ACKNOWLEDGE_BYTES,
     CANCEL,
     REFUSED_STREAM,
     DataReceived,
@@ -142,22 +143,24 @@ class PodAttempt:
     # --- the session's port
 
     def read(self) -> None:
-        self._wanted = self.is_due = True
-        if self._unacknowledged_bytes:
+        self._wanted = True
+        if self._inbox or self._status is not None:
+            self.is_due = True
+        if self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES:
             self._acknowledge()
 
-    def send(self, message: bytes | None, half_close: bool) -> None:
+    def send(self, message: bytes | None, half_close: bool) -> bool:
         link = self._link
         if link is None or self._status is not None:  # the status follows
-            return
+            return False
         self._half_closed = half_close
         if message:
             link.http.send_data(self._stream_id, message, end_stream=half_close)
         elif half_close:
             link.http.end_stream(self._stream_id)
-        link.turn.mark(link)
-        if link.is_written(self._stream_id, self):
-            self.on_written()
+        if not link.is_dirty:
+            link.turn.mark(link)
+        return link.is_written(self._stream_id, self)
 
     def on_written(self) -> None:
         self._sent = True
