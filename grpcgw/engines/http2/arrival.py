@@ -19,6 +19,7 @@ from grpcgw.engines.http2.http1_connection import Http1Connection, LastAnswer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_contexts import ServerContexts
 from grpcgw.engines.http2.tls_layer import CLIENT_LEFT, HTTP, NO_TLS, TlsClosed, TlsFailed, TlsLayer
+from grpcgw.engines.http2.turn import Turn
 from grpcgw.logs import DefectLog
 from grpcgw.model.listener import ALPN_HTTP1, ALPN_HTTP2, ServerCertificate
 from grpcgw.policy.request import Peer
@@ -60,8 +61,8 @@ class Arrival(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, port: ArrivalPort, timers: Timers, handshakes: ClientHandshakes) -> None:
-        self._port, self._timers, self._handshakes = port, timers, handshakes
+    def __init__(self, port: ArrivalPort, timers: Timers, turn: Turn, handshakes: ClientHandshakes) -> None:
+        self._port, self._timers, self._turn, self._handshakes = port, timers, turn, handshakes
         self._first = FirstBytes(port.allows_tls, port.allows_clear, port.expects_proxy)
         self._feed: Callable[[bytes], None] = self._feed_first
         self._deadline: LoopTimer | None = None
@@ -271,7 +272,7 @@ class Arrival(asyncio.Protocol):
             others.discard(connection)
             port.note_closed(CloseCause.HTTP1)
 
-        connection = Http1Connection(self.transport, tls, port.is_healthy, self._timers, note_gone)
+        connection = Http1Connection(self.transport, tls, port.is_healthy, self._timers, self._turn, note_gone)
         others.add(connection)
         connection.receive(plain)
 

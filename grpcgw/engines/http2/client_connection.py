@@ -31,7 +31,7 @@ from grpcgw.engines.http2.headers import RequestHead, is_grpc, parse_request
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
-from grpcgw.engines.http2.turn import MOST_EVENTS, Turn
+from grpcgw.engines.http2.turn import BACKLOG_S, MOST_EVENTS, Turn
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.status import Reason
 from grpcgw.policy.client_certificates import ClientCertificate
@@ -51,8 +51,8 @@ UNREAD_S = 30.0
 """Time for a client to read the rest of an answer after its RPC is over."""
 AT_ONCE_BYTES = 2048
 """More than this is handled in parts."""
-LEAST_PART_BYTES, MOST_PART_BYTES = 512, 65_536
-"""512 bytes may be twenty RPCs, or stand for 1 MB of header fields (HPACK)."""
+LEAST_PART_BYTES, MOST_PART_BYTES = 128, 65_536
+"""128 bytes may be five RPCs, or stand for 400 KB of header fields (HPACK)."""
 MOST_WAIT_S = 10.0
 """Interval of the checks of a connection, at most."""
 
@@ -99,9 +99,10 @@ class ClientConnection(ClientSide):
         self._unread: dict[int, float] = {}
         """Streams whose RPC is over and whose answer the client has not read → when it ended."""
         self._backlog = b""
-        """What the client has sent and has not been handled."""
+        """What the client has sent and has not been handled, from `_backlog_at` on."""
+        self._backlog_at = 0
         self._part_bytes = AT_ONCE_BYTES
-        """How much of it is handled in one turn: less where that causes many events."""
+        """How much of it is handled in one turn: less where that takes long or causes many events."""
         self._reads = True
         self._leaving = False
         self.close_cause = CloseCause.CLIENT
@@ -152,35 +153,34 @@ class ClientConnection(ClientSide):
             self._backlog = data
             self.turn.postpone(self)
         else:
-            self._backlog += data
+            self._backlog, self._backlog_at = self._backlog[self._backlog_at :] + data, 0
         self._steer_reading()
 
     def handle_part(self) -> int:
-        part, self._backlog = self._backlog[: self._part_bytes], self._backlog[self._part_bytes :]
+        ends = self._backlog_at + self._part_bytes
+        part, self._backlog_at = self._backlog[self._backlog_at : ends], ends
+        began_s = time.thread_time()
         events = 0 if self.is_lost else self.receive(part)
-        if self.is_lost:
-            self._backlog = b""
-        elif events > MOST_EVENTS:
-            self._part_bytes = max(LEAST_PART_BYTES, self._part_bytes // 4)
+        took_s = time.thread_time() - began_s
+        if self.is_lost or ends >= len(self._backlog):
+            self._backlog, self._backlog_at = b"", 0
         else:
+            self.turn.postpone(self)
+        if events > MOST_EVENTS or took_s > BACKLOG_S:
+            self._part_bytes = max(LEAST_PART_BYTES, self._part_bytes // 4)
+        elif took_s < BACKLOG_S / 2:
             self._part_bytes = min(MOST_PART_BYTES, 2 * self._part_bytes)
         self._steer_reading()
         return events
 
-    def has_backlog(self) -> bool:
-        return bool(self._backlog)
-
     def _steer_reading(self) -> None:
         """Read nothing while much waits to be handled, or while the client does not read its answers: it could make
         the gateway keep any number of them, as resets end streams whose answers are still to be sent."""
-        reads = not self._paused and len(self._backlog) < MOST_PART_BYTES
+        reads = not self._paused and len(self._backlog) - self._backlog_at < MOST_PART_BYTES
         if self.is_lost or reads is self._reads:
             return
         self._reads = reads
-        if reads:
-            self.transport.resume_reading()
-        else:
-            self.transport.pause_reading()
+        (self.transport.resume_reading if reads else self.transport.pause_reading)()
 
     def pause_writing(self) -> None:
         super().pause_writing()

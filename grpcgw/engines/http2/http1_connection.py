@@ -10,6 +10,7 @@ from collections.abc import Callable
 from grpcgw.engines.http2.http1 import Http1Answerer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
+from grpcgw.engines.http2.turn import Turn
 from grpcgw.logs import DefectLog
 
 _defects = DefectLog(logging.getLogger(__name__))
@@ -20,8 +21,8 @@ KEEP_ALIVE_S = 75.0
 """Time between requests: longer than between the checks of most load balancers (5 to 60 s)."""
 LINGER_S = 1.0
 """Time for a client to read the last answer: closing a socket with unread bytes would destroy it (RFC 9112, 9.6)."""
-PART_BYTES = 2048
-"""How much of a client's requests is answered in one turn of the loop."""
+PART_BYTES = 512
+"""How much of a client's requests is answered in one step: some twenty requests, 0.2 ms."""
 ANSWER_BYTES = 16_384
 """While more of its answers wait, no further requests of a client are read."""
 
@@ -56,10 +57,12 @@ class Http1Connection(asyncio.Protocol):
         tls: TlsLayer | None,
         is_healthy: Callable[[], bool],
         timers: Timers,
+        turn: Turn,
         note_gone: Callable[[], None],
     ) -> None:
         """Takes `transport` over. `note_gone`: called once, when it is closed."""
         self._transport, self._tls, self._timers, self._note_gone = transport, tls, timers, note_gone
+        self._turn = turn
         self._answerer = Http1Answerer(is_healthy)
         self._is_reading_head = self._is_stopped = self._is_later = False
         self._waiting = b""
@@ -83,17 +86,20 @@ class Http1Connection(asyncio.Protocol):
         """Answer at once, or in parts over several turns of the loop: thousands of requests may come in one piece."""
         self._waiting += plain
         if not self._is_later:
-            self._handle_part()
+            self.handle_part()
 
-    def _handle_part(self) -> None:
+    def handle_part(self) -> int:
         self._is_later = False
-        if self._is_stopped or self._transport.is_closing():
-            return
-        try:
-            self._answer_part()
-        except Exception:
-            _defects.note("a request in HTTP/1.1 could not be answered")
-            self._transport.abort()
+        if not self._is_stopped and not self._transport.is_closing():
+            try:
+                self._answer_part()
+            except Exception:
+                _defects.note("a request in HTTP/1.1 could not be answered")
+                self._transport.abort()
+        return 0
+
+    def fail(self, why: str) -> None:
+        self._transport.abort()
 
     def _answer_part(self) -> None:
         part, self._waiting = self._waiting[:PART_BYTES], self._waiting[PART_BYTES:]
@@ -112,7 +118,7 @@ class Http1Connection(asyncio.Protocol):
         if self._waiting:
             self._is_later = True
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._handle_part)
+            self._turn.postpone(self)
         else:
             self._transport.resume_reading()
 

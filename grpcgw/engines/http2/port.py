@@ -67,7 +67,7 @@ class Http2Port:
         self._acceptor.start()
 
     def _arrive(self) -> Arrival:
-        return Arrival(self, self._engine.timers, self._engine.handshakes)
+        return Arrival(self, self._engine.timers, self._engine.turn, self._engine.handshakes)
 
     def _is_busy(self) -> bool:
         return self.allows_tls and self._engine.handshakes.are_many

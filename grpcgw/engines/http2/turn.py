@@ -19,7 +19,10 @@ from grpcgw.logs import DefectLog
 log = logging.getLogger(__name__)
 
 MOST_EVENTS = 16
-"""Events that connections with a backlog may cause in one turn: as many RPCs take 2 ms or less."""
+"""Events that connections with a backlog may cause in one turn: an RPC is one to four of them."""
+BACKLOG_S = 0.0002
+"""Processor time for backlogs in one turn, give or take a part: an RPC of another client takes four turns or so, and
+waits as often. Many frames cause no event, and still take time."""
 
 
 class Pumped(Protocol):
@@ -47,10 +50,9 @@ class Backlogged(Protocol):
     """A connection whose client has sent much at once."""
 
     def handle_part(self) -> int:
-        """Handle a part of it; returns how many events that were."""
+        """Handle a part of it, and postpone the rest; returns how many events that were."""
         ...
 
-    def has_backlog(self) -> bool: ...
     def fail(self, why: str) -> None: ...
 
 
@@ -83,7 +85,7 @@ class Turn:
                 self._schedule()
 
     def postpone(self, connection: Backlogged) -> None:
-        """Handle the backlog of `connection` in this turn and the next ones, in parts, by turns with the others'."""
+        """Handle a part of the backlog of `connection` in this turn or a next one, after those of the others."""
         self._backlogs.append(connection)
         if not self._scheduled:
             self._schedule()
@@ -114,7 +116,7 @@ class Turn:
             self._schedule()
 
     def _handle_backlogs(self) -> None:
-        events = 0
+        events, ends_s = 0, time.thread_time() + BACKLOG_S
         while self._backlogs and events < MOST_EVENTS:
             connection = self._backlogs.popleft()
             try:
@@ -122,5 +124,5 @@ class Turn:
             except Exception:
                 self._defects.note("what a client sent could not be handled")
                 connection.fail("a defect of the gateway")
-            if connection.has_backlog():
-                self._backlogs.append(connection)
+            if time.thread_time() > ends_s:
+                return

@@ -1,0 +1,56 @@
+"""Turns of the loop: what clients send in one piece is handled in parts, and takes little of each turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from grpcgw.engines.http2.turn import BACKLOG_S, MOST_EVENTS, Turn
+
+PARTS = 4
+
+
+class Sender:
+    """A connection with a backlog of some parts."""
+
+    def __init__(self, turn: Turn, handled: list[Sender], part_s: float, events: int) -> None:
+        self._turn, self._handled, self._part_s, self._events = turn, handled, part_s, events
+        self._left = PARTS
+
+    def handle_part(self) -> int:
+        self._handled.append(self)
+        until_s = time.thread_time() + self._part_s
+        while time.thread_time() < until_s:
+            pass
+        self._left -= 1
+        if self._left:
+            self._turn.postpone(self)
+        return self._events
+
+    def fail(self, why: str) -> None:
+        raise AssertionError(why)
+
+
+async def count_parts(part_s: float, events: int) -> list[list[int]]:
+    """For each turn of the loop: which of two senders had a part handled."""
+    turn, handled, turns = Turn(asyncio.get_running_loop()), list[Sender](), []
+    senders = [Sender(turn, handled, part_s, events) for _ in range(2)]
+    for sender in senders:
+        turn.postpone(sender)
+    while sum(map(len, turns)) < PARTS * len(senders):
+        await asyncio.sleep(0)
+        turns.append([senders.index(sender) for sender in handled])
+        handled.clear()
+    return [parts for parts in turns if parts]
+
+
+def test_parts_that_take_long_are_handled_one_in_a_turn_and_in_turns() -> None:
+    assert asyncio.run(count_parts(2 * BACKLOG_S, 0)) == [[0], [1]] * PARTS
+
+
+def test_parts_that_cause_many_events_are_handled_one_in_a_turn() -> None:
+    assert asyncio.run(count_parts(0.0, MOST_EVENTS)) == [[0], [1]] * PARTS
+
+
+def test_parts_that_cost_little_are_handled_together() -> None:
+    assert len(asyncio.run(count_parts(0.0, 0))) < PARTS
