@@ -1,7 +1,8 @@
 """A pod as the engine sees it: its HTTP/2 connections, the tries that wait for a stream, the state for the balancer.
 
 One connection serves a pod. Where its streams are used up (SETTINGS_MAX_CONCURRENT_STREAMS), RPCs wait and another
-connection is opened, up to MAX_LINKS. After GOAWAY another takes new RPCs, and those that run end on the old one.
+connection is opened, up to MAX_LINKS; another takes new RPCs where one has carried many resets, which pods bound.
+After GOAWAY another takes new RPCs too, and those that run end on the old one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _context_of = lru_cache(256)(make_client_context)
 _RESTS_OR_NOT = {PodState.IDLE, PodState.READY}
 """Between these a connection that may rest changes without effect on picking."""
 MAX_LINKS = 4
-"""Connections to one pod at most."""
+"""Connections to one pod at most, beside those that are worn."""
+MOST_WORN = 12
+"""Connections to one pod that may have sent so many resets that new RPCs go to others."""
 SPARE_IDLE_S = 60.0
 """A further connection to a pod is closed after this time without RPCs."""
 SETTLED_S = 1.0
@@ -185,9 +188,22 @@ class PodConnection:
 
     def _find_room(self) -> PodLink | None:
         for link in self._links:
-            if link.has_room():
+            if not link.is_worn and link.has_room():
                 return link
-        return None
+        return self._find_worn()
+
+    def _find_worn(self) -> PodLink | None:
+        """A connection that has sent many resets: one that has rested since then, or else, while another is being
+        opened, the one that may send most."""
+        worn = [link for link in self._links if link.is_worn and link.has_room()]
+        if not worn:
+            return None
+        now_s = time.monotonic()
+        for link in worn:
+            if link.rest(now_s):
+                return link
+        self._extend()
+        return max(worn, key=lambda link: link.resets_left(now_s))
 
     def on_room(self) -> None:
         while self._waiting:
@@ -206,7 +222,8 @@ class PodConnection:
     def _extend(self) -> None:
         """Open another connection, where one more is allowed and none is being opened."""
         usable = self._count_usable()
-        if usable < MAX_LINKS and self._dialer.dial() and not usable and not self._keeps_state:
+        worn = sum(link.is_worn and not link.is_leaving for link in self._links)
+        if usable - min(worn, MOST_WORN) < MAX_LINKS and self._dialer.dial() and not usable and not self._keeps_state:
             self._set_state(PodState.CONNECTING)
 
     @property
@@ -288,7 +305,9 @@ class PodConnection:
         """No connection takes new RPCs: connect again, at once if the last one was of use."""
         if self._has_usable_link():
             return
-        was_of_use = link.has_answered or link.streams or time.monotonic() >= self._connected_at_s + SETTLED_S
+        was_of_use = (
+            link.has_answered or link.is_worn or link.streams or time.monotonic() >= self._connected_at_s + SETTLED_S
+        )
         if not was_of_use:
             why = link.lost_why or "the pod sent GOAWAY"
             self._fail(f"the connection to {self._address} ended as soon as it was established: {why}")

@@ -33,6 +33,8 @@ from grpcgw.engines.http2.h2 import (
 from grpcgw.engines.http2.handshake import Handshake
 from grpcgw.engines.http2.headers import format_timeout, size_of
 from grpcgw.engines.http2.pod_attempt import PodAttempt
+from grpcgw.engines.http2.reset_budget import ResetBudget
+from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
 from grpcgw.errors import UserError
@@ -48,6 +50,8 @@ even the resets of RPCs that ended get through, so libnghttp2 keeps their header
 
 class LinkEvents(Protocol):
     """What a connection calls."""
+
+    timers: Timers
 
     def on_room(self) -> None:
         """A stream ended, or the pod allows more of them."""
@@ -81,6 +85,14 @@ class PodLink(PeerConnection):
         self._resets: set[int] = set()
         """Streams that the pod has reset; libnghttp2 then closes them."""
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._newest_id = self._written_id = 0
+        """The last stream that was opened, and the last one that may be written."""
+        self._budget = ResetBudget(time.monotonic())
+        self.is_worn = False
+        """It has sent so many resets that new RPCs should go to another connection."""
+        self._owed: dict[int, int] = {}
+        """Streams whose reset waits for the budget → bytes that came on them meanwhile."""
+        self._owed_timer: LoopTimer | None = None
         self.is_leaving = False
         """It takes no new streams: the pod sent GOAWAY."""
         self.has_answered = False
@@ -117,6 +129,7 @@ class PodLink(PeerConnection):
     def flush(self) -> None:
         if self._handshake is None:
             super().flush()
+            self._written_id = self._newest_id
 
     # --- TLS
 
@@ -175,6 +188,8 @@ class PodLink(PeerConnection):
             self.ready.set_exception(ConnectionError(why))
             self.ready.exception()  # it may be that nobody waits any more
         self.lost_why = why
+        if self._owed_timer is not None:
+            self._owed_timer.cancel()
         for attempt in tuple(self.streams.values()):
             attempt.on_lost(f"connection lost: {why}")
         self.streams.clear()
@@ -204,7 +219,7 @@ class PodLink(PeerConnection):
     def has_room(self) -> bool:
         if self._paused and (self._unsent >= MOST_UNSENT or self.http.queued_body_size() > STUCK_BYTES):
             return False
-        return not self.is_leaving and not self.is_lost and len(self.streams) < self._max_streams
+        return not self.is_leaving and not self.is_lost and len(self.streams) + len(self._owed) < self._max_streams
 
     def open(self, attempt: PodAttempt, now_s: float) -> bool:
         """Send the opening of a try, or end it if the pod does not take its headers; False: the connection takes no
@@ -226,6 +241,7 @@ class PodLink(PeerConnection):
         if first.message:
             self.http.send_data(stream_id, first.message, end_stream=first.half_close)
         self.streams[stream_id] = attempt
+        self._newest_id = stream_id
         if self._paused:
             self._unsent += 1
         self.turn.mark(self)
@@ -237,12 +253,56 @@ class PodLink(PeerConnection):
         if self.streams.pop(stream_id, None) is None:
             return
         if reset:
-            self.reset(stream_id, CANCEL)
+            self._cancel(stream_id)
         if not self.streams:
             self.idle_since_s = time.monotonic()
-            if self.is_leaving:
+            if self._owed:
+                self.close()  # which cancels all of them
+            elif self.is_leaving:
                 self._events.on_change(self)
         self._events.on_room()
+
+    # --- resets
+
+    def _cancel(self, stream_id: int) -> None:
+        """Reset a stream, now or when the budget allows it. One that is not written yet takes none: libnghttp2 then
+        sends neither the request nor the reset."""
+        if stream_id > self._written_id or self._take_reset(time.monotonic()):
+            self.reset(stream_id, CANCEL)
+        else:
+            self._owed[stream_id] = 0
+            self._pay_later()
+
+    def _take_reset(self, now_s: float) -> bool:
+        may = not self._owed and self._budget.take(now_s)
+        self.is_worn = self._budget.is_low(now_s)
+        return may
+
+    def _pay_later(self) -> None:
+        if self._owed_timer is None:
+            now_s = time.monotonic()
+            self._owed_timer = self._events.timers.at(now_s + self._budget.wait_s(now_s), self._pay)
+
+    def _pay(self) -> None:
+        """Send the resets that waited, as far as the budget allows it now."""
+        self._owed_timer, now_s = None, time.monotonic()
+        while self._owed and self._budget.take(now_s):
+            stream_id = next(iter(self._owed))
+            size_bytes = self._owed.pop(stream_id)
+            if size_bytes:
+                self.acknowledge(stream_id, size_bytes)
+            self.reset(stream_id, CANCEL)
+        if self._owed:
+            self._pay_later()
+        self._events.on_room()
+
+    def rest(self, now_s: float) -> bool:
+        """Whether a worn connection may take new RPCs again."""
+        self.is_worn = not self._budget.is_rested(now_s)
+        return not self.is_worn
+
+    def resets_left(self, now_s: float) -> float:
+        return self._budget.left(now_s)
 
     def ping(self, now_s: float) -> None:
         self.pinged_at_s = now_s
@@ -267,6 +327,8 @@ class PodLink(PeerConnection):
         attempt = self.streams.get(event.stream_id)
         if attempt is not None:
             attempt.on_data(event)
+        elif event.stream_id in self._owed:  # its window stays closed
+            self._owed[event.stream_id] += len(event.data)
         elif event.data:
             self.acknowledge(event.stream_id, len(event.data))
 
@@ -283,7 +345,11 @@ class PodLink(PeerConnection):
         attempt = self.streams.get(event.stream_id)
         by_pod = event.stream_id in self._resets
         self._resets.discard(event.stream_id)
+        if self._owed and (size_bytes := self._owed.pop(event.stream_id, 0)):
+            self.acknowledge(event.stream_id, size_bytes)
         if attempt is not None:
+            if not by_pod and event.error_code:  # libnghttp2 resets it, over what the pod sent
+                self._take_reset(time.monotonic())
             attempt.on_closed(event.error_code, by_pod)
 
     def _on_goaway(self, event: GoAwayReceived) -> None:
