@@ -27,6 +27,8 @@ class GuardedMapping:
     key: ObjectKey
     matching: Matching
     spec: MappingSpec
+    cluster: str = ""
+    """Name of its cluster."""
 
 
 class Guard(Protocol):

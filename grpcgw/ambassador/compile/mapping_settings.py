@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
+from grpcgw.ambassador.compile.labels import ReportLabel, compile_default_labels, compile_labels
 from grpcgw.ambassador.compile.metadata_edits import check_key, compile_added, compile_removed, note_hidden_key
 from grpcgw.ambassador.compile.resilience import (
     compile_breakers,
@@ -79,11 +80,23 @@ def merge_defaults(config: ModuleConfig) -> dict[str, object]:
 
 
 def check_defaults(config: ModuleConfig, findings: Findings) -> None:
-    """Report the problems of defaults here, at the Module, and not at each Mapping."""
+    """ReportLabel the problems of defaults here, at the Module, and not at each Mapping."""
     keys = {name: getattr(config, name) for name in SharedSettings.model_fields}
     compile_settings(MappingSettings.model_construct(**keys), findings, "config")
     if config.defaults is not None and config.defaults.httpmapping is not None:
         compile_settings(config.defaults.httpmapping, findings, "config", "defaults", "httpmapping")
+        _check_labels(config.defaults.httpmapping.labels, compile_labels, findings, "defaults", "httpmapping", "labels")
+    _check_labels(config.default_labels, compile_default_labels, findings, "default_labels")
+
+
+def _check_labels(
+    given: Mapping[str, object] | None,
+    compile_them: Callable[[Mapping[str, object], ReportLabel], object],
+    findings: Findings,
+    *path: str,
+) -> None:
+    if given:
+        compile_them(given, lambda message, *inner: findings.error(message, "config", *path, *inner))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from grpcgw.ambassador.compile.grouping import GroupMember, make_group_key
 from grpcgw.ambassador.compile.guards import Guard, GuardedMapping, find_policies
 from grpcgw.ambassador.compile.hosts import HostSelector, find_selectors
+from grpcgw.ambassador.compile.labels import compile_labels
 from grpcgw.ambassador.compile.mapping_settings import (
     MergedMapping,
     StructuredSettings,
@@ -96,6 +97,8 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     regex_rewrite = _compile_regex_rewrite(spec, context.regex_max_size, findings)
     sticky = _read_sticky_header(obj, findings)
     log_percent = _read_log_share(obj, findings)
+    if spec.labels and mapping.owns("labels"):
+        compile_labels(spec.labels, lambda message, *path: findings.error(message, "labels", *path))
     if findings.rejected or cluster is None:
         return None
     settings = _check_authority_of_checks(settings, mapping, cluster, findings)
@@ -137,7 +140,9 @@ def _guard(member: GroupMember, spec: MappingSpec, guards: tuple[Guard, ...]) ->
     if not guards:
         return member
     destination = member.destination
-    policies = find_policies(guards, GuardedMapping(destination.key, member.matching, spec))
+    policies = find_policies(
+        guards, GuardedMapping(destination.key, member.matching, spec, destination.clusters[0].cluster)
+    )
     return replace(member, destination=replace(destination, policies=policies)) if policies else member
 
 

@@ -140,6 +140,13 @@ class MappingSettings(SharedSettings):
             " Listener's `maxMessageBytes` or `--max-message-bytes`"
         ),
     ] = None
+    labels: Annotated[
+        Table | None,
+        served(
+            "labels of its calls, by which rate limits count: groups by domain, each with `generic_key`,"
+            " `request_headers`, `remote_address`, `source_cluster`, `destination_cluster`, or v2's short forms"
+        ),
+    ] = None
     connect_timeout_ms: Annotated[
         PositiveMilliseconds | None, served("for connecting to a pod, with its TLS handshake; default 3000")
     ] = None
@@ -162,7 +169,6 @@ class MappingDefaults(MappingSettings):
 
     auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
     bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
-    labels: Annotated[Table | None, planned("there is no rate limiting")] = None
     allow_upgrade: Annotated[list[str] | None, http_only("gRPC does not upgrade connections")] = None
     bypass_error_response_overrides: Annotated[bool | None, http_only("gRPC errors have no body")] = None
     cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None

@@ -38,8 +38,13 @@ class ModuleConfig(SharedSettings):
     buffer_limit_bytes: Annotated[
         int | None, no_meaning("one message is in flight per stream and direction, whatever its size")
     ] = None
-    default_label_domain: Annotated[str | None, planned("there is no rate limiting")] = None
-    default_labels: Annotated[Table | None, planned("there is no rate limiting")] = None
+    default_label_domain: Annotated[
+        str | None, served("domain of a RateLimit or RateLimitService that names none; default `ambassador`")
+    ] = None
+    default_labels: Annotated[
+        Table | None,
+        served("`{domain: {defaults: [label, …]}}`: they begin each group of `labels`, or are the only"),
+    ] = None
     defaults: Annotated[
         ModuleDefaults | None,
         served("`httpmapping`: defaults of all Mappings, for the fields named above; before the Module's own keys"),
