@@ -82,9 +82,11 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unenforced(PolicySettings):
-    """Placeholder for an object that decides on RPCs and that no policy enforces yet: all RPCs are refused."""
+    """Placeholder for an object that decides on RPCs and that no policy can enforce: all RPCs are refused."""
 
     kind: ClassVar[str] = "unenforced"
+    why: str = "is not supported yet"
+    """For the client and the operator, after the name."""
 
 
 @dataclass(frozen=True, slots=True)

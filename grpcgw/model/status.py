@@ -47,6 +47,7 @@ class Reason(StrEnum):
     CLIENT_ADDRESS = "client-address"
     UNDERSCORE = "underscore"
     CLIENT_CERTIFICATE = "client-certificate"
+    UNAUTHENTICATED = "unauthenticated"
     POLICY_UNAVAILABLE = "policy-unavailable"
     POLICY_DEFECT = "policy-defect"
     POLICY_NOT_BUILT = "policy-not-built"
@@ -84,6 +85,7 @@ _CODES: Mapping[str, Code] = {
     Reason.CLIENT_ADDRESS: Code.PERMISSION_DENIED,
     Reason.UNDERSCORE: Code.INVALID_ARGUMENT,
     Reason.CLIENT_CERTIFICATE: Code.UNAUTHENTICATED,
+    Reason.UNAUTHENTICATED: Code.UNAUTHENTICATED,
     Reason.POLICY_DEFECT: Code.INTERNAL,
     Reason.DEFECT: Code.INTERNAL,
     Reason.CUT_AT_ONCE: Code.CANCELLED,

@@ -12,9 +12,10 @@ from enum import IntEnum
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.status import Reason
-from grpcgw.policy import unenforced
+from grpcgw.policy import api_key, unenforced
 from grpcgw.policy.chain import BuiltPolicy
 from grpcgw.policy.contract import Policy
+from grpcgw.policy.filter_policy import build_filter_policy
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
 
@@ -23,7 +24,7 @@ class Stage(IntEnum):
     """The order of policies: by stage, and within a stage in the order of the settings."""
 
     IDENTITY = 1
-    """Who calls: client certificate, API key, JWT."""
+    """Who calls: client certificate, API key, JWT; FilterPolicies, whatever their filters are."""
     REMOTE_AUTHORIZATION = 2
     """AuthService, External filter (ext_authz)."""
     AUTHORIZATION = 3
@@ -46,10 +47,19 @@ class PolicyKind:
     Mapping; so does an exception, with UNAVAILABLE. State that survives a reload comes from the services."""
 
 
+@dataclass(frozen=True, slots=True)
+class CompositeKind:
+    """The line of a policy that is made of other policies, which `build` gets built."""
+
+    kind: str
+    stage: Stage
+    build: Callable[[PolicySettings, Callable[[PolicySettings], Policy | Deny]], Policy | Deny]
+
+
 class Catalogue:
     """The kinds of policies there are."""
 
-    def __init__(self, kinds: Iterable[PolicyKind]) -> None:
+    def __init__(self, kinds: Iterable[PolicyKind | CompositeKind]) -> None:
         self.kinds = tuple(kinds)
         self._by_kind = {one.kind: one for one in self.kinds}
 
@@ -84,6 +94,8 @@ class Catalogue:
         if found is None:
             return _not_built(key, settings, f"there is no policy of the kind {settings.kind!r}")
         try:
+            if isinstance(found, CompositeKind):
+                return found.build(settings, lambda part: self._build(key, part, services))
             return found.build(key, settings, services)
         except Exception as error:  # a defect in one policy refuses its own RPCs, and nothing else
             return _not_built(key, settings, f"{type(error).__name__}: {error}")
@@ -93,4 +105,10 @@ def _not_built(key: ObjectKey, settings: PolicySettings, cause: str) -> Deny:
     return Deny(Reason.POLICY_NOT_BUILT, f"{key}: {settings.name} cannot be built: {cause}")
 
 
-CATALOGUE = Catalogue((PolicyKind("unenforced", Stage.REMOTE_AUTHORIZATION, unenforced.refuse),))
+CATALOGUE = Catalogue(
+    (
+        PolicyKind("unenforced", Stage.REMOTE_AUTHORIZATION, unenforced.refuse),
+        CompositeKind("filter-policy", Stage.IDENTITY, build_filter_policy),
+        PolicyKind("api-key", Stage.IDENTITY, api_key.build),
+    )
+)

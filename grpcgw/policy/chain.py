@@ -16,7 +16,7 @@ from typing import TypeVar
 from grpcgw.logs import DefectLog
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
-from grpcgw.policy.contract import FailMode, Policy, PolicyRequest, Verdict, Wait
+from grpcgw.policy.contract import FailMode, OnEnd, Policy, PolicyRequest, Step, Verdict, Wait
 from grpcgw.policy.verdicts import Allow, Deny
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,13 @@ class BuiltPolicy:
     index: int
     """Among the settings of its Mapping."""
     policy: Policy
-    on_end: Callable[[PolicyRequest, Status], None] | None
+    on_end: OnEnd | None
 
 
 class Chain:
     """The policies of one RPC. Called by one thread at a time."""
 
-    __slots__ = ("_edits", "_passed", "_policies", "_waiting", "add_response", "request")
+    __slots__ = ("_edits", "_ends", "_passed", "_policies", "_waiting", "add_response", "request")
 
     def __init__(self, policies: tuple[BuiltPolicy, ...], request: PolicyRequest) -> None:
         self._policies = policies
@@ -52,6 +52,8 @@ class Chain:
         self._edits: list[Allow] = []
         self.add_response: Metadata = ()
         """What the policies add to the metadata that the client gets first."""
+        self._ends: tuple[tuple[str, OnEnd], ...] = ()
+        """`on_end` of what allowed the RPC, with the names."""
         self._waiting: Wait | None = None
 
     @property
@@ -64,7 +66,9 @@ class Chain:
         while self._passed < len(self._policies):
             verdict = self._call(self._policies[self._passed].policy.check, self.request)
             if not isinstance(verdict, Allow):
-                return self._stop_at(verdict)
+                verdict = self._take_steps(verdict)
+                if not isinstance(verdict, Allow):
+                    return self._stop_at(verdict)
             self._accept(verdict)
         return None
 
@@ -97,21 +101,28 @@ class Chain:
 
     def end(self, status: Status) -> None:
         """The RPC is over: tell the policies that allowed it, the last one first. Called once."""
-        for built in reversed(self._policies[: self._passed]):
-            if built.on_end is not None:
-                try:
-                    built.on_end(self.request, status)
-                except BaseException:  # the RPC has its status, and the other policies still get the end
-                    _defects.note(f"{built.name} raised in on_end")
+        for name, on_end in reversed(self._ends):
+            try:
+                on_end(self.request, status)
+            except BaseException:  # the RPC has its status, and the other policies still get the end
+                _defects.note(f"{name} raised in on_end")
 
-    def _go_on(self, waiting: Wait, verdict: Verdict) -> Deny | Wait | None:
+    def _go_on(self, waiting: Wait, came: Allow | Deny) -> Deny | Wait | None:
         """What follows the verdict that `waiting` was for."""
-        if waiting.then is not None and not isinstance(verdict, Wait):
-            verdict = self._call(waiting.then, verdict)
+        verdict = self._take_steps(came if waiting.then is None else self._call(waiting.then, came))
         if not isinstance(verdict, Allow):
             return self._stop_at(verdict)
         self._accept(verdict)
         return self.run()
+
+    def _take_steps(self, verdict: Verdict) -> Allow | Deny | Wait:
+        """What the policy whose turn it is decides in the end."""
+        while isinstance(verdict, Step):
+            self._apply(verdict.allowed)
+            if verdict.on_end is not None:
+                self._ends += ((verdict.name, verdict.on_end),)
+            verdict = self._call(verdict.then, self.request)
+        return verdict
 
     def _stop_at(self, verdict: Deny | Wait) -> Deny | Wait:
         if isinstance(verdict, Wait):
@@ -124,7 +135,7 @@ class Chain:
             verdict = decide(subject)
         except BaseException as error:  # also SystemExit: it would end the engine's thread, which serves every RPC
             return self._break_down("raised", error)
-        if isinstance(verdict, Allow | Deny | Wait):
+        if isinstance(verdict, Allow | Deny | Wait | Step):
             return verdict
         return self._break_down("gave no verdict", TypeError(f"no verdict: {type(verdict).__name__}"))
 
@@ -138,7 +149,13 @@ class Chain:
         return Deny(Reason.POLICY_DEFECT, f"{self.request.key}: a defect in {name}, see the gateway's log")
 
     def _accept(self, allowed: Allow) -> None:
+        built = self._policies[self._passed]
         self._passed += 1
+        if built.on_end is not None:
+            self._ends += ((built.name, built.on_end),)
+        self._apply(allowed)
+
+    def _apply(self, allowed: Allow) -> None:
         request = self.request
         if allowed.add or allowed.remove:
             self._edits.append(allowed)

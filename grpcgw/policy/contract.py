@@ -1,6 +1,6 @@
-"""The policy contract: what a policy is given (`PolicyRequest`) and its verdicts (`Allow`, `Deny`, `Wait`). Pure.
+"""The policy contract: what a policy is given (`PolicyRequest`) and its verdicts (`Allow`, `Deny`, `Wait`, `Step`).
 
-A policy is built once per snapshot from its settings (`policy.catalogue`) and checks each RPC of its route
+Pure. A policy is built once per snapshot from its settings (`policy.catalogue`) and checks each RPC of its route
 (`policy.chain`). Threads: `check` may run for several RPCs at the same time, for one RPC never twice at once.
 """
 
@@ -17,6 +17,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.request_path import PATH_CHARACTER
+from grpcgw.model.status import Status
 from grpcgw.policy.request import Request
 from grpcgw.policy.verdicts import Allow, Deny, check_metadata
 
@@ -117,7 +118,26 @@ class Wait:
             raise ValueError(f"{self.closed_code} is no code to refuse an RPC with")
 
 
-Verdict = Allow | Deny | Wait
+OnEnd = Callable[[PolicyRequest, Status], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Of a policy that is made of several (FilterPolicy): one of them allows the RPC, the others are still to decide.
+
+    Metadata and facts of `allowed` are in the request that `then` gets.
+    """
+
+    allowed: Allow
+    then: Callable[[PolicyRequest], Verdict]
+    """Goes on with the other policies."""
+    name: str = ""
+    """That of the one which allowed."""
+    on_end: OnEnd | None = None
+    """Its `on_end` (`Policy`)."""
+
+
+Verdict = Allow | Deny | Wait | Step
 
 
 class Policy(Protocol):

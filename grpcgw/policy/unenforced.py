@@ -1,9 +1,9 @@
-"""Refuses all RPCs that an object decides on which no policy enforces yet (AuthService, FilterPolicy, …)."""
+"""Refuses all RPCs that an object decides on which no policy can enforce (AuthService, FilterPolicy, …)."""
 
 from __future__ import annotations
 
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.route import PolicySettings
+from grpcgw.model.route import PolicySettings, Unenforced
 from grpcgw.model.status import Reason
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
@@ -11,4 +11,5 @@ from grpcgw.policy.verdicts import Deny
 
 def refuse(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Deny:
     """`key`: the Mapping whose RPCs are refused."""
-    return Deny(Reason.NOT_ENFORCED, f"{key}: {settings.name} decides on its calls, and is not supported yet")
+    assert isinstance(settings, Unenforced)
+    return Deny(Reason.NOT_ENFORCED, f"{key}: {settings.name} decides on its calls, and {settings.why}")

@@ -8,24 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
+from grpcgw.model.authority import split_authority
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.match import HostKind, HostMatch
 from grpcgw.model.regex import FullRegex
 
 T = TypeVar("T")
-
-
-def split_authority(authority: str) -> tuple[str, ...]:
-    """`:authority` in lower case and, if it has a port, also without the port.
-
-    The trailing dot of a fully qualified name is removed.
-    """
-    full = authority.lower()
-    name, colon, port = full.rpartition(":")
-    if not (colon and port.isdigit()) or name.endswith(":"):
-        return (full.removesuffix("."),)
-    name = name.removesuffix(".")
-    return f"{name}:{port}", name
 
 
 class HostIndex(Generic[T]):

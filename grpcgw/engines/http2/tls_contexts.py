@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from grpcgw.errors import UserError
+from grpcgw.model.authority import split_authority
 from grpcgw.model.cluster import UpstreamTls
 from grpcgw.model.listener import ALPN_HTTP2, NO_DEMANDS, ServerCertificate
 from grpcgw.model.tls_parameters import TlsParameters, TlsVersion
-from grpcgw.routing.host_match import split_authority
 
 _VERSIONS = {TlsVersion.TLS_1_2: ssl.TLSVersion.TLSv1_2, TlsVersion.TLS_1_3: ssl.TLSVersion.TLSv1_3}
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"

@@ -1,0 +1,16 @@
+"""`:authority` of an RPC: the names by which it is matched."""
+
+from __future__ import annotations
+
+
+def split_authority(authority: str) -> tuple[str, ...]:
+    """`:authority` in lower case and, if it has a port, also without the port.
+
+    The trailing dot of a fully qualified name is removed.
+    """
+    full = authority.lower()
+    name, colon, port = full.rpartition(":")
+    if not (colon and port.isdigit()) or name.endswith(":"):
+        return (full.removesuffix("."),)
+    name = name.removesuffix(".")
+    return f"{name}:{port}", name

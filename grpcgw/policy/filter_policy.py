@@ -1,0 +1,199 @@
+"""FilterPolicies: the first rule that matches a call runs its filters, each a policy of its own, in order. Pure.
+
+Source: Edge Stack's FilterPolicy. `onDeny: continue` does not let pass what a filter could not decide on.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from grpcgw.model.authority import split_authority
+from grpcgw.model.filters import AppliedFilter, FilterPolicySettings, FilterRule, HeaderCondition
+from grpcgw.model.glob import ANYTHING, compile_glob
+from grpcgw.model.match import CONSTANT_HEADERS, HeaderMatch
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.regex import FullRegex
+from grpcgw.model.route import PolicySettings
+from grpcgw.model.status import Reason
+from grpcgw.policy.contract import OnEnd, Policy, PolicyRequest, Step, UnaryRpc, Verdict, Wait
+from grpcgw.policy.verdicts import ALLOW, Allow, Deny
+
+UNDECIDED = frozenset({Reason.NOT_ENFORCED, Reason.POLICY_UNAVAILABLE, Reason.POLICY_DEFECT, Reason.POLICY_NOT_BUILT})
+"""Reasons of a Deny that is no verdict of the filter: it could not decide."""
+
+Test = Callable[[Metadata], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """A filter in a rule, built."""
+
+    name: str
+    policy: Policy | Deny
+    """Deny: it cannot be enforced, and refuses each call."""
+    first_upstream: int
+    """Index of its first upstream among those of the FilterPolicy."""
+    applies: Test | None
+    breaks_on_allow: bool
+    breaks_on_deny: bool
+    on_end: OnEnd | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    by: str
+    host: str
+    is_host: Callable[[str], bool] | None
+    """None: any."""
+    is_path: Callable[[str], bool]
+    filters: tuple[_Filter, ...]
+
+
+def build_filter_policy(
+    settings: PolicySettings, build: Callable[[PolicySettings], Policy | Deny]
+) -> FilterPolicy | Deny:
+    """`build` makes the policy of a filter. One that should have been built refuses all RPCs of the Mapping."""
+    assert isinstance(settings, FilterPolicySettings)
+    policies: list[Policy | Deny] = []
+    for one in settings.filters:
+        policy = build(one)
+        if isinstance(policy, Deny) and policy.reason == Reason.POLICY_NOT_BUILT:
+            return policy
+        policies.append(policy)
+    return FilterPolicy(settings, policies)
+
+
+class FilterPolicy:
+    def __init__(self, settings: FilterPolicySettings, policies: Sequence[Policy | Deny]) -> None:
+        """`policies`: those of `settings.filters`. Raises InvalidGlob and InvalidRegex."""
+        self._rules = tuple([_make_rule(rule, settings, policies) for rule in settings.rules])
+
+    def check(self, request: PolicyRequest) -> Verdict:
+        rule = self._find_rule(request)
+        if rule is None:
+            return ALLOW
+        return rule if isinstance(rule, Deny) else _run(rule.filters, request)
+
+    def _find_rule(self, request: PolicyRequest) -> _Rule | Deny | None:
+        path, names = request.request.path, None
+        for rule in self._rules:
+            if not rule.is_path(path):
+                continue
+            if rule.is_host is None:
+                return rule
+            if names is None:
+                names = split_authority(request.request.authority)
+            if names == ("",):
+                return _refuse_unknown_name(rule, request)
+            if any(map(rule.is_host, names)):
+                return rule
+        return None
+
+
+def _refuse_unknown_name(rule: _Rule, request: PolicyRequest) -> Deny:
+    message = f"{request.key}: a rule of {rule.by} is for {rule.host}, and the :authority of the call is not known"
+    return Deny(Reason.NOT_ENFORCED, message)
+
+
+def _run(filters: tuple[_Filter, ...], request: PolicyRequest) -> Verdict:
+    """What the filters decide, the first of which is next."""
+    for index, one in enumerate(filters):
+        if one.applies is None or one.applies(request.metadata):
+            verdict = one.policy if isinstance(one.policy, Deny) else one.policy.check(request)
+            return _settle(one, filters[index + 1 :], request, verdict)
+    return ALLOW
+
+
+def _settle(one: _Filter, rest: tuple[_Filter, ...], request: PolicyRequest, verdict: Verdict) -> Verdict:
+    """What `one`, which decided so, and the filters after it, the rest, decide together."""
+    if isinstance(verdict, Allow):
+        rest = () if one.breaks_on_allow else rest
+        if not rest and one.on_end is None:
+            return verdict
+        return Step(verdict, partial(_run, rest), one.name, one.on_end)
+    if isinstance(verdict, Deny):
+        ends = one.breaks_on_deny or verdict.reason in UNDECIDED
+        return verdict if ends else _run(rest, request)
+    if isinstance(verdict, Wait):
+        return _wait(one, rest, request, verdict)
+    return replace(verdict, then=partial(_go_on, one, rest, verdict.then))
+
+
+def _wait(one: _Filter, rest: tuple[_Filter, ...], request: PolicyRequest, wait: Wait) -> Wait:
+    work = wait.work
+    if isinstance(work, UnaryRpc) and one.first_upstream:
+        work = replace(work, upstream=one.first_upstream + work.upstream)
+    return replace(wait, work=work, then=partial(_resume, one, rest, request, wait.then))
+
+
+def _resume(
+    one: _Filter,
+    rest: tuple[_Filter, ...],
+    request: PolicyRequest,
+    then: Callable[[Allow | Deny], Verdict] | None,
+    came: Allow | Deny,
+) -> Verdict:
+    return _settle(one, rest, request, came if then is None else then(came))
+
+
+def _go_on(
+    one: _Filter, rest: tuple[_Filter, ...], then: Callable[[PolicyRequest], Verdict], request: PolicyRequest
+) -> Verdict:
+    return _settle(one, rest, request, then(request))
+
+
+# --- building
+
+
+def _make_rule(rule: FilterRule, settings: FilterPolicySettings, policies: Sequence[Policy | Deny]) -> _Rule:
+    return _Rule(
+        rule.by,
+        rule.host,
+        None if rule.host == ANYTHING else compile_glob(rule.host),
+        compile_glob(rule.path, rule.ignore_case),
+        tuple([_make_filter(one, settings, policies) for one in rule.filters]),
+    )
+
+
+def _make_filter(one: AppliedFilter, settings: FilterPolicySettings, policies: Sequence[Policy | Deny]) -> _Filter:
+    policy = policies[one.filter]
+    return _Filter(
+        settings.filters[one.filter].name,
+        policy,
+        sum(len(before.upstreams) for before in settings.filters[: one.filter]),
+        None if one.condition is None else compile_condition(one.condition),
+        one.breaks_on_allow,
+        one.breaks_on_deny,
+        getattr(policy, "on_end", None),
+    )
+
+
+def compile_condition(condition: HeaderCondition) -> Test:
+    """Raises InvalidRegex."""
+    holds, negate = _compile_match(condition.match), condition.negate
+    name = condition.match.name
+    constant = CONSTANT_HEADERS.get(name)
+    if constant is not None:
+        answer = holds(constant) is not negate
+        return lambda metadata: answer
+    return lambda metadata: holds(_join(metadata, name)) is not negate
+
+
+def _compile_match(match: HeaderMatch) -> Callable[[str], bool]:
+    if match.exact is not None:
+        return match.exact.__eq__
+    if match.regex is not None:
+        return FullRegex(f"(?s:.*)(?:{match.regex})(?s:.*)").matches
+    return bool
+
+
+def _join(metadata: Metadata, name: str) -> str:
+    """All values of a key, as `HeaderMatch` says; empty: there is none."""
+    return ",".join([_to_text(value) for key, value in metadata if key == name])
+
+
+def _to_text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else base64.b64encode(value).decode().rstrip("=")
