@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DEPENDENCIES = [
     Requirement(line).name for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 ]
-NOT_YET = {"cachetools"}
+NOT_YET: set[str] = set()
 """Caches that expire come with the policies on who may call (decision 021)."""
 
 

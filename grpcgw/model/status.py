@@ -48,6 +48,8 @@ class Reason(StrEnum):
     UNDERSCORE = "underscore"
     CLIENT_CERTIFICATE = "client-certificate"
     UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NO_TOKEN_KEYS = "no-token-keys"
     POLICY_UNAVAILABLE = "policy-unavailable"
     POLICY_DEFECT = "policy-defect"
     POLICY_NOT_BUILT = "policy-not-built"
@@ -86,6 +88,7 @@ _CODES: Mapping[str, Code] = {
     Reason.UNDERSCORE: Code.INVALID_ARGUMENT,
     Reason.CLIENT_CERTIFICATE: Code.UNAUTHENTICATED,
     Reason.UNAUTHENTICATED: Code.UNAUTHENTICATED,
+    Reason.FORBIDDEN: Code.PERMISSION_DENIED,
     Reason.POLICY_DEFECT: Code.INTERNAL,
     Reason.DEFECT: Code.INTERNAL,
     Reason.CUT_AT_ONCE: Code.CANCELLED,

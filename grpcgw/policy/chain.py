@@ -164,6 +164,8 @@ class Chain:
             self.add_response += allowed.add_response
         if allowed.facts:
             request.facts.update(allowed.facts)
+        if allowed.claims is not None:
+            request.claims = allowed.claims
 
 
 def _edit(metadata: Metadata, allowed: Allow) -> Metadata:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -36,6 +36,8 @@ class PolicyRequest:
     """The client's, with the edits of earlier policies."""
     facts: dict[str, str] = field(default_factory=dict)
     """Of earlier policies. A policy reads it, and adds to it by `Allow.facts` alone."""
+    claims: Mapping[str, object] | None = None
+    """Of the token that an earlier policy verified (`Allow.claims`); None: there is none."""
     now_s: float = 0.0
     """The engine's clock when the policies began or went on; it never goes back. `request.received_at_s` is the time
     of day."""

@@ -6,7 +6,8 @@ A verdict that comes later, `Wait`, is in `policy.contract`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from grpcgw.model.codes import Code
 from grpcgw.model.header_values import is_reserved
@@ -51,6 +52,8 @@ class Allow:
     add_response: Metadata = ()
     """Appended to the metadata that the client gets first: the pod's headers, or the trailers of a trailers-only
     answer."""
+    claims: Mapping[str, object] | None = field(default=None, repr=False)
+    """Of a verified token, for later policies; None: those that an earlier one found stay."""
 
     def __post_init__(self) -> None:
         check_metadata(self.add)
