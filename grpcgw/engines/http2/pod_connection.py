@@ -254,6 +254,9 @@ class PodConnection:
         self.on_room()
         if self._waiting:
             self._extend()
+        for other in tuple(self._links):
+            if other.is_worn and not other.streams:
+                other.close()
         self._schedule_upkeep()
 
     def on_dial_failed(self, why: str) -> None:
@@ -289,7 +292,7 @@ class PodConnection:
     def on_change(self, link: PodLink) -> None:
         if link not in self._links:
             return
-        if link.is_leaving and not link.streams and not link.is_lost:
+        if not link.streams and not link.is_lost and (link.is_leaving or self._is_spent(link)):
             link.close()
             return  # it comes here again
         if link.is_lost:
@@ -300,6 +303,10 @@ class PodConnection:
             self._lose_last(link)
         elif self._waiting:
             self._extend()
+
+    def _is_spent(self, link: PodLink) -> bool:
+        """It has sent many resets, and another takes its place."""
+        return link.is_worn and any(not other.is_worn and not other.is_leaving for other in self._links)
 
     def _lose_last(self, link: PodLink) -> None:
         """No connection takes new RPCs: connect again, at once if the last one was of use."""

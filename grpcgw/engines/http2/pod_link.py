@@ -58,7 +58,7 @@ class LinkEvents(Protocol):
         ...
 
     def on_change(self, link: PodLink) -> None:
-        """The pod sent GOAWAY, the last stream of a connection that is leaving ended, or the connection is lost."""
+        """The pod sent GOAWAY, the last stream of a connection that is leaving or worn ended, or it is lost."""
         ...
 
 
@@ -258,7 +258,7 @@ class PodLink(PeerConnection):
             self.idle_since_s = time.monotonic()
             if self._owed:
                 self.close()  # which cancels all of them
-            elif self.is_leaving:
+            elif self.is_leaving or self.is_worn:
                 self._events.on_change(self)
         self._events.on_room()
 
