@@ -28,6 +28,17 @@ class Code(IntEnum):
 POD_FAILURES = frozenset({Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})
 """Codes that indicate a problem of the pod or its connection, not of the request."""
 
+_OF_HTTP = {
+    400: Code.INTERNAL,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.UNIMPLEMENTED,
+    429: Code.UNAVAILABLE,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.UNAVAILABLE,
+}
+
 _NAMES = tuple(code.name for code in Code)
 
 OTHER_CODE = -1
@@ -44,3 +55,8 @@ def status_name(code: int) -> str:
     if code == OTHER_CODE:
         return "OTHER"
     return _NAMES[code] if 0 <= code < len(_NAMES) else str(code)
+
+
+def code_of_http(status: int) -> Code:
+    """The gRPC code of an HTTP status (grpc/grpc doc/http-grpc-status-mapping.md)."""
+    return _OF_HTTP.get(status, Code.UNKNOWN)

@@ -38,6 +38,8 @@ class PolicyRequest:
     """Of earlier policies. A policy reads it, and adds to it by `Allow.facts` alone."""
     claims: Mapping[str, object] | None = None
     """Of the token that an earlier policy verified (`Allow.claims`); None: there is none."""
+    first_message: MessageStart | None = None
+    """The request's first message, once a policy has waited for it (`FirstMessage`); None before."""
     now_s: float = 0.0
     """The engine's clock when the policies began or went on; it never goes back. `request.received_at_s` is the time
     of day."""
@@ -45,6 +47,17 @@ class PolicyRequest:
     def get(self, key: str) -> MetadataValue | None:
         """The first value of `key` (lower case); None where there is none."""
         return next((value for name, value in self.metadata if name == key), None)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStart:
+    """What a policy gets of the first message of a request."""
+
+    frame: bytes
+    """The message as a gRPC frame: with its prefix of 5 bytes, compressed if the prefix says so. Empty: the client
+    ended its request without a message."""
+    complete: bool
+    """False: the message is longer."""
 
 
 class FailMode(StrEnum):
@@ -91,6 +104,16 @@ class UnaryRpc:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstMessage:
+    """The client sends its first message, or `max_bytes` of it; it is in `PolicyRequest.first_message` then.
+
+    `max_bytes` counts the prefix of the frame. What comes to `Wait.then` is `Allow`.
+    """
+
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CoroutineWork:
     """A coroutine, run on the event loop that each worker has beside its engine."""
 
@@ -104,7 +127,7 @@ class Wait:
     Raises ValueError for a time-out that bounds nothing, and for a code that refuses nothing.
     """
 
-    work: UnaryRpc | CoroutineWork
+    work: UnaryRpc | CoroutineWork | FirstMessage
     timeout_s: float
     fail_mode: FailMode
     closed_code: int = Code.UNAVAILABLE

@@ -1,8 +1,8 @@
 """The policy chain of one RPC with its I/O: starts what a policy waits for, bounds it, and resumes with the verdict.
 
 While a policy waits, the session holds one message of the request at most; with an engine that passes chunks of gRPC
-frames it holds one chunk, which may be less or more than a message. No policy gets it yet. One that needs messages will
-parse the frames itself, within a limit of its own.
+frames it holds one chunk, which may be less or more than a message. A policy that needs the first message waits for it
+(`FirstMessage`): then chunks are read until it is whole, or as long as the policy's limit.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ from functools import partial
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.chain import Chain
-from grpcgw.policy.contract import Answer, CoroutineWork, PolicyRequest, RunningWork, UnaryRpc, Wait
+from grpcgw.policy.contract import (
+    Answer,
+    CoroutineWork,
+    FirstMessage,
+    PolicyRequest,
+    RunningWork,
+    UnaryRpc,
+    Wait,
+)
 from grpcgw.policy.request import Request
 from grpcgw.policy.timeouts import may_have_passed
-from grpcgw.policy.verdicts import Deny
+from grpcgw.policy.verdicts import ALLOW, Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import Call, Timer
 from grpcgw.session.policy_rpc import PolicyRpc
+from grpcgw.session.request_side import RequestSide
 from grpcgw.upstream.pod import Pod
 
 Outcome = Deny | Wait | None
@@ -34,6 +43,7 @@ class PolicyStage:
         "_limit_s",
         "_note_failure",
         "_on_outcome",
+        "_requests",
         "_since_s",
         "_target",
         "_wait",
@@ -45,6 +55,7 @@ class PolicyStage:
         target: Target,
         call: Call,
         request: Request,
+        requests: RequestSide,
         deadline_s: float | None,
         note_failure: Callable[[Pod], None],
         on_outcome: Callable[[Outcome, float], None],
@@ -55,7 +66,7 @@ class PolicyStage:
         assert policies is not None, "the Mapping has no policies"
         self._chain = Chain(policies, PolicyRequest(request, target.key, request.metadata))
         self._target, self._call, self._deadline_s = target, call, deadline_s
-        self._note_failure, self._on_outcome = note_failure, on_outcome
+        self._requests, self._note_failure, self._on_outcome = requests, note_failure, on_outcome
         self._wait: Wait | None = None
         """What is waited for now. What belongs to another is late, and dropped."""
         self._since_s = self._limit_s = 0.0
@@ -91,7 +102,14 @@ class PolicyStage:
         assert wait is not None, "no policy waits"
         self._stop_work()
         self._chain.request.now_s = now_s
-        return self._advance(self._chain.fail(f"no answer within {round(wait.timeout_s * 1000)} ms"), now_s)
+        what = "no message of the client" if isinstance(wait.work, FirstMessage) else "no answer"
+        return self._advance(self._chain.fail(f"{what} within {round(wait.timeout_s * 1000)} ms"), now_s)
+
+    def on_message(self, now_s: float) -> None:
+        """A part of the request was read, or its end."""
+        wait = self._wait
+        if wait is not None and isinstance(wait.work, FirstMessage) and self._find_message(wait.work):
+            self._resume(wait, ALLOW, now_s)
 
     def end(self, status: Status) -> None:
         """The RPC is over: stop what is waited for, and tell the policies that allowed it. Called once."""
@@ -102,6 +120,9 @@ class PolicyStage:
 
     def _advance(self, outcome: Outcome, now_s: float) -> Outcome:
         while isinstance(outcome, Wait):
+            if isinstance(outcome.work, FirstMessage) and self._find_message(outcome.work):
+                outcome = self._chain.resume(ALLOW)
+                continue
             fault = self._start_work(outcome, now_s)
             if not fault:
                 return outcome
@@ -115,7 +136,9 @@ class PolicyStage:
         if self._deadline_s is not None:
             limit_s = min(limit_s, self._deadline_s)
         self._wait, self._since_s, self._limit_s = wait, now_s, limit_s
-        if isinstance(wait.work, CoroutineWork):
+        if isinstance(wait.work, FirstMessage):
+            pass  # `on_message` comes
+        elif isinstance(wait.work, CoroutineWork):
             self._work = self._call.run(wait.work, partial(self._resume, wait))
         else:
             upstreams = self._target.policy_upstreams[self._chain.current.index]
@@ -129,6 +152,15 @@ class PolicyStage:
                 return fault
         self._call.set_timer(Timer.POLICY, limit_s - now_s)
         return ""
+
+    def _find_message(self, work: FirstMessage) -> bool:
+        """Whether the first message is here; else it is being read."""
+        requests = self._requests
+        requests.await_first(work.max_bytes)
+        found = self._chain.request.first_message = requests.peek(work.max_bytes)
+        if found is None:
+            requests.read(self._call)
+        return found is not None
 
     def _stop_work(self) -> None:
         work, self._work, self._wait = self._work, None, None

@@ -27,6 +27,7 @@ from grpcgw.session import ending
 from grpcgw.session.call import Call, Timer
 from grpcgw.session.forwarding import forward_response
 from grpcgw.session.pod_try import Try, end_on_pod
+from grpcgw.session.policy_stage import PolicyStage
 from grpcgw.session.request_side import FramedRequestSide, RequestSide
 from grpcgw.session.response_side import FramedResponseSide, ResponseSide
 from grpcgw.session.serving import Serving
@@ -48,6 +49,7 @@ class Relay:
         "_looked_unary",
         "_on_hold",
         "_permit",
+        "_policies",
         "_replies",
         "_request",
         "_requests",
@@ -75,6 +77,8 @@ class Relay:
         self._copy: Copy | None = None
         """For the Mapping's shadow; None: the RPC is not copied."""
         self._permit: Permit | None = None
+        self._policies: PolicyStage | None = None
+        """None: the Mapping has no policies."""
         self._on_hold: Timer | None = None
         """What must come before the next try is opened; None: nothing."""
         self._try: Try | None = None
@@ -126,11 +130,18 @@ class Relay:
         if self._try is not None:
             requests.forward(self._call, self._try)
         elif self._on_hold is POLICY:
-            pass  # it is held until the policies allow the RPC
+            self._held_for_policies(now_s)
         elif not (requests.half_closed or requests.beyond):
             requests.read(self._call)  # the half-close usually follows at once
         elif self._on_hold is None:
             self._open(now_s)
+
+    def _held_for_policies(self, now_s: float) -> None:
+        """A part of the request was read, and is held until the policies allow the RPC."""
+        if not self._requests.lend(self._request, self._serving.held):
+            self._end_early(ending.too_much_held(), now_s)
+        elif self._policies is not None:
+            self._policies.on_message(now_s)
 
     def _copy_taken(self, copy: Copy, message: bytes | None, now_s: float) -> None:
         """Give the copy what was just read."""
@@ -150,8 +161,9 @@ class Relay:
 
     def _copy_held(self, now_s: float) -> None:
         """Give the copy what was read while a policy waited."""
-        if self._copy is not None and self._requests.first is not None:
-            self._copy.take(self._requests.first, now_s)
+        held = self._requests.held()
+        if self._copy is not None and held is not None:
+            self._copy.take(held, now_s)
         if self._copy is not None and self._requests.half_closed:
             self._copy.take(None, now_s)
 

@@ -9,16 +9,20 @@ large messages against the client's limit in this worker.
 from __future__ import annotations
 
 from grpcgw.model.status import Reason, Status, make_status
+from grpcgw.policy.contract import MessageStart
 from grpcgw.policy.held_messages import UNCOUNTED_BYTES, HeldMessages
 from grpcgw.policy.request import Request
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import Call, Opening
 from grpcgw.session.ending import message_too_large
-from grpcgw.session.message_scanner import MessageScanner
+from grpcgw.session.message_reader import frame
+from grpcgw.session.message_scanner import PREFIX_BYTES, MessageScanner
 from grpcgw.session.pod_try import Try
 
 MAX_OPENING_BYTES = 65_536
 """As many bytes of chunks are kept for another try, and the first chunk in any case."""
+
+NO_MESSAGE = MessageStart(b"", True)
 
 
 class RequestSide:
@@ -104,6 +108,25 @@ class RequestSide:
         """The RPC stays with its current try: the opening is not kept any longer."""
         self.first, self.replayable = None, False
 
+    # --- what a policy gets
+
+    def peek(self, max_bytes: int) -> MessageStart | None:
+        """The first message, or `max_bytes` of its frame; None: it is not here yet. Before the first try."""
+        if self.first is not None:
+            return _cut(frame(self.first), max_bytes)
+        return NO_MESSAGE if self.half_closed else None
+
+    def await_first(self, max_bytes: int) -> None:
+        """Read on, and hold what comes, until `peek` has its answer."""
+
+    def held(self) -> bytes | None:
+        """What was read so far, before the first try; None: nothing."""
+        return self.first
+
+    def lend(self, request: Request, held: HeldMessages) -> bool:
+        """Count what a policy makes be held; False: the client's limit is reached."""
+        return True
+
     # --- large messages
 
     def size_of(self, message: bytes) -> int:
@@ -138,15 +161,17 @@ class FramedRequestSide(RequestSide):
     """The request side for chunks of gRPC frames.
 
     `count` is of the messages begun, `size_bytes` is without their prefixes, limits hold for declared lengths, and the
-    opening is the first chunks: as many as begin one message at most and have MAX_OPENING_BYTES together. What a client
-    makes be held is not counted: an engine with frames bounds it by the windows of its streams.
+    opening is the first chunks: as many as begin one message at most and have MAX_OPENING_BYTES together, or what a
+    policy waits for. Only the latter is counted against the client's limit: an engine with frames bounds what else is
+    held by the windows of its streams.
     """
 
-    __slots__ = ("_more", "_scanner")
+    __slots__ = ("_more", "_opening_bytes", "_scanner")
 
     def __init__(self) -> None:
         super().__init__()
         self._scanner = MessageScanner()
+        self._opening_bytes = MAX_OPENING_BYTES
         self._more: bytearray | None = None
         """The chunks of the opening after `first`."""
 
@@ -162,7 +187,7 @@ class FramedRequestSide(RequestSide):
         self.count, self.size_bytes, self.cut_off = scanner.count, scanner.size_bytes, not scanner.complete
         if self.first is None and self.replayable:
             self.first = message
-        elif self.count > 1 or self.size_bytes > MAX_OPENING_BYTES or not self.replayable:
+        elif self.count > 1 or self.size_bytes > self._opening_bytes or not self.replayable:
             self.beyond = True
         elif self._more is None:
             self._more = bytearray(message)
@@ -178,6 +203,39 @@ class FramedRequestSide(RequestSide):
     def commit(self) -> None:
         super().commit()
         self._more = None
+
+    def peek(self, max_bytes: int) -> MessageStart | None:
+        if not self.count:
+            return NO_MESSAGE if self.half_closed else None
+        if self.count == 1 and self.cut_off and self.size_bytes + PREFIX_BYTES < max_bytes:
+            return None
+        held = self.held() or b""
+        message = held[: PREFIX_BYTES + int.from_bytes(held[1:PREFIX_BYTES], "big")]
+        return _cut(message, max_bytes, whole=self.count > 1 or not self.cut_off)
+
+    def await_first(self, max_bytes: int) -> None:
+        self._opening_bytes = max(self._opening_bytes, max_bytes)
+
+    def held(self) -> bytes | None:
+        if self.first is None:
+            return None
+        return self.first + (self._more or b"") + (self.pending if self.beyond and self.pending else b"")
+
+    def lend(self, request: Request, held: HeldMessages) -> bool:
+        more_bytes = self.size_bytes - self.lent_bytes
+        if self.size_bytes <= UNCOUNTED_BYTES or not more_bytes:
+            return True
+        taken = held.take(request.peer.key, more_bytes)
+        self.lent_bytes += more_bytes if taken else 0
+        return taken
+
+    def release(self, request: Request, held: HeldMessages) -> None:
+        self._more = None
+        super().release(request, held)
+
+
+def _cut(message: bytes, max_bytes: int, whole: bool = True) -> MessageStart:
+    return MessageStart(message[:max_bytes], whole and len(message) <= max_bytes)
 
 
 def _check_limits(size_bytes: int, target: Target, request: Request) -> Status | None:

@@ -55,15 +55,13 @@ TIMER_SLACK_S = 0.005
 
 
 class Session(Relay):
-    __slots__ = ("_deadline_s", "_further", "_logged", "_metadata", "_pod", "_policies", "_since_s")
+    __slots__ = ("_deadline_s", "_further", "_logged", "_metadata", "_pod", "_since_s")
 
     def __init__(self, serving: Serving, call: Call, request: Request, now_s: float) -> None:
         super().__init__(serving, call, request, now_s)
         self._since_s, self._deadline_s = now_s, request.deadline_s
         self._metadata: Metadata = ()
         """The request's as pods get it; empty before the first try."""
-        self._policies: PolicyStage | None = None
-        """None: the Mapping has no policies."""
         self._pod: Pod | None = None  # the last one tried
         self._further: FurtherTries | None = None
         self._logged = False
@@ -97,9 +95,7 @@ class Session(Relay):
     def _route(self) -> Target | Deny:
         serving, request = self._serving, self._request
         refusal = request.refusal or limit_metadata(request, serving.max_metadata_bytes)
-        if refusal is not None:
-            return refusal
-        return serving.route(request.path, request.authority, request.metadata, request.port)
+        return refusal or serving.route(request.path, request.authority, request.metadata, request.port)
 
     def _turn_away(self, refusal: Deny, now_s: float) -> None:
         """End an RPC that has no target."""
@@ -109,9 +105,10 @@ class Session(Relay):
         self._finish_own(refusal.status(), now_s)
 
     def _run_policies(self, target: Target, now_s: float) -> None:
-        """Ask the policies of the Mapping. While one waits, the first message is read and held, and no more."""
+        """Check with the policies of the Mapping. While one waits, the first message is read and held, and no more."""
+        note_failure = self._serving.clusters.note_failure
         self._policies = PolicyStage(
-            target, self._call, self._request, self._deadline_s, self._serving.clusters.note_failure, self._decide
+            target, self._call, self._request, self._requests, self._deadline_s, note_failure, self._decide
         )
         self._on_hold = POLICY
         outcome = self._policies.start(now_s)
@@ -146,8 +143,10 @@ class Session(Relay):
         if target.shadow is not None:
             self._copy = self._serving.copies.begin(target.shadow, self._call, self._request)
             self._copy_held(now_s)
-        self._requests.read(self._call)
-        if self._counters.one_request and not self._requests.half_closed:
+        requests = self._requests
+        if not requests.beyond:  # else what is pending goes to the pod first
+            requests.read(self._call)
+        if self._counters.one_request and not (requests.half_closed or requests.beyond):
             self._call.coalesce()
         else:
             self._open(now_s)

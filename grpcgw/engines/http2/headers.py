@@ -14,7 +14,7 @@ from typing import TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from grpcgw.engines.http2.h2 import NeverIndexed
-from grpcgw.model.codes import Code
+from grpcgw.model.codes import Code, code_of_http
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.verdicts import Deny
@@ -55,18 +55,6 @@ MOST_KNOWN, LONGEST_KNOWN_BYTES = 2048, 64
 """Fields that RPCs repeat are decoded and encoded once. Bounded, since strangers choose them."""
 MOST_JOINED = 100
 """Limit of the binary values that commas join in one field: a byte more of the client is an item more here."""
-
-_HTTP_CODES = {
-    400: Code.INTERNAL,
-    401: Code.UNAUTHENTICATED,
-    403: Code.PERMISSION_DENIED,
-    404: Code.UNIMPLEMENTED,
-    429: Code.UNAVAILABLE,
-    502: Code.UNAVAILABLE,
-    503: Code.UNAVAILABLE,
-    504: Code.UNAVAILABLE,
-}
-"""grpc `http-grpc-status-mapping`; every other status is UNKNOWN."""
 
 
 class BadField(Exception):
@@ -354,7 +342,7 @@ def _judge_http(fields: Fields) -> Status | None:
         elif name == b"content-type":
             content_type = value
     if http_status != b"200":
-        code = _HTTP_CODES.get(int(http_status), Code.UNKNOWN)
+        code = code_of_http(int(http_status))
         return Status(code, f"the pod answered with HTTP status {int(http_status)}", cause=None)
     if not is_grpc(content_type):
         shown = ascii(content_type[:64])[2:-1]

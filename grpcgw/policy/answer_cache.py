@@ -1,0 +1,57 @@
+"""Answers of an authorization service, kept for a bounded time and in bounded number. Pure: the time is an argument.
+
+Keys are digests: the values that they are made of may be tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from threading import Lock
+
+from cachetools import TTLCache
+
+from grpcgw.policy.contract import PolicyRequest
+from grpcgw.policy.ruling import Ruling
+
+
+class AnswerCache:
+    """Any thread may call."""
+
+    def __init__(self, max_entries: int, max_age_s: float) -> None:
+        self._now_s = 0.0
+        self._rulings: TTLCache[bytes, Ruling] = TTLCache(max_entries, max_age_s, timer=lambda: self._now_s)
+        self._lock = Lock()
+        self.hits = self.misses = 0
+
+    def find(self, key: bytes, now_s: float) -> Ruling | None:
+        with self._lock:
+            self._now_s = max(self._now_s, now_s)
+            found = self._rulings.get(key)
+            if found is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+            return found
+
+    def keep(self, key: bytes, ruling: Ruling, now_s: float) -> None:
+        with self._lock:
+            self._now_s = max(self._now_s, now_s)
+            self._rulings[key] = ruling
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._rulings)
+
+
+def make_key(request: PolicyRequest, headers: Iterable[str]) -> bytes:
+    """Of the Mapping, host, path, and the values of `headers`, each with its length, so that no two questions meet."""
+    asked = request.request
+    parts = [str(request.key), asked.authority, asked.path]
+    for wanted in headers:
+        values = [
+            value.hex() if isinstance(value, bytes) else value for key, value in request.metadata if key == wanted
+        ]
+        parts += [str(len(values)), *values]
+    text = "".join([f"{len(part)}:{part}" for part in parts])
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()

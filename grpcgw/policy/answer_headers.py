@@ -1,0 +1,58 @@
+"""Headers in the answer of an authorization service: which of them gRPC can carry, as metadata. Pure."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterable
+
+from grpcgw.errors import GrpcgwError
+from grpcgw.model.header_values import is_reserved
+from grpcgw.model.metadata import Metadata, MetadataValue
+from grpcgw.model.status import REASON_KEY
+from grpcgw.policy.verdicts import check_metadata
+
+MAX_TRAILER_BYTES = 4096
+"""Of the headers of a denial, so many bytes get to the client: clients take 8 KiB of trailers in all."""
+_OVERHEAD_BYTES = 32
+
+
+class BadHeader(GrpcgwError):
+    """A header that cannot be sent, or that no service may set; the text says which."""
+
+
+def is_dropped(name: str) -> bool:
+    """Whether the header is of the service's own HTTP answer, or of one connection, so that it is not passed on."""
+    return is_reserved(name.lower()) and name.lower() != "host"
+
+
+def read_header(name: str, value: str) -> tuple[str, MetadataValue]:
+    """Key and value as metadata. Raises BadHeader: what allows an RPC on a condition is not passed on by halves."""
+    key = name.lower()
+    if key.startswith(":") or key == "host":
+        raise BadHeader(f"{key} would change where the call goes, which was decided before")
+    try:
+        item: tuple[str, MetadataValue] = (key, _decode(value) if key.endswith("-bin") else value.strip(" \t"))
+        check_metadata((item,))
+    except (ValueError, binascii.Error) as error:
+        raise BadHeader(str(error)) from error
+    return item
+
+
+def keep_sendable(headers: Iterable[tuple[str, str]]) -> Metadata:
+    """Those of a denial that a client can get, as trailers; the others are dropped, as the RPC is refused anyway."""
+    kept: list[tuple[str, MetadataValue]] = []
+    left_bytes = MAX_TRAILER_BYTES
+    for name, value in headers:
+        left_bytes -= len(name) + len(value) + _OVERHEAD_BYTES
+        if is_dropped(name) or name.lower() == REASON_KEY or left_bytes < 0:
+            continue
+        try:
+            kept.append(read_header(name, value))
+        except BadHeader:
+            continue
+    return tuple(kept)
+
+
+def _decode(value: str) -> bytes:
+    return b64decode(value + "=" * (-len(value) % 4), validate=True)

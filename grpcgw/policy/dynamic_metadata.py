@@ -1,0 +1,26 @@
+"""Dynamic metadata of an ext_authz service (google.protobuf.Struct) as facts for later policies and the access log."""
+
+from __future__ import annotations
+
+import json
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+
+from grpcgw.policy.verdicts import Facts
+
+PREFIX = "auth."
+"""A service can set no fact that another policy sets, such as `identity`."""
+MAX_FACTS = 16
+MAX_NAME_CHARACTERS, MAX_VALUE_CHARACTERS = 64, 256
+
+
+def read_facts(metadata: Struct) -> Facts:
+    """`auth.<key>` for each of the first MAX_FACTS keys; a value that is no text is JSON."""
+    items = sorted(metadata.fields.items())[:MAX_FACTS]
+    return tuple([(f"{PREFIX}{key[:MAX_NAME_CHARACTERS]}", _write(MessageToDict(value))) for key, value in items])
+
+
+def _write(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return text[:MAX_VALUE_CHARACTERS]

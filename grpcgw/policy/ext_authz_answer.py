@@ -1,0 +1,114 @@
+"""The verdict of an ext_authz service: reads a `CheckResponse`, and refuses where Envoy lets RPCs pass by accident.
+
+Differences from Envoy (docs/who-may-call.md): a CheckResponse without any content, or one with `denied_response` and an
+OK status, allows nothing; the code of a denial is the gRPC status that the service gave, where it gave one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from envoy.config.core.v3.base_pb2 import HeaderValueOption
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse, DeniedHttpResponse
+from google.protobuf.message import DecodeError
+
+from grpcgw.errors import GrpcgwError
+from grpcgw.model.codes import Code, code_of_http
+from grpcgw.policy.answer_headers import BadHeader, is_dropped, keep_sendable, read_header
+from grpcgw.policy.dynamic_metadata import read_facts
+from grpcgw.policy.ruling import Rule, Ruling, Verb, refuse
+from grpcgw.policy.verdicts import Allow, Deny, Facts
+
+_ACTIONS = {1: Verb.ADD_IF_ABSENT, 2: Verb.SET, 3: Verb.SET_IF_PRESENT}
+"""`HeaderValueOption.append_action`; 0, the default, sets a header, as in Envoy's ext_authz."""
+
+
+class BadAnswer(GrpcgwError):
+    """An answer that allows nothing and refuses nothing, or both; the text says why."""
+
+
+class ServiceError(GrpcgwError):
+    """The service says that it cannot decide. `refusal`: how it wants the RPC to be refused."""
+
+    def __init__(self, refusal: Deny) -> None:
+        super().__init__("the service reports an error")
+        self.refusal = refusal
+
+
+def read_answer(message: bytes, who: str) -> Ruling:
+    """The ruling of a serialized CheckResponse. `who` names the service to clients. Raises BadAnswer, ServiceError."""
+    try:
+        answer = CheckResponse.FromString(message)
+    except DecodeError as error:
+        raise BadAnswer("its answer is no CheckResponse") from error
+    kind = answer.WhichOneof("http_response")
+    if kind == "error_response":
+        raise ServiceError(_read_refusal(answer, answer.error_response, who, Code.UNAVAILABLE))
+    if kind == "denied_response" or answer.status.code:
+        denied = answer.denied_response
+        return Ruling(_read_refusal(answer, denied, who, Code.PERMISSION_DENIED))
+    if kind is None and not answer.HasField("status"):
+        raise BadAnswer("its answer is empty")
+    return _read_permission(answer)
+
+
+def _read_permission(answer: CheckResponse) -> Ruling:
+    allowed = answer.ok_response
+    facts = _read_facts(answer)
+    if not allowed.ByteSize():
+        return Ruling(Allow(facts=facts))
+    try:
+        rules = tuple([_read_rule(option) for option in allowed.headers if not is_dropped(option.header.key)])
+        removed = tuple([key for name in allowed.headers_to_remove if _may_remove(key := name.lower())])
+        added = [_read_header(one) for one in allowed.response_headers_to_add if not is_dropped(one.header.key)]
+        return Ruling(Allow(remove=removed, facts=facts, add_response=tuple(added)), rules)
+    except (BadHeader, ValueError) as error:
+        raise BadAnswer(f"it allows the call with a header that cannot be sent: {error}") from error
+
+
+def _read_rule(option: HeaderValueOption) -> Rule:
+    key, value = _read_header(option)
+    verb = Verb.APPEND if option.append.value else _ACTIONS.get(option.append_action, Verb.SET)
+    return Rule(verb, key, value)
+
+
+def _read_header(option: HeaderValueOption) -> tuple[str, str | bytes]:
+    header = option.header
+    return read_header(header.key, header.value or header.raw_value.decode("latin-1"))
+
+
+def _may_remove(key: str) -> bool:
+    """As in Envoy, the path and the host stay."""
+    return not key.startswith(":") and key != "host"
+
+
+def _read_facts(answer: CheckResponse) -> Facts:
+    if answer.HasField("dynamic_metadata"):
+        return read_facts(answer.dynamic_metadata)
+    if answer.ok_response.HasField("dynamic_metadata"):
+        return read_facts(answer.ok_response.dynamic_metadata)
+    return ()
+
+
+def _read_refusal(answer: CheckResponse, denied: DeniedHttpResponse, who: str, default: Code) -> Deny:
+    headers = [(one.header.key, one.header.value or one.header.raw_value.decode("latin-1")) for one in denied.headers]
+    status = answer.status
+    code = _explicit_code(headers)
+    if code is None and denied.status.code:
+        code = code_of_http(denied.status.code)
+    if code is None:
+        code = status.code if 0 < status.code <= Code.UNAUTHENTICATED else default
+    message = denied.body or _explicit_message(headers) or status.message
+    details = status.SerializeToString() if status.details and code == status.code else b""
+    return refuse(who, code, message, keep_sendable(headers), details)
+
+
+def _explicit_code(headers: Iterable[tuple[str, str]]) -> int | None:
+    """Of `grpc-status` among the headers of a denial; None: there is none that refuses."""
+    given = next((value for key, value in headers if key.lower() == "grpc-status"), "")
+    code = int(given) if given.isascii() and given.isdecimal() and len(given) <= 2 else 0
+    return code if 0 < code <= Code.UNAUTHENTICATED else None
+
+
+def _explicit_message(headers: Iterable[tuple[str, str]]) -> str:
+    return next((value for key, value in headers if key.lower() == "grpc-message"), "")

@@ -1,0 +1,110 @@
+"""External authorization (ext_authz): a service decides on each RPC. One policy per Mapping.
+
+It waits for the request's first message if that is part of the question, then for the service. Where the service is
+away, the RPC is refused, or allowed if `failure_mode_allow` says so. An answer that makes no sense is always a refusal.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import cycle
+
+from grpcgw.model.codes import Code
+from grpcgw.model.ext_authz import ExtAuthzSettings
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.route import PolicySettings
+from grpcgw.model.status import Reason
+from grpcgw.policy.answer_cache import AnswerCache, make_key
+from grpcgw.policy.chain import FAILED_OPEN
+from grpcgw.policy.contract import (
+    Answer,
+    FailMode,
+    FirstMessage,
+    Policy,
+    PolicyRequest,
+    UnaryRpc,
+    Verdict,
+    Wait,
+)
+from grpcgw.policy.services import PolicyServices
+from grpcgw.policy.verdicts import Allow, Deny
+
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
+FIRST_MESSAGE_S = 300.0
+"""A client that sends no message for so long is refused, where the service needs its first one."""
+
+
+def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy:
+    assert isinstance(settings, ExtAuthzSettings)
+    return ExtAuthz(key, settings, services)
+
+
+class ExtAuthz:
+    def __init__(self, key: ObjectKey, settings: ExtAuthzSettings, services: PolicyServices) -> None:
+        # Imported here, as the messages of Envoy take 0.1 s to load, which a gateway without such a policy saves.
+        from grpcgw.policy import ext_authz_answer, ext_authz_request
+
+        self._settings = settings
+        self._who = f"{key}: {settings.name}"
+        self._timeout_s = settings.timeout_ms / 1000
+        self._fail_mode = FailMode.OPEN if settings.failure_mode_allow else FailMode.CLOSED
+        self._closed_code = settings.code_on_error or Code.UNAVAILABLE
+        self._extensions = dict(settings.context_extensions)
+        self._next_upstream = cycle(range(len(settings.upstreams))).__next__
+        self._encode, self._read = ext_authz_request.encode_question, ext_authz_answer.read_answer
+        self._bad_answer, self._service_error = ext_authz_answer.BadAnswer, ext_authz_answer.ServiceError
+        self._cache = _keep_cache(settings, services)
+
+    def check(self, request: PolicyRequest) -> Verdict:
+        if self._settings.message is None:
+            return self._check(request)
+        waited = FirstMessage(self._settings.message.max_bytes)
+        then = partial(self._check_message, request)
+        return Wait(waited, FIRST_MESSAGE_S, FailMode.CLOSED, Code.DEADLINE_EXCEEDED, then)
+
+    def _check_message(self, request: PolicyRequest, verdict: Allow | Deny) -> Verdict:
+        included, message = self._settings.message, request.first_message
+        if message is None or included is None:
+            return Deny(Reason.IDLE_TIMEOUT, f"{self._who}: the client sent no message within {FIRST_MESSAGE_S:g} s")
+        if message.complete or included.allow_partial:
+            return self._check(request)
+        why = f"it looks at messages of {included.max_bytes} bytes at most, and the first one is longer"
+        return Deny(Reason.MESSAGE_TOO_LARGE, f"{self._who}: {why}")
+
+    def _check(self, request: PolicyRequest) -> Verdict:
+        cache, caching, key = self._cache, self._settings.caching, b""
+        if cache is not None and caching is not None:
+            key = make_key(request, caching.headers)
+            known = cache.find(key, request.now_s)
+            if known is not None:
+                return known.apply(request.metadata)
+        judge = partial(self._judge, request, key)
+        rpc = UnaryRpc(
+            CHECK,
+            self._encode(request, self._extensions),
+            judge,
+            self._settings.added_metadata,
+            self._next_upstream(),
+        )
+        return Wait(rpc, self._timeout_s, self._fail_mode, self._closed_code)
+
+    def _judge(self, request: PolicyRequest, key: bytes, answer: Answer) -> Allow | Deny:
+        try:
+            ruling = self._read(answer.message, self._who)
+        except self._service_error as error:
+            is_open = self._fail_mode is FailMode.OPEN
+            return Allow(facts=((FAILED_OPEN, self._settings.name),)) if is_open else error.refusal
+        except self._bad_answer as error:
+            return Deny(Reason.POLICY_UNAVAILABLE, f"{self._who} gave no verdict: {error}", self._closed_code)
+        if self._cache is not None:
+            self._cache.keep(key, ruling, request.now_s)
+        return ruling.apply(request.metadata)
+
+
+def _keep_cache(settings: ExtAuthzSettings, services: PolicyServices) -> AnswerCache | None:
+    """One per service and settings of the cache: Mappings share its bound, and reloads keep it."""
+    caching = settings.caching
+    if caching is None:
+        return None
+    make = partial(AnswerCache, caching.max_entries, caching.max_age_ms / 1000)
+    return services.keep(AnswerCache, (settings.name, caching, tuple(settings.upstreams)), make)
