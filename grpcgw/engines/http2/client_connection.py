@@ -45,6 +45,7 @@ NOT_SHOWN = Deny(
     "that Host as server name",
 )
 PING = b"grpcgw!!"
+NOTHING = memoryview(b"")
 SETTINGS_S = 10.0
 """Time for a client's preface, its TLS handshake, and its acknowledgement of the settings."""
 UNREAD_S = 30.0
@@ -98,9 +99,8 @@ class ClientConnection(ClientSide):
         """The last stream that the client reset."""
         self._unread: dict[int, float] = {}
         """Streams whose RPC is over and whose answer the client has not read → when it ended."""
-        self._backlog = b""
-        """What the client has sent and has not been handled, from `_backlog_at` on."""
-        self._backlog_at = 0
+        self._backlog = NOTHING
+        """What the client has sent and has not been handled."""
         self._part_bytes = AT_ONCE_BYTES
         """How much of it is handled in one turn: less where that takes long or causes many events."""
         self._reads = True
@@ -150,20 +150,19 @@ class ClientConnection(ClientSide):
 
     def _postpone(self, data: bytes) -> None:
         if not self._backlog:
-            self._backlog = data
+            self._backlog = memoryview(data)
             self.turn.postpone(self)
         else:
-            self._backlog, self._backlog_at = self._backlog[self._backlog_at :] + data, 0
+            self._backlog = memoryview(b"".join((self._backlog, data)))
         self._steer_reading()
 
     def handle_part(self) -> int:
-        ends = self._backlog_at + self._part_bytes
-        part, self._backlog_at = self._backlog[self._backlog_at : ends], ends
+        part, self._backlog = self._backlog[: self._part_bytes], self._backlog[self._part_bytes :]
         began_s = time.thread_time()
         events = 0 if self.is_lost else self.receive(part)
         took_s = time.thread_time() - began_s
-        if self.is_lost or ends >= len(self._backlog):
-            self._backlog, self._backlog_at = b"", 0
+        if self.is_lost or not self._backlog:
+            self._backlog = NOTHING  # an empty view would keep what it is a view of
         else:
             self.turn.postpone(self)
         if events > MOST_EVENTS or took_s > BACKLOG_S:
@@ -176,7 +175,7 @@ class ClientConnection(ClientSide):
     def _steer_reading(self) -> None:
         """Read nothing while much waits to be handled, or while the client does not read its answers: it could make
         the gateway keep any number of them, as resets end streams whose answers are still to be sent."""
-        reads = not self._paused and len(self._backlog) - self._backlog_at < MOST_PART_BYTES
+        reads = not self._paused and len(self._backlog) < MOST_PART_BYTES
         if self.is_lost or reads is self._reads:
             return
         self._reads = reads

@@ -91,7 +91,7 @@ class PeerConnection(asyncio.Protocol):
         self.received_at_s = time.monotonic()
         self.receive(data)
 
-    def receive(self, data: bytes) -> int:
+    def receive(self, data: bytes | memoryview) -> int:
         """HTTP/2 bytes, after TLS; returns how many events they caused."""
         try:
             self.http.receive_data(data)
@@ -150,14 +150,15 @@ class PeerConnection(asyncio.Protocol):
         """Write what libnghttp2 has to send, as far as the socket takes it."""
         if self.is_lost:
             return
-        sent = False
+        sent, http = False, self.http
         while not self._paused:
-            data = self.http.data_to_send(FLUSH_BYTES)
+            is_last = http.queued_body_size() <= FLUSH_BYTES  # without a limit, the binding copies once less
+            data = http.data_to_send(None if is_last else FLUSH_BYTES)
             if not data:
                 break
             sent = True
             self.transport.write(data if self._encrypt is None else self._encrypt(data))
-            if len(data) < FLUSH_BYTES:
+            if is_last:
                 break
         if sent:
             self._handle_events()  # streams that libnghttp2 ends itself are closed when that is sent

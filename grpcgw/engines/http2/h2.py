@@ -88,7 +88,7 @@ GOAWAY_CALM = b"\0\0\x08\x07\0\0\0\0\0" + b"\x7f\xff\xff\xff" + ENHANCE_YOUR_CAL
 class Http2(Protocol):
     """What the engine uses of a connection. Calls about a stream that is closed raise Http2Error."""
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes | memoryview) -> None:
         """Raises Http2Error where the peer exceeds a limit; the connection is of no use then."""
         ...
 
