@@ -31,7 +31,7 @@ from grpcgw.engines.http2.headers import RequestHead, is_grpc, parse_request
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
-from grpcgw.engines.http2.turn import BACKLOG_S, MOST_EVENTS, Turn
+from grpcgw.engines.http2.turn import Turn
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.status import Reason
 from grpcgw.policy.client_certificates import ClientCertificate
@@ -102,7 +102,7 @@ class ClientConnection(ClientSide):
         self._backlog = NOTHING
         """What the client has sent and has not been handled."""
         self._part_bytes = AT_ONCE_BYTES
-        """How much of it is handled in one turn: less where that takes long or causes many events."""
+        """How much of it is handled in one turn: less where that takes long."""
         self._reads = True
         self._leaving = False
         self.close_cause = CloseCause.CLIENT
@@ -144,6 +144,7 @@ class ClientConnection(ClientSide):
         if len(data) > AT_ONCE_BYTES or self._backlog:
             self._postpone(data)
         else:
+            self.turn.small_at_s = self.received_at_s
             self.receive(data)
 
     # --- much at once
@@ -156,21 +157,21 @@ class ClientConnection(ClientSide):
             self._backlog = memoryview(b"".join((self._backlog, data)))
         self._steer_reading()
 
-    def handle_part(self) -> int:
+    def handle_part(self) -> None:
         part, self._backlog = self._backlog[: self._part_bytes], self._backlog[self._part_bytes :]
-        began_s = time.thread_time()
-        events = 0 if self.is_lost else self.receive(part)
-        took_s = time.thread_time() - began_s
+        if not self.is_lost:
+            self.receive(part)
         if self.is_lost or not self._backlog:
             self._backlog = NOTHING  # an empty view would keep what it is a view of
         else:
             self.turn.postpone(self)
-        if events > MOST_EVENTS or took_s > BACKLOG_S:
-            self._part_bytes = max(LEAST_PART_BYTES, self._part_bytes // 4)
-        elif took_s < BACKLOG_S / 2:
-            self._part_bytes = min(MOST_PART_BYTES, 2 * self._part_bytes)
         self._steer_reading()
-        return events
+
+    def fit_part(self, took_s: float, limit_s: float) -> None:
+        if took_s > limit_s:
+            self._part_bytes = max(LEAST_PART_BYTES, self._part_bytes // 4)
+        elif took_s < limit_s / 2:
+            self._part_bytes = min(MOST_PART_BYTES, 2 * self._part_bytes)
 
     def _steer_reading(self) -> None:
         """Read nothing while much waits to be handled, or while the client does not read its answers: it could make

@@ -91,26 +91,23 @@ class PeerConnection(asyncio.Protocol):
         self.received_at_s = time.monotonic()
         self.receive(data)
 
-    def receive(self, data: bytes | memoryview) -> int:
-        """HTTP/2 bytes, after TLS; returns how many events they caused."""
+    def receive(self, data: bytes | memoryview) -> None:
+        """HTTP/2 bytes, after TLS."""
         try:
             self.http.receive_data(data)
         except Http2Error as error:
             self.reject(str(error))
-            return 0
-        events = self._handle_events()
+            return
+        self._handle_events()
         if self.http.want_write:
             self.turn.mark(self)
-        return events
 
-    def _handle_events(self) -> int:
+    def _handle_events(self) -> None:
         handlers = self.HANDLERS
-        events = self.http.events()
-        for event in events:
+        for event in self.http.events():
             handle = handlers.get(type(event))
             if handle is not None:
                 handle(self, event)
-        return len(events)
 
     def reject(self, why: str) -> None:
         """The other end exceeds a limit of HTTP/2: it gets GOAWAY, which libnghttp2 then no longer sends."""

@@ -88,7 +88,7 @@ class Http1Connection(asyncio.Protocol):
         if not self._is_later:
             self.handle_part()
 
-    def handle_part(self) -> int:
+    def handle_part(self) -> None:
         self._is_later = False
         if not self._is_stopped and not self._transport.is_closing():
             try:
@@ -96,7 +96,9 @@ class Http1Connection(asyncio.Protocol):
             except Exception:
                 _defects.note("a request in HTTP/1.1 could not be answered")
                 self._transport.abort()
-        return 0
+
+    def fit_part(self, took_s: float, limit_s: float) -> None:
+        """Parts of requests in HTTP/1.1 all take about the same."""
 
     def fail(self, why: str) -> None:
         self._transport.abort()

@@ -18,11 +18,11 @@ from grpcgw.logs import DefectLog
 
 log = logging.getLogger(__name__)
 
-MOST_EVENTS = 16
-"""Events that connections with a backlog may cause in one turn: an RPC is one to four of them."""
 BACKLOG_S = 0.0002
 """Processor time for backlogs in one turn, give or take a part: an RPC of another client takes four turns or so, and
-waits as often. Many frames cause no event, and still take time."""
+waits as often."""
+ALONE_S, QUIET_S = 0.002, 0.1
+"""The same while no client sent little for QUIET_S: there is nobody to wait, and small parts cost a third more."""
 
 
 class Pumped(Protocol):
@@ -49,8 +49,12 @@ class Flushed(Protocol):
 class Backlogged(Protocol):
     """A connection whose client has sent much at once."""
 
-    def handle_part(self) -> int:
-        """Handle a part of it, and postpone the rest; returns how many events that were."""
+    def handle_part(self) -> None:
+        """Handle a part of it, and postpone the rest."""
+        ...
+
+    def fit_part(self, took_s: float, limit_s: float) -> None:
+        """`took_s`: processor time that the part took, with what it caused; `limit_s`: what one should take."""
         ...
 
     def fail(self, why: str) -> None: ...
@@ -65,6 +69,8 @@ class Turn:
         self._ready: list[Pumped] = []
         self._dirty: list[Flushed] = []
         self._backlogs: deque[Backlogged] = deque()
+        self.small_at_s = 0.0
+        """Monotonic time when a client sent little: such clients do not wait long for those with a backlog."""
         self._scheduled = False
         self._defects = DefectLog(log)
 
@@ -95,14 +101,9 @@ class Turn:
         self._loop.call_soon(self._run)
 
     def _run(self) -> None:
+        self._pump()
         if self._backlogs:
             self._handle_backlogs()
-        now_s = time.monotonic()
-        while self._ready:
-            ready, self._ready = self._ready, []
-            for rpc in ready:
-                rpc.pump(now_s)  # until nothing is due: what it touches of itself meanwhile needs no second time
-                rpc.is_ready = False
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
@@ -115,14 +116,26 @@ class Turn:
         if self._backlogs and not self._scheduled:
             self._schedule()
 
+    def _pump(self) -> None:
+        now_s = time.monotonic()
+        while self._ready:
+            ready, self._ready = self._ready, []
+            for rpc in ready:
+                rpc.pump(now_s)  # until nothing is due: what it touches of itself meanwhile needs no second time
+                rpc.is_ready = False
+
     def _handle_backlogs(self) -> None:
-        events, ends_s = 0, time.thread_time() + BACKLOG_S
-        while self._backlogs and events < MOST_EVENTS:
+        limit_s = BACKLOG_S if time.monotonic() - self.small_at_s < QUIET_S else ALONE_S
+        began_s = time.thread_time()
+        ends_s = began_s + limit_s
+        while self._backlogs and began_s < ends_s:
             connection = self._backlogs.popleft()
             try:
-                events += 1 + connection.handle_part()
+                connection.handle_part()
             except Exception:
                 self._defects.note("what a client sent could not be handled")
                 connection.fail("a defect of the gateway")
-            if time.thread_time() > ends_s:
-                return
+            self._pump()
+            over_s = time.thread_time()
+            connection.fit_part(over_s - began_s, limit_s)
+            began_s = over_s

@@ -34,11 +34,12 @@ class Connection:
         if self._fails:
             raise ValueError("a defect")
 
-    def handle_part(self) -> int:
+    def handle_part(self) -> None:
         self.handled += 1
         if self._fails:
             raise ValueError("a defect")
-        return 1
+
+    def fit_part(self, took_s: float, limit_s: float) -> None: ...
 
     def fail(self, why: str) -> None:
         self.failed = why
