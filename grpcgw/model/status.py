@@ -44,6 +44,8 @@ class Reason(StrEnum):
     IDLE_TIMEOUT = "idle-timeout"
     CLIENT_DEADLINE = "client-deadline"
     CIRCUIT_BREAKER = "circuit-breaker"
+    RATE_LIMITED = "rate-limit"
+    TOO_MANY_AT_ONCE = "concurrency-limit"
     CLIENT_ADDRESS = "client-address"
     UNDERSCORE = "underscore"
     CLIENT_CERTIFICATE = "client-certificate"
@@ -59,6 +61,8 @@ class Reason(StrEnum):
 
 
 REASON_KEY = "x-grpcgw-reason"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Trailer: how long a client should wait before it retries (gRFC A6)."""
 MAX_MESSAGE_CHARACTERS = 512
 """Limit for the message of a status that the gateway makes."""
 
@@ -84,6 +88,8 @@ _CODES: Mapping[str, Code] = {
     Reason.BAD_RESPONSE: Code.INTERNAL,
     Reason.NO_STATUS: Code.UNKNOWN,
     Reason.CIRCUIT_BREAKER: Code.RESOURCE_EXHAUSTED,
+    Reason.RATE_LIMITED: Code.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_AT_ONCE: Code.RESOURCE_EXHAUSTED,
     Reason.CLIENT_ADDRESS: Code.PERMISSION_DENIED,
     Reason.UNDERSCORE: Code.INVALID_ARGUMENT,
     Reason.CLIENT_CERTIFICATE: Code.UNAUTHENTICATED,

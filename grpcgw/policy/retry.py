@@ -17,11 +17,11 @@ from enum import StrEnum
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.resilience import RetryPolicy
+from grpcgw.model.status import PUSHBACK_KEY
 
 Draw = Callable[[], float]
 """A random number from 0.0 to below 1.0."""
 
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
 PREVIOUS_ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 
 BASE_BACKOFF_MS, MAX_BACKOFF_MS = 25, 250

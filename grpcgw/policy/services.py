@@ -7,9 +7,12 @@ remember beyond that (counters, caches of tokens or answers) it gets from `keep`
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from typing import TypeVar
 
 from grpcgw.kept import Kept
+from grpcgw.policy.bucket_table import TABLE_BYTES, BucketTable, NoLock
+from grpcgw.policy.limiter import Limiter
 
 T = TypeVar("T")
 
@@ -17,6 +20,11 @@ T = TypeVar("T")
 class PolicyServices:
     def __init__(self) -> None:
         self._kept: Kept[tuple[type, Hashable], object] = Kept()
+
+    @cached_property
+    def limiter(self) -> Limiter:
+        """Of this worker alone; set before the first snapshot where several workers count together."""
+        return Limiter(BucketTable(memoryview(bytearray(TABLE_BYTES)), NoLock()))
 
     def keep(self, kind: type[T], key: Hashable, make: Callable[[], T]) -> T:
         """The value of class `kind` and of `key`: the one that a policy holds already, else what `make` returns.

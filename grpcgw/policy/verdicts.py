@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from grpcgw.model.codes import Code
 from grpcgw.model.header_values import is_reserved
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import REASON_KEY, Status, make_status
+from grpcgw.model.status import PUSHBACK_KEY, REASON_KEY, Status, make_status
 
 DETAILS_KEY = "grpc-status-details-bin"
 _KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
@@ -83,6 +83,8 @@ class Deny:
     """`grpc-status-details-bin`: a serialized google.rpc.Status; empty: none."""
     metadata: Metadata = ()
     """More trailers."""
+    retry_after_ms: int | None = None
+    """`grpc-retry-pushback-ms` (gRFC A6): a client that retries should wait so long; None: it is not sent."""
 
     def __post_init__(self) -> None:
         if self.code is not None and not 0 < self.code <= Code.UNAUTHENTICATED:
@@ -90,10 +92,13 @@ class Deny:
         if not _REASON.fullmatch(self.reason):
             raise ValueError(f"{self.reason!r} is no reason: it should be a word such as rate-limit")
         check_metadata(self.metadata)
+        if self.retry_after_ms is not None and not 0 <= self.retry_after_ms < 2**31:
+            raise ValueError(f"{self.retry_after_ms} ms is no time to wait: it should be a number of 31 bits")
 
     def status(self) -> Status:
         """What the client gets, trailers-only."""
         made = make_status(self.reason, self.message)
         details: Metadata = ((DETAILS_KEY, self.details),) if self.details else ()
         code = made.code if self.code is None else self.code
-        return Status(code, made.details, (*made.trailers, *self.metadata, *details))
+        pushback: Metadata = () if self.retry_after_ms is None else ((PUSHBACK_KEY, str(self.retry_after_ms)),)
+        return Status(code, made.details, (*made.trailers, *self.metadata, *pushback, *details))

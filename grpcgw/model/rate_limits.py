@@ -1,0 +1,85 @@
+"""Settings of rate and concurrency limits: of RateLimits, and of Mappings themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from grpcgw.model.labels import LabelGroup
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.route import PolicySettings
+
+
+class Unit(StrEnum):
+    SECOND = "second"
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+
+    @property
+    def seconds(self) -> int:
+        return _SECONDS[self]
+
+
+_SECONDS = {Unit.SECOND: 1, Unit.MINUTE: 60, Unit.HOUR: 3600, Unit.DAY: 86_400}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many RPCs are allowed. Enforced by a token bucket that refills continuously (`policy.token_bucket`)."""
+
+    amount: int
+    """RPCs per unit; 0: none at all."""
+    unit: Unit
+    burst: int | None = None
+    """Size of the bucket: so many RPCs may come at once after a pause. None: `amount`, and the unit that begins with
+    the first RPC after a pause allows no more than `amount`."""
+
+    @property
+    def per_s(self) -> float:
+        return self.amount / self.unit.seconds
+
+    def __str__(self) -> str:
+        return f"{self.amount} per {self.unit}"
+
+
+PatternItem = tuple[tuple[str, str], ...]
+"""Labels of which one must match, by key and value; the value is empty where any matches."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelLimit:
+    """A limit on the RPCs whose descriptor begins with a pattern. Each combination of matched labels counts apart."""
+
+    name: str
+    """For messages and logs; also identifies its counters, which a reload keeps."""
+    pattern: tuple[PatternItem, ...]
+    rate: Rate
+    log_only: bool = False
+    """An RPC above the limit is allowed, and the fact `rate-limit` names the limit."""
+    request_headers: Metadata = ()
+    """Added to the request of an RPC that is counted and allowed (`injectRequestHeaders`)."""
+    response_headers: Metadata = ()
+    """Added to the answer of an RPC that is counted, allowed or not (`injectResponseHeaders`)."""
+    refusal_headers: Metadata = ()
+    """Trailers of a refusal (`errorResponse.headers`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitSettings(PolicySettings):
+    """Rate limits of a Mapping: an RPC is refused where one of its descriptors exceeds its limit."""
+
+    kind: ClassVar[str] = "rate-limit"
+    domain: str
+    groups: tuple[LabelGroup, ...]
+    limits: tuple[LabelLimit, ...]
+    """For each descriptor the one with the longest pattern counts, of several the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConcurrencyLimitSettings(PolicySettings):
+    """How many RPCs of a Mapping may run at one time, over all workers of the gateway."""
+
+    kind: ClassVar[str] = "concurrency-limit"
+    most: int

@@ -1,0 +1,104 @@
+"""Token buckets by key in a buffer of fixed size, which processes may share: a set-associative table. Pure.
+
+`MOST_KEYS` is the bound. A key belongs to one set of `WAYS` entries. Where all are in use, a new key takes over the one
+that is full the soonest, which is usually the least recently used, with the tokens that it lacks: however many keys
+come, no bucket is emptied early, and none is refilled early by another's coming. What is lost beyond the bound is that
+keys of a set have to share.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+from typing import Protocol
+
+from grpcgw.policy.token_bucket import FULL, BucketShape, BucketState, Taken, give_back, take
+
+MOST_KEYS = 65_536
+WAYS = 8
+SETS = MOST_KEYS // WAYS
+SECRET_BYTES = 16
+_ENTRY = struct.Struct("=Qdd")
+"""Fingerprint of the key (0: the entry is free), then BucketState."""
+_SET = struct.Struct("=" + "Qdd" * WAYS)
+_DIGEST = struct.Struct("=QQ")
+TABLE_BYTES = SECRET_BYTES + SETS * _SET.size
+"""1.5 MiB, whatever clients send."""
+
+TableKey = tuple[int, int]
+"""The set of a key, and its fingerprint."""
+
+
+class SetLock(Protocol):
+    """Keeps other processes from a set of the table."""
+
+    def acquire(self, number: int) -> None: ...
+    def release(self, number: int) -> None: ...
+
+
+class NoLock:
+    """Of a table that one thread uses."""
+
+    def acquire(self, number: int) -> None:
+        pass
+
+    def release(self, number: int) -> None:
+        pass
+
+
+class BucketTable:
+    def __init__(self, buffer: memoryview, lock: SetLock) -> None:
+        """`buffer`: TABLE_BYTES. The first SECRET_BYTES are random, and the same in all processes: who does not know
+        them cannot choose keys that meet in one set."""
+        self._buffer, self._lock = buffer, lock
+        self._secret = bytes(buffer[:SECRET_BYTES])
+
+    def locate(self, key: str) -> TableKey:
+        digest = blake2b(key.encode(errors="surrogateescape"), digest_size=_DIGEST.size, key=self._secret).digest()
+        number, fingerprint = _DIGEST.unpack(digest)
+        return number % SETS, fingerprint or 1
+
+    def take(self, key: TableKey, shape: BucketShape, least: int, most: int, now_s: float) -> Taken:
+        """As `token_bucket.take`, of the key's bucket."""
+        number, fingerprint = key
+        self._lock.acquire(number)
+        try:
+            offset, state = self._find(number, fingerprint, shape, now_s)
+            taken = take(shape, state, least, most, now_s)
+            if taken.tokens:
+                _ENTRY.pack_into(self._buffer, offset, fingerprint, taken.state.full_at_s, taken.state.refills_from_s)
+            return taken
+        finally:
+            self._lock.release(number)
+
+    def give_back(self, key: TableKey, shape: BucketShape, tokens: int, now_s: float) -> None:
+        """Tokens that were taken and not used. Nothing where the key has no bucket any more: it is full."""
+        number, fingerprint = key
+        self._lock.acquire(number)
+        try:
+            offset, state = self._find(number, fingerprint, shape, now_s)
+            if state.full_at_s > now_s and _ENTRY.unpack_from(self._buffer, offset)[0] == fingerprint:
+                state = give_back(shape, state, tokens)
+                _ENTRY.pack_into(self._buffer, offset, fingerprint, state.full_at_s, state.refills_from_s)
+        finally:
+            self._lock.release(number)
+
+    def _find(self, number: int, fingerprint: int, shape: BucketShape, now_s: float) -> tuple[int, BucketState]:
+        """The offset of the key's entry, or of the one that it takes over, and the state of its bucket."""
+        base = SECRET_BYTES + number * _SET.size
+        values = _SET.unpack_from(self._buffer, base)
+        fingerprints = values[::3]
+        if fingerprint in fingerprints:
+            way = fingerprints.index(fingerprint)
+            return base + way * _ENTRY.size, BucketState(values[3 * way + 1], values[3 * way + 2])
+        full_at_s = values[1::3]
+        soonest_s = min(full_at_s)
+        offset = base + full_at_s.index(soonest_s) * _ENTRY.size
+        if soonest_s <= now_s:  # it is full, or free
+            return offset, FULL
+        return offset, BucketState(min(soonest_s, now_s + _longest_s(shape)), now_s)
+
+
+def _longest_s(shape: BucketShape) -> float:
+    """Until an empty bucket is full."""
+    return shape.capacity / shape.per_s if shape.per_s else 0.0

@@ -1,0 +1,215 @@
+"""The rate limiter of a worker: counts RPCs by descriptor, with leases of tokens from shared buckets. Pure.
+
+    rules = LimitRules("ambassador", limits)
+    decision = limiter.decide(rules, descriptors, 1, now_s)
+
+Most RPCs are counted by a lease: a few tokens that the worker took at once from the bucket that all workers share. A
+lease has at most the tokens of LEASE_S, grows where it is used up before its end, and shrinks where it is not; what it
+has left then goes back. So a worker that dies takes along no more than that. A refusal is remembered until the next
+token is there. LimitDecision 027 has the figures.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from grpcgw.model.labels import Descriptor
+from grpcgw.model.rate_limits import LabelLimit
+from grpcgw.policy.bucket_table import BucketTable
+from grpcgw.policy.token_bucket import shape_of
+from grpcgw.policy.verdicts import Allow
+
+LEASE_S = 0.02
+MOST_COUNTERS = 16_384
+"""Keys whose leases and refusals a worker remembers; beyond, those without a lease for the longest time are dropped."""
+MOST_REMEMBERED_S = 1.0
+"""A refusal is remembered for at most so long: another worker may give tokens back."""
+
+
+class LimitRules:
+    """The limits of a domain, in the order of preference."""
+
+    def __init__(self, domain: str, limits: Iterable[LabelLimit]) -> None:
+        self.domain = domain
+        self.limits = tuple(sorted(limits, key=lambda limit: -len(limit.pattern)))
+
+    def find(self, descriptor: Descriptor) -> LabelLimit | None:
+        """The limit with the longest pattern with which the descriptor begins."""
+        return next((limit for limit in self.limits if matches(limit, descriptor)), None)
+
+    def make_counter(self, descriptor: Descriptor) -> LimitCounter | None:
+        """Of the limit that counts the descriptor: by the labels that match its pattern, and no others."""
+        limit = self.find(descriptor)
+        if limit is None:
+            return None
+        labels = descriptor[: len(limit.pattern)]
+        return LimitCounter(limit, repr((self.domain, limit.name, labels)))
+
+
+def matches(limit: LabelLimit, descriptor: Descriptor) -> bool:
+    if len(limit.pattern) > len(descriptor):
+        return False
+    return all(
+        any(key == label[0] and value in ("", label[1]) for key, value in item)
+        for item, label in zip(limit.pattern, descriptor, strict=False)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """A limit that does not allow an RPC."""
+
+    limit: LabelLimit
+    wait_s: float
+    """Until it may allow as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitDecision:
+    applied: tuple[LabelLimit, ...] = ()
+    """The limits that count the RPC, or would."""
+    logged: tuple[Exceeded, ...] = ()
+    """Those that are exceeded and only log it."""
+    refused: Exceeded | None = None
+    """The first one that refuses it; then no limit has counted it."""
+    pending: tuple[LimitCounter, ...] = ()
+    """Those that need a lease of the remote buckets first; then no limit has counted it, and it is decided again."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it allows the RPC, and nothing else."""
+        return self.refused is None and not self.pending and not self.logged
+
+
+UNLIMITED = LimitDecision()
+NEEDS_LEASE = -1.0
+
+
+class LimitCounter:
+    """What a worker knows of one bucket: the lease that it holds, and until when there is no token."""
+
+    __slots__ = (
+        *("_ends_s", "_leased_s", "_most", "_refused_until_s", "_refuses", "_size"),
+        *("applied", "left", "limit", "name", "shape"),
+    )
+
+    def __init__(self, limit: LabelLimit, name: str) -> None:
+        """`name`: of the bucket, the same in all workers and gateways."""
+        self.limit, self.name, self.shape = limit, name, shape_of(limit.rate)
+        self._most = max(1, int(limit.rate.per_s * LEASE_S))
+        self._size = self._refuses = 1
+        self._leased_s = self._ends_s = self._refused_until_s = 0.0
+        self.left = 0
+        """Tokens of the lease that are not used."""
+        self.applied = LimitDecision((limit,))
+        """The decision on an RPC that this limit alone counts, and allows."""
+
+    def take(self, tokens: int, now_s: float) -> float:
+        """Take so many tokens of the lease. Returns 0.0, the seconds until there may be as many, or NEEDS_LEASE."""
+        if self.left >= tokens and now_s < self._ends_s:
+            self.left -= tokens
+            return 0.0
+        if now_s < self._refused_until_s and tokens >= self._refuses:
+            return self._refused_until_s - now_s
+        return NEEDS_LEASE
+
+    def plan_lease(self, now_s: float) -> int:
+        """How many tokens to lease. Called once for each lease."""
+        used_up_soon = not self.left and now_s - self._leased_s < LEASE_S
+        self._size = min(2 * self._size, self._most) if used_up_soon else max(1, self._size // 2)
+        return self._size
+
+    def note_lease(self, tokens: int, least: int, wait_s: float, now_s: float) -> None:
+        """The lease is there: so many tokens, and as `token_bucket.Taken` says. `least`: how many were needed."""
+        if tokens:
+            self.left += tokens
+            self._leased_s, self._ends_s = now_s, now_s + LEASE_S
+        self._refused_until_s = now_s + min(wait_s, MOST_REMEMBERED_S)
+        self._refuses = 1 if tokens else least
+
+
+class RemoteBuckets(Protocol):
+    """Buckets that several machines share."""
+
+    def is_away(self, now_s: float) -> bool:
+        """Whether the buckets of this machine count instead."""
+        ...
+
+    def lease(self, counters: Sequence[LimitCounter], hits: int) -> Callable[[], Coroutine[Any, Any, Allow]]:
+        """A coroutine that gets a lease for each counter (`LimitCounter.note_lease`), or finds that the buckets are
+        away. It raises nothing."""
+        ...
+
+
+class Limiter:
+    """All rate limits of a worker, or of the service that counts for others. Called by one thread."""
+
+    def __init__(self, table: BucketTable, remote: RemoteBuckets | None = None) -> None:
+        self._table, self.remote = table, remote
+        self._counters: OrderedDict[tuple[LimitRules, Descriptor], LimitCounter | None] = OrderedDict()
+        """None: no limit of these rules counts the descriptor. The longest without a lease is the first."""
+
+    def decide(self, rules: LimitRules, descriptors: Sequence[Descriptor], hits: int, now_s: float) -> LimitDecision:
+        """Count an RPC (or `hits` of them at once) that has these descriptors: all limits count it, or none."""
+        known = self._counters
+        if len(descriptors) == 1:  # as for most, so this is the way that costs the least
+            counter = known.get((rules, descriptors[0]))
+            if counter is not None and counter.left >= hits and not counter.take(hits, now_s):
+                return counter.applied
+        counters = [self._counter_of(rules, one, now_s) for one in descriptors]
+        return self._decide([one for one in counters if one is not None], hits, now_s)
+
+    def _decide(self, counters: list[LimitCounter], hits: int, now_s: float) -> LimitDecision:
+        taken, pending, exceeded = [], [], []
+        for counter in counters:
+            wait_s = self._take(counter, hits, now_s)
+            if not wait_s:
+                taken.append(counter)
+            elif wait_s < 0:
+                pending.append(counter)
+            else:
+                exceeded.append(Exceeded(counter.limit, wait_s))
+        applied = tuple([one.limit for one in counters])
+        refusing = [one for one in exceeded if not one.limit.log_only]
+        if pending or refusing:
+            for counter in taken:
+                counter.left += hits
+        if refusing:
+            return LimitDecision(applied, refused=max(refusing, key=lambda one: one.wait_s))
+        return LimitDecision(applied, tuple(exceeded), None, tuple(pending))
+
+    def _take(self, counter: LimitCounter, hits: int, now_s: float) -> float:
+        wait_s = counter.take(hits, now_s)
+        if wait_s >= 0 or not (self.remote is None or self.remote.is_away(now_s)):
+            return wait_s
+        key = self._table.locate(counter.name)
+        most = max(hits, counter.plan_lease(now_s))
+        self._end_lease(counter, now_s)
+        taken = self._table.take(key, counter.shape, hits, most, now_s)
+        counter.note_lease(taken.tokens, hits, taken.wait_s, now_s)
+        if not taken.tokens:
+            return taken.wait_s
+        counter.left -= hits
+        return 0.0
+
+    def _end_lease(self, counter: LimitCounter, now_s: float) -> None:
+        """Give back what the lease has left."""
+        left, counter.left = counter.left, 0
+        if left:
+            self._table.give_back(self._table.locate(counter.name), counter.shape, left, now_s)
+
+    def _counter_of(self, rules: LimitRules, descriptor: Descriptor, now_s: float) -> LimitCounter | None:
+        """Of the limit that counts the descriptor; None: none does. What is looked up here moves to the end."""
+        key = (rules, descriptor)
+        if key in self._counters:
+            self._counters.move_to_end(key)
+            return self._counters[key]
+        if len(self._counters) >= MOST_COUNTERS:
+            _, dropped = self._counters.popitem(last=False)
+            if dropped is not None:
+                self._end_lease(dropped, now_s)
+        counter = self._counters[key] = rules.make_counter(descriptor)
+        return counter

@@ -1,0 +1,76 @@
+"""The policy of rate limits: an RPC whose descriptors exceed a limit is refused with RESOURCE_EXHAUSTED. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from grpcgw.model.codes import Code
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.rate_limits import LabelLimit, RateLimitSettings
+from grpcgw.model.route import PolicySettings
+from grpcgw.model.status import Reason
+from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, Verdict, Wait
+from grpcgw.policy.limiter import Exceeded, LimitDecision, Limiter, LimitRules
+from grpcgw.policy.retry_info import make_retry_details
+from grpcgw.policy.rpc_labels import compile_group, describe_all
+from grpcgw.policy.services import PolicyServices
+from grpcgw.policy.verdicts import ALLOW, Allow, Deny
+
+LIMIT_FACT = "rate-limit"
+"""The fact that names the limits which an RPC exceeds, and which only log it."""
+LEASE_TIMEOUT_S = 1.0
+"""Bounds a defect: the remote buckets have a time-out of their own, of milliseconds."""
+
+
+def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> RateLimitPolicy:
+    assert isinstance(settings, RateLimitSettings)
+    return RateLimitPolicy(settings, services.limiter)
+
+
+class RateLimitPolicy:
+    def __init__(self, settings: RateLimitSettings, limiter: Limiter) -> None:
+        self._describe = tuple(compile_group(group) for group in settings.groups)
+        self._rules = LimitRules(settings.domain, settings.limits)
+        self._limiter = limiter
+        self._plain = not any(one.request_headers or one.response_headers for one in settings.limits)
+
+    def check(self, request: PolicyRequest) -> Verdict:
+        descriptors = describe_all(self._describe, request)
+        decision = self._limiter.decide(self._rules, descriptors, 1, request.now_s)
+        if self._plain and decision.is_plain:  # as most
+            return ALLOW
+        return self._judge(request, decision)
+
+    def _judge(self, request: PolicyRequest, decision: LimitDecision) -> Verdict:
+        if decision.refused is not None:
+            return refuse(request.key, decision.refused, decision.applied)
+        if decision.pending:
+            remote = self._limiter.remote
+            assert remote is not None, "a counter is only ever pending for the remote buckets"
+            work = CoroutineWork(remote.lease(decision.pending, 1))
+            return Wait(work, LEASE_TIMEOUT_S, FailMode.OPEN, then=lambda _: self.check(request))
+        names = ",".join([one.limit.name for one in decision.logged])
+        return Allow(
+            add=_join([one.request_headers for one in decision.applied]),
+            facts=((LIMIT_FACT, names),) if names else (),
+            add_response=_join([one.response_headers for one in decision.applied]),
+        )
+
+
+def refuse(key: ObjectKey, exceeded: Exceeded, applied: tuple[LabelLimit, ...]) -> Deny:
+    """`key`: the Mapping whose RPC is refused."""
+    limit = exceeded.limit
+    message = f"{key}: rate limit {limit.name} ({limit.rate}) reached"
+    retry_after_ms = math.ceil(exceeded.wait_s * 1000)
+    return Deny(
+        Reason.RATE_LIMITED,
+        message,
+        details=make_retry_details(Code.RESOURCE_EXHAUSTED, message, retry_after_ms),
+        metadata=(*limit.refusal_headers, *_join([one.response_headers for one in applied])),
+        retry_after_ms=retry_after_ms,
+    )
+
+
+def _join(headers: list[Metadata]) -> Metadata:
+    return tuple([one for each in headers for one in each])

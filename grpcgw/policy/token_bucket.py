@@ -1,0 +1,85 @@
+"""A token bucket as two times, and what to take from it: the arithmetic of rate limits. Pure.
+
+A bucket of `capacity` tokens refills by `per_s` from the time `refills_from_s` on, and is full at `full_at_s`. Times
+are seconds on the monotonic clock, which all processes of a machine share.
+
+Without a burst of its own a limit holds back: a bucket that was full refills only one unit after the first token was
+taken. So the first unit allows exactly the rate, and not twice as much, as a full bucket that refills would, or two
+windows of a clock side by side. With a burst the bucket refills at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from grpcgw.model.rate_limits import Rate
+
+NEVER_S = 86_400.0
+"""What a client should wait that no rate will ever allow."""
+_ROUNDING = 1e-6
+"""A token that lacks no more than this is there: times are rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketShape:
+    capacity: int
+    per_s: float
+    hold_s: float
+    """How long a bucket that was full waits with its refill."""
+
+
+def shape_of(rate: Rate) -> BucketShape:
+    if rate.burst is None:
+        return BucketShape(rate.amount, rate.per_s, float(rate.unit.seconds))
+    return BucketShape(rate.burst, rate.per_s, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BucketState:
+    full_at_s: float
+    refills_from_s: float
+
+
+FULL = BucketState(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    state: BucketState
+    tokens: int
+    """How many were taken; 0: there are fewer than were asked for at least."""
+    wait_s: float
+    """0.0: as many as were asked for at most were taken. Else until there is one more or, where none was taken, until
+    there are as many as were asked for at least."""
+
+
+def take(shape: BucketShape, state: BucketState, least: int, most: int, now_s: float) -> Taken:
+    """Take at most `most` tokens and at least `least`, or none."""
+    if not shape.per_s or least > shape.capacity:
+        return Taken(state, 0, NEVER_S)
+    available, is_full = _available(shape, state, now_s)
+    refills_from_s = now_s + shape.hold_s if is_full else max(state.refills_from_s, now_s)
+    if available + _ROUNDING < least:
+        return Taken(state, 0, refills_from_s - now_s + (least - available) / shape.per_s)
+    tokens = min(most, math.floor(available + _ROUNDING))
+    left = max(0.0, available - tokens)
+    full_at_s = refills_from_s + (shape.capacity - left) / shape.per_s
+    wait_s = 0.0 if tokens == most else refills_from_s - now_s + (1.0 - left) / shape.per_s
+    return Taken(BucketState(full_at_s, refills_from_s), tokens, wait_s)
+
+
+def give_back(shape: BucketShape, state: BucketState, tokens: int) -> BucketState:
+    """Tokens that were taken and not used."""
+    if not shape.per_s:
+        return state
+    return BucketState(max(state.refills_from_s, state.full_at_s - tokens / shape.per_s), state.refills_from_s)
+
+
+def _available(shape: BucketShape, state: BucketState, now_s: float) -> tuple[float, bool]:
+    """Tokens that are there, and whether the bucket is full. A state of a rate that has changed counts as far as it can
+    with the new one."""
+    if state.full_at_s <= now_s:
+        return float(shape.capacity), True
+    since_s = max(state.refills_from_s, now_s)
+    return max(0.0, shape.capacity - (state.full_at_s - since_s) * shape.per_s), False
