@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from grpcgw.carriers.carrier import CarrierReport, RefusedSnapshot, UncarriedRoute
-from grpcgw.engines.grpc_limits import why_unsupported, why_unsupported_for_pods
+from grpcgw.engines.generic_handler.grpc_limits import why_unsupported, why_unsupported_for_pods
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.model.listener import Listener, SecurityModel, Transport
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity

@@ -1,6 +1,7 @@
 """Compiles TLSContexts: certificates for the gateway's ports, and TLS to pods.
 
-What an engine cannot do is no error here: where it opens a port or connection, it refuses it (`engines.grpc_limits`).
+What an engine cannot do is no error here: where it opens a port or connection, it refuses it
+(`engines.generic_handler.grpc_limits`).
 """
 
 from __future__ import annotations

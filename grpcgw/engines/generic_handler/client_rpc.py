@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
-from grpcgw.engines.coroutine_loop import CoroutineLoop
 from grpcgw.engines.exchange import Exchange, begin_exchange
+from grpcgw.engines.generic_handler.coroutine_loop import CoroutineLoop
 from grpcgw.engines.generic_handler.pod_attempt import (
     RPC_ENDED,
     AttemptOwner,

@@ -13,9 +13,9 @@ from collections.abc import Collection, Coroutine
 from typing import Any
 
 from grpcgw.engines.contract import REFUSING_S, ServerOptions
+from grpcgw.engines.generic_handler.grpc_limits import why_unsupported
 from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
 from grpcgw.engines.generic_handler.port import HandlerPort
-from grpcgw.engines.grpc_limits import why_unsupported
 from grpcgw.errors import UserError
 from grpcgw.listeners.open_ports import Ports, PortViews
 from grpcgw.model.listener import Listener

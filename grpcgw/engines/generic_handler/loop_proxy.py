@@ -16,8 +16,8 @@ import grpc
 import grpc.aio
 
 from grpcgw.engines.contract import sweep_interval_s
-from grpcgw.engines.coroutine_loop import CoroutineLoop
 from grpcgw.engines.generic_handler.client_rpc import ClientRpc
+from grpcgw.engines.generic_handler.coroutine_loop import CoroutineLoop
 from grpcgw.engines.generic_handler.pod_connection import PodConnection
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
 from grpcgw.logs import DefectLog

@@ -8,7 +8,7 @@ from functools import cache
 
 import grpc
 
-from grpcgw.engines.grpc_limits import why_unsupported_for_pods
+from grpcgw.engines.generic_handler.grpc_limits import why_unsupported_for_pods
 from grpcgw.listeners.self_signed import make_self_signed
 from grpcgw.model.cluster import UpstreamTls
 

@@ -6,7 +6,7 @@ import threading
 
 import grpc
 
-from grpcgw.engines.grpc_limits import check_certificates
+from grpcgw.engines.generic_handler.grpc_limits import check_certificates
 from grpcgw.errors import UserError
 from grpcgw.model.listener import ServerCertificate
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from grpcgw.engines.generic_handler.grpc_limits import check_certificates, why_unsupported, why_unsupported_for_pods
 from grpcgw.engines.generic_handler.server_credentials import FreshCertificates
-from grpcgw.engines.grpc_limits import check_certificates, why_unsupported, why_unsupported_for_pods
 from grpcgw.errors import UserError
 from grpcgw.model.cluster import UpstreamTls
 from grpcgw.model.listener import Listener, SecurityModel, ServerCertificate, Transport

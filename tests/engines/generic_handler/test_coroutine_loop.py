@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from grpcgw.engines.coroutine_loop import CoroutineLoop
+from grpcgw.engines.generic_handler.coroutine_loop import CoroutineLoop
 from grpcgw.policy.contract import CoroutineWork
 from grpcgw.policy.verdicts import ALLOW, Allow
 
