@@ -52,7 +52,7 @@ def _lines() -> Iterator[str]:
             yield from _table("Keys of a Module's `config`", ModuleConfig)
     title = "Kinds that decide on calls and are not supported yet"
     yield from ("", f"## {title}", "", "| kind | with `--serve-without-auth` |", "|---|---|")
-    yield from (f"| `{kind}` | {meaning} |" for kind, meaning in sorted(GUARDING_KINDS.items()))
+    yield from (f"| `{kind}` | {meaning} |" for kind, meaning in sorted(GUARDING_KINDS.items()) if kind not in MODELS)
     yield from ("", "## Kinds without effect yet", "", "| kind | meaning |", "|---|---|")
     yield from (f"| `{kind}` | {meaning} |" for kind, meaning in sorted(PLANNED_KINDS.items()))
 

@@ -44,6 +44,8 @@ MEANINGS = {
     "TLSContext": "Certificates and settings of TLS, for clients and for pods.",
     "Host": "A name of the gateway, its certificate, and the policy for calls in clear text.",
     "Listener": "A port of the gateway.",
+    "Filter": "Decides on calls: by API keys, tokens, or another service. FilterPolicies say on which.",
+    "FilterPolicy": "Says which Filters decide on which calls.",
 }
 AGE = ("Age", "date", ".metadata.creationTimestamp")
 COLUMNS = {

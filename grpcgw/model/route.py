@@ -80,12 +80,15 @@ class PolicySettings:
     """Destinations of the policy's own RPCs, each with one cluster; empty: it makes none."""
 
 
+NOT_SUPPORTED = "is not supported yet"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unenforced(PolicySettings):
     """Placeholder for an object that decides on RPCs and that no policy can enforce: all RPCs are refused."""
 
     kind: ClassVar[str] = "unenforced"
-    why: str = "is not supported yet"
+    why: str = NOT_SUPPORTED
     """For the client and the operator, after the name."""
 
 

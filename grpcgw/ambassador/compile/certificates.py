@@ -5,10 +5,7 @@ Private keys pass through here: no message contains a key or any other content.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -20,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from grpcgw.errors import GrpcgwError
+from grpcgw.ambassador.compile.secret_entries import InvalidSecret, decode_entry, find_entry
 from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
 from grpcgw.model.objects import KubeObject
 
@@ -31,7 +28,7 @@ _LEAST_RSA_BITS = 2048
 _CURVES = {"secp256r1", "secp384r1", "secp521r1"}
 
 
-class InvalidCertificate(GrpcgwError):
+class InvalidCertificate(InvalidSecret):
     """A certificate cannot be used; the message says why, without any content."""
 
 
@@ -138,29 +135,18 @@ def read_revocations(obj: KubeObject) -> bytes:
 
 
 def _has_entry(obj: KubeObject, name: str) -> bool:
-    return any(_entry(obj, section, name) is not None for section in ("stringData", "data"))
+    return any(find_entry(obj, section, name) is not None for section in ("stringData", "data"))
 
 
 def _read_entry(obj: KubeObject, name: str) -> bytes:
-    plain, encoded = _entry(obj, "stringData", name), _entry(obj, "data", name)
-    if plain is not None:  # as the API server does: stringData wins
-        return plain.encode()
-    if encoded is None:
+    entry = decode_entry(obj, name)
+    if entry is None:
         raise InvalidCertificate(_explain_absence(obj, name))
-    try:
-        return base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidCertificate(f"data of {name} is no base64") from error
+    return entry
 
 
 def _explain_absence(obj: KubeObject, name: str) -> str:
-    reason = _entry(obj, "unreadable", name)
+    reason = find_entry(obj, "unreadable", name)
     if reason is None:
         return f"it has no {name}"
     return f"{name} cannot be read: {reason}; put a PEM file there that the gateway may read, or name another"
-
-
-def _entry(obj: KubeObject, section: str, name: str) -> str | None:
-    entries = obj.body.get(section)
-    value = entries.get(name) if isinstance(entries, Mapping) else None
-    return value if isinstance(value, str) else None

@@ -60,7 +60,13 @@ class AmbassadorSource:
         guards = compile_guards(
             configuration,
             GuardContext(
-                around, module.config, secrets, generations, options.gateway_namespace, options.serve_without_auth
+                around,
+                module.config,
+                secrets,
+                generations,
+                options.gateway_namespace,
+                options.serve_without_auth,
+                options.authority_hidden_by,
             ),
         )
         context = _make_mapping_context(around, guards, ports, module, options)

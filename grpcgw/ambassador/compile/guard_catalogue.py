@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from grpcgw.ambassador.compile.filter_policies import compile_filter_policies
 from grpcgw.ambassador.compile.guards import Guard, GuardContext
 from grpcgw.ambassador.compile.objects_by_kind import ObjectsByKind
 from grpcgw.ambassador.compile.unenforced_guards import compile_unenforced
@@ -13,7 +14,7 @@ GuardCompiler = Callable[[Sequence[KubeObject], GuardContext], tuple[Guard, ...]
 """Compiles all objects of its kinds together. Reports their problems by `GuardContext.generations`; what an object that
 cannot be compiled protects must be refused (`unenforced_guards.UnenforcedGuard`)."""
 
-ENFORCED: dict[str, GuardCompiler] = {}
+ENFORCED: dict[str, GuardCompiler] = {"Filter,FilterPolicy": compile_filter_policies}
 """By kind, or kinds joined by a comma that are compiled together."""
 
 

@@ -55,6 +55,8 @@ class GuardContext:
     gateway_namespace: str
     serve_without: bool
     """Serve what cannot be enforced without it (`--serve-without-auth`); else those RPCs are refused."""
+    authority_hidden_by: str = ""
+    """The engine that does not show `:authority`; empty: it is shown."""
 
 
 def find_policies(guards: Sequence[Guard], mapping: GuardedMapping) -> tuple[PolicySettings, ...]:

@@ -1,4 +1,4 @@
-"""Looks up the Secrets and certificate files that TLSContexts and Hosts name; falls back to last good versions.
+"""Looks up the Secrets and certificate files that objects name; falls back to last good versions.
 
 A problem of a Secret or file is reported at the object that names it.
 """
@@ -17,6 +17,7 @@ from grpcgw.ambassador.compile.certificates import (
     read_revocations,
 )
 from grpcgw.ambassador.compile.generations import SERVES_ON, Generations
+from grpcgw.ambassador.compile.secret_entries import InvalidSecret, read_entries
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
 from grpcgw.model.objects import KubeObject, ObjectKey
@@ -71,15 +72,29 @@ class Secrets:
         """The revocation lists in the Secret, as PEM; empty: an error is in `findings`, unless `key` is None."""
         return self._find(key, read_revocations, findings, *path) or b""
 
-    def _find(self, key: ObjectKey | None, read: Callable[[KubeObject], T], findings: Findings, *path: str) -> T | None:
+    def find_api_keys(self, key: ObjectKey, findings: Findings, *path: str | int) -> dict[str, bytes]:
+        """The entries of a Secret by name, all of them keys. One that is gone has none: whoever deletes it takes its
+        keys back. Problems are in `findings`, as faults.
+        """
+        own = findings.copy()
+        if key not in self._objects:
+            findings.fault(f"{key} does not exist, so none of its keys is valid", *path)
+            return {}
+        found = self._find(key, read_entries, own, *path)
+        findings.problems += own.problems
+        return found or {}
+
+    def _find(
+        self, key: ObjectKey | None, read: Callable[[KubeObject], T], findings: Findings, *path: str | int
+    ) -> T | None:
         if key is None:
             return None
         try:
             return self._read(self._objects, key, read)
-        except InvalidCertificate as error:
+        except InvalidSecret as error:
             try:
                 earlier = self._read(self._generations.earlier, key, read)
-            except InvalidCertificate:
+            except InvalidSecret:
                 findings.error(str(error), *path)
                 return None
             findings.fault(f"{error}; {SERVES_ON}", *path)
@@ -91,7 +106,7 @@ class Secrets:
             raise InvalidCertificate(f"{_describe(key)} does not exist")
         try:
             found = read(obj)
-        except InvalidCertificate as error:
+        except InvalidSecret as error:
             if key.kind == CERTIFICATE_FILES:  # the error names the file
                 raise
             raise InvalidCertificate(f"{key} ({obj.source.locate()}) cannot be used: {error}") from error

@@ -6,21 +6,20 @@ AuthService and RateLimitService, Edge Stack's Filter, FilterPolicy and RateLimi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Protocol
 
 from grpcgw.ambassador.compile.guards import GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.matching import Matching
+from grpcgw.ambassador.compile.rule_reach import RuleReach, complete_path
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.module_spec import ModuleConfig
 from grpcgw.ambassador.spec.parse import Findings, raw_spec
 from grpcgw.model.cluster import Cluster
-from grpcgw.model.match import HostKind, HostMatch, MatchKind
+from grpcgw.model.glob import ANYTHING, InvalidGlob, compile_glob
 from grpcgw.model.objects import KubeObject
-from grpcgw.model.route import PolicySettings, Unenforced
+from grpcgw.model.route import NOT_SUPPORTED, PolicySettings, Unenforced
 
 GUARDING_KINDS = {
     "AuthService": "calls are not authenticated",
@@ -38,7 +37,6 @@ _PASSING = frozenset({"host", "path", "filters"})
 """The only fields of a FilterPolicy rule that lets calls pass: another field may be another name of `filters`."""
 
 _DEFAULT_DOMAIN = "ambassador"
-_LITERAL = re.compile(r"[^*?\[{\\]*")
 
 
 class Scope(Protocol):
@@ -55,9 +53,11 @@ class UnenforcedGuard:
     """The object, for the operator."""
     scope: Scope
     clusters: tuple[Cluster, ...] = ()
+    why: str = NOT_SUPPORTED
+    """For the operator and the client."""
 
     def settings_for(self, mapping: GuardedMapping) -> PolicySettings | None:
-        return Unenforced(name=self.by) if self.scope.protects(mapping.matching, mapping.spec) else None
+        return Unenforced(name=self.by, why=self.why) if self.scope.protects(mapping.matching, mapping.spec) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +82,17 @@ class LimitScope:
 
 
 @dataclass(frozen=True, slots=True)
-class FilterRule:
-    """Globs of a FilterPolicy's rule."""
-
-    host: str
-    path: str
-    filters: bool
-    """Whether a call that matches is filtered; else it passes."""
-
-    def may_match(self, matching: Matching) -> bool:
-        return _may_be_host(self.host, matching.host) and _may_be_path(self.path, matching)
-
-    def covers(self, matching: Matching) -> bool:
-        """Whether every call of the Mapping certainly matches."""
-        if self.host != "*" and not _is_exactly(matching.host, self.host):
-            return False
-        literal = self.path.removesuffix("*")
-        is_prefix = literal != self.path and _LITERAL.fullmatch(literal) is not None
-        exact = matching.path.kind is not MatchKind.REGEX and matching.case_sensitive
-        return is_prefix and exact and matching.path.value.startswith(literal)
-
-
-@dataclass(frozen=True, slots=True)
 class FilterScope:
-    """A FilterPolicy: the first rule that matches a call decides."""
+    """A FilterPolicy that cannot be enforced: the first rule that matches a call decides."""
 
-    rules: tuple[FilterRule, ...] | None
-    """None: they cannot be read."""
+    rules: tuple[tuple[RuleReach, bool], ...] | None
+    """Each with whether it has filters; a call of a rule without any passes. None: they cannot be read."""
 
     def protects(self, matching: Matching, spec: MappingSpec) -> bool:
-        for rule in self.rules or ():
-            if rule.filters and rule.may_match(matching):
+        for reach, filters in self.rules or ():
+            if filters and reach.may_match(matching):
                 return True
-            if not rule.filters and rule.covers(matching):
+            if not filters and reach.covers(matching):
                 return False
         return self.rules is None
 
@@ -144,15 +122,13 @@ def _find_scope(obj: KubeObject, module: ModuleConfig) -> Scope | None:
             return AuthScope()
         case "WebApplicationFirewallPolicy":
             return FilterScope(None)
-        case "FilterPolicy":
-            return FilterScope(_read_rules(_fields(obj).get("rules")))
         case "RateLimit" | "RateLimitService":
             domain = _fields(obj).get("domain", module.default_label_domain or _DEFAULT_DOMAIN)
             read = domain if isinstance(domain, str) and domain else None
             defaults = module.default_labels or {}
             return LimitScope(read, bool(defaults if read is None else defaults.get(read)))
         case _:
-            return None  # a Filter or firewall: it protects what a policy says
+            return None  # a firewall: it protects what a policy says
 
 
 def _is_dispensable(obj: KubeObject) -> bool:
@@ -165,42 +141,24 @@ def _fields(obj: KubeObject) -> Mapping[str, object]:
     return spec if isinstance(spec, Mapping) else {}
 
 
-def _read_rules(given: object) -> tuple[FilterRule, ...] | None:
-    if not isinstance(given, list):
+def read_filter_scope(obj: KubeObject) -> FilterScope:
+    """Which Mappings a FilterPolicy protects that may be wrong."""
+    given = _fields(obj).get("rules")
+    rules = [_read_rule(rule) for rule in given] if isinstance(given, list) else [None]
+    read = tuple([rule for rule in rules if rule is not None])
+    return FilterScope(read if len(read) == len(rules) else None)
+
+
+def _read_rule(rule: object) -> tuple[RuleReach, bool] | None:
+    if not isinstance(rule, Mapping) or "precedence" in rule:  # which changes the order of rules
         return None
-    rules = []
-    for rule in given:
-        if not isinstance(rule, Mapping) or "precedence" in rule:  # which changes the order of rules
-            return None
-        host, path = rule.get("host", "*"), rule.get("path", "*")
-        if not isinstance(host, str) or not isinstance(path, str):
-            return None
-        filters = bool(rule.get("filters")) or not _PASSING.issuperset(rule)
-        rules.append(FilterRule(host.lower() or "*", path or "*", filters))
-    return tuple(rules)
-
-
-def _is_exactly(host: HostMatch | None, name: str) -> bool:
-    return host == HostMatch(HostKind.EXACT, name)
-
-
-def _may_be_host(glob: str, host: HostMatch | None) -> bool:
-    if host is None or host.kind is not HostKind.EXACT:
-        return True
-    names = (host.value, host.value.partition(":")[0])
-    return any(fnmatchcase(name, glob) for name in names) or glob.partition(":")[0] in names or "{" in glob
-
-
-def _may_be_path(glob: str, matching: Matching) -> bool:
-    """Compares the text before the first wildcard; anything may follow it."""
-    if matching.path.kind is MatchKind.REGEX:
-        return True
-    found = _LITERAL.match(glob)
-    literal, path = found[0] if found is not None else "", matching.path.value
-    is_whole = literal == glob
-    literal = f"/{literal.lstrip('/')}" if literal else ""
-    if not matching.case_sensitive:
-        literal, path = literal.lower(), path.lower()
-    if matching.path.kind is MatchKind.PREFIX and literal.startswith(path):
-        return True
-    return path == literal if is_whole else path.startswith(literal)
+    host, path = rule.get("host", ANYTHING), rule.get("path", ANYTHING)
+    if not isinstance(host, str) or not isinstance(path, str):
+        return None
+    reach = RuleReach(host.lower() or ANYTHING, complete_path(path))
+    try:
+        compile_glob(reach.host)
+        compile_glob(reach.path)
+    except InvalidGlob:
+        return None
+    return reach, bool(rule.get("filters")) or not _PASSING.issuperset(rule)

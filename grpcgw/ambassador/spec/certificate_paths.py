@@ -20,8 +20,10 @@ def name_authorities_file(spec: TlsSettings) -> ObjectKey | None:
 
 
 def find_named_files(obj: KubeObject) -> frozenset[ObjectKey] | None:
-    """All files that a TLSContext or Host names; None: it is too broken to tell (its compilation says why)."""
+    """All files that an object names; None: it is too broken to tell (its compilation says why)."""
     findings = Findings(obj)
+    if obj.key.kind == "Filter":
+        return frozenset()
     if obj.key.kind == "TLSContext":
         settings: TlsSettings | None = parse_spec(obj, TLSContextSpec, findings)
     else:

@@ -18,6 +18,8 @@ from grpcgw.ambassador.spec.mismatch import describe_mismatch, show
 from grpcgw.model.objects import FieldPath, KubeObject, Problem, Severity, make_problem
 
 API_VERSIONS = ("v1", "v2", "v3alpha1")
+_OF_FILTERS = ("v1beta1", "v1beta2", "v1alpha1")
+"""Further versions of Filter and FilterPolicy; the last one is that of `gateway.getambassador.io`."""
 _OLDEST = "ambassador/v0"
 """apiVersion of annotations of 2018. Its fields are in v1 too, except a Mapping's `rate_limits`."""
 _STORED_AS_V2 = "--apiVersion-v3alpha1-only--"
@@ -123,8 +125,9 @@ def parse_spec(
 
     `defaults`: valid values of fields that the object does not set.
     """
-    if obj.api_version != _OLDEST and obj.api_version.rpartition("/")[2] not in API_VERSIONS:
-        findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(API_VERSIONS)}")
+    versions = (*API_VERSIONS, *_OF_FILTERS) if obj.key.kind in ("Filter", "FilterPolicy") else API_VERSIONS
+    if obj.api_version != _OLDEST and obj.api_version.rpartition("/")[2] not in versions:
+        findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(versions)}")
         return None
     findings.report_extension()
     raw = raw_spec(obj)

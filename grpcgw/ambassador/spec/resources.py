@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from grpcgw.ambassador.spec.fields import AmbassadorId, Resource, Text, served
+from grpcgw.ambassador.spec.filter_specs import FilterPolicySpec, FilterSpec
 from grpcgw.ambassador.spec.host_specs import HostSpec, ListenerSpec, TLSContextSpec
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.module_spec import ModuleSpec
@@ -37,6 +38,8 @@ MODELS: dict[str, type[Resource]] = {
     "TLSContext": TLSContextSpec,
     "Host": HostSpec,
     "Listener": ListenerSpec,
+    "Filter": FilterSpec,
+    "FilterPolicy": FilterPolicySpec,
 }
 """The kinds that are read, by name."""
 

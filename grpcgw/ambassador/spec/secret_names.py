@@ -1,4 +1,4 @@
-"""The Secrets that a TLSContext or Host names.
+"""The Secrets that a TLSContext, Host or Filter names.
 
 Used by the compiler to look them up, and by sources that read only the Secrets that are named.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from grpcgw.ambassador.spec.filter_specs import ApiKeySpec, FilterSpec
 from grpcgw.ambassador.spec.host_specs import HostSpec, TLSContextSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
 from grpcgw.model.objects import KubeObject, ObjectKey
 
-NAMING_KINDS = frozenset({"TLSContext", "Host"})
+NAMING_KINDS = frozenset({"TLSContext", "Host", "Filter"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,11 @@ def name_secrets_of_host(spec: HostSpec, namespace: str) -> SecretNames:
     )
 
 
+def name_api_key_secrets(spec: ApiKeySpec, namespace: str) -> list[ObjectKey]:
+    """In their order. `namespace`: the Filter's."""
+    return [ObjectKey("Secret", one.secretNamespace or namespace, one.secretName) for one in spec.keys]
+
+
 def name_secret(text: str | None, namespace: str, namespacing: bool = True) -> ObjectKey | None:
     """The Secret that `name[.namespace]` means; without `namespacing`, dots belong to the name."""
     if not text:
@@ -54,10 +60,20 @@ def name_secret(text: str | None, namespace: str, namespacing: bool = True) -> O
 
 def find_named_secrets(obj: KubeObject) -> frozenset[ObjectKey] | None:
     """All Secrets that an object of `NAMING_KINDS` names; None: it is too broken to tell (its compilation says why)."""
+    if obj.key.kind == "Filter":
+        return _find_secrets_of_filter(obj)
     named = _read_names(obj)
     if named is None:
         return None
     return frozenset(key for key in (named.key_pair, named.authorities, named.revocations) if key is not None)
+
+
+def _find_secrets_of_filter(obj: KubeObject) -> frozenset[ObjectKey] | None:
+    spec = parse_spec(obj, FilterSpec, Findings(obj))
+    if spec is None:
+        return None
+    api_key = spec.APIKey or spec.apikey
+    return frozenset(() if api_key is None else name_api_key_secrets(api_key, obj.key.namespace))
 
 
 def _read_names(obj: KubeObject) -> SecretNames | None:

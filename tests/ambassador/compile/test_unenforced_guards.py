@@ -18,10 +18,6 @@ def auth(**fields: object) -> KubeObject:
     return obj("AuthService", "auth", {"auth_service": "auth:50051", "proto": "grpc", **fields})
 
 
-def policy(*rules: object) -> KubeObject:
-    return obj("FilterPolicy", "policy", {"rules": list(rules)})
-
-
 def limit(kind: str = "RateLimit", **fields: object) -> KubeObject:
     return obj(kind, "limit", fields)
 
@@ -31,7 +27,7 @@ def guarded(compiled: Compiled) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("api", ["getambassador.io/v1", "getambassador.io/v2", "getambassador.io/v3alpha1"])
-@pytest.mark.parametrize("kind", ["AuthService", "Filter", "FilterPolicy", "RateLimit"])
+@pytest.mark.parametrize("kind", ["AuthService", "RateLimit"])
 def test_what_would_decide_on_calls_is_an_error_and_with_the_flag_a_notice(kind: str, api: str) -> None:
     guard = obj(kind, "guard", {}, api=api)
     (error,) = said(compile_objects(guard), Severity.ERROR)
@@ -63,8 +59,6 @@ def test_the_module_of_ambassador_0_that_authenticates_is_an_auth_service() -> N
 @pytest.mark.parametrize(
     ("kind", "spec", "is_guarded"),
     [
-        ("FilterPolicy", {"rules": [{"host": "*", "path": "*", "filterRefs": [{"name": "jwt"}]}]}, True),
-        ("FilterPolicy", {"rules": [{"host": "*", "path": "*"}]}, False),
         ("WebApplicationFirewallPolicy", {"rules": [{"host": "*", "path": "*"}]}, True),
         ("WebApplicationFirewall", {"firewallRules": []}, False),
     ],
@@ -86,58 +80,6 @@ def test_one_that_comes_and_goes_protects_while_it_is_there() -> None:
     within = compile_objects(mapping(), auth(), last=without)
     assert within.snapshot.version != without.snapshot.version
     assert compile_objects(mapping(), last=within).snapshot == without.snapshot
-
-
-JWT = [{"name": "jwt"}]
-
-
-@pytest.mark.parametrize(
-    ("rules", "fields", "is_guarded"),
-    [
-        ([{"host": "*", "path": "*", "filters": JWT}], {}, True),
-        ([{"filters": JWT}], {}, True),
-        ([{"host": "*", "path": "/greet.GrpcService/*", "filters": JWT}], {}, True),
-        ([{"host": "*", "path": "/greet.GrpcService/Greet", "filters": JWT}], {}, True),
-        ([{"host": "*", "path": "greet.GrpcService/*", "filters": JWT}], {}, True),
-        ([{"host": "*", "path": "/{greet,other}.GrpcService/*", "filters": JWT}], {}, True),
-        ([{"host": "*", "path": "/GREET.*", "filters": JWT}], {"case_sensitive": False}, True),
-        ([{"host": "*", "path": "/GREET.*", "filters": JWT}], {}, False),
-        ([{"host": "*", "path": "/other.S/*", "filters": JWT}], {}, False),
-        ([{"host": "*", "path": "/other.S/*", "filters": JWT}], {"prefix": "/.*", "prefix_regex": True}, True),
-        ([{"host": "*", "path": "/", "filters": JWT}], {"prefix_exact": True}, False),
-        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com"}, True),
-        ([{"host": "A.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com:8443"}, True),
-        ([{"host": "*.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com"}, True),
-        ([{"host": "*.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.org"}, False),
-        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {"hostname": "*.example.com"}, True),
-        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {}, True),
-        ([{"host": "*", "path": "*", "filters": None}, {"host": "*", "path": "*", "filters": JWT}], {}, False),
-        ([{"path": "/greet.*", "filters": []}, {"host": "*", "path": "*", "filters": JWT}], {}, False),
-        ([{"path": "/greet.GrpcService/Greet"}, {"host": "*", "path": "*", "filters": JWT}], {}, True),
-        ([{"path": "/gr?et.*"}, {"host": "*", "path": "*", "filters": JWT}], {}, True),
-        ([{"host": "a.example.com"}, {"path": "*", "filters": JWT}], {"hostname": "*"}, True),
-        ([{"path": "*", "precedence": 1}, {"path": "*", "filters": JWT}], {}, True),
-        ([{"host": 5, "path": "*", "filters": []}], {}, True),
-        (["text"], {}, True),
-        ([], {}, False),
-    ],
-)
-def test_a_filter_policy_protects_what_its_rules_may_match(
-    rules: list[object], fields: dict[str, object], is_guarded: bool
-) -> None:
-    compiled = compile_objects(policy(*rules), mapping(**fields))
-    assert bool(guarded(compiled)["greet.shop"]) is is_guarded
-
-
-def test_a_filter_policy_that_cannot_be_read_protects_everything() -> None:
-    for spec in ({}, {"rules": {"host": "*"}}, "text"):
-        assert (
-            guarded(compile_objects(obj("FilterPolicy", "p", spec), mapping()))["greet.shop"] == "FilterPolicy p.shop"
-        )
-
-
-def test_a_filter_without_a_policy_protects_nothing() -> None:
-    assert guarded(compile_objects(obj("Filter", "f", {"JWT": {}}), mapping())) == {"greet.shop": ""}
 
 
 LABELS = {"ambassador": [{"group": [{"generic_key": {"value": "x"}}]}]}

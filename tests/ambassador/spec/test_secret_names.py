@@ -91,6 +91,9 @@ def key(name: str, namespace: str = "shop") -> ObjectKey:
         ("Host", {"tlsSecret": {"name": "cert", "namespace": "vault"}}, {key("cert", "vault")}),
         ("Host", {"tls": {"caSecret": "ca.vault"}}, {key("ca", "vault")}),
         ("Host", {"tlsContext": {"name": "tls"}}, set()),
+        ("Filter", {"APIKey": {"keys": [{"secretName": "a.b"}, {"secretName": "c"}]}}, {key("a.b"), key("c")}),
+        ("Filter", {"apikey": {"keys": [{"secretName": "a", "secretNamespace": "vault"}]}}, {key("a", "vault")}),
+        ("Filter", {"OAuth2": {}}, set()),
     ],
 )
 def test_names_of_secrets_in_every_spelling(kind: str, spec: dict[str, object], named: set[ObjectKey]) -> None:
@@ -100,3 +103,7 @@ def test_names_of_secrets_in_every_spelling(kind: str, spec: dict[str, object], 
 @pytest.mark.parametrize("spec", [{"ca_secret": 1}, {"secret": ["cert"]}, "text"])
 def test_what_an_object_that_cannot_be_read_names_is_not_known(spec: object) -> None:
     assert find_named_secrets(obj("TLSContext", "x", spec)) is None
+
+
+def test_a_filter_that_cannot_be_read_may_name_any_secret() -> None:
+    assert find_named_secrets(obj("Filter", "x", {"APIKey": {}})) is None

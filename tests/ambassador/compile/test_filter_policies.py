@@ -1,0 +1,345 @@
+"""FilterPolicies and Filters: which Mappings are filtered, in which order, and what happens where one is broken."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+
+import pytest
+
+from grpcgw.model.api_keys import ApiKeySettings, digest_key
+from grpcgw.model.filters import AppliedFilter, FilterPolicySettings, HeaderCondition
+from grpcgw.model.match import HeaderMatch
+from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.route import PolicySettings, Unenforced
+from grpcgw.model.route_source import Compiled, CompileOptions
+from tests.compiling import compile_objects, destinations, mapping, obj, only, said
+
+WITHOUT = CompileOptions(serve_without_auth=True)
+
+
+def policy(
+    *rules: object, name: str = "policy", namespace: str = "shop", api: str = "getambassador.io/v2"
+) -> KubeObject:
+    return obj("FilterPolicy", name, {"rules": list(rules)}, namespace, api)
+
+
+def api_key(**fields: object) -> KubeObject:
+    return obj("Filter", "keys", {"APIKey": {"keys": [{"secretName": "keys"}], **fields}})
+
+
+def secret(name: str = "keys", **keys: str) -> KubeObject:
+    body = obj("Secret", name, api="v1")
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
+    return replace(body, body={**body.body, "type": "Opaque", "data": data})
+
+
+def settings_of(compiled: Compiled) -> FilterPolicySettings:
+    (settings,) = only(compiled).policies
+    assert isinstance(settings, FilterPolicySettings)
+    return settings
+
+
+def unenforced(compiled: Compiled) -> list[str]:
+    """Objects that refuse calls: of the whole Mapping, or of a rule."""
+    found = only(compiled).policies
+    every: list[PolicySettings] = [*found]
+    for one in found:
+        every += one.filters if isinstance(one, FilterPolicySettings) else ()
+    return [f"{one.name} {one.why}" for one in every if isinstance(one, Unenforced)]
+
+
+ALL = {"host": "*", "path": "*"}
+REFERENCE = {"filters": [{"name": "keys"}]}
+
+
+# --- which Mappings
+
+JWT = [{"name": "jwt"}]
+
+
+@pytest.mark.parametrize(
+    ("rules", "fields", "is_filtered"),
+    [
+        ([{"host": "*", "path": "*", "filters": JWT}], {}, True),
+        ([{"filters": JWT}], {}, True),
+        ([{"host": "*", "path": "/greet.GrpcService/*", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "/greet.GrpcService/Greet", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "greet.GrpcService/*", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "/{greet,other}.GrpcService/*", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "/GREET.*", "filters": JWT}], {"case_sensitive": False}, True),
+        ([{"host": "*", "path": "/GREET.*", "filters": JWT}], {}, False),
+        ([{"host": "*", "path": "/other.S/*", "filters": JWT}], {}, False),
+        ([{"host": "*", "path": "/other.S/*", "filters": JWT}], {"prefix": "/.*", "prefix_regex": True}, True),
+        ([{"host": "*", "path": "/", "filters": JWT}], {"prefix_exact": True}, False),
+        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com"}, True),
+        ([{"host": "A.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com:8443"}, True),
+        ([{"host": "*.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.com"}, True),
+        ([{"host": "*.example.com", "path": "*", "filters": JWT}], {"hostname": "a.example.org"}, False),
+        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {"hostname": "*.example.com"}, True),
+        ([{"host": "a.example.com", "path": "*", "filters": JWT}], {}, True),
+        ([{"host": "*", "path": "*", "filters": None}, {"host": "*", "path": "*", "filters": JWT}], {}, False),
+        ([{"path": "/greet.*", "filters": []}, {"host": "*", "path": "*", "filters": JWT}], {}, False),
+        ([{"path": "/greet.GrpcService/Greet"}, {"host": "*", "path": "*", "filters": JWT}], {}, True),
+        ([{"path": "/gr?et.*"}, {"host": "*", "path": "*", "filters": JWT}], {}, True),
+        ([{"host": "a.example.com"}, {"path": "*", "filters": JWT}], {"hostname": "*"}, True),
+        ([{"path": "*"}, {"path": "*", "precedence": 1, "filters": JWT}], {}, True),
+        ([{"path": "*", "precedence": 1}, {"path": "*", "filters": JWT}], {}, False),
+        ([{"host": 5, "path": "*", "filters": []}], {}, True),
+        (["text"], {}, True),
+        ([], {}, False),
+        ([{"host": "a.example.com:8443", "path": "*", "filters": JWT}], {"hostname": "a.example.com"}, True),
+        ([{"host": "b.example.com:8443", "path": "*", "filters": JWT}], {"hostname": "a.example.com:80"}, False),
+        ([{"host": "*.com", "path": "/greet.*"}, {"filters": JWT}], {"hostname": "a.example.com:8443"}, False),
+        ([{"path": "/greet.S/G*"}, {"filters": JWT}], {"prefix": "/greet.S/Go", "prefix_exact": True}, False),
+        ([{"host": "["}, {"filters": JWT}], {"hostname": "a.example.com"}, True),
+        ([{"host": "[", "filters": []}], {}, True),
+    ],
+)
+def test_a_filter_policy_protects_what_its_rules_may_match(
+    rules: list[object], fields: dict[str, object], is_filtered: bool
+) -> None:
+    compiled = compile_objects(policy(*rules), mapping(**fields))
+    assert bool(only(compiled).policies) is is_filtered
+
+
+def test_a_filter_policy_that_cannot_be_read_protects_everything() -> None:
+    for spec in ({}, {"rules": {"host": "*"}}, "text"):
+        compiled = compile_objects(obj("FilterPolicy", "p", spec), mapping())
+        assert unenforced(compiled) == ["FilterPolicy p.shop cannot be read"]
+        assert "the calls that it may be for are refused" in "".join(said(compiled, Severity.ERROR))
+
+
+def test_one_that_cannot_be_read_protects_no_more_than_its_rules() -> None:
+    broken, other = policy({"path": "/other.S/*", "filters": JWT, "wrong": 1}), mapping(prefix="/other.S/")
+    assert unenforced(compile_objects(broken, mapping())) == []
+    assert unenforced(compile_objects(broken, other)) == ["FilterPolicy policy.shop cannot be read"]
+    assert unenforced(compile_objects(broken, other, options=WITHOUT)) == []
+
+
+def test_a_filter_without_a_policy_protects_nothing() -> None:
+    compiled = compile_objects(api_key(), secret(ann="a"), mapping())
+    assert only(compiled).policies == ()
+    assert said(compiled) == []
+
+
+def test_objects_of_another_gateway_protect_nothing() -> None:
+    other = obj("FilterPolicy", "p", {"ambassador_id": ["other"], "rules": [{**ALL, **REFERENCE}]})
+    assert only(compile_objects(other, mapping())).policies == ()
+
+
+# --- which rules
+
+
+def test_a_mapping_gets_the_rules_that_may_match_it() -> None:
+    rules = [
+        {"host": "*", "path": "/other.S/*", **REFERENCE},
+        {"host": "A.example.com", "path": "/greet.GrpcService/Greet"},
+        {"host": "*.example.com", "path": "/greet.*", **REFERENCE},
+        {"host": "*", "path": "*", **REFERENCE},
+    ]
+    objects = (policy(*rules), api_key(), secret(ann="a"))
+    settings = settings_of(compile_objects(*objects, mapping(hostname="a.example.com")))
+    assert [(rule.host, rule.path, len(rule.filters)) for rule in settings.rules] == [
+        ("*", "/greet.GrpcService/Greet", 0),
+        ("*", "/greet.*", 1),
+    ]
+    settings = settings_of(compile_objects(*objects, mapping()))
+    assert [rule.host for rule in settings.rules] == ["a.example.com", "*.example.com", "*"]
+    assert len(settings.filters) == 1, "one Filter, however many rules need it"
+
+
+def test_rules_of_several_policies_are_ordered_by_precedence_namespace_name_and_place() -> None:
+    def rules(*paths: str, precedence: int | None = None) -> list[object]:
+        return [{"path": f"/greet.GrpcService/{one}", "precedence": precedence, **REFERENCE} for one in paths]
+
+    compiled = compile_objects(
+        policy(*rules("c", "b"), name="b"),
+        policy(*rules("a", "d"), *rules("first", precedence=5), name="a"),
+        policy(*rules("last", precedence=-1), *rules("x"), name="z", namespace="a"),
+        policy(*rules("second", precedence=4), name="c"),
+        mapping(),
+    )
+    paths = [rule.path.rpartition("/")[2] for rule in settings_of(compiled).rules]
+    assert paths == ["first", "second", "x", "a", "d", "c", "b", "last"]
+    assert settings_of(compiled).name == (
+        "FilterPolicy a.shop, FilterPolicy c.shop, FilterPolicy z.a, FilterPolicy b.shop"
+    )
+
+
+def test_case_of_paths_is_ignored_by_rules_with_filters_where_the_mapping_ignores_it() -> None:
+    rules = [{"path": "/greet.GrpcService/Greet"}, {"path": "/greet.*", **REFERENCE}]
+    settings = settings_of(compile_objects(policy(*rules), mapping(case_sensitive=False)))
+    assert [rule.ignore_case for rule in settings.rules] == [False, True]
+
+
+def test_how_a_filter_is_applied() -> None:
+    conditions: list[dict[str, object]] = [
+        {"name": "X-A"},
+        {"name": "x-a", "value": "v", "negate": True},
+        {"name": "x-a", "valueRegex": "^v"},
+        {"name": "x-a", "type": "RegularExpression", "value": "^w"},
+        {"name": "x-a", "type": "Exact", "value": "^w"},
+    ]
+    filters: list[object] = [{"name": "keys", "ifRequestHeader": one} for one in conditions]
+    filters += [{"name": "keys", "onAllow": "break", "onDeny": "continue"}]
+    compiled = compile_objects(policy({**ALL, "filters": filters}), api_key(), secret(ann="a"), mapping())
+    assert said(compiled) == []
+    assert settings_of(compiled).rules[0].filters == (
+        AppliedFilter(0, HeaderCondition(HeaderMatch("x-a"))),
+        AppliedFilter(0, HeaderCondition(HeaderMatch("x-a", exact="v"), negate=True)),
+        AppliedFilter(0, HeaderCondition(HeaderMatch("x-a", regex="^v"))),
+        AppliedFilter(0, HeaderCondition(HeaderMatch("x-a", regex="^w"))),
+        AppliedFilter(0, HeaderCondition(HeaderMatch("x-a", exact="^w"))),
+        AppliedFilter(0, None, breaks_on_allow=True, breaks_on_deny=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"host": "["}, "spec.rules.0.host: '[' is no glob that can be used"),
+        ({"path": "/{a"}, "spec.rules.0.path: '/{a' is no glob that can be used"),
+        ({"filters": JWT, "filterRefs": JWT}, "filters and filterRefs are two names of one field; leave one out"),
+        ({"filters": [{"name": "a", "onDeny": "stop"}]}, "should be 'break' or 'continue', not 'stop'"),
+        ({"filters": [{"name": "a", "ifRequestHeader": {"name": "x", "valueRegex": "("}}]}, "is no RE2 pattern"),
+        ({"filters": [{"name": "a", "ifRequestHeader": {"name": ":path"}}]}, "is no metadata key"),
+        ({"filters": [{"name": "a", "ifRequestHeader": {"name": "Host"}}]}, "host cannot be compared"),
+        (
+            {"filters": [{"name": "a", "ifRequestHeader": {"name": "x", "value": "a", "valueRegex": "b"}}]},
+            "value and valueRegex exclude each other",
+        ),
+        ({"filter": JWT}, "is an unknown field"),
+    ],
+)
+def test_what_is_wrong_in_a_rule_is_named(rule: dict[str, object], message: str) -> None:
+    compiled = compile_objects(policy({**ALL, **REFERENCE}, {**ALL, **rule}), mapping())
+    assert message.replace("rules.0", "rules.1") in "".join(said(compiled, Severity.ERROR))
+    assert "FilterPolicy policy.shop cannot be read" in unenforced(compiled)
+
+
+def test_the_last_good_version_of_a_policy_serves_on() -> None:
+    objects = (api_key(), secret(ann="a"), mapping())
+    good = compile_objects(policy({**ALL, **REFERENCE}), *objects)
+    broken = compile_objects(policy({**ALL, "wrong": 1}), *objects, last=good)
+    assert broken.snapshot == good.snapshot
+    assert "the last good version keeps serving" in "".join(said(broken))
+
+
+def test_a_name_is_not_known_on_an_engine_that_hides_it() -> None:
+    rules = policy({"host": "a.example.com", **REFERENCE}, {**ALL, **REFERENCE})
+    options = CompileOptions(authority_hidden_by="generic-handler")
+    (error,) = said(compile_objects(rules, api_key(), secret(ann="a"), mapping(), options=options), Severity.ERROR)
+    assert "spec.rules.0.host" in error
+    assert "the generic-handler engine does not know the :authority of calls" in error
+
+
+# --- Filters
+
+
+def test_the_forms_of_all_versions_mean_the_same() -> None:
+    keys = {"keys": [{"secretName": "keys"}], "httpHeader": "X-Key"}
+    rest = (secret(ann="a"), mapping())
+    new = "gateway.getambassador.io/v1alpha1"
+    old = compile_objects(policy({**ALL, **REFERENCE}), api_key(httpHeader="X-Key"), *rest)
+    compiled = compile_objects(
+        policy({"filterRefs": [{"name": "keys"}]}, api=new),
+        obj("Filter", "keys", {"type": "apikey", "apikey": keys}, api=new),
+        *rest,
+    )
+    assert compiled.snapshot == old.snapshot
+    assert said(compiled) == said(old) == []
+
+
+def test_all_values_of_the_secrets_are_keys_named_as_they_are_there() -> None:
+    keys = [{"secretName": "keys"}, {"secretName": "more", "secretNamespace": "vault"}]
+    more = secret("more", ann="second")
+    more = replace(more, key=more.key._replace(namespace="vault"))
+    compiled = compile_objects(
+        policy({**ALL, **REFERENCE}), api_key(keys=keys), secret(ann="first\n", bob="b"), more, mapping()
+    )
+    (settings,) = settings_of(compiled).filters
+    assert isinstance(settings, ApiKeySettings)
+    expected = {b"first": "ann", b"b": "bob", b"second": "ann"}
+    assert dict(settings.identities) == {digest_key(key): name for key, name in expected.items()}
+    assert (settings.header, settings.forward, said(compiled)) == ("x-api-key", False, [])
+
+
+def test_a_secret_that_is_gone_takes_its_keys_with_it_and_the_others_stay() -> None:
+    keys = [{"secretName": "keys"}, {"secretName": "more"}]
+    objects = (policy({**ALL, **REFERENCE}), api_key(keys=keys), secret(ann="a"), mapping())
+    before = compile_objects(*objects, secret("more", bob="b"))
+    after = compile_objects(*objects, last=before)
+    (settings,) = settings_of(after).filters
+    assert isinstance(settings, ApiKeySettings)
+    assert [name for _, name in settings.identities] == ["ann"]
+    (error,) = said(after, Severity.ERROR)
+    assert "spec.APIKey.keys.1: Secret more.shop does not exist, so none of its keys is valid" in error
+    assert after.snapshot.version != before.snapshot.version
+
+
+def test_a_secret_that_cannot_be_read_serves_in_its_last_good_version() -> None:
+    objects = (policy({**ALL, **REFERENCE}), api_key(), mapping())
+    before = compile_objects(*objects, secret(ann="a"))
+    broken = secret()
+    broken = replace(broken, body={**broken.body, "data": {"ann": "%%%"}})
+    after = compile_objects(*objects, broken, last=before)
+    assert after.snapshot == before.snapshot
+    (error,) = said(after, Severity.ERROR)
+    assert "data of ann is no base64" in error
+    assert "%%%" not in error
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "exactly one of JWT, External, Plugin, APIKey, OAuth2, Internal is required"),
+        ({"JWT": {}, "OAuth2": {}}, "exactly one of"),
+        ({"type": "jwt", "apikey": {"keys": [{"secretName": "keys"}]}}, "put them into jwt"),
+        ({"APIKey": {"keys": []}}, "should have at least 1 entry"),
+        ({"APIKey": {"keys": [{"secretName": "keys"}], "httpHeader": "x key"}}, "is no metadata key"),
+        ({"APIKey": {"keys": [{"secretName": "absent"}]}}, "none of its Secrets has a key"),
+        ({"OAuth2": {"authorizationURL": "https://a"}}, "OAuth2 is a browser's flow"),
+        ({"Internal": {}}, "Edge Stack's own"),
+        ({"Plugin": {"name": "x"}}, "not supported yet"),
+    ],
+)
+def test_a_filter_that_cannot_be_enforced_refuses_the_calls_that_need_it(spec: object, message: str) -> None:
+    objects = (
+        policy({"path": "/greet.GrpcService/Open"}, {**ALL, **REFERENCE}),
+        obj("Filter", "keys", spec),
+        secret(ann="a"),
+        mapping(),
+        mapping("other", prefix="/open.S/", service="other"),
+    )
+    compiled = compile_objects(*objects)
+    errors = "".join(said(compiled, Severity.ERROR))
+    assert message in errors
+    assert "the calls that need it are refused" in errors
+    assert "spec.rules.1.filters.0: Filter keys.shop has an error or does not exist" in errors
+    for destination in destinations(compiled).values():
+        (settings,) = destination.policies
+        assert isinstance(settings, FilterPolicySettings)
+        assert [type(one) for one in settings.filters] == [Unenforced]
+    without = compile_objects(*objects, options=WITHOUT)
+    assert [one.policies for one in destinations(without).values()] == [(), ()]
+    assert "calls are not filtered by it" in "".join(said(without, Severity.NOTICE))
+
+
+def test_a_filter_that_does_not_exist_refuses_the_calls_that_need_it() -> None:
+    compiled = compile_objects(policy({**ALL, "filters": [{"name": "keys", "namespace": "far"}]}), mapping())
+    assert unenforced(compiled) == ["Filter keys.far has an error or does not exist"]
+
+
+def test_the_last_good_version_of_a_filter_serves_on() -> None:
+    objects = (policy({**ALL, **REFERENCE}), secret(ann="a"), mapping())
+    good = compile_objects(api_key(), *objects)
+    broken = compile_objects(obj("Filter", "keys", {"OAuth2": {}}), *objects, last=good)
+    assert broken.snapshot == good.snapshot
+    assert "the last good version keeps serving" in "".join(said(broken))
+
+
+def test_arguments_of_a_filter_that_takes_none_are_noticed() -> None:
+    filters = [{"name": "keys", "arguments": {"scope": ["a"]}}]
+    (notice,) = said(compile_objects(policy({**ALL, "filters": filters}), api_key(), secret(ann="a"), mapping()))
+    assert "spec.rules.0.filters.0.arguments: has no effect" in notice
