@@ -16,7 +16,7 @@ from typing import TypeVar
 from grpcgw.logs import DefectLog
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
-from grpcgw.policy.contract import FailMode, OnEnd, Policy, PolicyRequest, Step, Verdict, Wait
+from grpcgw.policy.contract import FailMode, OnEnd, Policy, PolicyRequest, PartialAllow, Verdict, Wait
 from grpcgw.policy.verdicts import Allow, Deny
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Chain:
         while self._passed < len(self._policies):
             verdict = self._call(self._policies[self._passed].policy.check, self.request)
             if not isinstance(verdict, Allow):
-                verdict = self._take_steps(verdict)
+                verdict = self._finish_parts(verdict)
                 if not isinstance(verdict, Allow):
                     return self._stop_at(verdict)
             self._accept(verdict)
@@ -109,15 +109,15 @@ class Chain:
 
     def _go_on(self, waiting: Wait, came: Allow | Deny) -> Deny | Wait | None:
         """What follows the verdict that `waiting` was for."""
-        verdict = self._take_steps(came if waiting.then is None else self._call(waiting.then, came))
+        verdict = self._finish_parts(came if waiting.then is None else self._call(waiting.then, came))
         if not isinstance(verdict, Allow):
             return self._stop_at(verdict)
         self._accept(verdict)
         return self.run()
 
-    def _take_steps(self, verdict: Verdict) -> Allow | Deny | Wait:
+    def _finish_parts(self, verdict: Verdict) -> Allow | Deny | Wait:
         """What the policy whose turn it is decides in the end."""
-        while isinstance(verdict, Step):
+        while isinstance(verdict, PartialAllow):
             self._apply(verdict.allowed)
             if verdict.on_end is not None:
                 self._ends += ((verdict.name, verdict.on_end),)
@@ -135,7 +135,7 @@ class Chain:
             verdict = decide(subject)
         except BaseException as error:  # also SystemExit: it would end the engine's thread, which serves every RPC
             return self._break_down("raised", error)
-        if isinstance(verdict, Allow | Deny | Wait | Step):
+        if isinstance(verdict, Allow | Deny | Wait | PartialAllow):
             return verdict
         return self._break_down("gave no verdict", TypeError(f"no verdict: {type(verdict).__name__}"))
 

@@ -1,4 +1,4 @@
-"""The policy contract: what a policy is given (`PolicyRequest`) and its verdicts (`Allow`, `Deny`, `Wait`, `Step`).
+"""The policy contract: what a policy is given (`PolicyRequest`) and its verdicts (`Allow`, `Deny`, `Wait`, `PartialAllow`).
 
 Pure. A policy is built once per snapshot from its settings (`policy.catalogue`) and checks each RPC of its route
 (`policy.chain`). Threads: `check` may run for several RPCs at the same time, for one RPC never twice at once.
@@ -147,7 +147,7 @@ OnEnd = Callable[[PolicyRequest, Status], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PartialAllow:
     """Of a policy that is made of several (FilterPolicy): one of them allows the RPC, the others are still to decide.
 
     Metadata and facts of `allowed` are in the request that `then` gets.
@@ -162,7 +162,7 @@ class Step:
     """Its `on_end` (`Policy`)."""
 
 
-Verdict = Allow | Deny | Wait | Step
+Verdict = Allow | Deny | Wait | PartialAllow
 
 
 class Policy(Protocol):

@@ -18,7 +18,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.regex import FullRegex
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
-from grpcgw.policy.contract import OnEnd, Policy, PolicyRequest, Step, UnaryRpc, Verdict, Wait
+from grpcgw.policy.contract import OnEnd, Policy, PolicyRequest, PartialAllow, UnaryRpc, Verdict, Wait
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 
 UNDECIDED = frozenset({Reason.NOT_ENFORCED, Reason.POLICY_UNAVAILABLE, Reason.POLICY_DEFECT, Reason.POLICY_NOT_BUILT})
@@ -113,7 +113,7 @@ def _settle(one: _Filter, rest: tuple[_Filter, ...], request: PolicyRequest, ver
         rest = () if one.breaks_on_allow else rest
         if not rest and one.on_end is None:
             return verdict
-        return Step(verdict, partial(_run, rest), one.name, one.on_end)
+        return PartialAllow(verdict, partial(_run, rest), one.name, one.on_end)
     if isinstance(verdict, Deny):
         ends = one.breaks_on_deny or verdict.reason in UNDECIDED
         return verdict if ends else _run(rest, request)

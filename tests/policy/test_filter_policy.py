@@ -19,7 +19,7 @@ from grpcgw.model.route import Destination, PolicySettings, Unenforced, Weighted
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
 from grpcgw.policy.chain import Chain
-from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, Step, UnaryRpc, Verdict, Wait
+from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, PartialAllow, UnaryRpc, Verdict, Wait
 from grpcgw.policy.filter_policy import compile_condition
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.services import PolicyServices
@@ -326,7 +326,7 @@ def test_a_step_goes_on_with_what_it_allowed() -> None:
 
     class Stepping:
         def check(self, request: PolicyRequest) -> Verdict:
-            return Step(Allow(add=(("x-role", "r"),)), then)
+            return PartialAllow(Allow(add=(("x-role", "r"),)), then)
 
     built = Catalogue((PolicyKind("scripted", Stage.OWN, lambda *_: Stepping()),)).build(
         Destination(KEY, (), policies=(scripted(),)), PolicyServices()
