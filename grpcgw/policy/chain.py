@@ -16,7 +16,7 @@ from typing import TypeVar
 from grpcgw.logs import DefectLog
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
-from grpcgw.policy.contract import FailMode, OnEnd, Policy, PolicyRequest, PartialAllow, Verdict, Wait
+from grpcgw.policy.contract import FailMode, OnEnd, PartialAllow, Policy, PolicyRequest, Verdict, Wait
 from grpcgw.policy.verdicts import Allow, Deny
 
 log = logging.getLogger(__name__)

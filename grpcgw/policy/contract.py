@@ -1,4 +1,4 @@
-"""The policy contract: what a policy is given (`PolicyRequest`) and its verdicts (`Allow`, `Deny`, `Wait`, `PartialAllow`).
+"""The policy contract: what a policy is given (`PolicyRequest`) and what it decides (`Verdict`).
 
 Pure. A policy is built once per snapshot from its settings (`policy.catalogue`) and checks each RPC of its route
 (`policy.chain`). Threads: `check` may run for several RPCs at the same time, for one RPC never twice at once.

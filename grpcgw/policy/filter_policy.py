@@ -18,7 +18,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.regex import FullRegex
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
-from grpcgw.policy.contract import OnEnd, Policy, PolicyRequest, PartialAllow, UnaryRpc, Verdict, Wait
+from grpcgw.policy.contract import OnEnd, PartialAllow, Policy, PolicyRequest, UnaryRpc, Verdict, Wait
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 
 UNDECIDED = frozenset({Reason.NOT_ENFORCED, Reason.POLICY_UNAVAILABLE, Reason.POLICY_DEFECT, Reason.POLICY_NOT_BUILT})

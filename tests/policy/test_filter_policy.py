@@ -19,7 +19,7 @@ from grpcgw.model.route import Destination, PolicySettings, Unenforced, Weighted
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
 from grpcgw.policy.chain import Chain
-from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, PartialAllow, UnaryRpc, Verdict, Wait
+from grpcgw.policy.contract import CoroutineWork, FailMode, PartialAllow, PolicyRequest, UnaryRpc, Verdict, Wait
 from grpcgw.policy.filter_policy import compile_condition
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.services import PolicyServices
