@@ -31,7 +31,8 @@ from abuse.wire import (
     settings,
     window_update,
 )
-from grpcgw.engines.http2.client_connection import ClientConnection, ClientLimits
+from grpcgw.engines.http2.client_connection import ClientConnection
+from grpcgw.engines.http2.client_limits import ClientLimits
 from grpcgw.engines.http2.client_rpc import ClientRpc
 from grpcgw.engines.http2.h2 import (
     DataReceived,

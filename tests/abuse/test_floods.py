@@ -51,6 +51,33 @@ def test_a_flood_of_frames_that_is_read(gateway: Gateway, flood: bytes) -> None:
         assert over_or_served(wire)
 
 
+CONTROL_FLOODS = ("SETTINGS", "PING", "WINDOW_UPDATE of the connection", "WINDOW_UPDATE of a stream")
+ENHANCE_YOUR_CALM = 11
+
+
+@pytest.mark.parametrize("name", CONTROL_FLOODS)
+def test_control_frames_out_of_proportion_end_the_connection(gateway: Gateway, name: str) -> None:
+    with connected(gateway.port) as (wire,):
+        wire.send(FLOODS[name])
+        assert wire.wait_closed()
+        goaway = wire.goaway()
+        assert goaway is None or goaway.error_code == ENHANCE_YOUR_CALM
+
+
+def test_a_client_may_ping_and_update_windows_with_each_answer(gateway: Gateway) -> None:
+    """As clients do that measure the bandwidth: many more frames than a client may send without any answer."""
+    rpcs, at_once = 1000, 50
+    with connected(gateway.port) as (wire,):
+        for first in range(1, 2 * rpcs, 2 * at_once):
+            streams = range(first, first + 2 * at_once, 2)
+            for stream in streams:
+                wire.send(open_rpc(stream) + PingFrame(0, b"measure!").serialize() * 2)
+                wire.send(window_update(0, 1) + window_update(stream, 1) + data(stream, message(), end=True))
+            assert wire.wait(lambda streams=streams: wire.ended() >= set(streams))  # type: ignore[misc]
+        assert not wire.resets()
+        assert wire.ping()
+
+
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
 def test_a_flood_of_frames_whose_answers_are_never_read(gateway: Gateway, flood: bytes) -> None:
     """What the gateway would answer has nowhere to go: it must not be kept without end."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from grpcgw.engines.contract import ASK_CLIENTS_MS, CLIENT_ANSWERS_MS, REFUSING_S
+from grpcgw.engines.http2.client_limits import ClientLimits, ControlBudget
 from grpcgw.engines.http2.client_rpc import ClientRpc, ClientSide, RpcEngine
 from grpcgw.engines.http2.connection import close_when_sent
 from grpcgw.engines.http2.h2 import (
@@ -20,30 +20,27 @@ from grpcgw.engines.http2.h2 import (
     Event,
     Http2Error,
     PingAcknowledged,
+    PingReceived,
+    PriorityUpdateReceived,
     RequestReceived,
     SettingsAcknowledged,
+    SettingsReceived,
     StreamClosed,
     StreamReset,
     TrailersReceived,
+    WindowUpdated,
     open_server,
 )
-from grpcgw.engines.http2.headers import RequestHead, is_grpc, parse_request
+from grpcgw.engines.http2.headers import NOT_SHOWN, RequestHead, is_grpc, parse_request, refuse_http
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
 from grpcgw.listeners.open_ports import PortView
-from grpcgw.model.status import Reason
 from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.request import Peer
-from grpcgw.policy.verdicts import Deny
 from grpcgw.telemetry.client_counters import ClientCounters, CloseCause
 
-NOT_SHOWN = Deny(
-    Reason.CLIENT_CERTIFICATE,
-    "the Host of :authority demands another client certificate than the server name of the TLS handshake: connect with "
-    "that Host as server name",
-)
 PING = b"grpcgw!!"
 NOTHING = memoryview(b"")
 SETTINGS_S = 10.0
@@ -56,17 +53,6 @@ LEAST_PART_BYTES, MOST_PART_BYTES = 128, 65_536
 """128 bytes may be five RPCs, or stand for 400 KB of header fields (HPACK)."""
 MOST_WAIT_S = 10.0
 """Interval of the checks of a connection, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientLimits:
-    """What a port allows each of its connections. Times in seconds; None: no limit."""
-
-    max_concurrent_streams: int
-    max_metadata_bytes: int
-    idle_s: float | None
-    max_age_s: float | None
-    max_age_grace_s: float | None
 
 
 class ConnectionEngine(RpcEngine, Protocol):
@@ -113,6 +99,8 @@ class ClientConnection(ClientSide):
         """The client has acknowledged the settings."""
         self._born_s = self._idle_since_s = time.monotonic()
         self._ends_s = self._cut_s = float("inf")
+        self._control = ControlBudget(self._born_s)
+        self._answers = 0
 
     def begin_http2(self, peer: Peer) -> None:
         """HTTP/2 begins on the connection."""
@@ -214,6 +202,7 @@ class ClientConnection(ClientSide):
         rpc = self.streams.pop(stream_id, None)
         if rpc is None:
             return
+        self._answers += 1
         now_s = time.monotonic()
         if not self.is_lost and (size_bytes := self.http.queued_body_size(stream_id)):
             self._unread[stream_id] = now_s
@@ -335,12 +324,9 @@ class ClientConnection(ClientSide):
         self.turn.touch(rpc)
 
     def _answer_http(self, stream_id: int, head: RequestHead) -> None:
-        """A request that is no gRPC: 405 for another method, 415 for another content-type (grpc `PROTOCOL-HTTP2`)."""
-        status = 405 if head.method != b"POST" else 415
+        """A request that is no gRPC."""
+        status, fields = refuse_http(head)
         self._engine.clients.http_requests[status] += 1
-        fields = [(b":status", b"%d" % status), (b"content-type", b"text/plain; charset=utf-8")]
-        if status == 405:
-            fields.append((b"allow", b"POST"))
         try:
             self.http.send_response(stream_id, fields)
             self.http.send_data(stream_id, b"This port serves gRPC.\n", end_stream=True)
@@ -382,6 +368,16 @@ class ClientConnection(ClientSide):
 
     def _on_ping_answered(self, event: PingAcknowledged) -> None:
         self._pinged_at_s = None
+        self._on_control(event)
+
+    def _on_control(self, event: Event) -> None:
+        if self._control.count() and self._control.is_exceeded(self._answers + self.sent_chunks, time.monotonic()):
+            self._engine.timers.at(0.0, self._end_flood)  # later, as RPCs of the same bytes may still begin
+
+    def _end_flood(self) -> None:
+        if not self.is_lost:
+            self._note_cause(CloseCause.PROTOCOL_ERROR)
+            self.reject("the client floods the connection with control frames")
 
     def _on_connection_closed(self, event: ConnectionClosed) -> None:
         self.flush()
@@ -395,5 +391,9 @@ class ClientConnection(ClientSide):
         StreamClosed: _on_closed,
         SettingsAcknowledged: _on_settings_acknowledged,
         PingAcknowledged: _on_ping_answered,
+        PingReceived: _on_control,
+        SettingsReceived: _on_control,
+        WindowUpdated: _on_control,
+        PriorityUpdateReceived: _on_control,
         ConnectionClosed: _on_connection_closed,
     }

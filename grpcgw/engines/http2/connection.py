@@ -74,6 +74,8 @@ class PeerConnection(asyncio.Protocol):
         self.is_dirty = self.is_lost = False
         self.received_at_s = 0.0
         """Monotonic time of the last bytes from the other end."""
+        self.sent_chunks = 0
+        """Parts of messages that were sent."""
         self._paused = False
         self._blocked: dict[int, Writer] = {}
         """By stream: who waits for its queue to become shorter."""
@@ -194,6 +196,7 @@ class PeerConnection(asyncio.Protocol):
 
     def is_written(self, stream_id: int, writer: Writer) -> bool:
         """Whether the sender on a stream may go on; if not, `writer` is called when it may."""
+        self.sent_chunks += 1
         size_bytes = self.http.queued_body_size(stream_id)
         if size_bytes <= SMALL_BYTES:
             return True

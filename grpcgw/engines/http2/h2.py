@@ -18,6 +18,8 @@ from ngh2.events import (
     Event,
     GoAwayReceived,
     PingAcknowledged,
+    PingReceived,
+    PriorityUpdateReceived,
     RequestReceived,
     ResponseReceived,
     SettingsAcknowledged,
@@ -25,6 +27,7 @@ from ngh2.events import (
     StreamClosed,
     StreamReset,
     TrailersReceived,
+    WindowUpdated,
 )
 from ngh2.exceptions import NGH2Error as Http2Error
 from ngh2.types import Header
@@ -39,6 +42,8 @@ __all__ = [
     "Http2Error",
     "NeverIndexed",
     "PingAcknowledged",
+    "PingReceived",
+    "PriorityUpdateReceived",
     "RequestReceived",
     "ResponseReceived",
     "SettingsAcknowledged",
@@ -46,6 +51,7 @@ __all__ = [
     "StreamClosed",
     "StreamReset",
     "TrailersReceived",
+    "WindowUpdated",
     "open_client",
     "open_server",
 ]

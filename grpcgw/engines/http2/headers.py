@@ -219,6 +219,23 @@ def _encode(item: tuple[str, MetadataValue]) -> Field:
     return field
 
 
+NOT_SHOWN = Deny(
+    Reason.CLIENT_CERTIFICATE,
+    "the Host of :authority demands another client certificate than the server name of the TLS handshake: connect with "
+    "that Host as server name",
+)
+
+
+def refuse_http(head: RequestHead) -> tuple[int, list[Field]]:
+    """Status and fields of the answer to a request that is no gRPC: 405 for another method, 415 for another
+    content-type (grpc `PROTOCOL-HTTP2`)."""
+    status = 405 if head.method != b"POST" else 415
+    fields = [(b":status", b"%d" % status), (b"content-type", b"text/plain; charset=utf-8")]
+    if status == 405:
+        fields.append((b"allow", b"POST"))
+    return status, fields
+
+
 # --- responses
 
 

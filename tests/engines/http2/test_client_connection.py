@@ -6,7 +6,8 @@ import asyncio
 import types
 from typing import Any, cast
 
-from grpcgw.engines.http2.client_connection import ClientConnection, ClientLimits
+from grpcgw.engines.http2.client_connection import ClientConnection
+from grpcgw.engines.http2.client_limits import ClientLimits
 from grpcgw.engines.http2.h2 import open_client
 from grpcgw.engines.http2.timers import Timers
 from grpcgw.engines.http2.turn import Turn

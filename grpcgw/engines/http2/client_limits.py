@@ -1,0 +1,48 @@
+"""What each connection of a client may do: the limits of its port, and how many control frames it may send. Pure."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+CONTROL_BURST, CONTROL_PER_S = 1000, 50
+"""PING, SETTINGS, WINDOW_UPDATE and PRIORITY_UPDATE frames at once, and in a second."""
+CONTROL_PER_ANSWER = 40
+"""More of them for each chunk and each RPC that was answered: clients ping to measure the bandwidth while they receive
+(grpc-go once a round trip), and update two windows for each DATA frame, of which a chunk may be sixteen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What a port allows each of its connections. Times in seconds; None: no limit."""
+
+    max_concurrent_streams: int
+    max_metadata_bytes: int
+    idle_s: float | None
+    max_age_s: float | None
+    max_age_grace_s: float | None
+
+
+class ControlBudget:
+    """How many control frames a client may send, in proportion to what it gets, as Envoy bounds WINDOW_UPDATE frames
+    (`max_inbound_window_update_frames_per_data_frame_sent`)."""
+
+    __slots__ = ("_answers", "_at_s", "_frames", "_left", "_most")
+
+    def __init__(self, now_s: float) -> None:
+        self._left, self._answers, self._at_s = float(CONTROL_BURST), 0, now_s
+        self._frames, self._most = 0, CONTROL_BURST
+
+    def count(self) -> bool:
+        """A frame came. Returns whether to look if there were too many."""
+        self._frames += 1
+        return self._frames > self._most
+
+    def is_exceeded(self, answers: int, now_s: float) -> bool:
+        """Whether there were too many frames; true once. `answers` is a count that only grows."""
+        earned = CONTROL_PER_S * (now_s - self._at_s) + CONTROL_PER_ANSWER * (answers - self._answers)
+        self._left = min(CONTROL_BURST, self._left + earned - self._frames)
+        self._answers, self._at_s, self._frames = answers, now_s, 0
+        exceeded = self._left < 0
+        self._most = sys.maxsize if exceeded else int(self._left)
+        return exceeded
