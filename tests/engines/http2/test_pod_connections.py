@@ -181,10 +181,13 @@ def test_rpcs_that_wait_for_a_pod_that_leaves_go_to_another(http2: Lab) -> None:
 def test_a_waiting_rpc_that_its_client_cancels_never_reaches_the_pod(http2: Lab) -> None:
     held = Held(http2)
     pod = http2.scripted_pod(held, most_streams=1)
-    client = http2.raw_client(http2.gateway(pod))
+    gateway = http2.gateway(pod)
+    client = http2.raw_client(gateway)
     streams = begin(client, MAX_LINKS + 2)
     eventually(lambda: len(pod.streams) == MAX_LINKS)
+    eventually(lambda: gateway.in_flight() == MAX_LINKS + 2)
     client.cancel(streams[MAX_LINKS])
+    eventually(lambda: gateway.in_flight() == MAX_LINKS + 1)
     held.release(MAX_LINKS + 1)
     assert client.finish(streams[-1]).status == 0
     assert numbers(pod) == [0, 1, 2, 3, 5]
