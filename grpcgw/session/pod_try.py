@@ -45,12 +45,6 @@ class Try:
         self.half_close_sent = half_close
         self.sending = not self.port.send(message, half_close)
 
-    def read(self) -> None:
-        """Read the next reply, unless that is under way."""
-        if not self.reading:
-            self.reading = True
-            self.port.read()
-
     def cause(self, status: Status) -> Reason | None:
         """What the engine proved about the end of the try; None: the status may be the pod's own."""
         if status.cause is Reason.CONNECTION_LOST and not self.reached:

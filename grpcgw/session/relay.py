@@ -247,8 +247,9 @@ class Relay:
             return
         if attempt.status is not None:
             self._settle(now_s)
-        else:
-            attempt.read()
+        elif not attempt.reading:
+            attempt.reading = True
+            attempt.port.read()
 
     def _send_headers(self, attempt: Try) -> None:
         self._requests.commit()

@@ -8,6 +8,8 @@ large messages against the client's limit in this worker.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from grpcgw.model.status import Reason, Status, make_status
 from grpcgw.policy.contract import MessageStart
 from grpcgw.policy.held_messages import UNCOUNTED_BYTES, HeldMessages
@@ -38,9 +40,12 @@ class RequestSide:
         "reading",
         "replayable",
         "size_bytes",
+        "size_of",
     )
 
     def __init__(self) -> None:
+        self.size_of: Callable[[bytes], int] = len
+        """The size of a message in bytes, as limits count it. Called once for each message, before `take`."""
         self.count = self.size_bytes = self.counted_bytes = 0
         """Messages read so far, and their bytes."""
         self.first: bytes | None = None
@@ -101,8 +106,9 @@ class RequestSide:
             attempt.send(message, self.half_closed)
         elif self.half_closed and not attempt.half_close_sent:
             attempt.send(None, True)
-        if not (attempt.sending or self.half_closed):
-            self.read(call)
+        if not (attempt.sending or self.half_closed or self.reading):  # as `read` does
+            self.reading = True
+            call.read()
 
     def commit(self) -> None:
         """The RPC stays with its current try: the opening is not kept any longer."""
@@ -128,10 +134,6 @@ class RequestSide:
         return True
 
     # --- large messages
-
-    def size_of(self, message: bytes) -> int:
-        """The size of a message in bytes, as limits count it. Called once for each message, before `take`."""
-        return len(message)
 
     def refuse(self, size_bytes: int, target: Target, request: Request, held: HeldMessages) -> Status | None:
         """The status of an RPC with a message too large to be held; None: the message is counted and may be held."""
@@ -171,12 +173,10 @@ class FramedRequestSide(RequestSide):
     def __init__(self) -> None:
         super().__init__()
         self._scanner = MessageScanner()
+        self.size_of = self._scanner.feed
         self._opening_bytes = MAX_OPENING_BYTES
         self._more: bytearray | None = None
         """The chunks of the opening after `first`."""
-
-    def size_of(self, message: bytes) -> int:
-        return self._scanner.feed(message)
 
     def refuse(self, size_bytes: int, target: Target, request: Request, held: HeldMessages) -> Status | None:
         return _check_limits(size_bytes, target, request)
@@ -185,9 +185,11 @@ class FramedRequestSide(RequestSide):
         self.pending = message
         scanner = self._scanner
         self.count, self.size_bytes, self.cut_off = scanner.count, scanner.size_bytes, not scanner.complete
-        if self.first is None and self.replayable:
+        if not self.replayable:
+            self.beyond = True
+        elif self.first is None:
             self.first = message
-        elif self.count > 1 or self.size_bytes > self._opening_bytes or not self.replayable:
+        elif self.count > 1 or self.size_bytes > self._opening_bytes:
             self.beyond = True
         elif self._more is None:
             self._more = bytearray(message)

@@ -7,6 +7,7 @@ It holds at most one reply: the one that waits for what goes out with it, or for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from grpcgw.model.metadata import Metadata
@@ -29,6 +30,7 @@ class ResponseSide:
         "held",
         "sending",
         "size_bytes",
+        "size_of",
         "whole",
     )
 
@@ -40,6 +42,8 @@ class ResponseSide:
         """What policies add after that, also to the trailers of an answer without headers."""
         self.headers: Metadata = ()
         """The pod's initial metadata as the client got it; empty before."""
+        self.size_of: Callable[[bytes], int] = len
+        """The size of a reply in bytes, as limits count it. Called once for each reply, before `take`."""
         self.count = self.size_bytes = self.counted_bytes = 0
         """Replies read so far, and their bytes."""
         self.held: bytes | None = None
@@ -47,10 +51,6 @@ class ResponseSide:
         self.sending = self.headers_sent = False
         self.whole = True
         """What was read so far ends with a whole reply."""
-
-    def size_of(self, message: bytes) -> int:
-        """The size of a reply in bytes, as limits count it. Called once for each reply, before `take`."""
-        return len(message)
 
     def take(self, message: bytes) -> None:
         """The pod sent a reply. The one before was sent."""
@@ -102,9 +102,7 @@ class FramedResponseSide(ResponseSide):
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._scanner = MessageScanner()
-
-    def size_of(self, message: bytes) -> int:
-        return self._scanner.feed(message)
+        self.size_of = self._scanner.feed
 
     def take(self, message: bytes) -> None:
         self.held = message

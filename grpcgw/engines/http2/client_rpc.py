@@ -225,10 +225,11 @@ class ClientRpc:
         if not self._inbox:
             self.session.on_request_message(None, now_s)
             return
+        inbox = self._inbox
         first = self.attempt is None  # another try may be sent the first chunk again: it is taken alone
-        message = self._inbox.popleft() if first else take(self._inbox)
+        message = inbox.popleft() if first or len(inbox) == 1 else take(inbox)
         self._unacknowledged_bytes += len(message)
-        if last := self._ended and not self._inbox:
+        if last := self._ended and not inbox:
             self._acknowledge()
         self.session.on_request_message(message, now_s, last)
 

@@ -37,9 +37,7 @@ def pile(inbox: deque[bytes], data: bytes) -> None:
 
 
 def take(inbox: deque[bytes]) -> bytes:
-    """All chunks that wait, as one: a session's step costs more than to copy a window."""
-    if len(inbox) == 1:
-        return inbox.popleft()
+    """All chunks that wait, of several, as one: a session's step costs more than to copy a window."""
     whole = b"".join(inbox)
     inbox.clear()
     return whole

@@ -375,7 +375,8 @@ class PodAttempt:
             self._deliver_end(events, self._status, now_s)
 
     def _deliver_message(self, events: TryEvents, now_s: float) -> None:
-        message = take(self._inbox)
+        inbox = self._inbox
+        message = inbox.popleft() if len(inbox) == 1 else take(inbox)
         self._wanted = False
         if self._ended:
             self._link_acknowledge(len(message) + self._unacknowledged_bytes)
