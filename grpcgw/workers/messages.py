@@ -39,6 +39,8 @@ class WorkerPlan:
     settings: Settings
     first_turn: int = 0
     """Where worker 0 starts its own round-robin positions; each further worker starts one later."""
+    limits: int | None = None
+    """Descriptor of the buckets of rate limits that all workers share; None: a worker has its own."""
 
 
 # --- from the control process

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
+from dataclasses import replace
 
 from grpcgw.carriers.carrier import CarrierReport
 from grpcgw.listeners.data_ports import DataPorts
@@ -16,6 +18,7 @@ from grpcgw.workers.delivery import Delivery
 from grpcgw.workers.messages import WorkerPlan
 from grpcgw.workers.outbox import Outbox, make_update
 from grpcgw.workers.port_status import RETRY_PORTS_S, PortStatus
+from grpcgw.workers.shared_limits import make_table_file
 from grpcgw.workers.shared_turns import MOST_SHARED, SharedTurns
 from grpcgw.workers.slot import WorkerSlot
 
@@ -50,11 +53,14 @@ class WorkerProcesses:
         self._applying = asyncio.Lock()
         self._retry_ports_s = retry_ports_s
         self._turns = SharedTurns(MOST_SHARED if count > 1 else 0)
+        self._limits = make_table_file() if count > 1 else None
+        plan = replace(plan, limits=self._limits)
+        inherited = self._turns.descriptors if self._limits is None else (*self._turns.descriptors, self._limits)
         self._ports = PortStatus(data_ports, count)
         self._slots = [
             WorkerSlot(
                 *(number, plan, cores[number] if count == len(cores) else None),
-                *(Delivery(self._everything), self._ports, self._turns.descriptors),
+                *(Delivery(self._everything), self._ports, inherited),
             )
             for number in range(count)
         ]
@@ -104,6 +110,9 @@ class WorkerProcesses:
     def close(self) -> None:
         """As `Carrier.close`."""
         self._turns.close()
+        if self._limits is not None:
+            os.close(self._limits)
+            self._limits = None
         self._ports.close()
 
     async def _collect_regularly(self) -> None:

@@ -26,6 +26,7 @@ from grpcgw.model.difference import WrongBase, apply_difference
 from grpcgw.model.listener import Listener
 from grpcgw.model.log_format import LogFormat, LogType
 from grpcgw.model.snapshot import Snapshot
+from grpcgw.policy.limiter import Limiter
 from grpcgw.routing.binding import CannotServe
 from grpcgw.session.serving import RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName
@@ -51,6 +52,7 @@ from grpcgw.workers.messages import (
     encode,
 )
 from grpcgw.workers.scheduling import arrange_threads
+from grpcgw.workers.shared_limits import map_table
 from grpcgw.workers.shared_turns import take_turn_of
 
 if TYPE_CHECKING:
@@ -136,6 +138,8 @@ class Worker:
         self._number, self._plan = number, plan
         self._engine = make_engine(plan, number)
         self._engine.serving.clusters.zone = plan.settings.zone
+        if plan.limits is not None:
+            self._engine.serving.policy_services.limiter = Limiter(map_table(plan.limits))
         self._started = False
         self._refused: Refused | None = None
         self._faults: tuple[PortFault, ...] = ()

@@ -1,0 +1,102 @@
+"""Rate limits over several processes: exact together, also where one is killed while it counts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from grpcgw.policy.token_bucket import BucketShape
+from grpcgw.workers.shared_limits import make_table_file, map_table
+
+COUNT = """
+import sys, time
+from grpcgw.model.rate_limits import LabelLimit, Rate, Unit
+from grpcgw.policy.limiter import Limiter, LimitRules
+from grpcgw.workers.shared_limits import map_table
+
+limiter = Limiter(map_table(int(sys.argv[1])))
+rules = LimitRules("d", [LabelLimit("one", ((("k", ""),),), Rate(int(sys.argv[2]), Unit.SECOND))])
+print("ready", flush=True)
+sys.stdin.readline()
+began_s, allowed, tries = time.monotonic(), 0, 0
+gap_s = 1 / float(sys.argv[3])
+while (now_s := time.monotonic()) < began_s + float(sys.argv[4]):
+    while began_s + tries * gap_s < now_s:
+        allowed += limiter.decide(rules, ((("k", "v"),),), 1, now_s).refused is None
+        tries += 1
+    time.sleep(0.001)
+print(allowed, tries, flush=True)
+"""
+
+
+@pytest.fixture
+def table_file() -> Iterator[int]:
+    descriptor = make_table_file()
+    assert descriptor is not None
+    yield descriptor
+    os.close(descriptor)
+
+
+def start(descriptor: int, *arguments: float, stack: ExitStack) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", COUNT, str(descriptor), *map(str, arguments)]
+    process = subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    stack.enter_context(process)
+    stack.callback(process.kill)
+    return process
+
+
+def read(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_four_processes_together_allow_the_rate(table_file: int) -> None:
+    rate, seconds = 1000, 3.0
+    with ExitStack() as stack:
+        workers = [start(table_file, rate, 500, seconds, stack=stack) for _ in range(4)]
+        assert [read(one) for one in workers] == ["ready\n"] * 4
+        for one in workers:
+            go(one)
+        counts = [tuple(map(int, read(one).split())) for one in workers]
+    assert sum(tries for _, tries in counts) >= 1.9 * rate * seconds, "the machine is too slow for this test"
+    assert 0.98 <= sum(allowed for allowed, _ in counts) / (rate * seconds) <= 1.03
+
+
+def test_a_process_that_is_killed_blocks_no_other_and_takes_little_along(table_file: int) -> None:
+    rate, seconds = 1000, 3.0
+    with ExitStack() as stack:
+        workers = [start(table_file, rate, 2000, seconds, stack=stack) for _ in range(2)]
+        assert [read(one) for one in workers] == ["ready\n"] * 2
+        for one in workers:
+            go(one)
+        victim = start(table_file, rate, 1_000_000, seconds, stack=stack)
+        read(victim)
+        go(victim)
+        time.sleep(0.3)  # so that it is killed while it counts
+        victim.kill()
+        victim.wait()
+        allowed = sum(int(read(one).split()[0]) for one in workers)
+    # The victim may have taken what 0.3 s and a lease allow, and the first second's tokens.
+    assert (seconds - 1.5) * rate <= allowed <= 1.03 * rate * seconds
+
+
+def test_processes_share_a_bucket(table_file: int) -> None:
+    one, other = map_table(table_file), map_table(table_file)
+    shape = BucketShape(3, 0.001, 0.0)
+    key = one.locate("key")
+    assert key == other.locate("key")
+    assert one.take(key, shape, 1, 2, 1000.0).tokens == 2
+    assert other.take(key, shape, 1, 2, 1000.0).tokens == 1
+    assert one.take(key, shape, 1, 2, 1000.0).tokens == 0
