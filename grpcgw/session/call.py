@@ -7,9 +7,8 @@ What passes is called a message. An engine that does not parse gRPC frames passe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
@@ -145,8 +144,7 @@ class PolicyRpcEvents(TryEvents, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """What goes out together with the request headers."""
 
     message: bytes | None

@@ -337,6 +337,8 @@ class PodAttempt:
 
     def touch(self) -> None:
         """Something is to be delivered."""
+        if self.is_due:
+            return
         self.is_due = True
         rpc = self if self.rpc is None else self.rpc
         if not rpc.is_ready:
