@@ -1,4 +1,4 @@
-"""GC tuning: pause during bulk allocation, freeze long-lived objects.
+"""GC tuning: pause during bulk allocation, freeze long-lived objects, let young ones live.
 
 A collection walks all live objects and stops every thread until it is done. With thousands of Mappings one walk takes
 tenths of a second, and building them starts several. Nothing here takes effect before `enable`: a program that embeds
@@ -11,6 +11,10 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+YOUNG_OBJECTS = 10_000
+"""So many more objects than after the last collection start one. Running RPCs have some 20 each and leave no cycles:
+Python's default, 700, makes collections of nothing but them, which take 1.4 % of a worker's time under load."""
+
 _enabled = False
 
 
@@ -18,6 +22,7 @@ def enable() -> None:
     """Allow tuning in this process. Call it only in processes of the gateway's own."""
     global _enabled
     _enabled = True
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 @contextmanager
