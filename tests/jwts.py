@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,8 +39,13 @@ class Signer:
         head = {"alg": self.algorithm, "typ": "JWT", **({"kid": self.kid} if self.kid else {}), **header}
         head = {name: value for name, value in head.items() if value is not None}
         payload = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
-        registry = jws.JWSRegistry(algorithms=[self.algorithm], strict_check_header=False)
-        return jws.serialize_compact(head, payload, self.private, registry=registry)
+        signed = f"{encode(json.dumps(head).encode())}.{encode(payload)}"
+        signature = jws.JWSRegistry.algorithms[self.algorithm].sign(signed.encode(), self.private)
+        return f"{signed}.{encode(signature)}"
+
+
+def encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 @cache
@@ -59,7 +65,7 @@ def write_jwks(*signers: Signer, **members: object) -> bytes:
 
 
 def keys_of(*signers: Signer, **members: object) -> tuple[PublicKey, ...]:
-    return parse_jwks(write_jwks(*signers, **members)).keys
+    return parse_jwks(write_jwks(*signers, **members))
 
 
 def claims(**more: object) -> dict[str, object]:

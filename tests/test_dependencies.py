@@ -15,8 +15,6 @@ ROOT = Path(__file__).parents[1]
 DEPENDENCIES = [
     Requirement(line).name for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 ]
-NOT_YET: set[str] = set()
-"""Caches that expire come with the policies on who may call (decision 021)."""
 
 
 def list_imports() -> Iterator[str]:
@@ -39,12 +37,6 @@ def list_modules(dependency: str) -> set[str]:
     return {name.removesuffix(".__init__") for name in names}
 
 
-@pytest.mark.parametrize("dependency", sorted(set(DEPENDENCIES) - NOT_YET))
+@pytest.mark.parametrize("dependency", sorted(DEPENDENCIES))
 def test_dependency_is_imported(dependency: str) -> None:
     assert list_modules(dependency) & IMPORTS
-
-
-def test_the_exceptions_are_dependencies_without_an_import() -> None:
-    for dependency in NOT_YET:
-        assert dependency in DEPENDENCIES
-        assert not list_modules(dependency) & IMPORTS, f"{dependency} has a user: it is no exception any more"

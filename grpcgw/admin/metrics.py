@@ -62,6 +62,7 @@ class _GatewayCollector(Collector):
         yield from _collect_process(state)
         yield from _collect_configuration(state)
         yield from _collect_sources(state)
+        yield from _collect_key_sets(state)
         yield from _collect_certificates(state)
         yield from _collect_workers(state)
         yield from _collect_processes(state.workers, self._host)
@@ -124,6 +125,29 @@ def _collect_sources(state: GatewayState) -> Iterator[Metric]:
         "1 once a source has been read completely, else 0.",
         ["source"],
         [((source.name,), source.synced) for source in state.sources],
+    )
+
+
+def _collect_key_sets(state: GatewayState) -> Iterator[Metric]:
+    if not state.key_sets:
+        return
+    yield _gauge(
+        "key_set_age_seconds",
+        "Time since the keys that verify tokens were last fetched from this URL; absent before the first time.",
+        ["url"],
+        [((one.name,), max(0.0, state.now_s - one.fetched_at_s)) for one in state.key_sets if one.fetched_at_s],
+    )
+    yield _gauge(
+        "key_set_keys",
+        "Keys in use that were fetched from this URL; without any, tokens are refused.",
+        ["url"],
+        [((one.name,), len(one.keys)) for one in state.key_sets],
+    )
+    yield _counter(
+        "key_set_fetch_failures_total",
+        "Fetches of the keys at this URL that failed.",
+        ["url"],
+        {(one.name,): one.failures for one in state.key_sets},
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from grpcgw.admin.recent import Totals
+from grpcgw.discovery.sources.key_sets import KeySetStatus
 from grpcgw.discovery.store import SourceStatus
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.objects import Problem
@@ -51,6 +52,7 @@ class GatewayState:
     endpoints: Mapping[str, EndpointSet] = field(default_factory=dict)
     """By cluster name; a cluster without an entry is not resolved yet."""
     sources: tuple[SourceStatus, ...] = ()
+    key_sets: tuple[KeySetStatus, ...] = ()
     workers: tuple[WorkerReport, ...] = ()
     listeners: tuple[ListenerState, ...] = ()
     configuration_errors_total: int = 0

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from grpcgw.ambassador.compile.misspelt import RESTRICTING_KINDS
 from grpcgw.ambassador.spec.certificate_paths import find_named_files
 from grpcgw.ambassador.spec.file_form import normalize
+from grpcgw.ambassador.spec.jwt_spec import find_named_key_sets
 from grpcgw.ambassador.spec.parse import is_meant_for
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS
 from grpcgw.ambassador.spec.secret_names import NAMING_KINDS, find_named_secrets
-from grpcgw.model.dialect import ApiResource, DialectObjects, FindKeys, WatchedKind
+from grpcgw.model.dialect import ApiResource, DialectObjects, WatchedKind
 from grpcgw.model.objects import KubeObject
+
+T = TypeVar("T")
 
 API_GROUP = "getambassador.io"
 VERSIONS = ("v3alpha1", "v2", "v1")
@@ -52,7 +57,7 @@ def make_dialect_objects(ambassador_id: str = "default") -> DialectObjects:
     def is_for_gateway(obj: KubeObject) -> bool:
         return is_meant_for(obj, ambassador_id)
 
-    def of_gateway(find: FindKeys) -> FindKeys:
+    def of_gateway(find: Callable[[KubeObject], frozenset[T] | None]) -> Callable[[KubeObject], frozenset[T] | None]:
         return lambda obj: find(obj) if is_for_gateway(obj) else frozenset()
 
     return DialectObjects(
@@ -68,6 +73,7 @@ def make_dialect_objects(ambassador_id: str = "default") -> DialectObjects:
         naming_kinds=NAMING_KINDS,
         find_secrets=of_gateway(find_named_secrets),
         find_files=of_gateway(find_named_files),
+        find_key_sets=of_gateway(find_named_key_sets),
         gateway_field="ambassador_id",
         is_meant_for=is_for_gateway,
     )

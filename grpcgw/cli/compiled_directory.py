@@ -34,6 +34,7 @@ def compile_directory(directory: Path, settings: CompileSettings) -> CompiledDir
     from grpcgw.discovery.sources.certificate_files import read_certificate_files
     from grpcgw.discovery.sources.directory import read_directory
     from grpcgw.discovery.sources.directory_files import list_files, list_other_files
+    from grpcgw.discovery.sources.key_sets import make_not_fetched
     from grpcgw.discovery.sources.object_counts import count_objects, describe_counts, find_missing_configuration
     from grpcgw.discovery.sources.yaml_objects import ObjectReader
     from grpcgw.model.route_source import CompileOptions
@@ -50,7 +51,7 @@ def compile_directory(directory: Path, settings: CompileSettings) -> CompiledDir
         first_bytes_hidden_by="" if settings.engine.reads_first_bytes else settings.engine,
         serve_without_auth=settings.serve_without_auth,
     )
-    compiled = compile_snapshot([*objects, *files], {}, compile_options)
+    compiled = compile_snapshot([*objects, *files, *make_not_fetched(objects, dialect)], {}, compile_options)
     dead = find_dead_in_files(compiled.snapshot, objects, compiled.last_good, str(directory))
     on_grpc = settings.engine is EngineName.GENERIC_HANDLER
     limits = find_limits_of_grpc(compiled.snapshot, compiled.last_good) if on_grpc else ()

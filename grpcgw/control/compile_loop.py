@@ -13,6 +13,7 @@ from functools import partial
 from grpcgw.control.containment import CannotCompile, Containment
 from grpcgw.control.problem_log import log_new_problems
 from grpcgw.discovery.sources.certificate_files import CertificateFiles
+from grpcgw.discovery.sources.key_sets import KeySets
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import UserError
 from grpcgw.model.objects import KubeObject, ObjectKey, Problem, Severity
@@ -35,12 +36,14 @@ class CompileLoop:
         self,
         store: ObjectStore,
         certificate_files: CertificateFiles,
+        key_sets: KeySets,
         settings: Settings,
         on_compiled: Callable[[Compiled | None], Awaitable[None]],
     ) -> None:
         """`on_compiled` is awaited after each compilation, before the next; with None after one that failed, when
         `problems` has why."""
-        self._store, self._certificate_files, self._settings = store, certificate_files, settings
+        self._store, self._certificate_files, self._key_sets = store, certificate_files, key_sets
+        self._settings = settings
         self._on_compiled = on_compiled
         self._engine = settings.engine
         self._changed = asyncio.Event()
@@ -97,6 +100,7 @@ class CompileLoop:
     async def _compile(self) -> None:
         began_s = time.perf_counter()
         await self._certificate_files.read_wanted()
+        await self._key_sets.fetch_wanted()
         objects = list(self._store.objects())
         work = partial(self._containment.compile, objects, self.last_good, self._options(), self._reuse)
         # In a thread: thousands of Mappings take seconds, and the event loop must follow endpoints.

@@ -28,6 +28,7 @@ from grpcgw.control.problem_log import log_new_problems
 from grpcgw.control.publishing import Publisher
 from grpcgw.control.task_restarts import TaskRestarter, find_user_error
 from grpcgw.discovery.sources.certificate_files import CertificateFiles
+from grpcgw.discovery.sources.key_sets import KeySets
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.logs import DefectLog, count, set_up_logging
 from grpcgw.model.endpoints import EndpointSet
@@ -75,11 +76,15 @@ class Control:
         self._settings = settings
         self._store = ObjectStore()
         self._source = make_source(settings, self._store)
-        self._certificate_files = CertificateFiles(self._store, make_dialect_objects(settings.ambassador_id))
+        dialect = make_dialect_objects(settings.ambassador_id)
+        self._certificate_files = CertificateFiles(self._store, dialect)
+        self._key_sets = KeySets(self._store, dialect)
         self._status_writer = make_status_writer(settings, self._store)
         hosts = KnownHosts(settings.admin_hosts, settings.node_name or socket.gethostname())
         self._admin = AdminServer(self, settings.admin_address, settings.admin_port, hosts)
-        self._compile_loop = CompileLoop(self._store, self._certificate_files, settings, self._on_compiled)
+        self._compile_loop = CompileLoop(
+            self._store, self._certificate_files, self._key_sets, settings, self._on_compiled
+        )
         self._watches = ClusterWatches(self._store, self._on_endpoints, self._is_change_pending)
         self._publisher = Publisher(carriers or make_carriers(settings), self._watches.endpoints, self._on_taken)
         self._stop_wanted = asyncio.Event()
@@ -133,6 +138,7 @@ class Control:
         work = {
             "source": keep_running("the source", self._source.run),
             "certificate files": keep_running("the reading of certificate files", self._certificate_files.run),
+            "key sets": keep_running("the fetching of key sets", self._key_sets.run),
             "endpoints": self._watches.run(),
             "carriers": self._publisher.run(self._restarter, self._carriers_changed.set),
             "compiler": self._compile_loop.run(),
@@ -272,6 +278,7 @@ class Control:
             problems=(*self._problems(), *find_expiring(self._snapshot, now_s)),
             endpoints=self._watches.endpoints,
             sources=self._store.statuses(),
+            key_sets=self._key_sets.statuses(),
             workers=workers,
             listeners=tuple(_show_listener(port) for port in self._ports),
             configuration_errors_total=self._compile_loop.errors_total,

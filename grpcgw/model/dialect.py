@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from grpcgw.model.key_set_objects import KeySetSource
 from grpcgw.model.objects import KubeObject, ObjectKey, Source
 
 
@@ -66,6 +67,8 @@ class WatchedKind:
 
 FindKeys = Callable[[KubeObject], frozenset[ObjectKey] | None]
 """The keys that an object names, none for an object of another gateway; None: the object is too broken to tell."""
+FindKeySets = Callable[[KubeObject], frozenset[KeySetSource] | None]
+"""As `FindKeys`, of key sets to fetch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,13 @@ class DialectObjects:
     """Brings another form of a whole object into the form with `metadata` and `spec`, with the lines of its fields;
     returns any other object unchanged."""
     naming_kinds: frozenset[str]
-    """Kinds that name Secrets or certificate files."""
+    """Kinds that name Secrets, certificate files or key sets."""
     find_secrets: FindKeys
     """Keys of the Secrets that an object of `naming_kinds` names."""
     find_files: FindKeys
     """Keys of the certificate files (`model.certificate_objects`) that an object of `naming_kinds` names."""
+    find_key_sets: FindKeySets
+    """The key sets that an object of `naming_kinds` names."""
     gateway_field: str
     """Field by which an object chooses its gateway."""
     is_meant_for: Callable[[KubeObject], bool]

@@ -94,6 +94,8 @@ class Template:
             return _render(self.nodes, data)
         except _DoNotSet:
             return None
+        except RecursionError:
+            raise TemplateError("a value is nested too deeply") from None
 
 
 @lru_cache(maxsize=1024)

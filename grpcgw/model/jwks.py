@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -28,19 +27,9 @@ class InvalidJwks(ValueError):
     """Why a text is no usable JWK Set; the text holds no part of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Jwks:
-    keys: tuple[PublicKey, ...]
-    passed_over: tuple[str, ...] = ()
-    """Why keys were left out, one text for each."""
-
-    def write(self) -> str:
-        """As a JWK Set again, with nothing but what `parse_jwks` reads: equal sets have equal texts."""
-        return f'{{"keys":[{",".join(key.jwk for key in self.keys)}]}}'
-
-
-def parse_jwks(data: bytes) -> Jwks:
-    """Raises InvalidJwks for what is no JWK Set, or one without a key that can verify a token."""
+def parse_jwks(data: bytes) -> tuple[PublicKey, ...]:
+    """The keys that can verify a token; others are passed over. Raises InvalidJwks for what is no JWK Set, or has no
+    such key."""
     if len(data) > MAX_JWKS_BYTES:
         raise InvalidJwks(f"it is larger than {MAX_JWKS_BYTES // 1024} KiB")
     try:
@@ -60,7 +49,12 @@ def parse_jwks(data: bytes) -> Jwks:
     if not keys:
         why = f" ({passed_over[0]})" if passed_over else ""
         raise InvalidJwks(f"it has no public key that verifies tokens{why}")
-    return Jwks(tuple(sorted(set(keys), key=lambda key: (key.kid, key.jwk))), tuple(passed_over))
+    return tuple(sorted(set(keys), key=lambda key: (key.kid, key.jwk)))
+
+
+def write_jwks(keys: Iterable[PublicKey]) -> str:
+    """As a JWK Set again, with nothing but what `parse_jwks` reads: equal sets have equal texts."""
+    return f'{{"keys":[{",".join(key.jwk for key in keys)}]}}'
 
 
 def _read_key(given: object) -> PublicKey:

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from grpcgw.ambassador.compile.secret_entries import InvalidSecret, decode_entry, find_entry
 from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
+from grpcgw.model.jwks import InvalidJwks, parse_jwks
+from grpcgw.model.jwt import PublicKey
 from grpcgw.model.objects import KubeObject
 
 _CHAIN, _KEY, _AUTHORITIES, _REVOCATIONS = "tls.crt", "tls.key", "ca.crt", "crl.pem"
@@ -132,6 +134,14 @@ def read_revocations(obj: KubeObject) -> bytes:
     if not lists:
         raise InvalidCertificate(f"{_REVOCATIONS} is no PEM revocation list")
     return b"".join(one + b"\n" for one in lists)
+
+
+def read_token_keys(obj: KubeObject, entry: str) -> tuple[PublicKey, ...]:
+    """The public keys in an entry of a Secret that holds a JWK Set. Raises InvalidCertificate."""
+    try:
+        return parse_jwks(_read_entry(obj, entry))
+    except InvalidJwks as error:
+        raise InvalidCertificate(f"{entry}: {error}") from None
 
 
 def _has_entry(obj: KubeObject, name: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from grpcgw.ambassador.compile.certificates import (
@@ -15,11 +16,13 @@ from grpcgw.ambassador.compile.certificates import (
     read_authorities,
     read_key_pair,
     read_revocations,
+    read_token_keys,
 )
 from grpcgw.ambassador.compile.generations import SERVES_ON, Generations
 from grpcgw.ambassador.compile.secret_entries import InvalidSecret, read_entries
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths
+from grpcgw.model.jwt import PublicKey
 from grpcgw.model.objects import KubeObject, ObjectKey
 
 T = TypeVar("T")
@@ -83,6 +86,16 @@ class Secrets:
         found = self._find(key, read_entries, own, *path)
         findings.problems += own.problems
         return found or {}
+
+    def find_token_keys(
+        self, key: ObjectKey, entry: str, findings: Findings, *path: str | int
+    ) -> tuple[PublicKey, ...]:
+        """The public keys in the Secret's `entry`; empty: an error is in `findings`."""
+        return self._find(key, partial(read_token_keys, entry=entry), findings, *path) or ()
+
+    def find_key_set(self, key: ObjectKey) -> KubeObject | None:
+        """A key set that is fetched (`model.key_set_objects`); it holds its last good version itself."""
+        return self._objects.get(key)
 
     def _find(
         self, key: ObjectKey | None, read: Callable[[KubeObject], T], findings: Findings, *path: str | int

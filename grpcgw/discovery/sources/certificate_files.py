@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpcgw.discovery.sources.followed_files import FileContent, read_followed, reject
+from grpcgw.discovery.sources.named_by_objects import NamedByObjects
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths, make_object
 from grpcgw.model.dialect import DialectObjects
@@ -61,15 +62,14 @@ class CertificateFiles:
 
     def __init__(self, store: ObjectStore, dialect: DialectObjects) -> None:
         self._store = store
-        self._dialect = dialect
+        self._named = NamedByObjects(store, dialect.naming_kinds, lambda obj: find_wanted(obj, dialect))
         self._wanted: frozenset[ObjectKey] = frozenset()
-        self._wanted_by: dict[ObjectKey, tuple[KubeObject, frozenset[ObjectKey]]] = {}
         self._files: Files = {}
         self._reading = asyncio.Lock()
 
     async def read_wanted(self) -> None:
         """Return when the store holds the files that its objects name, so that they can be compiled together."""
-        while (wanted := self._find_wanted()) != self._wanted:
+        while (wanted := self._named.find()) != self._wanted:
             self._wanted = wanted
             await self.refresh()
 
@@ -94,19 +94,6 @@ class CertificateFiles:
         if former is not None and not all(self._files[path].settled for path in list_paths(key)):
             return former
         return make_file_object(key, self._files)
-
-    def _find_wanted(self) -> frozenset[ObjectKey]:
-        """The files that all objects name. Each version of an object is parsed once, as this runs before each
-        compilation. A broken object names the files it named before: its last good version keeps serving."""
-        former, self._wanted_by = self._wanted_by, {}
-        for obj in (obj for kind in self._dialect.naming_kinds for obj in self._store.of_kind(kind)):
-            known = former.get(obj.key)
-            if known is None or known[0] is not obj:
-                wanted = find_wanted(obj, self._dialect)
-                before = frozenset() if known is None else known[1]
-                known = (obj, before if wanted is None else wanted)
-            self._wanted_by[obj.key] = known
-        return frozenset(key for _, wanted in self._wanted_by.values() for key in wanted)
 
     def _wanted_in_store(self) -> frozenset[ObjectKey]:
         return frozenset(obj.key for obj in self._store.of_kind(CERTIFICATE_FILES))
