@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from grpcgw.errors import GrpcgwError
-from grpcgw.model.regex import FullRegex, InvalidRegex
+from grpcgw.model.regex import FullRegex, InvalidRegex, remember
 
 ANYTHING = "*"
 _SPECIAL = re.compile(r"[*?\[\]{}\\]")
@@ -24,12 +24,12 @@ class InvalidGlob(GrpcgwError):
 
 
 def compile_glob(glob: str, ignore_case: bool = False) -> Callable[[str], bool]:
-    """A predicate of whole texts. Raises InvalidGlob."""
+    """A predicate of whole texts, which remembers those it had to work out. Raises InvalidGlob."""
     if glob == ANYTHING:
         return lambda text: True
     literal = glob.removesuffix("*")
     if ignore_case or _SPECIAL.search(literal):
-        return _compile_regex(glob, ignore_case).matches
+        return remember(_compile_regex(glob, ignore_case).matches)
     if literal != glob:
         return lambda text: text.startswith(literal)
     return glob.__eq__

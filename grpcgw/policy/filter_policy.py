@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 from grpcgw.model.authority import split_authority
 from grpcgw.model.filters import AppliedFilter, FilterPolicySettings, FilterRule, HeaderCondition
 from grpcgw.model.glob import ANYTHING, compile_glob
 from grpcgw.model.match import CONSTANT_HEADERS, HeaderMatch
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.regex import FullRegex
+from grpcgw.model.regex import FullRegex, remember
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
 from grpcgw.policy.contract import OnEnd, PartialAllow, Policy, PolicyRequest, UnaryRpc, Verdict, Wait
@@ -78,17 +78,15 @@ class FilterPolicy:
         return rule if isinstance(rule, Deny) else _run(rule.filters, request)
 
     def _find_rule(self, request: PolicyRequest) -> _Rule | Deny | None:
-        path, names = request.request.path, None
+        path, authority = request.request.path, request.request.authority
         for rule in self._rules:
             if not rule.is_path(path):
                 continue
             if rule.is_host is None:
                 return rule
-            if names is None:
-                names = split_authority(request.request.authority)
-            if names == ("",):
+            if not authority:
                 return _refuse_unknown_name(rule, request)
-            if any(map(rule.is_host, names)):
+            if rule.is_host(authority):
                 return rule
         return None
 
@@ -147,13 +145,23 @@ def _go_on(
 
 # --- building
 
+_compile_path = lru_cache(1024)(compile_glob)
+"""Most Mappings have the same rules: what a glob remembers is then there once."""
+
+
+@lru_cache(1024)
+def _compile_host(glob: str) -> Callable[[str], bool]:
+    """A predicate of `:authority`."""
+    matches = compile_glob(glob)
+    return remember(lambda authority: any(map(matches, split_authority(authority))))
+
 
 def _make_rule(rule: FilterRule, settings: FilterPolicySettings, policies: Sequence[Policy | Deny]) -> _Rule:
     return _Rule(
         rule.by,
         rule.host,
-        None if rule.host == ANYTHING else compile_glob(rule.host),
-        compile_glob(rule.path, rule.ignore_case),
+        None if rule.host == ANYTHING else _compile_host(rule.host),
+        _compile_path(rule.path, rule.ignore_case),
         tuple([_make_filter(one, settings, policies) for one in rule.filters]),
     )
 

@@ -1,0 +1,37 @@
+"""The examples of Filters are good as they stand, and do what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataplane.lab import Gateway, Lab
+from dataplane.pods import Pod
+from grpcgw.control.dialects import compile_snapshot
+from grpcgw.model.codes import Code
+from grpcgw.model.route_source import CompileOptions
+from tests.parsing import parse_objects
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "filters"
+GREET = "/greet.GrpcService/Greet"
+
+
+def example(lab: Lab, name: str) -> tuple[Gateway, Pod]:
+    """The gateway of an example, and the pod of its Mapping."""
+    objects, faults = parse_objects((EXAMPLES / name).read_text(), name)
+    compiled = compile_snapshot(objects, {}, CompileOptions())
+    assert [*faults, *map(str, compiled.problems)] == []
+    (cluster,) = compiled.snapshot.clusters
+    pod = lab.pod("greet", {GREET: lambda requests, _: iter(list(requests))})
+    gateway = lab.gateway(configuration=compiled.snapshot, clusters={cluster: (pod,)})
+    gateway.wait_for_ready_pods(1)
+    return gateway, pod
+
+
+def test_api_keys(lab: Lab) -> None:
+    gateway, pod = example(lab, "api-keys.yaml")
+    client = lab.raw_client(gateway)
+    assert client.call(GREET).status == Code.UNAUTHENTICATED
+    assert client.call(GREET, ("x-api-key", "key-of-eve")).status == Code.UNAUTHENTICATED
+    assert not pod.calls
+    assert client.call(GREET, ("x-api-key", "key-of-billing")).status == Code.OK
+    assert client.call("/grpc.health.v1.Health/Check").status != Code.UNAUTHENTICATED
