@@ -34,7 +34,7 @@ from grpcgw.telemetry.log_writer import AccessLog
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.telemetry.resource_usage import measure_process
 from grpcgw.workers import gc_tuning
-from grpcgw.workers.heap_trimming import make_trimmer
+from grpcgw.workers.heap_trimming import keep_freed_memory, make_trimmer
 from grpcgw.workers.messages import (
     FRAME,
     Answer,
@@ -291,6 +291,7 @@ def main() -> None:
         return
     set_up_logging(configure.plan.settings.log_level, f"worker {configure.worker}", int(sys.argv[2]))
     gc_tuning.enable()
+    keep_freed_memory()
     arrange_threads(configure.plan.settings.engine is EngineName.GENERIC_HANDLER, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody reads the answers
         run_worker(configure, commands, lambda message: connection.sendall(encode(message)))

@@ -74,3 +74,28 @@ def test_what_glibc_keeps_between_living_objects_is_given_back() -> None:
     kept_bytes, left_bytes = map(int, done.stdout.split())
     assert kept_bytes > 100 * MB
     assert left_bytes < 60 * MB
+
+
+TAKE_AND_FREE = """
+import resource
+import sys
+from grpcgw.workers.heap_trimming import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def take_and_free():
+    pieces = [bytes(262_144) for _ in range(16)]
+take_and_free()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    take_and_free()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_memory_of_large_chunks_is_kept_for_the_next_ones() -> None:
+    def count_faults(mode: str) -> int:
+        command = [sys.executable, "-c", TAKE_AND_FREE, mode]
+        return int(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+
+    assert count_faults("keep") < 1000 < count_faults("leave")
