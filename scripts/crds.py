@@ -46,6 +46,7 @@ MEANINGS = {
     "Listener": "A port of the gateway.",
     "Filter": "Decides on calls: by API keys, tokens, or another service. FilterPolicies say on which.",
     "FilterPolicy": "Says which Filters decide on which calls.",
+    "AuthService": "A service that is asked about every call, but those of Mappings with `bypass_auth`.",
 }
 AGE = ("Age", "date", ".metadata.creationTimestamp")
 COLUMNS = {

@@ -13,7 +13,7 @@ class AuthProtocol(StrEnum):
     """How the service is called."""
 
     GRPC = "grpc"
-    """`envoy.service.auth.v3.Authorization/Check`."""
+    """`envoy.service.auth.v3.Authorization/Check`, or that of v2."""
     HTTP = "http"
     """An HTTP/1.1 request with the path and the headers of the RPC; status 200 allows it."""
 
@@ -48,6 +48,8 @@ class ExtAuthzSettings(PolicySettings):
 
     kind: ClassVar[str] = "ext-authz"
     protocol: AuthProtocol = AuthProtocol.GRPC
+    api_version: str = "v3"
+    """gRPC only: of `envoy.service.auth`. v2 has other names for the same messages."""
     timeout_ms: int = 5000
     """For the answer, with connecting."""
     failure_mode_allow: bool = False

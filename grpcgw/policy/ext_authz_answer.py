@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from envoy.config.core.v3.base_pb2 import HeaderValueOption
-from envoy.service.auth.v3.external_auth_pb2 import CheckResponse, DeniedHttpResponse
 from google.protobuf.message import DecodeError
 
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.codes import Code, code_of_http
 from grpcgw.policy.answer_headers import BadHeader, is_dropped, keep_sendable, read_header
 from grpcgw.policy.dynamic_metadata import read_facts
+from grpcgw.policy.ext_authz_pb2 import CheckResponse, DeniedHttpResponse, HeaderValueOption
 from grpcgw.policy.ruling import Rule, Ruling, Verb, refuse
 from grpcgw.policy.verdicts import Allow, Deny, Facts
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import cycle
 
 from grpcgw.model.codes import Code
-from grpcgw.model.ext_authz import ExtAuthzSettings
+from grpcgw.model.ext_authz import AuthProtocol, ExtAuthzSettings
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
@@ -26,33 +26,32 @@ from grpcgw.policy.contract import (
     Verdict,
     Wait,
 )
+from grpcgw.policy.ext_authz_answer import BadAnswer, ServiceError, read_answer
+from grpcgw.policy.ext_authz_request import encode_question
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
 
-CHECK = "/envoy.service.auth.v3.Authorization/Check"
 FIRST_MESSAGE_S = 300.0
 """A client that sends no message for so long is refused, where the service needs its first one."""
 
 
-def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy:
+def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy | Deny:
     assert isinstance(settings, ExtAuthzSettings)
+    if settings.protocol is AuthProtocol.HTTP:
+        return Deny(Reason.POLICY_NOT_BUILT, f"{key}: {settings.name} cannot be built: proto http is not supported yet")
     return ExtAuthz(key, settings, services)
 
 
 class ExtAuthz:
     def __init__(self, key: ObjectKey, settings: ExtAuthzSettings, services: PolicyServices) -> None:
-        # Imported here, as the messages of Envoy take 0.1 s to load, which a gateway without such a policy saves.
-        from grpcgw.policy import ext_authz_answer, ext_authz_request
-
         self._settings = settings
+        self._path = f"/envoy.service.auth.{settings.api_version}.Authorization/Check"
         self._who = f"{key}: {settings.name}"
         self._timeout_s = settings.timeout_ms / 1000
         self._fail_mode = FailMode.OPEN if settings.failure_mode_allow else FailMode.CLOSED
         self._closed_code = settings.code_on_error or Code.UNAVAILABLE
         self._extensions = dict(settings.context_extensions)
         self._next_upstream = cycle(range(len(settings.upstreams))).__next__
-        self._encode, self._read = ext_authz_request.encode_question, ext_authz_answer.read_answer
-        self._bad_answer, self._service_error = ext_authz_answer.BadAnswer, ext_authz_answer.ServiceError
         self._cache = _keep_cache(settings, services)
 
     def check(self, request: PolicyRequest) -> Verdict:
@@ -80,8 +79,8 @@ class ExtAuthz:
                 return known.apply(request.metadata)
         judge = partial(self._judge, request, key)
         rpc = UnaryRpc(
-            CHECK,
-            self._encode(request, self._extensions),
+            self._path,
+            encode_question(request, self._extensions),
             judge,
             self._settings.added_metadata,
             self._next_upstream(),
@@ -90,11 +89,11 @@ class ExtAuthz:
 
     def _judge(self, request: PolicyRequest, key: bytes, answer: Answer) -> Allow | Deny:
         try:
-            ruling = self._read(answer.message, self._who)
-        except self._service_error as error:
+            ruling = read_answer(answer.message, self._who)
+        except ServiceError as error:
             is_open = self._fail_mode is FailMode.OPEN
             return Allow(facts=((FAILED_OPEN, self._settings.name),)) if is_open else error.refusal
-        except self._bad_answer as error:
+        except BadAnswer as error:
             return Deny(Reason.POLICY_UNAVAILABLE, f"{self._who} gave no verdict: {error}", self._closed_code)
         if self._cache is not None:
             self._cache.keep(key, ruling, request.now_s)

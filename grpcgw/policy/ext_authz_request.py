@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from base64 import b64encode
 
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
 from grpcgw.policy.contract import PolicyRequest
+from grpcgw.policy.ext_authz_pb2 import CheckRequest
 from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO
 
 PARTIAL_BODY = "x-envoy-auth-partial-body"

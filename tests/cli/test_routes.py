@@ -73,7 +73,7 @@ def test_routes_say_which_of_them_are_refused_and_why(tmp_path: Path, capsys: py
     (tmp_path / "all.yaml").write_text(
         "---\n".join(
             (
-                document("AuthService", "auth", "auth_service: auth"),
+                document("AuthService", "auth", "auth_service: [auth]"),
                 document("Mapping", "guarded", "prefix: /a.A/, service: a"),
                 document("Mapping", "open", "prefix: /b.B/, service: b, bypass_auth: true"),
                 document("Mapping", "moved", "prefix: /c.C/, service: c, host_redirect: true"),

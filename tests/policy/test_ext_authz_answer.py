@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
-from envoy.service.auth.v3.external_auth_pb2 import CheckResponse, DeniedHttpResponse, OkHttpResponse
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.struct_pb2 import Struct
-from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +13,14 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.policy.answer_headers import MAX_TRAILER_BYTES
 from grpcgw.policy.dynamic_metadata import MAX_FACTS
 from grpcgw.policy.ext_authz_answer import BadAnswer, ServiceError, read_answer
+from grpcgw.policy.ext_authz_pb2 import (
+    CheckResponse,
+    DeniedHttpResponse,
+    HeaderValue,
+    HeaderValueOption,
+    OkHttpResponse,
+    Status,
+)
 from grpcgw.policy.verdicts import Allow, Deny
 
 WHO = "Mapping greet.default: AuthService auth.default"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from grpcgw.ambassador.compile.auth_services import compile_auth_services
 from grpcgw.ambassador.compile.filter_policies import compile_filter_policies
 from grpcgw.ambassador.compile.guards import Guard, GuardContext
 from grpcgw.ambassador.compile.objects_by_kind import ObjectsByKind
@@ -14,7 +15,10 @@ GuardCompiler = Callable[[Sequence[KubeObject], GuardContext], tuple[Guard, ...]
 """Compiles all objects of its kinds together. Reports their problems by `GuardContext.generations`; what an object that
 cannot be compiled protects must be refused (`unenforced_guards.UnenforcedGuard`)."""
 
-ENFORCED: dict[str, GuardCompiler] = {"Filter,FilterPolicy": compile_filter_policies}
+ENFORCED: dict[str, GuardCompiler] = {
+    "AuthService,Module": compile_auth_services,
+    "Filter,FilterPolicy": compile_filter_policies,
+}
 """By kind, or kinds joined by a comma that are compiled together."""
 
 

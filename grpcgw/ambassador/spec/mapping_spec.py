@@ -42,7 +42,7 @@ from grpcgw.ambassador.spec.mapping_parts import (
 from grpcgw.ambassador.spec.service import InvalidService, parse_service
 
 
-def _check_service(text: str) -> str:
+def check_service(text: str) -> str:
     try:
         parse_service(text, namespace="")
     except InvalidService as error:
@@ -56,7 +56,7 @@ def _check_condition(value: object) -> object:
     raise ValueError("should be the text to compare with, or true where the key need only be there")
 
 
-def _check_tls(value: object) -> object:
+def check_tls(value: object) -> object:
     if value is None or isinstance(value, bool | str):
         return value
     raise ValueError(f"should be true or the name of a TLSContext, not {value!r}")
@@ -167,8 +167,10 @@ class MappingSettings(SharedSettings):
 class MappingDefaults(MappingSettings):
     """The Module's `defaults.httpmapping`: the settings, and further fields that Ambassador accepts there."""
 
-    auth_context_extensions: Annotated[Table | None, planned("there is no authentication service")] = None
-    bypass_auth: Annotated[bool | None, planned("there is no authentication to bypass")] = None
+    auth_context_extensions: Annotated[
+        dict[str, str] | None, served("`context_extensions` of what AuthServices with `proto: grpc` are asked")
+    ] = None
+    bypass_auth: Annotated[bool | None, served("AuthServices are not asked about its calls")] = None
     allow_upgrade: Annotated[list[str] | None, http_only("gRPC does not upgrade connections")] = None
     bypass_error_response_overrides: Annotated[bool | None, http_only("gRPC errors have no body")] = None
     cors: Annotated[Table | None, http_only("only browsers ask for CORS")] = None
@@ -216,14 +218,14 @@ class MappingSpec(MappingDefaults):
     ] = None
 
     service: Annotated[
-        Annotated[str, AfterValidator(_check_service)],
+        Annotated[str, AfterValidator(check_service)],
         served("required; `[scheme://]name[.namespace][:port]`; the port is the Service's, default 80, with TLS 443"),
     ]
     grpc: Annotated[bool | None, served("absent means true; `false` has no effect, all pods are called with gRPC")] = (
         None
     )
     tls: Annotated[
-        Annotated[bool | str, BeforeValidator(_check_tls)] | None,
+        Annotated[bool | str, BeforeValidator(check_tls)] | None,
         served("`true` or a TLSContext's name: TLS to the pods"),
     ] = None
     weight: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from grpcgw.ambassador.spec.auth_specs import AuthServiceSpec
 from grpcgw.ambassador.spec.fields import AmbassadorId, Resource, Text, served
 from grpcgw.ambassador.spec.filter_specs import FilterPolicySpec, FilterSpec
 from grpcgw.ambassador.spec.host_specs import HostSpec, ListenerSpec, TLSContextSpec
@@ -40,6 +41,7 @@ MODELS: dict[str, type[Resource]] = {
     "Listener": ListenerSpec,
     "Filter": FilterSpec,
     "FilterPolicy": FilterPolicySpec,
+    "AuthService": AuthServiceSpec,
 }
 """The kinds that are read, by name."""
 

@@ -14,10 +14,6 @@ from tests.compiling import compile_objects, destinations, guard_of, mapping, mo
 WITHOUT = CompileOptions(serve_without_auth=True)
 
 
-def auth(**fields: object) -> KubeObject:
-    return obj("AuthService", "auth", {"auth_service": "auth:50051", "proto": "grpc", **fields})
-
-
 def limit(kind: str = "RateLimit", **fields: object) -> KubeObject:
     return obj(kind, "limit", fields)
 
@@ -27,7 +23,7 @@ def guarded(compiled: Compiled) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("api", ["getambassador.io/v1", "getambassador.io/v2", "getambassador.io/v3alpha1"])
-@pytest.mark.parametrize("kind", ["AuthService", "RateLimit"])
+@pytest.mark.parametrize("kind", ["RateLimit"])
 def test_what_would_decide_on_calls_is_an_error_and_with_the_flag_a_notice(kind: str, api: str) -> None:
     guard = obj(kind, "guard", {}, api=api)
     (error,) = said(compile_objects(guard), Severity.ERROR)
@@ -35,25 +31,6 @@ def test_what_would_decide_on_calls_is_an_error_and_with_the_flag_a_notice(kind:
     assert "--serve-without-auth" in error
     (notice,) = said(compile_objects(guard, options=WITHOUT))
     assert f"notice: {kind} guard.shop: {kind} is not supported yet: calls are not" in notice
-
-
-def test_an_auth_service_protects_all_mappings_but_those_that_bypass_it() -> None:
-    others = mapping("open", prefix="/open.S/", bypass_auth=True), mapping("far", "other", prefix="/far.S/")
-    compiled = compile_objects(auth(), mapping(), *others)
-    assert guarded(compiled) == {
-        "greet.shop": "AuthService auth.shop",
-        "far.other": "AuthService auth.shop",
-        "open.shop": "",
-    }
-    assert set(guarded(compile_objects(auth(), mapping(), *others, options=WITHOUT)).values()) == {""}
-
-
-def test_the_module_of_ambassador_0_that_authenticates_is_an_auth_service() -> None:
-    old = obj("Module", "authentication", {"config": {"auth_service": "auth:80"}}, api="ambassador/v1")
-    compiled = compile_objects(old, mapping(), mapping("open", prefix="/open.S/", bypass_auth=True))
-    assert guarded(compiled) == {"greet.shop": "Module authentication.shop", "open.shop": ""}
-    (error,) = said(compiled, Severity.ERROR)
-    assert "AuthService is not supported yet, and the calls of the Mappings that it protects are refused" in error
 
 
 @pytest.mark.parametrize(
@@ -69,15 +46,9 @@ def test_the_newer_objects_of_edge_stack_protect_too(kind: str, spec: dict[str, 
     assert said(compiled, Severity.ERROR) != []
 
 
-def test_an_auth_service_of_another_gateway_protects_nothing() -> None:
-    compiled = compile_objects(auth(ambassador_id=["other"]), mapping())
-    assert guarded(compiled) == {"greet.shop": ""}
-    assert said(compiled) == []
-
-
 def test_one_that_comes_and_goes_protects_while_it_is_there() -> None:
     without = compile_objects(mapping())
-    within = compile_objects(mapping(), auth(), last=without)
+    within = compile_objects(mapping(), limit(), mapping("limited", prefix="/l.S/", labels=LABELS), last=without)
     assert within.snapshot.version != without.snapshot.version
     assert compile_objects(mapping(), last=within).snapshot == without.snapshot
 
@@ -116,11 +87,11 @@ def test_a_rate_limit_service_that_lets_calls_pass_while_it_is_away_is_a_notice(
 def test_check_fails_unless_the_flag_says_that_calls_are_served_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "auth.yaml").write_text(
-        "apiVersion: getambassador.io/v3alpha1\nkind: AuthService\nmetadata: {name: auth}\nspec: {auth_service: auth}\n"
+    (tmp_path / "waf.yaml").write_text(
+        "apiVersion: gateway.getambassador.io/v1alpha1\nkind: WebApplicationFirewallPolicy\nmetadata: {name: waf}\n"
     )
     assert execute(["check", str(tmp_path)]) == 1
-    assert "AuthService is not supported yet, and the calls" in capsys.readouterr().out
+    assert "WebApplicationFirewallPolicy is not supported yet, and the calls" in capsys.readouterr().out
     assert execute(["check", "--serve-without-auth", str(tmp_path)]) == 0
     monkeypatch.setenv("GRPCGW_SERVE_WITHOUT_AUTH", "true")
     assert execute(["check", str(tmp_path)]) == 0

@@ -158,7 +158,6 @@ def test_a_load_balancer_that_contradicts_itself_is_an_error(balancer: dict[str,
 
 
 NOTICED = {
-    "bypass_auth": (True, "has no effect yet"),
     "path_redirect": ("/other", "has no effect on gRPC"),
     "cors": ({"origins": "*"}, "has no effect on gRPC"),
     "use_websocket": (True, "has no effect on gRPC"),
