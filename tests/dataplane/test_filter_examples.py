@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from dataplane.lab import Gateway, Lab
@@ -35,3 +36,18 @@ def test_api_keys(lab: Lab) -> None:
     assert not pod.calls
     assert client.call(GREET, ("x-api-key", "key-of-billing")).status == Code.OK
     assert client.call("/grpc.health.v1.Health/Check").status != Code.UNAUTHENTICATED
+
+
+def test_tokens(lab: Lab) -> None:
+    (token,) = re.findall(r"^#   TOKEN=(\S+)$", (EXAMPLES / "jwt.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    gateway, pod = example(lab, "jwt.yaml")
+    client = lab.raw_client(gateway)
+    assert client.call(GREET).status == Code.UNAUTHENTICATED
+    assert client.call(GREET, ("authorization", f"Bearer {token}x")).status == Code.UNAUTHENTICATED
+    assert client.call("/greet.GrpcService/GreetEach", ("authorization", f"Bearer {token}")).status == (
+        Code.PERMISSION_DENIED
+    )
+    assert not pod.calls
+    assert client.call(GREET, ("authorization", f"Bearer {token}"), ("x-user", "eve")).status == Code.OK
+    (seen,) = pod.calls
+    assert seen.values("x-user") == ["ann"]

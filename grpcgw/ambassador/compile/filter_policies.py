@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from grpcgw.ambassador.compile.filters import CompiledFilter, compile_filters
+from grpcgw.ambassador.compile.filters import CompiledFilter, apply_arguments, compile_filters
 from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.metadata_edits import HIDDEN_KEYS, check_key
 from grpcgw.ambassador.compile.rule_reach import RuleReach, complete_path
@@ -169,10 +169,8 @@ class _PolicyCompiler:
         else:
             findings.fault(f"{key} {_NOT_ENFORCED}: the calls that need it are refused", *at)
             settings = Unenforced(name=str(key), why=_NOT_ENFORCED)
-        if reference.arguments:
-            findings.notice("has no effect: the Filter takes no arguments", *at, "arguments")
         return _Reference(
-            settings,
+            apply_arguments(settings, reference.arguments or {}, findings, *at, "arguments"),
             _compile_condition(reference.ifRequestHeader, findings, *at, "ifRequestHeader"),
             reference.onAllow == "break",
             reference.onDeny != "continue",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from grpcgw.ambassador.compile.guards import GuardContext
+from grpcgw.ambassador.compile.jwt import compile_jwt
 from grpcgw.ambassador.compile.metadata_edits import check_key
 from grpcgw.ambassador.spec.filter_specs import FIELDS, ApiKeySpec, FilterSpec, FilterType
-from grpcgw.ambassador.spec.parse import Findings, parse_spec
+from grpcgw.ambassador.spec.jwt_spec import JwtArgumentsSpec
+from grpcgw.ambassador.spec.parse import Findings, parse_spec, parse_value
 from grpcgw.ambassador.spec.secret_names import name_api_key_secrets
 from grpcgw.model.api_keys import DEFAULT_HEADER, make_api_keys
 from grpcgw.model.cluster import Cluster
+from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.objects import KubeObject, ObjectKey
-from grpcgw.model.route import PolicySettings
+from grpcgw.model.route import PolicySettings, Unenforced
 
 _REFUSED = "the calls that need it are refused"
 
@@ -37,6 +40,13 @@ def compile_filters(objects: Sequence[KubeObject], context: GuardContext) -> dic
 
     compiled = {obj.key: context.generations.serve(obj, build, _REFUSED) for obj in objects}
     return {key: one for key, one in compiled.items() if one is not None}
+
+
+def _compile_jwt(obj: KubeObject, spec: FilterSpec, context: GuardContext, findings: Findings) -> CompiledFilter | None:
+    given = spec.JWT or spec.jwt
+    assert given is not None
+    settings = compile_jwt(given, obj.key, context.secrets, findings, spec.field)
+    return None if settings is None else CompiledFilter(settings)
 
 
 def _compile_api_key(
@@ -68,6 +78,20 @@ def _read_keys(
     return keys
 
 
+def apply_arguments(
+    settings: PolicySettings, arguments: Mapping[str, object], findings: Findings, *at: str | int
+) -> PolicySettings:
+    """The settings of a Filter with the `arguments` that a FilterPolicy's rule has for it."""
+    if isinstance(settings, JwtSettings):
+        in_field = "type" in arguments  # as in `gateway.getambassador.io/v1alpha1`
+        given = arguments.get("jwt") or {} if in_field else arguments
+        spec = parse_value(given, JwtArgumentsSpec, findings, *at, *(("jwt",) if in_field else ()))
+        return settings if spec is None else replace(settings, scopes=spec.needed())
+    if arguments and not isinstance(settings, Unenforced):
+        findings.notice("has no effect: the Filter takes no arguments", *at)
+    return settings
+
+
 def _refuse(why: str) -> FilterCompiler:
     def compile_none(
         obj: KubeObject, spec: FilterSpec, context: GuardContext, findings: Findings
@@ -82,7 +106,7 @@ def _refuse(why: str) -> FilterCompiler:
 
 
 _COMPILERS: dict[FilterType, FilterCompiler] = {
-    "JWT": _refuse("a Filter of this type is not supported yet"),
+    "JWT": _compile_jwt,
     "External": _refuse("a Filter of this type is not supported yet"),
     "Plugin": _refuse("a Filter of this type is not supported yet"),
     "APIKey": _compile_api_key,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from grpcgw.ambassador.spec.fields import AmbassadorId, Resource, Table, Text, served
+from grpcgw.ambassador.spec.jwt_spec import JwtSpec
 
 FilterType = Literal["JWT", "OAuth2", "Plugin", "External", "Internal", "APIKey"]
 _REFUSED = "an error, and the calls that need the Filter are refused"
@@ -28,13 +29,14 @@ class ApiKeySpec(Resource):
 
 
 _API_KEY = "a call needs a key of a Secret: `keys: [{secretName, secretNamespace}]`, `httpHeader`, `forwardHeader`"
+_JWT = "a call needs a token that keys of `jwksURI` or `jwksSecret` verify: see [who-may-call.md](who-may-call.md)"
 _OAUTH2 = f"a browser's flow, which no gRPC client can go through: {_REFUSED}; verify the tokens by a JWT Filter"
 _INTERNAL = f"Edge Stack's own: {_REFUSED}"
 
 
 class FilterSpec(Resource):
     ambassador_id: AmbassadorId = None
-    JWT: Annotated[Table | None, served(f"not supported yet: {_REFUSED}")] = None
+    JWT: Annotated[JwtSpec | None, served(_JWT)] = None
     External: Annotated[Table | None, served(f"not supported yet: {_REFUSED}")] = None
     Plugin: Annotated[Table | None, served(f"not supported yet: {_REFUSED}")] = None
     APIKey: Annotated[ApiKeySpec | None, served(_API_KEY)] = None
@@ -44,7 +46,7 @@ class FilterSpec(Resource):
         Literal["jwt", "external", "plugin", "apikey", "oauth2"] | None,
         served("the field that has the settings, in `gateway.getambassador.io/v1alpha1`"),
     ] = None
-    jwt: Annotated[Table | None, served("`JWT` in `gateway.getambassador.io/v1alpha1`")] = None
+    jwt: Annotated[JwtSpec | None, served("`JWT` in `gateway.getambassador.io/v1alpha1`")] = None
     external: Annotated[Table | None, served("`External` in `gateway.getambassador.io/v1alpha1`")] = None
     plugin: Annotated[Table | None, served("`Plugin` in `gateway.getambassador.io/v1alpha1`")] = None
     apikey: Annotated[ApiKeySpec | None, served("`APIKey` in `gateway.getambassador.io/v1alpha1`")] = None

@@ -180,6 +180,16 @@ def parse_part(raw: object, model: type[SpecT], findings: Findings, *path: str |
         return None
 
 
+def parse_value(raw: object, model: type[SpecT], findings: Findings, *path: str | int) -> SpecT | None:
+    """A part of an object whose type depends on another object; None: errors are in `findings`."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            findings.error(_describe(detail, model), *path, *detail["loc"])
+        return None
+
+
 @cache
 def _fields_of(model: type[BaseModel]) -> dict[str, tuple[FieldNote | None, type[BaseModel] | None]]:
     """The FieldNote of each field, and the model of its value if that is an object."""

@@ -72,8 +72,10 @@ def _find_secrets_of_filter(obj: KubeObject) -> frozenset[ObjectKey] | None:
     spec = parse_spec(obj, FilterSpec, Findings(obj))
     if spec is None:
         return None
-    api_key = spec.APIKey or spec.apikey
-    return frozenset(() if api_key is None else name_api_key_secrets(api_key, obj.key.namespace))
+    api_key, token = spec.APIKey or spec.apikey, spec.JWT or spec.jwt
+    keys = [] if api_key is None else name_api_key_secrets(api_key, obj.key.namespace)
+    keys_of_tokens = None if token is None else token.secret(obj.key.namespace)
+    return frozenset(keys if keys_of_tokens is None else [keys_of_tokens])
 
 
 def _read_names(obj: KubeObject) -> SecretNames | None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import replace
 
 import pytest
 
 from grpcgw.model.api_keys import ApiKeySettings, digest_key
 from grpcgw.model.filters import AppliedFilter, FilterPolicySettings, HeaderCondition
+from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.match import HeaderMatch
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.route import PolicySettings, Unenforced
 from grpcgw.model.route_source import Compiled, CompileOptions
 from tests.compiling import compile_objects, destinations, mapping, obj, only, said
+from tests.jwts import ISSUER, make_signer
 
 WITHOUT = CompileOptions(serve_without_auth=True)
 
@@ -294,7 +297,7 @@ def test_a_secret_that_cannot_be_read_serves_in_its_last_good_version() -> None:
     ("spec", "message"),
     [
         ({}, "exactly one of JWT, External, Plugin, APIKey, OAuth2, Internal is required"),
-        ({"JWT": {}, "OAuth2": {}}, "exactly one of"),
+        ({"JWT": {"jwksURI": "https://a"}, "OAuth2": {}}, "exactly one of"),
         ({"type": "jwt", "apikey": {"keys": [{"secretName": "keys"}]}}, "put them into jwt"),
         ({"APIKey": {"keys": []}}, "should have at least 1 entry"),
         ({"APIKey": {"keys": [{"secretName": "keys"}], "httpHeader": "x key"}}, "is no metadata key"),
@@ -302,6 +305,9 @@ def test_a_secret_that_cannot_be_read_serves_in_its_last_good_version() -> None:
         ({"OAuth2": {"authorizationURL": "https://a"}}, "OAuth2 is a browser's flow"),
         ({"Internal": {}}, "Edge Stack's own"),
         ({"Plugin": {"name": "x"}}, "not supported yet"),
+        ({"JWT": {}}, "one of jwksURI and jwksSecret is required"),
+        ({"JWT": {"jwksSecret": {"name": "absent"}}}, "Secret absent.shop does not exist"),
+        ({"JWT": {"jwksURI": "https://a", "validAlgorithms": ["none"]}}, "spec.JWT.validAlgorithms"),
     ],
 )
 def test_a_filter_that_cannot_be_enforced_refuses_the_calls_that_need_it(spec: object, message: str) -> None:
@@ -343,3 +349,57 @@ def test_arguments_of_a_filter_that_takes_none_are_noticed() -> None:
     filters = [{"name": "keys", "arguments": {"scope": ["a"]}}]
     (notice,) = said(compile_objects(policy({**ALL, "filters": filters}), api_key(), secret(ann="a"), mapping()))
     assert "spec.rules.0.filters.0.arguments: has no effect" in notice
+
+
+# --- JWT
+
+
+def token_keys() -> KubeObject:
+    signer = make_signer()
+    return secret("jwks", jwks=json.dumps({"keys": [signer.public]}))
+
+
+def jwt_settings(*rules: object, api: str = "getambassador.io/v2") -> list[JwtSettings]:
+    """Of each Filter of the policy."""
+    token = obj("Filter", "jwt", {"JWT": {"jwksSecret": {"name": "jwks"}, "issuer": ISSUER}})
+    compiled = compile_objects(policy(*rules, api=api), token, token_keys(), mapping())
+    assert said(compiled) == []
+    found = [one for one in settings_of(compiled).filters if isinstance(one, JwtSettings)]
+    assert len(found) == len(settings_of(compiled).filters)
+    return found
+
+
+def test_a_jwt_filter_has_the_keys_of_its_secret() -> None:
+    (settings,) = jwt_settings({**ALL, "filters": JWT})
+    assert (settings.name, settings.issuers, settings.scopes) == ("Filter jwt.shop", (ISSUER,), ())
+    assert [key.kid for key in settings.keys] == ["first"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"scope": ["a", "b"]}, {"scopes": ["a", "b"]}, {"type": "jwt", "jwt": {"scope": ["a", "b"]}}],
+)
+def test_a_rule_may_ask_for_scopes(arguments: dict[str, object]) -> None:
+    rules = [
+        {"path": "/greet.GrpcService/Greet", "filters": [{"name": "jwt", "arguments": arguments}]},
+        {**ALL, "filters": JWT},
+    ]
+    assert [one.scopes for one in jwt_settings(*rules)] == [("a", "b"), ()]
+
+
+def test_arguments_that_a_jwt_filter_does_not_know_are_an_error() -> None:
+    filters = [{"name": "jwt", "arguments": {"scpe": ["a"]}}]
+    token = obj("Filter", "jwt", {"JWT": {"jwksSecret": {"name": "jwks"}}})
+    compiled = compile_objects(policy({**ALL, "filters": filters}), token, token_keys(), mapping())
+    (error,) = said(compiled, Severity.ERROR)
+    assert "spec.rules.0.filters.0.arguments.scpe: is an unknown field; did you mean scope?" in error
+    assert unenforced(compiled) == ["FilterPolicy policy.shop cannot be read"]
+
+
+def test_keys_that_are_not_fetched_yet_refuse_the_calls_that_need_a_token() -> None:
+    token = obj("Filter", "jwt", {"JWT": {"jwksURI": "https://issuer.example/keys"}})
+    compiled = compile_objects(policy({**ALL, "filters": JWT}), token, mapping())
+    (settings,) = settings_of(compiled).filters
+    assert isinstance(settings, JwtSettings)
+    assert "have not been fetched yet" in settings.no_keys
+    assert "have not been fetched yet" in "".join(said(compiled, Severity.ERROR))

@@ -93,6 +93,9 @@ def key(name: str, namespace: str = "shop") -> ObjectKey:
         ("Host", {"tlsContext": {"name": "tls"}}, set()),
         ("Filter", {"APIKey": {"keys": [{"secretName": "a.b"}, {"secretName": "c"}]}}, {key("a.b"), key("c")}),
         ("Filter", {"apikey": {"keys": [{"secretName": "a", "secretNamespace": "vault"}]}}, {key("a", "vault")}),
+        ("Filter", {"JWT": {"jwksSecret": {"name": "a", "namespace": "vault"}}}, {key("a", "vault")}),
+        ("Filter", {"jwt": {"jwksSecret": {"name": "a"}}}, {key("a")}),
+        ("Filter", {"JWT": {"jwksURI": "https://issuer.example/keys"}}, set()),
         ("Filter", {"OAuth2": {}}, set()),
     ],
 )
