@@ -47,6 +47,7 @@ MEANINGS = {
     "Filter": "Decides on calls: by API keys, tokens, or another service. FilterPolicies say on which.",
     "FilterPolicy": "Says which Filters decide on which calls.",
     "AuthService": "A service that is asked about every call, but those of Mappings with `bypass_auth`.",
+    "RateLimit": "Limits how often calls with certain labels may be made.",
 }
 AGE = ("Age", "date", ".metadata.creationTimestamp")
 COLUMNS = {

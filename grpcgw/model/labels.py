@@ -28,6 +28,8 @@ class HeaderLabel:
     """Lower case; may be `:authority`, `:path` or `:method`."""
     optional: bool = False
     """`omit_if_not_present`: without the header the label is left out; else the RPC has no descriptor of the group."""
+    missing: str | None = None
+    """Value without the header; None: as `optional` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class AddressLabel:
     """The client's IP address (`remote_address`). A client on a Unix socket has none, and its RPCs no descriptor."""
 
     key: str
+    missing: str | None = None
+    """Value without an address; None: there is no descriptor."""
 
 
 Label = FixedLabel | HeaderLabel | AddressLabel

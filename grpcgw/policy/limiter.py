@@ -6,7 +6,7 @@
 Most RPCs are counted by a lease: a few tokens that the worker took at once from the bucket that all workers share. A
 lease has at most the tokens of LEASE_S, grows where it is used up before its end, and shrinks where it is not; what it
 has left then goes back. So a worker that dies takes along no more than that. A refusal is remembered until the next
-token is there. LimitDecision 027 has the figures.
+token is there. LimitDecision 034 has the figures.
 """
 
 from __future__ import annotations

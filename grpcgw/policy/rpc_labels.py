@@ -49,21 +49,21 @@ def _compile_label(label: Label) -> _Read:
     match label:
         case FixedLabel(_, value):
             return lambda request: value
-        case AddressLabel():
-            return lambda request: request.request.peer.address or None
+        case AddressLabel(_, missing):
+            return lambda request: request.request.peer.address or missing
         case HeaderLabel(_, ":authority"):
             return lambda request: request.request.authority or None
         case HeaderLabel(_, ":path"):
             return lambda request: request.request.path
         case HeaderLabel(_, ":method"):
             return lambda request: "POST"
-        case HeaderLabel(_, header):
-            return lambda request: _read_header(request, header)
+        case HeaderLabel(_, header, _, missing):
+            return lambda request: _read_header(request, header, missing)
 
 
-def _read_header(request: PolicyRequest, header: str) -> str | None:
+def _read_header(request: PolicyRequest, header: str, missing: str | None) -> str | None:
     """All values joined, as Envoy does; binary ones as gRPC sends them."""
     values = [value for key, value in request.metadata if key == header]
     if not values:
-        return None
+        return missing
     return ",".join([value if isinstance(value, str) else b64encode(value).decode().rstrip("=") for value in values])

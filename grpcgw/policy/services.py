@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from grpcgw.kept import Kept
 from grpcgw.policy.bucket_table import TABLE_BYTES, BucketTable, NoLock
+from grpcgw.policy.in_flight_table import InFlightTable
 from grpcgw.policy.limiter import Limiter
 
 T = TypeVar("T")
@@ -20,6 +21,8 @@ T = TypeVar("T")
 class PolicyServices:
     def __init__(self) -> None:
         self._kept: Kept[tuple[type, Hashable], object] = Kept()
+        self.in_flight: InFlightTable | None = None
+        """RPCs that run in all workers; set as `limiter`. None: each worker counts its own."""
 
     @cached_property
     def limiter(self) -> Limiter:

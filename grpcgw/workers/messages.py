@@ -40,7 +40,7 @@ class WorkerPlan:
     first_turn: int = 0
     """Where worker 0 starts its own round-robin positions; each further worker starts one later."""
     limits: int | None = None
-    """Descriptor of the buckets of rate limits that all workers share; None: a worker has its own."""
+    """Descriptor of what all workers count together (`shared_limits`); None: each counts by itself."""
 
 
 # --- from the control process

@@ -1,7 +1,8 @@
-"""The buckets of rate limits in memory that all workers share, so that a limit is exact over them (decision 027).
+"""What all workers count together, in memory that they share, so that limits are exact over them (decision 034).
 
-The table is a file in memory that the workers inherit and map. A worker locks one set of the table (a record lock of
-the kernel) while it leases tokens; the kernel frees the locks of a process that dies.
+The tables of token buckets and of RPCs in flight are a file in memory that the workers inherit and map. A worker locks
+a small part of a table while it changes it, by a record lock of the kernel, which frees the locks of a process that
+dies.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import mmap
 import os
 
-from grpcgw.policy.bucket_table import SECRET_BYTES, TABLE_BYTES, BucketTable
+from grpcgw.policy.bucket_table import SECRET_BYTES, SETS, TABLE_BYTES, BucketTable
+from grpcgw.policy.in_flight_table import IN_FLIGHT_BYTES, InFlightTable
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +22,15 @@ log = logging.getLogger(__name__)
 class RecordLock:
     """A `SetLock` over the processes that have the file. A thread that waits for it blocks."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, first: int) -> None:
+        """`first`: the byte that lock 0 is; they need not exist."""
+        self._descriptor, self._first = descriptor, first
 
     def acquire(self, number: int) -> None:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, number)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, self._first + number)
 
     def release(self, number: int) -> None:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, number)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._first + number)
 
 
 def make_table_file() -> int | None:
@@ -43,12 +46,14 @@ def make_table_file() -> int | None:
         return None
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, descriptor)
-        os.ftruncate(descriptor, TABLE_BYTES)
+        os.ftruncate(descriptor, TABLE_BYTES + IN_FLIGHT_BYTES)
         os.pwrite(descriptor, os.urandom(SECRET_BYTES), 0)
         undo.pop_all()
     return descriptor
 
 
-def map_table(descriptor: int) -> BucketTable:
-    """The table of a descriptor; the mapping lives as long as the table. Raises OSError."""
-    return BucketTable(memoryview(mmap.mmap(descriptor, TABLE_BYTES)), RecordLock(descriptor))
+def map_tables(descriptor: int, worker: int) -> tuple[BucketTable, InFlightTable]:
+    """The tables of the file; the mapping lives as long as they. `worker`: the number of this one. Raises OSError."""
+    whole = memoryview(mmap.mmap(descriptor, TABLE_BYTES + IN_FLIGHT_BYTES))
+    buckets = BucketTable(whole[:TABLE_BYTES], RecordLock(descriptor, 0))
+    return buckets, InFlightTable(whole[TABLE_BYTES:], RecordLock(descriptor, SETS), worker)

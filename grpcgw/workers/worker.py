@@ -52,7 +52,7 @@ from grpcgw.workers.messages import (
     encode,
 )
 from grpcgw.workers.scheduling import arrange_threads
-from grpcgw.workers.shared_limits import map_table
+from grpcgw.workers.shared_limits import map_tables
 from grpcgw.workers.shared_turns import take_turn_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ class Worker:
         self._engine = make_engine(plan, number)
         self._engine.serving.clusters.zone = plan.settings.zone
         if plan.limits is not None:
-            self._engine.serving.policy_services.limiter = Limiter(map_table(plan.limits))
+            services = self._engine.serving.policy_services
+            buckets, services.in_flight = map_tables(plan.limits, number)
+            services.limiter = Limiter(buckets)
         self._started = False
         self._refused: Refused | None = None
         self._faults: tuple[PortFault, ...] = ()

@@ -11,16 +11,18 @@ from contextlib import ExitStack
 
 import pytest
 
+from grpcgw.policy.concurrency import ConcurrencyCounter
+from grpcgw.policy.in_flight_table import MOST_SHARED_KEYS
 from grpcgw.policy.token_bucket import BucketShape
-from grpcgw.workers.shared_limits import make_table_file, map_table
+from grpcgw.workers.shared_limits import make_table_file, map_tables
 
 COUNT = """
 import sys, time
 from grpcgw.model.rate_limits import LabelLimit, Rate, Unit
 from grpcgw.policy.limiter import Limiter, LimitRules
-from grpcgw.workers.shared_limits import map_table
+from grpcgw.workers.shared_limits import map_tables
 
-limiter = Limiter(map_table(int(sys.argv[1])))
+limiter = Limiter(map_tables(int(sys.argv[1]), 0)[0])
 rules = LimitRules("d", [LabelLimit("one", ((("k", ""),),), Rate(int(sys.argv[2]), Unit.SECOND))])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -93,10 +95,42 @@ def test_a_process_that_is_killed_blocks_no_other_and_takes_little_along(table_f
 
 
 def test_processes_share_a_bucket(table_file: int) -> None:
-    one, other = map_table(table_file), map_table(table_file)
+    (one, _), (other, _) = map_tables(table_file, 0), map_tables(table_file, 1)
     shape = BucketShape(3, 0.001, 0.0)
     key = one.locate("key")
     assert key == other.locate("key")
     assert one.take(key, shape, 1, 2, 1000.0).tokens == 2
     assert other.take(key, shape, 1, 2, 1000.0).tokens == 1
     assert one.take(key, shape, 1, 2, 1000.0).tokens == 0
+
+
+def test_workers_count_their_running_rpcs_together(table_file: int) -> None:
+    one, other = (ConcurrencyCounter("greet", map_tables(table_file, worker)[1]) for worker in (0, 1))
+    assert [one.admit(3), other.admit(3), one.admit(3)] == [True] * 3
+    assert not other.admit(3)
+    one.release()
+    assert other.admit(3)
+    assert not one.admit(3)
+
+
+def test_what_a_dead_worker_had_running_is_free_when_its_successor_starts(table_file: int) -> None:
+    dead, other = (ConcurrencyCounter("greet", map_tables(table_file, worker)[1]) for worker in (0, 1))
+    assert [dead.admit(2), dead.admit(2), other.admit(2)] == [True, True, False]
+    map_tables(table_file, 0)
+    assert other.admit(2)
+
+
+def test_keys_beyond_the_bound_count_in_each_worker(table_file: int) -> None:
+    tables = [map_tables(table_file, worker)[1] for worker in (0, 1)]
+    for number in range(MOST_SHARED_KEYS):
+        assert tables[0].find_row(str(number)) == number
+    assert tables[1].find_row("5") == 5
+    one, other = (ConcurrencyCounter("more", table) for table in tables)
+    assert [one.admit(1), one.admit(1), other.admit(1)] == [True, False, True]
+
+
+def test_a_worker_beyond_the_bound_counts_by_itself(table_file: int) -> None:
+    counter = ConcurrencyCounter("greet", map_tables(table_file, 64)[1])
+    assert [counter.admit(1), counter.admit(1)] == [True, False]
+    counter.release()
+    assert counter.admit(1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from grpcgw.ambassador.compile.generations import Generations
+from grpcgw.ambassador.compile.labels import DEFAULT_DOMAIN
 from grpcgw.ambassador.compile.matching import Matching
 from grpcgw.ambassador.compile.secrets import Secrets
 from grpcgw.ambassador.compile.upstreams import Surroundings
@@ -55,6 +56,12 @@ class GuardContext:
     gateway_namespace: str
     serve_without: bool
     """Serve what cannot be enforced without it (`--serve-without-auth`); else those RPCs are refused."""
+
+    @property
+    def default_domain(self) -> str:
+        """Of labels, where an object names none."""
+        return self.module.default_label_domain or DEFAULT_DOMAIN
+
     authority_hidden_by: str = ""
     """The engine that does not show `:authority`; empty: it is shown."""
 

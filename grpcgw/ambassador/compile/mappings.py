@@ -19,6 +19,7 @@ from grpcgw.ambassador.compile.mapping_settings import (
 )
 from grpcgw.ambassador.compile.matching import Matching, asks_for_query, compile_matching
 from grpcgw.ambassador.compile.metadata_edits import check_key, note_hidden_key
+from grpcgw.ambassador.compile.own_limits import compile_own_limits
 from grpcgw.ambassador.compile.upstreams import Surroundings, choose_authority, compile_cluster
 from grpcgw.ambassador.spec.mapping_parts import KeepaliveSpec
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
@@ -99,6 +100,7 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
     log_percent = _read_log_share(obj, findings)
     if spec.labels and mapping.owns("labels"):
         compile_labels(spec.labels, lambda message, *path: findings.error(message, "labels", *path))
+    own_limits = compile_own_limits(obj.key, spec, findings)
     if findings.rejected or cluster is None:
         return None
     settings = _check_authority_of_checks(settings, mapping, cluster, findings)
@@ -110,6 +112,8 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
             *("load_balancer", "prefer_same_zone"),
         )
     destination = _make_destination(obj, spec, settings, cluster, regex_rewrite or rewrite, log_percent)
+    if own_limits:
+        destination = replace(destination, policies=own_limits)
     if context.hosts and (selected_by := find_selectors(context.hosts, read_metadata(obj, "labels"))):
         destination = replace(destination, selected_by=selected_by)
     member = GroupMember(
@@ -140,10 +144,9 @@ def _guard(member: GroupMember, spec: MappingSpec, guards: tuple[Guard, ...]) ->
     if not guards:
         return member
     destination = member.destination
-    policies = find_policies(
-        guards, GuardedMapping(destination.key, member.matching, spec, destination.clusters[0].cluster)
-    )
-    return replace(member, destination=replace(destination, policies=policies)) if policies else member
+    guarded = GuardedMapping(destination.key, member.matching, spec, destination.clusters[0].cluster)
+    policies = (*find_policies(guards, guarded), *destination.policies)
+    return replace(member, destination=replace(destination, policies=policies))
 
 
 def _compile_redirect(

@@ -122,13 +122,18 @@ def _find_scope(obj: KubeObject, module: ModuleConfig) -> Scope | None:
             return AuthScope()
         case "WebApplicationFirewallPolicy":
             return FilterScope(None)
-        case "RateLimit" | "RateLimitService":
-            domain = _fields(obj).get("domain", module.default_label_domain or _DEFAULT_DOMAIN)
-            read = domain if isinstance(domain, str) and domain else None
-            defaults = module.default_labels or {}
-            return LimitScope(read, bool(defaults if read is None else defaults.get(read)))
+        case "RateLimitService":
+            return read_limit_scope(obj, module)
         case _:
             return None  # a firewall: it protects what a policy says
+
+
+def read_limit_scope(obj: KubeObject, module: ModuleConfig) -> LimitScope:
+    """Which Mappings a RateLimit or RateLimitService protects that may be wrong."""
+    domain = _fields(obj).get("domain") or module.default_label_domain or _DEFAULT_DOMAIN
+    read = domain if isinstance(domain, str) else None
+    defaults = module.default_labels or {}
+    return LimitScope(read, bool(defaults if read is None else defaults.get(read)))
 
 
 def _is_dispensable(obj: KubeObject) -> bool:

@@ -39,6 +39,7 @@ from grpcgw.ambassador.spec.mapping_parts import (
     RegexRewriteSpec,
     RetryPolicySpec,
 )
+from grpcgw.ambassador.spec.rate_limit_specs import OwnRateLimitSpec
 from grpcgw.ambassador.spec.service import InvalidService, parse_service
 
 
@@ -146,6 +147,16 @@ class MappingSettings(SharedSettings):
             "labels of its calls, by which rate limits count: groups by domain, each with `generic_key`,"
             " `request_headers`, `remote_address`, `source_cluster`, `destination_cluster`, or v2's short forms"
         ),
+    ] = None
+    rate_limit: Annotated[
+        OwnRateLimitSpec | None,
+        served(
+            "not in Ambassador; `rate`, `unit` (`second`), `burst`, `per` (`remote_address`, names of headers): calls"
+            " beyond it end with RESOURCE_EXHAUSTED"
+        ),
+    ] = None
+    concurrency_limit: Annotated[
+        PositiveCount | None, served("not in Ambassador; so many calls run at one time, others end RESOURCE_EXHAUSTED")
     ] = None
     connect_timeout_ms: Annotated[
         PositiveMilliseconds | None, served("for connecting to a pod, with its TLS handshake; default 3000")

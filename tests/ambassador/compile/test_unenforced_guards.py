@@ -23,7 +23,7 @@ def guarded(compiled: Compiled) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("api", ["getambassador.io/v1", "getambassador.io/v2", "getambassador.io/v3alpha1"])
-@pytest.mark.parametrize("kind", ["RateLimit"])
+@pytest.mark.parametrize("kind", ["WebApplicationFirewall"])
 def test_what_would_decide_on_calls_is_an_error_and_with_the_flag_a_notice(kind: str, api: str) -> None:
     guard = obj(kind, "guard", {}, api=api)
     (error,) = said(compile_objects(guard), Severity.ERROR)

@@ -232,6 +232,10 @@ BASES: dict[str, Body] = {
     "NameReference": {"name": "a"},
     "ConsulResolverSpec": {"datacenter": "a"},
     "ListenerSpec": {"port": 1, "protocol": "HTTP", "securityModel": "XFP"},
+    "RateLimitSpec": {"limits": [{"pattern": [], "rate": 1, "unit": "second"}]},
+    "LimitSpec": {"pattern": [], "rate": 1, "unit": "second"},
+    "OwnRateLimitSpec": {"rate": 1},
+    "InjectedHeader": {"name": "a", "value": "b"},
 }
 """A value of each model that has required fields."""
 

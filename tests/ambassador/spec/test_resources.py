@@ -35,7 +35,7 @@ bypass_error_response_overrides v2BoolHeaders v2BoolQueryParameters v2ExplicitTL
 v2CommaSeparatedOrigins v2Shorthand v3StatsName v3health_checks
 """
 
-OWN_FIELDS = ("max_message_bytes",)
+OWN_FIELDS = ("max_message_bytes", "rate_limit", "concurrency_limit")
 """Of grpcgw alone."""
 
 

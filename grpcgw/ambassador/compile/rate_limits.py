@@ -1,0 +1,140 @@
+"""Compiles RateLimits: all of a domain together decide on the Mappings with labels in it.
+
+A RateLimit with an error refuses what it would have limited, unless it has a last good version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
+from grpcgw.ambassador.compile.labels import compile_default_labels, find_groups, ignore
+from grpcgw.ambassador.compile.unenforced_guards import UnenforcedGuard, read_limit_scope
+from grpcgw.ambassador.spec.parse import Findings, parse_spec
+from grpcgw.ambassador.spec.rate_limit_specs import InjectedHeader, LimitSpec, RateLimitSpec
+from grpcgw.model.cluster import Cluster
+from grpcgw.model.header_values import InvalidHeader, check_header_name, is_reserved
+from grpcgw.model.labels import FixedLabel, HeaderLabel, Label, LabelGroup
+from grpcgw.model.metadata import Metadata
+from grpcgw.model.objects import KubeObject, ObjectKey
+from grpcgw.model.rate_limits import LabelLimit, PatternItem, Rate, RateLimitSettings, Unit
+from grpcgw.model.route import PolicySettings
+
+_REFUSED = "the calls that it limits are refused"
+_UNLIMITED = "calls are not limited by it"
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitsGuard:
+    """All RateLimits of a domain."""
+
+    by: str
+    domain: str
+    limits: tuple[LabelLimit, ...]
+    defaults: Mapping[str, LabelGroup]
+    """Labels of the Module, by domain."""
+    clusters: tuple[Cluster, ...] = ()
+
+    def settings_for(self, mapping: GuardedMapping) -> PolicySettings | None:
+        groups = find_groups(mapping.spec.labels or {}, self.defaults, self.domain, mapping.cluster)
+        limits = [one for one in self.limits if any(_may_match(one.pattern, group) for group in groups)]
+        if not limits:
+            return None
+        return RateLimitSettings(name=self.by, domain=self.domain, groups=groups, limits=tuple(limits))
+
+
+def compile_rate_limits(objects: Sequence[KubeObject], context: GuardContext) -> tuple[Guard, ...]:
+    guards: list[Guard] = []
+    by_domain: dict[str, list[tuple[ObjectKey, tuple[LabelLimit, ...]]]] = {}
+    for obj in objects:
+        left_out = _UNLIMITED if context.serve_without else _REFUSED
+        compiled = context.generations.serve(obj, _make_build(context.default_domain), left_out)
+        if compiled is not None:
+            domain, limits = compiled
+            by_domain.setdefault(domain, []).append((obj.key, limits))
+        elif not context.serve_without:
+            guards.append(UnenforcedGuard(str(obj.key), read_limit_scope(obj, context.module)))
+    defaults = compile_default_labels(context.module.default_labels or {}, ignore)
+    for domain, found in by_domain.items():
+        names = ", ".join(str(key) for key, _ in found)
+        limits = tuple(limit for _, several in found for limit in several)
+        guards.append(RateLimitsGuard(names, domain, limits, defaults))
+    return tuple(guards)
+
+
+_Compiled = tuple[str, tuple[LabelLimit, ...]]
+
+
+def _make_build(default_domain: str) -> Callable[[KubeObject, Findings], _Compiled | None]:
+    def build(obj: KubeObject, findings: Findings) -> _Compiled | None:
+        spec = parse_spec(obj, RateLimitSpec, findings)
+        if spec is None:
+            return None
+        limits = [_compile_limit(obj.key, index, one, findings) for index, one in enumerate(spec.limits)]
+        return spec.domain or default_domain, tuple(limits)
+
+    return build
+
+
+def _compile_limit(key: ObjectKey, index: int, spec: LimitSpec, findings: Findings) -> LabelLimit:
+    path = ("limits", index)
+    if spec.errorResponse is not None and (spec.errorResponse.bodyTemplate or spec.errorResponse.contentType):
+        findings.notice("has no effect: gRPC errors have no body", *path, "errorResponse")
+    burst = None if spec.burstFactor is None else max(1, spec.rate * spec.burstFactor)
+    error_headers = spec.errorResponse.headers if spec.errorResponse is not None else None
+    return LabelLimit(
+        spec.name or f"{key.name}.{key.namespace}-{index}",
+        tuple(_compile_item(item, findings, *path, "pattern", at) for at, item in enumerate(spec.pattern)),
+        Rate(spec.rate, Unit(spec.unit), burst),
+        spec.action == "logonly",
+        _compile_headers(spec.injectRequestHeaders, findings, *path, "injectRequestHeaders"),
+        _compile_headers(spec.injectResponseHeaders, findings, *path, "injectResponseHeaders"),
+        _compile_headers(error_headers, findings, *path, "errorResponse", "headers"),
+    )
+
+
+def _compile_item(item: Mapping[str, str], findings: Findings, *path: str | int) -> PatternItem:
+    if not item:
+        findings.error("should be an object with one label or more", *path)
+    return tuple((key, "" if value == "*" else value) for key, value in item.items())
+
+
+def _compile_headers(given: list[InjectedHeader] | None, findings: Findings, *path: str | int) -> Metadata:
+    headers = []
+    for index, one in enumerate(given or ()):
+        where = (*path, index)
+        if "{{" in one.value:
+            findings.fault("Go templates are not supported; the header is left out", *where, "value")
+        elif not (one.value.isascii() and one.value.isprintable() and one.value.strip() == one.value):
+            findings.error("should be printable ASCII characters, without spaces around them", *where, "value")
+        else:
+            headers.append((_check_name(one.name, findings, *where, "name"), one.value))
+    return tuple(headers)
+
+
+def _check_name(name: str, findings: Findings, *path: str | int) -> str:
+    try:
+        key = check_header_name(name)
+    except InvalidHeader as error:
+        findings.error(str(error), *path)
+        return name
+    if is_reserved(key) or key.endswith("-bin") or key.startswith("x-grpcgw-"):
+        findings.error(f"{name} cannot be set here", *path)
+    return key
+
+
+def _may_match(pattern: tuple[PatternItem, ...], group: LabelGroup) -> bool:
+    """Whether some RPC's descriptor of the group begins with the pattern."""
+    if any(isinstance(label, HeaderLabel) and label.optional for label in group):
+        return True
+    if len(pattern) > len(group):
+        return False
+    return all(
+        any(key == label.key and _may_be(label, value) for key, value in item)
+        for item, label in zip(pattern, group, strict=False)
+    )
+
+
+def _may_be(label: Label, value: str) -> bool:
+    return not value or not isinstance(label, FixedLabel) or label.value == value
