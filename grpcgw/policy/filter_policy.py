@@ -21,7 +21,15 @@ from grpcgw.model.status import Reason
 from grpcgw.policy.contract import OnEnd, PartialAllow, Policy, PolicyRequest, UnaryRpc, Verdict, Wait
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 
-UNDECIDED = frozenset({Reason.NOT_ENFORCED, Reason.POLICY_UNAVAILABLE, Reason.POLICY_DEFECT, Reason.POLICY_NOT_BUILT})
+UNDECIDED = frozenset(
+    {
+        Reason.NOT_ENFORCED,
+        Reason.NO_TOKEN_KEYS,
+        Reason.POLICY_UNAVAILABLE,
+        Reason.POLICY_DEFECT,
+        Reason.POLICY_NOT_BUILT,
+    }
+)
 """Reasons of a Deny that is no verdict of the filter: it could not decide."""
 
 Test = Callable[[Metadata], bool]

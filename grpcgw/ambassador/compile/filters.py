@@ -83,8 +83,9 @@ def apply_arguments(
 ) -> PolicySettings:
     """The settings of a Filter with the `arguments` that a FilterPolicy's rule has for it."""
     if isinstance(settings, JwtSettings):
-        in_field = "type" in arguments  # as in `gateway.getambassador.io/v1alpha1`
-        given = arguments.get("jwt") or {} if in_field else arguments
+        rest = {name: value for name, value in arguments.items() if name != "type"}
+        in_field = rest.keys() == {"jwt"}  # as in `gateway.getambassador.io/v1alpha1`
+        given = rest["jwt"] if in_field else rest
         spec = parse_value(given, JwtArgumentsSpec, findings, *at, *(("jwt",) if in_field else ()))
         return settings if spec is None else replace(settings, scopes=spec.needed())
     if arguments and not isinstance(settings, Unenforced):

@@ -31,7 +31,10 @@ PARTITION = "key sets"
 class KeySetPace:
     """Times from one fetch to the next, before jitter."""
 
+    shortest_given_s: float = 1.0
+    """What a Filter may ask for (`maxStale`)."""
     shortest_s: float = 10.0
+    """What an answer may ask for (`cache-control`)."""
     usual_s: float = 60.0
     """Where neither the answer nor the Filter says."""
     longest_s: float = 300.0
@@ -42,8 +45,9 @@ class KeySetPace:
     """How long a compilation waits for the first fetch of a set."""
 
     def choose(self, source: KeySetSource, max_age_s: float | None) -> float:
-        given = source.refresh_s if source.refresh_s is not None else max_age_s
-        return min(max(self.usual_s if given is None else given, self.shortest_s), self.longest_s)
+        if source.refresh_s is not None:
+            return min(max(source.refresh_s, self.shortest_given_s), self.longest_s)
+        return min(max(self.usual_s if max_age_s is None else max_age_s, self.shortest_s), self.longest_s)
 
 
 @dataclass(frozen=True, slots=True)

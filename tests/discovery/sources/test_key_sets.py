@@ -220,7 +220,8 @@ def test_times_between_fetches_are_bounded() -> None:
     source = KeySetSource(URL)
     assert [pace.choose(source, age) for age in (None, 0.0, 100.0, 86_400.0)] == [60.0, 10.0, 100.0, 300.0]
     assert pace.choose(replace(source, refresh_s=30.0), 100.0) == 30.0
-    assert pace.choose(replace(source, refresh_s=0.1), None) == 10.0
+    assert pace.choose(replace(source, refresh_s=0.1), None) == 1.0
+    assert pace.choose(replace(source, refresh_s=86_400.0), None) == 300.0
 
 
 def test_a_process_that_only_checks_fetches_nothing() -> None:
