@@ -48,6 +48,7 @@ MEANINGS = {
     "FilterPolicy": "Says which Filters decide on which calls.",
     "AuthService": "A service that is asked about every call, but those of Mappings with `bypass_auth`.",
     "RateLimit": "Limits how often calls with certain labels may be made.",
+    "RateLimitService": "A service of Envoy's rate limit protocol, which counts the calls of Mappings with labels.",
 }
 AGE = ("Age", "date", ".metadata.creationTimestamp")
 COLUMNS = {

@@ -1,4 +1,4 @@
-"""Dynamic metadata of an ext_authz service (google.protobuf.Struct) as facts for later policies and the access log."""
+"""Dynamic metadata (google.protobuf.Struct) of a policy's service as facts for later policies and the access log."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from google.protobuf.struct_pb2 import Struct
 
 from grpcgw.policy.verdicts import Facts
 
-PREFIX = "auth."
-"""A service can set no fact that another policy sets, such as `identity`."""
+PREFIX, LIMIT_PREFIX = "auth.", "limit."
+"""Of an ext_authz service, and of a rate limit service: it can set no fact that another policy sets, as `identity`."""
 MAX_FACTS = 16
 MAX_NAME_CHARACTERS, MAX_VALUE_CHARACTERS = 64, 256
 
 
-def read_facts(metadata: Struct) -> Facts:
-    """`auth.<key>` for each of the first MAX_FACTS keys; a value that is no text is JSON."""
+def read_facts(metadata: Struct, prefix: str = PREFIX) -> Facts:
+    """`<prefix><key>` for each of the first MAX_FACTS keys; a value that is no text is JSON."""
     items = sorted(metadata.fields.items())[:MAX_FACTS]
-    return tuple([(f"{PREFIX}{key[:MAX_NAME_CHARACTERS]}", _write(MessageToDict(value))) for key, value in items])
+    return tuple([(f"{prefix}{key[:MAX_NAME_CHARACTERS]}", _write(MessageToDict(value))) for key, value in items])
 
 
 def _write(value: object) -> str:

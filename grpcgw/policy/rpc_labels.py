@@ -13,7 +13,7 @@ from grpcgw.policy.contract import PolicyRequest
 
 Describe = Callable[[PolicyRequest], Descriptor | None]
 """The descriptor of an RPC from one group; None: a header that is not optional, or the address, is missing."""
-_Read = Callable[[PolicyRequest], str | None]
+ReadLabel = Callable[[PolicyRequest], str | None]
 
 
 def compile_group(group: LabelGroup) -> Describe:
@@ -21,7 +21,7 @@ def compile_group(group: LabelGroup) -> Describe:
     fixed = tuple((label.key, label.value) for label in group if isinstance(label, FixedLabel))
     if len(fixed) == len(group):
         return lambda request: fixed
-    readers = tuple((label.key, _compile_label(label), _is_optional(label)) for label in group)
+    readers = tuple((label.key, compile_label(label), is_optional(label)) for label in group)
 
     def describe(request: PolicyRequest) -> Descriptor | None:
         entries = []
@@ -41,11 +41,11 @@ def describe_all(describe: Sequence[Describe], request: PolicyRequest) -> list[D
     return [made for one in describe if (made := one(request))]
 
 
-def _is_optional(label: Label) -> bool:
+def is_optional(label: Label) -> bool:
     return isinstance(label, HeaderLabel) and label.optional
 
 
-def _compile_label(label: Label) -> _Read:
+def compile_label(label: Label) -> ReadLabel:
     match label:
         case FixedLabel(_, value):
             return lambda request: value

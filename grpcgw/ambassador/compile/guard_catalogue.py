@@ -8,6 +8,7 @@ from grpcgw.ambassador.compile.auth_services import compile_auth_services
 from grpcgw.ambassador.compile.filter_policies import compile_filter_policies
 from grpcgw.ambassador.compile.guards import Guard, GuardContext
 from grpcgw.ambassador.compile.objects_by_kind import ObjectsByKind
+from grpcgw.ambassador.compile.rate_limit_services import compile_rate_limit_services
 from grpcgw.ambassador.compile.rate_limits import compile_rate_limits
 from grpcgw.ambassador.compile.unenforced_guards import compile_unenforced
 from grpcgw.model.objects import KubeObject
@@ -20,6 +21,7 @@ ENFORCED: dict[str, GuardCompiler] = {
     "AuthService,Module": compile_auth_services,
     "Filter,FilterPolicy": compile_filter_policies,
     "RateLimit": compile_rate_limits,
+    "RateLimitService": compile_rate_limit_services,
 }
 """By kind, or kinds joined by a comma that are compiled together."""
 

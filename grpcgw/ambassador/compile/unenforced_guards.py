@@ -104,7 +104,7 @@ def compile_unenforced(objects: Sequence[KubeObject], context: GuardContext) -> 
         scope = _find_scope(obj, context.module)
         findings = Findings(obj)
         kind = obj.key.kind if obj.key.kind in GUARDING_KINDS else "AuthService"
-        if context.serve_without or _is_dispensable(obj):
+        if context.serve_without:
             findings.notice(f"{kind} is not supported yet: {GUARDING_KINDS[kind]}")
         else:
             guards += [UnenforcedGuard(str(obj.key), scope)] if scope is not None else []
@@ -122,23 +122,22 @@ def _find_scope(obj: KubeObject, module: ModuleConfig) -> Scope | None:
             return AuthScope()
         case "WebApplicationFirewallPolicy":
             return FilterScope(None)
-        case "RateLimitService":
-            return read_limit_scope(obj, module)
         case _:
             return None  # a firewall: it protects what a policy says
 
 
 def read_limit_scope(obj: KubeObject, module: ModuleConfig) -> LimitScope:
     """Which Mappings a RateLimit or RateLimitService protects that may be wrong."""
-    domain = _fields(obj).get("domain") or module.default_label_domain or _DEFAULT_DOMAIN
-    read = domain if isinstance(domain, str) else None
+    given = _fields(obj).get("domain")
+    domain = (module.default_label_domain or _DEFAULT_DOMAIN) if given is None else given
+    read = domain if isinstance(domain, str) and domain else None
     defaults = module.default_labels or {}
     return LimitScope(read, bool(defaults if read is None else defaults.get(read)))
 
 
-def _is_dispensable(obj: KubeObject) -> bool:
-    """A RateLimitService that is unreachable lets calls pass, unless `failure_mode_deny` is set."""
-    return obj.key.kind == "RateLimitService" and _fields(obj).get("failure_mode_deny") in (None, False)
+def fails_open(obj: KubeObject) -> bool:
+    """A RateLimitService that cannot be called lets calls pass, unless `failure_mode_deny` is set."""
+    return _fields(obj).get("failure_mode_deny") in (None, False)
 
 
 def _fields(obj: KubeObject) -> Mapping[str, object]:

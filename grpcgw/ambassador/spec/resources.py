@@ -10,6 +10,7 @@ from grpcgw.ambassador.spec.filter_specs import FilterPolicySpec, FilterSpec
 from grpcgw.ambassador.spec.host_specs import HostSpec, ListenerSpec, TLSContextSpec
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.module_spec import ModuleSpec
+from grpcgw.ambassador.spec.rate_limit_service_spec import RateLimitServiceSpec
 from grpcgw.ambassador.spec.rate_limit_specs import RateLimitSpec
 
 API_GROUPS = frozenset({"getambassador.io", "gateway.getambassador.io", "x.getambassador.io", "ambassador"})
@@ -44,6 +45,7 @@ MODELS: dict[str, type[Resource]] = {
     "FilterPolicy": FilterPolicySpec,
     "AuthService": AuthServiceSpec,
     "RateLimit": RateLimitSpec,
+    "RateLimitService": RateLimitServiceSpec,
 }
 """The kinds that are read, by name."""
 

@@ -65,8 +65,6 @@ LABELS = {"ambassador": [{"group": [{"generic_key": {"value": "x"}}]}]}
         (limit(domain=5), {}, True),
         (limit(), {"default_label_domain": "other"}, False),
         (limit(domain="other"), {"default_labels": {"other": {"defaults": ["x"]}}}, True),
-        (limit("RateLimitService", service="limit"), {}, False),
-        (limit("RateLimitService", service="limit", failure_mode_deny=True), {}, True),
     ],
 )
 def test_rate_limits_protect_mappings_by_labels(guard: KubeObject, config: dict[str, object], is_guarded: bool) -> None:
@@ -76,12 +74,6 @@ def test_rate_limits_protect_mappings_by_labels(guard: KubeObject, config: dict[
 
 def test_rate_limits_do_not_touch_mappings_without_labels() -> None:
     assert guarded(compile_objects(limit(domain="ambassador"), mapping())) == {"greet.shop": ""}
-
-
-def test_a_rate_limit_service_that_lets_calls_pass_while_it_is_away_is_a_notice() -> None:
-    compiled = compile_objects(limit("RateLimitService", service="limit"), mapping(labels=LABELS))
-    assert said(compiled, Severity.ERROR) == []
-    assert "RateLimitService is not supported yet: calls are not limited" in "".join(said(compiled))
 
 
 def test_check_fails_unless_the_flag_says_that_calls_are_served_without(

@@ -236,6 +236,7 @@ BASES: dict[str, Body] = {
     "LimitSpec": {"pattern": [], "rate": 1, "unit": "second"},
     "OwnRateLimitSpec": {"rate": 1},
     "InjectedHeader": {"name": "a", "value": "b"},
+    "RateLimitServiceSpec": {"service": "a"},
 }
 """A value of each model that has required fields."""
 
