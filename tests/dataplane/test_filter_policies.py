@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from dataplane.configured import compile_yaml, configured
 from dataplane.lab import Gateway, Lab, on_grpc_core, on_http2
-from dataplane.pods import Pod
+from dataplane.pods import Behaviour, Context, Pod
 from grpcgw.model.codes import Code
 from grpcgw.model.objects import Severity
+from grpcgw.policy.ext_authz_pb2 import CheckRequest, CheckResponse
+
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 KEYS = """
     name: greet
@@ -131,3 +136,75 @@ def test_an_engine_that_hides_the_host_refuses_the_calls_of_a_rule_for_one(lab: 
     gateway = configured(lab, BY_HOST, pods=pod)
     assert how_it_ends(lab, gateway, ("x-api-key", "key-of-ann")) == (Code.UNAVAILABLE, "not-enforced")
     assert not pod.calls
+
+
+# --- External
+
+
+def decide(name: str) -> Behaviour:
+    """A service that denies a call with the header `x-<name>: no`, and tells the pod that it allowed."""
+
+    def check(requests: Iterator[bytes], _: Context) -> Iterator[bytes]:
+        asked = CheckRequest.FromString(next(requests))
+        headers = asked.attributes.request.http.headers
+        answer = CheckResponse()
+        if headers.get(f"x-{name}") == "no":
+            answer.status.code = Code.PERMISSION_DENIED
+            answer.denied_response.status.code = 403
+        else:
+            added = answer.ok_response.headers.add()
+            added.header.key, added.header.value = "x-by", ",".join(filter(None, [headers.get("x-by"), name]))
+        yield answer.SerializeToString()
+
+    return check
+
+
+def test_filters_ask_services_of_their_own_one_after_the_other(lab: Lab) -> None:
+    text = """
+        name: greet
+        service: pods
+        ---
+        kind: Filter
+        metadata: {name: first}
+        spec: {External: {auth_service: first, proto: grpc, protocol_version: v3}}
+        ---
+        kind: Filter
+        metadata: {name: second}
+        spec: {External: {auth_service: second, proto: grpc, protocol_version: v3}}
+        ---
+        kind: FilterPolicy
+        metadata: {name: policy}
+        spec: {rules: [{filters: [{name: first}, {name: second, ifRequestHeader: {name: x-by, value: first}}]}]}
+    """
+    services = {name: lab.pod(name, {CHECK: decide(name)}) for name in ("first", "second")}
+    pod = lab.pod()
+    gateway = configured(lab, text, pods=pod, **services)
+    assert how_it_ends(lab, gateway) == (Code.OK, "")
+    (seen,) = pod.calls
+    assert seen.values("x-by") == ["first,second"]
+    assert how_it_ends(lab, gateway, ("x-first", "no"))[0] == Code.PERMISSION_DENIED
+    assert [len(one.calls) for one in services.values()] == [2, 1]
+    assert how_it_ends(lab, gateway, ("x-second", "no"))[0] == Code.PERMISSION_DENIED
+    assert [len(one.calls) for one in services.values()] == [3, 2]
+    assert len(pod.calls) == 1
+
+
+def test_a_service_that_is_away_ends_the_call_whatever_on_deny_says(lab: Lab) -> None:
+    text = """
+        name: greet
+        service: pods
+        ---
+        kind: Filter
+        metadata: {name: first}
+        spec: {External: {auth_service: first, proto: grpc, protocol_version: v3, timeout_ms: 300}}
+        ---
+        kind: FilterPolicy
+        metadata: {name: policy}
+        spec: {rules: [{filters: [{name: first, onDeny: continue}]}]}
+    """
+    pod, service = lab.pod(), lab.pod("first", {CHECK: decide("first")})
+    gateway = configured(lab, text, pods=pod, first=service)
+    assert how_it_ends(lab, gateway, ("x-first", "no")) == (Code.OK, "")
+    service.stop()
+    assert how_it_ends(lab, gateway) == (Code.UNAVAILABLE, "policy-unavailable")
+    assert len(pod.calls) == 1

@@ -52,8 +52,8 @@ class AuthGuard:
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
-    """One AuthService."""
+class CompiledAuthService:
+    """One AuthService, or one Filter of type External."""
 
     settings: ExtAuthzSettings
     cluster: Cluster
@@ -65,10 +65,10 @@ class _Compiled:
 
 def compile_auth_services(objects: Sequence[KubeObject], context: GuardContext) -> tuple[Guard, ...]:
     left_out = _LEFT_OUT_OPEN if context.serve_without else _LEFT_OUT
-    serving: list[tuple[KubeObject, _Compiled]] = []
+    serving: list[tuple[KubeObject, CompiledAuthService]] = []
     refusing: list[Guard] = []
     for obj in objects:
-        compiled = context.generations.serve(obj, lambda one, findings: _compile(one, context, findings), left_out)
+        compiled = context.generations.serve(obj, lambda one, findings: _build(one, context, findings), left_out)
         if compiled is not None:
             serving.append((obj, compiled))
         elif not context.serve_without:
@@ -76,7 +76,7 @@ def compile_auth_services(objects: Sequence[KubeObject], context: GuardContext) 
     return (*refusing, *_join(serving, context.generations))
 
 
-def _join(serving: Sequence[tuple[KubeObject, _Compiled]], generations: Generations) -> tuple[Guard, ...]:
+def _join(serving: Sequence[tuple[KubeObject, CompiledAuthService]], generations: Generations) -> tuple[Guard, ...]:
     """The policy of all AuthServices; one that does not agree with the first is left out."""
     if not serving:
         return ()
@@ -93,10 +93,15 @@ def _join(serving: Sequence[tuple[KubeObject, _Compiled]], generations: Generati
     return (AuthGuard(replace(reference.settings, upstreams=tuple(upstreams)), tuple(clusters.values())),)
 
 
-def _compile(obj: KubeObject, context: GuardContext, findings: Findings) -> _Compiled | None:
+def _build(obj: KubeObject, context: GuardContext, findings: Findings) -> CompiledAuthService | None:
     spec = _parse(obj, findings)
-    if spec is None:
-        return None
+    return None if spec is None else compile_auth_service(obj, spec, context, findings)
+
+
+def compile_auth_service(
+    obj: KubeObject, spec: AuthServiceSpec, context: GuardContext, findings: Findings
+) -> CompiledAuthService | None:
+    """`obj`: an AuthService, or another object that has its settings. None: an error is in `findings`."""
     _note_others(spec, findings)
     added = _compile_added(spec, findings)
     fields = {
@@ -126,7 +131,7 @@ def _compile(obj: KubeObject, context: GuardContext, findings: Findings) -> _Com
         path_prefix=spec.path_prefix or "",
         caching=_compile_caching(spec, message, findings),
     )
-    return None if findings.rejected else _Compiled(settings, upstream.cluster)
+    return None if findings.rejected else CompiledAuthService(settings, upstream.cluster)
 
 
 def _parse(obj: KubeObject, findings: Findings) -> AuthServiceSpec | None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from grpcgw.ambassador.compile.auth_services import compile_auth_service
 from grpcgw.ambassador.compile.guards import GuardContext
 from grpcgw.ambassador.compile.jwt import compile_jwt
 from grpcgw.ambassador.compile.metadata_edits import check_key
+from grpcgw.ambassador.spec.external_specs import ServiceTlsSpec
 from grpcgw.ambassador.spec.filter_specs import FIELDS, ApiKeySpec, FilterSpec, FilterType
 from grpcgw.ambassador.spec.jwt_spec import JwtArgumentsSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec, parse_value
 from grpcgw.ambassador.spec.secret_names import name_api_key_secrets
 from grpcgw.model.api_keys import DEFAULT_HEADER, make_api_keys
-from grpcgw.model.cluster import Cluster
+from grpcgw.model.cluster import Cluster, UpstreamTls
 from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.objects import KubeObject, ObjectKey
 from grpcgw.model.route import PolicySettings, Unenforced
@@ -47,6 +49,38 @@ def _compile_jwt(obj: KubeObject, spec: FilterSpec, context: GuardContext, findi
     assert given is not None
     settings = compile_jwt(given, obj.key, context.secrets, findings, spec.field)
     return None if settings is None else CompiledFilter(settings)
+
+
+def _compile_external(
+    obj: KubeObject, spec: FilterSpec, context: GuardContext, findings: Findings
+) -> CompiledFilter | None:
+    given, own = spec.external_settings, findings.of_part(spec.field)
+    assert given is not None
+    if given.tlsConfig is not None:
+        name = f"tlsConfig of {obj.key}"
+        contexts = {
+            **context.around.tls_contexts,
+            ObjectKey("TLSContext", obj.key.namespace, name): _compile_tls(name, obj, given.tlsConfig, context, own),
+        }
+        context = replace(context, around=replace(context.around, tls_contexts=contexts))
+        given = given.model_copy(update={"tls": name})
+    compiled = compile_auth_service(obj, given, context, own)
+    findings.add(own)
+    return None if compiled is None else CompiledFilter(compiled.settings, (compiled.cluster,))
+
+
+def _compile_tls(
+    name: str, obj: KubeObject, spec: ServiceTlsSpec, context: GuardContext, findings: Findings
+) -> UpstreamTls:
+    certificate, authorities = spec.secrets(obj.key.namespace)
+    pair = context.secrets.find_key_pair(certificate, findings, "tlsConfig", "certificate")
+    return UpstreamTls(
+        name=name,
+        ca=context.secrets.find_authorities(authorities, findings, "tlsConfig", "caCertificate"),
+        certificate_chain=pair.chain if pair else b"",
+        private_key=pair.private_key if pair else b"",
+        not_after_s=pair.expires_at.timestamp() if pair else 0.0,
+    )
 
 
 def _compile_api_key(
@@ -108,7 +142,7 @@ def _refuse(why: str) -> FilterCompiler:
 
 _COMPILERS: dict[FilterType, FilterCompiler] = {
     "JWT": _compile_jwt,
-    "External": _refuse("a Filter of this type is not supported yet"),
+    "External": _compile_external,
     "Plugin": _refuse("a Filter of this type is not supported yet"),
     "APIKey": _compile_api_key,
     "OAuth2": _refuse(

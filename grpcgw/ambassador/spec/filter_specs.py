@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from grpcgw.ambassador.spec.external_specs import ExternalSpec, NewExternalSpec
 from grpcgw.ambassador.spec.fields import AmbassadorId, Resource, Table, Text, served
 from grpcgw.ambassador.spec.jwt_spec import JwtSpec
 
@@ -37,7 +38,10 @@ _INTERNAL = f"Edge Stack's own: {_REFUSED}"
 class FilterSpec(Resource):
     ambassador_id: AmbassadorId = None
     JWT: Annotated[JwtSpec | None, served(_JWT)] = None
-    External: Annotated[Table | None, served(f"not supported yet: {_REFUSED}")] = None
+    External: Annotated[
+        ExternalSpec | None,
+        served("a service decides: the fields of an AuthService, and `tlsConfig` for its certificates"),
+    ] = None
     Plugin: Annotated[Table | None, served(f"not supported yet: {_REFUSED}")] = None
     APIKey: Annotated[ApiKeySpec | None, served(_API_KEY)] = None
     OAuth2: Annotated[Table | None, served(_OAUTH2)] = None
@@ -47,7 +51,9 @@ class FilterSpec(Resource):
         served("the field that has the settings, in `gateway.getambassador.io/v1alpha1`"),
     ] = None
     jwt: Annotated[JwtSpec | None, served("`JWT` in `gateway.getambassador.io/v1alpha1`")] = None
-    external: Annotated[Table | None, served("`External` in `gateway.getambassador.io/v1alpha1`")] = None
+    external: Annotated[
+        NewExternalSpec | None, served("`External` in `gateway.getambassador.io/v1alpha1`, with that version's fields")
+    ] = None
     plugin: Annotated[Table | None, served("`Plugin` in `gateway.getambassador.io/v1alpha1`")] = None
     apikey: Annotated[ApiKeySpec | None, served("`APIKey` in `gateway.getambassador.io/v1alpha1`")] = None
     oauth2: Annotated[Table | None, served("`OAuth2` in `gateway.getambassador.io/v1alpha1`")] = None
@@ -60,6 +66,11 @@ class FilterSpec(Resource):
         if self.type is not None and given[0].lower() != self.type:
             raise ValueError(f"the type is {self.type}, and the settings are in {given[0]}; put them into {self.type}")
         return self
+
+    @property
+    def external_settings(self) -> ExternalSpec | None:
+        """Of either form."""
+        return self.External if self.external is None else self.external.older()
 
     @property
     def field(self) -> str:

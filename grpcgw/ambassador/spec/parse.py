@@ -41,21 +41,26 @@ NO_NAMES: Mapping[str, str] = {}
 class Findings:
     """The problems of one object, in the order they were found. Paths are relative to the spec."""
 
-    def __init__(self, obj: KubeObject, renamed: Mapping[str, str] = NO_NAMES) -> None:
-        """`renamed`: fields that have other names in the object than in the paths that are reported."""
-        self._object, self._renamed = obj, renamed
-        self._prefix: FieldPath = ("spec",) if "spec" in obj.body else ()
+    def __init__(self, obj: KubeObject, renamed: Mapping[str, str] = NO_NAMES, part: FieldPath = ()) -> None:
+        """`renamed`: fields that have other names in the object than in the paths that are reported. `part`: where in
+        the spec those paths begin."""
+        self._object, self._renamed, self._part = obj, renamed, part
+        self._prefix: FieldPath = (*(("spec",) if "spec" in obj.body else ()), *part)
         self.problems: list[Problem] = []
         self.rejected = False
         """This version of the object cannot serve."""
 
     def copy(self) -> Findings:
         """Empty findings of the same object."""
-        return Findings(self._object)
+        return Findings(self._object, part=self._part)
+
+    def of_part(self, *path: str | int) -> Findings:
+        """Empty findings of a part of the same object, with paths that begin there."""
+        return Findings(self._object, part=(*self._part, *path))
 
     def renamed(self, fields: Mapping[str, str]) -> Findings:
         """Empty findings of the same object, reported at other fields: names in paths → names in the object."""
-        return Findings(self._object, fields)
+        return Findings(self._object, fields, self._part)
 
     def add(self, others: Findings) -> None:
         """Take over the problems of other findings of the same object."""

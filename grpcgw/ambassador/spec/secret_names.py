@@ -73,9 +73,12 @@ def _find_secrets_of_filter(obj: KubeObject) -> frozenset[ObjectKey] | None:
     if spec is None:
         return None
     api_key, token = spec.APIKey or spec.apikey, spec.JWT or spec.jwt
-    keys = [] if api_key is None else name_api_key_secrets(api_key, obj.key.namespace)
-    keys_of_tokens = None if token is None else token.secret(obj.key.namespace)
-    return frozenset(keys if keys_of_tokens is None else [keys_of_tokens])
+    external, namespace = spec.external_settings, obj.key.namespace
+    keys = [] if api_key is None else name_api_key_secrets(api_key, namespace)
+    keys_of_tokens = None if token is None else token.secret(namespace)
+    tls = None if external is None else external.tlsConfig
+    named = [*keys, keys_of_tokens, *(() if tls is None else tls.secrets(namespace))]
+    return frozenset(one for one in named if one is not None)
 
 
 def _read_names(obj: KubeObject) -> SecretNames | None:

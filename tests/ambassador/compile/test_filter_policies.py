@@ -7,8 +7,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from dataplane.authorities import Authority
 
+from grpcgw.ambassador.spec.secret_names import find_named_secrets
 from grpcgw.model.api_keys import ApiKeySettings, digest_key
+from grpcgw.model.ext_authz import AuthProtocol, ExtAuthzSettings, IncludedMessage
 from grpcgw.model.filters import AppliedFilter, FilterPolicySettings, HeaderCondition
 from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.match import HeaderMatch
@@ -403,3 +406,95 @@ def test_keys_that_are_not_fetched_yet_refuse_the_calls_that_need_a_token() -> N
     assert isinstance(settings, JwtSettings)
     assert "have not been fetched yet" in settings.no_keys
     assert "have not been fetched yet" in "".join(said(compiled, Severity.ERROR))
+
+
+# --- External
+
+
+def external(given: dict[str, object], api: str = "getambassador.io/v2") -> KubeObject:
+    field = {"External": given} if api == "getambassador.io/v2" else {"type": "external", "external": given}
+    return obj("Filter", "ext", field, api=api)
+
+
+EXTERNAL = {**ALL, "filters": [{"name": "ext"}]}
+OLD: dict[str, object] = {
+    "auth_service": "http://auth.far:3000",
+    "proto": "http",
+    "path_prefix": "/check",
+    "timeout_ms": 1500,
+    "allowed_request_headers": ["x-a"],
+    "allowed_authorization_headers": ["x-b"],
+    "include_body": {"max_bytes": 10, "allow_partial": False},
+    "status_on_error": {"code": 503},
+    "failure_mode_allow": True,
+}
+NEW: dict[str, object] = {
+    "authServiceURL": "http://auth.far:3000",
+    "protocol": "http",
+    "timeout": "1500ms",
+    "httpSettings": {
+        "pathPrefix": "/check",
+        "allowedRequestHeaders": ["X-A"],
+        "allowedAuthorizationHeaders": ["X-B"],
+    },
+    "include_body": {"maxBytes": 10, "allowPartial": False},
+    "statusOnError": 503,
+    "failureModeAllow": True,
+}
+
+
+def test_an_external_filter_is_an_auth_service_for_the_calls_of_its_rules() -> None:
+    compiled = compile_objects(policy(EXTERNAL), external(OLD), mapping())
+    assert said(compiled, Severity.ERROR) == []
+    settings = settings_of(compiled)
+    (given,) = settings.filters
+    assert isinstance(given, ExtAuthzSettings)
+    assert (given.name, given.protocol, given.timeout_ms) == ("Filter ext.shop", AuthProtocol.HTTP, 1500)
+    assert (given.path_prefix, given.allowed_request_headers) == ("/check", ("x-a",))
+    assert (given.message, given.failure_mode_allow) == (IncludedMessage(10), True)
+    assert settings.upstreams == given.upstreams
+    (upstream,) = given.upstreams
+    cluster = compiled.snapshot.clusters[upstream.clusters[0].cluster]
+    assert (cluster.service.name, cluster.service.namespace, cluster.service.port) == ("auth", "far", 3000)
+    newer = external(NEW, "gateway.getambassador.io/v1alpha1")
+    assert compile_objects(policy(EXTERNAL), newer, mapping()).snapshot == compiled.snapshot
+
+
+def test_the_cluster_of_a_filter_that_no_rule_has_is_not_connected_to() -> None:
+    compiled = compile_objects(external(OLD), policy({**ALL, **REFERENCE}), api_key(), secret(ann="a"), mapping())
+    assert len(compiled.snapshot.clusters) == 1
+
+
+@pytest.mark.parametrize("form", ["getambassador.io/v2", "gateway.getambassador.io/v1alpha1"])
+def test_certificates_of_a_service_come_from_secrets(form: str) -> None:
+    authority = Authority("auth")
+    own = authority.sign("gateway")
+    body = obj("Secret", "cert", api="v1")
+    data = {"tls.crt": base64.b64encode(own.certificate).decode(), "tls.key": base64.b64encode(own.key).decode()}
+    certificate = replace(body, body={**body.body, "data": data})
+    authorities = replace(secret("ca"), body={"stringData": {"tls.crt": authority.pem.decode()}})
+    tls = {"certificate": {"fromSecret": {"name": "cert"}}, "caCertificate": {"fromSecret": {"name": "ca"}}}
+    given = external({**(OLD if form == "getambassador.io/v2" else NEW), "tlsConfig": tls}, form)
+    assert find_named_secrets(given) == {certificate.key, authorities.key}
+    compiled = compile_objects(policy(EXTERNAL), given, certificate, authorities, mapping())
+    assert said(compiled, Severity.ERROR) == []
+    (upstream,) = settings_of(compiled).upstreams
+    used = compiled.snapshot.clusters[upstream.clusters[0].cluster].connection.tls
+    assert used is not None
+    assert (used.certificate_chain, used.ca.strip()) == (own.certificate, authority.pem.strip())
+    assert (used.private_key, used.server_name) == (own.key, "auth.far")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "spec.External.auth_service: is required"),
+        ({"auth_service": "auth", "resolver": "none"}, "spec.External.resolver: resolver none is unknown"),
+        ({"auth_service": "auth", "tlsConfig": {"certificate": {"fromSecret": {"name": "x"}}}}, "Secret x.shop does"),
+        ({"auth_service": "auth", "tls_config": {}}, "did you mean tlsConfig?"),
+    ],
+)
+def test_what_is_wrong_with_an_external_filter_is_named(given: dict[str, object], message: str) -> None:
+    compiled = compile_objects(policy(EXTERNAL), external(given), mapping())
+    assert message in "".join(said(compiled, Severity.ERROR))
+    assert unenforced(compiled) == ["Filter ext.shop has an error or does not exist"]
