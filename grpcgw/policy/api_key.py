@@ -17,13 +17,22 @@ IDENTITY = "identity"
 """The fact that names who calls."""
 
 
-class ApiKeyPolicy:
-    def __init__(self, key: ObjectKey, settings: ApiKeySettings) -> None:
-        self._header = settings.header
+class KeyTable:
+    """Verdicts on calls by the digest of their keys. One for all Mappings that have the Filter."""
+
+    __slots__ = ("__weakref__", "find")
+
+    def __init__(self, settings: ApiKeySettings) -> None:
         removed = () if settings.forward else (settings.header,)
-        self._allowed = {
+        self.find = {
             digest: Allow(remove=removed, facts=((IDENTITY, name),)) for digest, name in settings.identities
-        }
+        }.get
+
+
+class ApiKeyPolicy:
+    def __init__(self, key: ObjectKey, settings: ApiKeySettings, keys: KeyTable) -> None:
+        self._header, self.keys = settings.header, keys
+        self._find = keys.find
         wanted = f"{key}: {settings.name} asks for an API key in {settings.header}"
         self._absent = Deny(Reason.UNAUTHENTICATED, f"{wanted}, and the call has none")
         self._wrong = Deny(Reason.UNAUTHENTICATED, f"{wanted}, and that of the call is not valid")
@@ -33,9 +42,10 @@ class ApiKeyPolicy:
         if given is None:
             return self._absent
         value = given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
-        return self._allowed.get(digest_key(value), self._wrong)
+        return self._find(digest_key(value), self._wrong)
 
 
 def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> ApiKeyPolicy:
     assert isinstance(settings, ApiKeySettings)
-    return ApiKeyPolicy(key, settings)
+    known_by = (settings.fingerprint, settings.header, settings.forward)
+    return ApiKeyPolicy(key, settings, services.keep(KeyTable, known_by, lambda: KeyTable(settings)))

@@ -12,9 +12,10 @@ from grpcgw.model.api_keys import ApiKeySettings, make_api_keys
 from grpcgw.model.codes import Code
 from grpcgw.model.content_hash import digest
 from grpcgw.model.objects import ObjectKey
-from grpcgw.policy.api_key import ApiKeyPolicy
+from grpcgw.policy.api_key import build
 from grpcgw.policy.contract import PolicyRequest, Verdict
 from grpcgw.policy.request import Peer, Request
+from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
 
 KEY = ObjectKey("Mapping", "default", "m")
@@ -27,7 +28,7 @@ def settings(forward: bool = False, header: str = "x-api-key", **keys: str) -> A
 def check(chosen: ApiKeySettings, *values: str | bytes) -> Verdict:
     metadata = tuple((chosen.header, value) for value in values)
     request = Request("/a.S/M", "", metadata, None, Peer(""))
-    return ApiKeyPolicy(KEY, chosen).check(PolicyRequest(request, KEY, metadata))
+    return build(KEY, chosen, PolicyServices()).check(PolicyRequest(request, KEY, metadata))
 
 
 def test_a_valid_key_passes_under_its_name_and_is_taken_away() -> None:
@@ -75,6 +76,13 @@ def test_those_who_have_a_key_pass_and_no_others(keys: dict[str, str], value: st
         assert isinstance(allowed, Allow)
         (fact,) = allowed.facts
         assert fact == ("identity", min(other for other, one in keys.items() if one == key)), name
+
+
+def test_mappings_share_the_table_of_their_keys_while_it_is_the_same() -> None:
+    services = PolicyServices()
+    every = settings(ann="a"), settings(ann="a"), settings(ann="b"), settings(forward=True, ann="a")
+    first, *others = [build(KEY, one, services) for one in every]
+    assert [one.keys is first.keys for one in others] == [True, False, False]
 
 
 def test_settings_show_no_key_and_change_with_each() -> None:

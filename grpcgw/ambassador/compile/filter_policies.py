@@ -153,6 +153,10 @@ class _PolicyCompiler:
             for position, one in enumerate(rule.filters or rule.filterRefs or ())
         ]
         references = tuple([one for one in found if one is not None])
+        if references and not references[-1].breaks_on_deny:
+            findings.notice(
+                "a call that the last filter denies is served, as its onDeny is continue", "rules", index, field
+            )
         return _Rule(str(obj.key), RuleReach(host, path), rule.precedence or 0, references)
 
     def _compile_reference(

@@ -188,7 +188,7 @@ def test_how_a_filter_is_applied() -> None:
         {"name": "x-a", "type": "Exact", "value": "^w"},
     ]
     filters: list[object] = [{"name": "keys", "ifRequestHeader": one} for one in conditions]
-    filters += [{"name": "keys", "onAllow": "break", "onDeny": "continue"}]
+    filters += [{"name": "keys", "onAllow": "break", "onDeny": "continue"}, {"name": "keys"}]
     compiled = compile_objects(policy({**ALL, "filters": filters}), api_key(), secret(ann="a"), mapping())
     assert said(compiled) == []
     assert settings_of(compiled).rules[0].filters == (
@@ -198,7 +198,14 @@ def test_how_a_filter_is_applied() -> None:
         AppliedFilter(0, HeaderCondition(HeaderMatch("x-a", regex="^w"))),
         AppliedFilter(0, HeaderCondition(HeaderMatch("x-a", exact="^w"))),
         AppliedFilter(0, None, breaks_on_allow=True, breaks_on_deny=False),
+        AppliedFilter(0),
     )
+
+
+def test_a_rule_that_denies_no_call_is_noticed() -> None:
+    rule = {**ALL, "filters": [{"name": "keys"}, {"name": "keys", "onDeny": "continue"}]}
+    (notice,) = said(compile_objects(policy(rule), api_key(), secret(ann="a"), mapping()))
+    assert "spec.rules.0.filters: a call that the last filter denies is served" in notice
 
 
 @pytest.mark.parametrize(
