@@ -100,3 +100,7 @@ class JwtSettings(PolicySettings):
     """More trailers of a refusal."""
     error_body: str = ""
     """Go template of a refusal's message; empty: the gateway's own text."""
+
+    @property
+    def owned_keys(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self.inject)

@@ -79,6 +79,11 @@ class PolicySettings:
     upstreams: tuple[Destination, ...] = ()
     """Destinations of the policy's own RPCs, each with one cluster; empty: it makes none."""
 
+    @property
+    def owned_keys(self) -> tuple[str, ...]:
+        """Metadata keys that only the policy sets: pods trust them, so a client's own are removed."""
+        return ()
+
 
 NOT_SUPPORTED = "is not supported yet"
 

@@ -58,6 +58,8 @@ class _Rule:
     """None: any."""
     is_path: Callable[[str], bool]
     filters: tuple[_Filter, ...]
+    owned_keys: tuple[str, ...]
+    """Of all its filters (`PolicySettings`)."""
 
 
 def build_filter_policy(
@@ -83,7 +85,12 @@ class FilterPolicy:
         rule = self._find_rule(request)
         if rule is None:
             return ALLOW
-        return rule if isinstance(rule, Deny) else _run(rule.filters, request)
+        if isinstance(rule, Deny):
+            return rule
+        if rule.owned_keys and any(name in rule.owned_keys for name, _ in request.metadata):
+            # At once: not each filter needs to run and allow (`ifRequestHeader`, `onAllow: break`, `onDeny: continue`).
+            return PartialAllow(Allow(remove=rule.owned_keys), partial(_run, rule.filters))
+        return _run(rule.filters, request)
 
     def _find_rule(self, request: PolicyRequest) -> _Rule | Deny | None:
         path, authority = request.request.path, request.request.authority
@@ -171,6 +178,7 @@ def _make_rule(rule: FilterRule, settings: FilterPolicySettings, policies: Seque
         None if rule.host == ANYTHING else _compile_host(rule.host),
         _compile_path(rule.path, rule.ignore_case),
         tuple([_make_filter(one, settings, policies) for one in rule.filters]),
+        tuple(dict.fromkeys(key for one in rule.filters for key in settings.filters[one.filter].owned_keys)),
     )
 
 

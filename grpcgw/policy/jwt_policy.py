@@ -45,7 +45,7 @@ class JwtPolicy:
         self._identity = digest(replace(settings, keys=()))
         """Of what an entry of the cache depends on beside the token and its key."""
         self._keys = frozenset(one.jwk for one in settings.keys)
-        self._removed = tuple(one.name for one in settings.inject)
+        self._removed = settings.owned_keys
         templates = [parse_template(one.value) for one in settings.inject]
         self._per_rpc = any(not template.fields() <= {"token"} for template in templates)
         """Whether a header depends on more than the token."""

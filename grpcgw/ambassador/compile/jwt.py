@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpcgw.ambassador.compile.secrets import Secrets
 from grpcgw.ambassador.spec.durations import parse_duration_ms
-from grpcgw.ambassador.spec.jwt_spec import DEFAULT_SECRET_KEY, ErrorResponseSpec, HeaderTemplateSpec, JwtSpec
+from grpcgw.ambassador.spec.jwt_spec import DEFAULT_SECRET_KEY, HeaderTemplateSpec, JwtErrorSpec, JwtSpec
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.go_template import TemplateError, parse_template
 from grpcgw.model.header_values import InvalidHeader, check_header_name, is_reserved
@@ -23,7 +23,7 @@ def compile_jwt(
     spec: JwtSpec, filter_key: ObjectKey, secrets: Secrets, findings: Findings, *path: str
 ) -> JwtSettings | None:
     """None: an error is in `findings`. `path`: where the spec is in the Filter (`JWT`)."""
-    response = spec.errorResponse or ErrorResponseSpec()
+    response = spec.errorResponse or JwtErrorSpec()
     _check_template(response.bodyTemplate or "", _OF_REFUSAL, findings, *path, "errorResponse", "bodyTemplate")
     inject = _compile_headers(spec.injectRequestHeaders, _OF_TOKEN, findings, *path, "injectRequestHeaders")
     headers = _compile_headers(response.headers, _OF_REFUSAL, findings, *path, "errorResponse", "headers")

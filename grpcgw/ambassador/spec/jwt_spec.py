@@ -24,7 +24,7 @@ class HeaderTemplateSpec(Resource):
     value: str
 
 
-class ErrorResponseSpec(Resource):
+class JwtErrorSpec(Resource):
     contentType: Annotated[Anything, no_meaning("a gRPC status has none")] = None
     realm: str | None = None
     headers: Annotated[list[HeaderTemplateSpec], Field(max_length=16)] | None = None
@@ -63,7 +63,7 @@ class JwtSpec(Resource):
     tokenHeader: Text | None = None
     tokenOptional: bool | None = None
     injectRequestHeaders: list[HeaderTemplateSpec] | None = None
-    errorResponse: ErrorResponseSpec | None = None
+    errorResponse: JwtErrorSpec | None = None
 
     @model_validator(mode="after")
     def _check_keys(self) -> JwtSpec:
