@@ -29,7 +29,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
 PYTHONS = ("3.11", "3.12", "3.13")
 
 WANTED: Mapping[str, Sequence[str]] = {
-    "runtime": PROJECT["project"]["dependencies"],
+    "runtime": [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["redis"]],
     "dev": [*PROJECT["project"]["dependencies"], *GROUPS["demo"], *GROUPS["test"], *GROUPS["lint"]],
     "demo": GROUPS["demo"],
     "bench": GROUPS["bench"],

@@ -166,6 +166,14 @@ def _collect_workers(state: GatewayState) -> Iterator[Metric]:
         "worker_restarts_total", "Workers replaced because they died.", [], {(): state.worker_restarts_total}
     )
     dropped = sum(worker.access_log_dropped for worker in state.workers)
+    redis = [worker.redis_away for worker in state.workers if worker.redis_away is not None]
+    if redis:
+        yield _gauge(
+            "rate_limit_redis_up",
+            "Whether every worker reaches the Redis that rate limits share; else they hold on this machine alone.",
+            [],
+            [((), int(not any(redis)))],
+        )
     yield _counter(
         "access_log_dropped_total", "RPCs missing in the access log: its reader was too slow.", [], {(): dropped}
     )

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from grpcgw.model.labels import Descriptor
 from grpcgw.model.rate_limits import LabelLimit
 from grpcgw.policy.bucket_table import BucketTable
-from grpcgw.policy.token_bucket import shape_of
+from grpcgw.policy.token_bucket import NEVER_S, shape_of
 from grpcgw.policy.verdicts import Allow
 
 LEASE_S = 0.02
@@ -92,7 +92,7 @@ class LimitCounter:
     """What a worker knows of one bucket: the lease that it holds, and until when there is no token."""
 
     __slots__ = (
-        *("_ends_s", "_leased_s", "_most", "_refused_until_s", "_refuses", "_size"),
+        *("_ends_s", "_leased_s", "_most", "_refused_until_s", "_refuses", "_remembered_until_s", "_size"),
         *("applied", "left", "limit", "name", "shape"),
     )
 
@@ -101,7 +101,7 @@ class LimitCounter:
         self.limit, self.name, self.shape = limit, name, shape_of(limit.rate)
         self._most = max(1, int(limit.rate.per_s * LEASE_S))
         self._size = self._refuses = 1
-        self._leased_s = self._ends_s = self._refused_until_s = 0.0
+        self._leased_s = self._ends_s = self._refused_until_s = self._remembered_until_s = 0.0
         self.left = 0
         """Tokens of the lease that are not used."""
         self.applied = LimitDecision((limit,))
@@ -112,7 +112,7 @@ class LimitCounter:
         if self.left >= tokens and now_s < self._ends_s:
             self.left -= tokens
             return 0.0
-        if now_s < self._refused_until_s and tokens >= self._refuses:
+        if now_s < self._remembered_until_s and tokens >= self._refuses:
             return self._refused_until_s - now_s
         return NEEDS_LEASE
 
@@ -122,25 +122,45 @@ class LimitCounter:
         self._size = min(2 * self._size, self._most) if used_up_soon else max(1, self._size // 2)
         return self._size
 
+    def hand_over(self) -> int:
+        """What the lease has left, for who takes it back; it has nothing then."""
+        left, self.left = self.left, 0
+        return left
+
     def note_lease(self, tokens: int, least: int, wait_s: float, now_s: float) -> None:
         """The lease is there: so many tokens, and as `token_bucket.Taken` says. `least`: how many were needed."""
         if tokens:
             self.left += tokens
             self._leased_s, self._ends_s = now_s, now_s + LEASE_S
-        self._refused_until_s = now_s + min(wait_s, MOST_REMEMBERED_S)
+        self._refused_until_s = now_s + wait_s
+        self._remembered_until_s = now_s + min(wait_s, MOST_REMEMBERED_S)
         self._refuses = 1 if tokens else least
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A lease of remote buckets that has come."""
+
+    counter: LimitCounter
+    tokens: int
+    wait_s: float
+    """As `token_bucket.Taken.wait_s`."""
 
 
 class RemoteBuckets(Protocol):
     """Buckets that several machines share."""
 
-    def is_away(self, now_s: float) -> bool:
+    @property
+    def away(self) -> bool:
         """Whether the buckets of this machine count instead."""
         ...
 
+    def collect(self) -> list[Leased]:
+        """The leases that have come since the last call."""
+        ...
+
     def lease(self, counters: Sequence[LimitCounter], hits: int) -> Callable[[], Coroutine[Any, Any, Allow]]:
-        """A coroutine that gets a lease for each counter (`LimitCounter.note_lease`), or finds that the buckets are
-        away. It raises nothing."""
+        """A coroutine that gets a lease for each counter, or finds that the buckets are away. It raises nothing."""
         ...
 
 
@@ -163,6 +183,8 @@ class Limiter:
         return self._decide([one for one in counters if one is not None], hits, now_s)
 
     def _decide(self, counters: list[LimitCounter], hits: int, now_s: float) -> LimitDecision:
+        for one in self.remote.collect() if self.remote is not None else ():
+            one.counter.note_lease(one.tokens, 1, one.wait_s, now_s)
         taken, pending, exceeded = [], [], []
         for counter in counters:
             wait_s = self._take(counter, hits, now_s)
@@ -183,8 +205,14 @@ class Limiter:
 
     def _take(self, counter: LimitCounter, hits: int, now_s: float) -> float:
         wait_s = counter.take(hits, now_s)
-        if wait_s >= 0 or not (self.remote is None or self.remote.is_away(now_s)):
+        if wait_s < 0 and not counter.shape.allows(hits):
+            return NEVER_S
+        if wait_s >= 0 or not (self.remote is None or self.remote.away):
             return wait_s
+        return self._lease(counter, hits, now_s)
+
+    def _lease(self, counter: LimitCounter, hits: int, now_s: float) -> float:
+        """As `LimitCounter.take`, of a new lease of this machine's bucket."""
         key = self._table.locate(counter.name)
         most = max(hits, counter.plan_lease(now_s))
         self._end_lease(counter, now_s)
@@ -197,7 +225,7 @@ class Limiter:
 
     def _end_lease(self, counter: LimitCounter, now_s: float) -> None:
         """Give back what the lease has left."""
-        left, counter.left = counter.left, 0
+        left = counter.hand_over()
         if left:
             self._table.give_back(self._table.locate(counter.name), counter.shape, left, now_s)
 

@@ -28,6 +28,10 @@ class BucketShape:
     hold_s: float
     """How long a bucket that was full waits with its refill."""
 
+    def allows(self, tokens: int) -> bool:
+        """Whether it will ever have so many."""
+        return self.per_s > 0 and tokens <= self.capacity
+
 
 def shape_of(rate: Rate) -> BucketShape:
     if rate.burst is None:
@@ -56,7 +60,7 @@ class Taken:
 
 def take(shape: BucketShape, state: BucketState, least: int, most: int, now_s: float) -> Taken:
     """Take at most `most` tokens and at least `least`, or none."""
-    if not shape.per_s or least > shape.capacity:
+    if not shape.allows(least):
         return Taken(state, 0, NEVER_S)
     available, is_full = _available(shape, state, now_s)
     refills_from_s = now_s + shape.hold_s if is_full else max(state.refills_from_s, now_s)

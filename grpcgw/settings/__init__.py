@@ -26,6 +26,7 @@ from grpcgw.settings.flag import (
     parse_workers,
     whole,
 )
+from grpcgw.settings.redis_url import RedisUrl, parse_redis_url
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
@@ -34,6 +35,7 @@ __all__ = [
     "CompileSettings",
     "EngineName",
     "LogLevel",
+    "RedisUrl",
     "Settings",
     "cores",
 ]
@@ -258,6 +260,28 @@ class Settings(CompileSettings):
     ] = 1000
     """HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, 6.5.2)."""
     max_metadata_bytes: int = 65_536
+    rate_limit_redis: Annotated[
+        RedisUrl | None,
+        Flag(
+            "--rate-limit-redis",
+            DATA_PLANE,
+            "Redis server by which gateways on several machines share rate limits; `redis://host:6379/0`.",
+            "URL",
+            parse_redis_url,
+            unset="limits hold for the workers of one machine",
+        ),
+    ] = None
+    rate_limit_redis_password: Annotated[
+        Path | None,
+        Flag(
+            "--rate-limit-redis-password-file",
+            DATA_PLANE,
+            "File with the password of that server.",
+            "FILE",
+            parse_file,
+            unset="none, or that of the URL",
+        ),
+    ] = None
     max_message_bytes: Annotated[
         int,
         Flag(

@@ -116,5 +116,7 @@ class WorkerReport:
     """TLS handshakes that failed, by cause, also of predecessors. The supervisor adds those in the log of grpc core."""
     clients: ClientReport | None = None
     """None: the engine does not count them."""
+    redis_away: bool | None = None
+    """Whether the Redis that rate limits share is away, and they hold on this machine alone; None: there is none."""
     restarts: int = 0
     """How often this worker's predecessor died (filled in by the supervisor)."""

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grpcgw.engines.contract import Engine, ServerOptions, quiet_core
+from grpcgw.errors import UserError
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.logs import DefectLog, set_up_logging
 from grpcgw.model.difference import WrongBase, apply_difference
@@ -57,6 +58,7 @@ from grpcgw.workers.shared_turns import take_turn_of
 
 if TYPE_CHECKING:
     from grpcgw.services.reflection_source import DescriptorKeeper
+    from grpcgw.workers.redis_buckets import RedisBuckets
 
 log = logging.getLogger(__name__)
 _defects = DefectLog(log)
@@ -131,6 +133,26 @@ def make_keeper(plan: WorkerPlan, serving: Serving) -> DescriptorKeeper | None:
     return DescriptorKeeper(serving)
 
 
+def make_remote_buckets(plan: WorkerPlan) -> RedisBuckets | None:
+    """Raises UserError where the client library is not installed, or the password cannot be read."""
+    settings = plan.settings
+    if settings.rate_limit_redis is None:
+        return None
+    try:
+        # Imported here: a gateway without Redis needs no client of it.
+        from grpcgw.workers.redis_buckets import RedisBuckets
+
+        file = settings.rate_limit_redis_password
+        password = None if file is None else file.read_text(encoding="utf-8").strip()
+        return RedisBuckets(settings.rate_limit_redis, password)
+    except ImportError as missing:
+        raise UserError(
+            f"--rate-limit-redis needs the client library: pip install 'grpcgw[redis]' ({missing})"
+        ) from missing
+    except OSError as error:
+        raise UserError(f"the password of Redis cannot be read: {error}") from error
+
+
 class Worker:
     """Call its methods from one thread at a time; `drain` blocks."""
 
@@ -142,6 +164,7 @@ class Worker:
             services = self._engine.serving.policy_services
             buckets, services.in_flight = map_tables(plan.limits, number)
             services.limiter = Limiter(buckets)
+        self._engine.serving.policy_services.limiter.remote = self._remote = make_remote_buckets(plan)
         self._started = False
         self._refused: Refused | None = None
         self._faults: tuple[PortFault, ...] = ()
@@ -211,6 +234,8 @@ class Worker:
 
     def report(self) -> WorkerReport:
         report = make_report(self._number, self._engine.name, self._engine.serving, self._started_at_s)
+        if self._remote is not None:
+            report = replace(report, redis_away=self._remote.away)
         return report if self._access_log is None else replace(report, access_log_dropped=self._access_log.dropped)
 
     def drain(self, limit_s: float) -> None:

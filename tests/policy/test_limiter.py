@@ -189,10 +189,12 @@ def test_refusals_are_remembered_until_the_next_token() -> None:
 
     lock = CountingLock()
     limiter = Limiter(BucketTable(memoryview(bytearray(TABLE_BYTES)), lock))
-    rules = LimitRules("d", [limit("one", Rate(1, Unit.SECOND))])
+    rules = LimitRules("d", [limit("one", Rate(1, Unit.HOUR))])
     assert allows(limiter, rules, FOO)
     for number in range(1, 1000):
-        assert not allows(limiter, rules, FOO, now_s=1000 + number / 1001)
+        refused = limiter.decide(rules, [FOO], 1, 1000 + number / 1001).refused
+        assert refused is not None
+        assert refused.wait_s == pytest.approx(3600 * 2 - number / 1001)
     assert lock.taken < 10
 
 

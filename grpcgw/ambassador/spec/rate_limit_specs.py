@@ -25,7 +25,7 @@ class InjectedHeader(Resource):
     value: Annotated[str, served("a text; Go templates are not supported")]
 
 
-class ErrorResponseSpec(Resource):
+class LimitErrorSpec(Resource):
     contentType: Annotated[str | None, no_meaning("gRPC errors have no body")] = None  # noqa: N815
     headers: Annotated[list[InjectedHeader] | None, served("trailers of a refusal")] = None
     bodyTemplate: Annotated[str | None, no_meaning("gRPC errors have no body")] = None  # noqa: N815
@@ -51,7 +51,7 @@ class LimitSpec(Resource):
         list[InjectedHeader] | None, served("metadata for the client, of calls that the limit counts")
     ] = None
     errorResponse: Annotated[  # noqa: N815
-        ErrorResponseSpec | None, served("`headers`: trailers of a refusal")
+        LimitErrorSpec | None, served("`headers`: trailers of a refusal")
     ] = None
 
 

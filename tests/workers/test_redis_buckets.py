@@ -1,0 +1,192 @@
+"""Rate limits shared by Redis: exact over gateways, few round trips, and limits of the machine while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from grpcgw.model.rate_limits import LabelLimit, Rate, Unit
+from grpcgw.policy.bucket_table import TABLE_BYTES, BucketTable, NoLock
+from grpcgw.policy.limiter import Limiter, LimitRules
+from grpcgw.policy.token_bucket import NEVER_S
+from grpcgw.settings import RedisUrl
+from grpcgw.settings.redis_url import parse_redis_url
+from grpcgw.workers.redis_buckets import RedisBuckets
+from tests.redis_server import RedisServer
+
+FOO = ((("k", "foo"),),)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    made = RedisServer(tmp_path)
+    yield made
+    made.kill()
+
+
+class Gateway:
+    """The limiter of a worker on some machine, and what a policy does with it."""
+
+    def __init__(self, url: str, rate: Rate, password: str | None = None) -> None:
+        self.remote = RedisBuckets(parse_redis_url(url), password)
+        self._limiter = Limiter(BucketTable(memoryview(bytearray(TABLE_BYTES)), NoLock()), self.remote)
+        self._rules = LimitRules("d", [LabelLimit("one", ((("k", ""),),), rate)])
+        self.trips = 0
+        self.slowest_s = 0.0
+        self.wait_s = 0.0
+
+    async def allows(self) -> bool:
+        began_s = time.monotonic()
+        while True:
+            decision = self._limiter.decide(self._rules, FOO, 1, time.monotonic())
+            if not decision.pending:
+                break
+            self.trips += 1
+            await self.remote.lease(decision.pending, 1)()
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+        self.wait_s = decision.refused.wait_s if decision.refused is not None else 0.0
+        return decision.refused is None
+
+    async def load(self, per_s: float, seconds: float) -> tuple[int, int]:
+        """RPCs at a steady rate; returns how many were allowed, and tried."""
+        began_s, tries, running = time.monotonic(), 0, set()
+        allowed = 0
+
+        def count(task: asyncio.Task[bool]) -> None:
+            nonlocal allowed
+            allowed += task.result()
+            running.discard(task)
+
+        while (elapsed_s := time.monotonic() - began_s) < seconds:
+            while tries < elapsed_s * per_s:
+                task = asyncio.create_task(self.allows())
+                running.add(task)
+                task.add_done_callback(count)
+                tries += 1
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*running)
+        return allowed, tries
+
+
+def test_the_script_is_the_bucket(server: RedisServer) -> None:
+    async def run() -> None:
+        for rate, expected in (
+            (Rate(3, Unit.HOUR), [True] * 3 + [False]),
+            (Rate(3, Unit.HOUR, 5), [True] * 5 + [False]),
+            (Rate(0, Unit.HOUR), [False]),
+        ):
+            gateway = Gateway(server.url, rate)
+            await gateway.remote._redis.flushall()
+            assert [await gateway.allows() for _ in expected] == expected
+            if rate.amount == 0:
+                assert gateway.wait_s > NEVER_S - 1
+            else:
+                first_s = 3600 if rate.burst is None else 0
+                assert gateway.wait_s == pytest.approx(first_s + 1200, abs=5)
+
+    asyncio.run(run())
+
+
+def test_two_gateways_together_allow_the_rate(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    rate, seconds = 500, 3.0
+
+    async def run() -> float:
+        gateways = [Gateway(server.url, Rate(rate, Unit.SECOND)) for _ in range(2)]
+        await gateways[0].remote._redis.flushall()
+        counts = await asyncio.gather(*(one.load(rate, seconds) for one in gateways))
+        assert sum(tries for _, tries in counts) >= 1.9 * rate * seconds, "the machine is too slow for this test"
+        return sum(allowed for allowed, _ in counts) / (rate * seconds)
+
+    for _ in range(5):
+        caplog.clear()
+        share = asyncio.run(run())
+        if "on this machine alone" not in caplog.text:  # as it is where the machine has no time for Redis
+            break
+    assert 0.97 <= share <= 1.03
+
+
+def test_most_rpcs_need_no_round_trip_and_none_more_than_one(server: RedisServer) -> None:
+    async def run() -> None:
+        gateway = Gateway(server.url, Rate(100_000, Unit.SECOND))
+        await gateway.allows()
+        _, tries = await gateway.load(3000, 1.0)
+        assert gateway.trips < tries / 5
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("how", ["killed", "paused"])
+def test_while_redis_is_away_the_limit_of_the_machine_holds_and_it_comes_back_by_itself(
+    server: RedisServer, how: str
+) -> None:
+    rate = 200
+
+    async def run() -> None:
+        gateway = Gateway(server.url, Rate(rate, Unit.SECOND, 20))
+        await gateway.load(rate * 2, 0.5)
+        assert not gateway.remote.away
+        server.kill() if how == "killed" else server.pause()
+        gateway.slowest_s = 0.0
+        allowed, _ = await gateway.load(rate * 2, 1.5)
+        assert gateway.remote.away
+        assert 0.8 * 1.5 * rate <= allowed <= 1.1 * 1.5 * rate
+        server.start() if how == "killed" else server.resume()
+        until_s = time.monotonic() + 15
+        while gateway.remote.away:
+            assert time.monotonic() < until_s, "it does not come back"
+            await asyncio.sleep(0.05)
+        allowed, _ = await gateway.load(rate * 2, 1.0)
+        assert 0.8 * rate <= allowed <= 1.15 * rate
+
+    asyncio.run(run())
+
+
+def test_a_server_that_was_never_there_costs_one_wait(tmp_path: Path) -> None:
+    async def run() -> None:
+        gateway = Gateway("redis://127.0.0.1:1/0", Rate(5, Unit.HOUR))
+        assert [await gateway.allows() for _ in range(6)] == [True] * 5 + [False]
+        assert gateway.remote.away
+        assert gateway.trips == 1
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_rpc_leaves_others_their_lease(server: RedisServer) -> None:
+    async def run() -> None:
+        gateway = Gateway(server.url, Rate(5, Unit.HOUR))
+        one, other = asyncio.create_task(gateway.allows()), asyncio.create_task(gateway.allows())
+        await asyncio.sleep(0)
+        one.cancel()
+        assert await other
+
+    asyncio.run(run())
+
+
+def test_a_password_opens_the_server_and_is_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "kept-secret"
+    server = RedisServer(tmp_path, secret)
+    try:
+
+        async def run() -> None:
+            with_file = Gateway(server.url, Rate(5, Unit.HOUR), secret)
+            in_url = Gateway(f"redis://:{secret}@127.0.0.1:{server.port}/0", Rate(5, Unit.HOUR))
+            for gateway in (with_file, in_url):
+                assert await gateway.allows()
+                assert not gateway.remote.away
+            wrong = Gateway(f"redis://:{secret}x@127.0.0.1:{server.port}/0", Rate(5, Unit.HOUR))
+            assert await wrong.allows()
+            assert wrong.remote.away
+
+        asyncio.run(run())
+    finally:
+        server.kill()
+    assert secret not in caplog.text
+    url = RedisUrl(f"redis://user:{secret}@host:6379/0?x={secret}")
+    assert secret not in f"{url!r} {url}"
+    with pytest.raises(ValueError) as refused:
+        parse_redis_url(f"http://user:{secret}@host")
+    assert secret not in str(refused.value)
