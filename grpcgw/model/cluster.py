@@ -43,7 +43,8 @@ class ConnectionSettings:
     """Send an HTTP/2 PING after this time without data; None: no pings."""
     keepalive_timeout_s: int | None = None
     on_demand: bool = False
-    """Connect when the first RPC needs it, and not before. Never configured: the worker sets it for large clusters."""
+    """Connect when the first RPC needs it, and not before. The worker sets it for large clusters, the compiler for
+    HTTP services of policies: engines never connect to those."""
 
 
 @dataclass(frozen=True, slots=True)

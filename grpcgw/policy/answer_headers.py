@@ -7,6 +7,7 @@ from base64 import b64decode
 from collections.abc import Iterable
 
 from grpcgw.errors import GrpcgwError
+from grpcgw.model.codes import Code
 from grpcgw.model.header_values import is_reserved
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.status import REASON_KEY
@@ -15,6 +16,7 @@ from grpcgw.policy.verdicts import check_metadata
 MAX_TRAILER_BYTES = 4096
 """Of the headers of a denial, so many bytes get to the client: clients take 8 KiB of trailers in all."""
 _OVERHEAD_BYTES = 32
+MAX_CODE_DIGITS = 2
 
 
 class BadHeader(GrpcgwError):
@@ -52,6 +54,14 @@ def keep_sendable(headers: Iterable[tuple[str, str]]) -> Metadata:
         except BadHeader:
             continue
     return tuple(kept)
+
+
+def explicit_status(headers: Iterable[tuple[str, str]]) -> tuple[int | None, str]:
+    """`grpc-status`, if it refuses, and `grpc-message` among the headers of a denial."""
+    found = {name.lower(): value for name, value in headers}
+    given = found.get("grpc-status", "")
+    code = int(given) if len(given) <= MAX_CODE_DIGITS and given.isascii() and given.isdecimal() else 0
+    return code if 0 < code <= Code.UNAUTHENTICATED else None, found.get("grpc-message", "")
 
 
 def _decode(value: str) -> bytes:

@@ -104,6 +104,31 @@ class UnaryRpc:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """The answer of an HTTP service; its body may be cut."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCall:
+    """A POST over HTTP/1.1 of a policy's own, to an upstream whose cluster is for HTTP.
+
+    It goes to a pod that the balancer picks, within the breaker, and its outcome counts like an RPC's.
+    """
+
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    judge: Callable[[HttpAnswer], Allow | Deny]
+    """Called with an answer of any status."""
+    upstream: int = 0
+    """Which of `PolicySettings.upstreams` it goes to."""
+
+
+@dataclass(frozen=True, slots=True)
 class FirstMessage:
     """The client sends its first message, or `max_bytes` of it; it is in `PolicyRequest.first_message` then.
 
@@ -117,7 +142,8 @@ class FirstMessage:
 class CoroutineWork:
     """A coroutine, run on the event loop that each worker has beside its engine."""
 
-    start: Callable[[], Coroutine[Any, Any, Allow | Deny]]
+    start: Callable[[], Coroutine[Any, Any, Allow | Deny | HttpAnswer]]
+    """A policy's returns its verdict; that of an `HttpCall` the answer, for `HttpCall.judge`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +153,7 @@ class Wait:
     Raises ValueError for a time-out that bounds nothing, and for a code that refuses nothing.
     """
 
-    work: UnaryRpc | CoroutineWork | FirstMessage
+    work: UnaryRpc | HttpCall | CoroutineWork | FirstMessage
     timeout_s: float
     fail_mode: FailMode
     closed_code: int = Code.UNAVAILABLE

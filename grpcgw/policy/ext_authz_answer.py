@@ -6,13 +6,11 @@ OK status, allows nothing; the code of a denial is the gRPC status that the serv
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from google.protobuf.message import DecodeError
 
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.codes import Code, code_of_http
-from grpcgw.policy.answer_headers import BadHeader, is_dropped, keep_sendable, read_header
+from grpcgw.policy.answer_headers import BadHeader, explicit_status, is_dropped, keep_sendable, read_header
 from grpcgw.policy.dynamic_metadata import read_facts
 from grpcgw.policy.ext_authz_pb2 import CheckResponse, DeniedHttpResponse, HeaderValueOption
 from grpcgw.policy.ruling import Rule, Ruling, Verb, refuse
@@ -92,22 +90,11 @@ def _read_facts(answer: CheckResponse) -> Facts:
 def _read_refusal(answer: CheckResponse, denied: DeniedHttpResponse, who: str, default: Code) -> Deny:
     headers = [(one.header.key, one.header.value or one.header.raw_value.decode("latin-1")) for one in denied.headers]
     status = answer.status
-    code = _explicit_code(headers)
+    code, said = explicit_status(headers)
     if code is None and denied.status.code:
         code = code_of_http(denied.status.code)
     if code is None:
         code = status.code if 0 < status.code <= Code.UNAUTHENTICATED else default
-    message = denied.body or _explicit_message(headers) or status.message
+    message = denied.body or said or status.message
     details = status.SerializeToString() if status.details and code == status.code else b""
     return refuse(who, code, message, keep_sendable(headers), details)
-
-
-def _explicit_code(headers: Iterable[tuple[str, str]]) -> int | None:
-    """Of `grpc-status` among the headers of a denial; None: there is none that refuses."""
-    given = next((value for key, value in headers if key.lower() == "grpc-status"), "")
-    code = int(given) if given.isascii() and given.isdecimal() and len(given) <= 2 else 0
-    return code if 0 < code <= Code.UNAUTHENTICATED else None
-
-
-def _explicit_message(headers: Iterable[tuple[str, str]]) -> str:
-    return next((value for key, value in headers if key.lower() == "grpc-message"), "")

@@ -6,6 +6,7 @@ away, the RPC is refused, or allowed if `failure_mode_allow` says so. An answer 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 
@@ -20,6 +21,8 @@ from grpcgw.policy.contract import (
     Answer,
     FailMode,
     FirstMessage,
+    HttpAnswer,
+    HttpCall,
     Policy,
     PolicyRequest,
     UnaryRpc,
@@ -27,7 +30,9 @@ from grpcgw.policy.contract import (
     Wait,
 )
 from grpcgw.policy.ext_authz_answer import BadAnswer, ServiceError, read_answer
+from grpcgw.policy.ext_authz_http import HttpExchange
 from grpcgw.policy.ext_authz_request import encode_question
+from grpcgw.policy.ruling import Ruling
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
 
@@ -35,10 +40,8 @@ FIRST_MESSAGE_S = 300.0
 """A client that sends no message for so long is refused, where the service needs its first one."""
 
 
-def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy | Deny:
+def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy:
     assert isinstance(settings, ExtAuthzSettings)
-    if settings.protocol is AuthProtocol.HTTP:
-        return Deny(Reason.POLICY_NOT_BUILT, f"{key}: {settings.name} cannot be built: proto http is not supported yet")
     return ExtAuthz(key, settings, services)
 
 
@@ -52,6 +55,10 @@ class ExtAuthz:
         self._closed_code = settings.code_on_error or Code.UNAVAILABLE
         self._extensions = dict(settings.context_extensions)
         self._next_upstream = cycle(range(len(settings.upstreams))).__next__
+        self._http = HttpExchange(settings, self._who)
+        is_http = settings.protocol is AuthProtocol.HTTP
+        self._ask: Callable[[PolicyRequest, bytes], UnaryRpc | HttpCall]
+        self._ask = self._ask_http if is_http else self._ask_grpc
         self._cache = _keep_cache(settings, services)
 
     def check(self, request: PolicyRequest) -> Verdict:
@@ -77,27 +84,38 @@ class ExtAuthz:
             known = cache.find(key, request.now_s)
             if known is not None:
                 return known.apply(request.metadata)
-        judge = partial(self._judge, request, key)
-        rpc = UnaryRpc(
-            self._path,
-            encode_question(request, self._extensions),
-            judge,
-            self._settings.added_metadata,
-            self._next_upstream(),
-        )
-        return Wait(rpc, self._timeout_s, self._fail_mode, self._closed_code)
+        return Wait(self._ask(request, key), self._timeout_s, self._fail_mode, self._closed_code)
 
-    def _judge(self, request: PolicyRequest, key: bytes, answer: Answer) -> Allow | Deny:
+    def _ask_grpc(self, request: PolicyRequest, key: bytes) -> UnaryRpc:
+        def judge(answer: Answer) -> Allow | Deny:
+            return self._judge(request, key, lambda: read_answer(answer.message, self._who))
+
+        question = encode_question(request, self._extensions)
+        return UnaryRpc(self._path, question, judge, self._settings.added_metadata, self._next_upstream())
+
+    def _ask_http(self, request: PolicyRequest, key: bytes) -> HttpCall:
+        def judge(answer: HttpAnswer) -> Allow | Deny:
+            return self._judge(request, key, lambda: self._http.read(answer))
+
+        return HttpCall(*self._http.request(request), judge, self._next_upstream())
+
+    def _judge(self, request: PolicyRequest, key: bytes, read: Callable[[], Ruling]) -> Allow | Deny:
         try:
-            ruling = read_answer(answer.message, self._who)
+            ruling = read()
         except ServiceError as error:
             is_open = self._fail_mode is FailMode.OPEN
-            return Allow(facts=((FAILED_OPEN, self._settings.name),)) if is_open else error.refusal
+            return Allow(facts=((FAILED_OPEN, self._settings.name),)) if is_open else self._refuse_for(error)
         except BadAnswer as error:
             return Deny(Reason.POLICY_UNAVAILABLE, f"{self._who} gave no verdict: {error}", self._closed_code)
         if self._cache is not None:
             self._cache.keep(key, ruling, request.now_s)
         return ruling.apply(request.metadata)
+
+    def _refuse_for(self, error: ServiceError) -> Deny:
+        """As the operator says, else as the service says."""
+        if self._settings.code_on_error is None:
+            return error.refusal
+        return Deny(Reason.POLICY_UNAVAILABLE, f"{self._who} gave no verdict: {error}", self._closed_code)
 
 
 def _keep_cache(settings: ExtAuthzSettings, services: PolicyServices) -> AnswerCache | None:

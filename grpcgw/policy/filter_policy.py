@@ -18,7 +18,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.regex import FullRegex, remember
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
-from grpcgw.policy.contract import OnEnd, PartialAllow, Policy, PolicyRequest, UnaryRpc, Verdict, Wait
+from grpcgw.policy.contract import HttpCall, OnEnd, PartialAllow, Policy, PolicyRequest, UnaryRpc, Verdict, Wait
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 
 UNDECIDED = frozenset(
@@ -137,7 +137,7 @@ def _settle(one: _Filter, rest: tuple[_Filter, ...], request: PolicyRequest, ver
 
 def _wait(one: _Filter, rest: tuple[_Filter, ...], request: PolicyRequest, wait: Wait) -> Wait:
     work = wait.work
-    if isinstance(work, UnaryRpc) and one.first_upstream:
+    if isinstance(work, UnaryRpc | HttpCall) and one.first_upstream:
         work = replace(work, upstream=one.first_upstream + work.upstream)
     return replace(wait, work=work, then=partial(_resume, one, rest, request, wait.then))
 

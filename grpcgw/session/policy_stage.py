@@ -17,6 +17,8 @@ from grpcgw.policy.contract import (
     Answer,
     CoroutineWork,
     FirstMessage,
+    HttpAnswer,
+    HttpCall,
     PolicyRequest,
     RunningWork,
     UnaryRpc,
@@ -24,9 +26,10 @@ from grpcgw.policy.contract import (
 )
 from grpcgw.policy.request import Request
 from grpcgw.policy.timeouts import may_have_passed
-from grpcgw.policy.verdicts import ALLOW, Deny
+from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 from grpcgw.routing.targets import Target
 from grpcgw.session.call import Call, Timer
+from grpcgw.session.policy_http import HttpTransport, PolicyHttp
 from grpcgw.session.policy_rpc import PolicyRpc
 from grpcgw.session.request_side import RequestSide
 from grpcgw.upstream.pod import Pod
@@ -40,6 +43,7 @@ class PolicyStage:
         "_call",
         "_chain",
         "_deadline_s",
+        "_http",
         "_limit_s",
         "_note_failure",
         "_on_outcome",
@@ -57,6 +61,7 @@ class PolicyStage:
         request: Request,
         requests: RequestSide,
         deadline_s: float | None,
+        http: HttpTransport,
         note_failure: Callable[[Pod], None],
         on_outcome: Callable[[Outcome, float], None],
     ) -> None:
@@ -66,12 +71,13 @@ class PolicyStage:
         assert policies is not None, "the Mapping has no policies"
         self._chain = Chain(policies, PolicyRequest(request, target.key, request.metadata))
         self._target, self._call, self._deadline_s = target, call, deadline_s
-        self._requests, self._note_failure, self._on_outcome = requests, note_failure, on_outcome
+        self._requests, self._http = requests, http
+        self._note_failure, self._on_outcome = note_failure, on_outcome
         self._wait: Wait | None = None
         """What is waited for now. What belongs to another is late, and dropped."""
         self._since_s = self._limit_s = 0.0
         """When that began, and when it has to be there."""
-        self._work: RunningWork | PolicyRpc | None = None
+        self._work: RunningWork | PolicyRpc | PolicyHttp | None = None
 
     @property
     def metadata(self) -> Metadata:
@@ -141,17 +147,25 @@ class PolicyStage:
         elif isinstance(wait.work, CoroutineWork):
             self._work = self._call.run(wait.work, partial(self._resume, wait))
         else:
-            upstreams = self._target.policy_upstreams[self._chain.current.index]
-            if wait.work.upstream >= len(upstreams):
-                return f"its settings have no upstream {wait.work.upstream}"
-            upstream = upstreams[wait.work.upstream]
-            on_end = partial(self._judge, wait, wait.work)
-            self._work = rpc = PolicyRpc(self._call, upstream, wait.work, limit_s, self._note_failure, on_end)
-            fault = rpc.start(now_s)
+            fault = self._send(wait, wait.work, limit_s, now_s)
             if fault:
                 return fault
         self._call.set_timer(Timer.POLICY, limit_s - now_s)
         return ""
+
+    def _send(self, wait: Wait, work: UnaryRpc | HttpCall, limit_s: float, now_s: float) -> str:
+        """Returns why it cannot be sent."""
+        upstreams = self._target.policy_upstreams[self._chain.current.index]
+        if work.upstream >= len(upstreams):
+            return f"its settings have no upstream {work.upstream}"
+        upstream = upstreams[work.upstream]
+        if isinstance(work, HttpCall):
+            on_end = partial(self._judge_http, wait, work)
+            self._work = request = PolicyHttp(self._call, self._http, upstream, work, on_end)
+            return request.start(now_s)
+        judge = partial(self._judge, wait, work)
+        self._work = rpc = PolicyRpc(self._call, upstream, work, limit_s, self._note_failure, judge)
+        return rpc.start(now_s)
 
     def _find_message(self, work: FirstMessage) -> bool:
         """Whether the first message is here; else it is being read."""
@@ -169,19 +183,32 @@ class PolicyStage:
 
     def _judge(self, wait: Wait, rpc: UnaryRpc, answer: Answer | str, now_s: float) -> None:
         if isinstance(answer, str):
-            if may_have_passed(self._limit_s, self._since_s, now_s):
-                return  # its own deadline ended it: the timer is about to expire, and decides
-            if self._wait is wait:
-                self._wait = self._work = None
-                self._chain.request.now_s = now_s
-                self._on_outcome(self._advance(self._chain.fail(answer), now_s), now_s)
+            if not may_have_passed(
+                self._limit_s, self._since_s, now_s
+            ):  # else the timer is about to expire, and decides
+                self._fail(wait, answer, now_s)
             return
+        self._take(wait, partial(rpc.judge, answer), now_s)
+
+    def _judge_http(self, wait: Wait, call: HttpCall, answer: HttpAnswer | str, now_s: float) -> None:
+        if isinstance(answer, str):
+            self._fail(wait, answer, now_s)
+        else:
+            self._take(wait, partial(call.judge, answer), now_s)
+
+    def _take(self, wait: Wait, judge: Callable[[], Allow | Deny], now_s: float) -> None:
         verdict: object
         try:
-            verdict = rpc.judge(answer)
+            verdict = judge()
         except BaseException as error:  # a defect in the policy, which ends this RPC alone
             verdict = error
         self._resume(wait, verdict, now_s)
+
+    def _fail(self, wait: Wait, why: str, now_s: float) -> None:
+        if self._wait is wait:
+            self._wait = self._work = None
+            self._chain.request.now_s = now_s
+            self._on_outcome(self._advance(self._chain.fail(why), now_s), now_s)
 
     def _resume(self, wait: Wait, verdict: object, now_s: float) -> None:
         if self._wait is wait:

@@ -28,6 +28,7 @@ from grpcgw.routing.binding import MatchTables, RouteBinder
 from grpcgw.routing.host_rules import Entry
 from grpcgw.routing.routing_snapshot import NO_ROUTES, RoutingSnapshot
 from grpcgw.routing.targets import Target, explain_nowhere
+from grpcgw.session.policy_http import NO_HTTP, HttpTransport
 from grpcgw.session.shadow_copy import Copies
 from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
 from grpcgw.telemetry.access_log import RpcRecord
@@ -62,6 +63,8 @@ class Serving:
         self.max_metadata_bytes = self._largest_metadata_bytes = max_metadata_bytes
         self.held = HeldMessages(DEFAULT_MAX_MESSAGE_BYTES)
         """Replaced by engines before the first RPC, where other sizes are allowed."""
+        self.http: HttpTransport = NO_HTTP
+        """For policies. Replaced by engines before the first RPC."""
         self.reception: Reception | None = None
         """The client rules of the Module; None: there are none."""
         self.counters = Counters()

@@ -106,9 +106,9 @@ class Session(Relay):
 
     def _run_policies(self, target: Target, now_s: float) -> None:
         """Check with the policies of the Mapping. While one waits, the first message is read and held, and no more."""
-        note_failure = self._serving.clusters.note_failure
+        http, note_failure = self._serving.http, self._serving.clusters.note_failure
         self._policies = PolicyStage(
-            target, self._call, self._request, self._requests, self._deadline_s, note_failure, self._decide
+            target, self._call, self._request, self._requests, self._deadline_s, http, note_failure, self._decide
         )
         self._on_hold = POLICY
         outcome = self._policies.start(now_s)

@@ -111,7 +111,9 @@ def compile_auth_service(
         "stats_name": spec.stats_name or spec.v3StatsName,
     }
     breakers = compile_breakers(spec.circuit_breakers or (), findings, "circuit_breakers")
-    upstream = compile_policy_upstream(obj, fields, "auth_service", context.around, findings, breakers)
+    upstream = compile_policy_upstream(
+        obj, fields, "auth_service", context.around, findings, breakers, http=spec.proto != "grpc"
+    )
     message = _compile_message(spec, findings)
     if upstream is None or findings.rejected:
         return None

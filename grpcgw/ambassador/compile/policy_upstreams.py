@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpcgw.ambassador.compile.mapping_settings import MergedMapping
 from grpcgw.ambassador.compile.upstreams import Surroundings, choose_authority, compile_cluster
@@ -28,9 +28,12 @@ def compile_policy_upstream(
     around: Surroundings,
     findings: Findings,
     circuit_breakers: tuple[CircuitBreaker, ...] = (),
+    http: bool = False,
 ) -> PolicyUpstream | None:
     """`fields`: valid values of a Mapping's fields (`service`, `tls`, `resolver`, `stats_name`, …), as a Mapping with
     that service would have them. `service_field`: the field of `obj` that problems with the service are reported at.
+
+    `http`: the service is called over HTTP/1.1, so engines open no HTTP/2 connections to its pods.
 
     None: an error is in `findings`.
     """
@@ -40,6 +43,9 @@ def compile_policy_upstream(
     findings.add(own)
     if cluster is None:
         return None
+    if http:
+        on_demand = replace(cluster.connection, on_demand=True)
+        cluster = replace(cluster, name=f"{cluster.name}-http", connection=on_demand)
     destination = Destination(
         obj.key,
         (WeightedCluster(cluster.name),),

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from grpcgw.policy.contract import CoroutineWork
 
@@ -22,7 +22,9 @@ STOP_S = 5.0
 class CoroutineLoop:
     """Any thread may call any method."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_end: Callable[[], Coroutine[None, None, None]] | None = None) -> None:
+        """`at_end` runs in the loop once all coroutines have ended."""
+        self._at_end = at_end
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -58,6 +60,8 @@ class CoroutineLoop:
                 task.cancel()
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks, timeout=STOP_S))
+            if self._at_end is not None:
+                loop.run_until_complete(self._at_end())
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()

@@ -19,6 +19,7 @@ from grpcgw.engines.contract import sweep_interval_s
 from grpcgw.engines.generic_handler.client_rpc import ClientRpc
 from grpcgw.engines.generic_handler.coroutine_loop import CoroutineLoop
 from grpcgw.engines.generic_handler.pod_connection import PodConnection
+from grpcgw.engines.late_http_client import LateHttpClient
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
 from grpcgw.logs import DefectLog
 from grpcgw.model.cluster import ConnectionSettings
@@ -59,7 +60,8 @@ class LoopProxy:
     ) -> None:
         self._max_metadata_bytes = max_metadata_bytes
         self.serving = Serving(self._connect, first_turn, drain_time_s, max_metadata_bytes, catalogue)
-        self.coroutines = CoroutineLoop()
+        self._http = self.serving.http = LateHttpClient()
+        self.coroutines = CoroutineLoop(self._http.close)
         self.active: set[ClientRpc] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._house: asyncio.Task[None] | None = None

@@ -25,6 +25,7 @@ from grpcgw.engines.http2.pod_connection import PodConnection
 from grpcgw.engines.http2.port import Http2Port
 from grpcgw.engines.http2.timers import Timers
 from grpcgw.engines.http2.turn import Turn
+from grpcgw.engines.late_http_client import LateHttpClient
 from grpcgw.listeners.open_ports import Ports, PortViews
 from grpcgw.logs import DefectLog
 from grpcgw.model.cluster import ConnectionSettings
@@ -65,6 +66,7 @@ class Http2Engine:
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.turn, self.timers = Turn(self.loop), Timers(self.loop)
         self.serving = Serving(self._connect, first_turn, drain_time_s, options.max_metadata_bytes, catalogue)
+        self._http = self.serving.http = LateHttpClient()
         self.clients = self.serving.counters.clients = ClientCounters()
         self.ports = Ports(self._open_port)
         self.active: set[ClientRpc] = set()
@@ -161,6 +163,7 @@ class Http2Engine:
             port.cut_off()
         for coroutine in tuple(self._coroutines):
             coroutine.cancel()
+        await self._http.close()
         close_connections(self.serving.clusters.pods())
         await asyncio.sleep(0)
         self.timers.close()
