@@ -1,4 +1,4 @@
-"""Problems that carriers report: ports that cannot be opened, snapshots they refuse, routes they cannot carry.
+"""Problems that carriers report: ports that stay closed, snapshots they refuse, routes they cannot carry, lost Redis.
 
 Carriers know Listeners and Mappings by name only; a problem says where its object is written. `grpcgw check` has no
 carrier, and finds here what one on grpc would refuse. Pure.
@@ -48,6 +48,8 @@ def _find(carrier: str, report: CarrierReport, objects: Objects) -> Iterator[Pro
         listeners = _index_listeners(objects)
         yield from (_explain_fault(fault, listeners) for fault in report.port_faults)
     yield from (_explain_uncarried(carrier, route, objects) for route in report.uncarried)
+    if any(worker.redis_away for worker in report.workers):
+        yield Problem(Severity.ERROR, "Redis is away: rate limits hold on this machine alone", "--rate-limit-redis")
 
 
 def _explain_refusal(refused: RefusedSnapshot, objects: Objects) -> Problem:
