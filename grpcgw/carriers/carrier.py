@@ -51,8 +51,8 @@ class RefusedSnapshot:
 class UncarriedRoute:
     """A route that this carrier cannot serve as it is configured. Other carriers may."""
 
-    key: ObjectKey
-    """The object that configures it."""
+    key: ObjectKey | None
+    """The object that configures it; None: it is every route."""
     why: str
 
 
@@ -80,7 +80,8 @@ class CarrierReport:
 
 def find_unbuilt(snapshot: Snapshot) -> tuple[UncarriedRoute, ...]:
     """Routes that no worker can serve because a policy of theirs cannot be built: their RPCs are refused."""
-    return tuple(UncarriedRoute(key, why) for key, why in CATALOGUE.find_faults(snapshot.routes).items())
+    shared = [UncarriedRoute(None, why) for why in CATALOGUE.find_shared_faults(snapshot.policies)]
+    return (*shared, *(UncarriedRoute(key, why) for key, why in CATALOGUE.find_faults(snapshot.routes).items()))
 
 
 class Carrier(Protocol):

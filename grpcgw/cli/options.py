@@ -86,7 +86,7 @@ def takes(settings: type[CompileSettings], panel: str = "") -> Callable[[Callabl
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         def with_flags(**arguments: object) -> int:
-            given = {option.field: value for option in options if (value := arguments.pop(option.field)) is not None}
+            given = {option.field: value for option in options if (value := _take(arguments, option)) is not None}
             return command(**arguments, settings=read_settings(settings, given))
 
         parameters = dict(inspect.signature(command, eval_str=True).parameters)
@@ -102,6 +102,14 @@ def takes(settings: type[CompileSettings], panel: str = "") -> Callable[[Callabl
     return decorate
 
 
+def _take(arguments: dict[str, object], option: Option) -> object:
+    """The text of a flag; None: it is not given."""
+    value = arguments.pop(option.field)
+    if not option.flag.repeated:
+        return value
+    return "\n".join(value) if isinstance(value, list | tuple) and value else None
+
+
 def make_parameter(option: Option, panel: str) -> inspect.Parameter:
     """typer's parameter for a flag: a text that is checked later, or a switch; None where it is not given."""
     flag = typer.Option(
@@ -111,7 +119,7 @@ def make_parameter(option: Option, panel: str) -> inspect.Parameter:
         rich_help_panel=panel or option.flag.panel,
         show_default=False,
     )
-    kind = bool if option.kind is bool else str
+    kind: Any = bool if option.kind is bool else list[str] if option.flag.repeated else str
     return inspect.Parameter(
         option.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, flag]
     )

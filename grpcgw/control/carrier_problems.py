@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from grpcgw.carriers.carrier import CarrierReport, RefusedSnapshot, UncarriedRoute
+from grpcgw.carriers.carrier import CarrierReport, RefusedSnapshot, UncarriedRoute, find_unbuilt
 from grpcgw.engines.generic_handler.grpc_limits import why_unsupported, why_unsupported_for_pods
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.model.listener import Listener, SecurityModel, Transport
@@ -40,6 +40,11 @@ def find_limits_of_grpc(snapshot: Snapshot, objects: Objects) -> tuple[Problem, 
         ),
         *(_explain_unconnected(name, why, objects) for name, why in unconnected if why),
     )
+
+
+def find_unbuilt_policies(snapshot: Snapshot, objects: Objects) -> tuple[Problem, ...]:
+    """What each carrier would refuse because a policy cannot be built."""
+    return tuple([_explain_uncarried("grpcgw", route, objects) for route in find_unbuilt(snapshot)])
 
 
 def _find(carrier: str, report: CarrierReport, objects: Objects) -> Iterator[Problem]:
@@ -81,6 +86,6 @@ def _explain_fault(fault: PortFault, listeners: Mapping[str, KubeObject]) -> Pro
 
 
 def _explain_uncarried(carrier: str, route: UncarriedRoute, objects: Objects) -> Problem:
-    obj = objects.get(route.key)
+    obj = None if route.key is None else objects.get(route.key)
     where = carrier if obj is None else obj.source.locate()
     return Problem(Severity.ERROR, f"{carrier} cannot carry it: {route.why}", where, route.key)

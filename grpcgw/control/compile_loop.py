@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from grpcgw.control.containment import CannotCompile, Containment
+from grpcgw.control.own_policies import make_shared_policies
 from grpcgw.control.problem_log import log_new_problems
 from grpcgw.discovery.sources.certificate_files import CertificateFiles
 from grpcgw.discovery.sources.key_sets import KeySets
@@ -124,6 +125,7 @@ class CompileLoop:
             first_bytes_hidden_by="" if self._engine.reads_first_bytes else self._engine,
             serve_without_auth=self._settings.serve_without_auth,
             zone_unknown=not self._settings.zone,
+            policies=make_shared_policies(self._settings),
         )
 
     async def _note_defect(self, error: Exception) -> None:

@@ -12,6 +12,7 @@ from grpcgw.model.environment import hide
 from grpcgw.model.listener import Listener
 from grpcgw.model.objects import FieldPath, KubeObject, ObjectKey, Problem, Severity, make_problem
 from grpcgw.model.reach import UNREACHED, Reach
+from grpcgw.model.route import PolicySettings
 from grpcgw.model.route_source import (
     NOTHING_TO_REUSE,
     ClusterCandidate,
@@ -37,7 +38,7 @@ def compile_configuration(
     """Compile the objects with all dialects. The order of `objects` does not matter; their keys are unique."""
     by_key = {obj.key: obj for obj in objects}
     results = [source.compile(by_key, last_good, options, reuse.get(source.name)) for source in sources]
-    snapshot, conflicts = merge_results(results)
+    snapshot, conflicts = merge_results(results, options.policies)
     unreached = _find_unreached(snapshot, by_key, {kind: one.host_path for one in sources for kind in one.route_kinds})
     problems = [*(problem for result in results for problem in result.problems), *conflicts, *unreached]
     return Compiled(
@@ -52,7 +53,9 @@ def compile_configuration(
     )
 
 
-def merge_results(results: Sequence[RouteSourceResult]) -> tuple[Snapshot, list[Problem]]:
+def merge_results(
+    results: Sequence[RouteSourceResult], policies: tuple[PolicySettings, ...] = ()
+) -> tuple[Snapshot, list[Problem]]:
     """One Snapshot of the results, and the problems of what does not fit together.
 
     If two dialects have a cluster of one name with other contents, the first counts, and RPCs of the second's routes to
@@ -73,7 +76,7 @@ def merge_results(results: Sequence[RouteSourceResult]) -> tuple[Snapshot, list[
         [
             *(candidate.digest for candidate in candidates),
             *(clusters[name].digest for name in sorted(clusters)),
-            digest((listeners, settings)),
+            digest((listeners, settings, policies) if policies else (listeners, settings)),
         ]
     )
     snapshot = Snapshot(
@@ -85,6 +88,7 @@ def merge_results(results: Sequence[RouteSourceResult]) -> tuple[Snapshot, list[
         hosts=settings.hosts,
         access_log=settings.access_log,
         clients=settings.clients,
+        policies=policies,
         client_idle_timeout_ms=settings.client_idle_timeout_ms,
     )
     return snapshot, problems

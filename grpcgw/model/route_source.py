@@ -17,7 +17,7 @@ from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import DEFAULT_CLIENT_IDLE_TIMEOUT_MS, Listener, ServerCertificate
 from grpcgw.model.log_format import LogFormat
 from grpcgw.model.objects import FieldPath, KubeObject, ObjectKey, Problem
-from grpcgw.model.route import Route
+from grpcgw.model.route import PolicySettings, Route
 from grpcgw.model.route_order import RouteRank
 from grpcgw.model.snapshot import Snapshot
 
@@ -46,6 +46,8 @@ class CompileOptions:
     """Serve what AuthServices, FilterPolicies and RateLimits protect without asking them; else it is refused."""
     zone_unknown: bool = False
     """The gateway does not know its zone, so it cannot prefer pods of it."""
+    policies: tuple[PolicySettings, ...] = ()
+    """`Snapshot.policies`. Dialects do not look at them."""
 
 
 class Reuse:

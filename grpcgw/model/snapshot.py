@@ -13,7 +13,7 @@ from grpcgw.model.cluster import Cluster
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import DEFAULT_CLIENT_IDLE_TIMEOUT_MS, Listener, ServerCertificate
 from grpcgw.model.log_format import LogFormat
-from grpcgw.model.route import Route
+from grpcgw.model.route import PolicySettings, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Snapshot:
     access_log: LogFormat | None = None
     """Format of the Module; None: grpcgw's own lines, in the format of `--access-log`."""
     clients: ClientRules = DEFAULT_CLIENT_RULES
+    policies: tuple[PolicySettings, ...] = ()
+    """Of every Destination, beside its own (`--policy`); none of them has upstreams."""
     client_idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
     """Closes a client's connection after this time without RPCs, on every port; None: never."""
 

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     POLICY_UNAVAILABLE = "policy-unavailable"
     POLICY_DEFECT = "policy-defect"
     POLICY_NOT_BUILT = "policy-not-built"
+    OWN_POLICY = "own-policy"
     DRAINING = "draining"
     DEFECT = "defect"
     CUT_AT_ONCE = "cut-at-once"
@@ -95,6 +96,7 @@ _CODES: Mapping[str, Code] = {
     Reason.CLIENT_CERTIFICATE: Code.UNAUTHENTICATED,
     Reason.UNAUTHENTICATED: Code.UNAUTHENTICATED,
     Reason.FORBIDDEN: Code.PERMISSION_DENIED,
+    Reason.OWN_POLICY: Code.PERMISSION_DENIED,
     Reason.POLICY_DEFECT: Code.INTERNAL,
     Reason.DEFECT: Code.INTERNAL,
     Reason.CUT_AT_ONCE: Code.CANCELLED,

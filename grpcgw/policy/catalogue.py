@@ -16,6 +16,7 @@ from grpcgw.policy import api_key, concurrency, ext_authz_policy, rate_limit, ra
 from grpcgw.policy.chain import BuiltPolicy
 from grpcgw.policy.contract import Policy
 from grpcgw.policy.filter_policy import build_filter_policy
+from grpcgw.policy.plugin import build_plugin
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
 
@@ -33,6 +34,10 @@ class Stage(IntEnum):
     """Rates and concurrency: local, then shared."""
     OWN = 5
     """The user's own policies."""
+
+
+EVERY_MAPPING = ObjectKey("every Mapping", "", "")
+"""In the place of a Mapping's key, for the faults of what all Mappings share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +68,18 @@ class Catalogue:
         self.kinds = tuple(kinds)
         self._by_kind = {one.kind: one for one in self.kinds}
 
-    def build(self, destination: Destination, services: PolicyServices) -> tuple[BuiltPolicy, ...] | Deny:
-        """The policies of a Mapping in the order they run, or the Deny of all its RPCs: one cannot be built."""
+    def build(
+        self, destination: Destination, services: PolicyServices, shared: tuple[PolicySettings, ...] = ()
+    ) -> tuple[BuiltPolicy, ...] | Deny:
+        """The policies of a Mapping and the `shared` ones of all (`Snapshot.policies`), in the order they run; or the
+        Deny of all its RPCs: one cannot be built."""
         built = []
-        for settings in sorted(destination.policies, key=self._stage):
+        every = (*destination.policies, *shared)
+        for settings in sorted(every, key=self._stage):
             policy = self._build(destination.key, settings, services)
             if isinstance(policy, Deny):
                 return policy
-            index = destination.policies.index(settings)
+            index = every.index(settings)
             built.append(BuiltPolicy(settings.name, index, policy, getattr(policy, "on_end", None)))
         return tuple(built)
 
@@ -84,6 +93,12 @@ class Catalogue:
             for key, denied in built
             if isinstance(denied, Deny) and denied.reason == Reason.POLICY_NOT_BUILT
         }
+
+    def find_shared_faults(self, shared: Iterable[PolicySettings]) -> list[str]:
+        """Why policies of `Snapshot.policies` cannot be built."""
+        services = PolicyServices()
+        built = [self._build(EVERY_MAPPING, settings, services) for settings in shared]
+        return [one.message for one in built if isinstance(one, Deny) and one.reason == Reason.POLICY_NOT_BUILT]
 
     def _stage(self, settings: PolicySettings) -> Stage:
         found = self._by_kind.get(settings.kind)
@@ -122,5 +137,6 @@ CATALOGUE = Catalogue(
         PolicyKind("rate-limit", Stage.LIMITS, rate_limit.build),
         PolicyKind("concurrency-limit", Stage.LIMITS, concurrency.build),
         PolicyKind("rate-limit-service", Stage.LIMITS, rate_limit_service.build),
+        PolicyKind("plugin", Stage.OWN, build_plugin),
     )
 )

@@ -89,6 +89,8 @@ class RouteBinder:
         self._copy_counters: Kept[str, CopyCounters] = Kept(MOST_GONE_SHADOWS)
         self._limits: list[tuple[Breaker, CircuitBreaker]] = []
         """To be set once all routes are bound: a snapshot that cannot be served changes no breaker in force."""
+        self._shared: tuple[PolicySettings, ...] = ()
+        """`Snapshot.policies` of what is being bound."""
         self.log_percent: float | None = None
         """Share of RPCs in the access log where a Mapping does not set it; None: there is no log. Set before the first
         snapshot."""
@@ -99,10 +101,11 @@ class RouteBinder:
         Returns the new routing snapshot and the clusters of the routes that were bound. Raises CannotServe.
         """
         self._limits.clear()
+        self._shared = tables.snapshot.policies
         by_route: dict[int, RouteTargets] = {}
         used: set[str] = set()
         for route in tables.routes():
-            bound = before.find_bound(route)
+            bound = before.find_bound(route) if before.snapshot.policies == self._shared else None
             if bound is None or (changed and not changed.isdisjoint(_clusters_of(route))):
                 try:
                     bound = self._bind(route)
@@ -126,9 +129,9 @@ class RouteBinder:
     def _make_targets(self, route: Route, destination: Destination) -> list[Target]:
         """One for each cluster."""
         targets = [self._make_target(route, destination, one.cluster) for one in destination.clusters]
-        if not destination.policies:  # as most
+        if not destination.policies and not self._shared:  # as most
             return targets
-        policies = self._catalogue.build(destination, self._services)
+        policies = self._catalogue.build(destination, self._services, self._shared)
         upstreams = tuple(self._make_upstreams(route, one) for one in destination.policies)
         for target in targets:
             target.decide_by(policies, upstreams)

@@ -15,12 +15,14 @@ from typing import Annotated
 from grpcgw.settings.flag import (
     LONGEST_S,
     Flag,
+    GivenPolicy,
     cores,
     number,
     parse_address,
     parse_directory,
     parse_file,
     parse_names,
+    parse_policies,
     parse_port,
     parse_port_or_off,
     parse_workers,
@@ -34,6 +36,7 @@ __all__ = [
     "AccessLogMode",
     "CompileSettings",
     "EngineName",
+    "GivenPolicy",
     "LogLevel",
     "RedisUrl",
     "Settings",
@@ -119,6 +122,20 @@ class CompileSettings:
             "NAME",
         ),
     ] = EngineName.HTTP2
+
+    policies: Annotated[
+        tuple[GivenPolicy, ...],
+        Flag(
+            "--policy",
+            DATA_PLANE,
+            "Own policy for all calls: a class, or the name of an entry point, with a configuration in JSON where it "
+            "takes one. May be given several times; in the variable they are one a line.",
+            "MODULE:CLASS[={…}]",
+            parse_policies,
+            repeated=True,
+        ),
+    ] = ()
+    """They run in this order, after the policies of the Mapping."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

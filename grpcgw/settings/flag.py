@@ -6,11 +6,13 @@ A check takes the user's text and returns the value. It raises ValueError, which
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
+import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -38,6 +40,18 @@ class Flag:
     """The default in words, if its value is not clear."""
     default: str = ""
     """The default of the command line, if it differs from that of `Settings`."""
+    repeated: bool = False
+    """The flag may come several times; `parse` gets all its texts, one a line, as the variable has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPolicy:
+    """An own policy of the command line."""
+
+    plugin: str
+    """`module:Class`, or the name of an entry point."""
+    config: str = field(default="{}", repr=False)
+    """A JSON object. It may hold secrets."""
 
 
 # ---- checks
@@ -95,6 +109,39 @@ def parse_address(text: str) -> str:
 
 def parse_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+_PLUGIN = re.compile(r"[\w.-]+(:[\w.]+)?")
+
+
+def parse_policies(text: str) -> tuple[GivenPolicy, ...]:
+    """`module:Class` or `module:Class={json}`, any number of them. Raises ValueError, which shows no configuration."""
+    found, at = list[GivenPolicy](), 0
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        plugin = _PLUGIN.match(text, at)
+        if plugin is None:
+            raise ValueError("say module:Class, or module:Class={…} with a configuration as JSON")
+        at, config = _read_config(text, plugin.end(), plugin[0])
+        if at < len(text) and not text[at].isspace():
+            raise ValueError(f"{plugin[0]}: a space or = and a JSON object should follow")
+        found.append(GivenPolicy(plugin[0], config))
+    return tuple(found)
+
+
+def _read_config(text: str, at: int, plugin: str) -> tuple[int, str]:
+    """The JSON object that begins with `=` at `at`, and where it ends; `{}` where there is none."""
+    if not text.startswith("=", at):
+        return at, "{}"
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, at + 1)
+    except ValueError:
+        value, end = None, at
+    if not isinstance(value, dict):
+        raise ValueError(f"{plugin}: what follows = is no JSON object")
+    return end, text[at + 1 : end]
 
 
 def parse_workers(text: str) -> int:

@@ -1,0 +1,157 @@
+"""Own policies: loads the user's class, makes one instance for each configuration, and checks RPCs with it. Pure.
+
+An instance lives on over reloads while its configuration stays the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Coroutine
+from functools import lru_cache, partial
+from importlib.metadata import entry_points
+from inspect import iscoroutinefunction
+from typing import Any, Protocol, Self
+
+from grpcgw.logs import DefectLog
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.plugins import PluginSettings
+from grpcgw.model.route import PolicySettings
+from grpcgw.model.status import Reason, Status
+from grpcgw.policy.call_view import CallView
+from grpcgw.policy.contract import CoroutineWork, FailMode, OnEnd, Policy, PolicyRequest, Verdict, Wait
+from grpcgw.policy.services import PolicyServices
+from grpcgw.policy.verdicts import Allow, Deny
+
+_defects = DefectLog(logging.getLogger(__name__))
+ENTRY_POINTS = "grpcgw.policies"
+"""The group of entry points that names own policies."""
+
+
+class PluginFault(Exception):
+    """Why an own policy cannot be used. The text holds no value of its configuration."""
+
+
+class UserPolicy(Protocol):
+    """An instance of a subclass of `grpcgw.policies.OwnPolicy`."""
+
+    timeout_ms: int
+
+    @classmethod
+    def from_json(cls, config: str) -> Self:
+        """Raises ValueError where the configuration is not valid."""
+        ...
+
+    def check(self, call: CallView) -> Any:
+        """A verdict, or an awaitable of one."""
+        ...
+
+
+def build_plugin(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy | Deny:
+    assert isinstance(settings, PluginSettings)
+    loaded = load_class(settings.plugin)
+    if isinstance(loaded, PluginFault):
+        return _refuse(key, settings, loaded)
+    identity = (settings.name, settings.plugin, settings.config)
+    try:
+        instance = services.keep(loaded, identity, partial(_make_instance, loaded, settings.config))
+        return wrap(instance, settings.timeout_ms)
+    except PluginFault as fault:
+        return _refuse(key, settings, fault)
+
+
+def wrap(instance: UserPolicy, timeout_ms: int | None = None) -> Policy:
+    """The policy that checks with `instance`. Raises PluginFault."""
+    check: Callable[[CallView], Any] = instance.check
+    on_end = getattr(instance, "on_end", None)
+    if not iscoroutinefunction(check):
+        return PluginPolicy(check, on_end)
+    limit_ms = instance.timeout_ms if timeout_ms is None else timeout_ms
+    if not isinstance(limit_ms, int) or limit_ms <= 0:
+        raise PluginFault("its timeout_ms is no number of milliseconds above 0")
+    return AsyncPluginPolicy(check, on_end, limit_ms / 1000)
+
+
+class PluginPolicy:
+    """Checks at once."""
+
+    def __init__(self, check: Callable[[CallView], Any], on_end: Callable[[CallView, Status], None] | None) -> None:
+        self._check = check
+        self.on_end: OnEnd | None = None if on_end is None else partial(_end, on_end)
+
+    def check(self, request: PolicyRequest) -> Verdict:
+        verdict: Verdict = self._check(CallView(request))  # the chain refuses what is no verdict
+        return verdict
+
+
+class AsyncPluginPolicy(PluginPolicy):
+    """Waits for a coroutine; without a verdict in time the RPC is refused."""
+
+    def __init__(
+        self,
+        check: Callable[[CallView], Coroutine[Any, Any, Allow | Deny]],
+        on_end: Callable[[CallView, Status], None] | None,
+        timeout_s: float,
+    ) -> None:
+        super().__init__(check, on_end)
+        self._timeout_s = timeout_s
+
+    def check(self, request: PolicyRequest) -> Wait:
+        work = CoroutineWork(partial(self._check, CallView(request)))
+        return Wait(work, self._timeout_s, FailMode.CLOSED)
+
+
+def _end(on_end: Callable[[CallView, Status], None], request: PolicyRequest, status: Status) -> None:
+    on_end(CallView(request), status)
+
+
+@lru_cache(maxsize=1024)
+def load_class(plugin: str) -> type[UserPolicy] | PluginFault:
+    """The class, or why it cannot be had; once per process, also where it fails: routes of thousands may ask for it."""
+    try:
+        found = _import(plugin)
+    except PluginFault as fault:
+        return fault
+    except (Exception, SystemExit) as error:  # whatever the user's module raises: other routes serve on
+        _defects.note("an own policy cannot be imported:", plugin)
+        return PluginFault(f"importing {plugin} raised {type(error).__name__}: {error}")
+    if not (isinstance(found, type) and callable(getattr(found, "from_json", None)) and hasattr(found, "check")):
+        return PluginFault(f"{plugin} is no subclass of grpcgw.policies.OwnPolicy")
+    return found
+
+
+def _import(plugin: str) -> object:
+    module, _, name = plugin.partition(":")
+    if not name:
+        return _find_entry_point(plugin)
+    found: object = importlib.import_module(module)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise PluginFault(f"the module {module} has no {name}")
+        found = getattr(found, part)
+    return found
+
+
+def _find_entry_point(name: str) -> object:
+    found = tuple(entry_points(group=ENTRY_POINTS, name=name))
+    if not found:
+        raise PluginFault(
+            f"no installed package has an entry point {name} in the group {ENTRY_POINTS}; module:Class names a class"
+        )
+    if len(found) > 1:
+        raise PluginFault(f"{len(found)} installed packages have an entry point {name} in the group {ENTRY_POINTS}")
+    return found[0].load()
+
+
+def _make_instance(loaded: type[UserPolicy], config: str) -> UserPolicy:
+    try:
+        return loaded.from_json(config)
+    except ValueError as error:
+        raise PluginFault(f"its configuration is not valid: {error}") from None
+    except Exception as error:  # its text may hold what is secret in the configuration
+        _defects.note("an own policy cannot be made:", loaded.__qualname__)
+        raise PluginFault(f"making it raised {type(error).__name__}; the log has more") from None
+
+
+def _refuse(key: ObjectKey, settings: PluginSettings, fault: PluginFault) -> Deny:
+    return Deny(Reason.POLICY_NOT_BUILT, f"{key}: {settings.name} cannot be built: {fault}")
