@@ -86,6 +86,8 @@ def _explain_fault(fault: PortFault, listeners: Mapping[str, KubeObject]) -> Pro
 
 
 def _explain_uncarried(carrier: str, route: UncarriedRoute, objects: Objects) -> Problem:
-    obj = None if route.key is None else objects.get(route.key)
+    if route.key is None:
+        return Problem(Severity.ERROR, f"all calls are refused: {route.why}", carrier)
+    obj = objects.get(route.key)
     where = carrier if obj is None else obj.source.locate()
     return Problem(Severity.ERROR, f"{carrier} cannot carry it: {route.why}", where, route.key)

@@ -47,7 +47,7 @@ class OwnPolicy(Generic[C]):
     allowed is over.
     """
 
-    timeout_ms: ClassVar[int] = 1000
+    timeout_ms: int = 1000
     """Limit for an asynchronous check; a Filter may set another. Without a verdict in time the RPC is refused with
     UNAVAILABLE."""
     config_model: ClassVar[type[BaseModel]] = NoConfig
@@ -62,8 +62,9 @@ class OwnPolicy(Generic[C]):
                 if isinstance(model, type):  # else it is a type variable of a generic subclass
                     cls.config_model = model
 
-    def __init__(self, config: C) -> None:
-        self.config = config
+    def __init__(self, config: C | None = None) -> None:
+        """`config`: None for the defaults of the model."""
+        self.config: C = self.config_model() if config is None else config  # type: ignore[assignment]
 
     def check(self, call: CallView) -> Allow | Deny | Awaitable[Allow | Deny]:
         """The verdict on one RPC: `allow(…)` or `deny(…)`. `def` decides at once and must not block; `async def` may

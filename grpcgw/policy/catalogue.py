@@ -98,7 +98,8 @@ class Catalogue:
         """Why policies of `Snapshot.policies` cannot be built."""
         services = PolicyServices()
         built = [self._build(EVERY_MAPPING, settings, services) for settings in shared]
-        return [one.message for one in built if isinstance(one, Deny) and one.reason == Reason.POLICY_NOT_BUILT]
+        faults = [one.message for one in built if isinstance(one, Deny) and one.reason == Reason.POLICY_NOT_BUILT]
+        return [message.removeprefix(f"{EVERY_MAPPING}: ") for message in faults]
 
     def _stage(self, settings: PolicySettings) -> Stage:
         found = self._by_kind.get(settings.kind)

@@ -133,7 +133,7 @@ class WorkerSlot:
     ) -> asyncio.subprocess.Process:
         # In a process group of its own: Ctrl-C goes to the control process alone, which drains the workers.
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "grpcgw.workers.worker", str(descriptor), str(log_descriptor)),
+            *(sys.executable, *_path_flags(), "-m", "grpcgw.workers.worker", str(descriptor), str(log_descriptor)),
             pass_fds=(descriptor, log_descriptor, *self._descriptors),
             process_group=0,
             stderr=stderr,
@@ -228,6 +228,12 @@ class WorkerSlot:
             _, late = await asyncio.wait(waits, timeout=limit_s + DRAIN_GRACE_S)
             for wait in late:
                 wait.cancel()
+
+
+def _path_flags() -> tuple[str, ...]:
+    """A worker finds own policies where this process does: -m looks in the working directory, an installed command
+    does not."""
+    return () if sys.path[0] in ("", os.getcwd()) else ("-P",)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

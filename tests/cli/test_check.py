@@ -150,3 +150,32 @@ def test_check_of_mappings_without_any_service_only_says_what_it_could_not_check
 
 def test_check_of_a_missing_directory_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing" in usage_error(capsys, "check", "missing")
+
+
+def test_check_names_own_policies_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["check", GREET, "--policy", "examples.policies.lookup:AccountLookup", "--policy", "absent:X"]) == 1
+    said = capsys.readouterr().out
+    assert (
+        "all calls are refused: --policy examples.policies.lookup:AccountLookup cannot be built:"
+        " its configuration is not valid: url: Field required"
+    ) in said
+    assert "all calls are refused: --policy absent:X cannot be built: importing absent:X raised" in said
+
+
+PLUGIN = """\
+{apiVersion: getambassador.io/v2, kind: Filter, metadata: {name: own}, spec: {Plugin: {name: "absent:X"}}}
+---
+apiVersion: getambassador.io/v2
+kind: FilterPolicy
+metadata: {name: all}
+spec: {rules: [{host: "*", path: "*", filters: [{name: own}]}]}
+"""
+
+
+def test_check_names_mappings_whose_filter_cannot_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, "greet", "timeout_ms", "5")
+    (tmp_path / "filters.yaml").write_text(PLUGIN)
+    assert execute(["check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/greet.yaml:1: error: Mapping greet.default" in said
+    assert "Filter own.default cannot be built: importing absent:X raised ModuleNotFoundError" in said

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from grpcgw.cli import options
-from grpcgw.settings import CompileSettings, EngineName, LogLevel, Settings, cores
+from grpcgw.settings import CompileSettings, EngineName, GivenPolicy, LogLevel, Settings, cores
 from tests.cli.commands import GREET, settings_of, usage_error
 
 
@@ -35,6 +35,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         "MAX_CONNECTION_AGE": "61",
         "MAX_CONNECTION_AGE_GRACE": "6",
         "ZONE": "east",
+        "POLICY": 'own.a:A\nb={"x": 1}',
         "LOG_LEVEL": "error",
     }
     for name, value in values.items():
@@ -61,6 +62,7 @@ def test_every_flag_of_run_is_an_environment_variable_as_well(monkeypatch: pytes
         max_connection_age_s=61.0,
         max_connection_age_grace_s=6.0,
         zone="east",
+        policies=(GivenPolicy("own.a:A"), GivenPolicy("b", '{"x": 1}')),
         log_level=LogLevel.ERROR,
     )
 
@@ -153,3 +155,24 @@ def test_a_flag_wins_over_grpcgws_variable_and_that_over_ambassadors(monkeypatch
     monkeypatch.setenv("GRPCGW_AMBASSADOR_ID", "second")
     assert settings_of("--kubernetes").ambassador_id == "second"
     assert settings_of("--kubernetes", "--ambassador-id", "first").ambassador_id == "first"
+
+
+def test_policies_may_be_given_several_times_each_with_a_configuration() -> None:
+    given = settings_of("--config", GREET, "--policy", 'a:A={"x": "y z",\n"n": {}}', "--policy", "tenant-header")
+    assert given.policies == (GivenPolicy("a:A", '{"x": "y z",\n"n": {}}'), GivenPolicy("tenant-header"))
+    assert "y z" not in repr(given), "it may be secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a:A={secret}", "a:A: what follows = is no JSON object"),
+        ('a:A=["secret"]', "a:A: what follows = is no JSON object"),
+        ("a:A={}secret", "a:A: a space or = and a JSON object should follow"),
+        ("={}", "say module:Class, or module:Class={…}"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_is_wrong_usage(capsys: pytest.CaptureFixture[str], text: str, says: str) -> None:
+    said = usage_error(capsys, "run", "--config", GREET, "--policy", text)
+    assert f"--policy: {says}" in said
+    assert "secret" not in said

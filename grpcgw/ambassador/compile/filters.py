@@ -18,6 +18,7 @@ from grpcgw.model.api_keys import DEFAULT_HEADER, make_api_keys
 from grpcgw.model.cluster import Cluster, UpstreamTls
 from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.objects import KubeObject, ObjectKey
+from grpcgw.model.plugins import make_plugin
 from grpcgw.model.route import PolicySettings, Unenforced
 
 _REFUSED = "the calls that need it are refused"
@@ -127,6 +128,15 @@ def apply_arguments(
     return settings
 
 
+def _compile_plugin(
+    obj: KubeObject, spec: FilterSpec, context: GuardContext, findings: Findings
+) -> CompiledFilter | None:
+    """The class is loaded where the policy is built: what is wrong with it stands at the routes that need it."""
+    settings = spec.Plugin or spec.plugin
+    assert settings is not None
+    return CompiledFilter(make_plugin(str(obj.key), settings.name, settings.config or {}, settings.timeout_ms))
+
+
 def _refuse(why: str) -> FilterCompiler:
     def compile_none(
         obj: KubeObject, spec: FilterSpec, context: GuardContext, findings: Findings
@@ -143,7 +153,7 @@ def _refuse(why: str) -> FilterCompiler:
 _COMPILERS: dict[FilterType, FilterCompiler] = {
     "JWT": _compile_jwt,
     "External": _compile_external,
-    "Plugin": _refuse("a Filter of this type is not supported yet"),
+    "Plugin": _compile_plugin,
     "APIKey": _compile_api_key,
     "OAuth2": _refuse(
         "OAuth2 is a browser's flow of redirects and cookies, which no gRPC client can go through; have clients send"

@@ -29,6 +29,16 @@ class ApiKeySpec(Resource):
     ] = None
 
 
+class PluginSpec(Resource):
+    name: Annotated[Text, served("`module:Class`, or an entry point of the group `grpcgw.policies`")]
+    config: Annotated[Table | None, served("not in Ambassador; what the class takes as its configuration")] = None
+    timeout_ms: Annotated[
+        Annotated[int, Field(ge=1, le=2**31 - 1)] | None,
+        served("not in Ambassador; limit for an asynchronous check; default: the class's own, else 1000"),
+    ] = None
+
+
+_PLUGIN = "an own policy in Python decides (docs/policies.md): `name`, `config`, `timeout_ms`"
 _API_KEY = "a call needs a key of a Secret: `keys: [{secretName, secretNamespace}]`, `httpHeader`, `forwardHeader`"
 _JWT = "a call needs a token that keys of `jwksURI` or `jwksSecret` verify: see [who-may-call.md](who-may-call.md)"
 _OAUTH2 = f"a browser's flow, which no gRPC client can go through: {_REFUSED}; verify the tokens by a JWT Filter"
@@ -42,7 +52,7 @@ class FilterSpec(Resource):
         ExternalSpec | None,
         served("a service decides: the fields of an AuthService, and `tlsConfig` for its certificates"),
     ] = None
-    Plugin: Annotated[Table | None, served(f"not supported yet: {_REFUSED}")] = None
+    Plugin: Annotated[PluginSpec | None, served(_PLUGIN)] = None
     APIKey: Annotated[ApiKeySpec | None, served(_API_KEY)] = None
     OAuth2: Annotated[Table | None, served(_OAUTH2)] = None
     Internal: Annotated[Table | None, served(_INTERNAL)] = None
@@ -54,7 +64,7 @@ class FilterSpec(Resource):
     external: Annotated[
         NewExternalSpec | None, served("`External` in `gateway.getambassador.io/v1alpha1`, with that version's fields")
     ] = None
-    plugin: Annotated[Table | None, served("`Plugin` in `gateway.getambassador.io/v1alpha1`")] = None
+    plugin: Annotated[PluginSpec | None, served("`Plugin` in `gateway.getambassador.io/v1alpha1`")] = None
     apikey: Annotated[ApiKeySpec | None, served("`APIKey` in `gateway.getambassador.io/v1alpha1`")] = None
     oauth2: Annotated[Table | None, served("`OAuth2` in `gateway.getambassador.io/v1alpha1`")] = None
 

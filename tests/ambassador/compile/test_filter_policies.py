@@ -16,6 +16,7 @@ from grpcgw.model.filters import AppliedFilter, FilterPolicySettings, HeaderCond
 from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.match import HeaderMatch
 from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.plugins import make_plugin
 from grpcgw.model.route import PolicySettings, Unenforced
 from grpcgw.model.route_source import Compiled, CompileOptions
 from tests.compiling import compile_objects, destinations, mapping, obj, only, said
@@ -314,10 +315,11 @@ def test_a_secret_that_cannot_be_read_serves_in_its_last_good_version() -> None:
         ({"APIKey": {"keys": [{"secretName": "absent"}]}}, "none of its Secrets has a key"),
         ({"OAuth2": {"authorizationURL": "https://a"}}, "OAuth2 is a browser's flow"),
         ({"Internal": {}}, "Edge Stack's own"),
-        ({"Plugin": {"name": "x"}}, "not supported yet"),
         ({"JWT": {}}, "one of jwksURI and jwksSecret is required"),
         ({"JWT": {"jwksSecret": {"name": "absent"}}}, "Secret absent.shop does not exist"),
         ({"JWT": {"jwksURI": "https://a", "validAlgorithms": ["none"]}}, "spec.JWT.validAlgorithms"),
+        ({"Plugin": {"name": ""}}, "Plugin.name"),
+        ({"Plugin": {"name": "x", "timeout_ms": 0}}, "Plugin.timeout_ms"),
     ],
 )
 def test_a_filter_that_cannot_be_enforced_refuses_the_calls_that_need_it(spec: object, message: str) -> None:
@@ -505,3 +507,10 @@ def test_what_is_wrong_with_an_external_filter_is_named(given: dict[str, object]
     compiled = compile_objects(policy(EXTERNAL), external(given), mapping())
     assert message in "".join(said(compiled, Severity.ERROR))
     assert unenforced(compiled) == ["Filter ext.shop has an error or does not exist"]
+
+
+@pytest.mark.parametrize("field", ["Plugin", "plugin"])
+def test_a_plugin_is_an_own_policy_with_its_configuration(field: str) -> None:
+    spec = {field: {"name": "own.tenants:Tenants", "config": {"most": 3, "by": ["a"]}, "timeout_ms": 200}}
+    found = settings_of(compile_objects(policy({**ALL, **REFERENCE}), obj("Filter", "keys", spec), mapping())).filters
+    assert found == (make_plugin("Filter keys.shop", "own.tenants:Tenants", {"by": ["a"], "most": 3}, 200),)

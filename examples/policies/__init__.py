@@ -1,0 +1,1 @@
+"""Own policies: the examples of docs/policies.md, which shows these files as they are."""
