@@ -24,7 +24,7 @@ from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.contract import CoroutineWork, PolicyRequest, Wait
 from grpcgw.policy.plugin import wrap
 from grpcgw.policy.request import Peer, Request
-from grpcgw.policy.verdicts import Allow, Deny
+from grpcgw.policy.verdicts import Deny
 
 _MAPPING = ObjectKey("Mapping", "default", "test")
 
@@ -109,7 +109,7 @@ async def _wait(chain: Chain, outcome: Wait) -> Deny | None:
     left: Deny | Wait | None = outcome
     while isinstance(left, Wait):
         assert isinstance(left.work, CoroutineWork), "an own policy waits for a coroutine only"
-        verdict: Allow | Deny | BaseException
+        verdict: object
         try:
             async with asyncio.timeout(left.timeout_s) as limit:
                 verdict = await left.work.start()
