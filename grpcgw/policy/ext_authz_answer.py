@@ -20,7 +20,7 @@ _ACTIONS = {1: Verb.ADD_IF_ABSENT, 2: Verb.SET, 3: Verb.SET_IF_PRESENT}
 """`HeaderValueOption.append_action`; 0, the default, sets a header, as in Envoy's ext_authz."""
 
 
-class BadAnswer(GrpcgwError):
+class NoVerdict(GrpcgwError):
     """An answer that allows nothing and refuses nothing, or both; the text says why."""
 
 
@@ -33,11 +33,11 @@ class ServiceError(GrpcgwError):
 
 
 def read_answer(message: bytes, who: str) -> Ruling:
-    """The ruling of a serialized CheckResponse. `who` names the service to clients. Raises BadAnswer, ServiceError."""
+    """The ruling of a serialized CheckResponse. `who` names the service to clients. Raises NoVerdict, ServiceError."""
     try:
         answer = CheckResponse.FromString(message)
     except DecodeError as error:
-        raise BadAnswer("its answer is no CheckResponse") from error
+        raise NoVerdict("its answer is no CheckResponse") from error
     kind = answer.WhichOneof("http_response")
     if kind == "error_response":
         raise ServiceError(_read_refusal(answer, answer.error_response, who, Code.UNAVAILABLE))
@@ -45,7 +45,7 @@ def read_answer(message: bytes, who: str) -> Ruling:
         denied = answer.denied_response
         return Ruling(_read_refusal(answer, denied, who, Code.PERMISSION_DENIED))
     if kind is None and not answer.HasField("status"):
-        raise BadAnswer("its answer is empty")
+        raise NoVerdict("its answer is empty")
     return _read_permission(answer)
 
 
@@ -60,7 +60,7 @@ def _read_permission(answer: CheckResponse) -> Ruling:
         added = [_read_header(one) for one in allowed.response_headers_to_add if not is_dropped(one.header.key)]
         return Ruling(Allow(remove=removed, facts=facts, add_response=tuple(added)), rules)
     except (BadHeader, ValueError) as error:
-        raise BadAnswer(f"it allows the call with a header that cannot be sent: {error}") from error
+        raise NoVerdict(f"it allows the call with a header that cannot be sent: {error}") from error
 
 
 def _read_rule(option: HeaderValueOption) -> Rule:

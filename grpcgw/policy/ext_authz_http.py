@@ -11,7 +11,7 @@ from grpcgw.model.codes import Code, code_of_http
 from grpcgw.model.ext_authz import ExtAuthzSettings
 from grpcgw.policy.answer_headers import BadHeader, explicit_status, is_dropped, keep_sendable, read_header
 from grpcgw.policy.contract import HttpAnswer, PolicyRequest
-from grpcgw.policy.ext_authz_answer import BadAnswer, ServiceError
+from grpcgw.policy.ext_authz_answer import NoVerdict, ServiceError
 from grpcgw.policy.ext_authz_request import PARTIAL_BODY, list_headers
 from grpcgw.policy.ruling import Rule, Ruling, Verb, refuse
 from grpcgw.policy.verdicts import ALLOW, Deny
@@ -51,7 +51,7 @@ class HttpExchange:
         return path, (*sent, *self._added), b"" if message is None else message.frame
 
     def read(self, answer: HttpAnswer) -> Ruling:
-        """Raises BadAnswer and ServiceError."""
+        """Raises NoVerdict and ServiceError."""
         kept = [(key, value) for key, value in answer.headers if key.lower() in self._answered]
         if answer.status == OK:
             return _allow(kept)
@@ -70,4 +70,4 @@ def _allow(kept: Iterable[tuple[str, str]]) -> Ruling:
         passed = [read_header(key, value) for key, value in kept if not is_dropped(key)]
         return Ruling(ALLOW, tuple([Rule(Verb.SET, key, value) for key, value in passed]))
     except (BadHeader, ValueError) as error:
-        raise BadAnswer(f"it allows the call with a header that cannot be sent: {error}") from error
+        raise NoVerdict(f"it allows the call with a header that cannot be sent: {error}") from error

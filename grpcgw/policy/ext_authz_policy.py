@@ -29,7 +29,7 @@ from grpcgw.policy.contract import (
     Verdict,
     Wait,
 )
-from grpcgw.policy.ext_authz_answer import BadAnswer, ServiceError, read_answer
+from grpcgw.policy.ext_authz_answer import NoVerdict, ServiceError, read_answer
 from grpcgw.policy.ext_authz_http import HttpExchange
 from grpcgw.policy.ext_authz_request import encode_question
 from grpcgw.policy.ruling import Ruling
@@ -105,7 +105,7 @@ class ExtAuthz:
         except ServiceError as error:
             is_open = self._fail_mode is FailMode.OPEN
             return Allow(facts=((FAILED_OPEN, self._settings.name),)) if is_open else self._refuse_for(error)
-        except BadAnswer as error:
+        except NoVerdict as error:
             return Deny(Reason.POLICY_UNAVAILABLE, f"{self._who} gave no verdict: {error}", self._closed_code)
         if self._cache is not None:
             self._cache.keep(key, ruling, request.now_s)

@@ -12,7 +12,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.policy.answer_headers import MAX_TRAILER_BYTES
 from grpcgw.policy.dynamic_metadata import MAX_FACTS
-from grpcgw.policy.ext_authz_answer import BadAnswer, ServiceError, read_answer
+from grpcgw.policy.ext_authz_answer import NoVerdict, ServiceError, read_answer
 from grpcgw.policy.ext_authz_pb2 import (
     CheckResponse,
     DeniedHttpResponse,
@@ -68,7 +68,7 @@ def test_an_ok_status_or_response_allows(answer: CheckResponse) -> None:
 
 @pytest.mark.parametrize("message", [b"", b"\xff\xff", b"no protobuf at all"])
 def test_an_answer_without_content_or_sense_is_no_verdict(message: bytes) -> None:
-    with pytest.raises(BadAnswer):
+    with pytest.raises(NoVerdict):
         read_answer(message, WHO)
 
 
@@ -175,7 +175,7 @@ def test_headers_of_the_connection_are_not_passed_on() -> None:
     "header", [(":path", "/other"), (":authority", "x"), ("Host", "x"), ("x-a", "a\nb"), ("b c", ""), ("x-bin", "%")]
 )
 def test_a_header_that_cannot_be_sent_makes_no_verdict(header: tuple[str, str]) -> None:
-    with pytest.raises(BadAnswer, match="header that cannot be sent"):
+    with pytest.raises(NoVerdict, match="header that cannot be sent"):
         verdict_of(allowed(headers=[option(*header)]))
 
 
@@ -201,6 +201,6 @@ def test_dynamic_metadata_becomes_facts_in_bounds() -> None:
 def test_no_answer_raises_anything_else(message: bytes) -> None:
     try:
         ruling = read_answer(message, WHO)
-    except (BadAnswer, ServiceError):
+    except (NoVerdict, ServiceError):
         return
     assert isinstance(ruling.apply(()), Allow | Deny)
