@@ -84,6 +84,11 @@ class PolicySettings:
         """Metadata keys that only the policy sets: pods trust them, so a client's own are removed."""
         return ()
 
+    @property
+    def reads_certificate(self) -> bool:
+        """Whether the policy looks at the client's certificate (`Request.certificate`)."""
+        return False
+
 
 NOT_SUPPORTED = "is not supported yet"
 

@@ -12,7 +12,15 @@ from enum import IntEnum
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.status import Reason
-from grpcgw.policy import api_key, concurrency, ext_authz_policy, rate_limit, rate_limit_service, unenforced
+from grpcgw.policy import (
+    api_key,
+    authorization,
+    concurrency,
+    ext_authz_policy,
+    rate_limit,
+    rate_limit_service,
+    unenforced,
+)
 from grpcgw.policy.chain import BuiltPolicy
 from grpcgw.policy.contract import Policy
 from grpcgw.policy.filter_policy import build_filter_policy
@@ -135,6 +143,7 @@ CATALOGUE = Catalogue(
         PolicyKind("api-key", Stage.IDENTITY, api_key.build),
         PolicyKind("jwt", Stage.IDENTITY, build_jwt),
         PolicyKind("ext-authz", Stage.REMOTE_AUTHORIZATION, ext_authz_policy.build),
+        PolicyKind("authorization", Stage.AUTHORIZATION, authorization.build),
         PolicyKind("rate-limit", Stage.LIMITS, rate_limit.build),
         PolicyKind("concurrency-limit", Stage.LIMITS, concurrency.build),
         PolicyKind("rate-limit-service", Stage.LIMITS, rate_limit_service.build),

@@ -127,6 +127,8 @@ class Chain:
     def _stop_at(self, verdict: Deny | Wait) -> Deny | Wait:
         if isinstance(verdict, Wait):
             self._waiting = verdict
+        elif verdict.facts:
+            self.request.facts.update(verdict.facts)
         return verdict
 
     def _call(self, decide: Callable[[T], Verdict], subject: T) -> Verdict:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
 
 from grpcgw.model.clients import DEFAULT_CLIENT_RULES, AddressRule, CertificateForwarding, ClientRules, Underscores
 from grpcgw.model.listener import Listener
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason
+from grpcgw.policy.addresses import parse_address
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE, forward_certificate
 from grpcgw.policy.request import FORWARDED_FOR, Peer, Request
 from grpcgw.policy.verdicts import Deny
@@ -84,7 +85,7 @@ def _forwarded(metadata: Metadata, hops: int) -> str:
     addresses = ",".join(values).split(",")
     if len(addresses) < hops:
         return ""
-    found = _parse(addresses[-hops].strip())
+    found = parse_address(addresses[-hops].strip())
     return "" if found is None else str(found)
 
 
@@ -96,16 +97,7 @@ def _matcher(rules: Iterable[AddressRule]) -> Callable[[str, str], bool]:
     def matches(peer: str, client: str) -> bool:
         if not networks:
             return False
-        by_peer = {True: _parse(peer), False: _parse(client)}
+        by_peer = {True: parse_address(peer), False: parse_address(client)}
         return any((address := by_peer[of_peer]) is not None and address in network for network, of_peer in networks)
 
     return matches
-
-
-def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    """None where `text` is no address. An IPv4-mapped IPv6 address becomes IPv4."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

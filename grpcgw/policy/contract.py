@@ -35,7 +35,7 @@ class PolicyRequest:
     metadata: Metadata
     """The client's, with the edits of earlier policies."""
     facts: dict[str, str] = field(default_factory=dict)
-    """Of earlier policies. A policy reads it, and adds to it by `Allow.facts` alone."""
+    """Of earlier policies. A policy reads it, and adds to it by `Allow.facts` and `Deny.facts` alone."""
     claims: Mapping[str, object] | None = None
     """Of the token that an earlier policy verified (`Allow.claims`); None: there is none."""
     first_message: MessageStart | None = None

@@ -53,7 +53,7 @@ class Request:
     """Seconds since the epoch, for logs and headers; timers do not use it."""
     port: PortView = SOME_PORT
     certificate: ClientCertificate | None = None
-    """The client's, if it showed one that is forwarded to pods."""
+    """The client's, if it showed one; None also where neither client rules nor policies look at it."""
     message_encoding: str = "identity"
     """The client's `grpc-encoding`, where the engine passes frames."""
     metadata_bytes: int = 0

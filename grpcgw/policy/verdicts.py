@@ -85,6 +85,8 @@ class Deny:
     """More trailers."""
     retry_after_ms: int | None = None
     """`grpc-retry-pushback-ms` (gRFC A6): a client that retries should wait so long; None: it is not sent."""
+    facts: Facts = ()
+    """For the access log alone: the client gets none of them."""
 
     def __post_init__(self) -> None:
         if self.code is not None and not 0 < self.code <= Code.UNAUTHENTICATED:

@@ -76,6 +76,8 @@ class Serving:
         self.reflection: DescriptorIndex | None = None
         """Descriptors of the pods' services; None: the gateway has no reflection service."""
         self._routing = NO_ROUTES
+        self._reads_certificates = False
+        """Whether some policy looks at clients' certificates."""
         self.policy_services = PolicyServices()
         self._binder = RouteBinder(self.clusters, self.counters.count_in_flight, self.policy_services, catalogue)
         self._applying = threading.Lock()
@@ -105,7 +107,7 @@ class Serving:
 
     def wants_certificate(self, port: PortView) -> bool:
         """Whether an engine must pass on the certificate that the client of an RPC has shown."""
-        return self.reception is not None and port.asks_clients
+        return port.asks_clients and (self._reads_certificates or self.reception is not None)
 
     def refuses(self, authority: str, metadata: Metadata, port: PortView) -> bool:
         """Whether an RPC is refused whatever its path is."""
@@ -156,6 +158,7 @@ class Serving:
             routing, used = self._binder.bind(tables, self._routing, changed)
             self.clusters.fill(changed | used, now_s)
             self._receive_by(snapshot.clients, snapshot.listeners or ())
+            self._reads_certificates = _reads_certificates(snapshot)
             self._routing = routing
             self.clusters.drop_others(snapshot.clusters, now_s)
 
@@ -180,3 +183,8 @@ class Serving:
     def shadow_reports(self) -> tuple[ShadowReport, ...]:
         """Counters of the shadow Mappings."""
         return self._binder.shadow_reports()
+
+
+def _reads_certificates(snapshot: Snapshot) -> bool:
+    policies = [one.policies for route in snapshot.routes for one in route.destinations if one.policies]
+    return any(settings.reads_certificate for several in policies for settings in several)

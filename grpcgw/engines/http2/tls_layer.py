@@ -66,7 +66,19 @@ class TlsClosed(GrpcgwError):
 class TlsLayer:
     """TLS of one connection. First `handshake` until it is `established`, then `receive` and `send`."""
 
-    __slots__ = ("_failed", "_feed", "_incoming", "_object", "_outgoing", "_read", "_take", "alpn", "established")
+    __slots__ = (
+        "_certificate",
+        "_described",
+        "_failed",
+        "_feed",
+        "_incoming",
+        "_object",
+        "_outgoing",
+        "_read",
+        "_take",
+        "alpn",
+        "established",
+    )
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, server_name: str | None = None) -> None:
         """`server_name`: of the server that we connect to, for SNI and the check of its certificate.
@@ -79,7 +91,8 @@ class TlsLayer:
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_name)
         self._feed, self._take, self._read = self._incoming.write, self._outgoing.read, self._object.read
         self._failed: TlsFailed | None = None
-        self.established = False
+        self._certificate: ClientCertificate | None = None
+        self.established = self._described = False
         self.alpn: str | None = None
         """The protocol agreed on, once established; None: none."""
 
@@ -152,7 +165,9 @@ class TlsLayer:
 
     def peer_certificate(self) -> ClientCertificate | None:
         """What the peer has shown and `ssl` has verified; None: nothing. Of a resumed session without its chain."""
-        return describe_peer(self._object)
+        if not self._described:  # once: it takes as long as several RPCs
+            self._certificate, self._described = describe_peer(self._object), self.established
+        return self._certificate
 
     def _check_unsent(self) -> None:
         if self._outgoing.pending > _MOST_UNSENT_BYTES:

@@ -1,0 +1,164 @@
+"""The policy of authorization: rules of who may call what, in Envoy's RBAC semantics. Pure.
+
+An Rbac that denies is passed by an RPC that none of its policies matches, one that allows by an RPC that one matches. A
+condition that cannot be evaluated denies, whatever the action is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grpcgw.model.authorization import ANYTHING, Action, AuthorizationSettings, Rbac, RbacPolicy
+from grpcgw.model.cel import Condition, NotEvaluated
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.route import PolicySettings
+from grpcgw.model.status import Reason
+from grpcgw.policy.contract import PolicyRequest
+from grpcgw.policy.rpc_matchers import Test, all_of, any_of, as_text, compile_matcher
+from grpcgw.policy.services import PolicyServices
+from grpcgw.policy.verdicts import ALLOW, Allow, Deny, Facts
+
+POLICY, RULE, DRY_RUN = "policy", "rule", "dry-run"
+"""Facts: the object and the rule that decided; what the rules that only record decide (`shadow_rules`)."""
+NO_RULE = "none"
+"""The rule of an RPC that is denied because no rule allows it."""
+VARIABLES = ("request", "connection", "claims")
+"""Of conditions. The first two have Envoy's attributes."""
+
+
+def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> AuthorizationPolicy:
+    """Raises InvalidRegex, InvalidGlob, InvalidExpression, and ValueError for a network that is none."""
+    assert isinstance(settings, AuthorizationSettings)
+    return AuthorizationPolicy(settings, key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A policy of an Rbac, compiled, with its verdicts."""
+
+    matches: Test
+    allow: Allow
+    deny: Deny
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An Rbac, compiled."""
+
+    denies: bool
+    rules: tuple[_Rule, ...]
+    otherwise: Allow | Deny
+    """Where no rule matches."""
+
+    def decide(self, request: PolicyRequest) -> Allow | Deny:
+        for rule in self.rules:
+            if rule.matches(request):
+                return rule.deny if self.denies else rule.allow
+        return self.otherwise
+
+
+class AuthorizationPolicy:
+    def __init__(self, settings: AuthorizationSettings, key: ObjectKey) -> None:
+        """`key`: the Mapping. Raises as `build`."""
+        self._steps = tuple([_compile_step(rbac, settings.name, key) for rbac in settings.rules])
+        self._shadows = tuple([_compile_step(rbac, settings.name, key) for rbac in settings.shadow_rules])
+
+    def check(self, request: PolicyRequest) -> Allow | Deny:
+        verdict = _decide(self._steps, request)
+        if self._shadows:
+            return _record(verdict, _decide(self._shadows, request))
+        return verdict
+
+
+def _decide(steps: tuple[_Step, ...], request: PolicyRequest) -> Allow | Deny:
+    """Of the last step, where all allow."""
+    verdict: Allow | Deny = ALLOW
+    for step in steps:
+        verdict = step.decide(request)
+        if isinstance(verdict, Deny):
+            return verdict
+    return verdict
+
+
+def _record(verdict: Allow | Deny, shadow: Allow | Deny) -> Allow | Deny:
+    """`verdict`, with the fact of what the rules that only record decide."""
+    decided = dict(shadow.facts)
+    outcome = "deny" if isinstance(shadow, Deny) else "allow"
+    by = f" {decided[POLICY]} {decided[RULE]}" if POLICY in decided else ""
+    facts: Facts = (*verdict.facts, (DRY_RUN, f"{outcome}{by}"))
+    if isinstance(verdict, Deny):
+        return Deny(verdict.reason, verdict.message, facts=facts)
+    return Allow(facts=facts)
+
+
+# --- building
+
+
+def _compile_step(rbac: Rbac, name: str, key: ObjectKey) -> _Step:
+    """`name`: of the objects, for what no rule of theirs allows."""
+    denies = rbac.action is Action.DENY
+    rules = tuple([_compile_rule(policy, denies, key) for policy in rbac.policies])
+    return _Step(denies, rules, ALLOW if denies else _make_deny(key, ((POLICY, name), (RULE, NO_RULE))))
+
+
+def _compile_rule(policy: RbacPolicy, denies: bool, key: ObjectKey) -> _Rule:
+    given = [matchers for matchers in (policy.permissions, policy.principals) if ANYTHING not in matchers]
+    tests = [any_of([compile_matcher(one) for one in matchers]) for matchers in given]
+    if policy.condition:
+        tests.append(_compile_condition(policy.condition, if_unknown=denies))
+    facts = ((POLICY, policy.by), (RULE, policy.rule))
+    return _Rule(all_of(tests), Allow(facts=facts), _make_deny(key, facts))
+
+
+def _make_deny(key: ObjectKey, facts: Facts) -> Deny:
+    """Says nothing of the rules: what they are is not the client's to know."""
+    return Deny(Reason.FORBIDDEN, f"{key}: this client may not make this call", facts=facts)
+
+
+def _compile_condition(expression: str, if_unknown: bool) -> Test:
+    """`if_unknown`: the answer where the expression gives none."""
+    condition = Condition(expression, VARIABLES)
+    readers = [(name, _READERS[name]) for name in sorted(condition.variables)]
+
+    def test(request: PolicyRequest) -> bool:
+        try:
+            return condition.holds({name: read(request) for name, read in readers})
+        except NotEvaluated:
+            return if_unknown
+
+    return test
+
+
+def _describe_request(request: PolicyRequest) -> object:
+    """Envoy's `request.*`."""
+    headers: dict[str, str] = {}
+    for key, value in request.metadata:
+        text = as_text(value)
+        headers[key] = f"{headers[key]},{text}" if key in headers else text
+    client = request.request
+    return {"path": client.path, "url_path": client.path, "host": client.authority, "headers": headers}
+
+
+def _describe_connection(request: PolicyRequest) -> object:
+    """Envoy's `connection.*` of the client's certificate."""
+    certificate = request.request.certificate
+    if certificate is None:
+        return {"mtls": False}
+    return {
+        "mtls": True,
+        "subject_peer_certificate": certificate.subject,
+        "uri_san_peer_certificate": next(iter(certificate.uris), ""),
+        "dns_san_peer_certificate": next(iter(certificate.names), ""),
+    }
+
+
+def _find_claims(request: PolicyRequest) -> object:
+    return {} if request.claims is None else dict(request.claims)
+
+
+_READERS: dict[str, Callable[[PolicyRequest], object]] = {
+    "request": _describe_request,
+    "connection": _describe_connection,
+    "claims": _find_claims,
+}

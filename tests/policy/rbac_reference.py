@@ -1,0 +1,95 @@
+"""A tiny evaluator of Envoy's RBAC, written for clearness alone, to compare the policy of authorization with."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from ipaddress import ip_address, ip_network
+
+from grpcgw.model.authorization import (
+    Action,
+    AllOf,
+    AnyOf,
+    CertificateField,
+    HasCertificate,
+    HasClaim,
+    HasHeader,
+    IsAuthority,
+    IsFrom,
+    IsMethod,
+    Matcher,
+    Not,
+    Rbac,
+    TextKind,
+    TextMatch,
+)
+from grpcgw.policy.contract import PolicyRequest
+
+
+def allows(rules: tuple[Rbac, ...], request: PolicyRequest) -> bool:
+    for rbac in rules:
+        hit = any(
+            any(holds(one, request) for one in policy.permissions)
+            and any(holds(one, request) for one in policy.principals)
+            for policy in rbac.policies
+        )
+        if hit is (rbac.action is Action.DENY):
+            return False
+    return True
+
+
+def holds(matcher: Matcher, rpc: PolicyRequest) -> bool:
+    match matcher:
+        case AllOf(parts):
+            return all(holds(part, rpc) for part in parts)
+        case AnyOf(parts):
+            return any(holds(part, rpc) for part in parts)
+        case Not(part):
+            return not holds(part, rpc)
+        case IsMethod(texts):
+            return _one(texts, [rpc.request.path])
+        case IsAuthority(texts):
+            return _one(texts, [rpc.request.authority, rpc.request.authority.partition(":")[0]])
+        case HasHeader(name, texts):
+            values = [str(value) for key, value in rpc.metadata if key == name]
+            return _one(texts, [",".join(values)] if values else [])
+        case IsFrom(networks, of_peer):
+            text = rpc.request.peer.connected if of_peer else rpc.request.peer.address
+            return bool(text) and any(ip_address(text) in ip_network(network) for network in networks)
+        case HasCertificate(field, texts):
+            shown = rpc.request.certificate
+            if shown is None:
+                return False
+            values = {
+                CertificateField.ANY: [shown.subject],
+                CertificateField.URI: list(shown.uris),
+                CertificateField.DNS: list(shown.names),
+                CertificateField.SUBJECT: [shown.subject],
+            }[field]
+            return _one(texts, values)
+        case HasClaim(name, texts):
+            claim = (rpc.claims or {}).get(name)
+            return _one(texts, claim if isinstance(claim, list) else [claim] if claim is not None else [])
+
+
+def _one(texts: tuple[TextMatch, ...], values: list[str]) -> bool:
+    return any(_matches(text, value) for value in values for text in texts) if texts else bool(values)
+
+
+def _matches(text: TextMatch, value: str) -> bool:
+    pattern = text.value
+    if text.ignore_case and text.kind is not TextKind.REGEX:
+        pattern, value = pattern.lower(), value.lower()
+    match text.kind:
+        case TextKind.EXACT:
+            return value == pattern
+        case TextKind.PREFIX:
+            return value[: len(pattern)] == pattern
+        case TextKind.SUFFIX:
+            return value[len(value) - len(pattern) :] == pattern if len(pattern) <= len(value) else False
+        case TextKind.CONTAINS:
+            return value.find(pattern) >= 0
+        case TextKind.GLOB:
+            return fnmatchcase(value, pattern)
+        case TextKind.REGEX:
+            return re.fullmatch(pattern, value, re.IGNORECASE if text.ignore_case else 0) is not None
