@@ -187,6 +187,19 @@ def _sources(view: GatewayView) -> list[Json]:
     ]
 
 
+def _key_sets(view: GatewayView) -> list[Json]:
+    return [
+        {
+            "url": one.name,
+            "keys": [key.kid for key in one.keys],
+            "age_s": _age_s(view.state.now_s, one.fetched_at_s),
+            "failures": one.failures,
+            "error": one.fault,
+        }
+        for one in view.state.key_sets
+    ]
+
+
 def _listeners(view: GatewayView) -> list[Json]:
     return [
         {"address": listener.address, "protocol": listener.protocol, "detail": listener.detail}
@@ -210,6 +223,7 @@ _RENDERERS: Mapping[str, Callable[[GatewayView], object]] = {
     "pods": _pods,
     "workers": _workers,
     "sources": _sources,
+    "key_sets": _key_sets,
     "listeners": _listeners,
 }
 

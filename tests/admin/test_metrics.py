@@ -19,12 +19,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from admin.admin_states import GREET, NOW_S, empty_state, greet_state, make_method, make_worker, problem_state
 from grpcgw.admin.metrics import NO_READINGS, HostReadings, render_metrics
 from grpcgw.admin.state import GatewayState
+from grpcgw.discovery.sources.key_sets import KeySetStatus
 from grpcgw.discovery.store import SourceStatus
 from grpcgw.model.codes import status_name
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.route import WeightedCluster
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, ClientReport, EventReport, MethodReport, PodReport, ShadowReport
 from grpcgw.telemetry.resource_usage import ProcessUse, measure_process
+from tests.jwts import keys_of, make_signer
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -35,6 +37,10 @@ def make_state(**changes) -> GatewayState:
         "ready": True,
         "configured_at_s": NOW_S - 30,
         "configuration_errors_total": 5,
+        "key_sets": (
+            KeySetStatus("https://issuer.example/jwks", keys_of(make_signer()), NOW_S - 40, failures=2),
+            KeySetStatus("https://away.example/jwks", failures=7, fault="its answer is 503"),
+        ),
         "sources": (SourceStatus("kubernetes Mapping", True, NOW_S - 12), SourceStatus("directory x", False, 0.0)),
         "worker_restarts_total": 2,
     }
@@ -304,6 +310,15 @@ def test_documentation_names_every_metric_with_its_labels_and_no_other() -> None
     rows = re.findall(r"^\| `(grpcgw_\w+)` \| \w+ \|([^|]*)\|", DOCUMENTATION.read_text(), re.MULTILINE)
 
     assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == rendered
+
+
+def test_key_sets_are_counted_by_their_url() -> None:
+    state = make_state()
+    good, away = {"url": "https://issuer.example/jwks"}, {"url": "https://away.example/jwks"}
+    assert value_of(parse(state), "key_set_age_seconds", **good) == 40
+    assert [value_of(parse(state), "key_set_keys", **one) for one in (good, away)] == [1, 0]
+    assert [value_of(parse(state), "key_set_fetch_failures_total", **one) for one in (good, away)] == [2, 7]
+    assert "key_set" not in render_metrics(make_state(key_sets=())).decode()
 
 
 def test_a_greet_gateway_shows_no_failures() -> None:

@@ -179,3 +179,15 @@ def test_check_names_mappings_whose_filter_cannot_be_loaded(tmp_path: Path, caps
     said = capsys.readouterr().out
     assert f"{tmp_path}/greet.yaml:1: error: Mapping greet.default" in said
     assert "Filter own.default cannot be built: importing absent:X raised ModuleNotFoundError" in said
+
+
+def test_keys_at_a_url_are_not_fetched_and_a_notice_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = "{JWT: {jwksURI: 'http://localhost:1/jwks'}}"
+    (tmp_path / "jwt.yaml").write_text(
+        f"{{apiVersion: getambassador.io/v3alpha1, kind: Filter, metadata: {{name: jwt}}, spec: {spec}}}"
+    )
+    write_mapping(tmp_path, "mine", "weight", "1")
+    assert execute(["check", str(tmp_path)]) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "Filter jwt" in line]
+    assert "jwt.yaml:1: notice" in said
+    assert "are fetched by a running gateway only" in said

@@ -149,6 +149,8 @@ def test_an_issuer_that_is_down_at_start_and_later(pods: list[Pod], tmp_path: Pa
         eventually(lambda: "those of the last fetch are used" in "\n".join(gateway.errors()), gateway.log)
         assert code_with(channel, token) is grpc.StatusCode.OK
         assert code_with(channel, token_of(OLD, jti="new")) is grpc.StatusCode.OK
+        (shown,) = gateway.diagnostics("key_sets")
+        assert (shown["url"], shown["keys"], shown["error"]) == (issuer.url, ["old"], "its answer is 503")
         assert gateway.metric("key_set_fetch_failures_total", url=issuer.url) >= 2
         assert gateway.metric("key_set_keys", url=issuer.url) == 1
         assert gateway.metric("key_set_age_seconds", url=issuer.url) >= 0
