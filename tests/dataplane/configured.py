@@ -13,6 +13,7 @@ from dataplane.raw_client import RawClient
 from dataplane.scripted_pod import Header, ScriptedPod
 from grpcgw.control.dialects import compile_snapshot
 from grpcgw.model.objects import Severity
+from grpcgw.model.route import PolicySettings
 from grpcgw.model.route_source import Compiled, CompileOptions
 from grpcgw.settings import EngineName
 from tests.parsing import parse_objects
@@ -23,8 +24,11 @@ SAME_IN_ALL = {"apiVersion": "getambassador.io/v2", "kind": "Mapping"}
 IN_MAPPINGS = {"prefix": "/test.Pod/", "resolver": "endpoint"}
 
 
-def compile_yaml(text: str, engine: str = EngineName.HTTP2) -> Compiled:
-    """The objects of `text`, in the form of Ambassador's files; what each test would repeat may be left out."""
+def compile_yaml(text: str, engine: str = EngineName.HTTP2, policies: tuple[PolicySettings, ...] = ()) -> Compiled:
+    """The objects of `text`, in the form of Ambassador's files; what each test would repeat may be left out.
+
+    `policies`: of all calls (`--policy`).
+    """
     documents = []
     for given in yaml.safe_load_all(textwrap.dedent(text)):
         document = {**SAME_IN_ALL, **given}
@@ -36,12 +40,12 @@ def compile_yaml(text: str, engine: str = EngineName.HTTP2) -> Compiled:
     hidden_by = "" if EngineName(engine).shows_authority else engine
     objects, faults = parse_objects(yaml.safe_dump_all(documents), "test.yaml")
     assert not faults
-    return compile_snapshot(objects, {}, CompileOptions(authority_hidden_by=hidden_by))
+    return compile_snapshot(objects, {}, CompileOptions(authority_hidden_by=hidden_by, policies=policies))
 
 
-def configured(lab: Lab, text: str, **pods: Pods) -> Gateway:
+def configured(lab: Lab, text: str, *policies: PolicySettings, **pods: Pods) -> Gateway:
     """A gateway for `text`, with `pods` by the name of their service. An error in `text` fails the test."""
-    compiled = compile_yaml(text, lab.engine)
+    compiled = compile_yaml(text, lab.engine, policies)
     errors = [problem for problem in compiled.problems if problem.severity is Severity.ERROR]
     assert not [str(problem) for problem in errors if "does not know the :authority" not in problem.message]
     by_service = {cluster.service.name: name for name, cluster in compiled.snapshot.clusters.items()}
