@@ -81,7 +81,9 @@ def make_plan(settings: Settings) -> WorkerPlan:
 def make_data_ports(settings: Settings) -> DataPorts:
     """Takes the ports of the command line. Raises UserError if one is taken."""
     self_signed = make_self_signed(socket.gethostname(), datetime.datetime.now(datetime.UTC))
-    return DataPorts(settings.address, settings.port, settings.tls_port, self_signed)
+    port = settings.rate_limit_service
+    limit_service = None if port is None else (settings.rate_limit_service_address, port)
+    return DataPorts(settings.address, settings.port, settings.tls_port, self_signed, limit_service)
 
 
 def make_workers(settings: Settings, plan: WorkerPlan, retry_ports_s: float = RETRY_PORTS_S) -> Carrier:

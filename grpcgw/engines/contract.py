@@ -47,10 +47,10 @@ class ServerOptions:
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     """Limit of a client's message, uncompressed, on ports without a limit of their own."""
 
-    def target(self, port: int) -> str:
-        """`host:port` to listen on."""
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{port}"
+    def target(self, port: int, address: str = "") -> str:
+        """`host:port` to listen on. `address`: of a port that has its own."""
+        host = address or self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Engine(Protocol):

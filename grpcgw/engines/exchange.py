@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import Status
+from grpcgw.model.status import Reason, Status
 from grpcgw.policy.request import Request
+from grpcgw.policy.verdicts import Deny
 from grpcgw.services.framed_service import FramedService
 from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
 from grpcgw.services.local import LocalExchange, ServiceCall
+from grpcgw.services.rate_limit_server import COUNT_PATH, RateLimitExchange
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.session.admission import admit
 from grpcgw.session.call import Call, Timer
@@ -44,6 +46,8 @@ def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float)
     reception = serving.reception
     if reception is not None:
         reception.receive(request)
+    if request.port.counts_for_others:
+        return _begin_counting(serving, call, request, now_s)
     path, index = request.path, serving.reflection
     if path.startswith(HEALTH_PREFIX) and _is_local(serving, request):
         return _begin_service(call, request, lambda own: HealthExchange(serving, own, request, now_s))
@@ -54,6 +58,17 @@ def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float)
         and not serving.refuses(request.authority, request.metadata, request.port)
     ):
         return _begin_service(call, request, lambda own: ReflectionExchange(serving, index, own, request, now_s))
+    return Session(serving, call, request, now_s)
+
+
+def _begin_counting(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
+    """On the port of the rate limit service nothing is routed."""
+    if request.refusal is None and not is_too_large(request.metadata, serving.max_metadata_bytes):
+        if request.path == COUNT_PATH:
+            return _begin_service(call, request, lambda own: RateLimitExchange(serving, own, request, now_s))
+        if request.path.startswith(HEALTH_PREFIX):
+            return _begin_service(call, request, lambda own: HealthExchange(serving, own, request, now_s))
+        request.refusal = Deny(Reason.NO_MAPPING, f"this port has only the rate limit service, not {request.path}")
     return Session(serving, call, request, now_s)
 
 

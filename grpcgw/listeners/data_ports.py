@@ -1,4 +1,5 @@
-"""The data ports of the command line or the Listeners: chosen once for all workers, and held bound.
+"""The data ports of the command line or the Listeners: chosen once for all workers, and held bound; beside them, the
+port of the rate limit service.
 
 Workers share a port by SO_REUSEPORT. Without a check, a second gateway would share it too, by mistake.
 """
@@ -26,16 +27,26 @@ NO_PORTS = PortFault(
 class DataPorts:
     """Those of the command line, or of the Listeners where the configuration has some (decision 006)."""
 
-    def __init__(self, address: str, port: int | None, tls_port: int | None, self_signed: ServerCertificate) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int | None,
+        tls_port: int | None,
+        self_signed: ServerCertificate,
+        limit_service: tuple[str, int] | None = None,
+    ) -> None:
         """Port 0 takes a free one, None opens none. The ports of the command line stay held while Listeners serve.
 
-        `self_signed` is for TLS ports without a certificate. Raises UserError if a port is taken, both are the
-        same, or the address is not of this machine.
+        `self_signed` is for TLS ports without a certificate. `limit_service`: address and port of the rate limit
+        service, which is open whatever Listeners there are; None: there is none. Raises UserError if a port is taken,
+        both are the same, or an address is not of this machine.
         """
         if port is not None and port == tls_port != 0:
             raise UserError(f"port {port} is asked for twice, for clear text and for TLS; choose another port")
         self.address = address
         self._held = HeldPorts(address)
+        self._held_service = HeldPorts(limit_service[0]) if limit_service else None
+        self._service: tuple[Listener, ...] = ()
         self._self_signed = self_signed
         try:
             self._flags = tuple(
@@ -46,8 +57,10 @@ class DataPorts:
                 )
                 if number is not None
             )
+            if limit_service is not None and self._held_service is not None:
+                self._service = (make_limit_listener(limit_service[0], self._held_service.hold(limit_service[1])),)
         except UserError:
-            self._held.release()
+            self.release()
             raise
         self.faults: tuple[PortFault, ...] = ()
         """Why ports of the last `bind` cannot be opened."""
@@ -66,8 +79,9 @@ class DataPorts:
             if self._hold(listener, taken)
         )
         self._held.release(keep={listener.port for listener in (*self._flags, *bound)})
-        self.faults = (*taken, *(() if wanted or snapshot.hosts else (NO_PORTS,)))
-        return bound
+        self.faults = (*taken, *(() if wanted or snapshot.hosts or self._service else (NO_PORTS,)))
+        idle_ms = snapshot.client_idle_timeout_ms
+        return (*bound, *(replace(one, idle_timeout_ms=idle_ms) for one in self._service))
 
     def _of_flags(self, snapshot: Snapshot) -> tuple[Listener, ...]:
         # They also serve names that no Host has.
@@ -93,6 +107,20 @@ class DataPorts:
     def release(self) -> None:
         """Release all ports."""
         self._held.release()
+        if self._held_service is not None:
+            self._held_service.release()
+
+
+def make_limit_listener(address: str, port: int) -> Listener:
+    """Of the gateway's own rate limit service, in clear text."""
+    return Listener(
+        "rate limit service",
+        port,
+        Transport.CLEAR,
+        SecurityModel.XFP,
+        address=address,
+        counts_for_others=True,
+    )
 
 
 class HeldPorts:

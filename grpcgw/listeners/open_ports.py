@@ -27,6 +27,8 @@ class PortView:
     """New RPCs are refused."""
     max_message_bytes: int = sys.maxsize
     """Limit of a client's message, uncompressed."""
+    counts_for_others: bool = False
+    """Of the gateway's own rate limit service: its RPCs are not routed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class PortViews:
 
 def make_views(listener: Listener) -> PortViews:
     secure = PortView(listener.name, tls=True, asks_clients=asks_clients(listener))
-    return PortViews(secure, PortView(listener.name))
+    return PortViews(secure, PortView(listener.name, counts_for_others=listener.counts_for_others))
 
 
 SOME_PORT = PortView(asks_clients=True)

@@ -90,6 +90,7 @@ def merge_results(
         clients=settings.clients,
         policies=policies,
         client_idle_timeout_ms=settings.client_idle_timeout_ms,
+        rate_limits=settings.rate_limits,
     )
     return snapshot, problems
 

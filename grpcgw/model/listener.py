@@ -100,6 +100,10 @@ class Listener:
     cannot read it."""
     trusted_hops: int = 0
     """Number of proxies before this port whose headers about the client are trusted; 0: `ClientRules.trusted_hops`."""
+    address: str = ""
+    """Where it listens; empty: `--address`."""
+    counts_for_others: bool = False
+    """The port of the gateway's own rate limit service, which serves no Mapping."""
 
 
 def should_open(

@@ -66,6 +66,14 @@ class LabelLimit:
     """Trailers of a refusal (`errorResponse.headers`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class DomainLimits:
+    """All limits of a domain, for the gateway's own rate limit service."""
+
+    domain: str
+    limits: tuple[LabelLimit, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitSettings(PolicySettings):
     """Rate limits of a Mapping: an RPC is refused where one of its descriptors exceeds its limit."""

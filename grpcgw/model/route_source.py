@@ -17,6 +17,7 @@ from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import DEFAULT_CLIENT_IDLE_TIMEOUT_MS, Listener, ServerCertificate
 from grpcgw.model.log_format import LogFormat
 from grpcgw.model.objects import FieldPath, KubeObject, ObjectKey, Problem
+from grpcgw.model.rate_limits import DomainLimits
 from grpcgw.model.route import PolicySettings, Route
 from grpcgw.model.route_order import RouteRank
 from grpcgw.model.snapshot import Snapshot
@@ -81,6 +82,7 @@ class GatewaySettings:
     access_log: LogFormat | None = None
     clients: ClientRules = DEFAULT_CLIENT_RULES
     client_idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
+    rate_limits: tuple[DomainLimits, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from grpcgw.model.cluster import Cluster
 from grpcgw.model.host_policy import HostPolicy
 from grpcgw.model.listener import DEFAULT_CLIENT_IDLE_TIMEOUT_MS, Listener, ServerCertificate
 from grpcgw.model.log_format import LogFormat
+from grpcgw.model.rate_limits import DomainLimits
 from grpcgw.model.route import PolicySettings, Route
 
 
@@ -38,6 +39,8 @@ class Snapshot:
     """Of every Destination, beside its own (`--policy`); none of them has upstreams."""
     client_idle_timeout_ms: int | None = DEFAULT_CLIENT_IDLE_TIMEOUT_MS
     """Closes a client's connection after this time without RPCs, on every port; None: never."""
+    rate_limits: tuple[DomainLimits, ...] = ()
+    """Of the gateway's own rate limit service; each domain once."""
 
 
 EMPTY_SNAPSHOT = Snapshot(version="none")

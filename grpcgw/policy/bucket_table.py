@@ -12,7 +12,7 @@ import struct
 from hashlib import blake2b
 from typing import Protocol
 
-from grpcgw.policy.token_bucket import FULL, BucketShape, BucketState, Taken, give_back, take
+from grpcgw.policy.token_bucket import FULL, BucketShape, BucketState, Level, Taken, give_back, look, take
 
 MOST_KEYS = 65_536
 WAYS = 8
@@ -68,6 +68,15 @@ class BucketTable:
             if taken.tokens:
                 _ENTRY.pack_into(self._buffer, offset, fingerprint, taken.state.full_at_s, taken.state.refills_from_s)
             return taken
+        finally:
+            self._lock.release(number)
+
+    def look(self, key: TableKey, shape: BucketShape, now_s: float) -> Level:
+        """As `token_bucket.look`, of the key's bucket."""
+        number, fingerprint = key
+        self._lock.acquire(number)
+        try:
+            return look(shape, self._find(number, fingerprint, shape, now_s)[1], now_s)
         finally:
             self._lock.release(number)
 

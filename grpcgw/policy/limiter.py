@@ -68,6 +68,16 @@ class Exceeded:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitLevel:
+    """What a limit still allows, as far as this worker knows: it cannot see the leases of others."""
+
+    limit: LabelLimit
+    left: int
+    full_in_s: float | None
+    """Until it allows its whole rate again; None: the remote buckets know it."""
+
+
+@dataclass(frozen=True, slots=True)
 class LimitDecision:
     applied: tuple[LabelLimit, ...] = ()
     """The limits that count the RPC, or would."""
@@ -181,6 +191,16 @@ class Limiter:
                 return counter.applied
         counters = [self._counter_of(rules, one, now_s) for one in descriptors]
         return self._decide([one for one in counters if one is not None], hits, now_s)
+
+    def look(self, rules: LimitRules, descriptor: Descriptor, now_s: float) -> LimitLevel | None:
+        """The limit that counts the descriptor, and what it still allows; None: no limit does."""
+        counter = self._counter_of(rules, descriptor, now_s)
+        if counter is None:
+            return None
+        if self.remote is not None and not self.remote.away:
+            return LimitLevel(counter.limit, counter.left, None)
+        level = self._table.look(self._table.locate(counter.name), counter.shape, now_s)
+        return LimitLevel(counter.limit, level.tokens + counter.left, level.full_in_s)
 
     def _decide(self, counters: list[LimitCounter], hits: int, now_s: float) -> LimitDecision:
         for one in self.remote.collect() if self.remote is not None else ():

@@ -73,6 +73,19 @@ def take(shape: BucketShape, state: BucketState, least: int, most: int, now_s: f
     return Taken(BucketState(full_at_s, refills_from_s), tokens, wait_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How full a bucket is."""
+
+    tokens: int
+    full_in_s: float
+
+
+def look(shape: BucketShape, state: BucketState, now_s: float) -> Level:
+    available, _ = _available(shape, state, now_s)
+    return Level(math.floor(available + _ROUNDING), max(0.0, state.full_at_s - now_s))
+
+
 def give_back(shape: BucketShape, state: BucketState, tokens: int) -> BucketState:
     """Tokens that were taken and not used."""
     if not shape.per_s:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
+from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.services.local import LocalExchange, ServiceCall
 from grpcgw.session.call import Call, Timer
 from grpcgw.session.message_reader import BadMessage, MessageReader, frame
@@ -35,6 +36,9 @@ class _MessageCall:
 
     def abort(self, status: Status) -> None:
         self.call.abort(status)
+
+    def run(self, work: CoroutineWork, on_result: Callable[[object, float], None]) -> RunningWork:
+        return self.call.run(work, on_result)
 
 
 class FramedService:

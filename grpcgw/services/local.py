@@ -5,11 +5,13 @@ No pod is involved, so an engine's pod events do nothing here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status, make_status, reason_of
+from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.policy.request import Request
 from grpcgw.session.call import Timer
 from grpcgw.session.ending import client_left, ended_by
@@ -31,6 +33,7 @@ class ServiceCall(Protocol):
 
     def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None: ...
     def abort(self, status: Status) -> None: ...
+    def run(self, work: CoroutineWork, on_result: Callable[[object, float], None]) -> RunningWork: ...
 
 
 class LocalExchange:

@@ -22,6 +22,7 @@ from grpcgw.model.status import Reason
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.client_rules import Reception, make_reception
 from grpcgw.policy.held_messages import HeldMessages
+from grpcgw.policy.limit_counting import LimitDomains
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.binding import MatchTables, RouteBinder
@@ -75,6 +76,8 @@ class Serving:
         """Set before the first snapshot; None: nothing is logged."""
         self.reflection: DescriptorIndex | None = None
         """Descriptors of the pods' services; None: the gateway has no reflection service."""
+        self.limit_domains = LimitDomains()
+        """Of the gateway's own rate limit service."""
         self._routing = NO_ROUTES
         self._reads_certificates = False
         """Whether some policy looks at clients' certificates."""
@@ -160,6 +163,7 @@ class Serving:
             self._receive_by(snapshot.clients, snapshot.listeners or ())
             self._reads_certificates = _reads_certificates(snapshot)
             self._routing = routing
+            self.limit_domains = self.limit_domains.replace(snapshot.rate_limits)
             self.clusters.drop_others(snapshot.clusters, now_s)
 
     def _receive_by(self, rules: ClientRules, listeners: Sequence[Listener]) -> None:

@@ -222,6 +222,27 @@ class Settings(CompileSettings):
             parse_port,
         ),
     ] = 8877
+    rate_limit_service: Annotated[
+        int | None,
+        Flag(
+            "--rate-limit-service",
+            LISTEN,
+            "Port that answers `envoy.service.ratelimit.v3` from the RateLimits, in clear text, for Envoys that count "
+            "with this gateway; `0` takes a free port, `off` none.",
+            "PORT|off",
+            parse_port_or_off,
+        ),
+    ] = None
+    rate_limit_service_address: Annotated[
+        str,
+        Flag(
+            "--rate-limit-service-address",
+            LISTEN,
+            "Address of that port. Whoever reaches it can use up the limits: restrict who can.",
+            "ADDRESS",
+            parse_address,
+        ),
+    ] = "127.0.0.1"
     admin_hosts: Annotated[
         tuple[str, ...],
         Flag(

@@ -90,10 +90,11 @@ class PortStatus:
     def _served(self) -> tuple[ServedPort, ...]:
         """The ports that at least one worker serves."""
         certificates = {one.name: tuple(each.name for each in one.certificates) for one in self._listeners}
+        addresses = {one.name: one.address for one in self._listeners}
         return tuple(
             ServedPort(
                 port.listener,
-                self._data_ports.address,
+                addresses.get(port.listener) or self._data_ports.address,
                 port.number,
                 port.transport,
                 certificates.get(port.listener, ()),

@@ -275,3 +275,16 @@ def test_all_ports_read_proxy_headers_where_the_module_says_so() -> None:
     free = Listener("Listener free.shop", flags[0].port, Transport.CLEAR, SecurityModel.XFP)
     assert [port.proxy_protocol for port in bound(Snapshot("1", listeners=(free,), clients=rules))] == [True]
     assert [port.proxy_protocol for port in bound(Snapshot("1", listeners=(free,)))] == [False]
+
+
+def test_the_port_of_the_rate_limit_service_is_there_beside_any_listeners_on_its_own_address() -> None:
+    ports = DataPorts("127.0.0.1", None, None, SELF_SIGNED, ("127.0.0.2", 0))
+    (service,) = ports.bind(Snapshot("1", listeners=()))
+    assert (service.name, service.address, service.counts_for_others) == ("rate limit service", "127.0.0.2", True)
+    assert ports.faults == ()
+    free = Listener("Listener free.shop", 0, Transport.CLEAR, SecurityModel.XFP)
+    _, again = ports.bind(Snapshot("2", listeners=(free,), client_idle_timeout_ms=5))
+    assert again == replace(service, idle_timeout_ms=5)
+    with pytest.raises(UserError, match=f"127.0.0.2:{service.port}"):
+        DataPorts("127.0.0.1", None, None, SELF_SIGNED, ("127.0.0.2", service.port))
+    ports.release()

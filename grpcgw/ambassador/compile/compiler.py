@@ -17,6 +17,7 @@ from grpcgw.ambassador.compile.misspelt import find_stand_ins, report_misspelt_g
 from grpcgw.ambassador.compile.module import CompiledModule, compile_module
 from grpcgw.ambassador.compile.objects_by_kind import ObjectsByKind, report_other_kinds
 from grpcgw.ambassador.compile.ports import CompiledPorts, compile_ports
+from grpcgw.ambassador.compile.rate_limits import RateLimitsGuard
 from grpcgw.ambassador.compile.resolvers import compile_resolvers
 from grpcgw.ambassador.compile.reuse import NO_MAPPINGS_TO_REUSE, MappingReader, MappingReuse
 from grpcgw.ambassador.compile.secrets import Secrets
@@ -76,7 +77,7 @@ class AmbassadorSource:
             routes=_make_routes(groups, reader),
             clusters=_list_clusters(serving, guards, reader),
             listeners=ports.listeners,
-            settings=_make_settings(ports, module),
+            settings=_make_settings(ports, module, guards),
             problems=tuple(generations.problems),
             last_good=generations.last_good,
             reuse=reader.finish(),
@@ -143,11 +144,12 @@ def _list_clusters(
     return tuple([reader.digest_cluster(cluster) for cluster in clusters.values()])
 
 
-def _make_settings(ports: CompiledPorts, module: CompiledModule) -> GatewaySettings:
+def _make_settings(ports: CompiledPorts, module: CompiledModule, guards: tuple[Guard, ...]) -> GatewaySettings:
     return GatewaySettings(
         certificates=ports.certificates,
         hosts=ports.policies,
         access_log=module.access_log,
         clients=module.clients,
         client_idle_timeout_ms=module.client_idle_timeout_ms,
+        rate_limits=tuple([one.domain_limits for one in guards if isinstance(one, RateLimitsGuard)]),
     )

@@ -18,7 +18,7 @@ from grpcgw.model.header_values import InvalidHeader, check_header_name, is_rese
 from grpcgw.model.labels import FixedLabel, HeaderLabel, Label, LabelGroup
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import KubeObject, ObjectKey
-from grpcgw.model.rate_limits import LabelLimit, PatternItem, Rate, RateLimitSettings, Unit
+from grpcgw.model.rate_limits import DomainLimits, LabelLimit, PatternItem, Rate, RateLimitSettings, Unit
 from grpcgw.model.route import PolicySettings
 
 _REFUSED = "the calls that it limits are refused"
@@ -35,6 +35,10 @@ class RateLimitsGuard:
     defaults: Mapping[str, LabelGroup]
     """Labels of the Module, by domain."""
     clusters: tuple[Cluster, ...] = ()
+
+    @property
+    def domain_limits(self) -> DomainLimits:
+        return DomainLimits(self.domain, self.limits)
 
     def settings_for(self, mapping: GuardedMapping) -> PolicySettings | None:
         groups = find_groups(mapping.spec.labels or {}, self.defaults, self.domain, mapping.cluster)

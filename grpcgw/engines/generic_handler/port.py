@@ -50,7 +50,7 @@ class HandlerPort:
         server = grpc.aio.server(options=server_arguments(self._options, self._listener))
         server.add_generic_rpc_handlers((self._handler,))
         try:
-            self.number = self._open(server, self._options.target(self.number))
+            self.number = self._open(server, self._options.target(self.number, self._listener.address))
         except UserError:
             # A server that never started keeps its memory for ever, and ports are tried again and again.
             await server.start()

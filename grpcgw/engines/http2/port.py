@@ -55,7 +55,7 @@ class Http2Port:
         self.connections: set[ClientConnection] = set()
         self._empty = asyncio.Event()
         """Set once it closes and has no connection."""
-        listening = _listen(options, listener.port)
+        listening = _listen(options, listener)
         self.number = int(listening.getsockname()[1])
         engine.clients.add_port(self.number)
         self._acceptor = Acceptor(engine.loop, listening, self._arrive, self._is_busy)
@@ -168,16 +168,17 @@ def _limits(options: ServerOptions, listener: Listener) -> ClientLimits:
     )
 
 
-def _listen(options: ServerOptions, number: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
+def _listen(options: ServerOptions, listener: Listener) -> socket.socket:
+    address = listener.address or options.address
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listening.bind((options.address, number))
+            listening.bind((address, listener.port))
             listening.listen(BACKLOG)
         except OSError as error:
-            where = options.target(number)
+            where = options.target(listener.port, address)
             raise UserError(f"cannot listen on {where}: the address is in use or not this machine's") from error
         listening.setblocking(False)
         stack.pop_all()

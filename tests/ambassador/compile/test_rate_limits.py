@@ -201,3 +201,14 @@ def test_guards_that_say_the_same_are_equal() -> None:
     """So that a reload compiles no Mapping again for them."""
     one, other = (RateLimitsGuard("RateLimit a.b", "d", (), {"d": (FixedLabel("k", "v"),)}) for _ in range(2))
     assert one == other
+
+
+def test_the_limits_of_all_domains_are_there_for_the_rate_limit_service() -> None:
+    one = obj("RateLimit", "one", {"domain": "a", "limits": [{"pattern": [{"x": "y"}], "rate": 1, "unit": "day"}]})
+    other = obj("RateLimit", "other", {"limits": [{"pattern": [], "rate": 2, "unit": "hour"}]})
+    compiled = compile_objects(one, other).snapshot
+    assert {each.domain: [limit.rate.amount for limit in each.limits] for each in compiled.rate_limits} == {
+        "a": [1],
+        "ambassador": [2],
+    }
+    assert compiled.version != compile_objects(one).snapshot.version
