@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from grpcgw.model.hidden_text import HiddenText
 from grpcgw.model.route import PolicySettings
 
 
@@ -60,8 +61,8 @@ class ExtAuthzSettings(PolicySettings):
     """None: the service is asked before the client has sent a message."""
     context_extensions: tuple[tuple[str, str], ...] = ()
     """Of the Mapping (`auth_context_extensions`); gRPC only."""
-    added_metadata: tuple[tuple[str, str], ...] = ()
-    """Sent to the service beside what it gets of the RPC (`add_auth_headers`)."""
+    added_metadata: tuple[tuple[str, HiddenText], ...] = ()
+    """Sent to the service beside what it gets of the RPC (`add_auth_headers`): perhaps its password."""
     allowed_request_headers: tuple[str, ...] = ()
     """HTTP only: further request headers for the service, in lower case. A gRPC service gets all."""
     allowed_authorization_headers: tuple[str, ...] = ()

@@ -25,7 +25,8 @@ from grpcgw.model.ext_authz import (
     ExtAuthzSettings,
     IncludedMessage,
 )
-from grpcgw.model.header_values import InvalidHeader, parse_added_header
+from grpcgw.model.header_values import InvalidHeader, check_header_name, is_reserved
+from grpcgw.model.hidden_text import HiddenText
 from grpcgw.model.objects import KubeObject
 from grpcgw.model.route import Destination, PolicySettings
 
@@ -168,16 +169,21 @@ def _compile_message(spec: AuthServiceSpec, findings: Findings) -> IncludedMessa
     return IncludedMessage(min(body.max_bytes, MAX_INCLUDED_BYTES), body.allow_partial)
 
 
-def _compile_added(spec: AuthServiceSpec, findings: Findings) -> tuple[tuple[str, str], ...]:
+def _compile_added(spec: AuthServiceSpec, findings: Findings) -> tuple[tuple[str, HiddenText], ...]:
+    """No message quotes a value: it may be the service's password."""
     added = []
     for name, value in (spec.add_auth_headers or {}).items():
         try:
-            parse_added_header(name, value)
+            key = check_header_name(name)
         except InvalidHeader as error:
             findings.error(str(error), "add_auth_headers", name)
-        if name.lower().endswith("-bin"):
-            findings.error("a -bin key cannot be added here", "add_auth_headers", name)
-        added.append((name.lower(), value.strip()))
+            continue
+        if is_reserved(key):
+            findings.notice("has no effect: each connection sets it", "add_auth_headers", name)
+        elif key.endswith("-bin") or not (value.isascii() and value.isprintable()):
+            findings.error("should be text of printable ASCII characters", "add_auth_headers", name)
+        else:
+            added.append((key, HiddenText(value.strip())))
     return tuple(added)
 
 

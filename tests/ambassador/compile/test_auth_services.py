@@ -176,6 +176,8 @@ BAD: list[dict[str, object]] = [
     {"tls": "nowhere"},
     {"resolver": "nowhere"},
     {"add_auth_headers": {":path": "/"}},
+    {"add_auth_headers": {"x-a": "two\nlines"}},
+    {"add_auth_headers": {"x-bin": "AAE"}},
     {"typo": 1},
 ]
 
@@ -227,3 +229,21 @@ def test_one_that_comes_and_goes_protects_while_it_is_there() -> None:
     within = compile_objects(mapping(), auth(), last=without)
     assert within.snapshot.version != without.snapshot.version
     assert compile_objects(mapping(), last=within).snapshot == without.snapshot
+
+
+def test_a_header_that_connections_set_is_not_added() -> None:
+    compiled = compile_objects(auth(add_auth_headers={"te": "x", "x-a": "100%"}), mapping())
+    settings = policies(compiled)["greet.shop"]
+    assert settings is not None
+    assert settings.added_metadata == (("x-a", "100%"),)
+    assert "has no effect: each connection sets it" in said(compiled)[0]
+
+
+def test_a_header_for_the_service_may_be_a_password_and_is_never_shown() -> None:
+    before = compile_objects(auth(add_auth_headers={"x-password": "hunter2"}), mapping())
+    after = compile_objects(auth(add_auth_headers={"x-password": "hunter3"}), mapping())
+    assert "hunter" not in repr(before.snapshot)
+    assert before.snapshot.version != after.snapshot.version
+    settings = policies(before)["greet.shop"]
+    assert settings is not None
+    assert settings.added_metadata == (("x-password", "hunter2"),)
