@@ -5,7 +5,8 @@
 The first line of its output has the port of each, as the system chose them.
 
 A pod answers every Greet at once with one prepared reply, as if the input were always `test`, and echoes its name to
-every message of GreetEach. It parses nothing: what is measured stands before it.
+every message of GreetEach. It parses nothing: what is measured stands before it. It is a service of external
+authorization as well, which allows all RPCs but those with the metadata key `x-deny`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from grpc._cython import cygrpc
 
 import examples.greet  # noqa: F401  # puts the generated code on the import path
 from greet import greet_pb2
+from grpcgw.policy.ext_authz_pb2 import CheckResponse
 
 HOST = "127.0.0.1"
 METHOD = "/greet.GrpcService/Greet"
 STREAM_METHOD = "/greet.GrpcService/GreetEach"
+CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
+DENY = "x-deny"
 NO_FLAGS = 0
 WAITING_REQUESTS = 64
 OPTIONS = ((b"grpc.so_reuseport", 0), (b"grpc.max_concurrent_streams", 100_000))
@@ -40,11 +44,23 @@ def make_reply(name: str) -> bytes:
     return greet_pb2.GreetReply(message=f"Got input test server host: {name}").SerializeToString()
 
 
+def make_ruling(denied: bool) -> bytes:
+    answer = CheckResponse()
+    answer.status.code = 7 if denied else 0
+    if denied:
+        answer.denied_response.status.code = 403
+    else:
+        option = answer.ok_response.headers.add()
+        option.header.key, option.header.value = "x-user", "ann"
+    return answer.SerializeToString()
+
+
 class Pod:
     def __init__(self, name: str, queue: Any) -> None:
         """Start serving. Raises RuntimeError if no port can be bound."""
         self._queue = queue
         self._reply = make_reply(name)
+        self._allowed, self._denied = make_ruling(False), make_ruling(True)
         self._server = cygrpc.Server(OPTIONS, False)
         self._server.register_completion_queue(queue)
         self.port: int = self._server.add_http2_port(f"{HOST}:0".encode())
@@ -59,12 +75,16 @@ class Pod:
         if event.call_details.method == METHOD.encode():
             # Reply only after the whole request, as any server does: a proxy may still be sending it.
             call = event.call
-            call.start_server_batch((_read(),), lambda _: call.start_server_batch(self._answer(), _ignore))
+            call.start_server_batch((_read(),), lambda _: call.start_server_batch(_answer(self._reply), _ignore))
+        elif event.call_details.method == CHECK_METHOD.encode():
+            call = event.call
+            call.start_server_batch((_read(),), lambda read: call.start_server_batch(self._rule(read), _ignore))
         else:
             _Stream(event.call, self._reply)
 
-    def _answer(self) -> tuple[Any, ...]:
-        return _headers(), _message(self._reply), _ok()
+    def _rule(self, read: Event) -> tuple[Any, ...]:
+        asked = read.batch_operations[0].message() or b""
+        return _answer(self._denied if DENY.encode() in asked else self._allowed)
 
 
 class _Stream:
@@ -85,6 +105,10 @@ class _Stream:
 
 
 # An operation carries the state of its batch: each batch needs its own.
+
+
+def _answer(reply: bytes) -> tuple[Any, ...]:
+    return _headers(), _message(reply), _ok()
 
 
 def _read() -> Any:

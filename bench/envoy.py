@@ -24,14 +24,18 @@ EXTENSIONS = "type.googleapis.com/envoy.extensions"
 PROBES = ("check_ready", "check_alive", "")
 
 
-def envoy(name: str, as_emissary: bool = False, tls: bool = False) -> Start:
-    """`tls`: clients call over TLS."""
+def envoy(name: str, as_emissary: bool = False, tls: bool = False, auth: Sequence[Pod] = ()) -> Start:
+    """`tls`: clients call over TLS. `auth`: asks these about each RPC (ext_authz); empty: none."""
 
     @contextmanager
     def start(pods: Sequence[Pod], folder: Path) -> Iterator[Proxy]:
         port, config = free_port(0), folder / "envoy.json"
         listener = describe_listener(port, as_emissary, describe_tls(folder) if tls else None)
-        resources = {"listeners": [listener], "clusters": [describe_cluster(pods)]}
+        clusters = [describe_cluster("pods", pods)]
+        if auth:
+            add_authorization(listener)
+            clusters.append(describe_cluster("auth", auth))
+        resources = {"listeners": [listener], "clusters": clusters}
         config.write_text(json.dumps({"static_resources": resources}))
         command = [str(find_envoy()), "-c", str(config), "--concurrency", "1", "--log-level", "error"]
         with serving([*command, "--use-dynamic-base-id"], port, name) as process:
@@ -101,19 +105,26 @@ def _route(prefix: str, rewrite: str, timeout: str, scheme: str) -> Body:
     return {"match": match, "route": {"cluster": "pods", "prefix_rewrite": rewrite, "timeout": timeout}}
 
 
-def describe_cluster(pods: Sequence[Pod]) -> Body:
+def add_authorization(listener: Body) -> None:
+    ask = {"envoy_grpc": {"cluster_name": "auth"}, "timeout": "5s"}
+    filtered = _filter("ext_authz", f"{EXTENSIONS}.filters.http.ext_authz.v3.ExtAuthz")
+    filtered["typed_config"] |= {"grpc_service": ask, "transport_api_version": "V3"}
+    listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"].insert(0, filtered)
+
+
+def describe_cluster(name: str, pods: Sequence[Pod]) -> Body:
     http2 = {
         "@type": f"{EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http2_protocol_options": {}},
     }
     endpoints = [{"lb_endpoints": [{"endpoint": {"address": describe_address(pod.port)}} for pod in pods]}]
     return {
-        "name": "pods",
+        "name": name,
         "type": "STATIC",
         "lb_policy": "ROUND_ROBIN",
         "connect_timeout": "3s",
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
-        "load_assignment": {"cluster_name": "pods", "endpoints": endpoints},
+        "load_assignment": {"cluster_name": name, "endpoints": endpoints},
     }
 
 

@@ -17,9 +17,22 @@ from bench.report import percentile
 from grpcgw.cli.demo_processes import HOST
 from grpcgw.errors import UserError
 
-FRAME_HEADER_BYTES = 5
 RUN_DEADLINE_S = 120
 _UNIT_US = {"us": 1.0, "ms": 1e3, "s": 1e6}
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """The unary RPC that a load repeats, and its answer."""
+
+    path: str = METHOD
+    message: bytes = make_request()
+    reply: bytes = make_reply("pod-000")
+    """Of this size is every answer."""
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+GREET = Rpc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +72,24 @@ def make_frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def run_h2load(what: str, port: int, requests: int, clients: int, streams: int, tls: bool = False) -> Load:
-    """`requests` unary RPCs on `clients` connections of `streams` at a time. Raises UserError unless all are answered.
+def run_h2load(
+    what: str, port: int, requests: int, clients: int, streams: int, tls: bool = False, rpc: Rpc = GREET
+) -> Load:
+    """`requests` times `rpc` on `clients` connections of `streams` at a time. Raises UserError unless all are answered.
 
     `what` names the proxy in the error. h2load does not verify certificates.
     """
     with tempfile.NamedTemporaryFile() as body, tempfile.NamedTemporaryFile("r") as log, on_cores(OTHER_CORES):
-        body.write(make_frame(make_request()))
+        body.write(make_frame(rpc.message))
         body.flush()
         command = ["h2load", "-n", str(requests), "-c", str(clients), "-m", str(streams), "-d", body.name]
         command += ["-H", "te: trailers", "-H", "content-type: application/grpc", "--log-file", log.name]
-        command.append(f"{'https' if tls else 'http'}://{HOST}:{port}{METHOD}")
+        for key, value in rpc.metadata:
+            command += ["-H", f"{key}: {value}"]
+        command.append(f"{'https' if tls else 'http'}://{HOST}:{port}{rpc.path}")
         done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_DEADLINE_S, check=False)
         load = parse_report(done.stdout, log.read())
-    expected = requests * len(make_frame(make_reply("pod-000")))
+    expected = requests * len(make_frame(rpc.reply))
     if load.succeeded != requests or load.body_bytes != expected:
         raise UserError(
             f"{what}: of {requests} RPCs {load.succeeded} succeeded,"

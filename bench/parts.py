@@ -7,14 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from bench import messages
+from bench import messages, policies
 from bench.abuse import Outcome, measure_attacks
 from bench.changes import measure_file_changes, measure_pod_changes
 from bench.children import thread_count
 from bench.contenders import AIO, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, engine_rows, missing, tls_rows
+from bench.distinct_keys import COUNT, LIMIT_BOUND_BYTES, TOKEN_BOUND_BYTES, grow_by_limit_keys, grow_by_tokens
 from bench.envoy import envoy
 from bench.handshakes import measure_storm
 from bench.idle import measure_idle
+from bench.limit_accuracy import measure_limit
 from bench.locks import measure_locks
 from bench.mappings import measure_compilation, measure_match
 from bench.messages import rate_ratio
@@ -50,6 +52,7 @@ STORMS = (
 WORKER_THREADS = 8
 ATTACKED_RATIO = 2
 PROCESSES = 3
+LIMITED = {"one worker": 1, "4 workers": 4}
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 10_000
 
 
@@ -228,6 +231,27 @@ def compare_mappings(plan: Plan) -> Findings:
     return Findings((figure,), (draw(rows, rows[:1]),))
 
 
+def compare_policies(plan: Plan) -> Findings:
+    """policies, each compared with the plain Mapping; a service of authorization also with Envoy"""
+    direct, rows = policies.measure_policies(plan.engine, plan.effort(6, 1.0))
+    yardsticks = (rows[policies.PLAIN], rows[policies.ENVOY])
+    return Findings(policies.list_figures(direct, rows), (draw([direct, *rows.values()], yardsticks),))
+
+
+def count_limited(plan: Plan) -> Findings:
+    """limits: RPCs at twice the rate, and a million distinct keys and tokens"""
+    run_s, count = (3.0, COUNT // 10) if plan.quick else (10.0, COUNT)
+    off = {what: measure_limit(plan.engine, workers, run_s) for what, workers in LIMITED.items()}
+    keys, tokens = grow_by_limit_keys(count) / 1e6, grow_by_tokens(count) / 1e6
+    return Findings(
+        (
+            *(at_most(f"{run_s:g} s at twice a limit, {what}: off by", wrong, 2, " %") for what, wrong in off.items()),
+            at_most(f"{count:,} keys of a limit: memory of the worker", keys, LIMIT_BOUND_BYTES / 1e6, " MB"),
+            at_most(f"{count:,} tokens: memory of the worker", tokens, TOKEN_BOUND_BYTES / 1e6, " MB"),
+        )
+    )
+
+
 def compare_pods(plan: Plan) -> Findings:
     """an increasing number of pods"""
     with ExitStack() as stack:
@@ -334,6 +358,8 @@ PARTS: dict[str, Part] = {
     "tls": compare_tls,
     "variants": compare_variants,
     "fields": compare_mappings,
+    "policies": compare_policies,
+    "limits": count_limited,
     "many-pods": compare_pods,
     "handshakes": storm_handshakes,
     "abuse": beside_attacks,

@@ -23,6 +23,7 @@ from bench.children import running
 from grpcgw.cli.demo_processes import HOST
 from grpcgw.cli.demo_verdict import took_strict_turns
 from grpcgw.errors import UserError
+from grpcgw.model.metadata import Metadata
 
 NAMESPACE = "bench"
 CHECKED_CALLS = 64
@@ -183,18 +184,20 @@ def write_configuration(
 # ---- answers
 
 
-def wait_for_answers(what: str, port: int, pods: Sequence[Pod], authority: bytes = b"") -> None:
+def wait_for_answers(
+    what: str, port: int, pods: Sequence[Pod], authority: bytes = b"", metadata: Metadata = ()
+) -> None:
     """Call until `check_answers` is content: a proxy that has just started may still be connecting to pods."""
     limit_s = time.monotonic() + CONNECT_DEADLINE_S
     while True:
         try:
-            return check_answers(what, port, pods, authority)
+            return check_answers(what, port, pods, authority, metadata)
         except UserError:
             if time.monotonic() > limit_s:
                 raise
 
 
-def check_answers(what: str, port: int, pods: Sequence[Pod], authority: bytes = b"") -> None:
+def check_answers(what: str, port: int, pods: Sequence[Pod], authority: bytes = b"", metadata: Metadata = ()) -> None:
     """Raise UserError unless real calls through `port` are answered OK, whole, and by `pods` in strict turn.
 
     `authority`: verifies the proxy's certificate (PEM); empty: calls are in clear text.
@@ -204,7 +207,7 @@ def check_answers(what: str, port: int, pods: Sequence[Pod], authority: bytes = 
     try:
         with open_channel(port, authority) as channel:
             call = channel.unary_unary(METHOD)
-            replies = [call(make_request(), timeout=5) for _ in range(calls)]
+            replies = [call(make_request(), timeout=5, metadata=metadata) for _ in range(calls)]
     except grpc.RpcError as error:
         raise UserError(f"{what}: {error.code().name}: {error.details()}") from error
     answered = [names.get(reply, repr(reply)) for reply in replies]

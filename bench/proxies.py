@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.certificate import make_certificate, write_certificate
 from bench.children import PROXY_CORES, Process, children_of, running, wait_for_port
+from bench.h2load import GREET, Rpc
 from bench.pods import Body, Pod, describe_mapping, describe_tls_context, write_configuration
 from grpcgw.cli.demo_processes import HOST, free_port, is_ready, wait_until
 from grpcgw.settings import EngineName
@@ -29,6 +30,8 @@ class Proxy:
     pids: tuple[int, ...]
     authority: bytes = b""
     """What clients verify its certificate with, as PEM; empty: they call in clear text."""
+    rpc: Rpc = GREET
+    """What it is called with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,16 @@ Start = Callable[[Sequence[Pod], Path], AbstractContextManager[Proxy]]
 
 @contextmanager
 def running_gateway(
-    source: Sequence[str], engine: EngineName, name: str = "grpcgw", environment: Mapping[str, str] | None = None
+    source: Sequence[str],
+    engine: EngineName,
+    name: str = "grpcgw",
+    environment: Mapping[str, str] | None = None,
+    workers: int = 1,
 ) -> Iterator[Gateway]:
-    """`grpcgw run` with everything on: one worker, both data ports, the admin port."""
+    """`grpcgw run` with everything on: both data ports, the admin port. `source`: where its configuration is, and
+    further options."""
     port, tls_port, admin_port = free_port(0), free_port(0), free_port(0)
-    command = [sys.executable, "-m", "grpcgw", "run", *source, "--workers", "1", "--address", HOST]
+    command = [sys.executable, "-m", "grpcgw", "run", *source, "--workers", str(workers), "--address", HOST]
     command += ["--port", str(port), "--tls-port", str(tls_port), "--admin-port", str(admin_port)]
     command += ["--log-level", "warning", "--drain-time", "1", "--engine", engine]
     with running(command, PROXY_CORES, environment) as control:
@@ -88,17 +96,21 @@ def grpcgw(
     environment: Mapping[str, str] | None = None,
     mapping: Body | None = None,
     tls: bool = False,
+    others: Sequence[Body] = (),
+    rpc: Rpc = GREET,
+    options: Sequence[str] = (),
 ) -> Start:
     """`name`: that of its row; empty: with the engine's. `mapping`: the only one, of service `greet`; None: the plain
-    one. `tls`: clients call its port for TLS."""
+    one. `tls`: clients call its port for TLS. `others`: further objects. `options`: of its command line."""
     name = name or f"grpcgw, {engine}"
 
     @contextmanager
     def start(pods: Sequence[Pod], folder: Path) -> Iterator[Proxy]:
         context = (describe_tls_context(write_certificate(folder)),) if tls else ()
-        write_configuration(folder, pods, mapping or describe_mapping("greet", "greet"), context)
-        with running_gateway(("--config", str(folder)), engine, name, environment) as gateway:
-            yield replace(gateway, port=gateway.tls_port, authority=make_certificate()[0]) if tls else gateway
+        write_configuration(folder, pods, mapping or describe_mapping("greet", "greet"), (*others, *context))
+        with running_gateway(("--config", str(folder), *options), engine, name, environment) as gateway:
+            called = replace(gateway, rpc=rpc)
+            yield replace(called, port=gateway.tls_port, authority=make_certificate()[0]) if tls else called
 
     return start
 

@@ -81,7 +81,7 @@ def running_rows(contenders: Sequence[tuple[Start, Sequence[Pod]]]) -> Iterator[
 def measure(rows: Sequence[Row], effort: Effort) -> None:
     """Fill the rows. Raises UserError if an answer is wrong."""
     for row in rows:
-        wait_for_answers(row.name, row.proxy.port, row.pods, row.proxy.authority)
+        wait_for_answers(row.name, row.proxy.port, row.pods, row.proxy.authority, row.proxy.rpc.metadata)
     requests = [trial(row, effort.run_s) for row in rows]
     for number in range(effort.rounds):
         say(f"round {number + 1} of {effort.rounds}: {', '.join(row.name for row in rows)}")
@@ -91,11 +91,11 @@ def measure(rows: Sequence[Row], effort: Effort) -> None:
         for row in rows:
             row.latency_us.append(load_proxy(row.proxy, LATENCY_REQUESTS, 1, 1).mean_latency_us)
     for row in rows:
-        check_answers(row.name, row.proxy.port, row.pods, row.proxy.authority)
+        check_answers(row.name, row.proxy.port, row.pods, row.proxy.authority, row.proxy.rpc.metadata)
 
 
 def load_proxy(proxy: Proxy, requests: int, clients: int = CLIENTS, streams: int = STREAMS) -> Load:
-    return run_h2load(proxy.name, proxy.port, requests, clients, streams, tls=bool(proxy.authority))
+    return run_h2load(proxy.name, proxy.port, requests, clients, streams, bool(proxy.authority), proxy.rpc)
 
 
 def trial(row: Row, run_s: float) -> int:

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from bench.abuse import measure_attacks
 from bench.backend import METHOD, STREAM_METHOD, make_reply, make_request
+from bench.distinct_keys import LIMIT_BOUND_BYTES, TOKEN_BOUND_BYTES, grow_by_limit_keys, grow_by_tokens
 from bench.echo_pod import EchoConnection
 from bench.h2load import Load, make_frame, parse_report
 from bench.messages import LARGE, SMALL, Exchange, Samples, exchange_messages, running_echo_pods
 from bench.parts import PARTS
 from bench.pods import Pod, check_answers, running_pods, write_configuration
+from bench.policies import check_refusal
 from bench.proxies import Proxy, parse_ended_rpcs, running_gateway
 from bench.report import (
     Figure,
@@ -238,3 +240,13 @@ def test_an_attack_is_measured_while_it_sends_and_the_ordinary_client_is_answere
     assert one.connections == 1
     assert one.sent_bytes > 1 << 20
     assert 0 < outcome.ratio == one.beside_ms / one.alone_ms
+
+
+def test_a_gateway_that_lets_pass_what_its_policy_refuses_is_not_measured() -> None:
+    with running_pods(1) as pods, pytest.raises(UserError, match="let an RPC pass"):
+        check_refusal(Proxy("pod", pods[0].port, ()), (), grpc.StatusCode.PERMISSION_DENIED)
+
+
+def test_distinct_keys_and_tokens_are_counted_by_memory() -> None:
+    assert grow_by_limit_keys(500) < LIMIT_BOUND_BYTES
+    assert grow_by_tokens(500) < TOKEN_BOUND_BYTES
