@@ -63,11 +63,12 @@ class PolicyHttp:
         transport: HttpTransport,
         target: Target,
         call: HttpCall,
-        on_end: Callable[[HttpAnswer | str, float], None],
+        on_end: Callable[[object, float], None],
     ) -> None:
-        """`on_end` gets the answer, or why there is none; never from inside `start`, nor after `cancel`."""
+        """`on_end` gets the HttpAnswer, why there is none, or the exception that is a defect; never from inside
+        `start`, nor after `cancel`."""
         self._runtime, self._transport, self._target, self._call = runtime, transport, target, call
-        self._on_end: Callable[[HttpAnswer | str, float], None] | None = on_end
+        self._on_end: Callable[[object, float], None] | None = on_end
         self._permit: Permit | None = None
         self._pod: Pod | None = None
         self._work: RunningWork | None = None
@@ -119,7 +120,7 @@ class PolicyHttp:
         if not isinstance(result, ConnectionError):
             self._count(pod, Status(Code.CANCELLED, ""), now_s)
             self._release()
-            on_end("a defect in the gateway, see its log", now_s)
+            on_end(result, now_s)
             return
         refused = isinstance(result, ConnectionRefusedError)
         self._count(pod, Status(Code.UNAVAILABLE, str(result), cause=Reason.CONNECT_FAILED if refused else None), now_s)

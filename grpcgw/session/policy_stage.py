@@ -190,11 +190,13 @@ class PolicyStage:
             return
         self._take(wait, partial(rpc.judge, answer), now_s)
 
-    def _judge_http(self, wait: Wait, call: HttpCall, answer: HttpAnswer | str, now_s: float) -> None:
+    def _judge_http(self, wait: Wait, call: HttpCall, answer: object, now_s: float) -> None:
         if isinstance(answer, str):
             self._fail(wait, answer, now_s)
-        else:
+        elif isinstance(answer, HttpAnswer):
             self._take(wait, partial(call.judge, answer), now_s)
+        else:
+            self._resume(wait, answer, now_s)  # a defect, which the chain logs
 
     def _take(self, wait: Wait, judge: Callable[[], Allow | Deny], now_s: float) -> None:
         verdict: object

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.model.codes import Code
+from grpcgw.model.objects import ObjectKey
 from grpcgw.model.status import Reason
 from grpcgw.policy.contract import FailMode, FirstMessage, MessageStart, PolicyRequest, Verdict, Wait
 from grpcgw.policy.held_messages import HeldMessages
@@ -155,3 +158,18 @@ def test_what_is_held_for_a_policy_counts_against_the_clients_limit() -> None:
     assert reason_of(other.client_sends(whole[:150_000])) == Reason.TOO_MUCH_HELD
     rpc.client_leaves()
     assert chosen.held.total_bytes() == 0
+
+
+def test_a_shadow_gets_all_that_was_held_for_the_policy() -> None:
+    made, whole = gateway(Looking()), frame(b"abcdef")
+    before = made.snapshot
+    copied = replace(before.routes[0].destinations[0], key=ObjectKey("Mapping", "default", "copy"), policies=())
+    routes = tuple(replace(one, shadow=copied) for one in before.routes)
+    made.apply(replace(before, version="2", routes=routes), 0.0)
+    rpc = Rpc(made, frames=True)
+    rpc.starts()
+    for chunk in (whole[:3], whole[3:8], whole[8:]):
+        rpc.client_sends(chunk)
+    rpc.client_half_closes()
+    (copy,) = rpc.copies
+    assert copy.sending == (whole, True)
