@@ -16,12 +16,14 @@ from typing import Any
 import yaml
 
 from grpcgw.ambassador.dialect_objects import API_GROUP, WATCHED
+from grpcgw.ambassador.spec.parse import OWN_GROUP
 from grpcgw.ambassador.spec.resources import MODELS
 from grpcgw.model.dialect import ApiResource
 
 FILE = Path(__file__).parent.parent / "deploy" / "crds.yaml"
 HEAD = """\
-# The custom resources grpcgw reads: Ambassador's kinds under Ambassador's names, so that its YAML applies unchanged.
+# The custom resources grpcgw reads: Ambassador's kinds under Ambassador's names, so that its YAML applies unchanged,
+# and grpcgw's own (`grpcgw.io`).
 # Generated from grpcgw/ambassador/spec by scripts/crds.py; `make crds` writes it.
 #
 # DO NOT apply this file where Ambassador's (Emissary's) own CRDs are installed, even if Ambassador itself is gone:
@@ -45,6 +47,7 @@ MEANINGS = {
     "Host": "A name of the gateway, its certificate, and the policy for calls in clear text.",
     "Listener": "A port of the gateway.",
     "Filter": "Decides on calls: by API keys, tokens, or another service. FilterPolicies say on which.",
+    "AuthorizationPolicy": "Says who may call what, on the Mappings that it selects.",
     "FilterPolicy": "Says which Filters decide on which calls.",
     "AuthService": "A service that is asked about every call, but those of Mappings with `bypass_auth`.",
     "RateLimit": "Limits how often calls with certain labels may be made.",
@@ -113,12 +116,12 @@ def render() -> str:
 def _custom_resources() -> Iterator[list[ApiResource]]:
     """Each kind that has a model, in the versions it is read in."""
     for kind in WATCHED:
-        if kind.candidates[0].group == API_GROUP and kind.name in MODELS:
+        if kind.candidates[0].group in (API_GROUP, OWN_GROUP) and kind.name in MODELS:
             yield sorted(kind.candidates, key=lambda resource: resource.version)
 
 
 def _crd(resources: list[ApiResource]) -> Schema:
-    kind, plural = resources[0].kind, resources[0].plural
+    kind, plural, group = resources[0].kind, resources[0].plural, resources[0].group
     # One value for all versions: the file has it once, as a YAML anchor.
     common = {
         "subresources": {"status": {}},
@@ -133,11 +136,11 @@ def _crd(resources: list[ApiResource]) -> Schema:
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
-            "name": f"{plural}.{API_GROUP}",
+            "name": f"{plural}.{group}",
             "labels": {"app.kubernetes.io/part-of": "grpcgw"},
         },
         "spec": {
-            "group": API_GROUP,
+            "group": group,
             "scope": "Namespaced",
             "conversion": {"strategy": "None"},
             "names": {
@@ -145,7 +148,7 @@ def _crd(resources: list[ApiResource]) -> Schema:
                 "listKind": f"{kind}List",
                 "plural": plural,
                 "singular": kind.lower(),
-                "categories": ["ambassador-crds"],
+                "categories": ["ambassador-crds" if group == API_GROUP else "grpcgw"],
             },
             "versions": [
                 {"name": version, "served": True, "storage": version == stored, **common} for version in versions

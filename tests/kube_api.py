@@ -78,6 +78,7 @@ CUSTOM_KINDS = (
     Kind("Filter", "filters", "getambassador.io", CUSTOM_VERSIONS),
     Kind("FilterPolicy", "filterpolicies", "getambassador.io", CUSTOM_VERSIONS),
     Kind("RateLimit", "ratelimits", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("AuthorizationPolicy", "authorizationpolicies", "grpcgw.io", ("v1alpha1",)),
 )
 BUILT_IN_KINDS = (
     Kind("Service", "services", "", ("v1",)),

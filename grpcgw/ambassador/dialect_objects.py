@@ -10,7 +10,7 @@ from grpcgw.ambassador.compile.misspelt import RESTRICTING_KINDS
 from grpcgw.ambassador.spec.certificate_paths import find_named_files
 from grpcgw.ambassador.spec.file_form import normalize
 from grpcgw.ambassador.spec.jwt_spec import find_named_key_sets
-from grpcgw.ambassador.spec.parse import is_meant_for
+from grpcgw.ambassador.spec.parse import OWN_GROUP, is_meant_for
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS
 from grpcgw.ambassador.spec.secret_names import NAMING_KINDS, find_named_secrets
 from grpcgw.model.dialect import ApiResource, DialectObjects, WatchedKind
@@ -48,6 +48,7 @@ WATCHED = (
     _watch_guard("Filter", "filters"),
     _watch_guard("FilterPolicy", "filterpolicies"),
     _watch_guard("RateLimit", "ratelimits"),
+    WatchedKind((ApiResource(OWN_GROUP, "v1alpha1", "AuthorizationPolicy", "authorizationpolicies"),), rare=True),
 )
 
 

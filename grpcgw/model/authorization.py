@@ -13,6 +13,9 @@ from typing import ClassVar
 
 from grpcgw.model.route import PolicySettings
 
+CONDITION_VARIABLES = ("request", "connection", "claims")
+"""Of conditions. The first two have Envoy's attributes."""
+
 
 class Action(StrEnum):
     """What an Rbac does with an RPC that one of its policies matches (`RBAC.Action`)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpcgw.model.authorization import ANYTHING, Action, AuthorizationSettings, Rbac, RbacPolicy
+from grpcgw.model.authorization import ANYTHING, CONDITION_VARIABLES, Action, AuthorizationSettings, Rbac, RbacPolicy
 from grpcgw.model.cel import Condition, NotEvaluated
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
@@ -23,8 +23,6 @@ POLICY, RULE, DRY_RUN = "policy", "rule", "dry-run"
 """Facts: the object and the rule that decided; what the rules that only record decide (`shadow_rules`)."""
 NO_RULE = "none"
 """The rule of an RPC that is denied because no rule allows it."""
-VARIABLES = ("request", "connection", "claims")
-"""Of conditions. The first two have Envoy's attributes."""
 
 
 def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> AuthorizationPolicy:
@@ -118,7 +116,7 @@ def _make_deny(key: ObjectKey, facts: Facts) -> Deny:
 
 def _compile_condition(expression: str, if_unknown: bool) -> Test:
     """`if_unknown`: the answer where the expression gives none."""
-    condition = Condition(expression, VARIABLES)
+    condition = Condition(expression, CONDITION_VARIABLES)
     readers = [(name, _READERS[name]) for name in sorted(condition.variables)]
 
     def test(request: PolicyRequest) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from grpcgw.ambassador.compile.auth_services import compile_auth_services
+from grpcgw.ambassador.compile.authorization import compile_authorization
 from grpcgw.ambassador.compile.filter_policies import compile_filter_policies
 from grpcgw.ambassador.compile.guards import Guard, GuardContext
 from grpcgw.ambassador.compile.objects_by_kind import ObjectsByKind
@@ -20,6 +21,7 @@ cannot be compiled protects must be refused (`unenforced_guards.UnenforcedGuard`
 ENFORCED: dict[str, GuardCompiler] = {
     "AuthService,Module": compile_auth_services,
     "Filter,FilterPolicy": compile_filter_policies,
+    "AuthorizationPolicy": compile_authorization,
     "RateLimit": compile_rate_limits,
     "RateLimitService": compile_rate_limit_services,
 }

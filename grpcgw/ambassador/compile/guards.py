@@ -5,8 +5,8 @@ A Guard gives each Mapping the settings of its policy, or none. `compile.guard_c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from grpcgw.ambassador.compile.generations import Generations
@@ -30,6 +30,8 @@ class GuardedMapping:
     spec: MappingSpec
     cluster: str = ""
     """Name of its cluster."""
+    labels: Mapping[str, object] = field(default_factory=dict)
+    """Of the Mapping's metadata."""
 
 
 class Guard(Protocol):

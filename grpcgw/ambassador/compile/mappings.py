@@ -134,17 +134,18 @@ def compile_mapping(obj: KubeObject, context: MappingContext, findings: Findings
         findings.notice("a gRPC path has no query, so the Mapping serves no call", "query_parameters")
         return CompiledMapping((), cluster)
     spread = (member,) if spec.hostname or spec.host else _spread(member, obj, context.hosts)
-    members = tuple(_guard(one, spec, context.guards) for one in spread)
+    members = tuple(_guard(one, spec, obj, context.guards) for one in spread)
     if context.authority_hidden_by:
         _note_hidden_authority(members, context.authority_hidden_by, findings)
     return CompiledMapping(members, cluster)
 
 
-def _guard(member: GroupMember, spec: MappingSpec, guards: tuple[Guard, ...]) -> GroupMember:
+def _guard(member: GroupMember, spec: MappingSpec, obj: KubeObject, guards: tuple[Guard, ...]) -> GroupMember:
     if not guards:
         return member
     destination = member.destination
-    guarded = GuardedMapping(destination.key, member.matching, spec, destination.clusters[0].cluster)
+    cluster, labels = destination.clusters[0].cluster, read_metadata(obj, "labels")
+    guarded = GuardedMapping(destination.key, member.matching, spec, cluster, labels)
     policies = (*find_policies(guards, guarded), *destination.policies)
     return replace(member, destination=replace(destination, policies=policies))
 

@@ -23,6 +23,7 @@ from grpcgw.model.route import NOT_SUPPORTED, PolicySettings, Unenforced
 
 GUARDING_KINDS = {
     "AuthService": "calls are not authenticated",
+    "AuthorizationPolicy": "calls are not authorized",
     "Filter": "calls are not filtered",
     "FilterPolicy": "calls are not filtered",
     "RateLimit": "calls are not limited",

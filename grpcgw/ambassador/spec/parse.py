@@ -20,6 +20,10 @@ from grpcgw.model.objects import FieldPath, KubeObject, Problem, Severity, make_
 API_VERSIONS = ("v1", "v2", "v3alpha1")
 _OF_FILTERS = ("v1beta1", "v1beta2", "v1alpha1")
 """Further versions of Filter and FilterPolicy; the last one is that of `gateway.getambassador.io`."""
+OWN_GROUP = "grpcgw.io"
+"""Of grpcgw's own kinds, which Ambassador does not have."""
+OWN_KINDS = {"AuthorizationPolicy": "v1alpha1"}
+"""With their version."""
 _OLDEST = "ambassador/v0"
 """apiVersion of annotations of 2018. Its fields are in v1 too, except a Mapping's `rate_limits`."""
 _STORED_AS_V2 = "--apiVersion-v3alpha1-only--"
@@ -130,9 +134,7 @@ def parse_spec(
 
     `defaults`: valid values of fields that the object does not set.
     """
-    versions = (*API_VERSIONS, *_OF_FILTERS) if obj.key.kind in ("Filter", "FilterPolicy") else API_VERSIONS
-    if obj.api_version != _OLDEST and obj.api_version.rpartition("/")[2] not in versions:
-        findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(versions)}")
+    if not _check_version(obj, findings):
         return None
     findings.report_extension()
     raw = raw_spec(obj)
@@ -150,6 +152,19 @@ def parse_spec(
         for detail in error.errors(include_url=False):
             findings.error(_describe(detail, model), *detail["loc"])
         return None
+
+
+def _check_version(obj: KubeObject, findings: Findings) -> bool:
+    group, _, version = obj.api_version.rpartition("/")
+    own = OWN_KINDS.get(obj.key.kind)
+    if own is not None:
+        if (group, version) != (OWN_GROUP, own):
+            findings.error(f"apiVersion {obj.api_version} is not read; use {OWN_GROUP}/{own}")
+        return not findings.rejected
+    versions = (*API_VERSIONS, *_OF_FILTERS) if obj.key.kind in ("Filter", "FilterPolicy") else API_VERSIONS
+    if obj.api_version != _OLDEST and (version not in versions or group == OWN_GROUP):
+        findings.error(f"apiVersion {obj.api_version} is not read; use one of {', '.join(versions)}")
+    return not findings.rejected
 
 
 def _note_missing(obj: KubeObject, findings: Findings) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from grpcgw.ambassador.spec.auth_specs import AuthServiceSpec
+from grpcgw.ambassador.spec.authorization_spec import AuthorizationPolicySpec
 from grpcgw.ambassador.spec.fields import AmbassadorId, Resource, Text, served
 from grpcgw.ambassador.spec.filter_specs import FilterPolicySpec, FilterSpec
 from grpcgw.ambassador.spec.host_specs import HostSpec, ListenerSpec, TLSContextSpec
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.module_spec import ModuleSpec
+from grpcgw.ambassador.spec.parse import OWN_GROUP
 from grpcgw.ambassador.spec.rate_limit_service_spec import RateLimitServiceSpec
 from grpcgw.ambassador.spec.rate_limit_specs import RateLimitSpec
 
-API_GROUPS = frozenset({"getambassador.io", "gateway.getambassador.io", "x.getambassador.io", "ambassador"})
-"""The second is Edge Stack's, for Filters; the last the older name that annotations and files still have."""
+API_GROUPS = frozenset({"getambassador.io", "gateway.getambassador.io", "x.getambassador.io", "ambassador", OWN_GROUP})
+"""The second is Edge Stack's, for Filters; the fourth the older name that annotations and files still have."""
 
 
 class ResolverSpec(Resource):
@@ -44,6 +46,7 @@ MODELS: dict[str, type[Resource]] = {
     "Filter": FilterSpec,
     "FilterPolicy": FilterPolicySpec,
     "AuthService": AuthServiceSpec,
+    "AuthorizationPolicy": AuthorizationPolicySpec,
     "RateLimit": RateLimitSpec,
     "RateLimitService": RateLimitServiceSpec,
 }
