@@ -108,8 +108,8 @@ class CompileSettings:
         Flag(
             "--serve-without-auth",
             SOURCE,
-            "Serve what an AuthService, FilterPolicy or RateLimit protects without them. Otherwise grpcgw refuses "
-            "these calls, as it cannot ask them yet.",
+            "Serve calls without an AuthService, Filter, FilterPolicy or RateLimit that has an error or is not "
+            "supported. Otherwise grpcgw refuses the calls that it protects.",
         ),
     ] = False
     engine: Annotated[
