@@ -12,7 +12,7 @@ LOCKED := $(PIP) --require-hashes --only-binary :all: -r
 # Without byte code, each of the hundreds of processes that the tests start would compile the libraries again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-latest fuzz run lint types imports check bench proto crds lock upgrade clean
+.PHONY: help demo test test-latest fuzz run lint types imports check bench against-envoy proto crds lock upgrade clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ check: lint types imports test ## everything CI runs
 
 bench: $(VENV)/.bench-ready $(VENV)/.system ## the cost of an RPC, compared with Envoy and others (docs/performance.md); PART=tls,streams ENGINE=…
 	@$(BIN)/python -m bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
+
+against-envoy: $(VENV)/.bench-ready ## tests beside a real Envoy: rate limits
+	@$(BIN)/python -m pytest -o pythonpath=". protos tests" bench/against_envoy
 
 proto: $(VENV)/.dev-ready ## generate the code of protos/
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/greet/greet.proto
