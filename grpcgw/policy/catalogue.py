@@ -18,7 +18,7 @@ from grpcgw.policy import (
     concurrency,
     ext_authz_policy,
     rate_limit,
-    rate_limit_service,
+    remote_rate_limit,
     unenforced,
 )
 from grpcgw.policy.chain import BuiltPolicy
@@ -146,7 +146,7 @@ CATALOGUE = Catalogue(
         PolicyKind("authorization", Stage.AUTHORIZATION, authorization.build),
         PolicyKind("rate-limit", Stage.LIMITS, rate_limit.build),
         PolicyKind("concurrency-limit", Stage.LIMITS, concurrency.build),
-        PolicyKind("rate-limit-service", Stage.LIMITS, rate_limit_service.build),
+        PolicyKind("rate-limit-service", Stage.LIMITS, remote_rate_limit.build),
         PolicyKind("plugin", Stage.OWN, build_plugin),
     )
 )

@@ -19,7 +19,6 @@ from grpcgw.model.route import Destination, WeightedCluster
 from grpcgw.policy.catalogue import CATALOGUE
 from grpcgw.policy.chain import FAILED_OPEN
 from grpcgw.policy.contract import Answer, FailMode, PolicyRequest, UnaryRpc, Verdict, Wait
-from grpcgw.policy.rate_limit_service import build
 from grpcgw.policy.rate_limit_service_pb2 import (
     OK,
     OVER_LIMIT,
@@ -31,6 +30,7 @@ from grpcgw.policy.rate_limit_service_pb2 import (
     RateLimitResponse,
     Unit,
 )
+from grpcgw.policy.remote_rate_limit import build
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.rpc_labels import compile_group, describe_all
 from grpcgw.policy.services import PolicyServices
