@@ -35,6 +35,8 @@ class LimitRules:
     def __init__(self, domain: str, limits: Iterable[LabelLimit]) -> None:
         self.domain = domain
         self.limits = tuple(sorted(limits, key=lambda limit: -len(limit.pattern)))
+        self.known: dict[Descriptor, LimitCounter] = {}
+        """Those of the limiter's counters that are of these rules, for policies that look at no other."""
 
     def find(self, descriptor: Descriptor) -> LabelLimit | None:
         """The limit with the longest pattern with which the descriptor begins."""
@@ -102,8 +104,8 @@ class LimitCounter:
     """What a worker knows of one bucket: the lease that it holds, and until when there is no token."""
 
     __slots__ = (
-        *("_ends_s", "_leased_s", "_most", "_refused_until_s", "_refuses", "_remembered_until_s", "_size"),
-        *("applied", "left", "limit", "name", "shape"),
+        *("_leased_s", "_most", "_refused_until_s", "_refuses", "_remembered_until_s", "_size"),
+        *("ends_s", "left", "limit", "name", "shape"),
     )
 
     def __init__(self, limit: LabelLimit, name: str) -> None:
@@ -111,15 +113,13 @@ class LimitCounter:
         self.limit, self.name, self.shape = limit, name, shape_of(limit.rate)
         self._most = max(1, int(limit.rate.per_s * LEASE_S))
         self._size = self._refuses = 1
-        self._leased_s = self._ends_s = self._refused_until_s = self._remembered_until_s = 0.0
+        self._leased_s = self.ends_s = self._refused_until_s = self._remembered_until_s = 0.0
         self.left = 0
-        """Tokens of the lease that are not used."""
-        self.applied = LimitDecision((limit,))
-        """The decision on an RPC that this limit alone counts, and allows."""
+        """Tokens of the lease that are not used. They are valid before `ends_s`."""
 
     def take(self, tokens: int, now_s: float) -> float:
         """Take so many tokens of the lease. Returns 0.0, the seconds until there may be as many, or NEEDS_LEASE."""
-        if self.left >= tokens and now_s < self._ends_s:
+        if self.left >= tokens and now_s < self.ends_s:
             self.left -= tokens
             return 0.0
         if now_s < self._remembered_until_s and tokens >= self._refuses:
@@ -141,7 +141,7 @@ class LimitCounter:
         """The lease is there: so many tokens, and as `token_bucket.Taken` says. `least`: how many were needed."""
         if tokens:
             self.left += tokens
-            self._leased_s, self._ends_s = now_s, now_s + LEASE_S
+            self._leased_s, self.ends_s = now_s, now_s + LEASE_S
         self._refused_until_s = now_s + wait_s
         self._remembered_until_s = now_s + min(wait_s, MOST_REMEMBERED_S)
         self._refuses = 1 if tokens else least
@@ -182,15 +182,15 @@ class Limiter:
         self._counters: OrderedDict[tuple[LimitRules, Descriptor], LimitCounter | None] = OrderedDict()
         """None: no limit of these rules counts the descriptor. The longest without a lease is the first."""
 
-    def decide(self, rules: LimitRules, descriptors: Sequence[Descriptor], hits: int, now_s: float) -> LimitDecision:
-        """Count an RPC (or `hits` of them at once) that has these descriptors: all limits count it, or none."""
-        known = self._counters
-        if len(descriptors) == 1:  # as for most, so this is the way that costs the least
-            counter = known.get((rules, descriptors[0]))
-            if counter is not None and counter.left >= hits and not counter.take(hits, now_s):
-                return counter.applied
+    def decide(
+        self, rules: LimitRules, descriptors: Sequence[Descriptor], hits: int, now_s: float, remote: bool = True
+    ) -> LimitDecision:
+        """Count an RPC (or `hits` of them at once) that has these descriptors: all limits count it, or none.
+
+        `remote`: by the remote buckets, if there are any; else the decision is never `pending`.
+        """
         counters = [self._counter_of(rules, one, now_s) for one in descriptors]
-        return self._decide([one for one in counters if one is not None], hits, now_s)
+        return self._decide([one for one in counters if one is not None], hits, now_s, remote)
 
     def look(self, rules: LimitRules, descriptor: Descriptor, now_s: float) -> LimitLevel | None:
         """The limit that counts the descriptor, and what it still allows; None: no limit does."""
@@ -202,12 +202,12 @@ class Limiter:
         level = self._table.look(self._table.locate(counter.name), counter.shape, now_s)
         return LimitLevel(counter.limit, level.tokens + counter.left, level.full_in_s)
 
-    def _decide(self, counters: list[LimitCounter], hits: int, now_s: float) -> LimitDecision:
+    def _decide(self, counters: list[LimitCounter], hits: int, now_s: float, remote: bool) -> LimitDecision:
         for one in self.remote.collect() if self.remote is not None else ():
             one.counter.note_lease(one.tokens, 1, one.wait_s, now_s)
         taken, pending, exceeded = [], [], []
         for counter in counters:
-            wait_s = self._take(counter, hits, now_s)
+            wait_s = self._take(counter, hits, now_s, remote)
             if not wait_s:
                 taken.append(counter)
             elif wait_s < 0:
@@ -223,11 +223,11 @@ class Limiter:
             return LimitDecision(applied, refused=max(refusing, key=lambda one: one.wait_s))
         return LimitDecision(applied, tuple(exceeded), None, tuple(pending))
 
-    def _take(self, counter: LimitCounter, hits: int, now_s: float) -> float:
+    def _take(self, counter: LimitCounter, hits: int, now_s: float, remote: bool) -> float:
         wait_s = counter.take(hits, now_s)
         if wait_s < 0 and not counter.shape.allows(hits):
             return NEVER_S
-        if wait_s >= 0 or not (self.remote is None or self.remote.away):
+        if wait_s >= 0 or (remote and self.remote is not None and not self.remote.away):
             return wait_s
         return self._lease(counter, hits, now_s)
 
@@ -256,8 +256,14 @@ class Limiter:
             self._counters.move_to_end(key)
             return self._counters[key]
         if len(self._counters) >= MOST_COUNTERS:
-            _, dropped = self._counters.popitem(last=False)
-            if dropped is not None:
-                self._end_lease(dropped, now_s)
+            self._drop_first(now_s)
         counter = self._counters[key] = rules.make_counter(descriptor)
+        if counter is not None:
+            rules.known[descriptor] = counter
         return counter
+
+    def _drop_first(self, now_s: float) -> None:
+        (rules, descriptor), dropped = self._counters.popitem(last=False)
+        if dropped is not None:
+            del rules.known[descriptor]
+            self._end_lease(dropped, now_s)

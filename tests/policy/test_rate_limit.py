@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from grpcgw.model.codes import Code
@@ -10,7 +14,8 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.rate_limits import LabelLimit, Rate, RateLimitSettings, Unit
 from grpcgw.policy.catalogue import CATALOGUE
-from grpcgw.policy.contract import PolicyRequest, Verdict
+from grpcgw.policy.contract import PolicyRequest, Verdict, Wait
+from grpcgw.policy.limiter import Leased, LimitCounter
 from grpcgw.policy.rate_limit import RateLimitPolicy, build
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.services import PolicyServices
@@ -87,6 +92,41 @@ def test_a_reload_keeps_what_was_counted() -> None:
     after = settings(LabelLimit("one", PATTERN, Rate(2, Unit.HOUR)), LabelLimit("two", (), Rate(9, Unit.HOUR)))
     policy = build(KEY, after, services)
     assert [type(check(policy)) for _ in range(2)] == [Allow, Deny]
+
+
+class LostRemote:
+    """Remote buckets from which no lease ever comes."""
+
+    away = False
+
+    def collect(self) -> list[Leased]:
+        return []
+
+    def lease(self, counters: Sequence[LimitCounter], hits: int) -> Callable[[], Coroutine[Any, Any, Allow]]:
+        async def nothing() -> Allow:
+            return ALLOW
+
+        return nothing
+
+
+@pytest.mark.parametrize("answer", [ALLOW, Allow(facts=(("failed-open", "x"),))], ids=["no lease", "no answer"])
+def test_without_leases_of_the_remote_buckets_the_limit_of_the_machine_holds(answer: Allow) -> None:
+    services = PolicyServices()
+    services.limiter.remote = LostRemote()
+    policy = build(KEY, settings(LabelLimit("one", PATTERN, Rate(1, Unit.HOUR))), services)
+
+    def decide() -> Verdict:
+        verdict, waits = check(policy), 0
+        while isinstance(verdict, Wait):
+            waits += 1
+            assert verdict.then is not None
+            verdict = verdict.then(answer)
+        assert waits == (3 if answer is ALLOW else 1)
+        return verdict
+
+    assert decide() is ALLOW
+    assert isinstance(decide(), Deny)
+    assert isinstance(check(policy), Deny), "a refusal is remembered"
 
 
 def test_the_catalogue_has_it() -> None:
