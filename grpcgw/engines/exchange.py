@@ -16,7 +16,7 @@ from grpcgw.services.rate_limit_server import COUNT_PATH, RateLimitExchange
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.session.admission import admit
 from grpcgw.session.call import Call, Timer
-from grpcgw.session.forwarding import is_too_large
+from grpcgw.session.forwarding import drop_own_keys, is_too_large
 from grpcgw.session.serving import Serving
 from grpcgw.session.session import Session
 
@@ -46,6 +46,8 @@ def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float)
     reception = serving.reception
     if reception is not None:
         reception.receive(request)
+    if request.has_own_keys and not request.peer.keeps_proto:
+        request.metadata = drop_own_keys(request.metadata)
     if request.port.counts_for_others:
         return _begin_counting(serving, call, request, now_s)
     path, index = request.path, serving.reflection

@@ -30,7 +30,8 @@ class Peer:
         self.keeps_id = _is_internal(address)
         """Whether the `x-request-id` that it sends is kept: an internal client's is."""
         self.keeps_proto = False
-        """Whether the `x-forwarded-proto` that it sends is kept: a trusted proxy knows how the client connected."""
+        """Whether the `x-forwarded-proto` and `x-grpcgw-*` that it sends are kept: a trusted proxy knows how the client
+        connected."""
         self.certificate = ""
         """Value of `x-forwarded-client-cert` towards the pod; empty: the header is not sent."""
 
@@ -56,6 +57,8 @@ class Request:
     """The client's, if it showed one; None also where neither client rules nor policies look at it."""
     message_encoding: str = "identity"
     """The client's `grpc-encoding`, where the engine passes frames."""
+    has_own_keys: bool = False
+    """Whether the client sent keys that the gateway alone sets (`x-grpcgw-*`). Set by the engine."""
     metadata_bytes: int = 0
     """Size of the metadata, once the session has measured it."""
     refusal: Deny | None = None

@@ -32,6 +32,8 @@ HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
     }
 )
 REQUEST_ID = "x-request-id"
+OWN_PREFIX = "x-grpcgw-"
+"""Of keys that the gateway alone sets."""
 _HANDLED = HOP_BY_HOP | {FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID}
 FIELD_OVERHEAD_BYTES = 32
 
@@ -68,6 +70,15 @@ def forward_request(metadata: Metadata, peer: Peer, tls: bool) -> Metadata:
     if peer.certificate:
         kept.append((FORWARDED_CERTIFICATE, peer.certificate))
     return tuple(kept)
+
+
+def has_own_keys(metadata: Metadata) -> bool:
+    return any(key.startswith(OWN_PREFIX) for key, _ in metadata)
+
+
+def drop_own_keys(metadata: Metadata) -> Metadata:
+    """Without the keys that only the gateway may set."""
+    return tuple(item for item in metadata if not item[0].startswith(OWN_PREFIX))
 
 
 def trim(metadata: Metadata) -> Metadata:

@@ -73,3 +73,23 @@ def test_metadata_is_bounded_by_the_module(lab: Lab) -> None:
     assert call(lab, gateway, ("x-a", "b" * 1000)).status == 0
     answer = call(lab, gateway, ("x-a", "b" * 4000))
     assert (answer.status, answer.header("x-grpcgw-reason")) == (8, "metadata-too-large")
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [("{}", []), ("{xff_num_trusted_hops: 1}", ["ann"]), ("{use_remote_address: false}", ["ann"])],
+)
+def test_keys_of_the_gateways_own_are_believed_of_trusted_proxies_alone(lab: Lab, config: str, kept: list[str]) -> None:
+    text = f"{{kind: Module, name: ambassador, config: {config}}}\n---\n{MAPPING}"
+    snapshot = compile_yaml(text, lab.engine).snapshot
+    (cluster,) = snapshot.clusters
+    gateway = lab.gateway(routes=[], clusters={})
+    gateway.serving.apply(snapshot, time.monotonic())
+    pod = lab.pod()
+    gateway.set_pods(pod, cluster=cluster)
+    gateway.wait_for_ready_pods(1)
+    client = lab.raw_client(gateway)
+    for _ in range(2):  # the second time the engine knows the field
+        assert client.call("Unary", ("x-grpcgw-identity", "ann"), ("x-grpcgwen", "a")).status == 0
+    assert [call.values("x-grpcgw-identity") for call in pod.calls] == [kept, kept]
+    assert [call.values("x-grpcgwen") for call in pod.calls] == [["a"], ["a"]]

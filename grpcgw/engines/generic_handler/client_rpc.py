@@ -30,7 +30,7 @@ from grpcgw.policy.client_certificates import read_certificate
 from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.policy.request import Request, parse_peer
 from grpcgw.session.call import Attempt, Opening, PolicyRpcEvents, Timer, TryEvents
-from grpcgw.session.forwarding import trim
+from grpcgw.session.forwarding import has_own_keys, trim
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
 
@@ -70,6 +70,7 @@ class ClientRpc(AttemptOwner):
         left_s = context.time_remaining()
         deadline_s = now_s + left_s if left_s is not None and left_s < NO_DEADLINE_S else None
         request = Request(path, "", trim(metadata), deadline_s, parse_peer(context.peer()), time.time(), port)
+        request.has_own_keys = has_own_keys(request.metadata)
         if engine.serving.wants_certificate(port):
             request.certificate = read_certificate(context.auth_context())
         self.session: Exchange = begin_exchange(engine.serving, self, request, now_s)

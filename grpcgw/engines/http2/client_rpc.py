@@ -181,6 +181,7 @@ class ClientRpc:
         deadline_s = None if head.timeout_s is None else now_s + head.timeout_s
         request = Request(head.path, head.authority, head.metadata, deadline_s, client.peer, time.time(), client.view)
         request.refusal, request.message_encoding = head.refusal, head.encoding
+        request.has_own_keys = head.has_own_keys
         self._request = request
         if serving.wants_certificate(client.view):
             request.certificate = client.certificate()

@@ -18,7 +18,7 @@ from grpcgw.model.codes import Code, code_of_http
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.verdicts import Deny
-from grpcgw.session.forwarding import REQUEST_ID
+from grpcgw.session.forwarding import OWN_PREFIX, REQUEST_ID
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
@@ -49,7 +49,9 @@ _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e
 _MOST_DIGITS = 100_000_000
 
 _NAME = re.compile(rb"[0-9a-z_.-]+")
+_OWN_PREFIX = OWN_PREFIX.encode()
 _KNOWN: dict[Field, tuple[str, MetadataValue]] = {}
+"""Without the gateway's own keys: that a request has them is found out when they are decoded."""
 _ENCODED: dict[tuple[str, MetadataValue], Field] = {}
 MOST_KNOWN, LONGEST_KNOWN_BYTES = 2048, 64
 """Fields that RPCs repeat are decoded and encoded once. Bounded, since strangers choose them."""
@@ -76,6 +78,8 @@ class RequestHead:
     content_type: bytes = b""
     encoding: str = "identity"
     """`grpc-encoding`, for those who read messages."""
+    has_own_keys: bool = False
+    """As `Request.has_own_keys`."""
     refusal: Deny | None = None
     """Why the request reaches no pod; None: it is admitted so far."""
 
@@ -98,6 +102,7 @@ def parse_request(fields: Fields) -> RequestHead:
                 item = known.get(field)
                 if item is None:
                     metadata += _decode(field)
+                    head.has_own_keys |= name.startswith(_OWN_PREFIX)
                 else:
                     metadata.append(item)
                 if name == b"user-agent":
@@ -172,7 +177,7 @@ def _decode(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
         raise BadField(f"header {text} has characters that are not ASCII") from None
     if b"\t" in value:
         raise BadField(f"header {text} has a tab in its value")
-    if len(value) <= LONGEST_KNOWN_BYTES and text != REQUEST_ID:
+    if len(value) <= LONGEST_KNOWN_BYTES and text != REQUEST_ID and not name.startswith(_OWN_PREFIX):
         if len(_KNOWN) >= MOST_KNOWN:
             _KNOWN.clear()
         _KNOWN[field] = item
