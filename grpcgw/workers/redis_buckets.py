@@ -29,7 +29,11 @@ NO_RETRY = Retry(NoBackoff(), 0)
 """An RPC waits: what fails once is away."""
 
 ANSWER_S = 0.03
-"""How long an RPC waits for Redis; then it is away."""
+"""How long an RPC waits for Redis."""
+MOST_LATE = 2
+"""After so many trips in a row without an answer in time it is away: one may be late because the machine is busy."""
+FIRST_ANSWER_S = 0.3
+"""The same for the first RPCs of a worker, which wait for the connection."""
 CONNECT_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Between two tries to reach a server that is away; doubled each time."""
@@ -73,9 +77,11 @@ microseconds."""
 class RedisBuckets:
     """A `RemoteBuckets`. Its coroutines run on one loop; the other methods may be called by another thread."""
 
-    def __init__(self, url: RedisUrl, password: str | None = None) -> None:
+    def __init__(self, url: RedisUrl, password: str | None = None, answer_s: float = ANSWER_S) -> None:
         """`password`: instead of that in the URL. Raises ValueError for a URL that redis-py cannot read."""
-        self._url = url
+        self._url, self._answer_s = url, answer_s
+        self._late = 0
+        """Trips in a row without an answer in time."""
         self._redis: Redis = Redis.from_url(
             url.reveal(), socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S, retry=NO_RETRY
         )
@@ -130,8 +136,13 @@ class RedisBuckets:
                 wanted, self._wanted = self._wanted, {}
                 landing, self._landing = self._landing, None
                 try:
-                    async with asyncio.timeout(ANSWER_S):
+                    async with asyncio.timeout(self._answer_s if self._script_hash else FIRST_ANSWER_S):
                         await self._exchange(wanted)
+                    self._late = 0
+                except TimeoutError as error:
+                    self._late += 1
+                    if self._late >= MOST_LATE:
+                        self._go_away(error)
                 except Exception as error:  # whatever it is: the buckets of this machine count, and no RPC waits
                     self._go_away(error)
                 finally:
@@ -153,8 +164,7 @@ class RedisBuckets:
 
     async def _run_scripts(self, plans: list[tuple[LimitCounter, int, int]]) -> list[list[int]]:
         if not self._script_hash:
-            loaded: Any = await self._redis.script_load(SCRIPT)
-            self._script_hash = loaded.decode() if isinstance(loaded, bytes) else loaded
+            await self._load_script()
         pipeline = self._redis.pipeline(transaction=False)
         for counter, _, most in plans:
             shape = counter.shape
@@ -162,6 +172,10 @@ class RedisBuckets:
             numbers = (shape.capacity, repr(shape.per_s), shape.hold_s, 1, most, counter.hand_over())
             pipeline.evalsha(self._script_hash, 1, _key_of(counter), *map(str, numbers))
         return await pipeline.execute()
+
+    async def _load_script(self) -> None:
+        loaded: Any = await self._redis.script_load(SCRIPT)
+        self._script_hash = loaded.decode() if isinstance(loaded, bytes) else loaded
 
     def _go_away(self, error: BaseException) -> None:
         if not self._away:
@@ -176,10 +190,10 @@ class RedisBuckets:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             try:
                 async with asyncio.timeout(CONNECT_S):
-                    await self._redis.ping()
+                    await self._load_script()
             except (RedisError, OSError, TimeoutError):
                 continue
-            self._away = False
+            self._away, self._late = False, 0
             log.info("rate limits are shared by Redis again: %s", self._url)
 
 

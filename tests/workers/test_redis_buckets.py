@@ -15,7 +15,7 @@ from grpcgw.policy.limiter import Limiter, LimitRules
 from grpcgw.policy.token_bucket import NEVER_S
 from grpcgw.settings import RedisUrl
 from grpcgw.settings.redis_url import parse_redis_url
-from grpcgw.workers.redis_buckets import RedisBuckets
+from grpcgw.workers.redis_buckets import ANSWER_S, RedisBuckets
 from tests.redis_server import RedisServer
 
 FOO = ((("k", "foo"),),)
@@ -31,8 +31,8 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 class Gateway:
     """The limiter of a worker on some machine, and what a policy does with it."""
 
-    def __init__(self, url: str, rate: Rate, password: str | None = None) -> None:
-        self.remote = RedisBuckets(parse_redis_url(url), password)
+    def __init__(self, url: str, rate: Rate, password: str | None = None, answer_s: float = ANSWER_S) -> None:
+        self.remote = RedisBuckets(parse_redis_url(url), password, answer_s)
         self._limiter = Limiter(BucketTable(memoryview(bytearray(TABLE_BYTES)), NoLock()), self.remote)
         self._rules = LimitRules("d", [LabelLimit("one", ((("k", ""),),), rate)])
         self.trips = 0
@@ -95,7 +95,7 @@ def test_two_gateways_together_allow_the_rate(server: RedisServer, caplog: pytes
     rate, seconds = 500, 3.0
 
     async def run() -> float:
-        gateways = [Gateway(server.url, Rate(rate, Unit.SECOND)) for _ in range(2)]
+        gateways = [Gateway(server.url, Rate(rate, Unit.SECOND), answer_s=2.0) for _ in range(2)]
         await gateways[0].remote._redis.flushall()
         counts = await asyncio.gather(*(one.load(rate, seconds) for one in gateways))
         assert sum(tries for _, tries in counts) >= 1.9 * rate * seconds, "the machine is too slow for this test"
