@@ -57,6 +57,10 @@ class FilterPolicySettings(PolicySettings):
     """Each once. `upstreams` are theirs, one after another."""
     rules: tuple[FilterRule, ...]
 
+    @property
+    def reads_certificate(self) -> bool:
+        return any(one.reads_certificate for one in self.filters)
+
 
 def make_filter_policy(
     name: str, filters: tuple[PolicySettings, ...], rules: tuple[FilterRule, ...]

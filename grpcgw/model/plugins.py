@@ -25,6 +25,11 @@ class PluginSettings(PolicySettings):
     timeout_ms: int | None = None
     """Limit for an asynchronous check; None: the class's own."""
 
+    @property
+    def reads_certificate(self) -> bool:
+        """Always: the class's code may look at it."""
+        return True
+
 
 def make_plugin(name: str, plugin: str, config: Mapping[str, object], timeout_ms: int | None = None) -> PluginSettings:
     """`name`: what asks for it, for the operator. Equal configurations give equal settings."""

@@ -101,7 +101,7 @@ def allow(
         return ALLOW
     replaced = _pairs(set)
     removed = (remove,) if isinstance(remove, str) else remove
-    keys = (*removed, *(key for key, _ in replaced))
+    keys = (*removed, *[key for key, _ in replaced])
     return Allow((*replaced, *_pairs(add)), keys, tuple((facts or {}).items()), _pairs(add_response))
 
 

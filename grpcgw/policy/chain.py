@@ -17,12 +17,14 @@ from grpcgw.logs import DefectLog
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.contract import FailMode, OnEnd, PartialAllow, Policy, PolicyRequest, Verdict, Wait
-from grpcgw.policy.verdicts import Allow, Deny
+from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 
 log = logging.getLogger(__name__)
 _defects = DefectLog(log)
 T = TypeVar("T")
 
+_VERDICTS = (Allow, Deny, Wait, PartialAllow)
+"""A union would be made again for each RPC."""
 FAILED_OPEN = "failed-open"
 """The fact that names the policy which allowed an RPC because its server gave no verdict."""
 
@@ -63,8 +65,13 @@ class Chain:
 
     def run(self) -> Deny | Wait | None:
         """Check with the policies that are left, until one denies or waits. None: all allow."""
-        while self._passed < len(self._policies):
-            verdict = self._call(self._policies[self._passed].policy.check, self.request)
+        policies, request = self._policies, self.request
+        while self._passed < len(policies):
+            built = policies[self._passed]
+            verdict = self._call(built.policy.check, request)
+            if verdict is ALLOW and built.on_end is None:  # as of most
+                self._passed += 1
+                continue
             if not isinstance(verdict, Allow):
                 verdict = self._finish_parts(verdict)
                 if not isinstance(verdict, Allow):
@@ -137,7 +144,7 @@ class Chain:
             verdict = decide(subject)
         except BaseException as error:  # also SystemExit: it would end the engine's thread, which serves every RPC
             return self._break_down("raised", error)
-        if isinstance(verdict, Allow | Deny | Wait | PartialAllow):
+        if isinstance(verdict, _VERDICTS):
             return verdict
         return self._break_down("gave no verdict", TypeError(f"no verdict: {type(verdict).__name__}"))
 
@@ -172,5 +179,5 @@ class Chain:
 
 def _edit(metadata: Metadata, allowed: Allow) -> Metadata:
     removed = allowed.remove
-    kept = tuple(item for item in metadata if item[0] not in removed) if removed else metadata
+    kept = [item for item in metadata if item[0] not in removed] if removed else metadata
     return (*kept, *allowed.add)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from grpcgw.model.codes import Code
 from grpcgw.model.header_values import is_reserved
@@ -22,12 +23,23 @@ _REASON = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 def check_metadata(metadata: Metadata) -> None:
     """Raises ValueError for what gRPC cannot send, or a policy may not set."""
     for key, value in metadata:
-        if not _KEY.fullmatch(key) or is_reserved(key) or key == REASON_KEY:
+        if not _is_settable(key):
             raise ValueError(f"{key!r} is no metadata key that a policy may set")
         if key.endswith("-bin") is not isinstance(value, bytes):
             raise ValueError(f"{key}: the value should be bytes for a -bin key, and text for any other")
         if not isinstance(value, bytes) and not _is_text(value):
             raise ValueError(f"{key}: the value should be printable ASCII characters, without spaces around them")
+
+
+@lru_cache(maxsize=1024)
+def _is_key(key: str) -> bool:
+    """Remembered: policies change few keys, and in each RPC."""
+    return _KEY.fullmatch(key) is not None
+
+
+@lru_cache(maxsize=1024)
+def _is_settable(key: str) -> bool:
+    return _is_key(key) and not is_reserved(key) and key != REASON_KEY
 
 
 def _is_text(value: object) -> bool:
@@ -59,7 +71,7 @@ class Allow:
         check_metadata(self.add)
         check_metadata(self.add_response)
         for key in self.remove:
-            if not _KEY.fullmatch(key):
+            if not _is_key(key):
                 raise ValueError(f"{key!r} is no metadata key in lower case")
         for name, value in self.facts:
             if not (isinstance(name, str) and isinstance(value, str)):

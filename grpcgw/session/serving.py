@@ -190,5 +190,6 @@ class Serving:
 
 
 def _reads_certificates(snapshot: Snapshot) -> bool:
-    policies = [one.policies for route in snapshot.routes for one in route.destinations if one.policies]
+    own = [one.policies for route in snapshot.routes for one in route.destinations if one.policies]
+    policies = (snapshot.policies, *own)
     return any(settings.reads_certificate for several in policies for settings in several)

@@ -69,3 +69,12 @@ class Ends(OwnPolicy):
 
     def on_end(self, call: CallView, status: Status) -> None:
         self.ended.append((call.method, status.code))
+
+
+class Certified(OwnPolicy):
+    """Tells pods who the client's certificate is for."""
+
+    def check(self, call: CallView) -> Allow | Deny:
+        if call.certificate is None:
+            return deny(Code.UNAUTHENTICATED, "no certificate")
+        return allow(set={"x-who": " ".join(call.certificate.uris)})

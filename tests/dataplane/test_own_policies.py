@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from dataplane.authorities import Authority
 from dataplane.configured import compile_yaml, configured
-from dataplane.lab import Gateway, Lab
+from dataplane.lab import Gateway, Lab, mapping, snapshot, tls_port
 from dataplane.own_policies import Ends, LateWords
 from dataplane.raw_client import Answer
+from dataplane.trial_policies import guarded
 from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.model.codes import Code
+from grpcgw.model.filters import AppliedFilter, FilterRule, make_filter_policy
 from grpcgw.model.plugins import PluginSettings, make_plugin
 
 MAPPINGS = """
@@ -162,3 +167,24 @@ def test_a_filter_that_cannot_be_loaded_refuses_the_mappings_that_need_it(lab: L
     answer = call(lab, gateway)
     assert (answer.status, answer.header("x-grpcgw-reason")) == (Code.UNAVAILABLE, "policy-not-built")
     assert call(lab, gateway, method=OTHER).status == Code.OK
+
+
+# --- client certificates
+
+
+@pytest.mark.parametrize("by_filter", [False, True])
+def test_a_policy_sees_the_clients_certificate(lab: Lab, by_filter: bool) -> None:
+    servers, clients, pod = Authority("servers"), Authority("clients"), lab.pod()
+    policy = own("Certified")
+    if by_filter:
+        rule = FilterRule("policy", "*", "*", (AppliedFilter(0),))
+        route = guarded(make_filter_policy("policy", (policy,), (rule,)))
+        configuration = snapshot(route)
+    else:
+        configuration = replace(snapshot(mapping()), policies=(policy,))
+    listener = tls_port(servers.certificate("localhost", client_ca=clients.pem))
+    gateway = lab.gateway(pod, configuration=configuration, ports=(listener,))
+    port = replace(listener, port=gateway.engine.ports.numbers()[0])
+    me = servers.client(clients.sign("me", "spiffe://a.test/me"))
+    lab.channel_to(port, me).unary_unary("/test.Pod/Unary")(b"x", timeout=PATIENCE_S)
+    assert pod.calls[0].values("x-who") == ["spiffe://a.test/me"]
