@@ -22,7 +22,7 @@ from grpcgw.model.codes import status_name
 from grpcgw.model.expiry import list_expiries
 from grpcgw.model.objects import Severity
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.telemetry.merge import merge_clients, merge_events
+from grpcgw.telemetry.merge import merge_caches, merge_clients, merge_events, merge_policies
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, ClientReport, MethodReport, WorkerReport
 from grpcgw.telemetry.resource_usage import NOT_MEASURED, ProcessUse
 
@@ -69,6 +69,7 @@ class _GatewayCollector(Collector):
         yield from _collect_clients(state.workers, self._host.client_connections or {})
         yield from _collect_rpcs(state.workers)
         yield from _collect_events(state.workers, names)
+        yield from _collect_policies(state.workers)
         yield from _collect_shadows(state.workers)
         yield from _collect_pods(state.workers, names)
 
@@ -287,6 +288,36 @@ def _collect_events(workers: Iterable[WorkerReport], names: Mapping[str, str]) -
     for cluster, count in events.ejections.items():
         ejections[(names.get(cluster, cluster),)] += count
     yield _counter("pod_ejections_total", "Times that a pod of a cluster was ejected.", ["cluster"], ejections)
+
+
+def _collect_policies(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
+    reports = merge_policies(one for worker in workers for one in worker.policies)
+    by = ["mapping", "policy"]
+    verdicts = {(one.mapping, one.policy, "allowed"): one.allowed for one in reports}
+    verdicts |= {(one.mapping, one.policy, "denied"): one.denied for one in reports}
+    yield _counter("policy_verdicts_total", "RPCs that a policy decided on.", [*by, "verdict"], verdicts)
+    yield _counter(
+        "policy_errors_total",
+        "RPCs on which a policy gave no verdict; they are among the allowed and denied ones.",
+        [*by, "error"],
+        {(one.mapping, one.policy, kind): count for one in reports for kind, count in one.errors.items()},
+    )
+    waited = [one for one in reports if any(one.wait_counts)]
+    yield _histogram(
+        "policy_wait_seconds",
+        "Time that a policy waited for its server, or for its own coroutine.",
+        by,
+        {(one.mapping, one.policy): Counter(dict(enumerate(one.wait_counts))) for one in waited},
+        {(one.mapping, one.policy): one.wait_sum_s for one in waited},
+    )
+    yield from _collect_caches(workers)
+
+
+def _collect_caches(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
+    caches = merge_caches(one for worker in workers for one in worker.caches)
+    hits, misses = {(one.cache,): one.hits for one in caches}, {(one.cache,): one.misses for one in caches}
+    yield _counter("policy_cache_hits_total", "Look-ups that a cache of policies answered.", ["cache"], hits)
+    yield _counter("policy_cache_misses_total", "Look-ups that a cache did not answer.", ["cache"], misses)
 
 
 def _collect_shadows(workers: Iterable[WorkerReport]) -> Iterator[Metric]:

@@ -13,25 +13,26 @@ from cachetools import TTLCache
 
 from grpcgw.policy.contract import PolicyRequest
 from grpcgw.policy.ruling import Ruling
+from grpcgw.telemetry.policy_counters import CacheCounters
 
 
 class AnswerCache:
     """Any thread may call."""
 
-    def __init__(self, max_entries: int, max_age_s: float) -> None:
+    def __init__(self, max_entries: int, max_age_s: float, counters: CacheCounters | None = None) -> None:
         self._now_s = 0.0
         self._rulings: TTLCache[bytes, Ruling] = TTLCache(max_entries, max_age_s, timer=lambda: self._now_s)
         self._lock = Lock()
-        self.hits = self.misses = 0
+        self.counters = counters or CacheCounters()
 
     def find(self, key: bytes, now_s: float) -> Ruling | None:
         with self._lock:
             self._now_s = max(self._now_s, now_s)
             found = self._rulings.get(key)
             if found is None:
-                self.misses += 1
+                self.counters.misses += 1
             else:
-                self.hits += 1
+                self.counters.hits += 1
             return found
 
     def keep(self, key: bytes, ruling: Ruling, now_s: float) -> None:

@@ -88,7 +88,8 @@ class Catalogue:
             if isinstance(policy, Deny):
                 return policy
             index = every.index(settings)
-            built.append(BuiltPolicy(settings.name, index, policy, getattr(policy, "on_end", None)))
+            counters = services.counters.of_policy(destination.label, settings.name)
+            built.append(BuiltPolicy(settings.name, index, policy, getattr(policy, "on_end", None), counters))
         return tuple(built)
 
     def find_faults(self, routes: Iterable[Route]) -> dict[ObjectKey, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from grpcgw.logs import DefectLog
@@ -18,6 +18,8 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.contract import FailMode, OnEnd, PartialAllow, Policy, PolicyRequest, Verdict, Wait
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
+from grpcgw.telemetry.policy_counters import PolicyCounters
+from grpcgw.telemetry.report import PolicyError
 
 log = logging.getLogger(__name__)
 _defects = DefectLog(log)
@@ -27,6 +29,13 @@ _VERDICTS = (Allow, Deny, Wait, PartialAllow)
 """A union would be made again for each RPC."""
 FAILED_OPEN = "failed-open"
 """The fact that names the policy which allowed an RPC because its server gave no verdict."""
+DENIED_BY = "policy"
+"""The fact that names the policy which denied an RPC."""
+_ERRORS: dict[str, str] = {
+    Reason.POLICY_DEFECT: PolicyError.DEFECT,
+    Reason.POLICY_UNAVAILABLE: PolicyError.FAILED_CLOSED,
+}
+"""Reasons of a Deny that is no verdict of the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class BuiltPolicy:
     """Among the settings of its Mapping."""
     policy: Policy
     on_end: OnEnd | None
+    counters: PolicyCounters = field(default_factory=PolicyCounters)
 
 
 class Chain:
@@ -71,6 +81,7 @@ class Chain:
             verdict = self._call(built.policy.check, request)
             if verdict is ALLOW and built.on_end is None:  # as of most
                 self._passed += 1
+                built.counters.allowed += 1
                 continue
             if not isinstance(verdict, Allow):
                 verdict = self._finish_parts(verdict)
@@ -85,9 +96,10 @@ class Chain:
         assert waiting is not None, "no policy waits"
         self._waiting = None
         if isinstance(verdict, BaseException):
-            return self._break_down("raised", verdict)
+            return self._stop_at(self._break_down("raised", verdict))
         if not isinstance(verdict, Allow | Deny):
-            return self._break_down("gave no verdict", TypeError(f"not Allow or Deny: {type(verdict).__name__}"))
+            error = TypeError(f"not Allow or Deny: {type(verdict).__name__}")
+            return self._stop_at(self._break_down("gave no verdict", error))
         return self._go_on(waiting, verdict)
 
     def fail(self, cause: str) -> Deny | Wait | None:
@@ -125,7 +137,7 @@ class Chain:
     def _finish_parts(self, verdict: Verdict) -> Allow | Deny | Wait:
         """What the policy whose turn it is decides in the end."""
         while isinstance(verdict, PartialAllow):
-            self._apply(verdict.allowed)
+            self._apply(verdict.allowed, self.current)
             if verdict.on_end is not None:
                 self._ends += ((verdict.name, verdict.on_end),)
             verdict = self._call(verdict.then, self.request)
@@ -134,8 +146,11 @@ class Chain:
     def _stop_at(self, verdict: Deny | Wait) -> Deny | Wait:
         if isinstance(verdict, Wait):
             self._waiting = verdict
-        elif verdict.facts:
-            self.request.facts.update(verdict.facts)
+            return verdict
+        denying = self.current
+        self.request.facts.update(verdict.facts)
+        self.request.facts[DENIED_BY] = denying.name
+        denying.counters.deny(_ERRORS.get(verdict.reason, ""))
         return verdict
 
     def _call(self, decide: Callable[[T], Verdict], subject: T) -> Verdict:
@@ -160,11 +175,12 @@ class Chain:
     def _accept(self, allowed: Allow) -> None:
         built = self._policies[self._passed]
         self._passed += 1
+        built.counters.allowed += 1
         if built.on_end is not None:
             self._ends += ((built.name, built.on_end),)
-        self._apply(allowed)
+        self._apply(allowed, built)
 
-    def _apply(self, allowed: Allow) -> None:
+    def _apply(self, allowed: Allow, by: BuiltPolicy) -> None:
         request = self.request
         if allowed.add or allowed.remove:
             self._edits.append(allowed)
@@ -173,6 +189,8 @@ class Chain:
             self.add_response += allowed.add_response
         if allowed.facts:
             request.facts.update(allowed.facts)
+            if any(name == FAILED_OPEN for name, _ in allowed.facts):
+                by.counters.count_error(PolicyError.FAILED_OPEN)
         if allowed.claims is not None:
             request.claims = allowed.claims
 

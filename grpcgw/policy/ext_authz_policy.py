@@ -123,5 +123,6 @@ def _keep_cache(settings: ExtAuthzSettings, services: PolicyServices) -> AnswerC
     caching = settings.caching
     if caching is None:
         return None
-    make = partial(AnswerCache, caching.max_entries, caching.max_age_ms / 1000)
+    counters = services.counters.of_cache(settings.name)
+    make = partial(AnswerCache, caching.max_entries, caching.max_age_ms / 1000, counters)
     return services.keep(AnswerCache, (settings.name, caching, tuple(settings.upstreams)), make)

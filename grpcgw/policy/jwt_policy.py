@@ -34,7 +34,8 @@ def build_jwt(key: ObjectKey, settings: PolicySettings, services: PolicyServices
     if settings.no_keys:
         message = f"{key}: {settings.name} has no keys to verify tokens with: {settings.no_keys}"
         return Deny(Reason.NO_TOKEN_KEYS, message)
-    return JwtPolicy(key, settings, services.keep(TokenCache, None, TokenCache))
+    tokens = services.keep(TokenCache, None, lambda: TokenCache(counters=services.counters.of_cache("tokens")))
+    return JwtPolicy(key, settings, tokens)
 
 
 class JwtPolicy:

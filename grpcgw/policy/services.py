@@ -14,6 +14,7 @@ from grpcgw.kept import Kept
 from grpcgw.policy.bucket_table import TABLE_BYTES, BucketTable, NoLock
 from grpcgw.policy.in_flight_table import InFlightTable
 from grpcgw.policy.limiter import Limiter
+from grpcgw.telemetry.policy_counters import PolicyCounterStore
 
 T = TypeVar("T")
 
@@ -21,6 +22,8 @@ T = TypeVar("T")
 class PolicyServices:
     def __init__(self) -> None:
         self._kept: Kept[tuple[type, Hashable], object] = Kept()
+        self.counters = PolicyCounterStore()
+        """Of policies and their caches, for metrics."""
         self.in_flight: InFlightTable | None = None
         """RPCs that run in all workers; set as `limiter`. None: each worker counts its own."""
 

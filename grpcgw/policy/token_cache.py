@@ -15,6 +15,7 @@ from cachetools import LRUCache
 
 from grpcgw.policy.token_claims import Lifetime
 from grpcgw.policy.verdicts import Allow
+from grpcgw.telemetry.policy_counters import CacheCounters
 
 MAX_BYTES = 64 * 1024 * 1024
 """Bound of the memory that it takes, by estimate: some 15,000 tokens of 700 characters. The longest unused go first."""
@@ -38,19 +39,18 @@ class Accepted:
 
 
 class TokenCache:
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES, counters: CacheCounters | None = None) -> None:
         self._entries: LRUCache[bytes, Accepted] = LRUCache(max_bytes, _estimate)
         self._lock = Lock()
-        self.hits = 0
-        self.misses = 0
+        self.counters = counters or CacheCounters("tokens")
 
     def find(self, key: bytes) -> Accepted | None:
         with self._lock:
             found = self._entries.get(key)
             if found is None:
-                self.misses += 1
+                self.counters.misses += 1
             else:
-                self.hits += 1
+                self.counters.hits += 1
             return found
 
     def put(self, key: bytes, accepted: Accepted) -> None:

@@ -107,7 +107,7 @@ class PolicyStage:
         wait = self._wait
         assert wait is not None, "no policy waits"
         self._stop_work()
-        self._chain.request.now_s = now_s
+        self._go_on(wait, now_s)
         what = "no message of the client" if isinstance(wait.work, FirstMessage) else "no answer"
         return self._advance(self._chain.fail(f"{what} within {round(wait.timeout_s * 1000)} ms"), now_s)
 
@@ -209,11 +209,17 @@ class PolicyStage:
     def _fail(self, wait: Wait, why: str, now_s: float) -> None:
         if self._wait is wait:
             self._wait = self._work = None
-            self._chain.request.now_s = now_s
+            self._go_on(wait, now_s)
             self._on_outcome(self._advance(self._chain.fail(why), now_s), now_s)
 
     def _resume(self, wait: Wait, verdict: object, now_s: float) -> None:
         if self._wait is wait:
             self._wait = self._work = None
-            self._chain.request.now_s = now_s
+            self._go_on(wait, now_s)
             self._on_outcome(self._advance(self._chain.resume(verdict), now_s), now_s)
+
+    def _go_on(self, wait: Wait, now_s: float) -> None:
+        """The wait is over. Those for the client are not counted."""
+        self._chain.request.now_s = now_s
+        if not isinstance(wait.work, FirstMessage):
+            self._chain.current.counters.wait(now_s - self._since_s)

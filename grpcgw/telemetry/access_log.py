@@ -104,6 +104,7 @@ MAX_FACTS = 32
 
 DEFAULT_TEXT = parse_line(
     "[%START_TIME%] %REQ(:PATH)% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER% from=%STATUS_FROM% reason=%REASON% "
+    "policy=%POLICY% identity=%IDENTITY% "
     "mapping=%MAPPING% pod=%UPSTREAM_HOST% messages=%REQUEST_MESSAGES%/%RESPONSE_MESSAGES% "
     "bytes=%BYTES_RECEIVED%/%BYTES_SENT% duration_ms=%DURATION% timeout_ms=%TIMEOUT% left_ms=%DEADLINE_LEFT% "
     "cancelled_by=%CANCELLED_BY% retries=%RETRIES% peer=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% "
@@ -175,6 +176,8 @@ def _default_fields(record: RpcRecord, started_at_s: float) -> dict[str, object]
         "status_from": record.status_from.value,
         "reason": record.reason or None,
         "message": _clip(record.message) or None,
+        "policy": _clip(_fact(record, "policy")) or None,
+        "identity": _clip(_fact(record, "identity")) or None,
         "request_messages": record.request_messages,
         "response_messages": record.response_messages,
         "request_bytes": record.request_bytes,
@@ -188,8 +191,12 @@ def _default_fields(record: RpcRecord, started_at_s: float) -> dict[str, object]
         "authority": _clip(record.authority),
         "request_id": _clip(_request_header(record, "x-request-id")) or None,
         "user_agent": _clip(_request_header(record, "user-agent")) or None,
-        "facts": {_clip(name): _clip(value) for name, value in islice((record.facts or {}).items(), MAX_FACTS)} or None,
+        "facts": {_clip(name): _clip(value) for name, value in islice(_other_facts(record), MAX_FACTS)} or None,
     }
+
+
+def _other_facts(record: RpcRecord) -> Iterator[tuple[str, str]]:
+    return (fact for fact in (record.facts or {}).items() if fact[0] not in ("identity", "policy"))
 
 
 def _join(line: Line, record: RpcRecord, started_at_s: float) -> str:
@@ -221,7 +228,7 @@ def _evaluate(operator: Operator, record: RpcRecord, started_at_s: float) -> str
         case "TRAILER":
             return _either(lambda key: _find(record.trailers, key), operator)
         case "FACT":
-            return _either(lambda name: (record.facts or {}).get(name, ""), operator)
+            return _either(lambda name: _fact(record, name), operator)
         case "GRPC_STATUS":
             return _show_status(record.code, operator.argument)
         case "START_TIME":
@@ -261,7 +268,9 @@ PLAIN_VALUES: Mapping[str, Callable[[RpcRecord], str]] = {
     "DURATION": lambda record: str(round(1000 * record.duration_s)),
     "GRPC_MESSAGE": lambda record: record.message,
     "GRPC_STATUS_NUMBER": lambda record: str(record.code),
+    "IDENTITY": lambda record: _fact(record, "identity"),
     "MAPPING": lambda record: record.mapping,
+    "POLICY": lambda record: _fact(record, "policy"),
     "PROTOCOL": lambda _: "HTTP/2",
     "REASON": lambda record: record.reason,
     "REQUEST_MESSAGES": lambda record: str(record.request_messages),
@@ -280,6 +289,10 @@ PLAIN_VALUES: Mapping[str, Callable[[RpcRecord], str]] = {
     "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda record: str(record.retries + 1 if record.pod else 0),
 }
 """Operators without an argument. (START_TIME needs more than the record, see `_evaluate`.)"""
+
+
+def _fact(record: RpcRecord, name: str) -> str:
+    return (record.facts or {}).get(name, "")
 
 
 def _either(look_up: Callable[[str], str], operator: Operator) -> str:

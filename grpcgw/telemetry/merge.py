@@ -8,7 +8,16 @@ from typing import TypeVar
 
 from grpcgw.model.endpoints import PodState
 from grpcgw.telemetry.client_counters import CloseCause
-from grpcgw.telemetry.report import ClientReport, EventReport, MethodReport, PodReport, ShadowReport, WorkerReport
+from grpcgw.telemetry.report import (
+    CacheReport,
+    ClientReport,
+    EventReport,
+    MethodReport,
+    PodReport,
+    PolicyReport,
+    ShadowReport,
+    WorkerReport,
+)
 
 K = TypeVar("K", bound=Hashable)
 
@@ -59,6 +68,8 @@ def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
         pods=pods,
         events=merge_events((former.events, report.events)),
         shadows=merge_shadows((*former.shadows, *report.shadows)),
+        policies=merge_policies((*former.policies, *report.policies)),
+        caches=merge_caches((*former.caches, *report.caches)),
         access_log_dropped=report.access_log_dropped + former.access_log_dropped,
         cpu_s=report.cpu_s + former.cpu_s,
         handshake_failures=_add(report.handshake_failures, former.handshake_failures),
@@ -112,6 +123,37 @@ def _add_clients(one: ClientReport, other: ClientReport) -> ClientReport:
 
 def _add(one: Mapping[K, int], other: Mapping[K, int]) -> dict[K, int]:
     return {key: one.get(key, 0) + other.get(key, 0) for key in (*one, *other)}
+
+
+def merge_policies(policies: Iterable[PolicyReport]) -> tuple[PolicyReport, ...]:
+    """One report for each policy of a Mapping."""
+    merged: dict[tuple[str, str], PolicyReport] = {}
+    for one in policies:
+        before = merged.get((one.mapping, one.policy))
+        merged[one.mapping, one.policy] = one if before is None else _add_policy(before, one)
+    return tuple(merged.values())
+
+
+def _add_policy(one: PolicyReport, other: PolicyReport) -> PolicyReport:
+    return PolicyReport(
+        one.mapping,
+        one.policy,
+        one.allowed + other.allowed,
+        one.denied + other.denied,
+        _add(one.errors, other.errors),
+        tuple(a + b for a, b in zip(one.wait_counts, other.wait_counts, strict=True)),
+        one.wait_sum_s + other.wait_sum_s,
+    )
+
+
+def merge_caches(caches: Iterable[CacheReport]) -> tuple[CacheReport, ...]:
+    """One report for each cache."""
+    hits: dict[str, int] = {}
+    misses: dict[str, int] = {}
+    for one in caches:
+        hits[one.cache] = hits.get(one.cache, 0) + one.hits
+        misses[one.cache] = misses.get(one.cache, 0) + one.misses
+    return tuple(CacheReport(name, hits[name], misses[name]) for name in hits)
 
 
 def merge_shadows(shadows: Iterable[ShadowReport]) -> tuple[ShadowReport, ...]:

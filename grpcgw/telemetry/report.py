@@ -6,6 +6,7 @@ All histograms share the latency buckets, in seconds. Each has one more count th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from grpcgw.model.endpoints import PodState
 
@@ -67,6 +68,42 @@ class PodReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """RPCs that a policy of one Mapping decided on."""
+
+    mapping: str
+    policy: str
+    """Its name: `AuthService auth.default`."""
+    allowed: int
+    denied: int
+    errors: dict[str, int]
+    """Kind of error (`PolicyError`) → RPCs that it allowed or denied."""
+    wait_counts: tuple[int, ...]
+    """Waits for a server or a coroutine, per bucket."""
+    wait_sum_s: float
+
+
+class PolicyError(StrEnum):
+    """Why a policy gave no verdict, and what followed."""
+
+    DEFECT = "defect"
+    """It raised: the RPC ended with INTERNAL."""
+    FAILED_OPEN = "failed-open"
+    """Its server gave no verdict: the RPC was allowed."""
+    FAILED_CLOSED = "failed-closed"
+    """Its server gave no verdict: the RPC was denied."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """Look-ups in a cache of policies."""
+
+    cache: str
+    hits: int
+    misses: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShadowReport:
     """Copies of RPCs for one shadow Mapping."""
 
@@ -106,6 +143,8 @@ class WorkerReport:
     pods: tuple[PodReport, ...] = ()
     events: EventReport = field(default_factory=EventReport)
     shadows: tuple[ShadowReport, ...] = ()
+    policies: tuple[PolicyReport, ...] = ()
+    caches: tuple[CacheReport, ...] = ()
     access_log_dropped: int = 0
     """RPCs missing in the access log because its reader is too slow or gone."""
     cpu_s: float = 0.0

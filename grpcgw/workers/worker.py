@@ -117,6 +117,8 @@ def make_report(worker: int, engine: str, serving: Serving, started_at_s: float)
         serving.clusters.pod_reports(),
         serving.counters.events(),
         serving.shadow_reports(),
+        serving.policy_services.counters.policy_reports(),
+        serving.policy_services.counters.cache_reports(),
         handshake_failures=dict(serving.counters.handshake_failures.by_cause),
         cpu_s=used.cpu_s,
         memory_bytes=used.memory_bytes,

@@ -24,7 +24,16 @@ from grpcgw.discovery.store import SourceStatus
 from grpcgw.model.codes import status_name
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.route import WeightedCluster
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, ClientReport, EventReport, MethodReport, PodReport, ShadowReport
+from grpcgw.telemetry.report import (
+    LATENCY_BUCKETS_S,
+    CacheReport,
+    ClientReport,
+    EventReport,
+    MethodReport,
+    PodReport,
+    PolicyReport,
+    ShadowReport,
+)
 from grpcgw.telemetry.resource_usage import ProcessUse, measure_process
 from tests.jwts import keys_of, make_signer
 
@@ -283,11 +292,27 @@ def everything() -> tuple[GatewayState, HostReadings]:
         problem_state().workers[0],
         shadows=(ShadowReport("copy.default", {0: 1}, {"too-slow": 1}, 0),),
         events=EventReport({"m": 1}, {("m", "max_requests"): 1}, {GREET: 1}),
+        policies=(PolicyReport("m", "p", 1, 1, {"defect": 1}, (1,) * (len(LATENCY_BUCKETS_S) + 1), 1.0),),
+        caches=(CacheReport("tokens", 1, 1),),
+        redis_away=False,
         memory_bytes=1,
         handshake_failures={"no-tls": 1},
         clients=ClientReport({8080: 1}, {8080: 2}, {"client": 1}, 1, {405: 1}),
     )
     return make_state(workers=(full,)), NO_READINGS
+
+
+def test_policies_are_summed_over_the_workers() -> None:
+    one = PolicyReport("m", "AuthService a", 3, 1, {"failed-closed": 1}, (2, *[0] * len(LATENCY_BUCKETS_S)), 0.5)
+    worker = replace(problem_state().workers[0], policies=(one,), caches=(CacheReport("tokens", 5, 2),))
+    samples = parse(make_state(workers=(worker, worker)))
+    labels = {"mapping": "m", "policy": "AuthService a"}
+    assert value_of(samples, "policy_verdicts_total", verdict="allowed", **labels) == 6
+    assert value_of(samples, "policy_verdicts_total", verdict="denied", **labels) == 2
+    assert value_of(samples, "policy_errors_total", error="failed-closed", **labels) == 2
+    assert value_of(samples, "policy_wait_seconds_count", **labels) == 4
+    assert value_of(samples, "policy_wait_seconds_sum", **labels) == 1.0
+    assert value_of(samples, "policy_cache_hits_total", cache="tokens") == 10
 
 
 def test_promtool_has_nothing_against_the_metrics() -> None:

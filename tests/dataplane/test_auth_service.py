@@ -280,3 +280,16 @@ def test_cancelled_calls_take_their_questions_back(lab: Lab) -> None:
         call.cancel()
     eventually(lambda: auth.cancelled == 20, "the service sees all of them cancelled")
     eventually(lambda: not gateway.in_flight() and not gateway.pod_in_flight())
+
+
+def test_verdicts_waits_and_failures_are_counted_by_mapping_and_policy(lab: Lab) -> None:
+    auth = AuthServer(lab)
+    gateway = gateway_for(lab, auth)
+    assert begin(lab, gateway, *GOOD).result() == b"pod:hi"
+    assert begin(lab, gateway).code() is grpc.StatusCode.UNAUTHENTICATED
+    auth.decide = lambda _: b"nonsense"
+    assert begin(lab, gateway).code() is grpc.StatusCode.UNAVAILABLE
+    (report,) = gateway.serving.policy_services.counters.policy_reports()
+    assert (report.mapping, report.policy) == ("pods.default", "AuthService auth.default")
+    assert (report.allowed, report.denied, report.errors) == (1, 2, {"failed-closed": 1})
+    assert sum(report.wait_counts) == 3

@@ -16,7 +16,7 @@ from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, PolicySettings, Route, Unenforced
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
-from grpcgw.policy.chain import FAILED_OPEN, BuiltPolicy, Chain
+from grpcgw.policy.chain import DENIED_BY, FAILED_OPEN, BuiltPolicy, Chain
 from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, Verdict, Wait
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.services import PolicyServices
@@ -274,11 +274,53 @@ def test_any_chain_does_what_its_policies_say(steps: list[Step]) -> None:
     asked, reason, metadata, facts = _expect(steps)
     assert [len(one.seen) for one in policies] == [int(index < asked) for index in range(len(policies))]
     assert (outcome.reason if outcome else "") == reason
-    assert (chain.request.metadata, chain.request.facts) == (metadata, facts)
+    denied_by = {DENIED_BY: chain.current.name} if reason else {}
+    assert (chain.request.metadata, chain.request.facts) == (metadata, {**facts, **denied_by})
     assert chain.edit(METADATA) == metadata
     chain.end(OK)
     allowed = asked - bool(reason)
     assert [len(one.ended) for one in policies] == [int(index < allowed) for index in range(len(policies))]
+
+
+# --- counters
+
+ALLOWED, DENIED = (1, 0, {}), (0, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("verdict", "late", "counted"),
+    [
+        (ALLOW, None, ALLOWED),
+        (DENY, None, DENIED),
+        (RuntimeError("bug"), None, (0, 1, {"defect": 1})),
+        (wait(), ALLOW, ALLOWED),
+        (wait(), DENY, DENIED),
+        (wait(), RuntimeError("bug"), (0, 1, {"defect": 1})),
+        (wait(), "nonsense", (0, 1, {"defect": 1})),
+        (wait(FailMode.OPEN), None, (1, 0, {"failed-open": 1})),
+        (wait(FailMode.CLOSED), None, (0, 1, {"failed-closed": 1})),
+    ],
+)
+def test_each_verdict_and_error_is_counted_once(verdict: object, late: object, counted: object) -> None:
+    counters = PolicyServices().counters.of_policy("m.default", "p0")
+    script = Scripted(verdict)
+    request = chain_of(script).request
+    chain = Chain((BuiltPolicy("p0", 0, script, None, counters),), request)
+    if isinstance(chain.run(), Wait):
+        chain.resume(late) if late is not None else chain.fail("away")
+    report = counters.report()
+    assert (report.allowed, report.denied, report.errors) == counted
+
+
+def test_counters_of_a_policy_survive_a_reload_and_its_absence() -> None:
+    services = PolicyServices()
+    before = services.counters.of_policy("m.default", "AuthService auth.default")
+    before.allowed += 1
+    before.wait(0.002)
+    del before
+    services.counters.of_policy("m.default", "AuthService auth.default").deny()
+    (report,) = services.counters.policy_reports()
+    assert (report.allowed, report.denied, sum(report.wait_counts), report.wait_sum_s) == (1, 1, 1, 0.002)
 
 
 # --- the catalogue

@@ -18,7 +18,7 @@ from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, PolicySettings, Unenforced, WeightedCluster
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
-from grpcgw.policy.chain import Chain
+from grpcgw.policy.chain import DENIED_BY, Chain
 from grpcgw.policy.contract import CoroutineWork, FailMode, PartialAllow, PolicyRequest, UnaryRpc, Verdict, Wait
 from grpcgw.policy.filter_policy import compile_condition
 from grpcgw.policy.request import Peer, Request
@@ -222,7 +222,8 @@ def test_filters_run_in_order_and_break_or_continue(given_filters: list[Given]) 
     ran, denied, metadata, facts, allowed = _expect(given_filters)
     assert [index for index, one in enumerate(settings) if one.seen] == ran
     assert (outcome is DENY) is denied
-    assert (chain.request.metadata, chain.request.facts) == (metadata, facts)
+    denied_by = {DENIED_BY: chain.current.name} if denied else {}
+    assert (chain.request.metadata, chain.request.facts) == (metadata, {**facts, **denied_by})
     assert chain.edit((("x-user", "ann"),)) == metadata
     chain.end(OK)
     assert [index for index, one in enumerate(settings) if one.ended] == allowed

@@ -377,7 +377,7 @@ def test_a_token_is_verified_once_also_over_reloads_and_for_other_mappings() -> 
     worker = Remembering()
     first = worker.check(TOKEN)
     assert worker.check(TOKEN) is first
-    assert (worker.tokens.hits, worker.tokens.misses) == (1, 1)
+    assert (worker.tokens.counters.hits, worker.tokens.counters.misses) == (1, 1)
 
 
 def test_a_remembered_token_still_expires() -> None:
@@ -392,7 +392,7 @@ def test_a_remembered_token_is_refused_when_its_key_is_gone_but_not_when_another
     worker = Remembering()
     assert_allowed(worker.check(TOKEN))
     assert_allowed(worker.check(TOKEN, replace(SETTINGS, keys=keys_of(RSA, OTHER))))
-    assert worker.tokens.hits == 1
+    assert worker.tokens.counters.hits == 1
     assert_refused(worker.check(TOKEN, replace(SETTINGS, keys=keys_of(OTHER))), "kid")
 
 
@@ -420,9 +420,9 @@ def test_the_memory_of_tokens_is_bounded() -> None:
         assert_allowed(ask(policy, bearer(token)))
     assert 10 < len(worker.tokens) < 50
     assert_allowed(ask(policy, bearer(tokens[0])))
-    assert worker.tokens.hits == 0
+    assert worker.tokens.counters.hits == 0
     assert_allowed(ask(policy, bearer(tokens[-1])))
-    assert worker.tokens.hits == 1
+    assert worker.tokens.counters.hits == 1
 
 
 # --- metadata

@@ -59,7 +59,7 @@ SERVED = RpcRecord(
     mapping="grpcserver.default",
     cluster="grpcserver.grpcserver:50051/KubernetesEndpointResolver",
     pod="10.0.0.1:50051",
-    facts={"user": "ann"},
+    facts={"identity": "ann", "token-issuer": "https://issuer.example"},
     message="no such greeting",
     request_messages=1,
     request_bytes=12,
@@ -102,6 +102,8 @@ def test_a_json_line_says_everything_with_numbers_as_numbers() -> None:
         "status_from": "trailers",
         "reason": None,
         "message": "no such greeting",
+        "policy": None,
+        "identity": "ann",
         "request_messages": 1,
         "response_messages": 2,
         "request_bytes": 12,
@@ -115,7 +117,7 @@ def test_a_json_line_says_everything_with_numbers_as_numbers() -> None:
         "authority": "gw.example.com:8080",
         "request_id": "id-1",
         "user_agent": "grpc-python/1.80",
-        "facts": {"user": "ann"},
+        "facts": {"token-issuer": "https://issuer.example"},
     }
 
 
@@ -134,9 +136,16 @@ def test_what_the_gateway_refused_says_why_and_null_for_what_never_was() -> None
     assert [line[name] for name in absent] == [None] * len(absent)
 
 
+def test_what_a_policy_denied_names_it() -> None:
+    denied = replace(REFUSED, reason="forbidden", facts={"policy": "AuthService auth.default", "identity": "bob"})
+    line = json.loads(render_line(denied, ENDED_AT_S, JSON))
+    assert (line["policy"], line["identity"], line["facts"]) == ("AuthService auth.default", "bob", None)
+    assert show("%POLICY% %IDENTITY%", denied) == "AuthService auth.default bob"
+
+
 def test_a_text_line_says_the_same() -> None:
     assert render_line(SERVED, ENDED_AT_S, TEXT) == (
-        "[2023-11-14T22:13:20.000Z] /greet.GrpcService/Greet NOT_FOUND 5 from=trailers reason=- "
+        "[2023-11-14T22:13:20.000Z] /greet.GrpcService/Greet NOT_FOUND 5 from=trailers reason=- policy=- identity=ann "
         "mapping=grpcserver.default pod=10.0.0.1:50051 messages=1/2 bytes=12/34 duration_ms=1500 timeout_ms=5000 "
         "left_ms=3500 cancelled_by=- retries=1 peer=192.0.2.7 authority=gw.example.com:8080 request_id=id-1 "
         'user_agent="grpc-python/1.80" message="no such greeting"'
@@ -152,7 +161,7 @@ def test_a_text_line_says_the_same() -> None:
         ("%REQ(x-none?:path)%", "/greet.GrpcService/Greet"),
         ("%REQ(:METHOD)% %PROTOCOL% %RESPONSE_CODE%", "POST HTTP/2 200"),
         ("%REQ(:PATH):6%", "/greet"),
-        ("%FACT(user)% %FACT(tenant?user)% %FACT(tenant)%", "ann ann -"),
+        ("%FACT(identity)% %FACT(tenant?identity)% %FACT(tenant)%", "ann ann -"),
         ("%RESP(server)% %TRAILER(cost)% %TRAILER(none)%", "greet 3 -"),
         ("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)%", "NotFound NOT_FOUND 5"),
         ("%RESPONSE_CODE_DETAILS%", "via_upstream"),

@@ -13,10 +13,12 @@ from grpcgw.model.endpoints import PodState
 from grpcgw.telemetry.merge import add_methods, carry_on, leave_behind
 from grpcgw.telemetry.report import (
     LATENCY_BUCKETS_S,
+    CacheReport,
     ClientReport,
     EventReport,
     MethodReport,
     PodReport,
+    PolicyReport,
     ShadowReport,
     WorkerReport,
 )
@@ -162,6 +164,16 @@ def test_copies_of_every_life_are_in_the_sum() -> None:
     copied, other = carry_on(second, leave_behind(first)).shadows
     assert copied == ShadowReport("copy", {0: 4, 14: 2}, {"too-slow": 1}, 2)
     assert other.mapping == "other"
+
+
+def test_verdicts_of_every_life_are_in_the_sum() -> None:
+    waits = (0,) * len(LATENCY_BUCKETS_S)
+    first = replace(worker(), policies=(PolicyReport("m", "p", 3, 1, {"defect": 1}, (1, *waits), 0.5),))
+    second = replace(worker(), policies=(PolicyReport("m", "p", 1, 0, {}, (2, *waits), 0.5),))
+    cached = [replace(one, caches=(CacheReport("tokens", 1, 2),)) for one in (first, second)]
+    total = carry_on(cached[1], leave_behind(cached[0]))
+    assert total.policies == (PolicyReport("m", "p", 4, 1, {"defect": 1}, (3, *waits), 1.0),)
+    assert total.caches == (CacheReport("tokens", 2, 4),)
 
 
 def test_connections_of_a_dead_worker_are_closed_and_no_counter_of_clients_falls() -> None:
