@@ -34,7 +34,7 @@ class NotEvaluated(GrpcgwError):
     """A condition gave no truth value for an RPC."""
 
 
-class Condition:
+class CelExpression:
     """A compiled expression."""
 
     __slots__ = ("_program", "variables")

@@ -14,10 +14,10 @@ from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.status import Reason
 from grpcgw.policy import (
     api_key,
-    authorization,
     concurrency,
     ext_authz_policy,
     rate_limit,
+    rbac_policy,
     remote_rate_limit,
     unenforced,
 )
@@ -144,7 +144,7 @@ CATALOGUE = Catalogue(
         PolicyKind("api-key", Stage.IDENTITY, api_key.build),
         PolicyKind("jwt", Stage.IDENTITY, build_jwt),
         PolicyKind("ext-authz", Stage.REMOTE_AUTHORIZATION, ext_authz_policy.build),
-        PolicyKind("authorization", Stage.AUTHORIZATION, authorization.build),
+        PolicyKind("authorization", Stage.AUTHORIZATION, rbac_policy.build),
         PolicyKind("rate-limit", Stage.LIMITS, rate_limit.build),
         PolicyKind("concurrency-limit", Stage.LIMITS, concurrency.build),
         PolicyKind("rate-limit-service", Stage.LIMITS, remote_rate_limit.build),

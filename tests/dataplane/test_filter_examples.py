@@ -51,3 +51,21 @@ def test_tokens(lab: Lab) -> None:
     assert client.call(GREET, ("authorization", f"Bearer {token}"), ("x-user", "eve")).status == Code.OK
     (seen,) = pod.calls
     assert seen.values("x-user") == ["ann"]
+
+
+def test_authorization(lab: Lab) -> None:
+    text = (EXAMPLES / "authorization.yaml").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^#   TOKEN=(\S+)$", text, re.MULTILINE)
+    gateway, pod = example(lab, "authorization.yaml")
+    client = lab.raw_client(gateway)
+    token = ("authorization", f"Bearer {found}")
+    each = "/greet.GrpcService/GreetEach"
+    assert client.call(GREET).status == Code.UNAUTHENTICATED
+    assert client.call(each, token).status == Code.PERMISSION_DENIED
+    assert client.call(each, token, ("x-tenant", "eve")).status == Code.PERMISSION_DENIED
+    assert client.call("/greet.GrpcService/Delete", token).status == Code.PERMISSION_DENIED
+    assert not pod.calls
+    assert client.call(GREET, token).status == Code.OK
+    assert client.call(each, token, ("x-tenant", "ann")).status == Code.UNIMPLEMENTED, (
+        "the pod, which has none, was asked"
+    )

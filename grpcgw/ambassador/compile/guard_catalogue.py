@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from grpcgw.ambassador.compile.auth_services import compile_auth_services
-from grpcgw.ambassador.compile.authorization import compile_authorization
+from grpcgw.ambassador.compile.authorization_policies import compile_authorization
 from grpcgw.ambassador.compile.filter_policies import compile_filter_policies
 from grpcgw.ambassador.compile.guards import Guard, GuardContext
 from grpcgw.ambassador.compile.objects_by_kind import ObjectsByKind

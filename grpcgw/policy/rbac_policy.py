@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grpcgw.model.authorization import ANYTHING, CONDITION_VARIABLES, Action, AuthorizationSettings, Rbac, RbacPolicy
-from grpcgw.model.cel import Condition, NotEvaluated
+from grpcgw.model.cel import CelExpression, NotEvaluated
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
@@ -116,7 +116,7 @@ def _make_deny(key: ObjectKey, facts: Facts) -> Deny:
 
 def _compile_condition(expression: str, if_unknown: bool) -> Test:
     """`if_unknown`: the answer where the expression gives none."""
-    condition = Condition(expression, CONDITION_VARIABLES)
+    condition = CelExpression(expression, CONDITION_VARIABLES)
     readers = [(name, _READERS[name]) for name in sorted(condition.variables)]
 
     def test(request: PolicyRequest) -> bool:

@@ -35,7 +35,7 @@ from grpcgw.model.authorization import (
     TextKind,
     TextMatch,
 )
-from grpcgw.model.cel import Condition, InvalidExpression
+from grpcgw.model.cel import CelExpression, InvalidExpression
 from grpcgw.model.cluster import Cluster
 from grpcgw.model.glob import ANYTHING as ANY_TEXT
 from grpcgw.model.glob import InvalidGlob, compile_glob
@@ -206,7 +206,7 @@ class _Compiler:
         at = ("rules", index)
         if rule.condition is not None:
             try:
-                Condition(rule.condition, CONDITION_VARIABLES)
+                CelExpression(rule.condition, CONDITION_VARIABLES)
             except InvalidExpression as error:
                 findings.error(f"is no CEL expression that can be used: {error}", *at, "condition")
         return RbacPolicy(

@@ -34,10 +34,10 @@ from grpcgw.model.objects import ObjectKey
 from grpcgw.model.regex import InvalidRegex
 from grpcgw.model.route import Destination
 from grpcgw.model.status import REASON_KEY, Reason
-from grpcgw.policy.authorization import build
 from grpcgw.policy.catalogue import CATALOGUE
 from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.contract import PolicyRequest
+from grpcgw.policy.rbac_policy import build
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
