@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from grpcgw.model.header_values import CONNECTION_HEADERS
 from grpcgw.model.hidden_text import HiddenText
 from grpcgw.model.route import PolicySettings
 
@@ -18,6 +19,10 @@ class AuthProtocol(StrEnum):
     HTTP = "http"
     """An HTTP/1.1 request with the path and the headers of the RPC; status 200 allows it."""
 
+
+NEVER_ASKED = CONNECTION_HEADERS | {"content-length", "expect", "host", "te", "trailer"}
+"""What the client sends of these describes its own connection and body: an HTTP service does not get it, also where
+`allowed_request_headers` names it."""
 
 MAX_INCLUDED_BYTES = 1 << 20
 """A policy gets at most so much of the first message: what is held for it is not on its way to a pod."""

@@ -12,6 +12,7 @@ from threading import Lock
 from cachetools import TTLCache
 
 from grpcgw.policy.contract import PolicyRequest
+from grpcgw.policy.ext_authz_request import find_principal, list_headers
 from grpcgw.policy.ruling import Ruling
 from grpcgw.telemetry.policy_counters import CacheCounters
 
@@ -45,14 +46,16 @@ class AnswerCache:
             return len(self._rulings)
 
 
-def make_key(request: PolicyRequest, headers: Iterable[str]) -> bytes:
-    """Of the Mapping, host, path, and the values of `headers`, each with its length, so that no two questions meet."""
-    asked = request.request
-    parts = [str(request.key), asked.authority, asked.path]
+def make_key(request: PolicyRequest, headers: Iterable[str], extensions: Iterable[tuple[str, str]] = ()) -> bytes:
+    """Of the Mapping and its `auth_context_extensions`, scheme, host, path, the client's certificate, and the values of
+    `headers` as the service gets them, each with its length, so that no two questions meet."""
+    asked, sent = request.request, list_headers(request)
+    parts = [str(request.key), asked.authority, asked.path, sent[":scheme"]]
+    parts += [find_principal(request), asked.peer.certificate]
+    named = [text for pair in extensions for text in pair]
+    parts += [str(len(named)), *named]
     for wanted in headers:
-        values = [
-            value.hex() if isinstance(value, bytes) else value for key, value in request.metadata if key == wanted
-        ]
-        parts += [str(len(values)), *values]
+        found = sent.get(wanted)
+        parts += ["absent"] if found is None else ["present", found]
     text = "".join([f"{len(part)}:{part}" for part in parts])
     return sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.codes import Code
@@ -57,11 +58,12 @@ def keep_sendable(headers: Iterable[tuple[str, str]]) -> Metadata:
 
 
 def explicit_status(headers: Iterable[tuple[str, str]]) -> tuple[int | None, str]:
-    """`grpc-status`, if it refuses, and `grpc-message` among the headers of a denial."""
+    """`grpc-status`, if it refuses, and `grpc-message` (percent-encoded, as gRPC has it) among the headers of a
+    denial."""
     found = {name.lower(): value for name, value in headers}
     given = found.get("grpc-status", "")
     code = int(given) if len(given) <= MAX_CODE_DIGITS and given.isascii() and given.isdecimal() else 0
-    return code if 0 < code <= Code.UNAUTHENTICATED else None, found.get("grpc-message", "")
+    return code if 0 < code <= Code.UNAUTHENTICATED else None, unquote(found.get("grpc-message", ""))
 
 
 def _decode(value: str) -> bytes:

@@ -7,6 +7,7 @@ OK status, allows nothing; the code of a denial is the gRPC status that the serv
 from __future__ import annotations
 
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.codes import Code, code_of_http
@@ -18,6 +19,10 @@ from grpcgw.policy.verdicts import Allow, Deny, Facts
 
 _ACTIONS = {1: Verb.ADD_IF_ABSENT, 2: Verb.SET, 3: Verb.SET_IF_PRESENT}
 """`HeaderValueOption.append_action`; 0, the default, sets a header, as in Envoy's ext_authz."""
+
+
+MAX_DETAILS_BYTES = 2048
+"""Longer details of a denial are left out: with them, its trailers would be more than clients take (8 KiB)."""
 
 
 class NoVerdict(GrpcgwError):
@@ -44,6 +49,8 @@ def read_answer(message: bytes, who: str) -> Ruling:
     if kind == "denied_response" or answer.status.code:
         denied = answer.denied_response
         return Ruling(_read_refusal(answer, denied, who, Code.PERMISSION_DENIED))
+    if kind is None and UnknownFieldSet(answer):  # perhaps a kind of http_response that later versions have
+        raise NoVerdict("its answer has fields that are not known")
     if kind is None and not answer.HasField("status"):
         raise NoVerdict("its answer is empty")
     return _read_permission(answer)
@@ -97,4 +104,6 @@ def _read_refusal(answer: CheckResponse, denied: DeniedHttpResponse, who: str, d
         code = status.code if 0 < status.code <= Code.UNAUTHENTICATED else default
     message = denied.body or said or status.message
     details = status.SerializeToString() if status.details and code == status.code else b""
-    return refuse(who, code, message, keep_sendable(headers), details)
+    if len(details) > MAX_DETAILS_BYTES:
+        details = b""
+    return refuse(who, code, message, keep_sendable(headers), details, _read_facts(answer))

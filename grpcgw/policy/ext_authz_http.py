@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from grpcgw.model.codes import Code, code_of_http
-from grpcgw.model.ext_authz import ExtAuthzSettings
+from grpcgw.model.ext_authz import NEVER_ASKED, ExtAuthzSettings
 from grpcgw.policy.answer_headers import BadHeader, explicit_status, is_dropped, keep_sendable, read_header
 from grpcgw.policy.contract import HttpAnswer, PolicyRequest
 from grpcgw.policy.ext_authz_answer import NoVerdict, ServiceError
@@ -36,6 +36,7 @@ class HttpExchange:
     def __init__(self, settings: ExtAuthzSettings, who: str) -> None:
         self._who, self._prefix = who, settings.path_prefix.rstrip("/")
         self._asked = USUAL_REQUEST_HEADERS | set(settings.allowed_request_headers)
+        self._asked -= NEVER_ASKED | {key for key, _ in settings.added_metadata}
         self._answered = USUAL_ANSWER_HEADERS | set(settings.allowed_authorization_headers)
         self._added = settings.added_metadata
 
@@ -43,7 +44,7 @@ class HttpExchange:
         """Path, headers and body. The `host` is the client's `:authority`."""
         headers = list_headers(request)
         sent = [("host", headers[":authority"])]
-        sent += [(key, value) for key, value in headers.items() if key in self._asked and not key.startswith(":")]
+        sent += [(key, headers[key]) for key in headers if key in self._asked and not key.startswith(":")]
         message = request.first_message
         if message is not None:
             sent.append((PARTIAL_BODY, "false" if message.complete else "true"))

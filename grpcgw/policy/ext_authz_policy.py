@@ -7,6 +7,7 @@ away, the RPC is refused, or allowed if `failure_mode_allow` says so. An answer 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
@@ -80,7 +81,7 @@ class ExtAuthz:
     def _check(self, request: PolicyRequest) -> Verdict:
         cache, caching, key = self._cache, self._settings.caching, b""
         if cache is not None and caching is not None:
-            key = make_key(request, caching.headers)
+            key = make_key(request, caching.headers, self._settings.context_extensions)
             known = cache.find(key, request.now_s)
             if known is not None:
                 return known.apply(request.metadata)
@@ -119,10 +120,10 @@ class ExtAuthz:
 
 
 def _keep_cache(settings: ExtAuthzSettings, services: PolicyServices) -> AnswerCache | None:
-    """One per service and settings of the cache: Mappings share its bound, and reloads keep it."""
+    """One per service and its settings: Mappings share its bound, and reloads that do not change them keep it."""
     caching = settings.caching
     if caching is None:
         return None
     counters = services.counters.of_cache(settings.name)
     make = partial(AnswerCache, caching.max_entries, caching.max_age_ms / 1000, counters)
-    return services.keep(AnswerCache, (settings.name, caching, tuple(settings.upstreams)), make)
+    return services.keep(AnswerCache, replace(settings, context_extensions=()), make)

@@ -9,7 +9,7 @@ from enum import Enum
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.status import Reason
-from grpcgw.policy.verdicts import Allow, Deny
+from grpcgw.policy.verdicts import Allow, Deny, Facts
 
 
 class Verb(Enum):
@@ -62,7 +62,7 @@ def _add_rules(verdict: Allow | Deny, rules: Iterable[Rule]) -> Allow | Deny:
     return replace(verdict, add=added, remove=(*verdict.remove, *dict.fromkeys(replaced)))
 
 
-def refuse(who: str, code: int, message: str, metadata: Metadata = (), details: bytes = b"") -> Deny:
+def refuse(who: str, code: int, message: str, metadata: Metadata = (), details: bytes = b"", facts: Facts = ()) -> Deny:
     """The refusal of an RPC by a service; `who` names it where it gives no message."""
     reason = Reason.UNAUTHENTICATED if code == Code.UNAUTHENTICATED else Reason.FORBIDDEN
-    return Deny(reason, message or f"{who} refuses the call", code, details, metadata)
+    return Deny(reason, message or f"{who} refuses the call", code, details, metadata, facts=facts)

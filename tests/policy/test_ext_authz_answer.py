@@ -197,6 +197,36 @@ def test_dynamic_metadata_becomes_facts_in_bounds() -> None:
     assert len(verdict.facts) == MAX_FACTS
 
 
+def test_a_denial_has_its_dynamic_metadata_as_facts_too() -> None:
+    metadata = Struct()
+    metadata.update({"user": "ann"})
+    for answer in (denied(403), CheckResponse(status=Status(code=7))):
+        answer.dynamic_metadata.CopyFrom(metadata)
+        assert deny(answer).facts == (("auth.user", "ann"),)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_json_cannot_hold_changes_no_verdict(number: float) -> None:
+    metadata = Struct()
+    metadata.fields["score"].number_value = number
+    assert verdict_of(CheckResponse(status=OK, dynamic_metadata=metadata)) == Allow(facts=(("auth.score", "?"),))
+
+
+def test_a_kind_of_answer_that_is_not_known_is_no_verdict() -> None:
+    later_kind = CheckResponse(status=OK).SerializeToString() + bytes([6 << 3 | 2, 0])
+    with pytest.raises(NoVerdict, match="not known"):
+        read_answer(later_kind, WHO)
+
+
+def test_details_that_clients_would_not_take_are_left_out() -> None:
+    answer = CheckResponse(status=Status(code=7, details=[Packed(type_url="t", value=b"d" * 5000)]))
+    assert deny(answer).details == b""
+
+
+def test_a_grpc_message_among_the_headers_is_percent_encoded() -> None:
+    assert deny(denied(403, 0, "", ("grpc-message", "caf%C3%A9%20closed"))).message == "café closed"
+
+
 @given(st.binary(max_size=200))
 def test_no_answer_raises_anything_else(message: bytes) -> None:
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.codes import Code
-from grpcgw.model.ext_authz import AnswerCaching, ExtAuthzSettings, IncludedMessage
+from grpcgw.model.ext_authz import AnswerCaching, AuthProtocol, ExtAuthzSettings, IncludedMessage
+from grpcgw.model.hidden_text import HiddenText
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, WeightedCluster
 from grpcgw.policy.chain import FAILED_OPEN
@@ -17,6 +19,7 @@ from grpcgw.policy.contract import (
     Answer,
     FailMode,
     FirstMessage,
+    HttpCall,
     MessageStart,
     PolicyRequest,
     UnaryRpc,
@@ -229,3 +232,80 @@ def test_values_that_run_together_are_different_questions() -> None:
     answered(chosen.check(request(("a", "1:x"), ("b", ""))), YES)
     assert isinstance(chosen.check(request(("a", "1"), ("b", "x"))), Wait)
     assert isinstance(chosen.check(request(("a", "1:x"))), Wait)
+
+
+def test_clients_with_different_certificates_or_addresses_do_not_share_an_answer() -> None:
+    """Also where the header that is listed is one that the gateway sets."""
+    chosen = policy(replace(CACHED, caching=AnswerCaching(("x-forwarded-for", "x-forwarded-client-cert"), 1000)))
+    answered(chosen.check(shown_by("ann")), YES)
+    assert chosen.check(shown_by("ann")) == Allow()
+    assert isinstance(chosen.check(shown_by("bob")), Wait)
+    assert isinstance(chosen.check(shown_by("")), Wait)
+    answered(chosen.check(request()), YES)
+    elsewhere = request()
+    elsewhere.request.peer = Peer("10.0.0.10", 5123)
+    assert isinstance(chosen.check(elsewhere), Wait)
+
+
+def test_the_certificate_counts_where_no_header_of_it_is_listed() -> None:
+    chosen = policy(CACHED)
+    answered(chosen.check(shown_by("ann")), YES)
+    assert isinstance(chosen.check(shown_by("bob")), Wait)
+
+
+def shown_by(name: str) -> PolicyRequest:
+    made = request()
+    made.request.certificate = ClientCertificate(b"", b"", f"CN={name}", (), ()) if name else None
+    return made
+
+
+def test_other_context_extensions_are_another_question() -> None:
+    services = PolicyServices()
+    gold, open_to_all = [replace(CACHED, context_extensions=(("tier", tier),)) for tier in ("gold", "open")]
+    kept = policy(open_to_all, services)
+    answered(kept.check(request()), YES)
+    assert kept.check(request()) == Allow()
+    assert isinstance(policy(gold, services).check(request()), Wait)
+
+
+@pytest.mark.parametrize("changed", [{"path_prefix": "/strict"}, {"added_metadata": (("x-realm", "b"),)}])
+def test_answers_are_not_kept_when_the_service_is_asked_in_another_way(changed: dict[str, Any]) -> None:
+    services = PolicyServices()
+    before = policy(CACHED, services)
+    answered(before.check(request()), YES)
+    assert before.check(request()) == Allow()
+    assert isinstance(policy(replace(CACHED, **changed), services).check(request()), Wait)
+
+
+# --- the question over HTTP
+
+
+def http_headers(settings: ExtAuthzSettings, *metadata: tuple[str, str]) -> list[tuple[str, str]]:
+    verdict = policy(replace(settings, protocol=AuthProtocol.HTTP)).check(request(*metadata))
+    assert isinstance(verdict, Wait)
+    assert isinstance(verdict.work, HttpCall)
+    return list(verdict.work.headers)
+
+
+def test_what_the_operator_adds_replaces_what_the_client_sends() -> None:
+    settings = replace(SETTINGS, added_metadata=(("authorization", HiddenText("gateway")),))
+    assert [value for key, value in http_headers(settings, ("authorization", "mallory")) if key == "authorization"] == [
+        "gateway"
+    ]
+
+
+def test_headers_of_the_clients_connection_are_not_passed_on() -> None:
+    names = ("content-length", "transfer-encoding", "expect", "host", "x-a")
+    settings = replace(SETTINGS, allowed_request_headers=names)
+    sent = http_headers(settings, *[(name, "7") for name in names])
+    assert sent == [("host", "greet.test"), ("x-a", "7"), *sent[2:]]
+    assert {key for key, _ in sent[2:]} == {"x-forwarded-for", "x-forwarded-proto"}
+
+
+def test_cookies_are_joined_as_cookies() -> None:
+    assert ("cookie", "a=1; b=2") in http_headers(SETTINGS, ("cookie", "a=1"), ("cookie", "b=2"))
+
+
+def test_no_client_says_that_a_message_was_cut() -> None:
+    headers = question(policy().check(request(("x-envoy-auth-partial-body", "true")))).attributes.request.http.headers
+    assert "x-envoy-auth-partial-body" not in headers

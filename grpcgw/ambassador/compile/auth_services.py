@@ -20,6 +20,7 @@ from grpcgw.model.cluster import Cluster
 from grpcgw.model.codes import code_of_http
 from grpcgw.model.ext_authz import (
     MAX_INCLUDED_BYTES,
+    NEVER_ASKED,
     AnswerCaching,
     AuthProtocol,
     ExtAuthzSettings,
@@ -154,8 +155,11 @@ def _note_others(spec: AuthServiceSpec, findings: Findings) -> None:
         for name in ("allowed_request_headers", "allowed_authorization_headers", "path_prefix"):
             if getattr(spec, name):
                 findings.notice("has no effect: a gRPC service gets all headers, and its own are passed on", name)
-    elif spec.protocol_version is not None:
+        return
+    if spec.protocol_version is not None:
         findings.notice("has no effect without proto: grpc", "protocol_version")
+    for name in sorted(NEVER_ASKED.intersection(_lower(*(spec.allowed_request_headers or ())))):
+        findings.notice(f"{name} has no effect: it is of the client's own connection", "allowed_request_headers")
 
 
 def _compile_message(spec: AuthServiceSpec, findings: Findings) -> IncludedMessage | None:
