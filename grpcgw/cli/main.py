@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from grpcgw.cli.check import check
 from grpcgw.cli.demo import demo
+from grpcgw.cli.explain import explain
 from grpcgw.cli.output import complain
 from grpcgw.cli.routes import routes
 from grpcgw.cli.run import run, start_gateway
@@ -31,7 +32,7 @@ commands = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, check, routes, demo, version):
+for command in (run, check, routes, explain, demo, version):
     commands.command()(command)
 
 
@@ -68,7 +69,7 @@ def print_version(wanted: bool) -> None:
 
 
 @commands.callback(invoke_without_command=True)
-def explain(
+def show_help(
     context: typer.Context,
     _: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the versions and exit.")

@@ -83,7 +83,7 @@ class Catalogue:
         Deny of all its RPCs: one cannot be built."""
         built = []
         every = (*destination.policies, *shared)
-        for settings in sorted(every, key=self._stage):
+        for settings in self.order(destination, shared):
             policy = self._build(destination.key, settings, services)
             if isinstance(policy, Deny):
                 return policy
@@ -91,6 +91,10 @@ class Catalogue:
             counters = services.counters.of_policy(destination.label, settings.name)
             built.append(BuiltPolicy(settings.name, index, policy, getattr(policy, "on_end", None), counters))
         return tuple(built)
+
+    def order(self, destination: Destination, shared: tuple[PolicySettings, ...] = ()) -> list[PolicySettings]:
+        """The settings of the policies of a Mapping, in the order they run."""
+        return sorted((*destination.policies, *shared), key=self._stage)
 
     def find_faults(self, routes: Iterable[Route]) -> dict[ObjectKey, str]:
         """The objects with a policy that cannot be built, and why. Without those that are refused on purpose."""

@@ -1,0 +1,84 @@
+"""`grpcgw explain`: the Mapping of a call, and what each of its policies would decide. Sends nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from grpcgw.cli.compiled_directory import PANEL, compile_directory
+from grpcgw.cli.options import takes
+from grpcgw.cli.output import complain
+from grpcgw.errors import UserError
+from grpcgw.logs import count
+from grpcgw.settings import CompileSettings
+
+if TYPE_CHECKING:  # loaded when a directory is compiled, not for --help
+    from grpcgw.model.metadata import MetadataValue
+    from grpcgw.policy.request import Request
+    from grpcgw.routing.explanation import Explanation, MappingOutcome
+
+
+@takes(CompileSettings, PANEL)
+def explain(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="`package.Service/Method`.")],
+    config: Annotated[Path, typer.Option("--config", exists=True, help="Directory of YAML files, or one such file.")],
+    settings: CompileSettings,
+    header: Annotated[list[str] | None, typer.Option("--header", help="Metadata: `key=value`.")] = None,
+    token: Annotated[str, typer.Option("--token", help="Sent as `authorization: Bearer …`.")] = "",
+    authority: Annotated[str, typer.Option("--authority", help="The name that is called.")] = "localhost",
+    peer: Annotated[str, typer.Option("--peer", help="IP address of the client.")] = "127.0.0.1",
+    tls: Annotated[bool, typer.Option("--tls", help="The call comes over TLS.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Show which Mapping serves a call, and which policies would allow or refuse it, and why. Sends nothing."""
+    from grpcgw.routing.explanation import explain_rpc
+
+    request = make_request(method, header or [], token, authority, peer, tls)
+    compiled = compile_directory(config, settings)
+    found = explain_rpc(compiled.snapshot, request, time.monotonic())
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        typer.echo("\n".join(render(found)))
+    if compiled.problems:
+        complain(f"{count(len(compiled.problems), 'problem')} found: see `grpcgw check {config}`")
+    return 0
+
+
+def make_request(method: str, headers: list[str], token: str, authority: str, peer: str, tls: bool) -> Request:
+    """Raises UserError for a header that is no `key=value`."""
+    from grpcgw.listeners.open_ports import PortView
+    from grpcgw.policy.request import Peer, Request
+
+    metadata: list[tuple[str, MetadataValue]] = []
+    for text in headers:
+        key, sign, value = text.partition("=")
+        if not key or not sign:
+            raise UserError("--header should be key=value")
+        metadata.append((key.lower(), value))
+    if token:
+        metadata.append(("authorization", f"Bearer {token}"))
+    path = method if method.startswith("/") else f"/{method}"
+    return Request(path, authority, tuple(metadata), None, Peer(peer), time.time(), PortView(tls=tls))
+
+
+def render(found: Explanation) -> list[str]:
+    if found.refused:
+        return [f"refused: {found.refused}"]
+    return [line for one in found.mappings for line in _render_mapping(one)]
+
+
+def _render_mapping(one: MappingOutcome) -> list[str]:
+    lines = [f"Mapping {one.mapping}, {one.percent:g} % of such calls, to {', '.join(one.clusters)} ({one.where})"]
+    if one.refused:
+        lines.append(f"  refuses all calls: {one.refused}")
+    for number, policy in enumerate(one.policies, 1):
+        why = f": {policy.why}" if policy.why else ""
+        fails = f"; fails {policy.fail_mode}" if policy.fail_mode else ""
+        lines += [f"  {number}. {policy.name} {policy.verdict}{why}", f"     {policy.kind}: {policy.what}{fails}"]
+    return lines if one.policies or one.refused else [*lines, "  no policies: the call is allowed"]

@@ -1,0 +1,88 @@
+"""`grpcgw explain`: what would become of a call, as text and as JSON, without sending anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from grpcgw.cli.demo_processes import ROOT
+from grpcgw.cli.main import execute
+
+JWT = ROOT / "examples" / "filters" / "jwt.yaml"
+LIMITS = ROOT / "examples" / "rate-limits" / "mapping.yaml"
+GREET, GREET_EACH = "greet.GrpcService/Greet", "greet.GrpcService/GreetEach"
+
+
+def token() -> str:
+    found = re.search(r"TOKEN=(\S+)", JWT.read_text())
+    assert found is not None
+    return found[1]
+
+
+def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert execute(["explain", "--json", *arguments]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert isinstance(printed, dict)
+    return printed
+
+
+def verdicts(found: dict[str, object]) -> list[tuple[str, str]]:
+    (mapping,) = found["mappings"]  # type: ignore[misc]
+    return [(one["name"], one["verdict"]) for one in mapping["policies"]]
+
+
+def test_a_token_with_keys_in_the_configuration_is_verified(capsys: pytest.CaptureFixture[str]) -> None:
+    config = ("--config", str(JWT))
+    assert verdicts(explained(capsys, GREET, *config, "--token", token())) == [("FilterPolicy greet.default", "allows")]
+    for asked in (
+        (GREET, *config),
+        (GREET, *config, "--token", "no.good.token"),
+        (GREET_EACH, *config, "--token", token()),
+    ):
+        assert verdicts(explained(capsys, *asked, *config)) == [("FilterPolicy greet.default", "refuses")]
+
+
+def test_the_text_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["explain", GREET_EACH, "--config", str(JWT), "--token", token()]) == 0
+    assert "lacks a scope; needed: greet:write" in capsys.readouterr().out
+
+
+def test_a_limit_depends_and_says_its_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    found = explained(capsys, GREET, "--config", str(LIMITS))
+    assert {verdict for _, verdict in verdicts(found)} == {"depends"}
+
+
+def test_a_call_that_no_mapping_matches_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no Mapping matches /a.B/C" in str(explained(capsys, "a.B/C", "--config", str(JWT))["refused"])
+
+
+def test_services_and_own_policies_are_named_and_not_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.yaml").write_text("""
+apiVersion: getambassador.io/v3alpha1
+kind: AuthService
+metadata: {name: auth}
+spec:
+  auth_service: auth:50051
+  proto: grpc
+  protocol_version: v3
+  include_body: {max_bytes: 100, allow_partial: true}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Mapping
+metadata: {name: greet}
+spec: {hostname: "*", prefix: /greet.GrpcService/, service: "greet:50051"}
+""")
+    own = ("--policy", "examples.policies.tenant_header:TenantHeader")
+    found = explained(capsys, GREET, "--config", str(tmp_path), *own)
+    assert [verdict for _, verdict in verdicts(found)] == ["depends", "depends"]
+    why = found["mappings"][0]["policies"][0]["why"]  # type: ignore[index]
+    assert "auth.default:50051" in why
+    assert "fails closed" in why
+
+
+def test_a_header_without_a_value_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["explain", GREET, "--config", str(JWT), "--header", "secret"]) == 1
+    assert "key=value" in capsys.readouterr().err
