@@ -140,10 +140,8 @@ ANYTHING = AllOf(())
 class RbacPolicy:
     """`Policy`: matches an RPC that one of the permissions and one of the principals match, where `condition` holds."""
 
-    by: str
-    """The object that configures it, for the access log."""
-    rule: str
-    """Its name in that object."""
+    name: str
+    """Unique in an Rbac: `greet.default/readers`, the object and its rule. For the access log."""
     permissions: tuple[Matcher, ...] = (ANYTHING,)
     principals: tuple[Matcher, ...] = (ANYTHING,)
     condition: str = ""

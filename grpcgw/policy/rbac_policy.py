@@ -7,7 +7,7 @@ condition that cannot be evaluated denies, whatever the action is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpcgw.model.authorization import ANYTHING, CONDITION_VARIABLES, Action, AuthorizationSettings, Rbac, RbacPolicy
 from grpcgw.model.cel import CelExpression, NotEvaluated
@@ -18,9 +18,10 @@ from grpcgw.policy.contract import PolicyRequest
 from grpcgw.policy.rpc_matchers import Test, all_of, any_of, as_text, compile_matcher
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny, Facts
+from grpcgw.telemetry.policy_counters import PolicyCounters
 
-POLICY, RULE, DRY_RUN = "policy", "rule", "dry-run"
-"""Facts: the object and the rule that decided; what the rules that only record decide (`shadow_rules`)."""
+RULE, DRY_RUN = "rule", "dry-run"
+"""Facts: the rule that decided; what the rules that only record decide (`shadow_rules`)."""
 NO_RULE = "none"
 """The rule of an RPC that is denied because no rule allows it."""
 
@@ -28,7 +29,8 @@ NO_RULE = "none"
 def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> AuthorizationPolicy:
     """Raises InvalidRegex, InvalidGlob, InvalidExpression, and ValueError for a network that is none."""
     assert isinstance(settings, AuthorizationSettings)
-    return AuthorizationPolicy(settings, key)
+    shadow = services.counters.of_policy(key.label, f"{settings.name} (dry run)") if settings.shadow_rules else None
+    return AuthorizationPolicy(settings, key, shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,25 @@ class _Step:
 
 
 class AuthorizationPolicy:
-    def __init__(self, settings: AuthorizationSettings, key: ObjectKey) -> None:
-        """`key`: the Mapping. Raises as `build`."""
-        self._steps = tuple([_compile_step(rbac, settings.name, key) for rbac in settings.rules])
-        self._shadows = tuple([_compile_step(rbac, settings.name, key) for rbac in settings.shadow_rules])
+    def __init__(self, settings: AuthorizationSettings, key: ObjectKey, shadow: PolicyCounters | None = None) -> None:
+        """`key`: the Mapping. `shadow`: counts what the rules decide that only record. Raises as `build`."""
+        self._steps = tuple([_compile_step(rbac, key) for rbac in settings.rules])
+        self._shadows = tuple([_compile_step(rbac, key) for rbac in settings.shadow_rules])
+        self._counters = shadow or PolicyCounters()
 
     def check(self, request: PolicyRequest) -> Allow | Deny:
         verdict = _decide(self._steps, request)
-        if self._shadows:
-            return _record(verdict, _decide(self._shadows, request))
-        return verdict
+        return self._record(verdict, _decide(self._shadows, request)) if self._shadows else verdict
+
+    def _record(self, verdict: Allow | Deny, shadow: Allow | Deny) -> Allow | Deny:
+        """`verdict`, with the fact of what the rules that only record decide."""
+        if isinstance(shadow, Deny):
+            self._counters.deny()
+        else:
+            self._counters.allowed += 1
+        outcome = "deny" if isinstance(shadow, Deny) else "allow"
+        facts: Facts = (*verdict.facts, (DRY_RUN, " ".join([outcome, *(rule for _, rule in shadow.facts)])))
+        return replace(verdict, facts=facts)
 
 
 def _decide(steps: tuple[_Step, ...], request: PolicyRequest) -> Allow | Deny:
@@ -79,25 +90,13 @@ def _decide(steps: tuple[_Step, ...], request: PolicyRequest) -> Allow | Deny:
     return verdict
 
 
-def _record(verdict: Allow | Deny, shadow: Allow | Deny) -> Allow | Deny:
-    """`verdict`, with the fact of what the rules that only record decide."""
-    decided = dict(shadow.facts)
-    outcome = "deny" if isinstance(shadow, Deny) else "allow"
-    by = f" {decided[POLICY]} {decided[RULE]}" if POLICY in decided else ""
-    facts: Facts = (*verdict.facts, (DRY_RUN, f"{outcome}{by}"))
-    if isinstance(verdict, Deny):
-        return Deny(verdict.reason, verdict.message, facts=facts)
-    return Allow(facts=facts)
-
-
 # --- building
 
 
-def _compile_step(rbac: Rbac, name: str, key: ObjectKey) -> _Step:
-    """`name`: of the objects, for what no rule of theirs allows."""
+def _compile_step(rbac: Rbac, key: ObjectKey) -> _Step:
     denies = rbac.action is Action.DENY
     rules = tuple([_compile_rule(policy, denies, key) for policy in rbac.policies])
-    return _Step(denies, rules, ALLOW if denies else _make_deny(key, ((POLICY, name), (RULE, NO_RULE))))
+    return _Step(denies, rules, ALLOW if denies else _make_deny(key, ((RULE, NO_RULE),)))
 
 
 def _compile_rule(policy: RbacPolicy, denies: bool, key: ObjectKey) -> _Rule:
@@ -105,7 +104,7 @@ def _compile_rule(policy: RbacPolicy, denies: bool, key: ObjectKey) -> _Rule:
     tests = [any_of([compile_matcher(one) for one in matchers]) for matchers in given]
     if policy.condition:
         tests.append(_compile_condition(policy.condition, if_unknown=denies))
-    facts = ((POLICY, policy.by), (RULE, policy.rule))
+    facts = ((RULE, policy.name),)
     return _Rule(all_of(tests), Allow(facts=facts), _make_deny(key, facts))
 
 

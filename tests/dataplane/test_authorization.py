@@ -283,15 +283,15 @@ def test_the_client_learns_nothing_of_the_rules_and_the_access_log_all(lab: Lab)
     assert "secret" not in json.dumps(answer.blocks)
     assert facts_of(lab, policies(deny), ("x-secret", "a")) == (
         REFUSED,
-        {"policy": "AuthorizationPolicy p0.default", "rule": "secret-rule"},
+        {"policy": "AuthorizationPolicy p0.default", "rule": "p0.default/secret-rule"},
     )
     allow = "rules: [{permissions: [{method: '*'}]}]"
-    assert facts_of(lab, policies(allow))[1] == {"policy": "AuthorizationPolicy p0.default", "rule": "0"}
+    assert facts_of(lab, policies(allow))[1] == {"rule": "p0.default/0"}
 
 
 def test_a_dry_run_refuses_nothing_and_records_what_it_would(lab: Lab) -> None:
     dry = "action: DENY\ndryRun: true\nrules: [{name: later, permissions: [{method: /test.Pod/Unary}]}]"
-    assert facts_of(lab, policies(dry)) == (PASSES, {"dry-run": "deny AuthorizationPolicy p0.default later"})
+    assert facts_of(lab, policies(dry)) == (PASSES, {"dry-run": "deny p0.default/later"})
 
 
 def test_a_policy_that_is_broken_refuses_its_mapping_alone(lab: Lab) -> None:

@@ -153,15 +153,10 @@ def _combine(policies: Iterable[_Policy], mapping: GuardedMapping) -> tuple[Rbac
         rules = [_fit(rule, target, mapping) for one, target in given for rule in one.rules]
         narrowed = [target for _, target in given if target is not None]
         if action is Action.ALLOW and given and len(narrowed) == len(given):
-            rules.append(_allow_outside([one for one, _ in given], narrowed, mapping))
+            rules.append(_fit(RbacPolicy(OUTSIDE, (Not(AnyOf(tuple(narrowed))),)), None, mapping))
         if given:
             made.append(Rbac(action, tuple(rules)))
     return tuple(made)
-
-
-def _allow_outside(policies: list[_Policy], targets: list[Matcher], mapping: GuardedMapping) -> RbacPolicy:
-    rule = RbacPolicy(", ".join(one.by for one in policies), OUTSIDE, (Not(AnyOf(tuple(targets))),))
-    return _fit(rule, None, mapping)
 
 
 def _fit(rule: RbacPolicy, target: Matcher | None, mapping: GuardedMapping) -> RbacPolicy:
@@ -210,8 +205,7 @@ class _Compiler:
             except InvalidExpression as error:
                 findings.error(f"is no CEL expression that can be used: {error}", *at, "condition")
         return RbacPolicy(
-            str(obj.key),
-            rule.name or str(index),
+            f"{obj.key.name}.{obj.key.namespace}/{rule.name or index}",
             read_matchers(rule.permissions, hidden_by, findings, *at, "permissions") or (ANYTHING,),
             read_matchers(rule.principals, hidden_by, findings, *at, "principals") or (ANYTHING,),
             rule.condition or "",

@@ -104,8 +104,8 @@ def test_a_rule_has_a_name_or_its_number() -> None:
         Rbac(
             Action.ALLOW,
             (
-                RbacPolicy("AuthorizationPolicy greet.shop", "all", condition="true"),
-                RbacPolicy("AuthorizationPolicy greet.shop", "1", condition="false"),
+                RbacPolicy("greet.shop/all", condition="true"),
+                RbacPolicy("greet.shop/1", condition="false"),
             ),
         ),
     )
@@ -206,13 +206,13 @@ def test_of_a_mapping_with_more_calls_only_those_are_meant() -> None:
     target = AnyOf(tuple(AllOf((get, host)) for host in hosts))
     assert deny.policies[0].permissions == (AllOf((AnyOf((greet,)), anything)),)
     assert [one.permissions for one in allow.policies] == [(AllOf((target, anything)),), (Not(AnyOf((target,))),)]
-    assert [one.rule for one in allow.policies] == ["0", "outside"]
+    assert [one.name for one in allow.policies] == ["allow.shop/0", "outside"]
 
 
 def test_one_policy_that_allows_for_all_calls_leaves_none_outside() -> None:
     compiled = compile_objects(policy(selector={"paths": ["/greet.GrpcService/Greet"]}), policy("all"), mapping())
     ((allow,), _) = settings(compiled).rules, None
-    assert [one.by for one in allow.policies] == ["AuthorizationPolicy all.shop", "AuthorizationPolicy greet.shop"]
+    assert [one.name for one in allow.policies] == ["all.shop/0", "greet.shop/0"]
 
 
 # --- several policies
@@ -223,13 +223,13 @@ def test_what_denies_comes_first_and_a_dry_run_is_added_to_what_is_enforced() ->
         policy("allow"), policy("deny", action="DENY"), policy("later", action="DENY", dryRun=True), mapping()
     )
     found = settings(compiled)
-    assert [(one.action, [rule.by for rule in one.policies]) for one in found.rules] == [
-        (Action.DENY, ["AuthorizationPolicy deny.shop"]),
-        (Action.ALLOW, ["AuthorizationPolicy allow.shop"]),
+    assert [(one.action, [rule.name for rule in one.policies]) for one in found.rules] == [
+        (Action.DENY, ["deny.shop/0"]),
+        (Action.ALLOW, ["allow.shop/0"]),
     ]
-    assert [(one.action, [rule.by for rule in one.policies]) for one in found.shadow_rules] == [
-        (Action.DENY, ["AuthorizationPolicy deny.shop", "AuthorizationPolicy later.shop"]),
-        (Action.ALLOW, ["AuthorizationPolicy allow.shop"]),
+    assert [(one.action, [rule.name for rule in one.policies]) for one in found.shadow_rules] == [
+        (Action.DENY, ["deny.shop/0", "later.shop/0"]),
+        (Action.ALLOW, ["allow.shop/0"]),
     ]
     only_dry = settings(compile_objects(policy(dryRun=True), mapping()))
     assert (only_dry.rules, len(only_dry.shadow_rules)) == ((), 1)
@@ -254,7 +254,7 @@ def test_the_last_good_version_serves_on() -> None:
     good = compile_objects(policy(rules=[{"name": "good", "condition": "true"}]), mapping())
     after = compile_objects(policy(rules=[{"condition": "("}]), mapping(), last=good)
     assert "the last good version keeps serving" in said(after, Severity.ERROR)[0]
-    assert settings(after).rules[0].policies[0].rule == "good"
+    assert settings(after).rules[0].policies[0].name == "greet.shop/good"
 
 
 @pytest.mark.parametrize(
