@@ -7,6 +7,7 @@ import pytest
 
 from dataplane.lab import Lab
 from dataplane.scripted_pod import Stream
+from dataplane.waiting import PATIENCE_S, eventually
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -60,3 +61,21 @@ def test_path_that_is_no_method_is_unimplemented(lab: Lab) -> None:
         answer = client.call(path)
         assert answer.status == 12, path
     assert client.call("Unary").status == 0
+
+
+def test_a_client_may_have_1000_rpcs_that_wait_for_their_answers(lab: Lab) -> None:
+    """An ordinary client sends some control frames for each, and gets nothing yet."""
+    held: list[Stream] = []
+
+    def hold(stream: Stream) -> None:
+        held.append(stream)
+        stream.wait_gone()
+
+    gateway = lab.gateway(lab.scripted_pod(hold, most_streams=2000))
+    gateway.wait_for_ready_pods(1)
+    call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
+    running = [call.future(b"hi", timeout=PATIENCE_S) for _ in range(1000)]
+    eventually(lambda: len(held) == 1000, lambda: f"{len(held)} wait")
+    assert not [one for one in running if one.done()]
+    for one in running:
+        one.cancel()

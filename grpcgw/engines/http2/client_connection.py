@@ -101,6 +101,7 @@ class ClientConnection(ClientSide):
         self._ends_s = self._cut_s = float("inf")
         self._control = ControlBudget(self._born_s)
         self._answers = 0
+        """RPCs that are over."""
 
     def begin_http2(self, peer: Peer) -> None:
         """HTTP/2 begins on the connection."""
@@ -371,7 +372,10 @@ class ClientConnection(ClientSide):
         self._on_control(event)
 
     def _on_control(self, event: Event) -> None:
-        if self._control.count() and self._control.is_exceeded(self._answers + self.sent_chunks, time.monotonic()):
+        if not self._control.count():
+            return
+        begun = self._answers + len(self.streams)
+        if self._control.is_exceeded(begun + self.sent_chunks, time.monotonic()):
             self._engine.timers.at(0.0, self._end_flood)  # later, as RPCs of the same bytes may still begin
 
     def _end_flood(self) -> None:

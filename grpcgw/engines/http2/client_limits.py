@@ -8,8 +8,9 @@ from dataclasses import dataclass
 CONTROL_BURST, CONTROL_PER_S = 1000, 50
 """PING, SETTINGS, WINDOW_UPDATE and PRIORITY_UPDATE frames at once, and in a second."""
 CONTROL_PER_ANSWER = 40
-"""More of them for each chunk and each RPC that was answered: clients ping to measure the bandwidth while they receive
-(grpc-go once a round trip), and update two windows for each DATA frame, of which a chunk may be sixteen."""
+"""More of them for each chunk that was sent and each RPC that has begun: clients ping to measure the bandwidth while
+they receive (grpc-go once a round trip), update two windows for each DATA frame, of which a chunk may be sixteen, and
+some when they begin an RPC (grpc core), whose answer may take its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class ClientLimits:
 
 
 class ControlBudget:
-    """How many control frames a client may send, in proportion to what it gets, as Envoy bounds WINDOW_UPDATE frames
-    (`max_inbound_window_update_frames_per_data_frame_sent`)."""
+    """How many control frames a client may send, in proportion to its RPCs and to what it gets, as Envoy bounds
+    WINDOW_UPDATE frames (`max_inbound_window_update_frames_per_data_frame_sent`, and two for each stream)."""
 
     __slots__ = ("_answers", "_at_s", "_frames", "_left", "_most")
 
