@@ -6,7 +6,7 @@ The first line of its output has the port of each, as the system chose them.
 
 A pod answers every Greet at once with one prepared reply, as if the input were always `test`, and echoes its name to
 every message of GreetEach. It parses nothing: what is measured stands before it. It is a service of external
-authorization as well, which allows all RPCs but those with the metadata key `x-deny`.
+authorization and a rate limit service as well, which allow all RPCs but those with the metadata key `x-deny`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from grpc._cython import cygrpc
 import examples.greet  # noqa: F401  # puts the generated code on the import path
 from greet import greet_pb2
 from grpcgw.policy.ext_authz_pb2 import CheckResponse
+from grpcgw.policy.rate_limit_service_pb2 import OK, OVER_LIMIT, DescriptorStatus, Limit, RateLimitResponse, Unit
 
 HOST = "127.0.0.1"
 METHOD = "/greet.GrpcService/Greet"
 STREAM_METHOD = "/greet.GrpcService/GreetEach"
 CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
+COUNT_METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 DENY = "x-deny"
 NO_FLAGS = 0
 WAITING_REQUESTS = 64
@@ -55,12 +57,24 @@ def make_ruling(denied: bool) -> bytes:
     return answer.SerializeToString()
 
 
+def make_count(refused: bool) -> bytes:
+    code = OVER_LIMIT if refused else OK
+    status = DescriptorStatus(
+        code=code, current_limit=Limit(requests_per_unit=1000, unit=Unit.SECOND), limit_remaining=0 if refused else 999
+    )
+    return RateLimitResponse(overall_code=code, statuses=[status]).SerializeToString()
+
+
 class Pod:
     def __init__(self, name: str, queue: Any) -> None:
         """Start serving. Raises RuntimeError if no port can be bound."""
         self._queue = queue
         self._reply = make_reply(name)
-        self._allowed, self._denied = make_ruling(False), make_ruling(True)
+        self._verdicts = {
+            CHECK_METHOD.encode(): (make_ruling(False), make_ruling(True)),
+            COUNT_METHOD.encode(): (make_count(False), make_count(True)),
+        }
+        """By method: allowed, refused."""
         self._server = cygrpc.Server(OPTIONS, False)
         self._server.register_completion_queue(queue)
         self.port: int = self._server.add_http2_port(f"{HOST}:0".encode())
@@ -76,15 +90,11 @@ class Pod:
             # Reply only after the whole request, as any server does: a proxy may still be sending it.
             call = event.call
             call.start_server_batch((_read(),), lambda _: call.start_server_batch(_answer(self._reply), _ignore))
-        elif event.call_details.method == CHECK_METHOD.encode():
-            call = event.call
-            call.start_server_batch((_read(),), lambda read: call.start_server_batch(self._rule(read), _ignore))
+        elif event.call_details.method in self._verdicts:
+            call, verdicts = event.call, self._verdicts[event.call_details.method]
+            call.start_server_batch((_read(),), lambda read: call.start_server_batch(_decide(read, *verdicts), _ignore))
         else:
             _Stream(event.call, self._reply)
-
-    def _rule(self, read: Event) -> tuple[Any, ...]:
-        asked = read.batch_operations[0].message() or b""
-        return _answer(self._denied if DENY.encode() in asked else self._allowed)
 
 
 class _Stream:
@@ -105,6 +115,11 @@ class _Stream:
 
 
 # An operation carries the state of its batch: each batch needs its own.
+
+
+def _decide(read: Event, allowed: bytes, refused: bytes) -> tuple[Any, ...]:
+    asked = read.batch_operations[0].message() or b""
+    return _answer(refused if DENY.encode() in asked else allowed)
 
 
 def _answer(reply: bytes) -> tuple[Any, ...]:

@@ -37,12 +37,13 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.policy.ext_authz_pb2 import CheckRequest
 from grpcgw.settings import EngineName
 
-PLAIN, WITH_TOKEN, AUTH, TOKEN, LIMIT, ENVOY, ENVOY_AUTH = (
+PLAIN, WITH_TOKEN, AUTH, TOKEN, LIMIT, COUNTED, ENVOY, ENVOY_AUTH = (
     "plain Mapping",
     "plain Mapping, RPCs with the token",
     "AuthService, gRPC",
     "JWT, RS256",
     "local rate limit",
+    "RateLimitService",
     "Envoy",
     "Envoy with ext_authz",
 )
@@ -88,6 +89,10 @@ def list_contenders(engine: EngineName, auth: Sequence[Pod]) -> dict[str, Conten
             grpcgw(engine, TOKEN, others=describe_filter(keys), rpc=rpc), ((), grpc.StatusCode.UNAUTHENTICATED)
         ),
         LIMIT: Contender(grpcgw(engine, LIMIT, mapping=limited)),
+        COUNTED: Contender(
+            grpcgw(engine, COUNTED, mapping=describe_counted(), others=describe_counter(auth)),
+            (denied, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ),
         ENVOY: Contender(envoy(ENVOY)),
         ENVOY_AUTH: Contender(envoy(ENVOY_AUTH, auth=auth), (denied, grpc.StatusCode.PERMISSION_DENIED)),
     }
@@ -100,6 +105,7 @@ def list_figures(direct: Row, rows: Mapping[str, Row]) -> tuple[Figure, ...]:
     return (
         *[at_most(f"{cpu}: {name}, x plain", cpu_ratio(rows[name], plain), most) for name, most in MOST_CPU.items()],
         for_information(f"{cpu}: {TOKEN}, x {WITH_TOKEN}", f"{cpu_ratio(rows[TOKEN], rows[WITH_TOKEN]):.2f}"),
+        for_information(f"{cpu}: {COUNTED}, x plain", f"{cpu_ratio(rows[COUNTED], plain):.2f}"),
         for_information(f"{cpu}: {ENVOY_AUTH}, x Envoy", f"{cpu_ratio(rows[ENVOY_AUTH], rows[ENVOY]):.2f}"),
         at_most(f"added latency: {AUTH}, x a call straight to the service", added, MOST_LATENCY),
         for_information(f"added latency: {ENVOY_AUTH}, x the same", f"{envoys:.2f}"),
@@ -138,6 +144,24 @@ def describe_auth(auth: Sequence[Pod]) -> tuple[Body, ...]:
         {"apiVersion": "getambassador.io/v3alpha1", "kind": "AuthService", **_named("auth"), "spec": spec},
         describe_service("auth"),
         describe_endpoints("auth", auth),
+    )
+
+
+def describe_counted() -> Body:
+    """A Mapping with labels: one of all RPCs, and one that makes the service refuse."""
+    mapping = describe_mapping("greet", "greet")
+    denied = {"request_headers": {"key": DENY, "header_name": DENY, "omit_if_not_present": True}}
+    mapping["spec"]["labels"] = {"ambassador": [{"all": [{"generic_key": {"value": "greet"}}, denied]}]}
+    return mapping
+
+
+def describe_counter(service: Sequence[Pod]) -> tuple[Body, ...]:
+    spec = {"service": f"limits.{NAMESPACE}:50051", "protocol_version": "v3", "resolver": "pods", "timeout_ms": 10_000}
+    kind = {"apiVersion": "getambassador.io/v3alpha1", "kind": "RateLimitService"}
+    return (
+        {**kind, **_named("limits"), "spec": {**spec, "failure_mode_deny": True}},
+        describe_service("limits"),
+        describe_endpoints("limits", service),
     )
 
 

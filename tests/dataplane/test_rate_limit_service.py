@@ -280,3 +280,23 @@ def test_many_rpcs_at_once_are_each_counted_once(lab: Lab) -> None:
     assert codes.count(grpc.StatusCode.OK) == 100
     assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 200
     assert len(counter.asked) == 300
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_service_that_goes_down_under_1000_rpcs_leaves_none_without_a_status(lab: Lab, closed: bool) -> None:
+    held: list[Stream] = []
+
+    def hold(stream: Stream) -> None:
+        stream.read_all()
+        held.append(stream)
+        stream.wait_gone()
+
+    service = lab.scripted_pod(hold, most_streams=2000)
+    gateway = limited_by(lab, service, CLOSED if closed else SLOW)
+    call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
+    running = [call.future(b"hi", timeout=PATIENCE_S) for _ in range(1000)]
+    eventually(lambda: len(held) == 1000, lambda: f"{len(held)} held")
+    service.stop()
+    expected = grpc.StatusCode.UNAVAILABLE if closed else grpc.StatusCode.OK
+    assert {one.code() for one in running} == {expected}
+    eventually(lambda: not gateway.in_flight() and not gateway.pod_in_flight())
