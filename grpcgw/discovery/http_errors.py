@@ -11,8 +11,13 @@ import aiohttp
 def explain_failure(error: Exception) -> str:
     """The message for `error`, raised by an aiohttp request or while its answer was read.
 
-    It does not contain the server's address, parts of which may come from the environment.
+    It contains neither the server's address, parts of which may come from the environment, nor a URL, whose query may
+    be a secret, nor what the server sent.
     """
+    if isinstance(error, aiohttp.InvalidURL):
+        return "its URL cannot be used"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "its answer is no HTTP that can be read"
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate cannot be trusted ({cause.verify_message})"

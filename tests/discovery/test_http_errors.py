@@ -30,6 +30,7 @@ def untrusted(reason: str) -> ssl.SSLCertVerificationError:
         (FileNotFoundError(errno.ENOENT, "gone", "token"), "[Errno 2] gone: 'token'"),
         (ValueError("no JSON"), "no JSON"),
         (ConnectionResetError(), "ConnectionResetError"),
+        (aiohttp.InvalidURL("http://127.0.0.1:99999/?token=secret"), "its URL cannot be used"),
     ],
 )
 def test_a_failure_is_told_without_arguments_of_the_library(error: Exception, said: str) -> None:
@@ -44,3 +45,20 @@ def test_a_failed_connection_is_told_by_its_cause() -> None:
         return explain_failure(failed.value)
 
     assert asyncio.run(fail()) == REFUSED
+
+
+def test_an_answer_that_is_no_http_is_not_quoted_and_neither_is_the_query_of_its_url() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0-private\r\n\r\n")
+        writer.close()
+
+    async def fail() -> str:
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError) as failed:
+                await session.get(f"http://127.0.0.1:{port}/?token=secret")
+        return explain_failure(failed.value)
+
+    assert asyncio.run(fail()) == "its answer is no HTTP that can be read"
