@@ -36,11 +36,14 @@ class ApiKeyPolicy:
         wanted = f"{key}: {settings.name} asks for an API key in {settings.header}"
         self._absent = Deny(Reason.UNAUTHENTICATED, f"{wanted}, and the call has none")
         self._wrong = Deny(Reason.UNAUTHENTICATED, f"{wanted}, and that of the call is not valid")
+        self._several = Deny(Reason.UNAUTHENTICATED, f"{wanted}, and the call has several")
 
     def check(self, request: PolicyRequest) -> Verdict:
-        given = request.get(self._header)
-        if given is None:
-            return self._absent
+        header = self._header
+        found = [value for name, value in request.metadata if name == header]
+        if len(found) != 1:  # of several, a pod may read another one than this gateway
+            return self._several if found else self._absent
+        given = found[0]
         value = given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
         return self._find(digest_key(value), self._wrong)
 

@@ -46,7 +46,9 @@ def test_a_valid_key_passes_under_its_name_and_is_taken_away() -> None:
         ((), "and the call has none"),
         (("",), "and that of the call is not valid"),
         (("secret-A",), "and that of the call is not valid"),
-        (("wrong", "secret-a"), "and that of the call is not valid"),
+        (("wrong", "secret-a"), "and the call has several"),
+        (("secret-a", "wrong"), "and the call has several"),
+        (("secret-a", "secret-a"), "and the call has several"),
         (("secret-a\udc80",), "and that of the call is not valid"),
     ],
 )
