@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from grpcgw.ambassador.compile.filters import CompiledFilter, apply_arguments, compile_filters
 from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.metadata_edits import HIDDEN_KEYS, check_key
-from grpcgw.ambassador.compile.rule_reach import RuleReach, complete_path
+from grpcgw.ambassador.compile.rule_reach import (
+    RuleReach,
+    complete_host,
+    complete_path,
+    may_be_authority,
+    may_be_call,
+)
 from grpcgw.ambassador.compile.unenforced_guards import UnenforcedGuard, read_filter_scope
 from grpcgw.ambassador.spec.filter_specs import (
     FilterPolicySpec,
@@ -134,12 +140,14 @@ class _PolicyCompiler:
         return tuple([self._compile_rule(obj, index, rule, findings) for index, rule in enumerate(spec.rules)])
 
     def _compile_rule(self, obj: KubeObject, index: int, rule: FilterRuleSpec, findings: Findings) -> _Rule:
-        host, path = (rule.host or ANYTHING).lower(), complete_path(rule.path or ANYTHING)
+        host, path = complete_host(rule.host or ANYTHING), complete_path(rule.path or ANYTHING)
         for name, glob in (("host", host), ("path", path)):
             try:
                 compile_glob(glob)
             except InvalidGlob as error:
                 findings.error(str(error), "rules", index, name)
+        if rule.filters or rule.filterRefs:
+            _note_unmatched(host, path, findings, "rules", index)
         if host != ANYTHING and self._context.authority_hidden_by:
             findings.fault(
                 f"the calls of this rule's path that no rule before it is for are refused: the"
@@ -171,13 +179,28 @@ class _PolicyCompiler:
             findings.notice(f"{key} {_NOT_ENFORCED}: calls are not filtered by it", *at)
             return None
         else:
-            findings.fault(f"{key} {_NOT_ENFORCED}: the calls that need it are refused", *at)
+            found = [one.namespace for one in self._filters if one.name == key.name]
+            hint = f"; there is one in namespace {found[0]}, which `namespace` would name" if found else ""
+            findings.fault(f"{key} {_NOT_ENFORCED}: the calls that need it are refused{hint}", *at)
             settings = Unenforced(name=str(key), why=_NOT_ENFORCED)
         return _Reference(
             apply_arguments(settings, reference.arguments or {}, findings, *at, "arguments"),
             _compile_condition(reference.ifRequestHeader, findings, *at, "ifRequestHeader"),
             reference.onAllow == "break",
             reference.onDeny != "continue",
+        )
+
+
+def _note_unmatched(host: str, path: str, findings: Findings, *at: str | int) -> None:
+    """Not an error: a FilterPolicy may have rules for HTTP beside those for gRPC."""
+    if not may_be_authority(host):
+        findings.notice("matches no call: it is no host name; the rule's filters decide on none", *at, "host")
+    if not may_be_call(path):
+        findings.notice(
+            "matches no gRPC call, whose path is /service/method: the rule's filters decide on none; for all methods of"
+            " a service write /service/*",
+            *at,
+            "path",
         )
 
 

@@ -12,13 +12,11 @@ from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.match import CONSTANT_HEADERS, HeaderMatch, HostKind, HostMatch, MatchKind, PathMatch
 from grpcgw.model.regex import FullRegex, InvalidRegex, check_regex
-from grpcgw.model.request_path import PATH_CHARACTER
+from grpcgw.model.request_path import BEGIN_OF_METHOD_PATH, METHOD_PATH
 
 _AUTHORITY = frozenset({":authority", "host"})
 _SET_LATER = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id"})
 """Headers that the gateway sets for pods, as Envoy does before it matches."""
-_CALL = re.compile(f"/{PATH_CHARACTER}+/{PATH_CHARACTER}+")
-_BEGIN_OF_CALL = re.compile(f"(?:/(?:{PATH_CHARACTER}+(?:/{PATH_CHARACTER}*)?)?)?")
 _BEGIN_OF_PATTERN = re.compile(r"\^?((?:[\w/-]|\\[.-])*)(?![*?{+])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"[a-z0-9_*.:\[\]-]+", re.ASCII)
@@ -102,13 +100,13 @@ def _may_match_calls(match: PathMatch) -> bool:
     """Judged by the first literal characters of a pattern only."""
     match match.kind:
         case MatchKind.EXACT:
-            return _CALL.fullmatch(match.value) is not None
+            return METHOD_PATH.fullmatch(match.value) is not None
         case MatchKind.PREFIX:
-            return _BEGIN_OF_CALL.fullmatch(match.value) is not None
+            return BEGIN_OF_METHOD_PATH.fullmatch(match.value) is not None
         case MatchKind.REGEX:
             found = None if "|" in match.value else _BEGIN_OF_PATTERN.match(match.value)
             literal = "" if found is None else found[1].replace("\\", "")
-            return _BEGIN_OF_CALL.fullmatch(literal) is not None
+            return BEGIN_OF_METHOD_PATH.fullmatch(literal) is not None
 
 
 def _find_hosts(spec: MappingSpec, host_is_glob: bool, patterns: _Patterns, findings: Findings) -> Iterator[_Host]:

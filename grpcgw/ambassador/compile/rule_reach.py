@@ -13,8 +13,12 @@ from grpcgw.ambassador.compile.matching import Matching
 from grpcgw.model.authority import split_authority
 from grpcgw.model.glob import ANYTHING, compile_glob
 from grpcgw.model.match import HostKind, HostMatch, MatchKind
+from grpcgw.model.request_path import BEGIN_OF_METHOD_PATH, METHOD_PATH
 
 _LITERAL = re.compile(r"[^*?\[{\\]*")
+_PATTERN = re.compile(r"/\.[*+]")
+"""No method begins with a dot, and no service."""
+_NO_HOST = re.compile(r"[/\s@]")
 _compile = lru_cache(1024)(compile_glob)
 
 
@@ -34,6 +38,25 @@ class RuleReach:
 
     def covers_host(self, host: HostMatch | None) -> bool:
         return self.host == ANYTHING or _matches_name(self.host, host)
+
+
+def may_be_call(glob: str) -> bool:
+    """Whether a gRPC path may match. Judged by the text before the first wildcard, and by what only a regular
+    expression would mean."""
+    found = _LITERAL.match(glob)
+    literal = found[0] if found is not None else ""
+    pattern = METHOD_PATH if literal == glob else BEGIN_OF_METHOD_PATH
+    return pattern.fullmatch(literal) is not None and not _PATTERN.search(glob)
+
+
+def may_be_authority(glob: str) -> bool:
+    return _NO_HOST.search(glob) is None
+
+
+def complete_host(glob: str) -> str:
+    """The glob as `split_authority` makes names: in lower case, without the trailing dot of a fully qualified name."""
+    name, colon, port = glob.lower().rpartition(":")
+    return f"{name.removesuffix('.')}:{port}" if colon else port.removesuffix(".") or ANYTHING
 
 
 def complete_path(glob: str) -> str:

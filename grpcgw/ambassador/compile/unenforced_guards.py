@@ -12,7 +12,7 @@ from typing import Protocol
 
 from grpcgw.ambassador.compile.guards import GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.matching import Matching
-from grpcgw.ambassador.compile.rule_reach import RuleReach, complete_path
+from grpcgw.ambassador.compile.rule_reach import RuleReach, complete_host, complete_path
 from grpcgw.ambassador.spec.mapping_spec import MappingSpec
 from grpcgw.ambassador.spec.module_spec import ModuleConfig
 from grpcgw.ambassador.spec.parse import Findings, raw_spec
@@ -160,7 +160,7 @@ def _read_rule(rule: object) -> tuple[RuleReach, bool] | None:
     host, path = rule.get("host", ANYTHING), rule.get("path", ANYTHING)
     if not isinstance(host, str) or not isinstance(path, str):
         return None
-    reach = RuleReach(host.lower() or ANYTHING, complete_path(path))
+    reach = RuleReach(complete_host(host or ANYTHING), complete_path(path))
     try:
         compile_glob(reach.host)
         compile_glob(reach.path)

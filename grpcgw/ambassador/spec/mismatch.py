@@ -12,7 +12,12 @@ from pydantic_core import ErrorDetails
 
 Context = Mapping[str, object]
 
-_SECRETS = frozenset({"headers", "regex_headers", "add_request_headers", "add_response_headers", "data", "stringData"})
+_SECRETS = frozenset(
+    {
+        *("headers", "regex_headers", "add_request_headers", "add_response_headers", "add_auth_headers"),
+        *("data", "stringData", "APIKey", "apikey"),
+    }
+)
 """Fields whose values may be secrets, and are not shown."""
 
 UNEXPLAINED = "cannot be used here"

@@ -101,6 +101,9 @@ JWT = [{"name": "jwt"}]
         ([{"path": "/greet.S/G*"}, {"filters": JWT}], {"prefix": "/greet.S/Go", "prefix_exact": True}, False),
         ([{"host": "["}, {"filters": JWT}], {"hostname": "a.example.com"}, True),
         ([{"host": "[", "filters": []}], {}, True),
+        ([{"host": "a.example.com.", "path": "*", "filters": JWT}], {"hostname": "a.example.com"}, True),
+        ([{"host": "a.example.com.:8443", "path": "*", "filters": JWT}], {"hostname": "a.example.com:8443"}, True),
+        ([{"host": "a.example.com.", "path": 5, "filters": JWT}], {"hostname": "a.example.com"}, True),
     ],
 )
 def test_a_filter_policy_protects_what_its_rules_may_match(
@@ -232,6 +235,34 @@ def test_what_is_wrong_in_a_rule_is_named(rule: dict[str, object], message: str)
     assert "FilterPolicy policy.shop cannot be read" in unenforced(compiled)
 
 
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        ({"path": "greet.GrpcService"}, "path"),
+        ({"path": "/greet.GrpcService/"}, "path"),
+        ({"path": "greet.GrpcService.Greet"}, "path"),
+        ({"path": "/greet.GrpcService/.*"}, "path"),
+        ({"path": "/greet.GrpcService/.+"}, "path"),
+        ({"path": "^/greet.GrpcService/Greet$"}, "path"),
+        ({"path": "/api/v1/*"}, "path"),
+        ({"host": "https://greet.example.com"}, "host"),
+        ({"host": "greet.example.com/greet"}, "host"),
+    ],
+)
+def test_a_rule_that_no_call_matches_is_noticed(rule: dict[str, object], field: str) -> None:
+    """Else a mistake in it would take its filters away without a word."""
+    objects = (api_key(), secret(ann="a"), mapping())
+    (notice,) = said(compile_objects(policy({**rule, **REFERENCE}), *objects))
+    assert f"spec.rules.0.{field}: matches no" in notice
+    assert said(compile_objects(policy(rule), *objects)) == [], "nothing is lost where it has no filters"
+
+
+@pytest.mark.parametrize("path", ["*", "/*", "/greet.*", "greet.S/G?eet", "/{a,b}.S/*", "*/Greet", "/greet.S*", "/g*"])
+def test_a_rule_that_calls_match_is_not_noticed(path: str) -> None:
+    rule = {"host": "*.example.com", "path": path, **REFERENCE}
+    assert said(compile_objects(policy(rule), api_key(), secret(ann="a"), mapping())) == []
+
+
 def test_the_last_good_version_of_a_policy_serves_on() -> None:
     objects = (api_key(), secret(ann="a"), mapping())
     good = compile_objects(policy({**ALL, **REFERENCE}), *objects)
@@ -249,6 +280,14 @@ def test_a_name_is_not_known_on_an_engine_that_hides_it() -> None:
 
 
 # --- Filters
+
+
+@pytest.mark.parametrize("keys", ["a-secret", ["a-secret"], [{"secretName": ["a-secret"]}]])
+def test_a_key_that_is_written_into_a_filter_is_not_shown(keys: object) -> None:
+    compiled = compile_objects(
+        policy({**ALL, **REFERENCE}), obj("Filter", "keys", {"APIKey": {"keys": keys}}), mapping()
+    )
+    assert "a-secret" not in "".join(said(compiled))
 
 
 def test_the_forms_of_all_versions_mean_the_same() -> None:
@@ -347,6 +386,15 @@ def test_a_filter_that_cannot_be_enforced_refuses_the_calls_that_need_it(spec: o
 def test_a_filter_that_does_not_exist_refuses_the_calls_that_need_it() -> None:
     compiled = compile_objects(policy({**ALL, "filters": [{"name": "keys", "namespace": "far"}]}), mapping())
     assert unenforced(compiled) == ["Filter keys.far has an error or does not exist"]
+
+
+def test_a_filter_of_another_namespace_is_hinted_at() -> None:
+    elsewhere = replace(api_key(), key=api_key().key._replace(namespace="far"))
+    compiled = compile_objects(policy({**ALL, **REFERENCE}), elsewhere, secret(ann="a"), mapping())
+    assert unenforced(compiled) == ["Filter keys.shop has an error or does not exist"]
+    keys = replace(secret(ann="a"), key=secret().key._replace(namespace="far"))
+    errors = said(compile_objects(policy({**ALL, **REFERENCE}), elsewhere, keys, mapping()), Severity.ERROR)
+    assert "there is one in namespace far, which `namespace` would name" in "".join(errors)
 
 
 def test_the_last_good_version_of_a_filter_serves_on() -> None:
