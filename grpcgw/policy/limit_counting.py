@@ -16,6 +16,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.rate_limits import DomainLimits, Unit
 from grpcgw.policy import rate_limit_service_pb2 as pb
 from grpcgw.policy.limiter import UNLIMITED, LimitCounter, LimitDecision, Limiter, LimitRules
+from grpcgw.policy.rpc_labels import shorten
 
 MAX_REQUEST_BYTES = 262_144
 MOST_DESCRIPTORS = 64
@@ -122,7 +123,7 @@ def _parse(message: bytes) -> pb.RateLimitRequest:
 def _read(descriptor: pb.Descriptor) -> Descriptor:
     if descriptor.ByteSize() > MAX_DESCRIPTOR_BYTES:
         raise BadRequest(f"a descriptor is larger than {MAX_DESCRIPTOR_BYTES} bytes")
-    return tuple([(entry.key, entry.value) for entry in descriptor.entries])
+    return tuple([(entry.key, shorten(entry.value)) for entry in descriptor.entries])
 
 
 def _describe(

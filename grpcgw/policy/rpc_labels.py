@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 
 from grpcgw.model.labels import AddressLabel, Descriptor, FixedLabel, HeaderLabel, Label, LabelGroup
 from grpcgw.policy.contract import PolicyRequest
@@ -14,10 +15,13 @@ from grpcgw.policy.contract import PolicyRequest
 Describe = Callable[[PolicyRequest], Descriptor | None]
 """The descriptor of an RPC from one group; None: a header that is not optional, or the address, is missing."""
 ReadLabel = Callable[[PolicyRequest], str | None]
+MAX_VALUE_CHARACTERS = 1024
+"""Limiters keep descriptors as keys of counters, so this bounds the memory for what clients send."""
+_KEPT_CHARACTERS = 64
 
 
 def compile_group(group: LabelGroup) -> Describe:
-    """Compiled once per snapshot. A group of fixed labels costs an RPC nothing."""
+    """Of the gateway's own limits, compiled once per snapshot. A group of fixed labels costs an RPC nothing."""
     fixed = tuple((label.key, label.value) for label in group if isinstance(label, FixedLabel))
     if len(fixed) == len(group):
         return lambda request: fixed
@@ -28,7 +32,7 @@ def compile_group(group: LabelGroup) -> Describe:
         for key, read, optional in readers:
             value = read(request)
             if value is not None:
-                entries.append((key, value))
+                entries.append((key, value if len(value) <= MAX_VALUE_CHARACTERS else shorten(value)))
             elif not optional:
                 return None
         return tuple(entries)
@@ -39,6 +43,13 @@ def compile_group(group: LabelGroup) -> Describe:
 def describe_all(describe: Sequence[Describe], request: PolicyRequest) -> list[Descriptor]:
     """The descriptors of an RPC from all groups that give one with at least one label."""
     return [made for one in describe if (made := one(request))]
+
+
+def shorten(value: str) -> str:
+    """A text that is different for different values; the same where `value` is within MAX_VALUE_CHARACTERS."""
+    if len(value) <= MAX_VALUE_CHARACTERS:
+        return value
+    return f"{value[:_KEPT_CHARACTERS]}… {sha256(value.encode(errors='surrogatepass')).hexdigest()}"
 
 
 def is_optional(label: Label) -> bool:

@@ -9,8 +9,11 @@ from google.protobuf.wrappers_pb2 import UInt64Value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpcgw.model.labels import HeaderLabel
+from grpcgw.model.objects import ObjectKey
 from grpcgw.model.rate_limits import DomainLimits, LabelLimit, Rate, Unit
 from grpcgw.policy import rate_limit_service_pb2 as pb
+from grpcgw.policy.contract import PolicyRequest
 from grpcgw.policy.limit_counting import (
     MAX_DESCRIPTOR_BYTES,
     MAX_REQUEST_BYTES,
@@ -20,6 +23,8 @@ from grpcgw.policy.limit_counting import (
     LimitDomains,
 )
 from grpcgw.policy.limiter import Limiter
+from grpcgw.policy.request import Peer, Request
+from grpcgw.policy.rpc_labels import compile_group
 from grpcgw.policy.services import PolicyServices
 
 ALL = LabelLimit("all", ((("generic_key", "all"),),), Rate(3, Unit.MINUTE))
@@ -155,3 +160,15 @@ def test_what_is_left_is_never_more_than_what_is_allowed_then() -> None:
         left = ask(counts, request(("generic_key", "all"), hits=200), now_s, domains).statuses[0].limit_remaining
         now_s += 0.000_1
     assert left == 100_000 - 300 * 200
+
+
+def test_a_long_value_counts_as_it_does_for_calls_of_the_gateway() -> None:
+    value = "x" * 2000
+    message = request(("tenant", value))
+    made = compile_group((HeaderLabel("tenant", "x-tenant"),))
+    metadata = (("x-tenant", value),)
+    own = PolicyRequest(Request("/a/b", "", metadata, None, Peer("")), ObjectKey("Mapping", "a", "b"), metadata)
+    counts, described = limiter(), made(own)
+    assert described is not None
+    assert counts.decide(DOMAINS.rules["shop"], [described], 2, 1000.0).is_plain
+    assert ask(counts, message).overall_code == pb.OVER_LIMIT

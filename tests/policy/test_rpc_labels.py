@@ -9,7 +9,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
 from grpcgw.policy.contract import PolicyRequest
 from grpcgw.policy.request import Peer, Request
-from grpcgw.policy.rpc_labels import compile_group, describe_all
+from grpcgw.policy.rpc_labels import MAX_VALUE_CHARACTERS, compile_group, describe_all
 
 METADATA: Metadata = (("x-tenant", "a"), ("x-many", "1"), ("x-many", "2"), ("x-key-bin", b"\xff\x01"))
 
@@ -64,3 +64,13 @@ def test_labels_see_what_earlier_policies_made_of_the_metadata() -> None:
 def test_an_empty_descriptor_counts_nothing() -> None:
     groups = [compile_group(one) for one in ((HeaderLabel("t", "x-absent", True),), (FixedLabel("k", "1"),))]
     assert describe_all(groups, rpc()) == [(("k", "1"),)]
+
+
+def test_a_long_value_is_kept_short_and_is_still_its_own() -> None:
+    group = compile_group((HeaderLabel("t", "x-long"),))
+    whole, longer, other = ("x" * MAX_VALUE_CHARACTERS + more for more in ("", "y", "z"))
+    assert group(rpc(metadata=(("x-long", whole),))) == (("t", whole),)
+    made = [group(rpc(metadata=(("x-long", value),))) for value in (longer, longer, other)]
+    assert made[0] == made[1] != made[2]
+    assert made[0] is not None
+    assert len(made[0][0][1]) < 150
