@@ -37,18 +37,23 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.policy.ext_authz_pb2 import CheckRequest
 from grpcgw.settings import EngineName
 
-PLAIN, WITH_TOKEN, AUTH, TOKEN, LIMIT, COUNTED, ENVOY, ENVOY_AUTH = (
+PLAIN, WITH_TOKEN, AUTH, TOKEN, LIMIT, COUNTED, OWN, ENVOY, ENVOY_AUTH = (
     "plain Mapping",
     "plain Mapping, RPCs with the token",
     "AuthService, gRPC",
     "JWT, RS256",
     "local rate limit",
     "RateLimitService",
+    "three own policies",
     "Envoy",
     "Envoy with ext_authz",
 )
-MOST_CPU = {AUTH: 1.9, TOKEN: 1.15, LIMIT: 1.05}
+MOST_CPU = {AUTH: 1.9, TOKEN: 1.15, LIMIT: 1.05, OWN: 1.10}
 MOST_LATENCY = 1.2
+OWN_POLICIES = {
+    "GRPCGW_POLICY": "bench.own_policies:ByMetadata bench.own_policies:ByMethod bench.own_policies:ByPeer",
+}
+"""Environment of a gateway with three of `bench.own_policies` for all calls."""
 MANY = 1_000_000_000
 """A rate that no load reaches."""
 
@@ -93,6 +98,7 @@ def list_contenders(engine: EngineName, auth: Sequence[Pod]) -> dict[str, Conten
             grpcgw(engine, COUNTED, mapping=describe_counted(), others=describe_counter(auth)),
             (denied, grpc.StatusCode.RESOURCE_EXHAUSTED),
         ),
+        OWN: Contender(grpcgw(engine, OWN, OWN_POLICIES), (denied, grpc.StatusCode.PERMISSION_DENIED)),
         ENVOY: Contender(envoy(ENVOY)),
         ENVOY_AUTH: Contender(envoy(ENVOY_AUTH, auth=auth), (denied, grpc.StatusCode.PERMISSION_DENIED)),
     }
