@@ -73,6 +73,10 @@ class Chain:
         """The policy that denied, or that waits."""
         return self._policies[self._passed]
 
+    def is_plain(self) -> bool:
+        """Whether the policies so far have only allowed the RPC: no edits, no facts, and none has an `on_end`."""
+        return not (self._edits or self.add_response or self._ends or self.request.facts)
+
     def run(self) -> Deny | Wait | None:
         """Check with the policies that are left, until one denies or waits. None: all allow."""
         policies, request = self._policies, self.request

@@ -38,6 +38,18 @@ Outcome = Deny | Wait | None
 """None: all policies allow the RPC."""
 
 
+def run_chain(target: Target, request: Request, now_s: float) -> tuple[Chain, Outcome] | None:
+    """Check an RPC with the policies of its Mapping, which has some, until one denies or waits.
+
+    None: all allow it, and nothing is left to do for them, so that it needs no PolicyStage.
+    """
+    policies = target.policies
+    assert policies is not None, "the Mapping has no policies"
+    chain = Chain(policies, PolicyRequest(request, target.key, request.metadata, now_s=now_s))
+    outcome = chain.run()
+    return None if outcome is None and chain.is_plain() else (chain, outcome)
+
+
 class PolicyStage:
     __slots__ = (
         "_call",
@@ -56,21 +68,18 @@ class PolicyStage:
 
     def __init__(
         self,
+        chain: Chain,
         target: Target,
         call: Call,
-        request: Request,
         requests: RequestSide,
         deadline_s: float | None,
         http: HttpTransport,
         note_failure: Callable[[Pod], None],
         on_outcome: Callable[[Outcome, float], None],
     ) -> None:
-        """`deadline_s`: of the RPC. `note_failure`: a pod could not be connected to. `on_outcome` gets what follows a
-        verdict that came later."""
-        policies = target.policies
-        assert policies is not None, "the Mapping has no policies"
-        self._chain = Chain(policies, PolicyRequest(request, target.key, request.metadata))
-        self._target, self._call, self._deadline_s = target, call, deadline_s
+        """`chain`: as `run_chain` left it. `deadline_s`: of the RPC. `note_failure`: a pod could not be connected to.
+        `on_outcome` gets what follows a verdict that came later."""
+        self._chain, self._target, self._call, self._deadline_s = chain, target, call, deadline_s
         self._requests, self._http = requests, http
         self._note_failure, self._on_outcome = note_failure, on_outcome
         self._wait: Wait | None = None
@@ -97,10 +106,9 @@ class PolicyStage:
         """`metadata` with what the policies remove and add."""
         return self._chain.edit(metadata)
 
-    def start(self, now_s: float) -> Outcome:
-        """Run the chain. After a Wait, `on_outcome` follows, or `on_timer`."""
-        self._chain.request.now_s = now_s
-        return self._advance(self._chain.run(), now_s)
+    def start(self, outcome: Outcome, now_s: float) -> Outcome:
+        """`outcome`: that of `run_chain`. After a Wait, `on_outcome` follows, or `on_timer`."""
+        return self._advance(outcome, now_s)
 
     def on_timer(self, now_s: float) -> Outcome:
         """No verdict came in time."""

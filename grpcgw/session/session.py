@@ -14,7 +14,7 @@ The parts of a session, each of which can be read alone:
 The session joins them, and reads in the order in which an RPC lives:
 
 1. `start` routes the RPC: to a Mapping's target, or to a refusal, which ends it.
-2. `_run_policies` asks the Mapping's policies, which allow the RPC, now or later, or deny it. `_on_hold`: one waits.
+2. Policies (`run_chain`, `_run_policies`) allow the RPC, now or later, or deny it. `_on_hold`: one waits.
 3. `_proceed` continues with an RPC that is admitted: breaker, copy, and reading the request.
 4. `_open` picks a pod and opens a try with what was read of the request so far; `relay` passes messages on.
 5. `_settle` decides what the end of a try means: the end of the RPC, or another try.
@@ -28,6 +28,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status, make_status, reason_of
 from grpcgw.policy.breakers import Breaker, Overflow
+from grpcgw.policy.chain import Chain
 from grpcgw.policy.contract import Wait
 from grpcgw.policy.request import Request
 from grpcgw.policy.retry import add_previous_attempts
@@ -40,7 +41,7 @@ from grpcgw.session.call import NO_CALL, Call, Timer
 from grpcgw.session.forwarding import forward_request, forward_status
 from grpcgw.session.further_tries import Again, FurtherTries
 from grpcgw.session.pod_try import Try, end_on_pod
-from grpcgw.session.policy_stage import Outcome, PolicyStage
+from grpcgw.session.policy_stage import Outcome, PolicyStage, run_chain
 from grpcgw.session.record import make_record
 from grpcgw.session.relay import POLICY, Relay
 from grpcgw.session.serving import Serving
@@ -87,10 +88,10 @@ class Session(Relay):
         self._deadline_s = bound_deadline(self._request.deadline_s, routed.timeout_ms, now_s)
         if client_left:
             self.on_client_closed(now_s, by_client=True)
-        elif routed.policies is None:
+        elif routed.policies is None or (begun := run_chain(routed, self._request, now_s)) is None:
             self._proceed(routed, now_s)
         else:
-            self._run_policies(routed, now_s)
+            self._run_policies(*begun, routed, now_s)
 
     def _route(self) -> Target | Deny:
         serving, request = self._serving, self._request
@@ -104,14 +105,14 @@ class Session(Relay):
             self._logged = is_logged(self._serving.rpc_log.share_percent)
         self._finish_own(refusal.status(), now_s)
 
-    def _run_policies(self, target: Target, now_s: float) -> None:
-        """Check with the policies of the Mapping. While one waits, the first message is read and held, and no more."""
+    def _run_policies(self, chain: Chain, outcome: Outcome, target: Target, now_s: float) -> None:
+        """Go on with the policies of the Mapping. While one waits, the first message is read and held, and no more."""
         http, note_failure = self._serving.http, self._serving.clusters.note_failure
         self._policies = PolicyStage(
-            target, self._call, self._request, self._requests, self._deadline_s, http, note_failure, self._decide
+            chain, target, self._call, self._requests, self._deadline_s, http, note_failure, self._decide
         )
         self._on_hold = POLICY
-        outcome = self._policies.start(now_s)
+        outcome = self._policies.start(outcome, now_s)
         self._decide(outcome, now_s)
         if isinstance(outcome, Wait):
             self._requests.read(self._call)
