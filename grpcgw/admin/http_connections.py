@@ -65,6 +65,11 @@ class Connections:
         """The answer is complete."""
         self._turn(client, False, self._limits.request_s)
 
+    def has_certificate(self, client: Client) -> bool:
+        """Whether TLS has verified a certificate of the client on this connection."""
+        connection = self._open.get(client)
+        return connection is not None and bool(connection.transport.get_extra_info("peercert"))
+
     def _turn(self, client: Client, busy: bool, limit_s: float) -> None:
         connection = self._open.get(client)
         if connection is not None:  # otherwise `_make_room` has closed it

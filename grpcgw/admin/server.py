@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from grpcgw.admin.access import OPEN, AdminAccess, AdminTls
 from grpcgw.admin.allowed_hosts import USUAL_HOSTS, KnownHosts
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, render_part
 from grpcgw.admin.http_connections import USUAL_LIMITS, Connections, Limits, make_protocol
@@ -56,7 +58,8 @@ _RENDERED_AT_ONCE = 2
 # How long open requests may continue when the port closes.
 _STOP_TIMEOUT_S = 1
 
-_FOR_ANY_HOST = frozenset({f"{_BASE}/check_alive", f"{_BASE}/check_ready", "/metrics"})
+_PROBES = frozenset({f"{_BASE}/check_alive", f"{_BASE}/check_ready"})
+_FOR_ANY_HOST = _PROBES | {"/metrics"}
 
 _REFUSED_HOST = (
     "the diagnostics are not shown under this host name, because anybody can register such a name: use an IP "
@@ -83,10 +86,11 @@ class AdminServer:
         port: int,
         hosts: KnownHosts = USUAL_HOSTS,
         limits: Limits = USUAL_LIMITS,
+        access: AdminAccess = OPEN,
     ) -> None:
-        """`hosts`: under which names browsers may read the diagnostics."""
+        """`hosts`: under which names browsers may read the diagnostics. `access`: who may."""
         self._provider = OneAtATime(provider)
-        self._hosts = hosts
+        self._hosts, self._access = hosts, access
         self._connections = Connections(limits)
         self._address = address
         self._port = port
@@ -94,10 +98,11 @@ class AdminServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Returns the bound port (the one the system picked, for port 0). UserError when it cannot be bound."""
+        """Returns the bound port (the one the system picked, for port 0). UserError when it cannot be bound, or the
+        files of its certificate cannot be used."""
         listener = _listen(self._address, self._port)
         config = uvicorn.Config(
-            create_app(self._provider, self._connections, self._hosts),
+            create_app(self._provider, self._connections, self._hosts, self._access),
             http=make_protocol(self._connections),
             backlog=_ACCEPTED_AT_ONCE,
             lifespan="off",
@@ -108,6 +113,9 @@ class AdminServer:
             proxy_headers=False,
             timeout_graceful_shutdown=_STOP_TIMEOUT_S,
         )
+        config.load()
+        if self._access.tls is not None:
+            config.ssl = _make_context(self._access.tls)
         self._server = _Server(config)
         # Clients that connect before the task runs wait in the socket's backlog.
         self._serving = asyncio.create_task(self._server.serve_on(listener), name="admin server")
@@ -136,7 +144,23 @@ class _Server(uvicorn.Server):
             listener.listen(_BACKLOG)
 
 
-def create_app(provider: StateProvider, connections: Connections, hosts: KnownHosts) -> Starlette:
+def _make_context(tls: AdminTls) -> ssl.SSLContext:
+    """Certificates of clients are asked for, and checked where they are shown: probes have none."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password="")
+        if tls.client_ca is not None:
+            context.load_verify_locations(tls.client_ca)
+            context.verify_mode = ssl.CERT_OPTIONAL
+    except (OSError, ValueError) as error:
+        files = ", ".join(str(one) for one in (tls.certificate, tls.key, tls.client_ca) if one is not None)
+        raise UserError(f"the admin port cannot serve TLS with {files}: {error}") from error
+    return context
+
+
+def create_app(
+    provider: StateProvider, connections: Connections, hosts: KnownHosts, access: AdminAccess = OPEN
+) -> Starlette:
     """The admin port as an ASGI application."""
     handlers = _Handlers(provider)
     return Starlette(
@@ -156,6 +180,7 @@ def create_app(provider: StateProvider, connections: Connections, hosts: KnownHo
             Middleware(_Timed, connections),
             Middleware(_SecurityHeaders),
             Middleware(_HostCheck, hosts),
+            *([] if access.is_open else [Middleware(_AccessCheck, access, connections)]),
             Middleware(_Contained),
         ],
     )
@@ -241,6 +266,22 @@ class _HostCheck:
         # Browsers always send the header. Probes and Prometheus may use any name.
         if host is not None and scope["path"] not in _FOR_ANY_HOST and not self._hosts.knows(host):
             app = PlainTextResponse(_REFUSED_HOST, status_code=403)
+        await app(scope, receive, send)
+
+
+class _AccessCheck:
+    """Refuses who has neither the token nor a certificate."""
+
+    def __init__(self, app: ASGIApp, access: AdminAccess, connections: Connections) -> None:
+        self._app, self._access, self._connections = app, access, connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = Headers(scope=scope).get("authorization", "")
+        verified = self._connections.has_certificate(scope["client"])
+        app = self._app
+        if scope["path"] not in _PROBES and not self._access.admits(given, verified):
+            headers = {"www-authenticate": "Bearer"}
+            app = PlainTextResponse("the admin port demands a token or a client certificate\n", 401, headers)
         await app(scope, receive, send)
 
 

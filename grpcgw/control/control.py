@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
+from grpcgw.admin.access import read_access
 from grpcgw.admin.allowed_hosts import KnownHosts
 from grpcgw.admin.recent import RecentTraffic
 from grpcgw.admin.server import AdminServer
@@ -81,7 +82,11 @@ class Control:
         self._key_sets = KeySets(self._store, dialect)
         self._status_writer = make_status_writer(settings, self._store)
         hosts = KnownHosts(settings.admin_hosts, settings.node_name or socket.gethostname())
-        self._admin = AdminServer(self, settings.admin_address, settings.admin_port, hosts)
+        access = read_access(
+            settings.admin_token_file, settings.admin_tls_cert, settings.admin_tls_key, settings.admin_tls_client_ca
+        )
+        self._admin = AdminServer(self, settings.admin_address, settings.admin_port, hosts, access=access)
+        self._admin_scheme = "http" if access.tls is None else "https"
         self._compile_loop = CompileLoop(
             self._store, self._certificate_files, self._key_sets, settings, self._on_compiled
         )
@@ -110,7 +115,8 @@ class Control:
         """Raises UserError for what the user can fix."""
         try:
             self.admin_port = await self._admin.start()
-            log.info("diagnostics: http://%s:%d/ambassador/v0/diag/", self._settings.admin_address, self.admin_port)
+            address = self._settings.admin_address
+            log.info("diagnostics: %s://%s:%d/ambassador/v0/diag/", self._admin_scheme, address, self.admin_port)
             await self._run_until_stopped()
         except ExceptionGroup as errors:
             raise (find_user_error(errors) or errors) from None

@@ -207,7 +207,7 @@ class Settings(CompileSettings):
         Flag(
             "--admin-address",
             LISTEN,
-            "Address of the admin port. Its pages have no login: restrict who can reach it.",
+            "Address of the admin port. Its pages have no login unless you set one: restrict who can reach it.",
             "ADDRESS",
             parse_address,
         ),
@@ -254,6 +254,43 @@ class Settings(CompileSettings):
             parse_names,
         ),
     ] = ()
+    admin_token_file: Annotated[
+        Path | None,
+        Flag(
+            "--admin-token-file",
+            LISTEN,
+            "File with the bearer token that readers of the admin port must send; probes need none.",
+            "FILE",
+            parse_file,
+            unset="no token",
+        ),
+    ] = None
+    admin_tls_cert: Annotated[
+        Path | None,
+        Flag(
+            "--admin-tls-cert",
+            LISTEN,
+            "Certificate (PEM) of the admin port, which then speaks TLS.",
+            "FILE",
+            parse_file,
+            unset="clear text",
+        ),
+    ] = None
+    admin_tls_key: Annotated[
+        Path | None,
+        Flag("--admin-tls-key", LISTEN, "Its private key (PEM).", "FILE", parse_file, unset="none"),
+    ] = None
+    admin_tls_client_ca: Annotated[
+        Path | None,
+        Flag(
+            "--admin-tls-client-ca",
+            LISTEN,
+            "CA (PEM): a client with a certificate of it may read the admin port; probes need none.",
+            "FILE",
+            parse_file,
+            unset="no certificate",
+        ),
+    ] = None
     node_name: Annotated[
         str,
         Flag(

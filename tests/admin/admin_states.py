@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from grpcgw.admin.access import OPEN, AdminAccess
 from grpcgw.admin.allowed_hosts import USUAL_HOSTS, KnownHosts
 from grpcgw.admin.http_connections import USUAL_LIMITS, Limits
 from grpcgw.admin.server import AdminServer
@@ -245,11 +246,15 @@ class RunningAdmin:
 
 @contextlib.contextmanager
 def run_admin(
-    state: GatewayState, port: int = 0, hosts: KnownHosts = USUAL_HOSTS, limits: Limits = USUAL_LIMITS
+    state: GatewayState,
+    port: int = 0,
+    hosts: KnownHosts = USUAL_HOSTS,
+    limits: Limits = USUAL_LIMITS,
+    access: AdminAccess = OPEN,
 ) -> Iterator[RunningAdmin]:
     """An admin server on loopback, in a thread of its own so that blocking clients can be used against it."""
     shown = ShownState(state)
-    server = AdminServer(shown, "127.0.0.1", port, hosts, limits)
+    server = AdminServer(shown, "127.0.0.1", port, hosts, limits, access)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="admin under test")
     thread.start()
