@@ -129,7 +129,7 @@ def test_facts_reach_the_access_log(lab: Lab) -> None:
     begin(lab, gateway, *KEY).result()
     begin(lab, gateway).code()
     eventually(lambda: len(records) == 2)
-    assert [(one.facts, one.reason) for one in records] == [({"user": "ann"}, ""), ({}, "no-key")]
+    assert [(one.facts, one.reason) for one in records] == [({"user": "ann"}, ""), ({"policy": "Trial key"}, "no-key")]
 
 
 # --- later

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,7 @@ from examples.policies.test_tenant_header import (  # noqa: F401
     test_a_caller_without_a_tenant_is_refused,
     test_the_tenant_of_the_token_replaces_what_the_client_sent,
 )
+from grpcgw.cli.main import execute
 from grpcgw.policies import Code
 from grpcgw.policies.testing import CheckedCall, FakeCall, check_call, check_call_async
 
@@ -28,6 +31,15 @@ EXAMPLES = sorted(ROOT.glob("examples/policies/[!_]*.*"))
 def test_the_documentation_shows_the_files(example: Path) -> None:
     language = {".py": "python", ".yaml": "yaml"}[example.suffix]
     assert f"```{language}\n{example.read_text()}```" in (ROOT / "docs" / "policies.md").read_text()
+
+
+def test_the_documented_commands_load_their_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "policies.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(shown) == 2
+    for words in map(shlex.split, shown):
+        assert words[:4] == ["PYTHONPATH=.", "grpcgw", "run", "--config"]
+        assert execute(["check", str(ROOT / words[4]), *words[5:]]) == 0
+    assert "no errors" in capsys.readouterr().out
 
 
 # --- maintenance window

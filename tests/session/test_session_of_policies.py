@@ -352,7 +352,7 @@ def test_policies_that_allowed_hear_of_the_end_and_facts_are_logged() -> None:
     rpc.server_answers(b"no")
     assert [status.code for status in first.ended] == [Code.RESOURCE_EXHAUSTED]
     assert second.ended == []
-    assert records[0].facts == {"user": "ann"}
+    assert records[0].facts == {"user": "ann", "policy": "1"}
 
 
 def test_the_end_is_the_pods_where_the_pod_ended_it() -> None:
