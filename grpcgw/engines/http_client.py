@@ -43,7 +43,7 @@ class HttpClient:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
                 allow_redirects=False,
             ) as response:
-                body = await response.content.read(MAX_ANSWER_BYTES)
+                body = await _read_body(response.content)
                 return HttpAnswer(response.status, tuple(response.headers.items()), body)
         except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
             raise ConnectionRefusedError(f"cannot be connected to: {type(error).__name__}") from error
@@ -77,6 +77,14 @@ class HttpClient:
             context.set_alpn_protocols(["http/1.1"])
             self._contexts = {**dict(list(self._contexts.items())[-15:]), tls: context}
         return context
+
+
+async def _read_body(content: aiohttp.StreamReader) -> bytes:
+    """All of it, or its beginning. A connection whose answer was read to its end is used again."""
+    body = b""
+    while len(body) < MAX_ANSWER_BYTES and (part := await content.read(MAX_ANSWER_BYTES - len(body))):
+        body += part
+    return body
 
 
 def _url(endpoint: Endpoint, tls: UpstreamTls | None, path: str) -> URL:

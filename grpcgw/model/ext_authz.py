@@ -76,3 +76,8 @@ class ExtAuthzSettings(PolicySettings):
     """HTTP only: stands before the path."""
     caching: AnswerCaching | None = None
     """None: the service is asked for each RPC."""
+
+    @property
+    def reads_certificate(self) -> bool:
+        """A gRPC service gets the name in it (`source.principal`)."""
+        return self.protocol is AuthProtocol.GRPC

@@ -43,6 +43,8 @@ def by_token(asked: HttpRequest) -> CheckResponse:
 class AuthServer:
     def __init__(self, lab: Lab, decide: Decide = by_token, path: str = CHECK) -> None:
         self.decide = decide
+        self.decide_by_name: Callable[[str], CheckResponse] | None = None
+        """By `source.principal`; None: `decide` does."""
         self.asked: list[CheckRequest] = []
         self.cancelled = 0
         self.reached = threading.Semaphore(0)
@@ -71,7 +73,8 @@ class AuthServer:
         context.add_callback(lambda: self._ended(answered))
         self.reached.release()
         self._open.wait()
-        answer = self.decide(asked.attributes.request.http)
+        by_name, attributes = self.decide_by_name, asked.attributes
+        answer = self.decide(attributes.request.http) if by_name is None else by_name(attributes.source.principal)
         answered.set()
         yield answer if isinstance(answer, bytes) else answer.SerializeToString()
 

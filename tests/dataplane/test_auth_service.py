@@ -10,8 +10,9 @@ import grpc
 import pytest
 
 from dataplane.auth_server import AuthServer, allow, by_token, deny
-from dataplane.configured import configured
-from dataplane.lab import Gateway, Lab
+from dataplane.authorities import Authority
+from dataplane.configured import compile_yaml, configured
+from dataplane.lab import Gateway, Lab, tls_port
 from dataplane.pods import Pod
 from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.session.serving import RpcLog
@@ -211,6 +212,36 @@ def test_kept_answers_ask_nobody(lab: Lab) -> None:
     assert [begin(lab, gateway, *GOOD).result() for _ in range(5)] == [b"pod:hi"] * 5
     assert [begin(lab, gateway).code() for _ in range(5)] == [grpc.StatusCode.UNAUTHENTICATED] * 5
     assert len(auth.asked) == 2
+
+
+def test_clients_that_show_different_certificates_share_no_answer(lab: Lab) -> None:
+    """The service decides by the name in the certificate, which no header of the cache has."""
+    authority, auth = Authority(), AuthServer(lab)
+    auth.decide_by_name = lambda name: allow() if name == "ann" else deny()
+    text = """
+        kind: Mapping
+        metadata: {name: pods, namespace: default}
+        spec: {service: "pods:80"}
+        ---
+        kind: AuthService
+        metadata: {name: auth, namespace: default}
+        spec:
+            {auth_service: "auth:50051", proto: grpc, protocol_version: v3, resolver: endpoint,
+             cache: {headers: [authorization], max_age_ms: 600000}}
+    """
+    compiled = compile_yaml(text, lab.engine).snapshot
+    by_service = {cluster.service.name: name for name, cluster in compiled.clusters.items()}
+    port = tls_port(authority.certificate("localhost", client_ca=authority.pem))
+    members = {by_service["pods"]: (lab.pod(),), by_service["auth"]: (auth.pod,)}
+    gateway = lab.gateway(configuration=compiled, clusters=members, ports=(port,))
+    gateway.wait_for_ready_pods(2)
+    port = replace(port, port=gateway.engine.ports.numbers()[0])
+    codes = []
+    for name in ("ann", "bob", "ann", "bob"):
+        channel = lab.channel_to(port, authority.client(authority.sign(name)))
+        codes.append(channel.unary_unary("/test.Pod/Unary").future(b"hi", timeout=PATIENCE_S).code())
+    assert codes == [grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED] * 2
+    assert [one.attributes.source.principal for one in auth.asked] == ["ann", "bob"]
 
 
 # --- many RPCs at once

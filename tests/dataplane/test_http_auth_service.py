@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import ssl
+import textwrap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import grpc
 import pytest
 
+from dataplane.authorities import Authority, Identity
 from dataplane.configured import compile_yaml
 from dataplane.lab import Gateway, Lab
 from dataplane.pods import Pod
@@ -25,10 +30,15 @@ class Asked:
     line: str
     headers: dict[str, str]
     body: bytes
+    connection: int
+    """The port that the gateway called from."""
 
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 1024
+
+    def handle_error(self, *_: object) -> None:
+        """A handshake that fails is what a test wants."""
 
 
 @dataclass
@@ -38,6 +48,7 @@ class HttpAuth:
     lab: Lab
     asked: list[Asked] = field(default_factory=list)
     answer: Callable[[Asked], Answer] | None = None
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self.gate = threading.Event()
@@ -50,12 +61,14 @@ class HttpAuth:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                asked = Asked(self.requestline, {k.lower(): v for k, v in self.headers.items()}, body)
+                asked = Asked(
+                    self.requestline, {k.lower(): v for k, v in self.headers.items()}, body, self.client_address[1]
+                )
                 outer.asked.append(asked)
                 outer.gate.wait()
-                status, headers, text = (outer.answer or outer.decide)(asked)
+                status, added, text = (outer.answer or outer.decide)(asked)
                 self.send_response(status)
-                for key, value in headers.items():
+                for key, value in added.items():
                     self.send_header(key, value)
                 self.send_header("content-length", str(len(text)))
                 self.end_headers()
@@ -66,6 +79,10 @@ class HttpAuth:
 
         self.server = _Server(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        if self.tls is not None:  # the handshake is made by the first read, in the thread of the connection
+            self.server.socket = self.tls.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), name="http auth")
         self._thread.start()
         self.lab.defer(self.stop)
@@ -86,7 +103,10 @@ class HttpAuth:
         self._thread.join()
 
 
-def gateway_for(lab: Lab, auth: HttpAuth, *fields: str, pod: Pod | None = None) -> Gateway:
+def gateway_for(
+    lab: Lab, auth: HttpAuth, *fields: str, pod: Pod | None = None, service: str = "auth:80", others: str = ""
+) -> Gateway:
+    """`others`: further objects, as YAML."""
     lines = "".join(f"            {one}\n" for one in fields)
     text = f"""
         kind: Mapping
@@ -96,10 +116,10 @@ def gateway_for(lab: Lab, auth: HttpAuth, *fields: str, pod: Pod | None = None) 
         kind: AuthService
         metadata: {{name: auth, namespace: default}}
         spec:
-            auth_service: "auth:80"
+            auth_service: "{service}"
             resolver: endpoint
 {lines}"""
-    snapshot = compile_yaml(text, lab.engine).snapshot
+    snapshot = compile_yaml("\n---\n".join([textwrap.dedent(text), *filter(None, [others])]), lab.engine).snapshot
     by_service = {cluster.service.name: name for name, cluster in snapshot.clusters.items()}
     members = {by_service["pods"]: (pod or lab.pod(),), by_service["auth"]: (auth,)}
     gateway = lab.gateway(configuration=snapshot, clusters=members)  # type: ignore[arg-type]
@@ -200,3 +220,68 @@ def test_hundreds_of_calls_at_once_each_get_their_verdict(lab: Lab) -> None:
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.CANCELLED}
     assert {grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED} <= set(codes)
     eventually(lambda: not gateway.in_flight() and not gateway.pod_in_flight())
+
+
+# --- TLS
+
+
+def serving_tls(folder: Path, shown: Identity, clients: Authority | None = None) -> ssl.SSLContext:
+    """A server's context. `clients`: it demands a certificate of theirs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    (folder / "chain.pem").write_bytes(shown.certificate)
+    (folder / "key.pem").write_bytes(shown.key)
+    context.load_cert_chain(folder / "chain.pem", folder / "key.pem")
+    context.set_alpn_protocols(["http/1.1"])
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=clients.pem.decode())
+    return context
+
+
+def secret(name: str, certificate: bytes, key: bytes = b"") -> str:
+    data = {"tls.crt": certificate, "tls.key": key}
+    lines = ", ".join(f"{field}: {base64.b64encode(value).decode()}" for field, value in data.items() if value)
+    return f"apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ndata: {{{lines}}}"
+
+
+def trusting(authority: Authority, own: Identity | None = None, sni: str = "auth.test") -> str:
+    """A TLSContext `to-auth`, and its Secrets."""
+    spec = f"ca_secret: authority, sni: {sni}" + (", secret: own" if own else "")
+    objects = [f"kind: TLSContext\nmetadata: {{name: to-auth}}\nspec: {{{spec}}}", secret("authority", authority.pem)]
+    if own is not None:
+        objects.append(secret("own", own.certificate, own.key))
+    return "\n---\n".join(objects)
+
+
+def test_a_service_behind_tls_is_asked_over_connections_that_are_used_again(lab: Lab, tmp_path: Path) -> None:
+    authority = Authority()
+    auth = HttpAuth(lab, tls=serving_tls(tmp_path, authority.sign("auth.test")))
+    gateway = gateway_for(lab, auth, "tls: to-auth", service="https://auth:443", others=trusting(authority))
+    assert [begin(lab, gateway, *GOOD).result() for _ in range(5)] == [b"pod:hi"] * 5
+    assert begin(lab, gateway).code() is grpc.StatusCode.UNAUTHENTICATED
+    assert len({asked.connection for asked in auth.asked}) == 1
+
+
+def test_a_service_with_another_certificate_is_not_asked(lab: Lab, tmp_path: Path) -> None:
+    auth = HttpAuth(lab, tls=serving_tls(tmp_path, Authority().sign("auth.test")))
+    gateway = gateway_for(lab, auth, "tls: to-auth", service="https://auth:443", others=trusting(Authority()))
+    call = begin(lab, gateway, *GOOD)
+    assert (call.code(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "policy-unavailable")
+    assert "certificate" in call.details().lower()
+    assert not auth.asked
+
+
+def test_a_service_with_another_name_is_not_asked(lab: Lab, tmp_path: Path) -> None:
+    authority = Authority()
+    auth = HttpAuth(lab, tls=serving_tls(tmp_path, authority.sign("other.test")))
+    gateway = gateway_for(lab, auth, "tls: to-auth", service="https://auth:443", others=trusting(authority))
+    assert begin(lab, gateway, *GOOD).code() is grpc.StatusCode.UNAVAILABLE
+    assert not auth.asked
+
+
+def test_a_service_that_demands_a_certificate_gets_the_gateways(lab: Lab, tmp_path: Path) -> None:
+    authority, clients = Authority(), Authority("clients")
+    auth = HttpAuth(lab, tls=serving_tls(tmp_path, authority.sign("auth.test"), clients))
+    others = trusting(authority, clients.sign("gateway.test"))
+    gateway = gateway_for(lab, auth, "tls: to-auth", service="https://auth:443", others=others)
+    assert begin(lab, gateway, *GOOD).result() == b"pod:hi"
