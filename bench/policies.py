@@ -37,7 +37,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.policy.ext_authz_pb2 import CheckRequest
 from grpcgw.settings import EngineName
 
-PLAIN, WITH_TOKEN, AUTH, TOKEN, LIMIT, COUNTED, OWN, ENVOY, ENVOY_AUTH = (
+PLAIN, WITH_TOKEN, AUTH, TOKEN, LIMIT, COUNTED, OWN, RULES, ENVOY, ENVOY_AUTH = (
     "plain Mapping",
     "plain Mapping, RPCs with the token",
     "AuthService, gRPC",
@@ -45,6 +45,7 @@ PLAIN, WITH_TOKEN, AUTH, TOKEN, LIMIT, COUNTED, OWN, ENVOY, ENVOY_AUTH = (
     "local rate limit",
     "RateLimitService",
     "three own policies",
+    "authorization, five rules",
     "Envoy",
     "Envoy with ext_authz",
 )
@@ -99,6 +100,9 @@ def list_contenders(engine: EngineName, auth: Sequence[Pod]) -> dict[str, Conten
             (denied, grpc.StatusCode.RESOURCE_EXHAUSTED),
         ),
         OWN: Contender(grpcgw(engine, OWN, OWN_POLICIES), (denied, grpc.StatusCode.PERMISSION_DENIED)),
+        RULES: Contender(
+            grpcgw(engine, RULES, others=describe_rules()), (((DENY, "1"),), grpc.StatusCode.PERMISSION_DENIED)
+        ),
         ENVOY: Contender(envoy(ENVOY)),
         ENVOY_AUTH: Contender(envoy(ENVOY_AUTH, auth=auth), (denied, grpc.StatusCode.PERMISSION_DENIED)),
     }
@@ -110,6 +114,7 @@ def list_figures(direct: Row, rows: Mapping[str, Row]) -> tuple[Figure, ...]:
     calls_alone = latency_ratio(rows[AUTH], rows[ENVOY_AUTH])
     return (
         *[at_most(f"{cpu}: {name}, x plain", cpu_ratio(rows[name], plain), most) for name, most in MOST_CPU.items()],
+        for_information(f"{cpu}: {RULES}, x plain", f"{cpu_ratio(rows[RULES], plain):.2f}"),
         for_information(f"{cpu}: {TOKEN}, x {WITH_TOKEN}", f"{cpu_ratio(rows[TOKEN], rows[WITH_TOKEN]):.2f}"),
         for_information(f"{cpu}: {COUNTED}, x plain", f"{cpu_ratio(rows[COUNTED], plain):.2f}"),
         for_information(f"{cpu}: {ENVOY_AUTH}, x Envoy", f"{cpu_ratio(rows[ENVOY_AUTH], rows[ENVOY]):.2f}"),
@@ -179,6 +184,24 @@ def describe_filter(keys: str) -> tuple[Body, ...]:
         {"apiVersion": "v1", "kind": "Secret", **_named("keys"), "type": "Opaque", "stringData": {"jwks": keys}},
         {"apiVersion": api, "kind": "Filter", **_named("token"), "spec": {"JWT": jwt}},
         {"apiVersion": api, "kind": "FilterPolicy", **_named("policy"), "spec": {"rules": [rule]}},
+    )
+
+
+def describe_rules() -> tuple[Body, ...]:
+    """Two rules that deny and three that allow; the last one allows the load."""
+    denied: list[Body] = [
+        {"principals": [{"address": "203.0.113.0/24"}]},
+        {"permissions": [{"header": {"name": DENY}}]},
+    ]
+    allowed: list[Body] = [
+        {"permissions": [{"method": "/greet.GrpcService/Delete"}], "principals": [{"address": "10.0.0.0/8"}]},
+        {"principals": [{"uri": "spiffe://cluster.local/ns/shop/*"}]},
+        {"permissions": [{"method": "/greet.GrpcService/*"}], "principals": [{"address": "127.0.0.0/8"}]},
+    ]
+    api, kind = "grpcgw.io/v1alpha1", "AuthorizationPolicy"
+    return (
+        {"apiVersion": api, "kind": kind, **_named("deny"), "spec": {"action": "DENY", "rules": denied}},
+        {"apiVersion": api, "kind": kind, **_named("allow"), "spec": {"rules": allowed}},
     )
 
 

@@ -7,7 +7,7 @@ condition that cannot be evaluated denies, whatever the action is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from grpcgw.model.authorization import ANYTHING, CONDITION_VARIABLES, Action, AuthorizationSettings, Rbac, RbacPolicy
 from grpcgw.model.cel import CelExpression, NotEvaluated
@@ -33,29 +33,8 @@ def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) ->
     return AuthorizationPolicy(settings, key, shadow)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """A policy of an Rbac, compiled, with its verdicts."""
-
-    matches: Test
-    allow: Allow
-    deny: Deny
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """An Rbac, compiled."""
-
-    denies: bool
-    rules: tuple[_Rule, ...]
-    otherwise: Allow | Deny
-    """Where no rule matches."""
-
-    def decide(self, request: PolicyRequest) -> Allow | Deny:
-        for rule in self.rules:
-            if rule.matches(request):
-                return rule.deny if self.denies else rule.allow
-        return self.otherwise
+_Step = tuple[tuple[tuple[Test, Allow | Deny], ...], Allow | Deny]
+"""An Rbac, compiled: each policy with the verdict on what it matches, and the verdict where none matches."""
 
 
 class AuthorizationPolicy:
@@ -83,8 +62,12 @@ class AuthorizationPolicy:
 def _decide(steps: tuple[_Step, ...], request: PolicyRequest) -> Allow | Deny:
     """Of the last step, where all allow."""
     verdict: Allow | Deny = ALLOW
-    for step in steps:
-        verdict = step.decide(request)
+    for rules, otherwise in steps:
+        verdict = otherwise
+        for matches, decided in rules:
+            if matches(request):
+                verdict = decided
+                break
         if isinstance(verdict, Deny):
             return verdict
     return verdict
@@ -95,22 +78,25 @@ def _decide(steps: tuple[_Step, ...], request: PolicyRequest) -> Allow | Deny:
 
 def _compile_step(rbac: Rbac, key: ObjectKey) -> _Step:
     denies = rbac.action is Action.DENY
-    rules = tuple([_compile_rule(policy, denies, key) for policy in rbac.policies])
-    return _Step(denies, rules, ALLOW if denies else _make_deny(key, ((RULE, NO_RULE),)))
+    rules = tuple([(_compile_policy(one, denies), _make_verdict(one, denies, key)) for one in rbac.policies])
+    return rules, ALLOW if denies else _make_deny(key, NO_RULE)
 
 
-def _compile_rule(policy: RbacPolicy, denies: bool, key: ObjectKey) -> _Rule:
+def _compile_policy(policy: RbacPolicy, denies: bool) -> Test:
     given = [matchers for matchers in (policy.permissions, policy.principals) if ANYTHING not in matchers]
     tests = [any_of([compile_matcher(one) for one in matchers]) for matchers in given]
     if policy.condition:
         tests.append(_compile_condition(policy.condition, if_unknown=denies))
-    facts = ((RULE, policy.name),)
-    return _Rule(all_of(tests), Allow(facts=facts), _make_deny(key, facts))
+    return all_of(tests)
 
 
-def _make_deny(key: ObjectKey, facts: Facts) -> Deny:
+def _make_verdict(policy: RbacPolicy, denies: bool, key: ObjectKey) -> Allow | Deny:
+    return _make_deny(key, policy.name) if denies else Allow(facts=((RULE, policy.name),))
+
+
+def _make_deny(key: ObjectKey, rule: str) -> Deny:
     """Says nothing of the rules: what they are is not the client's to know."""
-    return Deny(Reason.FORBIDDEN, f"{key}: this client may not make this call", facts=facts)
+    return Deny(Reason.FORBIDDEN, f"{key}: this client may not make this call", facts=((RULE, rule),))
 
 
 def _compile_condition(expression: str, if_unknown: bool) -> Test:

@@ -62,6 +62,9 @@ def compile_matcher(matcher: Matcher) -> Test:
 def all_of(tests: list[Test]) -> Test:
     if len(tests) == 1:
         return tests[0]
+    if len(tests) == 2:  # as most
+        first, second = tests
+        return lambda request: first(request) and second(request)
     several = tuple(tests)
 
     def test(request: PolicyRequest) -> bool:
@@ -199,7 +202,10 @@ def _compile_claim(name: str, texts: tuple[TextMatch, ...]) -> Test:
         claim = None if request.claims is None else find_claim(request.claims, name)
         if claim is None or matches is None:
             return claim is not None
-        written = [write_claim(one) for one in (claim if isinstance(claim, list) else [claim])]
-        return any(matches(text) for text in written if text is not None)
+        for one in claim if isinstance(claim, list) else (claim,):
+            text = write_claim(one)
+            if text is not None and matches(text):
+                return True
+        return False
 
     return test
