@@ -62,6 +62,7 @@ def take(shape: BucketShape, state: BucketState, least: int, most: int, now_s: f
     """Take at most `most` tokens and at least `least`, or none."""
     if not shape.allows(least):
         return Taken(state, 0, NEVER_S)
+    state = _fit(shape, state, now_s)
     available, is_full = _available(shape, state, now_s)
     refills_from_s = now_s + shape.hold_s if is_full else max(state.refills_from_s, now_s)
     if available + _ROUNDING < least:
@@ -82,6 +83,7 @@ class Level:
 
 
 def look(shape: BucketShape, state: BucketState, now_s: float) -> Level:
+    state = _fit(shape, state, now_s)
     available, _ = _available(shape, state, now_s)
     return Level(math.floor(available + _ROUNDING), max(0.0, state.full_at_s - now_s))
 
@@ -93,9 +95,18 @@ def give_back(shape: BucketShape, state: BucketState, tokens: int) -> BucketStat
     return BucketState(max(state.refills_from_s, state.full_at_s - tokens / shape.per_s), state.refills_from_s)
 
 
+def _fit(shape: BucketShape, state: BucketState, now_s: float) -> BucketState:
+    """The state of a bucket whose rate has changed: no emptier than an empty one of this shape can be. Else a client
+    would wait as long as the rate before would have made it wait."""
+    if not shape.per_s:
+        return state
+    refills_from_s = min(state.refills_from_s, now_s + shape.hold_s)
+    empty_s = max(refills_from_s, now_s) + shape.capacity / shape.per_s
+    return BucketState(min(state.full_at_s, empty_s), refills_from_s)
+
+
 def _available(shape: BucketShape, state: BucketState, now_s: float) -> tuple[float, bool]:
-    """Tokens that are there, and whether the bucket is full. A state of a rate that has changed counts as far as it can
-    with the new one."""
+    """Tokens that are there, and whether the bucket is full."""
     if state.full_at_s <= now_s:
         return float(shape.capacity), True
     since_s = max(state.refills_from_s, now_s)

@@ -38,6 +38,8 @@ CONNECT_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Between two tries to reach a server that is away; doubled each time."""
 NAMESPACE = "grpcgw:limit:"
+PROBE_KEY = NAMESPACE + "probe"
+"""Of a bucket that no limit has."""
 SCRIPT = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -47,7 +49,8 @@ local full_at, refills_from = 0, 0
 local stored = redis.call('GET', KEYS[1])
 if stored then
   local first, second = string.match(stored, '(%S+) (%S+)')
-  full_at, refills_from = tonumber(first), tonumber(second)
+  refills_from = math.min(tonumber(second), now + hold)
+  full_at = math.min(tonumber(first), math.max(refills_from, now) + capacity / per_s)
 end
 if back > 0 and full_at > now then full_at = math.max(refills_from, full_at - back / per_s) end
 local full = full_at <= now
@@ -70,8 +73,8 @@ if full_at > now then
 end
 return {tokens, math.ceil(wait * 1000000)}
 """
-"""`policy.token_bucket` in Redis, on its clock: KEYS[1] is "full_at refills_from"; returns the tokens and the wait in
-microseconds."""
+"""`policy.token_bucket` in Redis, on its clock, which may be set back: no bucket is emptier than empty. KEYS[1] is
+"full_at refills_from"; returns the tokens and the wait in microseconds."""
 
 
 class RedisBuckets:
@@ -177,6 +180,10 @@ class RedisBuckets:
         loaded: Any = await self._redis.script_load(SCRIPT)
         self._script_hash = loaded.decode() if isinstance(loaded, bytes) else loaded
 
+    async def _try_script(self) -> None:
+        """A replica and a server without memory load a script, but do not run one that writes. Raises RedisError."""
+        await self._redis.evalsha(self._script_hash, 1, PROBE_KEY, *map(str, (1, 1.0, 0.0, 1, 1, 0)))
+
     def _go_away(self, error: BaseException) -> None:
         if not self._away:
             self._away = True
@@ -191,6 +198,8 @@ class RedisBuckets:
             try:
                 async with asyncio.timeout(CONNECT_S):
                     await self._load_script()
+                async with asyncio.timeout(self._answer_s):
+                    await self._try_script()
             except (RedisError, OSError, TimeoutError):
                 continue
             self._away, self._late = False, 0

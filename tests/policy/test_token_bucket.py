@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.model.rate_limits import Rate, Unit
-from grpcgw.policy.token_bucket import FULL, NEVER_S, give_back, shape_of, take
+from grpcgw.policy.token_bucket import FULL, NEVER_S, give_back, look, shape_of, take
 
 
 def allowed(rate: Rate, arrivals_s: list[float]) -> list[float]:
@@ -118,3 +118,35 @@ def test_tokens_that_are_given_back_are_there_again(rate: Rate, most: int) -> No
     first = take(shape, FULL, 1, most, 1000.0)
     state = give_back(shape, first.state, first.tokens)
     assert take(shape, state, 1, shape.capacity, 1000.0).tokens == shape.capacity
+
+
+def test_a_rate_that_grows_does_not_make_clients_wait_as_long_as_the_one_before() -> None:
+    state = FULL
+    for _ in range(5):
+        state = take(shape_of(Rate(5, Unit.HOUR)), state, 1, 1, 1000.0).state
+    grown = shape_of(Rate(100, Unit.SECOND))
+    taken = take(grown, state, 1, 1, 1000.0)
+    assert not taken.tokens
+    assert taken.wait_s <= 1.01 + 1e-6
+    assert look(grown, state, 1000.0).full_in_s <= 2.0 + 1e-6
+
+
+@given(RATES, RATES, STEPS, STEPS)
+def test_after_a_change_of_the_rate_the_new_one_holds(
+    one: Rate, other: Rate, before: list[int], after: list[int]
+) -> None:
+    state, now_s, allowed_s = FULL, 1000.0, []
+    for step in before:
+        now_s += step / 16
+        state = take(shape_of(one), state, 1, 1, now_s).state
+    shape = shape_of(other)
+    longest_s = shape.hold_s + shape.capacity / shape.per_s
+    for step in after:
+        now_s += step / 16
+        taken = take(shape, state, 1, 1, now_s)
+        state = taken.state
+        assert taken.wait_s <= longest_s + 1e-6
+        if taken.tokens:
+            allowed_s.append(now_s)
+    if allowed_s:
+        assert len(allowed_s) <= shape.capacity + (allowed_s[-1] - allowed_s[0]) * shape.per_s + 1e-6

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from grpcgw.model.labels import Descriptor
 from grpcgw.model.rate_limits import LabelLimit, Rate, Unit
 from grpcgw.policy.bucket_table import TABLE_BYTES, BucketTable, NoLock
 from grpcgw.policy.limiter import Limiter, LimitRules
@@ -39,10 +41,10 @@ class Gateway:
         self.slowest_s = 0.0
         self.wait_s = 0.0
 
-    async def allows(self) -> bool:
+    async def allows(self, descriptors: tuple[Descriptor, ...] = FOO) -> bool:
         began_s = time.monotonic()
         while True:
-            decision = self._limiter.decide(self._rules, FOO, 1, time.monotonic())
+            decision = self._limiter.decide(self._rules, descriptors, 1, time.monotonic())
             if not decision.pending:
                 break
             self.trips += 1
@@ -191,3 +193,112 @@ def test_a_password_opens_the_server_and_is_shown_nowhere(tmp_path: Path, caplog
     with pytest.raises(ValueError) as refused:
         parse_redis_url(f"http://user:{secret}@host")
     assert secret not in str(refused.value)
+
+
+def test_a_bucket_of_a_slower_rate_or_of_a_clock_that_was_set_back_refills_as_an_empty_one(server: RedisServer) -> None:
+    async def run() -> None:
+        hourly, fast = Gateway(server.url, Rate(2, Unit.HOUR)), Gateway(server.url, Rate(200, Unit.SECOND))
+        assert [await hourly.allows() for _ in range(3)] == [True, True, False]
+        assert not await fast.allows()
+        assert fast.wait_s <= 1.1
+        (key,) = await fast.remote._redis.keys("*")
+        far_s = time.time() + 1_000_000
+        await fast.remote._redis.set(key, f"{far_s} {far_s}")
+        other = Gateway(server.url, Rate(200, Unit.SECOND, 200))
+        assert not await other.allows()
+        assert other.wait_s <= 0.1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mend"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    ],
+    ids=["read-only replica", "out of memory"],
+)
+def test_a_server_that_takes_no_writes_is_away_until_it_does(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, spoil: tuple[str, ...], mend: tuple[str, ...]
+) -> None:
+    async def run() -> None:
+        gateway = Gateway(server.url, Rate(100, Unit.SECOND, 10))
+        redis = gateway.remote._redis
+        assert await gateway.allows()
+        await redis.execute_command(*spoil)
+        await gateway.load(200, 1.0)
+        assert gateway.remote.away
+        assert caplog.text.count("on this machine alone") == 1
+        await redis.execute_command(*mend)
+        until_s = time.monotonic() + 15
+        while gateway.remote.away:
+            assert time.monotonic() < until_s, "it does not come back"
+            await asyncio.sleep(0.05)
+        assert await gateway.allows()
+        assert not gateway.remote.away
+
+    asyncio.run(run())
+
+
+@contextlib.asynccontextmanager
+async def delayed(port: int, delay_s: float) -> AsyncIterator[int]:
+    """The port of a proxy that passes what the server on `port` answers so much later."""
+    tasks = []
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+        while data := await reader.read(65_536):
+            await asyncio.sleep(delay_s)
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
+        tasks.append(asyncio.ensure_future(pass_on(reader, to_writer, 0)))
+        tasks.append(asyncio.ensure_future(pass_on(to_reader, writer, delay_s)))
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield proxy.sockets[0].getsockname()[1]
+    finally:
+        proxy.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_server_that_always_answers_too_late_stays_away(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with delayed(server.port, 2 * ANSWER_S) as port:
+            gateway = Gateway(f"redis://127.0.0.1:{port}/0", Rate(100, Unit.SECOND, 10))
+            await gateway.allows()
+            await gateway.load(200, 1.5)
+            assert gateway.remote.away
+            assert caplog.text.count("on this machine alone") == 1
+
+    asyncio.run(run())
+
+
+def test_late_answers_are_not_taken_for_those_of_other_limits(server: RedisServer) -> None:
+    """A trip that is given up must not leave its answer on the connection for the next trip."""
+
+    async def run() -> None:
+        gateway = Gateway(server.url, Rate(7, Unit.HOUR), answer_s=0.05)
+        for number in range(40):
+            redis = gateway.remote._redis
+            pausing = asyncio.create_task(redis.client_pause(80)) if number % 10 == 5 else None
+            descriptor = ((("k", f"key-{number}"),),)
+            allowed = 0
+            for _ in range(9):
+                allowed += await gateway.allows(descriptor)
+            if pausing is not None:
+                await pausing
+            assert allowed <= 7
+            until_s = time.monotonic() + 15
+            while gateway.remote.away:
+                assert time.monotonic() < until_s
+                await asyncio.sleep(0.02)
+
+    asyncio.run(run())
