@@ -56,6 +56,11 @@ class Kind:
     namespaced: bool = True
 
     @property
+    def kind(self) -> str:
+        """As objects have it; `name` has the group where two groups have the kind."""
+        return self.name.partition(".")[0]
+
+    @property
     def paths(self) -> list[str]:
         return [f"/apis/{self.group}/{version}" if self.group else f"/api/{version}" for version in self.versions]
 
@@ -77,6 +82,8 @@ CUSTOM_KINDS = (
     Kind("RateLimitService", "ratelimitservices", "getambassador.io", CUSTOM_VERSIONS),
     Kind("Filter", "filters", "getambassador.io", CUSTOM_VERSIONS),
     Kind("FilterPolicy", "filterpolicies", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("Filter.gateway.getambassador.io", "filters", "gateway.getambassador.io", ("v1alpha1",)),
+    Kind("FilterPolicy.gateway.getambassador.io", "filterpolicies", "gateway.getambassador.io", ("v1alpha1",)),
     Kind("RateLimit", "ratelimits", "getambassador.io", CUSTOM_VERSIONS),
     Kind("AuthorizationPolicy", "authorizationpolicies", "grpcgw.io", ("v1alpha1",)),
 )
@@ -376,7 +383,9 @@ class KubeApi:
             self._runner = None
 
     def _put(self, obj: Body) -> str:
-        kind = self._kinds[obj["kind"]]
+        in_group = f"{obj['kind']}.{obj.get('apiVersion', '').partition('/')[0]}"
+        kind = self._kinds.get(in_group) or self._kinds[obj["kind"]]
+        obj["kind"] = kind.name
         metadata = obj.setdefault("metadata", {})
         metadata.setdefault("namespace", "default")
         key = (kind.name, metadata["namespace"], metadata["name"])
@@ -653,7 +662,7 @@ def _api_version(kind: Kind, version: str) -> str:
 
 
 def _as_watched(obj: Body, kind: Kind, version: str) -> Body:
-    return {**obj, "kind": kind.name, "apiVersion": _api_version(kind, version)}
+    return {**obj, "kind": kind.kind, "apiVersion": _api_version(kind, version)}
 
 
 def _as_listed(obj: Body, kind: Kind, version: str) -> Body:
@@ -688,7 +697,7 @@ def _group(name: str, versions: set[str]) -> Body:
 def _entries(kinds: Sequence[Kind]) -> list[Body]:
     def entries() -> Iterator[Body]:
         for kind in kinds:
-            yield {"name": kind.plural, "kind": kind.name, "namespaced": kind.namespaced, "verbs": ["list", "watch"]}
-            yield {"name": f"{kind.plural}/status", "kind": kind.name, "namespaced": kind.namespaced, "verbs": ["get"]}
+            yield {"name": kind.plural, "kind": kind.kind, "namespaced": kind.namespaced, "verbs": ["list", "watch"]}
+            yield {"name": f"{kind.plural}/status", "kind": kind.kind, "namespaced": kind.namespaced, "verbs": ["get"]}
 
     return list(entries())

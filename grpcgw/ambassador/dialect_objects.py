@@ -11,7 +11,7 @@ from grpcgw.ambassador.spec.certificate_paths import find_named_files
 from grpcgw.ambassador.spec.file_form import normalize
 from grpcgw.ambassador.spec.jwt_spec import find_named_key_sets
 from grpcgw.ambassador.spec.parse import OWN_GROUP, is_meant_for
-from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS
+from grpcgw.ambassador.spec.resources import API_GROUPS, EDGE_STACK_GROUP, MODELS
 from grpcgw.ambassador.spec.secret_names import NAMING_KINDS, find_named_secrets
 from grpcgw.model.dialect import ApiResource, DialectObjects, WatchedKind
 from grpcgw.model.objects import KubeObject
@@ -34,6 +34,12 @@ def _watch_guard(kind: str, plural: str) -> WatchedKind:
     return replace(_watch(kind, plural), rare=True)
 
 
+def _watch_second(kind: str, plural: str) -> WatchedKind:
+    """Edge Stack has its Filters in a group of its own, too: whoever writes them there expects them to decide."""
+    resource = ApiResource(EDGE_STACK_GROUP, "v1alpha1", kind, plural, is_second=True)
+    return WatchedKind((resource,), rare=True)
+
+
 WATCHED = (
     _watch("Mapping", "mappings"),
     _watch("Module", "modules"),
@@ -47,6 +53,8 @@ WATCHED = (
     _watch_guard("RateLimitService", "ratelimitservices"),
     _watch_guard("Filter", "filters"),
     _watch_guard("FilterPolicy", "filterpolicies"),
+    _watch_second("Filter", "filters"),
+    _watch_second("FilterPolicy", "filterpolicies"),
     _watch_guard("RateLimit", "ratelimits"),
     WatchedKind((ApiResource(OWN_GROUP, "v1alpha1", "AuthorizationPolicy", "authorizationpolicies"),), rare=True),
 )

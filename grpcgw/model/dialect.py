@@ -12,6 +12,12 @@ from grpcgw.model.key_set_objects import KeySetSource
 from grpcgw.model.objects import KubeObject, ObjectKey, Source
 
 
+def name_in_group(name: str, group: str) -> str:
+    """In the key of an object of a group that is not the first one of its kind. No object of the first one has such a
+    name: Kubernetes takes no brackets."""
+    return f"{name} ({group})"
+
+
 @dataclass(frozen=True, slots=True)
 class ApiResource:
     """A kind in one version of its API. `plural` is its name in paths and RBAC rules."""
@@ -22,6 +28,12 @@ class ApiResource:
     kind: str
     plural: str
     field_selector: str = ""
+    is_second: bool = False
+    """Another group that is read has a kind of this name. Both objects of one name decide: those of this group have it
+    in the name of their key."""
+
+    def make_key(self, namespace: str, name: str) -> ObjectKey:
+        return ObjectKey(self.kind, namespace, name_in_group(name, self.group) if self.is_second else name)
 
     @property
     def api_version(self) -> str:
@@ -55,7 +67,10 @@ class WatchedKind:
 
     @property
     def name(self) -> str:
-        return self.candidates[0].kind if self.only is None else str(self.only)
+        if self.only is not None:
+            return str(self.only)
+        first = self.candidates[0]
+        return f"{first.kind}.{first.group}" if first.is_second else first.kind
 
     def choose(self, served: Mapping[str, Collection[str]]) -> ApiResource | None:
         """The candidate to read, given the kinds served by API version (the core group is always served)."""

@@ -17,7 +17,8 @@ FieldPath = tuple[str | int, ...]
 
 
 class ObjectKey(NamedTuple):
-    """Identity of an object. `kind` alone identifies the API here: no two kinds read share a name across API groups.
+    """Identity of an object. `kind` alone identifies the API: where two API groups have a kind of one name, objects of
+    the second one have it in their `name` (`model.dialect.name_in_group`).
 
     A tuple, because thousands of them are looked up in each compilation: its hash costs a fifth of a dataclass's.
     """

@@ -27,7 +27,9 @@ from grpcgw.ambassador.spec.filter_specs import (
     HeaderConditionSpec,
 )
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
+from grpcgw.ambassador.spec.resources import EDGE_STACK_GROUP
 from grpcgw.model.cluster import Cluster
+from grpcgw.model.dialect import name_in_group
 from grpcgw.model.filters import AppliedFilter, FilterRule, HeaderCondition, make_filter_policy
 from grpcgw.model.glob import ANYTHING, InvalidGlob, compile_glob
 from grpcgw.model.match import CONSTANT_HEADERS, HeaderMatch
@@ -110,11 +112,13 @@ def _make_rule(rule: _Rule, mapping: GuardedMapping, filters: list[PolicySetting
 
 def compile_filter_policies(objects: Sequence[KubeObject], context: GuardContext) -> tuple[Guard, ...]:
     """Of Filters and FilterPolicies."""
-    filters = compile_filters([obj for obj in objects if obj.key.kind == "Filter"], context)
+    given = [obj for obj in objects if obj.key.kind == "Filter"]
+    filters = compile_filters(given, context)
+    compiler = _PolicyCompiler(filters, frozenset(obj.key for obj in given), context)
     rules: list[_Rule] = []
     guards: list[Guard] = []
     for obj in (obj for obj in objects if obj.key.kind == "FilterPolicy"):
-        compiled = context.generations.serve(obj, _PolicyCompiler(filters, context).compile, _REFUSED)
+        compiled = context.generations.serve(obj, compiler.compile, _REFUSED)
         if compiled is not None:
             rules += compiled
         elif not context.serve_without:
@@ -130,8 +134,11 @@ def compile_filter_policies(objects: Sequence[KubeObject], context: GuardContext
 class _PolicyCompiler:
     """Compiles one FilterPolicy."""
 
-    def __init__(self, filters: Mapping[ObjectKey, CompiledFilter], context: GuardContext) -> None:
-        self._filters, self._context = filters, context
+    def __init__(
+        self, filters: Mapping[ObjectKey, CompiledFilter], known: frozenset[ObjectKey], context: GuardContext
+    ) -> None:
+        """`known`: all Filters, also those that cannot be enforced."""
+        self._filters, self._known, self._context = filters, known, context
 
     def compile(self, obj: KubeObject, findings: Findings) -> tuple[_Rule, ...] | None:
         spec = parse_spec(obj, FilterPolicySpec, findings)
@@ -171,7 +178,7 @@ class _PolicyCompiler:
         self, obj: KubeObject, reference: FilterReferenceSpec, findings: Findings, at: tuple[str | int, ...]
     ) -> _Reference | None:
         """None: calls are served without the filter."""
-        key = ObjectKey("Filter", reference.namespace or obj.key.namespace, reference.name)
+        key = self._find_key(obj, reference)
         compiled = self._filters.get(key)
         if compiled is not None:
             settings = compiled.settings
@@ -179,7 +186,7 @@ class _PolicyCompiler:
             findings.notice(f"{key} {_NOT_ENFORCED}: calls are not filtered by it", *at)
             return None
         else:
-            found = [one.namespace for one in self._filters if one.name == key.name]
+            found = sorted(one.namespace for one in self._known if one.name == key.name and one != key)
             hint = f"; there is one in namespace {found[0]}, which `namespace` would name" if found else ""
             findings.fault(f"{key} {_NOT_ENFORCED}: the calls that need it are refused{hint}", *at)
             settings = Unenforced(name=str(key), why=_NOT_ENFORCED)
@@ -189,6 +196,14 @@ class _PolicyCompiler:
             reference.onAllow == "break",
             reference.onDeny != "continue",
         )
+
+    def _find_key(self, policy: KubeObject, reference: FilterReferenceSpec) -> ObjectKey:
+        """Of the Filter that a reference means: in a cluster that of the FilterPolicy's own API group, if it exists."""
+        key = ObjectKey("Filter", reference.namespace or policy.key.namespace, reference.name)
+        of_edge_stack = key._replace(name=name_in_group(key.name, EDGE_STACK_GROUP))
+        if key in self._known and not policy.api_version.startswith(f"{EDGE_STACK_GROUP}/"):
+            return key
+        return of_edge_stack if of_edge_stack in self._known else key
 
 
 def _note_unmatched(host: str, path: str, findings: Findings, *at: str | int) -> None:

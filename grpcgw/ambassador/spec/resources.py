@@ -15,7 +15,8 @@ from grpcgw.ambassador.spec.parse import OWN_GROUP
 from grpcgw.ambassador.spec.rate_limit_service_spec import RateLimitServiceSpec
 from grpcgw.ambassador.spec.rate_limit_specs import RateLimitSpec
 
-API_GROUPS = frozenset({"getambassador.io", "gateway.getambassador.io", "x.getambassador.io", "ambassador", OWN_GROUP})
+EDGE_STACK_GROUP = "gateway.getambassador.io"
+API_GROUPS = frozenset({"getambassador.io", EDGE_STACK_GROUP, "x.getambassador.io", "ambassador", OWN_GROUP})
 """The second is Edge Stack's, for Filters; the fourth the older name that annotations and files still have."""
 
 

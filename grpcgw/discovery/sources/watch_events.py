@@ -193,7 +193,7 @@ def read_object(body: dict[str, object], resource: ApiResource, dialect: Dialect
     name = metadata.get("name")
     if not isinstance(name, str) or not name:
         raise Relist(f"the API server sent a {resource.kind} without a name")
-    key = ObjectKey(resource.kind, str(metadata.get("namespace", "")), name)
+    key = resource.make_key(str(metadata.get("namespace", "")), name)
     whole = {**body, "kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
     return extend(KubeObject(resource.api_version, key, whole, _ORIGIN), dialect)
 

@@ -388,6 +388,50 @@ def test_a_filter_that_does_not_exist_refuses_the_calls_that_need_it() -> None:
     assert unenforced(compiled) == ["Filter keys.far has an error or does not exist"]
 
 
+SECOND = "gateway.getambassador.io/v1alpha1"
+
+
+def in_second_group(one: KubeObject) -> KubeObject:
+    """As it is read from a cluster."""
+    return replace(one, api_version=SECOND, key=one.key._replace(name=f"{one.key.name} (gateway.getambassador.io)"))
+
+
+@pytest.mark.parametrize("policy_is_second", [True, False])
+@pytest.mark.parametrize(
+    ("filters", "chosen"),
+    [
+        ((True, True), None),
+        ((True, None), False),
+        ((None, True), True),
+        ((False, True), None),
+        ((True, False), None),
+    ],
+    ids=str,
+)
+def test_a_policy_means_the_filter_of_its_own_group(
+    policy_is_second: bool, filters: tuple[bool | None, bool | None], chosen: bool | None
+) -> None:
+    """`filters`: of the first and the second group, good, broken or absent; `chosen`: None is the policy's own."""
+    good, broken = api_key(), obj("Filter", "keys", {"OAuth2": {}})
+    first, second = [None if one is None else good if one else broken for one in filters]
+    rules = policy({**ALL, **REFERENCE})
+    objects = [in_second_group(rules) if policy_is_second else rules, secret(ann="a"), mapping()]
+    objects += [first] if first else []
+    objects += [in_second_group(second)] if second else []
+    compiled = compile_objects(*objects)
+    is_second = policy_is_second if chosen is None else chosen
+    (found,) = settings_of(compiled).filters
+    name = "Filter keys (gateway.getambassador.io).shop" if is_second else "Filter keys.shop"
+    assert (found.name, isinstance(found, ApiKeySettings)) == (name, filters[is_second])
+
+
+def test_policies_of_one_name_in_two_groups_both_decide() -> None:
+    first = policy({"path": "/greet.GrpcService/Greet", **REFERENCE})
+    second = in_second_group(policy({"path": "/greet.GrpcService/*", "filters": [{"name": "absent"}]}))
+    settings = settings_of(compile_objects(first, second, api_key(), secret(ann="a"), mapping()))
+    assert [rule.path for rule in settings.rules] == ["/greet.GrpcService/Greet", "/greet.GrpcService/*"]
+
+
 def test_a_filter_of_another_namespace_is_hinted_at() -> None:
     elsewhere = replace(api_key(), key=api_key().key._replace(namespace="far"))
     compiled = compile_objects(policy({**ALL, **REFERENCE}), elsewhere, secret(ann="a"), mapping())
