@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from grpcgw.admin.allowed_hosts import KnownHosts
 from grpcgw.cli.main import execute
 from grpcgw.policy.held_messages import HeldMessages
 from grpcgw.settings import Settings
+from scripts.dashboard import make_dashboard
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -266,3 +268,28 @@ def test_example_is_the_service_that_the_mapping_names(greet: Manifest) -> None:
     assert container["args"] == ["--port", str(container["ports"][0]["containerPort"])]
     assert container["readinessProbe"]["grpc"] == {"port": container["ports"][0]["containerPort"], "service": SERVICE}
     assert greet["spec"]["replicas"] == 2
+
+
+def test_the_dashboard_names_only_metrics_and_labels_that_there_are() -> None:
+    rows = re.findall(
+        r"^\| `(grpcgw_\w+)` \| (\w+) \|([^|]*)\|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE
+    )
+    known = {name: set(re.findall(r"`(\w+)`", labels)) for name, _, labels in rows}
+    for name, kind, labels in rows:
+        if kind == "histogram":
+            known[f"{name}_bucket"] = {*re.findall(r"`(\w+)`", labels), "le"}
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    queries = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    assert len(queries) > 15
+    for query in queries:
+        named = set(re.findall(r"grpcgw_\w+", query["expr"]))
+        assert named
+        assert named <= set(known), query["expr"]
+        labels = set.union(*(known[name] for name in named))
+        grouped = {label for group in re.findall(r"by \(([^)]*)\)", query["expr"]) for label in group.split(", ")}
+        compared = set(re.findall(r"(\w+)(?:=~|!=|=)\"", query["expr"]))
+        assert grouped | compared | set(re.findall(r"{{(\w+)}}", query["legendFormat"])) <= labels, query["expr"]
+
+
+def test_the_dashboard_is_what_its_script_writes() -> None:
+    assert json.loads((DEPLOY / "grafana-dashboard.json").read_text()) == make_dashboard()

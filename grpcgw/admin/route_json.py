@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from grpcgw.admin.cluster_views import ClusterView
 from grpcgw.admin.describe import show_header_value
+from grpcgw.admin.policy_views import RoutePolicyView
 from grpcgw.admin.views import DestinationView, GatewayView, RouteView, ShadowView
 from grpcgw.model.balancing import LoadBalancer
 from grpcgw.model.cluster import ResolverKind
@@ -86,12 +87,23 @@ def _route_cluster(view: DestinationView) -> Json:
         "load_balancer": _load_balancer(destination.balancing.load_balancer),
         "changes": list(view.changes),
         "policies": list(view.policies),
+        "decided_by": [_policy(one) for one in view.decided_by],
         "rpcs": view.traffic.finished,
         "rpcs_in_flight": view.traffic.in_flight,
         "rpcs_by_status": {status_name(code): count for code, count in sorted(view.traffic.codes.items())},
         "latency_mean_ms": view.traffic.latency_mean_ms,
         "latency_p99_ms": view.traffic.latency_below_ms(0.99),
         "pods": [pod.address for pod in view.cluster.pods],
+    }
+
+
+def _policy(view: RoutePolicyView) -> Json:
+    return {
+        **asdict(view.policy),
+        "allowed": view.allowed,
+        "denied": view.denied,
+        "errors": dict(view.errors),
+        "trouble": view.trouble,
     }
 
 

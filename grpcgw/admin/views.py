@@ -18,6 +18,7 @@ from grpcgw.admin.describe import (
     describe_host,
     describe_policies,
 )
+from grpcgw.admin.policy_views import PolicyStates, RoutePolicyView
 from grpcgw.admin.recent import Recent, Totals
 from grpcgw.admin.state import GatewayState
 from grpcgw.admin.traffic_views import MethodView, add_up_methods, merge_methods
@@ -48,6 +49,8 @@ class DestinationView:
     recent: Recent = NO_CALLS
     refused: str = ""
     """Why the gateway refuses all its RPCs; empty: it does not."""
+    decided_by: tuple[RoutePolicyView, ...] = ()
+    """The policies that decide on its RPCs, in the order they run."""
 
     @property
     def trouble(self) -> str:
@@ -156,12 +159,13 @@ def view_gateway(state: GatewayState) -> GatewayView:
     shadows = merge_shadows(shadow for worker in state.workers for shadow in worker.shadows)
     copies = {shadow.mapping: shadow for shadow in shadows}
     reach = Reach(state.snapshot)
+    policies = PolicyStates(state.workers, clusters, state.snapshot.policies)
     return GatewayView(
         state=state,
         errors=tuple(problem for problem in state.problems if problem.severity is Severity.ERROR),
         notices=tuple(problem for problem in state.problems if problem.severity is Severity.NOTICE),
         routes=tuple(
-            _view_route(route, clusters, by_mapping, copies, state.recent, reach)
+            _view_route(route, clusters, by_mapping, copies, state.recent, reach, policies)
             for route in state.snapshot.routes
             if route.destinations
         ),
@@ -194,6 +198,7 @@ def _view_route(
     copies: Mapping[str, ShadowReport],
     recent: Totals,
     reach: Reach,
+    policies: PolicyStates,
 ) -> RouteView:
     return RouteView(
         key=hashlib.sha256(route.name.encode()).hexdigest()[:12],
@@ -206,6 +211,7 @@ def _view_route(
                 by_mapping.get(destination.label, []),
                 recent.get(destination.label, NO_CALLS),
                 reach.find_refusal(route, destination),
+                policies.view(destination),
             )
             for destination in route.destinations
             for one in destination.clusters
@@ -230,8 +236,9 @@ def _view_destination(
     methods: list[MethodView],
     recent: Recent,
     refused: str,
+    decided_by: tuple[RoutePolicyView, ...],
 ) -> DestinationView:
     ordered = sorted(methods, key=lambda method: (method.service, method.method))
     return DestinationView(
-        destination, cluster, weight_percent, add_up_methods(ordered), tuple(ordered), recent, refused
+        destination, cluster, weight_percent, add_up_methods(ordered), tuple(ordered), recent, refused, decided_by
     )

@@ -7,6 +7,8 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -25,7 +27,10 @@ from admin.admin_states import (
 )
 from grpcgw.admin.state import GatewayState
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
+from grpcgw.model.ext_authz import ExtAuthzSettings
 from grpcgw.model.objects import ObjectKey, Problem, Severity
+from grpcgw.model.rate_limits import LabelLimit, Rate, RateLimitSettings, Unit
+from grpcgw.telemetry.report import LATENCY_BUCKETS_S, PolicyReport
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = (
@@ -299,3 +304,41 @@ def test_everything_comes_from_the_admin_port(page: Page, admin: RunningAdmin) -
     expect(page.locator("#rate")).to_contain_text("per second")
 
     assert all(url.startswith(admin.url) for url in asked)
+
+
+def decided_state(routes: int) -> GatewayState:
+    """Each route is decided on by an AuthService whose pods are away, and by a rate limit."""
+    auth = ExtAuthzSettings(name="AuthService auth.default", upstreams=(make_destination("auth", GREET),))
+    rates = tuple(LabelLimit(f"limit-{number}", (), Rate(100, Unit.SECOND, 20)) for number in range(4))
+    limit = RateLimitSettings(name="RateLimit tenants.default", domain="d", groups=(), limits=rates)
+    state = many_routes_state(routes)
+    decided = tuple(
+        replace(route, destinations=tuple(replace(one, policies=(limit, auth)) for one in route.destinations))
+        for route in state.snapshot.routes
+    )
+    waits = (0,) * (len(LATENCY_BUCKETS_S) + 1)
+    counted = PolicyReport("route-000.default", auth.name, 12345, 67, {"failed-closed": 8}, waits, 0.0)
+    workers = (replace(state.workers[0], policies=(counted,)), *state.workers[1:])
+    return replace(state, snapshot=replace(state.snapshot, routes=decided), workers=workers)
+
+
+@pytest.mark.parametrize("routes", [1, 500])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_policies_of_a_route_are_shown_in_order_with_what_they_decided(
+    browser: Browser, routes: int, scheme: Literal["light", "dark"], tmp_path: Path
+) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    with run_admin(decided_state(routes)) as admin:
+        page.goto(f"{admin.url}/ambassador/v0/diag/")
+        first = page.locator("tbody.route").first
+        expect(page.locator("tbody.route")).to_have_count(routes)
+        expect(first.locator("td.to")).to_contain_text("1. AuthService auth.default grpc")
+        expect(first.locator("td.to")).to_contain_text("2. RateLimit tenants.default limit-0: 100 per second, burst 20")
+        first.locator("summary").click()
+        row = first.locator('tr[data-key="policy AuthService auth.default"]')
+        expect(row).to_contain_text("fails closed", timeout=4 * PATIENCE_MS)
+        expect(row).to_contain_text("failed-closed 8")
+        page.screenshot(path=os.environ.get("PAGE_SHOTS", str(tmp_path)) + f"/policies-{routes}-{scheme}.png")
+    context.close()
