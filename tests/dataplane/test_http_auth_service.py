@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import ssl
 import textwrap
 import threading
@@ -36,6 +37,12 @@ class Asked:
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 1024
+    accepted = 0
+    """Connections so far."""
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        self.accepted += 1
+        return super().get_request()
 
     def handle_error(self, *_: object) -> None:
         """A handshake that fails is what a test wants."""
@@ -149,6 +156,15 @@ def test_an_allowed_call_takes_the_allowed_headers_along(lab: Lab) -> None:
     assert not {"x-other", "te", "content-type"} & asked.headers.keys()
     (seen,) = pod.calls
     assert (seen.values("x-user"), seen.values("x-secret"), seen.values("x-other")) == (["ann"], [], ["o"])
+
+
+def test_no_engine_opens_an_http2_connection_to_the_service(lab: Lab) -> None:
+    auth = HttpAuth(lab)
+    gateway = gateway_for(lab, auth)
+    assert [begin(lab, gateway, *GOOD).result() for _ in range(5)] == [b"pod:hi"] * 5
+    gateway.advance_balancers(60.0)
+    assert begin(lab, gateway, *GOOD).result() == b"pod:hi"
+    assert auth.server.accepted == 1
 
 
 def test_a_denied_call_gets_code_text_and_headers(lab: Lab) -> None:

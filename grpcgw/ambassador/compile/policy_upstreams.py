@@ -14,6 +14,8 @@ from grpcgw.model.objects import KubeObject
 from grpcgw.model.resilience import CircuitBreaker
 from grpcgw.model.route import Destination, WeightedCluster
 
+_HTTP_IDLE_MS = 60_000
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyUpstream:
@@ -44,7 +46,9 @@ def compile_policy_upstream(
     if cluster is None:
         return None
     if http:
-        on_demand = replace(cluster.connection, on_demand=True)
+        # With an idle timeout pods may rest; without one engines would open HTTP/2 connections to them all the same.
+        idle_ms = cluster.connection.idle_timeout_ms or _HTTP_IDLE_MS
+        on_demand = replace(cluster.connection, on_demand=True, idle_timeout_ms=idle_ms)
         cluster = replace(cluster, name=f"{cluster.name}-http", connection=on_demand)
     destination = Destination(
         obj.key,
