@@ -248,7 +248,7 @@ class KubeApi:
 
         self._thawed.clear()
         self._loop.call_soon_threadsafe(stand_still)
-        standing.wait(10)
+        standing.wait(30)
 
     def thaw(self) -> None:
         """Go on after `freeze`; nothing if there was none."""
@@ -346,7 +346,7 @@ class KubeApi:
 
     def _wait(self, coroutine: Any) -> None:
         future: Future[None] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        future.result(10)
+        future.result(30)
 
     def _do(self, action: Callable[[], T]) -> T:
         async def run() -> T:
@@ -355,7 +355,7 @@ class KubeApi:
             return result
 
         future: Future[T] = asyncio.run_coroutine_threadsafe(run(), self._loop)
-        return future.result(10)
+        return future.result(30)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -259,11 +259,11 @@ def run_admin(
     thread = threading.Thread(target=loop.run_forever, name="admin under test")
     thread.start()
     try:
-        bound = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        bound = asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
         yield RunningAdmin(shown, f"http://127.0.0.1:{bound}")
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -12,7 +12,7 @@ from dataclasses import replace
 import httpx
 import psutil
 import pytest
-from dataplane.waiting import eventually
+from dataplane.waiting import PATIENCE_S, eventually
 
 from admin.admin_states import ShownState, greet_state, run_admin
 from grpcgw.admin.http_connections import Limits
@@ -21,7 +21,6 @@ from grpcgw.admin.state import GatewayState, OneAtATime
 
 ALIVE = "/ambassador/v0/check_alive"
 READY = "/ambassador/v0/check_ready"
-PROBE_S = 2.0
 SHORT = Limits(most=20, request_s=0.2, answer_s=0.2)
 
 
@@ -32,7 +31,7 @@ def connections(url: httpx.URL, count: int) -> Iterator[list[socket.socket]]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    connection.settimeout(5)
+    connection.settimeout(PATIENCE_S)
     try:
         return connection.recv(65_536) == b""
     except ConnectionResetError:
@@ -84,12 +83,15 @@ def test_an_answer_that_nobody_reads_is_given_up() -> None:
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nx-slow: "], ids=["silent", "slow"])
 def test_probes_are_answered_while_hundreds_hold_connections(said: bytes) -> None:
     """None of them reaches its time-out here: the oldest make room for those that come."""
-    with run_admin(greet_state(), limits=Limits(most=20)) as admin, connections(httpx.URL(admin.url), 400) as held:
+    with (
+        run_admin(greet_state(), limits=Limits(most=20, request_s=600)) as admin,
+        connections(httpx.URL(admin.url), 400) as held,
+    ):
         for connection in held:
             with contextlib.suppress(ConnectionError):  # it has made room already
                 connection.sendall(said)
         for path in (ALIVE, READY):
-            assert httpx.get(admin.url + path, timeout=PROBE_S).status_code == 200
+            assert httpx.get(admin.url + path, timeout=PATIENCE_S).status_code == 200
 
 
 def test_a_request_that_breaks_off_while_it_is_answered_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:

@@ -43,7 +43,7 @@ ARGUMENTS = (
     "--no-first-run",
 )
 # The bound of every wait; nothing waits that long unless something is broken.
-PATIENCE_MS = 15_000
+PATIENCE_MS = 30_000
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 GREET = str(ROOT / "examples/greet")
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 def settings_of(*arguments: str) -> Settings:

@@ -35,7 +35,7 @@ from examples.greet.server import SERVICE, Greeter, Pod
 from greet import greet_pb2, greet_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 def request(text: str) -> greet_pb2.GreetRequest:

@@ -21,7 +21,7 @@ from grpcgw.errors import UserError
 def serves(address: str) -> bool:
     with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
-            return bool(channel.unary_unary("/test.Pod/Unary")(b"x", timeout=1) == b"pod:x")
+            return bool(channel.unary_unary("/test.Pod/Unary")(b"x", timeout=PATIENCE_S) == b"pod:x")
         except grpc.RpcError:
             return False
 

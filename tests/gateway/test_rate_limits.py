@@ -29,8 +29,9 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 def load(
     gateways: Sequence[Gateway], per_s: float, seconds: float, meanwhile: Callable[[], None] | None = None
-) -> float:
-    """RPCs at a steady rate over 8 connections to each gateway; returns how many were allowed, per second."""
+) -> tuple[float, float]:
+    """RPCs at a steady rate over 8 connections to each gateway; returns how many were allowed, per second: of the time
+    they took, which is longer on a busy machine, and of `seconds`."""
     with ExitStack() as stack:
         channels = [stack.enter_context(one.channel()) for one in gateways for _ in range(8)]
         calls = [greet_pb2_grpc.GrpcServiceStub(channel).Greet.future for channel in channels]
@@ -46,9 +47,11 @@ def load(
                 meanwhile = None
             time.sleep(0.002)
         codes = [one.code() for one in pending]
+        took_s = time.monotonic() - began_s
     unexpected = set(codes) - {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
     assert not unexpected
-    return codes.count(grpc.StatusCode.OK) / seconds
+    allowed = codes.count(grpc.StatusCode.OK)
+    return allowed / took_s, allowed / seconds
 
 
 @pytest.mark.parametrize("engine", ["http2", "generic-handler"])
@@ -56,15 +59,18 @@ def test_four_workers_together_allow_the_rate(directory: Directory, tmp_path: Pa
     directory.put(mapping(rate_limit={"rate": RATE, "burst": 2}))
     arguments = ("--config", str(directory.path), "--engine", engine)
     with running_gateway(*arguments, folder=tmp_path, workers=4) as gateway:
-        assert 0.95 * RATE <= load([gateway], 2 * RATE, 4.0) <= 1.05 * RATE
+        least, most = load([gateway], 2 * RATE, 4.0)
+        assert least <= 1.05 * RATE
+        assert most >= 0.95 * RATE
 
 
 def test_a_worker_that_is_killed_changes_little(directory: Directory, tmp_path: Path) -> None:
     directory.put(mapping(rate_limit={"rate": RATE, "burst": 2}))
     with running_gateway("--config", str(directory.path), folder=tmp_path, workers=2) as gateway:
         victim = next(one for one in gateway.processes() if one.pid == gateway.worker_pids()[0])
-        allowed = load([gateway], 2 * RATE, 4.0, lambda: victim.send_signal(signal.SIGKILL))
-        assert 0.8 * RATE <= allowed <= 1.05 * RATE
+        least, most = load([gateway], 2 * RATE, 4.0, lambda: victim.send_signal(signal.SIGKILL))
+        assert least <= 1.05 * RATE
+        assert most >= 0.8 * RATE
 
 
 def test_two_gateways_share_a_rate_by_redis_and_go_on_without_it(
@@ -82,11 +88,12 @@ def test_two_gateways_share_a_rate_by_redis_and_go_on_without_it(
         for one in gateways:
             with one.channel() as channel:
                 greet(channel)
-        allowed = load(gateways, 2 * RATE, 3.0)
+        least, most = load(gateways, 2 * RATE, 3.0)
         if not any("on this machine alone" in one.log() for one in gateways):  # as where the machine is very busy
-            assert 0.9 * RATE <= allowed <= 1.1 * RATE
+            assert least <= 1.1 * RATE
+            assert most >= 0.9 * RATE
         server.kill()
-        assert load(gateways, 4 * RATE, 3.0) <= 2.2 * RATE, "each counts for itself"
+        assert load(gateways, 4 * RATE, 3.0)[0] <= 2.2 * RATE, "each counts for itself"
         for one in gateways:
             eventually(lambda one=one: one.metric("rate_limit_redis_up") == 0, one.log)  # type: ignore[misc]
             eventually(lambda one=one: any("Redis is away" in error for error in one.errors()), one.log)  # type: ignore[misc]
@@ -95,4 +102,4 @@ def test_two_gateways_share_a_rate_by_redis_and_go_on_without_it(
             eventually(lambda one=one: one.metric("rate_limit_redis_up") == 1, one.log)  # type: ignore[misc]
             eventually(lambda one=one: not one.errors(), one.log)  # type: ignore[misc]
             assert "secret-of-redis" not in one.log()
-        assert load(gateways, 2 * RATE, 2.0) <= 1.15 * RATE
+        assert load(gateways, 2 * RATE, 2.0)[0] <= 1.15 * RATE

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from dataplane.waiting import PATIENCE_S
 
 from grpcgw.engines.generic_handler.coroutine_loop import CoroutineLoop
 from grpcgw.policy.contract import CoroutineWork
@@ -38,7 +39,7 @@ def test_a_loop_that_nobody_uses_has_no_thread() -> None:
 def test_a_result_is_reported_once(loop: CoroutineLoop) -> None:
     results: queue.Queue[object] = queue.Queue()
     loop.run(CoroutineWork(_allow), results.put)
-    assert results.get(timeout=5) is ALLOW
+    assert results.get(timeout=PATIENCE_S) is ALLOW
     assert results.empty()
 
 
@@ -53,7 +54,7 @@ def test_all_run_on_one_thread_at_the_same_time(loop: CoroutineLoop) -> None:
 
     for _ in range(3):
         loop.run(CoroutineWork(meet), lambda _: None)
-    assert len({threads.get(timeout=5) for _ in range(3)}) == 1
+    assert len({threads.get(timeout=PATIENCE_S) for _ in range(3)}) == 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
@@ -64,15 +65,15 @@ def test_what_a_coroutine_raises_is_its_result_and_others_run_on(loop: Coroutine
         raise error
 
     loop.run(CoroutineWork(fail), results.put)
-    assert results.get(timeout=5) is error
+    assert results.get(timeout=PATIENCE_S) is error
     loop.run(CoroutineWork(_allow), results.put)
-    assert results.get(timeout=5) is ALLOW
+    assert results.get(timeout=PATIENCE_S) is ALLOW
 
 
 def test_work_that_makes_no_coroutine_is_a_defect_of_its_own(loop: CoroutineLoop) -> None:
     results: queue.Queue[object] = queue.Queue()
     loop.run(CoroutineWork(lambda: None), results.put)  # type: ignore[arg-type,return-value]
-    assert isinstance(results.get(timeout=5), TypeError)
+    assert isinstance(results.get(timeout=PATIENCE_S), TypeError)
 
 
 def test_a_cancelled_coroutine_ends_and_reports_nothing(loop: CoroutineLoop) -> None:
@@ -88,11 +89,11 @@ def test_a_cancelled_coroutine_ends_and_reports_nothing(loop: CoroutineLoop) -> 
         return ALLOW
 
     running = loop.run(CoroutineWork(hang), results.put)
-    assert started.wait(5)
+    assert started.wait(PATIENCE_S)
     running.cancel()
-    assert ended.wait(5)
+    assert ended.wait(PATIENCE_S)
     loop.run(CoroutineWork(_allow), results.put)
-    assert results.get(timeout=5) is ALLOW, "the first result there is"
+    assert results.get(timeout=PATIENCE_S) is ALLOW, "the first result there is"
 
 
 def test_what_still_runs_when_the_loop_stops_is_cancelled() -> None:
@@ -108,7 +109,7 @@ def test_what_still_runs_when_the_loop_stops_is_cancelled() -> None:
         return ALLOW
 
     running = loop.run(CoroutineWork(hang), lambda _: None)
-    assert started.wait(5)
+    assert started.wait(PATIENCE_S)
     loop.stop()
     assert ended.is_set()
     running.cancel()  # too late, and harmless
