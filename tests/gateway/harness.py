@@ -12,8 +12,6 @@ import contextlib
 import json
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -30,6 +28,7 @@ from dataplane.waiting import PATIENCE_S, eventually
 from prometheus_client.parser import text_string_to_metric_families
 
 from examples.greet import server as greet_server  # its package puts the generated code on the path
+from gateway.forked import Grpcgw
 from greet import greet_pb2, greet_pb2_grpc
 
 BASE = "/ambassador/v0"
@@ -43,7 +42,7 @@ class Gateway:
     def __init__(self, arguments: tuple[str, ...], log: Path) -> None:
         self._log = log
         with log.open("wb") as stderr:
-            self.process = subprocess.Popen([sys.executable, "-m", "grpcgw", "run", *arguments], stderr=stderr)
+            self.process = Grpcgw(("run", *arguments), stderr)
         self.admin_port = 0
         self.port = self.tls_port = 0
         self.seen: set[psutil.Process] = set()

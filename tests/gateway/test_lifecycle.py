@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from dataplane.waiting import PATIENCE_S, eventually
 
 from examples.greet.server import Pod
+from gateway.forked import Grpcgw
 from gateway.harness import HOST, Gateway, Stream, greet, running_gateway, status_of, traffic
 from gateway.objects import Directory, endpoint_slice, mapping, remove_pod
 
@@ -230,9 +230,10 @@ def test_told_to_end_under_load_no_rpc_that_was_taken_fails(engine: str, directo
 
 def refusal(*arguments: str) -> tuple[int, str]:
     """Exit code and stderr of a gateway that cannot start."""
-    command = [sys.executable, "-m", "grpcgw", "run", "--address", HOST, "--log-level", "error", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    return done.returncode, done.stderr
+    with tempfile.TemporaryFile() as stderr:
+        code = Grpcgw(("run", "--address", HOST, "--log-level", "error", *arguments), stderr).wait(PATIENCE_S)
+        stderr.seek(0)
+        return code, stderr.read().decode()
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
