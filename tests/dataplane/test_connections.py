@@ -98,4 +98,4 @@ def test_pod_that_does_not_answer_probes_is_given_up_in_their_time(lab: Lab) -> 
     answer = client.finish(client.request("/test.pods/Hold"))
     thawed.set()
     assert answer.status == UNAVAILABLE
-    assert time.monotonic() - began_s < PATIENCE_S
+    assert time.monotonic() - began_s < 40
