@@ -65,6 +65,11 @@ class LabelLimit:
     refusal_headers: Metadata = ()
     """Trailers of a refusal (`errorResponse.headers`)."""
 
+    @property
+    def names_its_values(self) -> bool:
+        """Whether the pattern has all values of the labels that it matches: then no client can make up new keys."""
+        return all(value for item in self.pattern for _, value in item)
+
 
 @dataclass(frozen=True, slots=True)
 class DomainLimits:

@@ -1,9 +1,12 @@
 """Token buckets by key in a buffer of fixed size, which processes may share: a set-associative table. Pure.
 
-`MOST_KEYS` is the bound. A key belongs to one set of `WAYS` entries. Where all are in use, a new key takes over the one
-that is full the soonest, which is usually the least recently used, with the tokens that it lacks: however many keys
-come, no bucket is emptied early, and none is refilled early by another's coming. What is lost beyond the bound is that
-keys of a set have to share.
+`MOST_KEYS` is the bound of a section. One section is for keys that the configuration names, the others for keys that
+clients choose, by how long a bucket takes to be full: so a flood of keys touches no bucket of the first, and keys that
+take hours do not push out those that take seconds.
+
+A key belongs to one set of `WAYS` entries. Where all are in use, a new key takes over the one that is full the soonest,
+which is usually the least recently used, with the tokens that it lacks: however many keys come, no bucket is emptied
+early, and none is refilled early by another's coming. What is lost beyond the bound: keys of a set have to share.
 """
 
 from __future__ import annotations
@@ -16,17 +19,28 @@ from grpcgw.policy.token_bucket import FULL, BucketShape, BucketState, Level, Ta
 
 MOST_KEYS = 65_536
 WAYS = 8
-SETS = MOST_KEYS // WAYS
+CONFIGURED = 0
+"""The section of keys that no client chooses."""
+_LIMITS_S = (10.0, 600.0, 36_000.0)
+"""Of the sections of keys that clients choose; the last one has no limit."""
+SECTIONS = CONFIGURED + 1 + len(_LIMITS_S) + 1
+_SECTION_SETS = MOST_KEYS // WAYS
+SETS = SECTIONS * _SECTION_SETS
 SECRET_BYTES = 16
 _ENTRY = struct.Struct("=Qdd")
 """Fingerprint of the key (0: the entry is free), then BucketState."""
 _SET = struct.Struct("=" + "Qdd" * WAYS)
 _DIGEST = struct.Struct("=QQ")
 TABLE_BYTES = SECRET_BYTES + SETS * _SET.size
-"""1.5 MiB, whatever clients send."""
+"""1.5 MiB for each section, whatever clients send; what was never used takes no memory."""
 
 TableKey = tuple[int, int]
 """The set of a key, and its fingerprint."""
+
+
+def section_of(shape: BucketShape) -> int:
+    """The section of a key that clients choose."""
+    return CONFIGURED + 1 + sum(shape.longest_s > limit_s for limit_s in _LIMITS_S)
 
 
 class SetLock(Protocol):
@@ -53,10 +67,10 @@ class BucketTable:
         self._buffer, self._lock = buffer, lock
         self._secret = bytes(buffer[:SECRET_BYTES])
 
-    def locate(self, key: str) -> TableKey:
+    def locate(self, key: str, section: int) -> TableKey:
         digest = blake2b(key.encode(errors="surrogateescape"), digest_size=_DIGEST.size, key=self._secret).digest()
         number, fingerprint = _DIGEST.unpack(digest)
-        return number % SETS, fingerprint or 1
+        return section * _SECTION_SETS + number % _SECTION_SETS, fingerprint or 1
 
     def take(self, key: TableKey, shape: BucketShape, least: int, most: int, now_s: float) -> Taken:
         """As `token_bucket.take`, of the key's bucket."""
@@ -105,9 +119,4 @@ class BucketTable:
         offset = base + full_at_s.index(soonest_s) * _ENTRY.size
         if soonest_s <= now_s:  # it is full, or free
             return offset, FULL
-        return offset, BucketState(min(soonest_s, now_s + _longest_s(shape)), now_s)
-
-
-def _longest_s(shape: BucketShape) -> float:
-    """Until an empty bucket is full."""
-    return shape.capacity / shape.per_s if shape.per_s else 0.0
+        return offset, BucketState(min(soonest_s, now_s + shape.refill_s), now_s)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from grpcgw.model.labels import Descriptor
 from grpcgw.model.rate_limits import LabelLimit
-from grpcgw.policy.bucket_table import BucketTable
+from grpcgw.policy.bucket_table import CONFIGURED, BucketTable, section_of
 from grpcgw.policy.token_bucket import NEVER_S, shape_of
 from grpcgw.policy.verdicts import Allow
 
@@ -105,12 +105,13 @@ class LimitCounter:
 
     __slots__ = (
         *("_leased_s", "_most", "_refused_until_s", "_refuses", "_remembered_until_s", "_size"),
-        *("ends_s", "left", "limit", "name", "shape"),
+        *("ends_s", "left", "limit", "name", "section", "shape"),
     )
 
     def __init__(self, limit: LabelLimit, name: str) -> None:
         """`name`: of the bucket, the same in all workers and gateways."""
         self.limit, self.name, self.shape = limit, name, shape_of(limit.rate)
+        self.section = CONFIGURED if limit.names_its_values else section_of(self.shape)
         self._most = max(1, int(limit.rate.per_s * LEASE_S))
         self._size = self._refuses = 1
         self._leased_s = self.ends_s = self._refused_until_s = self._remembered_until_s = 0.0
@@ -199,7 +200,7 @@ class Limiter:
             return None
         if self.remote is not None and not self.remote.away:
             return LimitLevel(counter.limit, counter.left, None)
-        level = self._table.look(self._table.locate(counter.name), counter.shape, now_s)
+        level = self._table.look(self._table.locate(counter.name, counter.section), counter.shape, now_s)
         return LimitLevel(counter.limit, level.tokens + counter.left, level.full_in_s)
 
     def _decide(self, counters: list[LimitCounter], hits: int, now_s: float, remote: bool) -> LimitDecision:
@@ -233,7 +234,7 @@ class Limiter:
 
     def _lease(self, counter: LimitCounter, hits: int, now_s: float) -> float:
         """As `LimitCounter.take`, of a new lease of this machine's bucket."""
-        key = self._table.locate(counter.name)
+        key = self._table.locate(counter.name, counter.section)
         most = max(hits, counter.plan_lease(now_s))
         self._end_lease(counter, now_s)
         taken = self._table.take(key, counter.shape, hits, most, now_s)
@@ -247,7 +248,7 @@ class Limiter:
         """Give back what the lease has left."""
         left = counter.hand_over()
         if left:
-            self._table.give_back(self._table.locate(counter.name), counter.shape, left, now_s)
+            self._table.give_back(self._table.locate(counter.name, counter.section), counter.shape, left, now_s)
 
     def _counter_of(self, rules: LimitRules, descriptor: Descriptor, now_s: float) -> LimitCounter | None:
         """Of the limit that counts the descriptor; None: none does. What is looked up here moves to the end."""

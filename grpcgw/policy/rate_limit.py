@@ -18,7 +18,7 @@ from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 
 LIMIT_FACT = "rate-limit"
-"""The fact that names the limits which an RPC exceeds, and which only log it."""
+"""The fact that names the limit which refused an RPC, or those which it exceeds and which only log it."""
 LEASES = 3
 """One is enough unless other RPCs use it up first."""
 LEASE_TIMEOUT_S = 1.0
@@ -87,6 +87,7 @@ def refuse(key: ObjectKey, exceeded: Exceeded, applied: tuple[LabelLimit, ...]) 
         details=make_retry_details(Code.RESOURCE_EXHAUSTED, message, retry_after_ms),
         metadata=(*limit.refusal_headers, *_join([one.response_headers for one in applied])),
         retry_after_ms=retry_after_ms,
+        facts=((LIMIT_FACT, limit.name),),
     )
 
 

@@ -28,6 +28,16 @@ class BucketShape:
     hold_s: float
     """How long a bucket that was full waits with its refill."""
 
+    @property
+    def refill_s(self) -> float:
+        """Until an empty bucket is full."""
+        return self.capacity / self.per_s if self.per_s else 0.0
+
+    @property
+    def longest_s(self) -> float:
+        """Until any bucket is full."""
+        return self.hold_s + self.refill_s
+
     def allows(self, tokens: int) -> bool:
         """Whether it will ever have so many."""
         return self.per_s > 0 and tokens <= self.capacity
@@ -101,7 +111,7 @@ def _fit(shape: BucketShape, state: BucketState, now_s: float) -> BucketState:
     if not shape.per_s:
         return state
     refills_from_s = min(state.refills_from_s, now_s + shape.hold_s)
-    empty_s = max(refills_from_s, now_s) + shape.capacity / shape.per_s
+    empty_s = max(refills_from_s, now_s) + shape.refill_s
     return BucketState(min(state.full_at_s, empty_s), refills_from_s)
 
 

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import mmap
 import os
+import time
 
 from grpcgw.policy.bucket_table import SECRET_BYTES, SETS, TABLE_BYTES, BucketTable
 from grpcgw.policy.in_flight_table import IN_FLIGHT_BYTES, InFlightTable
@@ -19,18 +20,50 @@ from grpcgw.policy.in_flight_table import IN_FLIGHT_BYTES, InFlightTable
 log = logging.getLogger(__name__)
 
 
+PATIENCE_S = 0.01
+"""How long a lock is waited for: others hold one for some microseconds, unless they get no time to run."""
+LOOK_EVERY_S = 0.000_05
+STUCK_S = 0.5
+"""So long after that, the same lock is not waited for."""
+
+
 class RecordLock:
-    """A `SetLock` over the processes that have the file. A thread that waits for it blocks."""
+    """A `SetLock` over the processes that have the file.
+
+    A process that is stopped keeps its lock, and the event loop must not wait for it: what needs the lock then goes on
+    without it. The worst that comes of it is that a few RPCs of that set are counted wrong.
+    """
 
     def __init__(self, descriptor: int, first: int) -> None:
         """`first`: the byte that lock 0 is; they need not exist."""
         self._descriptor, self._first = descriptor, first
+        self._stuck, self._stuck_until_s = -1, 0.0
+        """The lock that did not come in time; a stopped process has one at most."""
 
     def acquire(self, number: int) -> None:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, self._first + number)
+        if not self._try(number):
+            self._wait(number)
 
     def release(self, number: int) -> None:
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._first + number)
+
+    def _wait(self, number: int) -> None:
+        now_s = time.monotonic()
+        if number == self._stuck and now_s < self._stuck_until_s:
+            return
+        until_s = now_s + PATIENCE_S
+        while time.monotonic() < until_s:
+            time.sleep(LOOK_EVERY_S)
+            if self._try(number):
+                return
+        self._stuck, self._stuck_until_s = number, time.monotonic() + STUCK_S
+
+    def _try(self, number: int) -> bool:
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._first + number)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def make_table_file() -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from grpcgw.policy.bucket_table import CONFIGURED
 from grpcgw.policy.concurrency import ConcurrencyCounter
 from grpcgw.policy.in_flight_table import MOST_SHARED_KEYS
 from grpcgw.policy.token_bucket import BucketShape
@@ -34,6 +36,14 @@ while (now_s := time.monotonic()) < began_s + float(sys.argv[4]):
         tries += 1
     time.sleep(0.001)
 print(allowed, tries, flush=True)
+"""
+
+HOLD = """
+import fcntl, sys
+
+fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX, 0, 0)  # all that there are
+print("locked", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -97,8 +107,8 @@ def test_a_process_that_is_killed_blocks_no_other_and_takes_little_along(table_f
 def test_processes_share_a_bucket(table_file: int) -> None:
     (one, _), (other, _) = map_tables(table_file, 0), map_tables(table_file, 1)
     shape = BucketShape(3, 0.001, 0.0)
-    key = one.locate("key")
-    assert key == other.locate("key")
+    key = one.locate("key", CONFIGURED)
+    assert key == other.locate("key", CONFIGURED)
     assert one.take(key, shape, 1, 2, 1000.0).tokens == 2
     assert other.take(key, shape, 1, 2, 1000.0).tokens == 1
     assert one.take(key, shape, 1, 2, 1000.0).tokens == 0
@@ -134,3 +144,24 @@ def test_a_worker_beyond_the_bound_counts_by_itself(table_file: int) -> None:
     assert [counter.admit(1), counter.admit(1)] == [True, False]
     counter.release()
     assert counter.admit(1)
+
+
+def test_a_worker_that_is_stopped_with_a_lock_does_not_block_the_others(table_file: int) -> None:
+    command = [sys.executable, "-c", HOLD, str(table_file)]
+    stopped = subprocess.Popen(command, pass_fds=[table_file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with stopped:
+        try:
+            assert read(stopped) == "locked\n"
+            stopped.send_signal(signal.SIGSTOP)
+            buckets, in_flight = map_tables(table_file, 0)
+            key, shape = buckets.locate("key", CONFIGURED), BucketShape(100, 0.001, 0.0)
+            began_s = time.monotonic()
+            taken = [buckets.take(key, shape, 1, 1, 1000.0).tokens for _ in range(1000)]
+            counter = ConcurrencyCounter("greet", in_flight)
+            admitted = [counter.admit(5) for _ in range(10)]
+            took_s = time.monotonic() - began_s
+        finally:
+            stopped.kill()
+    assert took_s < 1.0
+    assert sum(taken) == 100
+    assert sum(admitted) == 5

@@ -38,5 +38,6 @@ def _compile_own_rate(key: ObjectKey, spec: OwnRateLimitSpec, findings: Findings
             header = check_key(name, findings, "rate_limit", "per", str(index))
             labels.append(HeaderLabel(header, header, missing=""))
     rate = Rate(spec.rate, Unit(spec.unit or "second"), spec.burst)
-    limit = LabelLimit("rate_limit", tuple(((label.key, ""),) for label in labels), rate)
+    pattern = tuple(((one.key, one.value if isinstance(one, FixedLabel) else ""),) for one in labels)
+    limit = LabelLimit("rate_limit", pattern, rate)
     return RateLimitSettings(name=f"rate_limit of {key}", domain="", groups=(tuple(labels),), limits=(limit,))

@@ -160,7 +160,7 @@ def test_a_mapping_may_have_a_rate_limit_of_its_own() -> None:
             limits=(
                 LabelLimit(
                     "rate_limit",
-                    ((("mapping", ""),), (("remote_address", ""),), (("x-tenant", ""),)),
+                    ((("mapping", "greet.shop"),), (("remote_address", ""),), (("x-tenant", ""),)),
                     Rate(100, Unit.SECOND, 10),
                 ),
             ),
