@@ -19,7 +19,7 @@ MAX_ANSWER_BYTES = 65_536
 MAX_CONNECTIONS = 256
 """To one pod, of one worker; requests beyond wait for one, within the policy's time-out."""
 IDLE_S = 15.0
-"""Shorter than servers keep a connection, which may close it while a request is on its way."""
+"""Many servers keep a connection longer. One that closes it sooner, while a request is on its way, is asked again."""
 
 
 class HttpClient:
@@ -47,6 +47,8 @@ class HttpClient:
                 return HttpAnswer(response.status, tuple(response.headers.items()), body)
         except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
             raise ConnectionRefusedError(f"cannot be connected to: {type(error).__name__}") from error
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError) as error:
+            raise ConnectionResetError(f"gave no answer: {type(error).__name__}") from error
         except (aiohttp.ClientError, OSError, ValueError, UserError) as error:
             raise ConnectionError(f"gave no answer: {type(error).__name__}") from error
 

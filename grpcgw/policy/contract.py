@@ -97,6 +97,9 @@ class UnaryRpc:
     metadata: Metadata = ()
     upstream: int = 0
     """Which of `PolicySettings.upstreams` it goes to."""
+    repeatable: bool = False
+    """It changes nothing at its pod, so it is sent once more, to another pod, also where the first may have begun with
+    it: the connection was lost, or the pod reset or cancelled it, as pods do that stop."""
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.path):
@@ -119,7 +122,8 @@ class HttpAnswer:
 class HttpCall:
     """A POST over HTTP/1.1 of a policy's own, to an upstream whose cluster is for HTTP.
 
-    It goes to a pod that the balancer picks, within the breaker, and its outcome counts like an RPC's.
+    It goes to a pod that the balancer picks, within the breaker, and its outcome counts like an RPC's. It should change
+    nothing at the pod: it is sent once more where a connection ends before its answer begins.
     """
 
     path: str

@@ -92,7 +92,7 @@ class ExtAuthz:
             return self._judge(request, key, lambda: read_answer(answer.message, self._who))
 
         question = encode_question(request, self._extensions)
-        return UnaryRpc(self._path, question, judge, self._settings.added_metadata, self._next_upstream())
+        return UnaryRpc(self._path, question, judge, self._settings.added_metadata, self._next_upstream(), True)
 
     def _ask_http(self, request: PolicyRequest, key: bytes) -> HttpCall:
         def judge(answer: HttpAnswer) -> Allow | Deny:

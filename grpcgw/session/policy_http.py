@@ -25,8 +25,8 @@ class HttpTransport(Protocol):
     async def fetch(
         self, endpoint: Endpoint, tls: UpstreamTls | None, connect_timeout_s: float, call: HttpCall
     ) -> HttpAnswer:
-        """Raises ConnectionRefusedError where no connection came about, and ConnectionError where there is no whole
-        answer."""
+        """Raises ConnectionRefusedError where no connection came about, ConnectionResetError where it ended before an
+        answer began, and another ConnectionError where there is no whole answer."""
         ...
 
 
@@ -41,8 +41,8 @@ NO_HTTP: HttpTransport = _NoHttp()
 
 
 class PolicyHttp:
-    """Called in the thread of the RPC that the policy decides on. It repeats once, on another pod, where no connection
-    to the first came about."""
+    """Called in the thread of the RPC that the policy decides on. It repeats once where no connection to the pod came
+    about, or it ended before an answer began: on another pod, or on a new connection if there is none."""
 
     __slots__ = (
         "_call",
@@ -124,7 +124,8 @@ class PolicyHttp:
             return
         refused = isinstance(result, ConnectionRefusedError)
         self._count(pod, Status(Code.UNAVAILABLE, str(result), cause=Reason.CONNECT_FAILED if refused else None), now_s)
-        if refused and not self._repeated and self._target.has_other(pod):
+        lost = isinstance(result, ConnectionResetError)
+        if not self._repeated and (lost or (refused and self._target.has_other(pod))):
             self._repeated = True
             if not self._open(pod, now_s):
                 return

@@ -15,11 +15,14 @@ from grpcgw.session.ending import message_too_large
 from grpcgw.session.pod_try import end_on_pod
 from grpcgw.upstream.pod import Pod
 
+_POD_WENT_AWAY = frozenset({Reason.CONNECTION_LOST, Reason.STREAM_RESET})
+
 
 class PolicyRpc:
     """Called in the thread of the RPC that the policy decides on.
 
-    It repeats once, on another pod, where the first provably did not process it.
+    It repeats once, on another pod, where the first provably did not process it; one that is `repeatable` also where
+    the first went away with it.
     """
 
     __slots__ = (
@@ -156,10 +159,15 @@ class PolicyRpc:
 
     def _repeat(self, status: Status, now_s: float) -> bool:
         pod = self._pod
-        if self._repeated or self._cancelled or pod is None or status.cause is None or not safe_to_retry(status.cause):
+        if self._repeated or self._cancelled or pod is None or not self._may_repeat(status):
             return False
         self._repeated = True
         return self._target.has_other(pod) and not self._open(pod, now_s)
+
+    def _may_repeat(self, status: Status) -> bool:
+        if status.cause is not None and safe_to_retry(status.cause):
+            return True
+        return self._rpc.repeatable and (status.cause in _POD_WENT_AWAY or status.code == Code.CANCELLED)
 
     def _explain(self, status: Status) -> str:
         pod = self._pod.endpoint if self._pod is not None else "-"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -295,6 +296,33 @@ def test_a_refused_stream_is_asked_once_more_on_another_pod() -> None:
     assert isinstance(second, Ask)
     assert {first.pod, second.pod} == {101, 102}
     assert reason_of(rpc.server_answers(None, STREAM_REFUSED)) == Reason.POLICY_UNAVAILABLE
+
+
+CONNECTION_LOST = Status(Code.UNAVAILABLE, "lost", cause=Reason.CONNECTION_LOST)
+STREAM_RESET = Status(Code.INTERNAL, "reset", cause=Reason.STREAM_RESET)
+CANCELLED = Status(Code.CANCELLED, "the pod stops")
+
+
+@pytest.mark.parametrize("gone", [CONNECTION_LOST, STREAM_RESET, CANCELLED])
+def test_only_a_repeatable_rpc_is_sent_once_more_where_its_pod_went_away_with_it(gone: Status) -> None:
+    wait = ask()
+    assert isinstance(wait.work, UnaryRpc)
+    rpc = Rpc(gateway(replace(wait, work=replace(wait.work, repeatable=True)), auth_pods=2))
+    rpc.starts()
+    (second,) = rpc.server_answers(None, gone)
+    assert isinstance(second, Ask)
+    assert reason_of(rpc.server_answers(None, gone)) == Reason.POLICY_UNAVAILABLE
+    once = Rpc(gateway(wait, auth_pods=2))
+    once.starts()
+    assert reason_of(once.server_answers(None, gone)) == Reason.POLICY_UNAVAILABLE
+
+
+def test_a_status_of_the_servers_own_is_not_asked_for_again() -> None:
+    wait = ask()
+    assert isinstance(wait.work, UnaryRpc)
+    rpc = Rpc(gateway(replace(wait, work=replace(wait.work, repeatable=True)), auth_pods=2))
+    rpc.starts()
+    assert reason_of(rpc.server_answers(None, Status(Code.UNAVAILABLE, "busy"))) == Reason.POLICY_UNAVAILABLE
 
 
 def test_a_breaker_of_the_server_bounds_what_is_asked() -> None:

@@ -65,10 +65,22 @@ def test_another_pod_is_asked_once_where_no_connection_came_about() -> None:
     assert (finish.status.code, auth_in_flight(made)) == (Code.UNAVAILABLE, 0)
 
 
-def test_a_request_that_may_have_been_read_is_not_repeated() -> None:
+@pytest.mark.parametrize("pods", [1, 3])
+def test_a_connection_that_ends_before_its_answer_begins_is_replaced_once(pods: int) -> None:
+    """Servers close connections that were idle, also in the moment in which they are used again."""
+    made = gateway(http(), auth_pods=pods)
+    rpc = Rpc(made)
+    rpc.starts()
+    assert rpc.coroutine_ends(ConnectionResetError("closed")) == [Run()]
+    (finish,) = rpc.coroutine_ends(ConnectionResetError("closed"))
+    assert isinstance(finish, Finish)
+    assert (finish.status.code, auth_in_flight(made)) == (Code.UNAVAILABLE, 0)
+
+
+def test_an_answer_that_breaks_off_is_not_asked_for_again() -> None:
     rpc = Rpc(gateway(http(), auth_pods=3))
     rpc.starts()
-    (finish,) = rpc.coroutine_ends(ConnectionError("reset"))
+    (finish,) = rpc.coroutine_ends(ConnectionError("half an answer"))
     assert isinstance(finish, Finish)
 
 
