@@ -17,6 +17,8 @@ from grpcgw.model.objects import KubeObject, ObjectKey
 
 _LEEWAY = "difference of clocks that is tolerated; default `0s`"
 DEFAULT_SECRET_KEY = "jwks"
+Accepted = Annotated[StringOrList, Field(min_length=1)]
+"""An empty list would accept all: whoever wants that leaves the field out."""
 
 
 class HeaderTemplateSpec(Resource):
@@ -39,7 +41,7 @@ class JwksSecretSpec(Resource):
 
 class RequiredClaimSpec(Resource):
     name: Text
-    values: StringOrList | None = None
+    values: Accepted | None = None
 
 
 class JwtSpec(Resource):
@@ -49,9 +51,9 @@ class JwtSpec(Resource):
     renegotiateTLS: Annotated[Anything, no_meaning("TLS 1.3 has no renegotiation")] = None
     maxStale: Annotated[Duration | None, served("time from one fetch of the keys to the next")] = None
     validAlgorithms: list[Text] | None = None
-    audience: StringOrList | None = None
+    audience: Accepted | None = None
     requireAudience: bool | None = None
-    issuer: StringOrList | None = None
+    issuer: Accepted | None = None
     requireIssuer: bool | None = None
     requireExpiresAt: bool | None = None
     leewayForExpiresAt: Annotated[Duration | None, served(_LEEWAY)] = None
@@ -96,8 +98,9 @@ class JwtArgumentsSpec(Resource):
     scopes: StringOrList | None = None
 
     def needed(self) -> tuple[str, ...]:
-        """The scopes that a token must have."""
-        return tuple(dict.fromkeys([*(self.scope or ()), *(self.scopes or ())]))
+        """The scopes that a token must have. One text may name several, as in a token (RFC 6749, 3.3)."""
+        given = (*(self.scope or ()), *(self.scopes or ()))
+        return tuple(dict.fromkeys(one for text in given for one in text.split()))
 
 
 def find_named_key_sets(obj: KubeObject) -> frozenset[KeySetSource] | None:

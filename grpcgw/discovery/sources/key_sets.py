@@ -49,6 +49,10 @@ class KeySetPace:
             return min(max(source.refresh_s, self.shortest_given_s), self.longest_s)
         return min(max(self.usual_s if max_age_s is None else max_age_s, self.shortest_s), self.longest_s)
 
+    def choose_retry(self, source: KeySetSource, backoff_s: float) -> float:
+        """After a failure: never later than after a success, as keys may have changed meanwhile."""
+        return min(max(backoff_s, self.shortest_retry_s), self.choose(source, None))
+
 
 @dataclass(frozen=True, slots=True)
 class KeySetStatus:
@@ -161,7 +165,7 @@ class KeySets:
                 fetched = await self._fetch(source)
             except FetchFailed as error:
                 self._note_failure(source.key, str(error))
-                pause_s = max(retry.next_s(), pace.shortest_retry_s)
+                pause_s = pace.choose_retry(source, retry.next_s())
             else:
                 self._note_success(source.key, fetched)
                 retry.reset()

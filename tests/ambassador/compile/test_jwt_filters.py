@@ -102,6 +102,7 @@ SCOPES = ["read", "write", "read"]
         {"scopes": SCOPES},
         {"type": "jwt", "jwt": {"scope": SCOPES}},
         {"type": "jwt", "scope": SCOPES},
+        {"scope": "read write"},
     ],
 )
 def test_a_filter_policy_demands_scopes(arguments: object) -> None:

@@ -225,6 +225,12 @@ def test_times_between_fetches_are_bounded() -> None:
     assert pace.choose(replace(source, refresh_s=86_400.0), None) == 300.0
 
 
+def test_a_set_that_failed_is_fetched_again_at_the_latest_when_its_filter_asks_for_it() -> None:
+    pace, source = KeySetPace(), KeySetSource(URL, refresh_s=5.0)
+    assert [pace.choose_retry(source, backoff_s) for backoff_s in (0.0, 2.0, 60.0)] == [0.2, 2.0, 5.0]
+    assert pace.choose_retry(KeySetSource(URL), 60.0) == 60.0
+
+
 def test_a_process_that_only_checks_fetches_nothing() -> None:
     (made,) = make_not_fetched([jwt_filter(), jwt_filter("second"), obj("Mapping", "m", {})], DIALECT)
     assert read_key_set(made) == FetchedKeySet(not_fetched=True)
