@@ -32,11 +32,11 @@ class PolicyRequest:
     """As the client sent it."""
     key: ObjectKey
     """The object that routes it: `Mapping greet.default`."""
-    metadata: Metadata
+    metadata: Metadata = field(repr=False)
     """The client's, with the edits of earlier policies."""
     facts: dict[str, str] = field(default_factory=dict)
     """Of earlier policies. A policy reads it, and adds to it by `Allow.facts` and `Deny.facts` alone."""
-    claims: Mapping[str, object] | None = None
+    claims: Mapping[str, object] | None = field(default=None, repr=False)
     """Of the token that an earlier policy verified (`Allow.claims`); None: there is none."""
     first_message: MessageStart | None = None
     """The request's first message, once a policy has waited for it (`FirstMessage`); None before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
@@ -47,7 +47,8 @@ class Request:
 
     path: str
     authority: str
-    metadata: Metadata
+    metadata: Metadata = field(repr=False)
+    """Perhaps with tokens and keys, so no `repr` shows it."""
     deadline_s: float | None
     peer: Peer
     received_at_s: float = 0.0

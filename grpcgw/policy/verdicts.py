@@ -55,7 +55,7 @@ Facts = tuple[tuple[str, str], ...]
 class Allow:
     """The RPC may go on. Raises ValueError for metadata that cannot be sent, and for facts that are not text."""
 
-    add: Metadata = ()
+    add: Metadata = field(default=(), repr=False)
     """Appended to the metadata of the request, after `remove`."""
     remove: tuple[str, ...] = ()
     """Keys (lower case) taken from the metadata of the request."""

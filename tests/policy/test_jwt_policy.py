@@ -523,5 +523,6 @@ def test_without_keys_calls_are_refused_as_unavailable_not_as_unauthenticated() 
 def test_nothing_shows_a_token(capsys: pytest.CaptureFixture[str]) -> None:
     worker = Remembering()
     settings = inject("{{ .token.Raw }}")
-    worker.check(TOKEN, settings)
+    verdict, asked = worker.check(TOKEN, settings), request_of(("authorization", f"Bearer {TOKEN}"))
     assert SIGNATURE not in repr((worker, build(settings, worker.services), settings))
+    assert SIGNATURE not in repr((verdict, asked, asked.request))
