@@ -52,7 +52,8 @@ STORMS = (
 WORKER_THREADS = 8
 ATTACKED_RATIO = 2
 PROCESSES = 3
-LIMITED = {"one worker": 1, "4 workers": 4}
+LIMITED = {"one worker": (1, 1), "4 workers": (4, 1), "2 gateways with Redis": (1, 2)}
+"""Workers and gateways."""
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 10_000
 
 
@@ -241,7 +242,7 @@ def compare_policies(plan: Plan) -> Findings:
 def count_limited(plan: Plan) -> Findings:
     """limits: RPCs at twice the rate, and a million distinct keys and tokens"""
     run_s, count = (3.0, COUNT // 10) if plan.quick else (10.0, COUNT)
-    off = {what: measure_limit(plan.engine, workers, run_s) for what, workers in LIMITED.items()}
+    off = {what: measure_limit(plan.engine, workers, run_s, n) for what, (workers, n) in LIMITED.items()}
     keys, tokens = grow_by_limit_keys(count) / 1e6, grow_by_tokens(count) / 1e6
     return Findings(
         (
