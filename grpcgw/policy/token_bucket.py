@@ -3,9 +3,9 @@
 A bucket of `capacity` tokens refills by `per_s` from the time `refills_from_s` on, and is full at `full_at_s`. Times
 are seconds on the monotonic clock, which all processes of a machine share.
 
-Without a burst of its own a limit holds back: a bucket that was full refills only one unit after the first token was
-taken. So the first unit allows exactly the rate, and not twice as much, as a full bucket that refills would, or two
-windows of a clock side by side. With a burst the bucket refills at once.
+Without a burst of its own a limit holds back: a bucket that was full refills so late that the first new token is there
+one unit after the first one was taken. So each unit from then on allows exactly the rate, and not twice as much, as a
+full bucket that refills would, or two windows of a clock side by side; and who calls at the rate is never refused.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class BucketShape:
 
 def shape_of(rate: Rate) -> BucketShape:
     if rate.burst is None:
-        return BucketShape(rate.amount, rate.per_s, float(rate.unit.seconds))
+        hold_s = (rate.amount - 1) / rate.per_s if rate.amount else 0.0
+        return BucketShape(rate.amount, rate.per_s, hold_s)
     return BucketShape(rate.burst, rate.per_s, 0.0)
 
 

@@ -29,7 +29,9 @@ class Model:
     def __init__(self, rate: Rate) -> None:
         self.capacity = Fraction(rate.amount if rate.burst is None else rate.burst)
         self.per_s = Fraction(rate.amount, rate.unit.seconds)
-        self.hold_s = Fraction(rate.unit.seconds if rate.burst is None else 0)
+        self.hold_s = (
+            Fraction(rate.unit.seconds * (rate.amount - 1), rate.amount) if rate.burst is None else Fraction(0)
+        )
         self.tokens, self.since_s = self.capacity, Fraction(0)
 
     def take(self, now_s: Fraction) -> bool:
@@ -150,3 +152,17 @@ def test_after_a_change_of_the_rate_the_new_one_holds(
             allowed_s.append(now_s)
     if allowed_s:
         assert len(allowed_s) <= shape.capacity + (allowed_s[-1] - allowed_s[0]) * shape.per_s + 1e-6
+
+
+@pytest.mark.parametrize("burst", [None, 1, 3])
+@pytest.mark.parametrize("amount", [1, 2, 5, 60])
+def test_a_client_that_calls_at_the_rate_is_never_refused(amount: int, burst: int | None) -> None:
+    rate = Rate(amount, Unit.MINUTE, burst)
+    arrivals = [1000.0 + number * 60 / amount for number in range(300)]
+    assert allowed(rate, arrivals) == arrivals
+
+
+@pytest.mark.parametrize("amount", [1, 2, 10, 1000])
+def test_of_twice_the_rate_exactly_the_rate_is_allowed(amount: int) -> None:
+    arrivals = [1000.0 + number / (2 * amount) for number in range(2 * amount * 10)]
+    assert len(allowed(Rate(amount, Unit.SECOND), arrivals)) == 10 * amount
