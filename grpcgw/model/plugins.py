@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import ClassVar
 
+from grpcgw.errors import GrpcgwError
 from grpcgw.model.route import PolicySettings
+
+
+class InvalidPluginConfig(GrpcgwError, ValueError):
+    """The configuration does not fit the class. The text says where, and holds no value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,13 @@ from collections.abc import Awaitable, Iterable, Mapping
 from typing import ClassVar, Generic, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import ErrorType
 from typing_extensions import TypeVar
 
 from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata, MetadataValue
+from grpcgw.model.plugins import InvalidPluginConfig
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.call_view import CallView
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
@@ -73,12 +76,12 @@ class OwnPolicy(Generic[C]):
 
     @classmethod
     def from_json(cls, config: str) -> Self:
-        """Raises ValueError, whose text holds no value, where `config` does not fit the model."""
+        """Raises InvalidPluginConfig, whose text holds no value, where `config` does not fit the model."""
         try:
             made = cls.config_model.model_validate_json(config)
         except ValidationError as error:
             faults = error.errors(include_url=False, include_context=False, include_input=False)
-            raise ValueError("; ".join(_describe(fault["loc"], fault["msg"]) for fault in faults)) from None
+            raise InvalidPluginConfig("; ".join(map(_describe, faults))) from None
         return cls(made)  # type: ignore[arg-type]  # C is the type of `config_model`
 
 
@@ -127,5 +130,11 @@ def _pairs(given: Pairs) -> Metadata:
     return tuple(given.items() if isinstance(given, Mapping) else given)
 
 
-def _describe(location: tuple[int | str, ...], message: str) -> str:
-    return f"{'.'.join(map(str, location))}: {message}" if location else message
+_WITH_VALUE = frozenset({"value_error", "assertion_error", "union_tag_invalid", "byte_size_unit"})
+"""Types of faults whose messages may quote the value: those of the model's own validators, and a few of pydantic's."""
+_KNOWN = frozenset(get_args(ErrorType)) - _WITH_VALUE
+
+
+def _describe(fault: ErrorDetails) -> str:
+    message = fault["msg"] if fault["type"] in _KNOWN else "the model does not accept the value"
+    return ": ".join([*filter(None, [".".join(map(str, fault["loc"]))]), message])

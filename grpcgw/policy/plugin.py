@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 from grpcgw.logs import DefectLog
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.plugins import PluginSettings
+from grpcgw.model.plugins import InvalidPluginConfig, PluginSettings
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.call_view import CallView
@@ -39,7 +39,7 @@ class UserPolicy(Protocol):
 
     @classmethod
     def from_json(cls, config: str) -> Self:
-        """Raises ValueError where the configuration is not valid."""
+        """Raises InvalidPluginConfig."""
         ...
 
     def check(self, call: CallView) -> Any:
@@ -64,6 +64,8 @@ def wrap(instance: UserPolicy, timeout_ms: int | None = None) -> Policy:
     """The policy that checks with `instance`. Raises PluginFault."""
     check: Callable[[CallView], Any] = instance.check
     on_end = getattr(instance, "on_end", None)
+    if iscoroutinefunction(on_end):
+        raise PluginFault("its on_end is asynchronous: nothing would wait for it")
     if not iscoroutinefunction(check):
         return PluginPolicy(check, on_end)
     limit_ms = instance.timeout_ms if timeout_ms is None else timeout_ms
@@ -112,9 +114,11 @@ def load_class(plugin: str) -> type[UserPolicy] | PluginFault:
         found = _import(plugin)
     except PluginFault as fault:
         return fault
-    except (Exception, SystemExit) as error:  # whatever the user's module raises: other routes serve on
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's module raises: other routes serve on
         _defects.note("an own policy cannot be imported:", plugin)
-        return PluginFault(f"importing {plugin} raised {type(error).__name__}: {error}")
+        return PluginFault(f"importing {plugin} raised {_describe(error)}")
     if not (isinstance(found, type) and callable(getattr(found, "from_json", None)) and hasattr(found, "check")):
         return PluginFault(f"{plugin} is no subclass of grpcgw.policies.OwnPolicy")
     return found
@@ -146,11 +150,20 @@ def _find_entry_point(name: str) -> object:
 def _make_instance(loaded: type[UserPolicy], config: str) -> UserPolicy:
     try:
         return loaded.from_json(config)
-    except ValueError as error:
+    except InvalidPluginConfig as error:
         raise PluginFault(f"its configuration is not valid: {error}") from None
-    except Exception as error:  # its text may hold what is secret in the configuration
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit: it would end the process. Its text may hold a secret
         _defects.note("an own policy cannot be made:", loaded.__qualname__)
         raise PluginFault(f"making it raised {type(error).__name__}; the log has more") from None
+
+
+def _describe(error: BaseException) -> str:
+    """Without the text of what the user's code raises: it may hold a secret, and clients read it."""
+    if isinstance(error, ImportError | SyntaxError):
+        return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}; the log has more"
 
 
 def _refuse(key: ObjectKey, settings: PluginSettings, fault: PluginFault) -> Deny:

@@ -21,7 +21,8 @@ from grpcgw.policy.verdicts import Deny
 
 KEY = ObjectKey("Mapping", "default", "greet")
 MODULE = """
-from pydantic import BaseModel
+from typing import Literal
+from pydantic import BaseModel, Field, field_validator
 from grpcgw.policies import OwnPolicy, allow, deny
 
 class Config(BaseModel):
@@ -51,8 +52,39 @@ class Failing(OwnPolicy):
     def __init__(self, config):
         raise KeyError("a password")
 
+class Exiting(OwnPolicy):
+    def __init__(self, config):
+        raise SystemExit(3)
+
+class Reading(OwnPolicy[Config]):
+    def __init__(self, config):
+        int("a password")
+
+class LateEnding(Ending):
+    async def on_end(self, call, status):
+        pass
+
 class Stranger:
     pass
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+class Checked(BaseModel):
+    word: str = ""
+    pet: Cat | Dog | None = Field(None, discriminator="kind")
+
+    @field_validator("word")
+    @classmethod
+    def check_word(cls, value):
+        raise ValueError(f"{value} is no word")
+
+class Picky(OwnPolicy[Checked]):
+    def check(self, call):
+        return allow()
 """
 
 
@@ -133,6 +165,9 @@ def test_an_asynchronous_check_waits_for_the_classs_time_or_the_settings(
         (":Stranger", "no subclass of grpcgw.policies.OwnPolicy"),
         (":NoTime", "timeout_ms is no number of milliseconds above 0"),
         (":Failing", "making it raised KeyError"),
+        (":Exiting", "making it raised SystemExit"),
+        (":Reading", "making it raised ValueError"),
+        (":LateEnding", "its on_end is asynchronous"),
         (".missing:X", "ModuleNotFoundError"),
     ],
 )
@@ -149,7 +184,23 @@ def test_a_configuration_that_does_not_fit_refuses_its_routes(module: str) -> No
     assert "password" not in message
 
 
-@pytest.mark.parametrize("text", ["raise SystemExit(3)", "1 / 0", "def"])
+@pytest.mark.parametrize(
+    ("config", "cause"), [({"word": "password"}, "word: the model"), ({"pet": {"kind": "password"}}, "pet: the model")]
+)
+def test_no_value_of_a_configuration_is_shown(module: str, config: dict[str, object], cause: str) -> None:
+    message = why(build(make_plugin("f", f"{module}:Picky", config)))
+    assert f"its configuration is not valid: {cause} does not accept the value" in message
+    assert "password" not in message
+
+
+def test_what_a_module_raises_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "telltale.py").write_text("raise RuntimeError('postgres://me:password@db')")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = why(build(make_plugin("f", "telltale:X", {})))
+    assert message.endswith("importing telltale:X raised RuntimeError; the log has more")
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit(3)", "1 / 0", "def", "raise GeneratorExit"])
 def test_a_module_that_cannot_be_imported_is_tried_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
