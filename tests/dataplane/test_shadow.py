@@ -243,8 +243,9 @@ def test_a_shadow_that_cannot_be_connected_to_changes_nothing_of_the_originals(l
     plain = converse(lab, lab.gateway(pod))
     gateway = gateway_with(lab, pod, lab.scripted_pod(deaf=True), route=shadowed(timeout_ms=300))
     assert converse(lab, gateway) == plain
-    codes = wait_for_copies(gateway, len(plain)).codes  # CANCELLED: the original was over before it had all been sent
-    assert set(codes) <= {1, 4}
+    codes = wait_for_copies(gateway, len(plain)).codes
+    # CANCELLED: the original was over before it had all been sent. UNAVAILABLE: connecting timed out before the call.
+    assert set(codes) <= {1, 4, 14}
 
 
 def test_without_pods_of_the_shadow_copies_are_dropped_and_counted(lab: Lab) -> None:
