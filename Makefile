@@ -47,7 +47,7 @@ check: lint types imports test ## everything CI runs
 bench: $(VENV)/.bench-ready $(VENV)/.system ## the cost of an RPC, compared with Envoy and others (docs/performance.md); PART=tls,streams ENGINE=…
 	@$(BIN)/python -m bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
 
-against-envoy: $(VENV)/.bench-ready ## tests beside a real Envoy: rate limits
+against-envoy: $(VENV)/.bench-ready ## tests beside a real Envoy: rate limits, AuthServices
 	@$(BIN)/python -m pytest -o pythonpath=". protos tests" bench/against_envoy
 
 proto: $(VENV)/.dev-ready ## generate the code of protos/

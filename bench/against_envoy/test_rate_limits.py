@@ -59,8 +59,8 @@ def running_envoy(folder: Path, greet: int, limits: int, actions: list[list[Body
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
     listener = {"name": "front", "address": describe_address(port), "filter_chains": [{"filters": filters}]}
     clusters = [
-        describe_cluster([Pod("greet", greet)]),
-        {**describe_cluster([Pod("limits", limits)]), "name": "limits"},
+        describe_cluster("pods", [Pod("greet", greet)]),
+        describe_cluster("limits", [Pod("limits", limits)]),
     ]
     config.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}))
     command = [str(find_envoy()), "-c", str(config), "--concurrency", "1", "--log-level", "error"]

@@ -13,7 +13,7 @@ from cachetools import TTLCache
 
 from grpcgw.policy.contract import PolicyRequest
 from grpcgw.policy.ext_authz_request import find_principal, list_headers
-from grpcgw.policy.ruling import Ruling
+from grpcgw.policy.verdicts import Allow, Deny
 from grpcgw.telemetry.policy_counters import CacheCounters
 
 
@@ -22,28 +22,28 @@ class AnswerCache:
 
     def __init__(self, max_entries: int, max_age_s: float, counters: CacheCounters | None = None) -> None:
         self._now_s = 0.0
-        self._rulings: TTLCache[bytes, Ruling] = TTLCache(max_entries, max_age_s, timer=lambda: self._now_s)
+        self._verdicts: TTLCache[bytes, Allow | Deny] = TTLCache(max_entries, max_age_s, timer=lambda: self._now_s)
         self._lock = Lock()
         self.counters = counters or CacheCounters()
 
-    def find(self, key: bytes, now_s: float) -> Ruling | None:
+    def find(self, key: bytes, now_s: float) -> Allow | Deny | None:
         with self._lock:
             self._now_s = max(self._now_s, now_s)
-            found = self._rulings.get(key)
+            found = self._verdicts.get(key)
             if found is None:
                 self.counters.misses += 1
             else:
                 self.counters.hits += 1
             return found
 
-    def keep(self, key: bytes, ruling: Ruling, now_s: float) -> None:
+    def keep(self, key: bytes, verdict: Allow | Deny, now_s: float) -> None:
         with self._lock:
             self._now_s = max(self._now_s, now_s)
-            self._rulings[key] = ruling
+            self._verdicts[key] = verdict
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._rulings)
+            return len(self._verdicts)
 
 
 def make_key(request: PolicyRequest, headers: Iterable[str], extensions: Iterable[tuple[str, str]] = ()) -> bytes:

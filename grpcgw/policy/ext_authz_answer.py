@@ -14,12 +14,8 @@ from grpcgw.model.codes import Code, code_of_http
 from grpcgw.policy.answer_headers import BadHeader, explicit_status, is_dropped, keep_sendable, read_header
 from grpcgw.policy.dynamic_metadata import read_facts
 from grpcgw.policy.ext_authz_pb2 import CheckResponse, DeniedHttpResponse, HeaderValueOption
-from grpcgw.policy.ruling import Rule, Ruling, Verb, refuse
+from grpcgw.policy.service_verdicts import permit, refuse
 from grpcgw.policy.verdicts import Allow, Deny, Facts
-
-_ACTIONS = {1: Verb.ADD_IF_ABSENT, 2: Verb.SET, 3: Verb.SET_IF_PRESENT}
-"""`HeaderValueOption.append_action`; 0, the default, sets a header, as in Envoy's ext_authz."""
-
 
 MAX_DETAILS_BYTES = 2048
 """Longer details of a denial are left out: with them, its trailers would be more than clients take (8 KiB)."""
@@ -37,8 +33,8 @@ class ServiceError(GrpcgwError):
         self.refusal = refusal
 
 
-def read_answer(message: bytes, who: str) -> Ruling:
-    """The ruling of a serialized CheckResponse. `who` names the service to clients. Raises NoVerdict, ServiceError."""
+def read_answer(message: bytes, who: str) -> Allow | Deny:
+    """The verdict of a serialized CheckResponse. `who` names the service to clients. Raises NoVerdict, ServiceError."""
     try:
         answer = CheckResponse.FromString(message)
     except DecodeError as error:
@@ -48,7 +44,7 @@ def read_answer(message: bytes, who: str) -> Ruling:
         raise ServiceError(_read_refusal(answer, answer.error_response, who, Code.UNAVAILABLE))
     if kind == "denied_response" or answer.status.code:
         denied = answer.denied_response
-        return Ruling(_read_refusal(answer, denied, who, Code.PERMISSION_DENIED))
+        return _read_refusal(answer, denied, who, Code.PERMISSION_DENIED)
     if kind is None and UnknownFieldSet(answer):  # perhaps a kind of http_response that later versions have
         raise NoVerdict("its answer has fields that are not known")
     if kind is None and not answer.HasField("status"):
@@ -56,24 +52,22 @@ def read_answer(message: bytes, who: str) -> Ruling:
     return _read_permission(answer)
 
 
-def _read_permission(answer: CheckResponse) -> Ruling:
+def _read_permission(answer: CheckResponse) -> Allow:
+    """`append_action` of a header for the pod does not count, as in Envoy: what the service sets replaces what the
+    sent, unless it says `append`."""
     allowed = answer.ok_response
     facts = _read_facts(answer)
     if not allowed.ByteSize():
-        return Ruling(Allow(facts=facts))
+        return permit(facts=facts)
     try:
-        rules = tuple([_read_rule(option) for option in allowed.headers if not is_dropped(option.header.key)])
+        given = [option for option in allowed.headers if not is_dropped(option.header.key)]
+        replaced = tuple([_read_header(one) for one in given if not one.append.value])
+        appended = tuple([_read_header(one) for one in given if one.append.value])
         removed = tuple([key for name in allowed.headers_to_remove if _may_remove(key := name.lower())])
         added = [_read_header(one) for one in allowed.response_headers_to_add if not is_dropped(one.header.key)]
-        return Ruling(Allow(remove=removed, facts=facts, add_response=tuple(added)), rules)
+        return permit(replaced, appended, removed, facts, tuple(added))
     except (BadHeader, ValueError) as error:
         raise NoVerdict(f"it allows the call with a header that cannot be sent: {error}") from error
-
-
-def _read_rule(option: HeaderValueOption) -> Rule:
-    key, value = _read_header(option)
-    verb = Verb.APPEND if option.append.value else _ACTIONS.get(option.append_action, Verb.SET)
-    return Rule(verb, key, value)
 
 
 def _read_header(option: HeaderValueOption) -> tuple[str, str | bytes]:

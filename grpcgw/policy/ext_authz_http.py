@@ -13,8 +13,8 @@ from grpcgw.policy.answer_headers import BadHeader, explicit_status, is_dropped,
 from grpcgw.policy.contract import HttpAnswer, PolicyRequest
 from grpcgw.policy.ext_authz_answer import NoVerdict, ServiceError
 from grpcgw.policy.ext_authz_request import PARTIAL_BODY, list_headers
-from grpcgw.policy.ruling import Rule, Ruling, Verb, refuse
-from grpcgw.policy.verdicts import ALLOW, Deny
+from grpcgw.policy.service_verdicts import permit, refuse
+from grpcgw.policy.verdicts import Allow, Deny
 
 OK = 200
 SERVER_ERRORS = range(500, 600)
@@ -51,14 +51,14 @@ class HttpExchange:
         path = f"{self._prefix}{request.request.path}"
         return path, (*sent, *self._added), b"" if message is None else message.frame
 
-    def read(self, answer: HttpAnswer) -> Ruling:
+    def read(self, answer: HttpAnswer) -> Allow | Deny:
         """Raises NoVerdict and ServiceError."""
         kept = [(key, value) for key, value in answer.headers if key.lower() in self._answered]
         if answer.status == OK:
             return _allow(kept)
         if answer.status in SERVER_ERRORS:
             raise ServiceError(self._refuse(answer, kept, Code.UNAVAILABLE))
-        return Ruling(self._refuse(answer, kept, code_of_http(answer.status)))
+        return self._refuse(answer, kept, code_of_http(answer.status))
 
     def _refuse(self, answer: HttpAnswer, kept: Iterable[tuple[str, str]], code: int) -> Deny:
         explicit, message = explicit_status(answer.headers)
@@ -66,9 +66,8 @@ class HttpExchange:
         return refuse(self._who, code if explicit is None else explicit, text, keep_sendable(kept))
 
 
-def _allow(kept: Iterable[tuple[str, str]]) -> Ruling:
+def _allow(kept: Iterable[tuple[str, str]]) -> Allow:
     try:
-        passed = [read_header(key, value) for key, value in kept if not is_dropped(key)]
-        return Ruling(ALLOW, tuple([Rule(Verb.SET, key, value) for key, value in passed]))
+        return permit(tuple([read_header(key, value) for key, value in kept if not is_dropped(key)]))
     except (BadHeader, ValueError) as error:
         raise NoVerdict(f"it allows the call with a header that cannot be sent: {error}") from error

@@ -33,7 +33,6 @@ from grpcgw.policy.contract import (
 from grpcgw.policy.ext_authz_answer import NoVerdict, ServiceError, read_answer
 from grpcgw.policy.ext_authz_http import HttpExchange
 from grpcgw.policy.ext_authz_request import encode_question
-from grpcgw.policy.ruling import Ruling
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
 
@@ -84,7 +83,7 @@ class ExtAuthz:
             key = make_key(request, caching.headers, self._settings.context_extensions)
             known = cache.find(key, request.now_s)
             if known is not None:
-                return known.apply(request.metadata)
+                return known
         return Wait(self._ask(request, key), self._timeout_s, self._fail_mode, self._closed_code)
 
     def _ask_grpc(self, request: PolicyRequest, key: bytes) -> UnaryRpc:
@@ -100,17 +99,17 @@ class ExtAuthz:
 
         return HttpCall(*self._http.request(request), judge, self._next_upstream())
 
-    def _judge(self, request: PolicyRequest, key: bytes, read: Callable[[], Ruling]) -> Allow | Deny:
+    def _judge(self, request: PolicyRequest, key: bytes, read: Callable[[], Allow | Deny]) -> Allow | Deny:
         try:
-            ruling = read()
+            verdict = read()
         except ServiceError as error:
             is_open = self._fail_mode is FailMode.OPEN
             return Allow(facts=((FAILED_OPEN, self._settings.name),)) if is_open else self._refuse_for(error)
         except NoVerdict as error:
             return Deny(Reason.POLICY_UNAVAILABLE, f"{self._who} gave no verdict: {error}", self._closed_code)
         if self._cache is not None:
-            self._cache.keep(key, ruling, request.now_s)
-        return ruling.apply(request.metadata)
+            self._cache.keep(key, verdict, request.now_s)
+        return verdict
 
     def _refuse_for(self, error: ServiceError) -> Deny:
         """As the operator says, else as the service says."""
