@@ -2,8 +2,8 @@
 
 An interpreter takes more than a second of processor time for the imports of `grpcgw run`, and a fork of a process that
 has done them some milliseconds. Apart from that the child is what `python -m grpcgw` would be: its arguments,
-environment, folder and stderr, an interpreter that ends as usual, an exit code. (tests/abuse and `grpcgw demo` start
-interpreters of their own.)
+environment, folder, stdout and stderr, an interpreter that ends as usual, an exit code. (tests/abuse and `grpcgw demo`
+start interpreters of their own.)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Grpcgw:
         self._keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = json.dumps({"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()})
         with theirs:
-            socket.send_fds(template(), [request.encode()], [theirs.fileno(), stderr.fileno()])
+            socket.send_fds(template(), [request.encode()], [theirs.fileno(), 1, stderr.fileno()])
         self.pid = int(self._read())
 
     def poll(self) -> int | None:
@@ -89,7 +89,7 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as requests:
         while True:
-            request, descriptors, _, _ = socket.recv_fds(requests, _LONGEST_REQUEST, 2)
+            request, descriptors, _, _ = socket.recv_fds(requests, _LONGEST_REQUEST, 3)
             if not request:
                 return
             if not os.fork():
@@ -107,15 +107,17 @@ def _import_all() -> None:
             importlib.import_module(module.name)
 
 
-def _keep(request: dict[str, object], answers: int, stderr: int) -> None:
+def _keep(request: dict[str, object], answers: int, stdout: int, stderr: int) -> None:
     """Fork once more: this process tells the pid of the other, and how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if not pid:
+        os.dup2(stdout, 1)
         os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(answers)
+        for each in (answers, stdout, stderr):
+            os.close(each)
         _become_grpcgw(**request)
+    os.close(stdout)
     os.close(stderr)
     os.write(answers, str(pid).encode())
     _, status = os.waitpid(pid, 0)
