@@ -79,7 +79,7 @@ class BucketTable:
         try:
             offset, state = self._find(number, fingerprint, shape, now_s)
             taken = take(shape, state, least, most, now_s)
-            if taken.tokens:
+            if taken.tokens or taken.state != state:  # or the rate has changed, and refills from now on
                 _ENTRY.pack_into(self._buffer, offset, fingerprint, taken.state.full_at_s, taken.state.refills_from_s)
             return taken
         finally:

@@ -240,3 +240,11 @@ def test_a_flood_of_keys_that_last_for_hours_does_not_starve_those_that_last_for
         limiter.decide(HOURLY, [user], 1, 1000.0 + number / 1e6)
     for second in range(1001, 1100, 3):
         assert sum(allows(limiter, rules, (("ip", "10.0.0.1"),), now_s=second) for _ in range(11)) == 10
+
+
+def test_a_rate_that_was_raised_holds_from_the_first_call_on() -> None:
+    limiter = Limiter(table())
+    slow, fast = (LimitRules("d", [limit("one", rate)]) for rate in (Rate(5, Unit.HOUR), Rate(10, Unit.SECOND)))
+    assert sum(allows(limiter, slow, FOO) for _ in range(6)) == 5
+    allowed = [allows(limiter, fast, FOO, now_s=1001 + number / 20) for number in range(100)]
+    assert sum(allowed) >= 30
