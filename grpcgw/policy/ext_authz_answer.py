@@ -54,7 +54,7 @@ def read_answer(message: bytes, who: str) -> Allow | Deny:
 
 def _read_permission(answer: CheckResponse) -> Allow:
     """`append_action` of a header for the pod does not count, as in Envoy: what the service sets replaces what the
-    sent, unless it says `append`."""
+    client sent, unless it says `append`."""
     allowed = answer.ok_response
     facts = _read_facts(answer)
     if not allowed.ByteSize():
