@@ -94,7 +94,9 @@ class IsAuthority:
 
 @dataclass(frozen=True, slots=True)
 class HasHeader:
-    """`header`: several values of the key are one text, joined by commas. An absent header matches no text."""
+    """`header`: several values of the key are one text, joined by commas. Where a match refuses the RPC, one of the
+    values may match as well: else a client would get round a rule that denies by sending the header twice. An absent
+    header matches no text."""
 
     name: str
     """In lower case, as RPCs have them."""
@@ -104,7 +106,8 @@ class HasHeader:
 
 @dataclass(frozen=True, slots=True)
 class IsFrom:
-    """`remote_ip`, or `direct_remote_ip` where it is `of_peer`."""
+    """`remote_ip`, or `direct_remote_ip` where it is `of_peer`. A client without an address (on a Unix socket) is
+    refused: it may be in any network."""
 
     networks: tuple[str, ...]
     """`10.0.0.0/8`, `2001:db8::/32`; one of them."""

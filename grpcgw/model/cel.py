@@ -14,7 +14,9 @@ from grpcgw.errors import GrpcgwError
 
 MAX_CHARACTERS = 2048
 MAX_MACROS = 1
-_MACRO = re.compile(r"\.\s*(?:all|exists|exists_one|existsOne|filter|map)\s*\(\s*(\w*)")
+_SPACE = r"(?:\s|//[^\n]*(?:\n|$))*"
+"""With comments."""
+_MACRO = re.compile(rf"\.{_SPACE}(?:all|exists|exists_one|existsOne|filter|map){_SPACE}\({_SPACE}(\w*)")
 """With its loop variable. Also in a text literal: counted too often is safe."""
 _FUNCTIONS = frozenset(
     {

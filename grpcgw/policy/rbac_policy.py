@@ -1,7 +1,7 @@
 """The policy of authorization: rules of who may call what, in Envoy's RBAC semantics. Pure.
 
-An Rbac that denies is passed by an RPC that none of its policies matches, one that allows by an RPC that one matches. A
-condition that cannot be evaluated denies, whatever the action is.
+An Rbac that denies is passed by an RPC that none of its policies matches, one that allows by an RPC that one matches.
+What cannot be evaluated denies, whatever the action is: a condition, the address of a client that has none.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _compile_step(rbac: Rbac, key: ObjectKey) -> _Step:
 
 def _compile_policy(policy: RbacPolicy, denies: bool) -> Test:
     given = [matchers for matchers in (policy.permissions, policy.principals) if ANYTHING not in matchers]
-    tests = [any_of([compile_matcher(one) for one in matchers]) for matchers in given]
+    tests = [any_of([compile_matcher(one, if_unsure=denies) for one in matchers]) for matchers in given]
     if policy.condition:
         tests.append(_compile_condition(policy.condition, if_unknown=denies))
     return all_of(tests)

@@ -22,7 +22,7 @@ from grpcgw.model.authorization import (
     TextMatch,
 )
 from grpcgw.model.glob import compile_glob
-from grpcgw.model.metadata import Metadata, MetadataValue
+from grpcgw.model.metadata import MetadataValue
 from grpcgw.model.regex import FullRegex, remember
 from grpcgw.policy.addresses import match_networks
 from grpcgw.policy.client_certificates import ClientCertificate
@@ -33,15 +33,19 @@ Test = Callable[[PolicyRequest], bool]
 TextTest = Callable[[str], bool]
 
 
-def compile_matcher(matcher: Matcher) -> Test:
-    """Raises InvalidRegex, InvalidGlob, and ValueError for a network that is none."""
+def compile_matcher(matcher: Matcher, if_unsure: bool) -> Test:
+    """`if_unsure`: the answer that refuses the RPC, for what no client should get round a rule with: a header that is
+    sent several times, and a client whose address is not known.
+
+    Raises InvalidRegex, InvalidGlob, and ValueError for a network that is none.
+    """
     match matcher:
         case AllOf(parts):
-            return all_of([compile_matcher(part) for part in parts])
+            return all_of([compile_matcher(part, if_unsure) for part in parts])
         case AnyOf(parts):
-            return any_of([compile_matcher(part) for part in parts])
+            return any_of([compile_matcher(part, if_unsure) for part in parts])
         case Not(part):
-            test = compile_matcher(part)
+            test = compile_matcher(part, not if_unsure)
             return lambda request: not test(request)
         case IsMethod(texts):
             is_method = compile_texts(texts)
@@ -50,9 +54,9 @@ def compile_matcher(matcher: Matcher) -> Test:
             is_host = remember(_compile_host(texts))
             return lambda request: is_host(request.request.authority)
         case HasHeader(name, texts):
-            return _compile_header(name, texts)
+            return _compile_header(name, texts, if_unsure)
         case IsFrom(networks, of_peer):
-            return _compile_networks(networks, of_peer)
+            return _compile_networks(networks, of_peer, if_unsure)
         case HasCertificate():
             return _compile_certificate(matcher)
         case HasClaim(name, texts):
@@ -143,22 +147,19 @@ def _compile_host(texts: tuple[TextMatch, ...]) -> TextTest:
     return lambda authority: any(map(is_host, split_authority(authority)))
 
 
-def _compile_header(name: str, texts: tuple[TextMatch, ...]) -> Test:
+def _compile_header(name: str, texts: tuple[TextMatch, ...], any_value: bool) -> Test:
+    """`any_value`: of a header that is sent several times, one value is enough; else the joined values must match."""
     matches = compile_texts(texts) if texts else None
 
     def test(request: PolicyRequest) -> bool:
-        value = join_values(request.metadata, name)
-        return value is not None and (matches is None or matches(value))
+        values = [as_text(value) for key, value in request.metadata if key == name]
+        if not values or matches is None:
+            return bool(values)
+        if len(values) == 1:
+            return matches(values[0])
+        return matches(",".join(values)) or (any_value and any(map(matches, values)))
 
     return test
-
-
-def join_values(metadata: Metadata, name: str) -> str | None:
-    """All values of a key, joined by commas; None: there is none."""
-    values = [value for key, value in metadata if key == name]
-    if not values:
-        return None
-    return ",".join([as_text(value) for value in values])
 
 
 def as_text(value: MetadataValue) -> str:
@@ -166,8 +167,9 @@ def as_text(value: MetadataValue) -> str:
     return value if isinstance(value, str) else b64encode(value).decode().rstrip("=")
 
 
-def _compile_networks(networks: tuple[str, ...], of_peer: bool) -> Test:
-    matches = remember(match_networks(networks))
+def _compile_networks(networks: tuple[str, ...], of_peer: bool, if_unknown: bool) -> Test:
+    is_in = match_networks(networks)
+    matches = remember(lambda address: is_in(address) if address else if_unknown)
     if of_peer:
         return lambda request: matches(request.request.peer.connected)
     return lambda request: matches(request.request.peer.address)

@@ -28,34 +28,36 @@ from grpcgw.policy.contract import PolicyRequest
 
 def allows(rules: tuple[Rbac, ...], request: PolicyRequest) -> bool:
     for rbac in rules:
+        denies = rbac.action is Action.DENY
         hit = any(
-            any(holds(one, request) for one in policy.permissions)
-            and any(holds(one, request) for one in policy.principals)
+            any(holds(one, request, denies) for one in policy.permissions)
+            and any(holds(one, request, denies) for one in policy.principals)
             for policy in rbac.policies
         )
-        if hit is (rbac.action is Action.DENY):
+        if hit is denies:
             return False
     return True
 
 
-def holds(matcher: Matcher, rpc: PolicyRequest) -> bool:
+def holds(matcher: Matcher, rpc: PolicyRequest, refuses: bool) -> bool:
+    """`refuses`: a match is to the client's disadvantage."""
     match matcher:
         case AllOf(parts):
-            return all(holds(part, rpc) for part in parts)
+            return all(holds(part, rpc, refuses) for part in parts)
         case AnyOf(parts):
-            return any(holds(part, rpc) for part in parts)
+            return any(holds(part, rpc, refuses) for part in parts)
         case Not(part):
-            return not holds(part, rpc)
+            return not holds(part, rpc, not refuses)
         case IsMethod(texts):
             return _one(texts, [rpc.request.path])
         case IsAuthority(texts):
             return _one(texts, [rpc.request.authority, rpc.request.authority.partition(":")[0]])
         case HasHeader(name, texts):
             values = [str(value) for key, value in rpc.metadata if key == name]
-            return _one(texts, [",".join(values)] if values else [])
+            return _one(texts, [",".join(values), *(values if refuses else [])] if values else [])
         case IsFrom(networks, of_peer):
             text = rpc.request.peer.connected if of_peer else rpc.request.peer.address
-            return bool(text) and any(ip_address(text) in ip_network(network) for network in networks)
+            return any(ip_address(text) in ip_network(network) for network in networks) if text else refuses
         case HasCertificate(field, texts):
             shown = rpc.request.certificate
             if shown is None:

@@ -118,7 +118,6 @@ TENANT = ("x-tenant", "acme")
         (HasHeader("x-tenant", texts("")), rpc(), False),  # absent is not empty
         (HasHeader("x-tenant", texts("", kind=PREFIX)), rpc(), False),
         (Not(HasHeader("x-tenant", texts("acme"))), rpc(), True),
-        (HasHeader("x-tenant", texts("acme")), rpc(TENANT, TENANT), False),
         (HasHeader("x-tenant", texts("acme,acme")), rpc(TENANT, TENANT), True),
         (HasHeader("x-tenant", texts("cm", kind=CONTAINS)), rpc(TENANT), True),
         (HasHeader("x-id-bin", texts("AQI")), rpc(("x-id-bin", b"\x01\x02")), True),
@@ -127,7 +126,7 @@ TENANT = ("x-tenant", "acme")
         (IsFrom(("198.51.100.0/24",)), rpc(), False),
         (IsFrom(("192.0.2.0/24",)), rpc(address="::ffff:192.0.2.7"), True),
         (IsFrom(("2001:db8::/32",)), rpc(address="2001:db8::1"), True),
-        (IsFrom(("0.0.0.0/0", "::/0")), rpc(address=""), False),
+        (IsFrom(("::ffff:192.0.2.0/120",)), rpc(), True),
         (IsFrom(("192.0.2.0/24",), of_peer=True), rpc(), True),
         (HasCertificate(CertificateField.ANY), rpc(), False),
         (HasCertificate(CertificateField.ANY), rpc(certificate=MINE), True),
@@ -158,6 +157,26 @@ def test_what_a_matcher_matches(matcher: Matcher, request_: PolicyRequest, expec
 
 
 # --- what has been wrong in other servers
+
+
+@pytest.mark.parametrize(
+    ("matcher", "request_"),
+    [
+        (HasHeader("x-tenant", texts("acme")), rpc(TENANT, ("x-tenant", "b"))),
+        (HasHeader("x-tenant", texts("acme")), rpc(("x-tenant", ""), TENANT)),
+        (HasHeader("x-id-bin", texts("AQI")), rpc(("x-id-bin", b"\x01\x02"), ("x-id-bin", b""))),
+        (IsFrom(("192.0.2.0/24",)), rpc(address="")),
+        (IsFrom(("192.0.2.0/24",), of_peer=True), rpc(address="")),
+    ],
+)
+def test_nobody_gets_round_a_rule_by_a_header_sent_twice_or_an_address_that_is_not_known(
+    matcher: Matcher, request_: PolicyRequest
+) -> None:
+    for one in (matcher, AnyOf((matcher,)), Not(Not(matcher))):
+        assert isinstance(decide(request_, Rbac(Action.DENY, (policy("r", one),))), Deny)
+        assert isinstance(decide(request_, Rbac(Action.ALLOW, (policy("r", one),))), Deny)
+    assert isinstance(decide(request_, Rbac(Action.ALLOW, (policy("r", Not(matcher)),))), Deny)
+    assert isinstance(decide(request_, Rbac(Action.DENY, (policy("r", Not(matcher)),))), Deny)
 
 
 def test_nested_rules_are_checked_at_every_depth() -> None:

@@ -134,6 +134,7 @@ def test_a_rule_has_a_name_or_its_number() -> None:
         ({"condition": "user == 'a'"}, "there is no variable user"),
         ({"condition": "request.path.startswith('a')"}, "there is no function startswith"),
         ({"condition": "[1].all(x, [1].all(y, true))"}, "more than one of the macros"),
+        ({"condition": "[1].all(x, [1]. // .\n all // (\n (y, true))"}, "more than one of the macros"),
         ({"condition": f"{'!' * 3000}true"}, "more than 2048 characters"),
     ],
 )
