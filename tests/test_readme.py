@@ -52,7 +52,7 @@ def sessions() -> list[tuple[str, str]]:
 def test_console_blocks_show_what_is_printed(command: str, shown: str) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        shlex.split(command),
+        ["sh", "-c", command],
         cwd=ROOT,
         env={**os.environ, "PATH": path},
         capture_output=True,

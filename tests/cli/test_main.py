@@ -109,6 +109,7 @@ def test_help_names_no_flag_that_the_command_does_not_take(capsys: pytest.Captur
         "--ambassador-namespace",
         "--engine",
         "--help",
+        "--policy",
         *(["--json"] if command == "routes" else []),
     }
     assert named == taken
