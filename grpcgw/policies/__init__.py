@@ -127,7 +127,7 @@ def deny(
 
 
 def _pairs(given: Pairs) -> Metadata:
-    return tuple(given.items() if isinstance(given, Mapping) else given)
+    return tuple(given.items()) if isinstance(given, Mapping) else tuple([(key, value) for key, value in given])
 
 
 _WITH_VALUE = frozenset({"value_error", "assertion_error", "union_tag_invalid", "byte_size_unit"})

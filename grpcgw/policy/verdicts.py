@@ -20,8 +20,16 @@ _KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 _REASON = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 
 
+MAX_BYTES = 65536
+"""Of what a verdict adds to metadata, or of the status of a Deny. More of it could make a peer close the connection,
+with the RPCs of others on it."""
+
+
 def check_metadata(metadata: Metadata) -> None:
     """Raises ValueError for what gRPC cannot send, or a policy may not set."""
+    if not isinstance(metadata, tuple):
+        raise ValueError("metadata should be a tuple of pairs")
+    size = 0
     for key, value in metadata:
         if not _is_settable(key):
             raise ValueError(f"{key!r} is no metadata key that a policy may set")
@@ -29,6 +37,9 @@ def check_metadata(metadata: Metadata) -> None:
             raise ValueError(f"{key}: the value should be bytes for a -bin key, and text for any other")
         if not isinstance(value, bytes) and not _is_text(value):
             raise ValueError(f"{key}: the value should be printable ASCII characters, without spaces around them")
+        size += len(value)
+    if size > MAX_BYTES:
+        raise ValueError(f"metadata of {size} bytes are too long: a policy may set {MAX_BYTES}")
 
 
 @lru_cache(maxsize=1024)
@@ -101,13 +112,18 @@ class Deny:
     """For the access log alone: the client gets none of them."""
 
     def __post_init__(self) -> None:
-        if self.code is not None and not 0 < self.code <= Code.UNAUTHENTICATED:
+        if self.code is not None and not (isinstance(self.code, int) and 0 < self.code <= Code.UNAUTHENTICATED):
             raise ValueError(f"{self.code} is no code to refuse an RPC with")
+        if not isinstance(self.message, str):
+            raise ValueError(f"the message should be text, not {type(self.message).__name__}")
+        if not isinstance(self.details, bytes) or len(self.details) > MAX_BYTES:
+            raise ValueError(f"the details should be a serialized google.rpc.Status, of {MAX_BYTES} bytes at most")
         if not _REASON.fullmatch(self.reason):
             raise ValueError(f"{self.reason!r} is no reason: it should be a word such as rate-limit")
         check_metadata(self.metadata)
-        if self.retry_after_ms is not None and not 0 <= self.retry_after_ms < 2**31:
-            raise ValueError(f"{self.retry_after_ms} ms is no time to wait: it should be a number of 31 bits")
+        wait_ms = self.retry_after_ms
+        if wait_ms is not None and not (isinstance(wait_ms, int) and 0 <= wait_ms < 2**31):
+            raise ValueError(f"{wait_ms} ms is no time to wait: it should be a whole number of 31 bits")
 
     def status(self) -> Status:
         """What the client gets, trailers-only."""

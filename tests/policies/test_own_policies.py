@@ -57,6 +57,10 @@ def test_what_grpc_cannot_send_is_refused_where_it_is_made(bad: dict[str, str | 
         deny(Code.ABORTED, "", trailers=bad)
 
 
+def test_pairs_may_be_lists_as_json_has_them() -> None:
+    assert allow(add=[["x-a", "b"]]).add == (("x-a", "b"),)  # type: ignore[list-item]
+
+
 # --- the view
 
 

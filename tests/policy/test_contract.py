@@ -23,6 +23,8 @@ UNSENDABLE: list[Metadata] = [
     (("x-a-bin", "text"),),
     (("x-a", " spaces around "),),
     (("x-a", 3),),  # type: ignore[list-item]
+    [("x-a", "a")],  # type: ignore[list-item]  # it could change later
+    (("x-a", "a" * 40_000), ("x-b-bin", b"b" * 40_000)),
 ]
 
 
@@ -50,6 +52,16 @@ def test_a_deny_without_a_code_has_that_of_its_reason() -> None:
     assert Deny(Reason.CLEAR_TEXT, "use TLS").status().code == Code.PERMISSION_DENIED
     assert Deny(Reason.POLICY_DEFECT, "").status().code == Code.INTERNAL
     assert Deny(Reason.POLICY_NOT_BUILT, "").status().code == Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    "odd", [{"message": b"text"}, {"message": None}, {"details": "text"}, {"details": b"x" * 70_000}, {"code": 5.5}]
+)
+def test_a_status_that_no_client_could_read_is_no_deny(odd: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        Deny(**{"reason": "busy", "message": "", **odd})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no time to wait"):
+        Deny("busy", "", retry_after_ms=1.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("code", [0, -1, 17])
