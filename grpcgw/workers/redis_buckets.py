@@ -17,7 +17,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from grpcgw.policy.limiter import Leased, LimitCounter
 from grpcgw.policy.verdicts import ALLOW, Allow
@@ -200,7 +200,7 @@ class RedisBuckets:
                     await self._load_script()
                 async with asyncio.timeout(self._answer_s):
                     await self._try_script()
-            except (RedisError, OSError, TimeoutError):
+            except Exception:  # whatever it is: it is tried again
                 continue
             self._away, self._late = False, 0
             log.info("rate limits are shared by Redis again: %s", self._url)

@@ -302,3 +302,28 @@ def test_late_answers_are_not_taken_for_those_of_other_limits(server: RedisServe
                 await asyncio.sleep(0.02)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host:6379/0?socket_timeout=abc",
+        "redis://host:6379/0?ssl_ca_certs=/ca.pem",
+        "rediss://host/0?ssl_cert_reqs=perhaps",
+        "rediss://host/0?password=secret",
+        "redis://host/first",
+        "redis://host:port/0",
+        "redis://",
+    ],
+)
+def test_a_url_that_the_client_library_cannot_use_is_refused_before_the_gateway_starts(url: str) -> None:
+    with pytest.raises(ValueError, match=r"this is no URL|unknown option|ssl_cert_reqs") as refused:
+        parse_redis_url(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://host", "redis://u:p@[::1]:1/", "rediss://h/3?ssl_ca_certs=/a&ssl_cert_reqs=none"]
+)
+def test_a_url_of_a_server_is_one_of_the_client_library(url: str) -> None:
+    RedisBuckets(parse_redis_url(url))
