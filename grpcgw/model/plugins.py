@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import ClassVar
 
 from grpcgw.errors import GrpcgwError
+from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 
 
@@ -29,6 +30,8 @@ class PluginSettings(PolicySettings):
     """Of `config`, for the version of the configuration: what `repr` hides is not hashed."""
     timeout_ms: int | None = None
     """Limit for an asynchronous check; None: the class's own."""
+    by: ObjectKey | None = None
+    """The Filter; None: the command line."""
 
     @property
     def reads_certificate(self) -> bool:
@@ -36,8 +39,14 @@ class PluginSettings(PolicySettings):
         return True
 
 
-def make_plugin(name: str, plugin: str, config: Mapping[str, object], timeout_ms: int | None = None) -> PluginSettings:
+def make_plugin(
+    name: str,
+    plugin: str,
+    config: Mapping[str, object],
+    timeout_ms: int | None = None,
+    by: ObjectKey | None = None,
+) -> PluginSettings:
     """`name`: what asks for it, for the operator. Equal configurations give equal settings."""
     written = json.dumps(config, sort_keys=True)
     digest = sha256(written.encode()).hexdigest()
-    return PluginSettings(name=name, plugin=plugin, config=written, config_digest=digest, timeout_ms=timeout_ms)
+    return PluginSettings(name=name, plugin=plugin, config=written, config_digest=digest, timeout_ms=timeout_ms, by=by)

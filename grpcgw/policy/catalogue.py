@@ -5,11 +5,12 @@ A new policy is one file in this package, its settings in the model, and one lin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
 from grpcgw.model.objects import ObjectKey
+from grpcgw.model.plugins import PluginSettings
 from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.status import Reason
 from grpcgw.policy import (
@@ -23,7 +24,7 @@ from grpcgw.policy import (
 )
 from grpcgw.policy.chain import BuiltPolicy
 from grpcgw.policy.contract import Policy
-from grpcgw.policy.filter_policy import build_filter_policy
+from grpcgw.policy.filter_policy import FilterPolicy, build_filter_policy
 from grpcgw.policy.plugin import build_plugin
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
@@ -100,12 +101,14 @@ class Catalogue:
         """The objects with a policy that cannot be built, and why. Without those that are refused on purpose."""
         with_policies = [one for route in routes for one in route.destinations if one.policies]
         services = PolicyServices()  # of no worker: what is built here serves no RPC
-        built = ((one.key, self.build(one, services)) for one in with_policies)
-        return {
-            key: denied.message
-            for key, denied in built
-            if isinstance(denied, Deny) and denied.reason == Reason.POLICY_NOT_BUILT
-        }
+        faults: dict[ObjectKey, str] = {}
+        for one in with_policies:
+            built = self.build(one, services)
+            if not isinstance(built, Deny):
+                faults.update(_find_unbuilt_filters(one.key, built))
+            elif built.reason == Reason.POLICY_NOT_BUILT:
+                faults[one.key] = built.message
+        return faults
 
     def find_shared_faults(self, shared: Iterable[PolicySettings]) -> list[str]:
         """Why policies of `Snapshot.policies` cannot be built."""
@@ -128,6 +131,14 @@ class Catalogue:
             return found.build(key, settings, services)
         except Exception as error:  # a defect in one policy refuses its own RPCs, and nothing else
             return _not_built(key, settings, f"{type(error).__name__}: {error}")
+
+
+def _find_unbuilt_filters(mapping: ObjectKey, built: tuple[BuiltPolicy, ...]) -> Iterator[tuple[ObjectKey, str]]:
+    """At the Filter, where it is known; else at the Mapping."""
+    for policy in (one.policy for one in built if isinstance(one.policy, FilterPolicy)):
+        for settings, denied in policy.unbuilt:
+            by = settings.by if isinstance(settings, PluginSettings) else None
+            yield by or mapping, denied.message.removeprefix(f"{mapping}: ")
 
 
 def _not_built(key: ObjectKey, settings: PolicySettings, cause: str) -> Deny:

@@ -62,24 +62,24 @@ class _Rule:
     """Of all its filters (`PolicySettings`)."""
 
 
-def build_filter_policy(
-    settings: PolicySettings, build: Callable[[PolicySettings], Policy | Deny]
-) -> FilterPolicy | Deny:
-    """`build` makes the policy of a filter. One that should have been built refuses all RPCs of the Mapping."""
+def build_filter_policy(settings: PolicySettings, build: Callable[[PolicySettings], Policy | Deny]) -> FilterPolicy:
+    """`build` makes the policy of a filter; one that cannot be built refuses the calls that need it."""
     assert isinstance(settings, FilterPolicySettings)
-    policies: list[Policy | Deny] = []
-    for one in settings.filters:
-        policy = build(one)
-        if isinstance(policy, Deny) and policy.reason == Reason.POLICY_NOT_BUILT:
-            return policy
-        policies.append(policy)
-    return FilterPolicy(settings, policies)
+    return FilterPolicy(settings, [build(one) for one in settings.filters])
 
 
 class FilterPolicy:
     def __init__(self, settings: FilterPolicySettings, policies: Sequence[Policy | Deny]) -> None:
         """`policies`: those of `settings.filters`. Raises InvalidGlob and InvalidRegex."""
         self._rules = tuple([_make_rule(rule, settings, policies) for rule in settings.rules])
+        self.unbuilt = tuple(
+            [
+                (given, built)
+                for given, built in zip(settings.filters, policies, strict=True)
+                if isinstance(built, Deny) and built.reason == Reason.POLICY_NOT_BUILT
+            ]
+        )
+        """The filters that cannot be built, with what they refuse calls with."""
 
     def check(self, request: PolicyRequest) -> Verdict:
         rule = self._find_rule(request)

@@ -172,12 +172,13 @@ spec: {rules: [{host: "*", path: "*", filters: [{name: own}]}]}
 """
 
 
-def test_check_names_mappings_whose_filter_cannot_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_a_filter_that_cannot_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_mapping(tmp_path, "greet", "timeout_ms", "5")
     (tmp_path / "filters.yaml").write_text(PLUGIN)
     assert execute(["check", str(tmp_path)]) == 1
     said = capsys.readouterr().out
-    assert f"{tmp_path}/greet.yaml:1: error: Mapping greet.default" in said
+    assert f"{tmp_path}/filters.yaml:1: error: Filter own.default" in said
+    assert "greet.yaml" not in said
     assert "Filter own.default cannot be built: importing absent:X raised ModuleNotFoundError" in said
 
 

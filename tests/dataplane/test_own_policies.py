@@ -161,11 +161,12 @@ def test_a_filter_that_hangs_meets_the_time_that_it_sets(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("spec", ['{name: "absent.module:X"}', "{name: an-entry-point-that-is-absent}"])
-def test_a_filter_that_cannot_be_loaded_refuses_the_mappings_that_need_it(lab: Lab, spec: str) -> None:
-    pod = lab.pod("pods", {OTHER: lambda requests, _: iter([b"ok"])})
-    gateway = configured(lab, with_plugin(spec), pods=pod)
+def test_a_filter_that_cannot_be_loaded_refuses_the_calls_that_need_it(lab: Lab, spec: str) -> None:
+    pod = lab.pod("pods", {"Any": lambda requests, _: iter([b"ok"]), OTHER: lambda requests, _: iter([b"ok"])})
+    gateway = configured(lab, with_plugin(spec).replace("/test.Pod/*", "/test.Pod/Un*"), pods=pod)
     answer = call(lab, gateway)
     assert (answer.status, answer.header("x-grpcgw-reason")) == (Code.UNAVAILABLE, "policy-not-built")
+    assert call(lab, gateway, method="Any").status == Code.OK
     assert call(lab, gateway, method=OTHER).status == Code.OK
 
 

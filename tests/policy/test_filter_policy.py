@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from grpcgw.model.codes import Code
 from grpcgw.model.filters import AppliedFilter, FilterRule, HeaderCondition, make_filter_policy
-from grpcgw.model.match import HeaderMatch
+from grpcgw.model.match import HeaderMatch, MatchKind, PathMatch
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.route import Destination, PolicySettings, Unenforced, WeightedCluster
+from grpcgw.model.plugins import make_plugin
+from grpcgw.model.route import Destination, PolicySettings, Route, Unenforced, WeightedCluster
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind, Stage
 from grpcgw.policy.chain import DENIED_BY, Chain
@@ -305,10 +306,22 @@ def test_a_filter_that_cannot_be_enforced_refuses_the_calls_that_need_it() -> No
     assert other.run() is None
 
 
-def test_a_filter_that_should_have_been_built_refuses_the_mapping() -> None:
-    denied = _try_build([scripted("broken")], [rule(path="/other/*")])
+def test_a_filter_that_cannot_be_built_refuses_the_calls_that_need_it() -> None:
+    filters = [scripted("broken"), scripted()]
+    denied = build(filters, [rule(AppliedFilter(0, breaks_on_deny=False), 1)]).run()
     assert isinstance(denied, Deny)
-    assert denied.reason == Reason.POLICY_NOT_BUILT
+    assert (denied.reason, denied.status().code) == (Reason.POLICY_NOT_BUILT, Code.UNAVAILABLE)
+    assert build(filters, [rule(0, path="/other/*"), rule(1)]).run() is None
+
+
+def test_a_filter_that_cannot_be_built_is_a_fault_of_the_filter_where_it_is_known() -> None:
+    by = ObjectKey("Filter", "default", "own")
+    rules = (rule(0, 1),)
+    settings = make_filter_policy("p", (make_plugin(str(by), "absent:X", {}, by=by), scripted("broken")), rules)
+    destination = Destination(KEY, (), policies=(settings,))
+    faults = KINDS.find_faults([Route("m", PathMatch(MatchKind.PREFIX, "/"), 0, (destination,))])
+    assert list(faults) == [by, KEY]
+    assert faults[by].startswith("Filter own.default cannot be built: importing absent:X raised ModuleNotFoundError")
 
 
 def test_a_filter_may_be_made_of_steps_itself() -> None:

@@ -131,10 +131,11 @@ def apply_arguments(
 def _compile_plugin(
     obj: KubeObject, spec: FilterSpec, context: GuardContext, findings: Findings
 ) -> CompiledFilter | None:
-    """The class is loaded where the policy is built: what is wrong with it stands at the routes that need it."""
+    """The class is loaded where the policy is built, and what is wrong with it stands at the Filter."""
     settings = spec.Plugin or spec.plugin
     assert settings is not None
-    return CompiledFilter(make_plugin(str(obj.key), settings.name, settings.config or {}, settings.timeout_ms))
+    made = make_plugin(str(obj.key), settings.name, settings.config or {}, settings.timeout_ms, obj.key)
+    return CompiledFilter(made)
 
 
 def _refuse(why: str) -> FilterCompiler:
