@@ -9,7 +9,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -80,6 +80,34 @@ def test_a_defect_ends_one_rpc_with_internal(
     assert failed.value.code() is grpc.StatusCode.INTERNAL
     assert dict(failed.value.trailing_metadata())[REASON_KEY] == "defect"
     assert call(iter([b"hello"]), timeout=PATIENCE_S)
+
+
+def test_a_defect_while_headers_are_sent_to_the_client_gives_it_a_status(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pod answers all at once, so that its status may come while its headers cross."""
+    caplog.set_level(logging.CRITICAL, "grpcgw")
+
+    def answer(stream: Stream) -> None:
+        stream.send_headers(("x-pod", "here"))
+        stream.send_message(b"one")
+        stream.end()
+
+    gateway = lab.gateway(lab.scripted_pod(answer))
+    call = lab.channel(gateway).stream_unary("/test.Pod/Stream")
+    break_target(gateway, "done")
+    over = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield b"hello"
+        over.wait(PATIENCE_S)
+
+    try:
+        for _ in range(5):
+            running = [call.future(requests(), metadata=(("break", "1"),), timeout=PATIENCE_S) for _ in range(20)]
+            assert {one.code() for one in running} == {grpc.StatusCode.INTERNAL}
+    finally:
+        over.set()
 
 
 def test_a_defect_while_a_pod_answers_ends_the_try_as_well(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:

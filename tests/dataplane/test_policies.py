@@ -153,7 +153,7 @@ def assert_load_is_followed(lab: Lab, report: Callable[[float], Metadata]) -> No
         return (len(idle.calls) - before) / 40
 
     assert idle_share() == 0.5
-    gateway.advance_balancers(20)
+    gateway.advance_balancers(5)  # they count from the first refresh, which a slow machine may have seen before
     assert idle_share() == 0.5, "reports count once they have come for 10 s"
     gateway.advance_balancers(40)
     assert idle_share() == 0.75, "a third of the load is three times the RPCs"

@@ -66,6 +66,8 @@ class ClientRpc(AttemptOwner):
             asyncio.get_running_loop().create_future()
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._sends_headers = False
+        self._aborted_with: Status | None = None
         now_s = time.monotonic()
         left_s = context.time_remaining()
         deadline_s = now_s + left_s if left_s is not None and left_s < NO_DEADLINE_S else None
@@ -129,6 +131,7 @@ class ClientRpc(AttemptOwner):
             self.session.on_request_message(None if message is grpc.aio.EOF else message, time.monotonic())
 
     def send(self, headers: Metadata | None, message: bytes | None) -> bool:
+        self._sends_headers = headers is not None
         self.spawn(self._send(headers, message))
         return False
 
@@ -137,10 +140,14 @@ class ClientRpc(AttemptOwner):
         try:
             if headers is not None:
                 await self._context.send_initial_metadata(headers)
-            if message is not None:
+                self._sends_headers = False
+            if message is not None and self._aborted_with is None:
                 await self._context.write(message)
         except RPC_ENDED:
             ok = False
+        self._sends_headers = False
+        if self._aborted_with is not None:
+            self.abort(self._aborted_with)
         self.session.on_client_sent(ok, time.monotonic())
 
     def finish(self, headers: Metadata | None, message: bytes | None, status: Status, headers_sent: bool) -> None:
@@ -148,7 +155,11 @@ class ClientRpc(AttemptOwner):
             self._over.set_result((None if headers_sent else headers, message, status))
 
     def abort(self, status: Status) -> None:
-        self.finish(None, None, status, True)
+        if self._sends_headers:
+            # grpc.aio would send headers again with the status; core refuses that, and the client got no status.
+            self._aborted_with = status
+        else:
+            self.finish(None, None, status, True)
 
     def set_timer(self, timer: Timer, delay_s: float) -> None:
         self.cancel_timer()
