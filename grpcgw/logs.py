@@ -1,4 +1,5 @@
-"""The gateway's own log: its format, one line per event with the name of the process; rate limit for logged defects."""
+"""The gateway's own log: its format, one line per event with the name of the process; rate limit for logged defects and
+for what blocks."""
 
 from __future__ import annotations
 
@@ -60,3 +61,19 @@ class DefectLog:
         silent = self._silent.pop(what, 0)
         more = f" (and {silent} times since this was last logged)" if silent else ""
         self._log.exception("defect: %s%s%s; the gateway continues", what, f" {subject}" if subject else "", more)
+
+
+class BlockLog:
+    """Warns of code that blocks a thread which others need, of each piece at most once a minute."""
+
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self.clock = log, clock
+        self._next_s: dict[str, float] = {}
+
+    def note(self, what: str, took_s: float) -> None:
+        """`what`: one of few texts, the rate limit's key."""
+        now_s = self.clock()
+        if now_s < self._next_s.get(what, now_s):
+            return
+        self._next_s[what] = now_s + DEFECT_AGAIN_S
+        self._log.warning("%s took %d ms, in which the other calls of this worker had to wait", what, took_s * 1000)

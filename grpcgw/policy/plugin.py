@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from inspect import iscoroutinefunction
 from typing import Any, Protocol, Self
 
-from grpcgw.logs import DefectLog
+from grpcgw.logs import BlockLog, DefectLog
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.plugins import InvalidPluginConfig, PluginSettings
 from grpcgw.model.route import PolicySettings
@@ -23,7 +23,11 @@ from grpcgw.policy.contract import CoroutineWork, FailMode, OnEnd, Policy, Polic
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
 
-_defects = DefectLog(logging.getLogger(__name__))
+_log = logging.getLogger(__name__)
+_defects, _blocks = DefectLog(_log), BlockLog(_log)
+_clock = _blocks.clock
+BLOCKS_S = 0.05
+"""A synchronous check that takes longer is in the log: it holds up the other calls of its worker."""
 ENTRY_POINTS = "grpcgw.policies"
 """The group of entry points that names own policies."""
 
@@ -79,10 +83,17 @@ class PluginPolicy:
 
     def __init__(self, check: Callable[[CallView], Any], on_end: Callable[[CallView, Status], None] | None) -> None:
         self._check = check
+        self._name = getattr(check, "__qualname__", type(check).__qualname__)
         self.on_end: OnEnd | None = None if on_end is None else partial(_end, on_end)
 
     def check(self, request: PolicyRequest) -> Verdict:
-        verdict: Verdict = self._check(CallView(request))  # the chain refuses what is no verdict
+        since_s = _clock()
+        try:
+            verdict: Verdict = self._check(CallView(request))  # the chain refuses what is no verdict
+        finally:
+            took_s = _clock() - since_s
+            if took_s > BLOCKS_S:
+                _blocks.note(f"{self._name} of an own policy", took_s)
         return verdict
 
 

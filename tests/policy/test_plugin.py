@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from grpcgw.policy.verdicts import Deny
 
 KEY = ObjectKey("Mapping", "default", "greet")
 MODULE = """
+import time
 from typing import Literal
 from pydantic import BaseModel, Field, field_validator
 from grpcgw.policies import OwnPolicy, allow, deny
@@ -63,6 +65,11 @@ class Reading(OwnPolicy[Config]):
 class LateEnding(Ending):
     async def on_end(self, call, status):
         pass
+
+class Blocking(OwnPolicy):
+    def check(self, call):
+        time.sleep(0.06)
+        raise LookupError("nobody answers")
 
 class Stranger:
     pass
@@ -153,6 +160,17 @@ def test_an_asynchronous_check_waits_for_the_classs_time_or_the_settings(
     assert isinstance(wait, Wait)
     assert isinstance(wait.work, CoroutineWork)
     assert (wait.timeout_s, wait.fail_mode) == (limit_s, FailMode.CLOSED)
+
+
+def test_a_check_that_blocks_is_in_the_log_once_a_minute(module: str, caplog: pytest.LogCaptureFixture) -> None:
+    policies = [build(make_plugin("f", f"{module}:{name}", {})) for name in ("Counting", "Blocking")]
+    for policy in policies:
+        assert not isinstance(policy, Deny)
+        for _ in range(2):
+            with suppress(LookupError):
+                policy.check(None)  # type: ignore[arg-type]  # they do not look at the call
+    (line,) = caplog.messages
+    assert line.startswith("Blocking.check of an own policy took ")
 
 
 # --- what cannot be built
