@@ -29,6 +29,8 @@ class ClientCertificate:
     uris: tuple[str, ...]
     names: tuple[str, ...]
     """DNS names."""
+    readable: bool = True
+    """False: the parts of it could not be read, though it was verified: it may have any subject and names."""
 
 
 def read_certificate(

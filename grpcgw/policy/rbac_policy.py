@@ -1,7 +1,8 @@
 """The policy of authorization: rules of who may call what, in Envoy's RBAC semantics. Pure.
 
 An Rbac that denies is passed by an RPC that none of its policies matches, one that allows by an RPC that one matches.
-What cannot be evaluated denies, whatever the action is: a condition, the address of a client that has none.
+What cannot be evaluated denies, whatever the action is: a condition, the address of a client that has none, the name in
+a certificate that cannot be read.
 """
 
 from __future__ import annotations

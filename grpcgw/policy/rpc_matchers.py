@@ -35,7 +35,7 @@ TextTest = Callable[[str], bool]
 
 def compile_matcher(matcher: Matcher, if_unsure: bool) -> Test:
     """`if_unsure`: the answer that refuses the RPC, for what no client should get round a rule with: a header that is
-    sent several times, and a client whose address is not known.
+    sent several times, a client whose address is not known, a certificate that cannot be read.
 
     Raises InvalidRegex, InvalidGlob, and ValueError for a network that is none.
     """
@@ -58,7 +58,7 @@ def compile_matcher(matcher: Matcher, if_unsure: bool) -> Test:
         case IsFrom(networks, of_peer):
             return _compile_networks(networks, of_peer, if_unsure)
         case HasCertificate():
-            return _compile_certificate(matcher)
+            return _compile_certificate(matcher, if_unsure)
         case HasClaim(name, texts):
             return _compile_claim(name, texts)
 
@@ -175,7 +175,7 @@ def _compile_networks(networks: tuple[str, ...], of_peer: bool, if_unknown: bool
     return lambda request: matches(request.request.peer.address)
 
 
-def _compile_certificate(matcher: HasCertificate) -> Test:
+def _compile_certificate(matcher: HasCertificate, if_unreadable: bool) -> Test:
     read = _FIELDS[matcher.field]
     matches = compile_texts(matcher.texts) if matcher.texts else None
 
@@ -183,6 +183,8 @@ def _compile_certificate(matcher: HasCertificate) -> Test:
         certificate = request.request.certificate
         if certificate is None:
             return False
+        if not certificate.readable and matcher.field is not CertificateField.ANY:
+            return if_unreadable
         values = read(certificate)
         return any(map(matches, values)) if matches is not None else bool(values)
 

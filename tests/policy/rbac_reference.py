@@ -62,6 +62,8 @@ def holds(matcher: Matcher, rpc: PolicyRequest, refuses: bool) -> bool:
             shown = rpc.request.certificate
             if shown is None:
                 return False
+            if not shown.readable and field is not CertificateField.ANY:
+                return refuses
             values = {
                 CertificateField.ANY: [shown.subject],
                 CertificateField.URI: list(shown.uris),

@@ -45,6 +45,7 @@ from tests.policy import rbac_reference
 
 KEY = ObjectKey("Mapping", "default", "greet")
 SPIFFE = "spiffe://cluster.local/ns/shop/sa/web"
+UNREADABLE = ClientCertificate(b"", b"", "", (), (), readable=False)
 MINE = ClientCertificate(b"", b"", "CN=me,O=Shop", (SPIFFE, "urn:me"), ("Me.Example",))
 
 
@@ -167,9 +168,11 @@ def test_what_a_matcher_matches(matcher: Matcher, request_: PolicyRequest, expec
         (HasHeader("x-id-bin", texts("AQI")), rpc(("x-id-bin", b"\x01\x02"), ("x-id-bin", b""))),
         (IsFrom(("192.0.2.0/24",)), rpc(address="")),
         (IsFrom(("192.0.2.0/24",), of_peer=True), rpc(address="")),
+        (HasCertificate(CertificateField.URI, texts(SPIFFE)), rpc(certificate=UNREADABLE)),
+        (HasCertificate(CertificateField.SUBJECT), rpc(certificate=UNREADABLE)),
     ],
 )
-def test_nobody_gets_round_a_rule_by_a_header_sent_twice_or_an_address_that_is_not_known(
+def test_nobody_gets_round_a_rule_by_a_header_sent_twice_or_by_what_cannot_be_known(
     matcher: Matcher, request_: PolicyRequest
 ) -> None:
     for one in (matcher, AnyOf((matcher,)), Not(Not(matcher))):

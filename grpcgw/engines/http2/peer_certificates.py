@@ -18,6 +18,7 @@ _SHORT_NAMES = {
     NameOID.TITLE: "title",
 }
 """As OpenSSL, and so Envoy, writes them in a subject; `cryptography` knows those of RFC 4514 only."""
+_UNREADABLE = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 def describe_peer(connection: ssl.SSLObject) -> ClientCertificate | None:
@@ -29,8 +30,8 @@ def describe_peer(connection: ssl.SSLObject) -> ClientCertificate | None:
         certificate = x509.load_der_x509_certificate(der)
         subject = certificate.subject.rfc4514_string(_SHORT_NAMES)
         uris, names = _read_alternative_names(certificate)
-    except ValueError:  # OpenSSL accepts some that `cryptography` does not; the hash alone identifies them
-        subject, uris, names = "", (), ()
+    except _UNREADABLE:  # OpenSSL accepts some that `cryptography` does not; the hash alone identifies them
+        return ClientCertificate(_pem(der), _read_chain(connection), "", (), (), readable=False)
     return ClientCertificate(_pem(der), _read_chain(connection), subject, uris, names)
 
 
