@@ -19,8 +19,8 @@ class Sender:
 
     def handle_part(self) -> None:
         self._handled.append(self)
-        until_s = time.thread_time() + self._part_s
-        while time.thread_time() < until_s:
+        until_s = time.monotonic() + self._part_s
+        while time.monotonic() < until_s:
             pass
         self._left -= 1
         if self._left:
