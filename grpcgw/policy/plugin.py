@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, unwrap
 from typing import Any, Protocol, Self
 
 from grpcgw.logs import BlockLog, DefectLog
@@ -70,8 +70,10 @@ def wrap(instance: UserPolicy, timeout_ms: int | None = None) -> Policy:
     on_end = getattr(instance, "on_end", None)
     if iscoroutinefunction(on_end):
         raise PluginFault("its on_end is asynchronous: nothing would wait for it")
-    if not iscoroutinefunction(check):
+    if not iscoroutinefunction(unwrap(check)):
         return PluginPolicy(check, on_end)
+    if not iscoroutinefunction(check):  # a decorator's, which returns what the coroutine function does
+        check = partial(_await, check)
     limit_ms = instance.timeout_ms if timeout_ms is None else timeout_ms
     if not isinstance(limit_ms, int) or limit_ms <= 0:
         raise PluginFault("its timeout_ms is no number of milliseconds above 0")
@@ -112,6 +114,11 @@ class AsyncPluginPolicy(PluginPolicy):
     def check(self, request: PolicyRequest) -> Wait:
         work = CoroutineWork(partial(self._check, CallView(request)))
         return Wait(work, self._timeout_s, FailMode.CLOSED)
+
+
+async def _await(check: Callable[[CallView], Any], call: CallView) -> Allow | Deny:
+    verdict: Allow | Deny = await check(call)
+    return verdict
 
 
 def _end(on_end: Callable[[CallView, Status], None], request: PolicyRequest, status: Status) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import sys
 from contextlib import suppress
@@ -18,10 +19,11 @@ from grpcgw.policy.catalogue import CATALOGUE
 from grpcgw.policy.contract import CoroutineWork, FailMode, Policy, Wait
 from grpcgw.policy.plugin import PluginPolicy, build_plugin, load_class
 from grpcgw.policy.services import PolicyServices
-from grpcgw.policy.verdicts import Deny
+from grpcgw.policy.verdicts import Allow, Deny
 
 KEY = ObjectKey("Mapping", "default", "greet")
 MODULE = """
+import functools
 import time
 from typing import Literal
 from pydantic import BaseModel, Field, field_validator
@@ -46,6 +48,17 @@ class Late(OwnPolicy):
     timeout_ms = 250
     async def check(self, call):
         return allow()
+
+def traced(check):
+    @functools.wraps(check)
+    def run(*given):
+        return check(*given)
+    return run
+
+class Traced(OwnPolicy):
+    @traced
+    async def check(self, call):
+        return allow(facts={"traced": "yes"})
 
 class NoTime(Late):
     timeout_ms = 0
@@ -160,6 +173,15 @@ def test_an_asynchronous_check_waits_for_the_classs_time_or_the_settings(
     assert isinstance(wait, Wait)
     assert isinstance(wait.work, CoroutineWork)
     assert (wait.timeout_s, wait.fail_mode) == (limit_s, FailMode.CLOSED)
+
+
+def test_a_check_may_be_asynchronous_under_a_decorator(module: str) -> None:
+    policy = build(make_plugin("f", f"{module}:Traced", {}))
+    assert not isinstance(policy, Deny)
+    wait = policy.check(None)  # type: ignore[arg-type]  # it does not look at the call
+    assert isinstance(wait, Wait)
+    assert isinstance(wait.work, CoroutineWork)
+    assert asyncio.run(wait.work.start()) == Allow(facts=(("traced", "yes"),))
 
 
 def test_a_check_that_blocks_is_in_the_log_once_a_minute(module: str, caplog: pytest.LogCaptureFixture) -> None:
