@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     made = RedisServer(tmp_path)
     yield made
     made.kill()
+
+
+@dataclass(frozen=True)
+class Load:
+    allowed: int
+    tries: int
+    took_s: float
 
 
 class Gateway:
@@ -53,8 +61,8 @@ class Gateway:
         self.wait_s = decision.refused.wait_s if decision.refused is not None else 0.0
         return decision.refused is None
 
-    async def load(self, per_s: float, seconds: float) -> tuple[int, int]:
-        """RPCs at a steady rate; returns how many were allowed, and tried."""
+    async def load(self, per_s: float, seconds: float) -> Load:
+        """RPCs at a steady rate. A busy machine may take longer."""
         began_s, tries, running = time.monotonic(), 0, set()
         allowed = 0
 
@@ -71,7 +79,7 @@ class Gateway:
                 tries += 1
             await asyncio.sleep(0.001)
         await asyncio.gather(*running)
-        return allowed, tries
+        return Load(allowed, tries, time.monotonic() - began_s)
 
 
 def test_the_script_is_the_bucket(server: RedisServer) -> None:
@@ -99,9 +107,10 @@ def test_two_gateways_together_allow_the_rate(server: RedisServer, caplog: pytes
     async def run() -> float:
         gateways = [Gateway(server.url, Rate(rate, Unit.SECOND), answer_s=2.0) for _ in range(2)]
         await gateways[0].remote._redis.flushall()
-        counts = await asyncio.gather(*(one.load(rate, seconds) for one in gateways))
-        assert sum(tries for _, tries in counts) >= 1.9 * rate * seconds, "the machine is too slow for this test"
-        return sum(allowed for allowed, _ in counts) / (rate * seconds)
+        loads = await asyncio.gather(*(one.load(rate, seconds) for one in gateways))
+        took_s = max(load.took_s for load in loads)
+        assert sum(load.tries for load in loads) >= 1.2 * rate * took_s, "the machine is too slow for this test"
+        return sum(load.allowed for load in loads) / (rate * took_s)
 
     for _ in range(5):
         caplog.clear()
@@ -115,7 +124,7 @@ def test_most_rpcs_need_no_round_trip_and_none_more_than_one(server: RedisServer
     async def run() -> None:
         gateway = Gateway(server.url, Rate(100_000, Unit.SECOND))
         await gateway.allows()
-        _, tries = await gateway.load(3000, 1.0)
+        tries = (await gateway.load(3000, 1.0)).tries
         info = await gateway.remote._redis.info("commandstats")
         assert 0 < info["cmdstat_evalsha"]["calls"] < tries / 5
 
@@ -134,16 +143,16 @@ def test_while_redis_is_away_the_limit_of_the_machine_holds_and_it_comes_back_by
         assert not gateway.remote.away
         server.kill() if how == "killed" else server.pause()
         gateway.slowest_s = 0.0
-        allowed, _ = await gateway.load(rate * 2, 1.5)
+        load = await gateway.load(rate * 2, 1.5)
         assert gateway.remote.away
-        assert 0.8 * 1.5 * rate <= allowed <= 1.1 * 1.5 * rate
+        assert 0.7 * rate * load.took_s <= load.allowed <= 1.15 * rate * load.took_s
         server.start() if how == "killed" else server.resume()
         until_s = time.monotonic() + 15
         while gateway.remote.away:
             assert time.monotonic() < until_s, "it does not come back"
             await asyncio.sleep(0.05)
-        allowed, _ = await gateway.load(rate * 2, 1.0)
-        assert 0.8 * rate <= allowed <= 1.15 * rate
+        load = await gateway.load(rate * 2, 1.0)
+        assert 0.7 * rate * load.took_s <= load.allowed <= 1.2 * rate * load.took_s
 
     asyncio.run(run())
 
