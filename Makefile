@@ -53,8 +53,8 @@ against-envoy: $(VENV)/.bench-ready ## tests beside a real Envoy: rate limits, A
 proto: $(VENV)/.dev-ready ## generate the code of protos/
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/greet/greet.proto
 	@$(BIN)/python -m grpc_tools.protoc -I grpcgw/balancer=protos/orca --python_out=. --pyi_out=. protos/orca/orca_load_report.proto
-	@$(BIN)/python -m grpc_tools.protoc -I grpcgw/policy=protos/ext_authz --python_out=. --pyi_out=. protos/ext_authz/ext_authz.proto
-	@$(BIN)/python -m grpc_tools.protoc -I grpcgw/policy=protos/rate_limits --python_out=. --pyi_out=. protos/rate_limits/rate_limit_service.proto
+	@$(BIN)/python -m grpc_tools.protoc -I grpcgw/policy/ext_authz=protos/ext_authz --python_out=. --pyi_out=. protos/ext_authz/ext_authz.proto
+	@$(BIN)/python -m grpc_tools.protoc -I grpcgw/policy/limits=protos/rate_limits --python_out=. --pyi_out=. protos/rate_limits/rate_limit_service.proto
 
 crds: $(VENV)/.ready ## generate deploy/crds.yaml from the typed resources
 	@$(BIN)/python scripts/crds.py

@@ -22,8 +22,8 @@ from grpc._cython import cygrpc
 
 import examples.greet  # noqa: F401  # puts the generated code on the import path
 from greet import greet_pb2
-from grpcgw.policy.ext_authz_pb2 import CheckResponse
-from grpcgw.policy.rate_limit_service_pb2 import OK, OVER_LIMIT, DescriptorStatus, Limit, RateLimitResponse, Unit
+from grpcgw.policy.ext_authz.ext_authz_pb2 import CheckResponse
+from grpcgw.policy.limits.rate_limit_service_pb2 import OK, OVER_LIMIT, DescriptorStatus, Limit, RateLimitResponse, Unit
 
 HOST = "127.0.0.1"
 METHOD = "/greet.GrpcService/Greet"

@@ -13,11 +13,11 @@ from grpcgw.model.labels import HeaderLabel
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.rate_limits import LabelLimit, Rate, RateLimitSettings, Unit
 from grpcgw.policy.contract import PolicyRequest
-from grpcgw.policy.rate_limit import build
+from grpcgw.policy.limits.rate_limit import build
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.services import PolicyServices
-from grpcgw.policy.token_cache import Accepted, TokenCache
-from grpcgw.policy.token_claims import Lifetime
+from grpcgw.policy.tokens.token_cache import Accepted, TokenCache
+from grpcgw.policy.tokens.token_claims import Lifetime
 from grpcgw.policy.verdicts import Allow
 
 COUNT = 1_000_000

@@ -34,7 +34,7 @@ from bench.report import Figure, at_most, for_information
 from bench.side_by_side import Effort, Row, cpu_ratio, latency_ratio, measure, running_rows
 from grpcgw.errors import UserError
 from grpcgw.model.metadata import Metadata
-from grpcgw.policy.ext_authz_pb2 import CheckRequest
+from grpcgw.policy.ext_authz.ext_authz_pb2 import CheckRequest
 from grpcgw.settings import EngineName
 
 PLAIN, WITH_TOKEN, AUTH, TOKEN, LIMIT, COUNTED, OWN, RULES, ENVOY, ENVOY_AUTH = (

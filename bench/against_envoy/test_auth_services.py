@@ -22,7 +22,7 @@ from bench.envoy import add_authorization, describe_address, describe_cluster, d
 from bench.pods import Pod
 from bench.proxies import serving
 from grpcgw.cli.demo_processes import HOST, free_port
-from grpcgw.policy.ext_authz_pb2 import CheckResponse, HeaderValueOption
+from grpcgw.policy.ext_authz.ext_authz_pb2 import CheckResponse, HeaderValueOption
 
 SENT = (("x-a", "1"), ("x-user", "mallory"), ("b-bin", b"\0\1"), ("x-a", "2"))
 OF_PROXIES = (

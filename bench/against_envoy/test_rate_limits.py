@@ -20,7 +20,7 @@ from bench.envoy import EXTENSIONS, describe_address, describe_cluster, describe
 from bench.pods import Pod
 from bench.proxies import serving
 from grpcgw.cli.demo_processes import HOST, free_port
-from grpcgw.policy.rate_limit_service_pb2 import (
+from grpcgw.policy.limits.rate_limit_service_pb2 import (
     OK,
     OVER_LIMIT,
     DescriptorStatus,

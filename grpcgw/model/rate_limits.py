@@ -27,7 +27,7 @@ _SECONDS = {Unit.SECOND: 1, Unit.MINUTE: 60, Unit.HOUR: 3600, Unit.DAY: 86_400}
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How many RPCs are allowed. Enforced by a token bucket that refills continuously (`policy.token_bucket`)."""
+    """How many RPCs are allowed. Enforced by a bucket that refills all the time (`policy.limits.token_bucket`)."""
 
     amount: int
     """RPCs per unit; 0: none at all."""

@@ -1,6 +1,7 @@
 """The catalogue of policies: one line each, and the order in which the policies of a route run. Pure.
 
-A new policy is one file in this package, its settings in the model, and one line in `CATALOGUE`.
+A new policy is one file in this package (a folder where it needs several), its settings in the model, and one line in
+`CATALOGUE`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,12 @@ from grpcgw.model.objects import ObjectKey
 from grpcgw.model.plugins import PluginSettings
 from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.status import Reason
-from grpcgw.policy import (
-    api_key,
-    concurrency,
-    ext_authz_policy,
-    rate_limit,
-    rbac_policy,
-    remote_rate_limit,
-    unenforced,
-)
+from grpcgw.policy import api_key, rbac_policy, unenforced
 from grpcgw.policy.chain import BuiltPolicy
 from grpcgw.policy.contract import Policy
+from grpcgw.policy.ext_authz import ext_authz_policy
 from grpcgw.policy.filter_policy import FilterPolicy, build_filter_policy
+from grpcgw.policy.limits import concurrency, rate_limit, remote_rate_limit
 from grpcgw.policy.plugin import build_plugin
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
@@ -146,8 +141,8 @@ def _not_built(key: ObjectKey, settings: PolicySettings, cause: str) -> Deny:
 
 
 def build_jwt(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy | Deny:
-    """As `policy.jwt_policy.build_jwt`; its library takes 0.2 s to load, which gateways without tokens save."""
-    from grpcgw.policy import jwt_policy
+    """As `policy.tokens.jwt_policy.build_jwt`; its library takes 0.2 s to load, which gateways without tokens save."""
+    from grpcgw.policy.tokens import jwt_policy
 
     return jwt_policy.build_jwt(key, settings, services)
 

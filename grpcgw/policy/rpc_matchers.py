@@ -27,7 +27,7 @@ from grpcgw.model.regex import FullRegex, remember
 from grpcgw.policy.addresses import match_networks
 from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.contract import PolicyRequest
-from grpcgw.policy.token_claims import find_claim, write_claim
+from grpcgw.policy.tokens.token_claims import find_claim, write_claim
 
 Test = Callable[[PolicyRequest], bool]
 TextTest = Callable[[str], bool]

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import TypeVar
 
 from grpcgw.kept import Kept
-from grpcgw.policy.bucket_table import TABLE_BYTES, BucketTable, NoLock
-from grpcgw.policy.in_flight_table import InFlightTable
-from grpcgw.policy.limiter import Limiter
+from grpcgw.policy.limits.bucket_table import TABLE_BYTES, BucketTable, NoLock
+from grpcgw.policy.limits.in_flight_table import InFlightTable
+from grpcgw.policy.limits.limiter import Limiter
 from grpcgw.telemetry.policy_counters import PolicyCounterStore
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from grpcgw.model.codes import Code
 from grpcgw.model.status import Status
 from grpcgw.policy.contract import CoroutineWork, RunningWork
-from grpcgw.policy.limit_counting import BadRequest, CountedRequest
+from grpcgw.policy.limits.limit_counting import BadRequest, CountedRequest
 from grpcgw.policy.request import Request
 from grpcgw.services.local import LocalExchange, ServiceCall
 from grpcgw.session.serving import Serving

@@ -22,7 +22,7 @@ from grpcgw.model.status import Reason
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue
 from grpcgw.policy.client_rules import Reception, make_reception
 from grpcgw.policy.held_messages import HeldMessages
-from grpcgw.policy.limit_counting import LimitDomains
+from grpcgw.policy.limits.limit_counting import LimitDomains
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Deny
 from grpcgw.routing.binding import MatchTables, RouteBinder

@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
-from grpcgw.policy.limiter import Leased, LimitCounter
+from grpcgw.policy.limits.limiter import Leased, LimitCounter
 from grpcgw.policy.verdicts import ALLOW, Allow
 from grpcgw.settings import RedisUrl
 
@@ -73,8 +73,8 @@ if full_at > now then
 end
 return {tokens, math.ceil(wait * 1000000)}
 """
-"""`policy.token_bucket` in Redis, on its clock, which may be set back: no bucket is emptier than empty. KEYS[1] is
-"full_at refills_from"; returns the tokens and the wait in microseconds."""
+"""`policy.limits.token_bucket` in Redis, on its clock, which may be set back: no bucket is emptier than empty. KEYS[1]
+is "full_at refills_from"; returns the tokens and the wait in microseconds."""
 
 
 class RedisBuckets:

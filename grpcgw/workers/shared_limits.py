@@ -14,8 +14,8 @@ import mmap
 import os
 import time
 
-from grpcgw.policy.bucket_table import SECRET_BYTES, SETS, TABLE_BYTES, BucketTable
-from grpcgw.policy.in_flight_table import IN_FLIGHT_BYTES, InFlightTable
+from grpcgw.policy.limits.bucket_table import SECRET_BYTES, SETS, TABLE_BYTES, BucketTable
+from grpcgw.policy.limits.in_flight_table import IN_FLIGHT_BYTES, InFlightTable
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from grpcgw.model.difference import WrongBase, apply_difference
 from grpcgw.model.listener import Listener
 from grpcgw.model.log_format import LogFormat, LogType
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.policy.limiter import Limiter
+from grpcgw.policy.limits.limiter import Limiter
 from grpcgw.routing.binding import CannotServe
 from grpcgw.session.serving import RpcLog, Serving
 from grpcgw.settings import AccessLogMode, EngineName

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from dataplane.lab import Lab
 from dataplane.pods import Context, Pod
-from grpcgw.policy.ext_authz_pb2 import CheckRequest, CheckResponse, HttpRequest
+from grpcgw.policy.ext_authz.ext_authz_pb2 import CheckRequest, CheckResponse, HttpRequest
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 Decide = Callable[[HttpRequest], CheckResponse | bytes]

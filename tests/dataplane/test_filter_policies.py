@@ -11,7 +11,7 @@ from dataplane.lab import Gateway, Lab, on_grpc_core, on_http2
 from dataplane.pods import Behaviour, Context, Pod
 from grpcgw.model.codes import Code
 from grpcgw.model.objects import Severity
-from grpcgw.policy.ext_authz_pb2 import CheckRequest, CheckResponse
+from grpcgw.policy.ext_authz.ext_authz_pb2 import CheckRequest, CheckResponse
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 

@@ -16,8 +16,8 @@ from dataplane.configured import compile_yaml, configured
 from dataplane.lab import Lab, clear_port
 from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.model.endpoints import Endpoint, EndpointSet
-from grpcgw.policy.limiter import Leased, LimitCounter
-from grpcgw.policy.rate_limit_service_pb2 import (
+from grpcgw.policy.limits.limiter import Leased, LimitCounter
+from grpcgw.policy.limits.rate_limit_service_pb2 import (
     OK,
     OVER_LIMIT,
     Descriptor,

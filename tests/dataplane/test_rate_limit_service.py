@@ -16,7 +16,7 @@ from dataplane.lab import Gateway, Lab
 from dataplane.pods import Context, Gate, Pod
 from dataplane.scripted_pod import ScriptedPod, Stream
 from dataplane.waiting import PATIENCE_S, eventually
-from grpcgw.policy.rate_limit_service_pb2 import (
+from grpcgw.policy.limits.rate_limit_service_pb2 import (
     OK,
     OVER_LIMIT,
     DescriptorStatus,

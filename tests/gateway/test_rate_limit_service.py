@@ -8,7 +8,7 @@ import grpc
 from dataplane.waiting import PATIENCE_S
 
 from gateway.harness import HOST, running_gateway
-from grpcgw.policy.rate_limit_service_pb2 import (
+from grpcgw.policy.limits.rate_limit_service_pb2 import (
     OK,
     OVER_LIMIT,
     Descriptor,

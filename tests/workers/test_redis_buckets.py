@@ -13,9 +13,9 @@ import pytest
 
 from grpcgw.model.labels import Descriptor
 from grpcgw.model.rate_limits import LabelLimit, Rate, Unit
-from grpcgw.policy.bucket_table import TABLE_BYTES, BucketTable, NoLock
-from grpcgw.policy.limiter import Limiter, LimitRules
-from grpcgw.policy.token_bucket import NEVER_S
+from grpcgw.policy.limits.bucket_table import TABLE_BYTES, BucketTable, NoLock
+from grpcgw.policy.limits.limiter import Limiter, LimitRules
+from grpcgw.policy.limits.token_bucket import NEVER_S
 from grpcgw.settings import RedisUrl
 from grpcgw.settings.redis_url import parse_redis_url
 from grpcgw.workers.redis_buckets import ANSWER_S, RedisBuckets

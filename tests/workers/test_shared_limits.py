@@ -12,16 +12,16 @@ from contextlib import ExitStack
 
 import pytest
 
-from grpcgw.policy.bucket_table import CONFIGURED
-from grpcgw.policy.concurrency import ConcurrencyCounter
-from grpcgw.policy.in_flight_table import MOST_SHARED_KEYS
-from grpcgw.policy.token_bucket import BucketShape
+from grpcgw.policy.limits.bucket_table import CONFIGURED
+from grpcgw.policy.limits.concurrency import ConcurrencyCounter
+from grpcgw.policy.limits.in_flight_table import MOST_SHARED_KEYS
+from grpcgw.policy.limits.token_bucket import BucketShape
 from grpcgw.workers.shared_limits import make_table_file, map_tables
 
 COUNT = """
 import sys, time
 from grpcgw.model.rate_limits import LabelLimit, Rate, Unit
-from grpcgw.policy.limiter import Limiter, LimitRules
+from grpcgw.policy.limits.limiter import Limiter, LimitRules
 from grpcgw.workers.shared_limits import map_tables
 
 limiter = Limiter(map_tables(int(sys.argv[1]), 0)[0])

@@ -1,0 +1,1 @@
+"""External authorization: the question to a service, its answer, and the policy that asks."""

@@ -1,0 +1,133 @@
+"""The policy `jwt`: who calls, by a JSON Web Token (RFC 7519, 8725; Edge Stack's Filter of type JWT). Pure.
+
+A token that was seen before costs its digest and a look-up (`token_cache`); only its times are checked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from grpcgw.model.content_hash import digest
+from grpcgw.model.go_template import TemplateError, parse_template
+from grpcgw.model.jwt import JwtSettings
+from grpcgw.model.objects import ObjectKey
+from grpcgw.model.route import PolicySettings
+from grpcgw.model.status import Reason
+from grpcgw.policy.contract import Policy, PolicyRequest
+from grpcgw.policy.services import PolicyServices
+from grpcgw.policy.tokens.header_templates import header_of, render_header
+from grpcgw.policy.tokens.jws import InvalidToken, verify
+from grpcgw.policy.tokens.jwt_refusals import Refusals
+from grpcgw.policy.tokens.token_cache import Accepted, TokenCache, make_key
+from grpcgw.policy.tokens.token_claims import TokenFault, find_fault, read_lifetime
+from grpcgw.policy.verdicts import ALLOW, Allow, Deny, Facts
+
+MAX_FACT_CHARACTERS = 256
+"""Of a claim in the access log."""
+_FACTS = (("identity", "sub"), ("token-issuer", "iss"))
+
+
+def build_jwt(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Policy | Deny:
+    assert isinstance(settings, JwtSettings)
+    if settings.no_keys:
+        message = f"{key}: {settings.name} has no keys to verify tokens with: {settings.no_keys}"
+        return Deny(Reason.NO_TOKEN_KEYS, message)
+    tokens = services.keep(TokenCache, None, lambda: TokenCache(counters=services.counters.of_cache("tokens")))
+    return JwtPolicy(key, settings, tokens)
+
+
+class JwtPolicy:
+    def __init__(self, key: ObjectKey, settings: JwtSettings, tokens: TokenCache) -> None:
+        """Raises TemplateError for a template that cannot be parsed."""
+        self._settings = settings
+        self._tokens = tokens
+        self._identity = digest(replace(settings, keys=()))
+        """Of what an entry of the cache depends on beside the token and its key."""
+        self._keys = frozenset(one.jwk for one in settings.keys)
+        self._removed = settings.owned_keys
+        templates = [parse_template(one.value) for one in settings.inject]
+        self._per_rpc = any(not template.fields() <= {"token"} for template in templates)
+        """Whether a header depends on more than the token."""
+        self._prefix = f"{settings.scheme} ".lower() if settings.scheme else ""
+        self._refusals = Refusals(key, settings)
+
+    def check(self, request: PolicyRequest) -> Allow | Deny:
+        header = self._settings.header
+        given = [value for name, value in request.metadata if name == header]
+        if not given:
+            return self._without_token(request)
+        token = self._read(given[0]) if len(given) == 1 else None
+        if token is None:
+            what = "it should be given once" if len(given) > 1 else f"it is not {self._settings.scheme} and a token"
+            return self._refusals.refuse(TokenFault(f"{header}: {what}"), request)
+        cache_key = make_key(self._identity, token)
+        accepted = self._tokens.find(cache_key)
+        if accepted is None or accepted.key not in self._keys:
+            verified = self._verify(token)
+            if isinstance(verified, TokenFault):
+                return self._refusals.refuse(verified, request)
+            accepted = verified
+            self._tokens.put(cache_key, accepted)
+        fault = accepted.lifetime.find_fault(request.request.received_at_s)
+        if fault is not None:
+            return self._refusals.refuse(fault, request)
+        return accepted.allow or self._allow_rpc(token, accepted, request)
+
+    def _without_token(self, request: PolicyRequest) -> Allow | Deny:
+        if not self._settings.token_optional:
+            return self._refusals.refuse(None, request)
+        return Allow(remove=self._removed) if self._removed else ALLOW
+
+    def _read(self, value: str | bytes) -> str | None:
+        prefix = self._prefix
+        if not isinstance(value, str) or value[: len(prefix)].lower() != prefix:
+            return None
+        return value[len(prefix) :].strip(" ")
+
+    def _verify(self, token: str) -> Accepted | TokenFault:
+        settings = self._settings
+        try:
+            verified = verify(token, settings.keys, settings.algorithms)
+        except InvalidToken as error:
+            return TokenFault(str(error))
+        claims, header = MappingProxyType(verified.claims), verified.header
+        lifetime = read_lifetime(claims, settings)
+        fault = lifetime if isinstance(lifetime, TokenFault) else find_fault(claims, settings)
+        if isinstance(lifetime, TokenFault) or fault is not None:
+            return fault or TokenFault("")
+        allow = None
+        if not self._per_rpc:
+            made = self._make_allow(token, header, claims, None)
+            if isinstance(made, TokenFault):
+                return made
+            allow = made
+        return Accepted(verified.key.jwk, lifetime, header, claims, allow, len(token))
+
+    def _allow_rpc(self, token: str, accepted: Accepted, request: PolicyRequest) -> Allow | Deny:
+        made = self._make_allow(token, accepted.header, accepted.claims, request)
+        return self._refusals.refuse(made, request) if isinstance(made, TokenFault) else made
+
+    def _make_allow(
+        self, token: str, header: Mapping[str, object], claims: Mapping[str, object], request: PolicyRequest | None
+    ) -> Allow | TokenFault:
+        """`request`: None where no template reads it."""
+        signature = token.rpartition(".")[2]
+        data: dict[str, object] = {
+            "token": {"Raw": token, "Header": header, "Claims": claims, "Signature": signature},
+            "httpRequestHeader": None if request is None else header_of(request),
+        }
+        add: list[tuple[str, str | bytes]] = []
+        for template in self._settings.inject:
+            try:
+                add += render_header(template, data)
+            except TemplateError as error:
+                return TokenFault(f"{template.name} cannot be made of it: {error}")
+        return Allow(add=tuple(add), remove=self._removed, facts=_make_facts(claims), claims=claims)
+
+
+def _make_facts(claims: Mapping[str, object]) -> Facts:
+    return tuple(
+        (name, value[:MAX_FACT_CHARACTERS]) for name, claim in _FACTS if isinstance(value := claims.get(claim), str)
+    )
