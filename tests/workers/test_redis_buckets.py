@@ -145,14 +145,14 @@ def test_while_redis_is_away_the_limit_of_the_machine_holds_and_it_comes_back_by
         gateway.slowest_s = 0.0
         load = await gateway.load(rate * 2, 1.5)
         assert gateway.remote.away
-        assert 0.7 * rate * load.took_s <= load.allowed <= 1.15 * rate * load.took_s
+        assert 0.7 * rate * load.took_s <= load.allowed <= 1.35 * rate * load.took_s
         server.start() if how == "killed" else server.resume()
         until_s = time.monotonic() + 15
         while gateway.remote.away:
             assert time.monotonic() < until_s, "it does not come back"
             await asyncio.sleep(0.05)
         load = await gateway.load(rate * 2, 1.0)
-        assert 0.7 * rate * load.took_s <= load.allowed <= 1.2 * rate * load.took_s
+        assert 0.7 * rate * load.took_s <= load.allowed <= 1.35 * rate * load.took_s
 
     asyncio.run(run())
 

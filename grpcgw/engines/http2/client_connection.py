@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from grpcgw.engines.contract import ASK_CLIENTS_MS, CLIENT_ANSWERS_MS, REFUSING_S
-from grpcgw.engines.http2.client_limits import ClientLimits, ControlBudget
+from grpcgw.engines.http2.client_limits import ClientLimits, ControlBudget, count_reset
 from grpcgw.engines.http2.client_rpc import ClientRpc, ClientSide, RpcEngine
 from grpcgw.engines.http2.connection import close_when_sent
 from grpcgw.engines.http2.h2 import (
@@ -363,6 +363,7 @@ class ClientConnection(ClientSide):
         if rpc is not None:
             rpc.on_gone()
             self.turn.touch(rpc)
+            self._on_control(event, count_reset(rpc.header_bytes()))
 
     def _on_settings_acknowledged(self, event: SettingsAcknowledged) -> None:
         self._confirmed = True
@@ -371,8 +372,8 @@ class ClientConnection(ClientSide):
         self._pinged_at_s = None
         self._on_control(event)
 
-    def _on_control(self, event: Event) -> None:
-        if not self._control.count():
+    def _on_control(self, event: Event, frames: int = 1) -> None:
+        if not self._control.count(frames):
             return
         begun = self._answers + len(self.streams)
         if self._control.is_exceeded(begun + self.sent_chunks, time.monotonic()):

@@ -12,6 +12,15 @@ CONTROL_PER_ANSWER = 40
 they receive (grpc-go once a round trip), update two windows for each DATA frame, of which a chunk may be sixteen, and
 some when they begin an RPC (grpc core), whose answer may take its time."""
 
+USUAL_HEADER_BYTES, HEADER_BYTES_PER_FRAME = 16_384, 256
+"""A reset of an RPC with more header bytes counts as a control frame for each 256 bytes above: on the wire such headers
+may be some bytes (HPACK), and reading them costs a millisecond, which nobody pays for who cancels at once."""
+
+
+def count_reset(header_bytes: int) -> int:
+    """As how many control frames the reset of an RPC with so large headers counts."""
+    return max(0, header_bytes - USUAL_HEADER_BYTES) // HEADER_BYTES_PER_FRAME
+
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
@@ -34,9 +43,9 @@ class ControlBudget:
         self._left, self._answers, self._at_s = float(CONTROL_BURST), 0, now_s
         self._frames, self._most = 0, CONTROL_BURST
 
-    def count(self) -> bool:
-        """A frame came. Returns whether to look if there were too many."""
-        self._frames += 1
+    def count(self, frames: int = 1) -> bool:
+        """A frame came, or what counts as many. Returns whether to look if there were too many."""
+        self._frames += frames
         return self._frames > self._most
 
     def is_exceeded(self, answers: int, now_s: float) -> bool:

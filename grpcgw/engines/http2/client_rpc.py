@@ -36,6 +36,7 @@ from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.policy.request import Peer, Request
 from grpcgw.session.call import Attempt, Opening, PolicyRpcEvents, Timer, TryEvents
+from grpcgw.session.forwarding import size_of
 from grpcgw.session.message_reader import frame
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
@@ -137,6 +138,10 @@ class ClientRpc:
     def on_gone(self) -> None:
         """The client reset the stream, or its connection is lost."""
         self._gone = True
+
+    def header_bytes(self) -> int:
+        """Of the request, as limits count them."""
+        return size_of(self._head.metadata)
 
     def on_written(self) -> None:
         self._sent = True

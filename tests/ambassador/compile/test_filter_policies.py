@@ -15,7 +15,7 @@ from grpcgw.model.ext_authz import AuthProtocol, ExtAuthzSettings, IncludedMessa
 from grpcgw.model.filters import AppliedFilter, FilterPolicySettings, HeaderCondition
 from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.match import HeaderMatch
-from grpcgw.model.objects import KubeObject, Severity
+from grpcgw.model.objects import KubeObject, ObjectKey, Severity
 from grpcgw.model.plugins import make_plugin
 from grpcgw.model.route import PolicySettings, Unenforced
 from grpcgw.model.route_source import Compiled, CompileOptions
@@ -608,4 +608,12 @@ def test_what_is_wrong_with_an_external_filter_is_named(given: dict[str, object]
 def test_a_plugin_is_an_own_policy_with_its_configuration(field: str) -> None:
     spec = {field: {"name": "own.tenants:Tenants", "config": {"most": 3, "by": ["a"]}, "timeout_ms": 200}}
     found = settings_of(compile_objects(policy({**ALL, **REFERENCE}), obj("Filter", "keys", spec), mapping())).filters
-    assert found == (make_plugin("Filter keys.shop", "own.tenants:Tenants", {"by": ["a"], "most": 3}, 200),)
+    assert found == (
+        make_plugin(
+            "Filter keys.shop",
+            "own.tenants:Tenants",
+            {"by": ["a"], "most": 3},
+            200,
+            ObjectKey("Filter", "shop", "keys"),
+        ),
+    )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from grpcgw.engines.http2.client_limits import CONTROL_BURST, CONTROL_PER_ANSWER, CONTROL_PER_S, ControlBudget
+from grpcgw.engines.http2.client_limits import (
+    CONTROL_BURST,
+    CONTROL_PER_ANSWER,
+    CONTROL_PER_S,
+    ControlBudget,
+    count_reset,
+)
 
 
 def sends(budget: ControlBudget, frames: int, answers: int, now_s: float) -> bool:
@@ -39,3 +45,8 @@ def test_too_many_are_reported_once() -> None:
     budget = ControlBudget(0.0)
     assert sends(budget, CONTROL_BURST + 1, 0, 0.0)
     assert not sends(budget, CONTROL_BURST, 0, 0.0)
+
+
+def test_resets_of_usual_rpcs_cost_nothing_and_those_of_header_bombs_more_than_their_rpcs_earn() -> None:
+    assert count_reset(16_384) == 0
+    assert count_reset(58_000) > 2 * CONTROL_PER_ANSWER
