@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dataplane.auth_server import AuthServer
+from dataplane.examples import GREET, compile_example
 from dataplane.lab import Lab
-from grpcgw.control.dialects import compile_snapshot
 from grpcgw.model.codes import Code
-from grpcgw.model.route_source import CompileOptions
-from tests.parsing import parse_objects
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "auth" / "auth-service.yaml"
-GREET, HEALTH = "/greet.GrpcService/Greet", "/grpc.health.v1.Health/Check"
+HEALTH = "/grpc.health.v1.Health/Check"
 
 
 def test_an_auth_service(lab: Lab) -> None:
-    objects, faults = parse_objects(EXAMPLE.read_text(), EXAMPLE.name)
-    compiled = compile_snapshot(objects, {}, CompileOptions())
-    assert [*faults, *map(str, compiled.problems)] == []
-    by_service = {cluster.service.name: name for name, cluster in compiled.snapshot.clusters.items()}
+    snapshot = compile_example("auth/auth-service.yaml")
+    by_service = {cluster.service.name: name for name, cluster in snapshot.clusters.items()}
     pod = lab.pod("greet", dict.fromkeys((GREET, HEALTH), lambda requests, _: iter(list(requests))))
     auth = AuthServer(lab)
     members = {by_service["greet"]: (pod,), by_service["auth"]: (auth.pod,)}
-    gateway = lab.gateway(configuration=compiled.snapshot, clusters=members)
+    gateway = lab.gateway(configuration=snapshot, clusters=members)
     gateway.wait_for_ready_pods(2)
     client = lab.raw_client(gateway)
     refused = client.call(GREET)

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from dataplane.lab import Gateway, Lab
-from dataplane.pods import Pod
-from grpcgw.control.dialects import compile_snapshot
+from dataplane.examples import EXAMPLES, GREET, example
+from dataplane.lab import Lab
 from grpcgw.model.codes import Code
-from grpcgw.model.route_source import CompileOptions
-from tests.parsing import parse_objects
-
-EXAMPLES = Path(__file__).parents[2] / "examples" / "filters"
-GREET = "/greet.GrpcService/Greet"
-
-
-def example(lab: Lab, name: str) -> tuple[Gateway, Pod]:
-    """The gateway of an example, and the pod of its Mapping."""
-    objects, faults = parse_objects((EXAMPLES / name).read_text(), name)
-    compiled = compile_snapshot(objects, {}, CompileOptions())
-    assert [*faults, *map(str, compiled.problems)] == []
-    (cluster,) = compiled.snapshot.clusters
-    pod = lab.pod("greet", {GREET: lambda requests, _: iter(list(requests))})
-    gateway = lab.gateway(configuration=compiled.snapshot, clusters={cluster: (pod,)})
-    gateway.wait_for_ready_pods(1)
-    return gateway, pod
 
 
 def test_api_keys(lab: Lab) -> None:
-    gateway, pod = example(lab, "api-keys.yaml")
+    gateway, pod = example(lab, "filters/api-keys.yaml")
     client = lab.raw_client(gateway)
     assert client.call(GREET).status == Code.UNAUTHENTICATED
     assert client.call(GREET, ("x-api-key", "key-of-eve")).status == Code.UNAUTHENTICATED
@@ -39,8 +20,10 @@ def test_api_keys(lab: Lab) -> None:
 
 
 def test_tokens(lab: Lab) -> None:
-    (token,) = re.findall(r"^#   TOKEN=(\S+)$", (EXAMPLES / "jwt.yaml").read_text(encoding="utf-8"), re.MULTILINE)
-    gateway, pod = example(lab, "jwt.yaml")
+    (token,) = re.findall(
+        r"^#   TOKEN=(\S+)$", (EXAMPLES / "filters/jwt.yaml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    gateway, pod = example(lab, "filters/jwt.yaml")
     client = lab.raw_client(gateway)
     assert client.call(GREET).status == Code.UNAUTHENTICATED
     assert client.call(GREET, ("authorization", f"Bearer {token}x")).status == Code.UNAUTHENTICATED
@@ -54,9 +37,9 @@ def test_tokens(lab: Lab) -> None:
 
 
 def test_authorization(lab: Lab) -> None:
-    text = (EXAMPLES / "authorization.yaml").read_text(encoding="utf-8")
+    text = (EXAMPLES / "filters/authorization.yaml").read_text(encoding="utf-8")
     (found,) = re.findall(r"^#   TOKEN=(\S+)$", text, re.MULTILINE)
-    gateway, pod = example(lab, "authorization.yaml")
+    gateway, pod = example(lab, "filters/authorization.yaml")
     client = lab.raw_client(gateway)
     token = ("authorization", f"Bearer {found}")
     each = "/greet.GrpcService/GreetEach"

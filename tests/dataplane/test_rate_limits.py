@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
 import grpc
 import pytest
 
 from dataplane.configured import configured
-from dataplane.lab import Gateway, Lab
-from dataplane.pods import Pod
+from dataplane.examples import GREET, example
+from dataplane.lab import Lab
 from dataplane.scripted_pod import Stream
 from dataplane.waiting import PATIENCE_S, eventually
-from grpcgw.control.dialects import compile_snapshot
 from grpcgw.model.codes import Code
-from grpcgw.model.route_source import CompileOptions
-from tests.parsing import parse_objects
-
-EXAMPLES = Path(__file__).parents[2] / "examples" / "rate-limits"
-GREET = "/greet.GrpcService/Greet"
 
 
 def limited(**limits: str) -> str:
@@ -28,20 +21,8 @@ def limited(**limits: str) -> str:
     return f"metadata: {{name: test}}\nspec: {{service: pods:50051{fields}}}"
 
 
-def example(lab: Lab, name: str) -> tuple[Gateway, Pod]:
-    """The gateway of an example, and the pod of its Mapping."""
-    objects, faults = parse_objects((EXAMPLES / name).read_text(), name)
-    compiled = compile_snapshot(objects, {}, CompileOptions())
-    assert [*faults, *map(str, compiled.problems)] == []
-    (cluster,) = compiled.snapshot.clusters
-    pod = lab.pod("greet", {GREET: lambda requests, _: iter(list(requests))})
-    gateway = lab.gateway(configuration=compiled.snapshot, clusters={cluster: (pod,)})
-    gateway.wait_for_ready_pods(1)
-    return gateway, pod
-
-
 def test_the_example_with_labels(lab: Lab) -> None:
-    gateway, pod = example(lab, "labels.yaml")
+    gateway, pod = example(lab, "rate-limits/labels.yaml")
     client = lab.raw_client(gateway)
     codes = [client.call(GREET, ("x-tenant", "a")).status for _ in range(4)]
     assert codes == [Code.OK] * 3 + [Code.RESOURCE_EXHAUSTED]
@@ -51,7 +32,7 @@ def test_the_example_with_labels(lab: Lab) -> None:
 
 
 def test_the_example_with_limits_of_the_mapping(lab: Lab) -> None:
-    gateway, _ = example(lab, "mapping.yaml")
+    gateway, _ = example(lab, "rate-limits/mapping.yaml")
     client = lab.raw_client(gateway)
     assert [client.call(GREET).status for _ in range(3)] == [Code.OK, Code.OK, Code.RESOURCE_EXHAUSTED]
 
