@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
+from grpcgw.ambassador.spec.asked_service import AskedResolver, AskedTls
 from grpcgw.ambassador.spec.fields import (
     AmbassadorId,
     Count,
@@ -20,7 +21,7 @@ from grpcgw.ambassador.spec.fields import (
     served,
 )
 from grpcgw.ambassador.spec.mapping_parts import CircuitBreakerSpec
-from grpcgw.ambassador.spec.mapping_spec import check_service, check_tls
+from grpcgw.ambassador.spec.mapping_spec import check_service
 
 
 class IncludeBodySpec(Resource):
@@ -49,13 +50,8 @@ class AuthServiceSpec(Resource):
         Literal["v2", "v3"] | None,
         served("of `grpc`: `envoy.service.auth.v3` (default) or `v2`, whose messages are the same"),
     ] = None
-    tls: Annotated[
-        Annotated[bool | str, BeforeValidator(check_tls)] | None,
-        served("`true` or a TLSContext's name: TLS to the service"),
-    ] = None
-    resolver: Annotated[
-        str | None, served("not in Ambassador; how the service's pods are found; default: the Module's `resolver`")
-    ] = None
+    tls: AskedTls = None
+    resolver: AskedResolver = None
     timeout_ms: Annotated[PositiveMilliseconds | None, served("for the answer; default 5000")] = None
     path_prefix: Annotated[str | None, served("of `http`: stands before the call's path")] = None
     allowed_request_headers: Annotated[

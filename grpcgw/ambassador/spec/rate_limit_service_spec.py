@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, model_validator
 
+from grpcgw.ambassador.spec.asked_service import AskedResolver, AskedTls
 from grpcgw.ambassador.spec.fields import (
     AmbassadorId,
     PositiveMilliseconds,
@@ -15,7 +16,7 @@ from grpcgw.ambassador.spec.fields import (
     no_meaning,
     served,
 )
-from grpcgw.ambassador.spec.mapping_spec import check_service, check_tls
+from grpcgw.ambassador.spec.mapping_spec import check_service
 
 
 class LimitedCodeSpec(Resource):
@@ -53,13 +54,8 @@ class RateLimitServiceSpec(Resource):
         Literal["v2", "v3"] | None,
         served("`envoy.service.ratelimit.v3` (default) or `v2`, whose messages are the same"),
     ] = None
-    tls: Annotated[
-        Annotated[bool | str, BeforeValidator(check_tls)] | None,
-        served("`true` or a TLSContext's name: TLS to the service"),
-    ] = None
-    resolver: Annotated[
-        str | None, served("not in Ambassador; how the service's pods are found; default: the Module's `resolver`")
-    ] = None
+    tls: AskedTls = None
+    resolver: AskedResolver = None
     timeout_ms: Annotated[PositiveMilliseconds | None, served("for the answer; default 20")] = None
     failure_mode_deny: Annotated[
         bool | None,
