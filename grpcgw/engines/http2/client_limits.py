@@ -13,8 +13,8 @@ they receive (grpc-go once a round trip), update two windows for each DATA frame
 some when they begin an RPC (grpc core), whose answer may take its time."""
 
 USUAL_HEADER_BYTES, HEADER_BYTES_PER_FRAME = 16_384, 256
-"""A reset of an RPC with more header bytes counts as a control frame for each 256 bytes above: on the wire such headers
-may be some bytes (HPACK), and reading them costs a millisecond, which nobody pays for who cancels at once."""
+"""Where a client resets an RPC with more header bytes, each 256 bytes above count as a control frame. HPACK packs such
+headers into a few bytes, and to unpack them takes a millisecond."""
 
 
 def count_reset(header_bytes: int) -> int:
