@@ -1,9 +1,10 @@
-"""The part of Go's `text/template` that Edge Stack's Filters use in header values and messages. Pure.
+"""The part of Go's `text/template` that Edge Stack's Filters and RateLimits use in header values and messages. Pure.
 
     {{ .token.Claims.sub }}                                              fields; {{- and -}} trim spaces
     {{ .httpRequestHeader.Get "X-Tenant" }}                              the first value of a header
     {{ if hasKey .token.Claims "email" }}…{{ else }}{{ doNotSet }}{{ end }}
     {{ printf "%.0f" .token.Claims.iat }}, {{ .message | json "" }}      functions (`FUNCTIONS`) and pipelines
+    {{ .RetryAfter }}, {{ .RetryAfter.Seconds }}                         a duration, and its methods
 
 Anything else of Go's language (range, with, variables, templates) is an error when the template is parsed. A field that
 a map does not have is written `<no value>`, as in Go; numbers are Go's float64, as its JSON reader makes them.
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from grpcgw.model.go_values import compare, is_true, printf, write
+from grpcgw.model.go_values import Duration, compare, is_true, printf, write
 
 _ACTION = re.compile(
     r'\{\{(-(?=\s))?((?:"(?:\\.|[^"\\])*"|`[^`]*`|/\*.*?\*/|[^"`}]|\}(?!\}))*?)((?<=\s)-)?\}\}', re.DOTALL
@@ -297,10 +298,20 @@ def _value_of(operand: _Operand, data: object) -> object:
 
 def _walk(value: object, path: Sequence[str]) -> object:
     for name in path:
+        if isinstance(value, Duration):
+            value = _call(value, name)
+            continue
         if not isinstance(value, Mapping):
             raise TemplateError(f".{name} is asked of something that has no fields")
         value = value.get(name)
     return value
+
+
+def _call(value: Duration, method: str) -> object:
+    try:
+        return value.call(method)
+    except LookupError:
+        raise TemplateError(f"a duration has no .{method}") from None
 
 
 def _do_not_set() -> object:

@@ -4,13 +4,63 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+NANOSECONDS = 1_000_000_000
 _VERB = re.compile(r"%(?:(%)|(?:\.(\d{1,2}))?([svdqfget]))")
+
+
+class Integer(int):
+    """A number of one of Go's integer types, which is not written as JSON's numbers are."""
+
+
+class Duration(Integer):
+    """A `time.Duration`: nanoseconds, a number where it is compared."""
+
+    @staticmethod
+    def of_seconds(seconds: float) -> Duration:
+        return Duration(round(seconds * NANOSECONDS))
+
+    def call(self, method: str) -> object:
+        """What `.Seconds` and its kin give. Raises LookupError for a method that it does not have."""
+        return _METHODS[method](int(self))
+
+    def __str__(self) -> str:
+        """As Go's `String`: `1h2m3.5s`, and `350ms` below a second."""
+        nanoseconds = int(self)
+        if not nanoseconds:
+            return "0s"
+        if nanoseconds < NANOSECONDS:
+            size, unit = next((size, unit) for size, unit in _SMALL if nanoseconds >= size)
+            return f"{_write_part_of_second(nanoseconds, size)}{unit}"
+        minutes, rest = divmod(nanoseconds, 60 * NANOSECONDS)
+        hours, minutes = divmod(minutes, 60)
+        longer = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+        return f"{longer}{_write_part_of_second(rest, NANOSECONDS)}s"
+
+
+_SMALL = ((1_000_000, "ms"), (1_000, "µs"), (1, "ns"))
+_METHODS: Mapping[str, Callable[[int], object]] = {
+    "Hours": lambda nanoseconds: nanoseconds / (3600 * NANOSECONDS),
+    "Minutes": lambda nanoseconds: nanoseconds / (60 * NANOSECONDS),
+    "Seconds": lambda nanoseconds: nanoseconds / NANOSECONDS,
+    "Milliseconds": lambda nanoseconds: Integer(nanoseconds // 1_000_000),
+    "Microseconds": lambda nanoseconds: Integer(nanoseconds // 1_000),
+    "Nanoseconds": Integer,
+    "String": lambda nanoseconds: str(Duration(nanoseconds)),
+}
+
+
+def _write_part_of_second(nanoseconds: int, size: int) -> str:
+    whole, rest = divmod(nanoseconds, size)
+    fraction = f"{rest:0{len(str(size)) - 1}}".rstrip("0") if rest else ""
+    return f"{whole}.{fraction}" if fraction else str(whole)
 
 
 def write(value: object) -> str:
     """As `%v`. None is a field that a map does not have."""
+    if isinstance(value, Integer):
+        return str(value)
     if value is None:
         return "<no value>"
     if isinstance(value, bool):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from grpcgw.model.jwt import HeaderTemplate
 from grpcgw.model.labels import LabelGroup
-from grpcgw.model.metadata import Metadata
 from grpcgw.model.route import PolicySettings
 
 
@@ -58,17 +58,24 @@ class LabelLimit:
     rate: Rate
     log_only: bool = False
     """An RPC above the limit is allowed, and the fact `rate-limit` names the limit."""
-    request_headers: Metadata = ()
+    request_headers: tuple[HeaderTemplate, ...] = ()
     """Added to the request of an RPC that is counted and allowed (`injectRequestHeaders`)."""
-    response_headers: Metadata = ()
+    response_headers: tuple[HeaderTemplate, ...] = ()
     """Added to the answer of an RPC that is counted, allowed or not (`injectResponseHeaders`)."""
-    refusal_headers: Metadata = ()
+    refusal_headers: tuple[HeaderTemplate, ...] = ()
     """Trailers of a refusal (`errorResponse.headers`)."""
+    refusal_body: str = ""
+    """Go template of a refusal's `grpc-message` (`errorResponse.bodyTemplate`); empty: the gateway's own."""
 
     @property
     def names_its_values(self) -> bool:
         """Whether the pattern has all values of the labels that it matches: then no client can make up new keys."""
         return all(value for item in self.pattern for _, value in item)
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether the answer of a counted RPC, or its request, gets any."""
+        return bool(self.request_headers or self.response_headers)
 
 
 @dataclass(frozen=True, slots=True)

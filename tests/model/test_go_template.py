@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.model.go_template import HeaderOfRequest, TemplateError, parse_template
+from grpcgw.model.go_values import Duration, Integer
 
 CLAIMS = {
     "sub": "ann", "iat": 1516239022, "half": 0.5, "on": True, "off": False, "null": None, "empty": "",
@@ -17,6 +18,9 @@ DATA = {
     "httpRequestHeader": HeaderOfRequest(lambda name: {"x-tenant": "a"}.get(name.lower(), "")),
     "status_code": 401,
     "message": 'say "hi"',
+    "wait": Duration.of_seconds(90.5),
+    "none": Duration(0),
+    "calls": Integer(2_000_000),
 }
 
 
@@ -38,6 +42,11 @@ def render(text: str) -> str | None:
         ("{{ .token.Claims.realm }}", "map[n:1 roles:[a]]"),
         ("{{ .token.Claims.iat }}", "1.516239022e+09"),
         ("{{ .token.Claims.half }}", "0.5"),
+        ("{{ .calls }}", "2000000"),
+        ("{{ .wait }} {{ .none }}", "1m30.5s 0s"),
+        ("{{ .wait.Seconds }} {{ .wait.Milliseconds }} {{ .wait.String }}", "90.5 90500 1m30.5s"),
+        ('{{ printf "%.0f" .wait.Seconds }} {{ printf "%d" .wait }}', "90 90500000000"),
+        ("{{ if gt .wait 0 }}wait{{ end }}{{ if .none }}never{{ end }}", "wait"),
         ('{{ printf "%.0f" .token.Claims.iat }}', "1516239022"),
         ('{{ printf "%q and %s, %d%%" .token.Claims.sub .token.Claims.sub 7 }}', '"ann" and ann, 7%'),
         ('{{ printf "%v" .token.Claims.groups }}', "[dev ops]"),

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.labels import compile_default_labels, find_groups, ignore
+from grpcgw.ambassador.compile.limit_templates import OF_LIMIT, OF_REFUSAL, compile_body, compile_headers
 from grpcgw.ambassador.compile.unenforced_guards import UnenforcedGuard, read_limit_scope
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
-from grpcgw.ambassador.spec.rate_limit_specs import InjectedHeader, LimitSpec, RateLimitSpec
+from grpcgw.ambassador.spec.rate_limit_specs import LimitErrorSpec, LimitSpec, RateLimitSpec
 from grpcgw.model.cluster import Cluster
-from grpcgw.model.header_values import InvalidHeader, check_header_name, is_reserved
 from grpcgw.model.labels import FixedLabel, HeaderLabel, Label, LabelGroup
-from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import KubeObject, ObjectKey
 from grpcgw.model.rate_limits import DomainLimits, LabelLimit, PatternItem, Rate, RateLimitSettings, Unit
 from grpcgw.model.route import PolicySettings
@@ -83,18 +82,19 @@ def _make_build(default_domain: str) -> Callable[[KubeObject, Findings], _Compil
 
 def _compile_limit(key: ObjectKey, index: int, spec: LimitSpec, findings: Findings) -> LabelLimit:
     path = ("limits", index)
-    if spec.errorResponse is not None and (spec.errorResponse.bodyTemplate or spec.errorResponse.contentType):
-        findings.notice("has no effect: gRPC errors have no body", *path, "errorResponse")
+    error = spec.errorResponse or LimitErrorSpec()
+    if error.contentType:
+        findings.notice("has no effect: gRPC errors have no body", *path, "errorResponse", "contentType")
     burst = None if spec.burstFactor is None else max(1, spec.rate * spec.burstFactor)
-    error_headers = spec.errorResponse.headers if spec.errorResponse is not None else None
     return LabelLimit(
         spec.name or f"{key.name}.{key.namespace}-{index}",
         tuple(_compile_item(item, findings, *path, "pattern", at) for at, item in enumerate(spec.pattern)),
         Rate(spec.rate, Unit(spec.unit), burst),
         spec.action == "logonly",
-        _compile_headers(spec.injectRequestHeaders, findings, *path, "injectRequestHeaders"),
-        _compile_headers(spec.injectResponseHeaders, findings, *path, "injectResponseHeaders"),
-        _compile_headers(error_headers, findings, *path, "errorResponse", "headers"),
+        compile_headers(spec.injectRequestHeaders, OF_LIMIT, findings, *path, "injectRequestHeaders"),
+        compile_headers(spec.injectResponseHeaders, OF_LIMIT, findings, *path, "injectResponseHeaders"),
+        compile_headers(error.headers, OF_REFUSAL, findings, *path, "errorResponse", "headers"),
+        compile_body(error.bodyTemplate or "", findings, *path, "errorResponse", "bodyTemplate"),
     )
 
 
@@ -102,30 +102,6 @@ def _compile_item(item: Mapping[str, str], findings: Findings, *path: str | int)
     if not item:
         findings.error("should be an object with one label or more", *path)
     return tuple((key, "" if value == "*" else value) for key, value in item.items())
-
-
-def _compile_headers(given: list[InjectedHeader] | None, findings: Findings, *path: str | int) -> Metadata:
-    headers = []
-    for index, one in enumerate(given or ()):
-        where = (*path, index)
-        if "{{" in one.value:
-            findings.fault("Go templates are not supported; the header is left out", *where, "value")
-        elif not (one.value.isascii() and one.value.isprintable() and one.value.strip() == one.value):
-            findings.error("should be printable ASCII characters, without spaces around them", *where, "value")
-        else:
-            headers.append((_check_name(one.name, findings, *where, "name"), one.value))
-    return tuple(headers)
-
-
-def _check_name(name: str, findings: Findings, *path: str | int) -> str:
-    try:
-        key = check_header_name(name)
-    except InvalidHeader as error:
-        findings.error(str(error), *path)
-        return name
-    if is_reserved(key) or key.endswith("-bin") or key.startswith("x-grpcgw-"):
-        findings.error(f"{name} cannot be set here", *path)
-    return key
 
 
 def _may_match(pattern: tuple[PatternItem, ...], group: LabelGroup) -> bool:

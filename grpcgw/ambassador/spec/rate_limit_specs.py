@@ -22,13 +22,13 @@ ActionName = Annotated[Literal["enforce", "logonly"], BeforeValidator(_lower, js
 
 class InjectedHeader(Resource):
     name: Annotated[Text, served("a metadata key")]
-    value: Annotated[str, served("a text; Go templates are not supported")]
+    value: Annotated[str, served("a text, or a Go template; see rate-limits.md")]
 
 
 class LimitErrorSpec(Resource):
     contentType: Annotated[str | None, no_meaning("gRPC errors have no body")] = None  # noqa: N815
     headers: Annotated[list[InjectedHeader] | None, served("trailers of a refusal")] = None
-    bodyTemplate: Annotated[str | None, no_meaning("gRPC errors have no body")] = None  # noqa: N815
+    bodyTemplate: Annotated[str | None, served("Go template of a refusal's `grpc-message`")] = None  # noqa: N815
 
 
 class LimitSpec(Resource):
@@ -51,7 +51,7 @@ class LimitSpec(Resource):
         list[InjectedHeader] | None, served("metadata for the client, of calls that the limit counts")
     ] = None
     errorResponse: Annotated[  # noqa: N815
-        LimitErrorSpec | None, served("`headers`: trailers of a refusal")
+        LimitErrorSpec | None, served("`headers`: trailers of a refusal; `bodyTemplate`: its message")
     ] = None
 
 

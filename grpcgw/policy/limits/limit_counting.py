@@ -11,11 +11,12 @@ import math
 from google.protobuf.message import DecodeError
 
 from grpcgw.errors import GrpcgwError
+from grpcgw.model.jwt import HeaderTemplate
 from grpcgw.model.labels import Descriptor
-from grpcgw.model.metadata import Metadata
-from grpcgw.model.rate_limits import DomainLimits, Unit
+from grpcgw.model.rate_limits import DomainLimits, LabelLimit, Unit
 from grpcgw.policy.limits import rate_limit_service_pb2 as pb
-from grpcgw.policy.limits.limiter import UNLIMITED, LimitCounter, LimitDecision, Limiter, LimitRules
+from grpcgw.policy.limits.limit_headers import Data, make_data, of_refusal, render, render_body
+from grpcgw.policy.limits.limiter import UNLIMITED, LimitCounter, LimitDecision, Limiter, LimitLevel, LimitRules
 from grpcgw.policy.limits.rpc_labels import shorten
 
 MAX_REQUEST_BYTES = 262_144
@@ -90,19 +91,18 @@ class CountedRequest:
     def answer(self, limiter: Limiter, now_s: float) -> bytes:
         """The serialized RateLimitResponse."""
         decisions = [one or UNLIMITED for one in self._decisions]
+        levels = [None if self._rules is None else limiter.look(self._rules, one, now_s) for one in self._descriptors]
         response = pb.RateLimitResponse(
             overall_code=pb.OVER_LIMIT if any(one.refused for one in decisions) else pb.OK,
-            statuses=[
-                _describe(limiter, self._rules, descriptor, decision, now_s)
-                for descriptor, decision in zip(self._descriptors, decisions, strict=True)
-            ],
+            statuses=[_describe(level, decision) for level, decision in zip(levels, decisions, strict=True)],
         )
+        data = make_data(decisions, levels)
         for one in decisions:
             for limit in one.applied:
-                response.response_headers_to_add.extend(_write_headers(limit.response_headers))
-                response.request_headers_to_add.extend(_write_headers(limit.request_headers))
+                response.response_headers_to_add.extend(_write_headers(limit.response_headers, data))
+                response.request_headers_to_add.extend(_write_headers(limit.request_headers, data))
             if one.refused is not None:
-                response.response_headers_to_add.extend(_write_headers(one.refused.limit.refusal_headers))
+                _write_refusal(response, one.refused.limit, data)
         return response.SerializeToString()
 
 
@@ -126,10 +126,7 @@ def _read(descriptor: pb.Descriptor) -> Descriptor:
     return tuple([(entry.key, shorten(entry.value)) for entry in descriptor.entries])
 
 
-def _describe(
-    limiter: Limiter, rules: LimitRules | None, descriptor: Descriptor, decision: LimitDecision, now_s: float
-) -> pb.DescriptorStatus:
-    level = None if rules is None else limiter.look(rules, descriptor, now_s)
+def _describe(level: LimitLevel | None, decision: LimitDecision) -> pb.DescriptorStatus:
     if level is None:
         return pb.DescriptorStatus(code=pb.OK)
     rate = level.limit.rate
@@ -149,5 +146,14 @@ def _describe(
     return status
 
 
-def _write_headers(headers: Metadata) -> list[pb.HeaderValue]:
-    return [pb.HeaderValue(key=key, value=value) for key, value in headers if isinstance(value, str)]
+def _write_headers(headers: tuple[HeaderTemplate, ...], data: Data) -> list[pb.HeaderValue]:
+    return [pb.HeaderValue(key=key, value=value) for key, value in render(headers, data) if isinstance(value, str)]
+
+
+def _write_refusal(response: pb.RateLimitResponse, limit: LabelLimit, data: Data) -> None:
+    """The limit's headers, and its message as the body, which Envoy sends to gRPC clients as `grpc-message`. The
+    service that answers for it does not know the request's ID."""
+    data = of_refusal(data, f"rate limit {limit.name} ({limit.rate}) reached", None)
+    response.response_headers_to_add.extend(_write_headers(limit.refusal_headers, data))
+    if limit.refusal_body and not response.raw_body:
+        response.raw_body = render_body(limit, data, "").encode(errors="replace")

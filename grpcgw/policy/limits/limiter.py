@@ -83,17 +83,17 @@ class LimitLevel:
 class LimitDecision:
     applied: tuple[LabelLimit, ...] = ()
     """The limits that count the RPC, or would."""
-    logged: tuple[Exceeded, ...] = ()
-    """Those that are exceeded and only log it."""
+    exceeded: tuple[Exceeded, ...] = ()
+    """Those that are exceeded, also those that only log it."""
     refused: Exceeded | None = None
-    """The first one that refuses it; then no limit has counted it."""
+    """The one that refuses it, of several the one that does so the longest; then no limit has counted it."""
     pending: tuple[LimitCounter, ...] = ()
     """Those that need a lease of the remote buckets first; then no limit has counted it, and it is decided again."""
 
     @property
     def is_plain(self) -> bool:
         """Whether it allows the RPC, and nothing else."""
-        return self.refused is None and not self.pending and not self.logged
+        return not self.exceeded and not self.pending
 
 
 UNLIMITED = LimitDecision()
@@ -221,7 +221,7 @@ class Limiter:
             for counter in taken:
                 counter.left += hits
         if refusing:
-            return LimitDecision(applied, refused=max(refusing, key=lambda one: one.wait_s))
+            return LimitDecision(applied, tuple(exceeded), max(refusing, key=lambda one: one.wait_s))
         return LimitDecision(applied, tuple(exceeded), None, tuple(pending))
 
     def _take(self, counter: LimitCounter, hits: int, now_s: float, remote: bool) -> float:

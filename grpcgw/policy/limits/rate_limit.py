@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 from grpcgw.model.codes import Code
+from grpcgw.model.labels import Descriptor
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
-from grpcgw.model.rate_limits import LabelLimit, RateLimitSettings
+from grpcgw.model.rate_limits import RateLimitSettings
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
 from grpcgw.policy.contract import CoroutineWork, FailMode, PolicyRequest, Verdict, Wait
+from grpcgw.policy.limits.limit_headers import Data, make_data, of_refusal, reads_limits, render, render_body
 from grpcgw.policy.limits.limiter import Exceeded, LimitDecision, Limiter, LimitRules
 from grpcgw.policy.limits.retry_info import make_retry_details
 from grpcgw.policy.limits.rpc_labels import compile_group, describe_all
@@ -35,7 +37,8 @@ class RateLimitPolicy:
         self._describe = tuple(compile_group(group) for group in settings.groups)
         self._rules = LimitRules(settings.domain, settings.limits)
         self._limiter = limiter
-        self._plain = not any(one.request_headers or one.response_headers for one in settings.limits)
+        self._plain = not any(one.has_headers for one in settings.limits)
+        self._reads_limits = any(reads_limits(one) for one in settings.limits)
         self._only = self._describe[0] if len(self._describe) == 1 and self._plain else None
         """The one group of labels, where limits that allow an RPC do nothing else."""
 
@@ -54,11 +57,13 @@ class RateLimitPolicy:
         decision = self._limiter.decide(self._rules, descriptors, 1, request.now_s, remote=leases > 0)
         if self._plain and decision.is_plain:  # as most
             return ALLOW
-        return self._judge(request, decision, leases)
+        return self._judge(request, descriptors, decision, leases)
 
-    def _judge(self, request: PolicyRequest, decision: LimitDecision, leases: int) -> Verdict:
+    def _judge(
+        self, request: PolicyRequest, descriptors: list[Descriptor], decision: LimitDecision, leases: int
+    ) -> Verdict:
         if decision.refused is not None:
-            return refuse(request.key, decision.refused, decision.applied)
+            return refuse(request, decision.refused, decision, self._describe_limits(request, descriptors, decision))
         if decision.pending:
             remote = self._limiter.remote
             assert remote is not None, "a counter is only ever pending for the remote buckets"
@@ -68,24 +73,35 @@ class RateLimitPolicy:
                 *(work, LEASE_TIMEOUT_S, FailMode.OPEN),
                 then=lambda verdict: self._decide(request, leases - 1 if verdict is ALLOW else 0),
             )
-        names = ",".join([one.limit.name for one in decision.logged])
+        names = ",".join([one.limit.name for one in decision.exceeded])
+        data = self._describe_limits(request, descriptors, decision)
         return Allow(
-            add=_join([one.request_headers for one in decision.applied]),
+            add=_join([render(one.request_headers, data) for one in decision.applied]),
             facts=((LIMIT_FACT, names),) if names else (),
-            add_response=_join([one.response_headers for one in decision.applied]),
+            add_response=_join([render(one.response_headers, data) for one in decision.applied]),
         )
 
+    def _describe_limits(self, request: PolicyRequest, descriptors: list[Descriptor], decision: LimitDecision) -> Data:
+        """For templates of headers. What each limit has left is only looked up where one asks for it."""
+        looked_at = descriptors if self._reads_limits else ()
+        levels = [self._limiter.look(self._rules, one, request.now_s) for one in looked_at]
+        return make_data((decision,), levels)
 
-def refuse(key: ObjectKey, exceeded: Exceeded, applied: tuple[LabelLimit, ...]) -> Deny:
-    """`key`: the Mapping whose RPC is refused."""
+
+def refuse(request: PolicyRequest, exceeded: Exceeded, decision: LimitDecision, data: Data) -> Deny:
     limit = exceeded.limit
-    message = f"{key}: rate limit {limit.name} ({limit.rate}) reached"
+    message = f"{request.key}: rate limit {limit.name} ({limit.rate}) reached"
+    data = of_refusal(data, message, request.get("x-request-id"))
+    message = render_body(limit, data, message)
     retry_after_ms = math.ceil(exceeded.wait_s * 1000)
     return Deny(
         Reason.RATE_LIMITED,
         message,
         details=make_retry_details(Code.RESOURCE_EXHAUSTED, message, retry_after_ms),
-        metadata=(*limit.refusal_headers, *_join([one.response_headers for one in applied])),
+        metadata=(
+            *render(limit.refusal_headers, data),
+            *_join([render(one.response_headers, data) for one in decision.applied]),
+        ),
         retry_after_ms=retry_after_ms,
         facts=((LIMIT_FACT, limit.name),),
     )

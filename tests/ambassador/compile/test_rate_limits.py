@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grpcgw.ambassador.compile.rate_limits import RateLimitsGuard
+from grpcgw.model.jwt import HeaderTemplate
 from grpcgw.model.labels import AddressLabel, FixedLabel, HeaderLabel
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.rate_limits import ConcurrencyLimitSettings, LabelLimit, Rate, RateLimitSettings, Unit
@@ -91,7 +92,7 @@ def test_all_rate_limits_of_a_domain_decide_together() -> None:
             },
             LabelLimit(
                 *("limits.shop-0", PATTERN, Rate(5, Unit.MINUTE), False),
-                *((("x-a", "1"),), (("x-b", "2"),), (("x-c", "3"),)),
+                *((HeaderTemplate("x-a", "1"),), (HeaderTemplate("x-b", "2"),), (HeaderTemplate("x-c", "3"),)),
             ),
         ),
     ],
@@ -103,12 +104,44 @@ def test_each_field_of_a_limit(fields: dict[str, object], limit: LabelLimit) -> 
     assert only_limit(compiled) == limit
 
 
-def test_templates_in_headers_are_reported_and_the_limit_holds() -> None:
-    given = limits({**ONE, "injectResponseHeaders": [{"name": "x-b", "value": "{{ .RetryAfter }}"}]})
+def test_templates_of_headers_and_messages_are_taken() -> None:
+    remaining = "{{ (index .RateLimitResponse.Statuses 0).LimitRemaining }}"
+    error = {"headers": [{"name": "x-id", "value": "{{ .request_id }}"}], "bodyTemplate": "in {{ .RetryAfter }}"}
+    given = limits({**ONE, "injectResponseHeaders": [{"name": "X-B", "value": remaining}], "errorResponse": error})
+    compiled = compile_objects(given, mapping(labels=FOO))
+    assert not said(compiled)
+    limit = only_limit(compiled)
+    assert limit.response_headers == (HeaderTemplate("x-b", remaining),)
+    assert limit.refusal_headers == (HeaderTemplate("x-id", "{{ .request_id }}"),)
+    assert limit.refusal_body == "in {{ .RetryAfter }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{{ range .RateLimitResponse.Statuses }}{{ end }}", "not supported: range"),
+        ("{{ .message }}", "it asks for .message, which there is not"),
+        ("{{ .RetryAfter.Fortnights }}", "a duration has no .Fortnights"),
+        ("{{ .RateLimitResponse.Statuses.Code }}", "is asked of something that has no fields"),
+        ("{{ .RetryAfter", "{{ without }}"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_reported_and_the_limit_holds(template: str, error: str) -> None:
+    given = limits({**ONE, "injectResponseHeaders": [{"name": "x-b", "value": template}]})
+    compiled = compile_objects(given, mapping(labels=FOO))
+    (said_error,) = said(compiled, Severity.ERROR)
+    assert "injectResponseHeaders.0.value: the template cannot be used" in said_error
+    assert error in said_error
+    assert said_error.endswith("the header is left out")
+    assert only_limit(compiled).response_headers == ()
+
+
+def test_a_message_that_cannot_be_used_is_reported_and_the_limit_holds() -> None:
+    given = limits({**ONE, "errorResponse": {"bodyTemplate": "{{ .nothing }}"}})
     compiled = compile_objects(given, mapping(labels=FOO))
     (error,) = said(compiled, Severity.ERROR)
-    assert "injectResponseHeaders.0.value: Go templates are not supported; the header is left out" in error
-    assert only_limit(compiled).response_headers == ()
+    assert "errorResponse.bodyTemplate: the template cannot be used: it asks for .nothing" in error
+    assert only_limit(compiled).refusal_body == ""
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from google.protobuf.wrappers_pb2 import UInt64Value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpcgw.model.jwt import HeaderTemplate
 from grpcgw.model.labels import HeaderLabel
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.rate_limits import DomainLimits, LabelLimit, Rate, Unit
@@ -100,12 +101,28 @@ def test_a_limit_that_only_logs_allows() -> None:
     assert ask(limiter(), request(("generic_key", "all")), domains=domains).overall_code == pb.OK
 
 
+def test_templates_of_limits_are_filled() -> None:
+    limit = LabelLimit(
+        *("one", ((("generic_key", "one"),),), Rate(1, Unit.MINUTE)),
+        response_headers=(HeaderTemplate("x-code", "{{ .RateLimitResponse.OverallCode }} {{ .RetryAfter }}"),),
+        refusal_headers=(HeaderTemplate("x-why", "{{ .message }}"),),
+        refusal_body="wait {{ .RetryAfter }}",
+    )
+    counts, domains = limiter(), LimitDomains((DomainLimits("shop", (limit,)),))
+    allowed, refused = (ask(counts, request(("generic_key", "one")), domains=domains) for _ in range(2))
+    assert [one.value for one in allowed.response_headers_to_add] == ["1 0s"]
+    assert not allowed.raw_body
+    why = "rate limit one (1 per minute) reached"
+    assert [one.value for one in refused.response_headers_to_add] == ["2 1m0s", why]
+    assert refused.raw_body == b"wait 1m0s"
+
+
 def test_headers_of_limits_are_passed_on() -> None:
     limit = LabelLimit(
         *("all", ALL.pattern, Rate(1, Unit.DAY)),
-        request_headers=(("x-limited", "yes"),),
-        response_headers=(("x-limit", "1"),),
-        refusal_headers=(("x-why", "too much"),),
+        request_headers=(HeaderTemplate("x-limited", "yes"),),
+        response_headers=(HeaderTemplate("x-limit", "1"),),
+        refusal_headers=(HeaderTemplate("x-why", "too much"),),
     )
     counts, domains = limiter(), LimitDomains((DomainLimits("shop", (limit,)),))
     allowed = ask(counts, request(("generic_key", "all")), domains=domains)

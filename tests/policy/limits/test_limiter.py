@@ -109,10 +109,10 @@ def test_an_rpc_that_one_limit_refuses_counts_for_no_other() -> None:
 def test_a_limit_that_only_logs_refuses_nothing() -> None:
     rules = LimitRules("d", [limit("one", Rate(1, Unit.MINUTE), log_only=True)])
     limiter = Limiter(table())
-    assert not limiter.decide(rules, [FOO], 1, 1000.0).logged
+    assert not limiter.decide(rules, [FOO], 1, 1000.0).exceeded
     decision = limiter.decide(rules, [FOO], 1, 1000.0)
     assert decision.refused is None
-    assert [one.limit.name for one in decision.logged] == ["one"]
+    assert [one.limit.name for one in decision.exceeded] == ["one"]
 
 
 def test_several_hits_count_at_once() -> None:

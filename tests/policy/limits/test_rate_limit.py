@@ -9,6 +9,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from grpcgw.model.codes import Code
+from grpcgw.model.jwt import HeaderTemplate
 from grpcgw.model.labels import FixedLabel, HeaderLabel
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
@@ -59,15 +60,52 @@ def test_a_refused_client_gets_the_code_the_limit_and_when_to_come_again() -> No
 def test_a_limit_adds_to_requests_answers_and_refusals() -> None:
     limit = LabelLimit(
         *("one", PATTERN, Rate(1, Unit.MINUTE)),
-        request_headers=(("x-limited", "yes"),),
-        response_headers=(("x-limit", "1"),),
-        refusal_headers=(("x-why", "too much"),),
+        request_headers=(HeaderTemplate("x-limited", "yes"),),
+        response_headers=(HeaderTemplate("x-limit", "1"),),
+        refusal_headers=(HeaderTemplate("x-why", "too much"),),
     )
     policy = build(KEY, settings(limit), PolicyServices())
     assert check(policy) == Allow(add=(("x-limited", "yes"),), add_response=(("x-limit", "1"),))
     denied = check(policy)
     assert isinstance(denied, Deny)
     assert denied.metadata == (("x-why", "too much"), ("x-limit", "1"))
+
+
+STATUSES = "{{ .RateLimitResponse.OverallCode }}: {{ (index .RateLimitResponse.Statuses 0).LimitRemaining }} of "
+STATUSES += "{{ (index .RateLimitResponse.Statuses 0).CurrentLimit.RequestsPerUnit }}"
+
+
+def test_templates_tell_what_was_decided() -> None:
+    limit = LabelLimit(
+        *("one", PATTERN, Rate(2, Unit.MINUTE)),
+        request_headers=(HeaderTemplate("x-wait", "{{ .RetryAfter }}"),),
+        response_headers=(HeaderTemplate("x-limit", STATUSES),),
+        refusal_headers=(HeaderTemplate("x-id", "{{ .request_id }} {{ .status_code }}"),),
+        refusal_body="{{ .message }}: come again in {{ .RetryAfter.Seconds }} s",
+    )
+    policy = build(KEY, settings(limit), PolicyServices())
+    allowed = Allow(add=(("x-wait", "0s"),), add_response=(("x-limit", "1: 1 of 2"),))
+    assert check(policy) == allowed
+    assert check(policy).add_response == (("x-limit", "1: 0 of 2"),)  # type: ignore[union-attr]
+    denied = check(policy, (("x-request-id", "7f"),), now_s=1010.0)
+    assert isinstance(denied, Deny)
+    assert denied.message == "Mapping greet.default: rate limit one (2 per minute) reached: come again in 50 s"
+    assert denied.metadata == (("x-id", "7f 429"), ("x-limit", "2: 0 of 2"))
+
+
+def test_a_header_whose_template_does_not_fit_is_left_out() -> None:
+    limit = LabelLimit(
+        *("one", PATTERN, Rate(1, Unit.MINUTE)),
+        response_headers=(
+            HeaderTemplate("x-second", "{{ (index .RateLimitResponse.Statuses 1).Code }}"),
+            HeaderTemplate("x-limited", "{{ if .RetryAfter }}yes{{ else }}{{ doNotSet }}{{ end }}"),
+        ),
+    )
+    policy = build(KEY, settings(limit), PolicyServices())
+    assert check(policy) == Allow()
+    denied = check(policy)
+    assert isinstance(denied, Deny)
+    assert denied.metadata == (("x-limited", "yes"),)
 
 
 def test_a_limit_that_only_logs_leaves_a_fact() -> None:
