@@ -112,6 +112,7 @@ NO_GRPC = {
     "gRPC-Web": ("POST", "application/grpc-web", "415"),
     "gRPC-Web as text": ("POST", "application/grpc-web-text+proto", "415"),
     "no content-type": ("POST", None, "415"),
+    "a codec beyond ASCII": ("POST", "application/grpc+\u00e9", "415"),
 }
 
 

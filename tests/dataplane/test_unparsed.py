@@ -107,7 +107,7 @@ def test_binary_values_joined_by_commas_cross_as_several(lab: Lab) -> None:
         stream.end(Code.NOT_FOUND, "", ("x-more-bin", "YQ,,Yg=="))
 
     pod = lab.scripted_pod(answer)
-    got = lab.raw_client(lab.gateway(pod)).call("Unary", ("x-id-bin", "AAE=,AgM"))
+    got = lab.raw_client(lab.gateway(pod)).call("Unary", ("x-id-bin", "AAE=, AgM"))
     sent = [value for name, value in pod.streams[0].headers if name == "x-id-bin"]
     returned = [value for block in got.blocks for name, value in block if name.endswith("-bin")]
     assert (got.status, sent, returned) == (Code.NOT_FOUND, ["AAE", "AgM"], ["AAE", "AgM", "YQ", "", "Yg"])

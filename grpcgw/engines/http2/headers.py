@@ -49,7 +49,10 @@ _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e
 _MOST_DIGITS = 100_000_000
 
 _NAME = re.compile(rb"[0-9a-z_.-]+")
+_PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 _OWN_PREFIX = OWN_PREFIX.encode()
+_GRPCS_PREFIX = "grpc-"
+"""Of keys that libraries of gRPC read themselves."""
 _KNOWN: dict[Field, tuple[str, MetadataValue]] = {}
 """Without the gateway's own keys: that a request has them is found out when they are decoded."""
 _ENCODED: dict[tuple[str, MetadataValue], Field] = {}
@@ -129,6 +132,8 @@ def _take_special(head: RequestHead, field: Field) -> tuple[Field, ...]:
     if name == b"host":
         head.host = value.decode("latin-1")
         return ()
+    if not _PRINTABLE.fullmatch(value):  # some pods end the connection over it, which other clients share
+        raise BadField(f"header {name.decode()} has characters that are not printable ASCII")
     if name == b"grpc-encoding":
         head.encoding = value.decode("latin-1")
     return (NeverIndexed(name, value),)
@@ -194,18 +199,24 @@ def _decode_pods(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
 
 
 def _decode_bytes(name: str, value: bytes) -> list[bytes]:
-    parts = value.split(b",")
+    parts = value.split(b",")  # RFC 9110, 5.3: proxies join by a comma, and a space if they like
     if len(parts) > MOST_JOINED:
         raise BadField(f"header {name} joins more than {MOST_JOINED} values")
     try:
-        return [binascii.a2b_base64(part + b"=" * (-len(part) % 4), strict_mode=True) for part in parts]
+        return [_decode_base64(part.strip(b" ")) for part in parts]
     except binascii.Error:
         raise BadField(f"header {name} is not base64") from None
 
 
+def _decode_base64(value: bytes) -> bytes:
+    """With padding or without it. Raises binascii.Error."""
+    return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
+
+
 def encode_metadata(metadata: Metadata) -> list[Field]:
-    """Header fields of metadata. Binary values are never indexed: a pod on grpc core keeps one that it cannot read in
-    its table, as an error for every later RPC that names the entry. Nor are request ids, none of which comes twice."""
+    """Header fields of metadata. Binary values and gRPC's own keys are never indexed: a pod on grpc core keeps one that
+    it cannot read in its table, as an error for every later RPC that names the entry, be it for its key alone. Nor are
+    request ids, none of which comes twice."""
     known = _ENCODED
     return [known.get(item) or _encode(item) for item in metadata]
 
@@ -214,8 +225,8 @@ def _encode(item: tuple[str, MetadataValue]) -> Field:
     name, value = item
     if isinstance(value, bytes):
         return NeverIndexed(name.encode("ascii"), binascii.b2a_base64(value, newline=False).rstrip(b"="))
-    if name == REQUEST_ID:
-        return NeverIndexed(b"x-request-id", value.encode("ascii"))
+    if name == REQUEST_ID or name.startswith(_GRPCS_PREFIX):
+        return NeverIndexed(name.encode("ascii"), value.encode("ascii"))
     field = name.encode("ascii"), value.encode("ascii")
     if len(value) <= LONGEST_KNOWN_BYTES:
         if len(_ENCODED) >= MOST_KNOWN:
@@ -303,7 +314,7 @@ def _parse_response(fields: Fields) -> ResponseHead:
     for field in fields:
         if field[0] not in _OF_RESPONSE:
             metadata += _decode_pods(field)
-        elif field[0] in MESSAGE_FIELDS:
+        elif field[0] in MESSAGE_FIELDS and _PRINTABLE.fullmatch(field[1]):
             kept.append(field)
     return ResponseHead(tuple(metadata), tuple(kept), _judge_http(fields), size_of(fields))
 
@@ -373,8 +384,11 @@ def _judge_http(fields: Fields) -> Status | None:
 
 
 def is_grpc(content_type: bytes) -> bool:
-    """`application/grpc`, with a codec (`+proto`) or parameters (`;…`)."""
-    return content_type == GRPC or content_type.startswith((b"application/grpc+", b"application/grpc;"))
+    """`application/grpc`, with a codec (`+proto`) or parameters (`;…`), in printable ASCII."""
+    if content_type == GRPC:
+        return True
+    begins = content_type.startswith((b"application/grpc+", b"application/grpc;"))
+    return begins and _PRINTABLE.fullmatch(content_type) is not None
 
 
 def size_of(fields: Iterable[Field]) -> int:
