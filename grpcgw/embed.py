@@ -112,8 +112,9 @@ class EmbeddedCarrier:
         self._started_at_s = time.time()
         self.servers: list[LastingServer] = []
 
-    async def run(self, changed: Callable[[], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
         """As `Carrier.run`."""
+        self._proxy.serving.policy_services.key_requests.send = want_keys
         await self._configured.wait()
         if not self._started:
             await self._proxy.start(SETTLE_S)

@@ -194,6 +194,7 @@ def _key_sets(view: GatewayView) -> list[Json]:
             "keys": [key.kid for key in one.keys],
             "age_s": _age_s(view.state.now_s, one.fetched_at_s),
             "failures": one.failures,
+            "early_fetches": one.early,
             "error": one.fault,
         }
         for one in view.state.key_sets

@@ -150,6 +150,12 @@ def _collect_key_sets(state: GatewayState) -> Iterator[Metric]:
         ["url"],
         {(one.name,): one.failures for one in state.key_sets},
     )
+    yield _counter(
+        "key_set_early_fetches_total",
+        "Fetches of the keys at this URL before their time, since a token had a key that was not known.",
+        ["url"],
+        {(one.name,): one.early for one in state.key_sets},
+    )
 
 
 def _collect_certificates(state: GatewayState) -> Iterator[Metric]:

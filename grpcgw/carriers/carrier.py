@@ -97,9 +97,10 @@ class Carrier(Protocol):
         """What problems and logs call it; unique among the carriers of a gateway."""
         ...
 
-    async def run(self, changed: Callable[[], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
         """Serve until cancelled. Calls `changed` whenever `report` says something new about versions, ports or faults;
-        new counters alone are no change. May be called again after it raised."""
+        new counters alone are no change. Calls `want_keys` with the id of a key set (`JwtSettings.key_set`) when a
+        token has a key that is not in it. May be called again after it raised."""
         ...
 
     async def apply(self, snapshot: Snapshot) -> None:

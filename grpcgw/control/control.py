@@ -146,7 +146,7 @@ class Control:
             "certificate files": keep_running("the reading of certificate files", self._certificate_files.run),
             "key sets": keep_running("the fetching of key sets", self._key_sets.run),
             "endpoints": self._watches.run(),
-            "carriers": self._publisher.run(self._restarter, self._carriers_changed.set),
+            "carriers": self._publisher.run(self._restarter, self._carriers_changed.set, self._key_sets.fetch_early),
             "compiler": self._compile_loop.run(),
             "carrier reports": self._follow_carriers(),
             "routes": self._check_routes_regularly(),

@@ -39,14 +39,17 @@ class Publisher:
         self._taken = 0
         self._feeds = [_Feed(carrier, endpoints, self._note_taken) for carrier in carriers]
 
-    async def run(self, restarter: TaskRestarter, changed: Callable[[], None]) -> None:
+    async def run(
+        self, restarter: TaskRestarter, changed: Callable[[], None], want_keys: Callable[[str], None]
+    ) -> None:
         """Run the carriers and publish to them until cancelled. `changed`: a carrier has something new to report.
+        `want_keys`: one lacks the key of a token, in the set with this id.
 
         Raises the UserError of a carrier that cannot start.
         """
         async with asyncio.TaskGroup() as tasks:
             for feed in self._feeds:
-                run = partial(feed.run_carrier, changed)
+                run = partial(feed.run_carrier, changed, want_keys)
                 what = f"the carrier {feed.carrier.name}"
                 tasks.create_task(restarter.keep_running(what, run), name=f"carrier {feed.carrier.name}")
                 tasks.create_task(feed.run(changed), name=f"snapshots for {feed.carrier.name}")
@@ -127,9 +130,9 @@ class _Feed:
         """Whether the carrier did not take the newest snapshot, or its `run` has raised before."""
         return self._run_failed or self._refused is not None
 
-    async def run_carrier(self, changed: Callable[[], None]) -> None:
+    async def run_carrier(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
         try:
-            await self.carrier.run(changed)
+            await self.carrier.run(changed, want_keys)
         except Exception:
             self._run_failed = True
             changed()

@@ -66,6 +66,9 @@ class JwtSettings(PolicySettings):
     keys: tuple[PublicKey, ...] = ()
     no_keys: str = ""
     """Why there are no keys yet: RPCs are refused with UNAVAILABLE until there are. Empty: `keys` are there."""
+    key_set: str = ""
+    """`KeySetSource.id` of the set with the `keys`, which is fetched again for a token that has another `kid`; empty:
+    they come from a Secret."""
     algorithms: tuple[str, ...] = ALGORITHMS
     """Those that are accepted, of `ALGORITHMS`."""
     issuers: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from grpcgw.kept import Kept
 from grpcgw.policy.limits.bucket_table import TABLE_BYTES, BucketTable, NoLock
 from grpcgw.policy.limits.in_flight_table import InFlightTable
 from grpcgw.policy.limits.limiter import Limiter
+from grpcgw.policy.tokens.key_requests import KeyRequests
 from grpcgw.telemetry.policy_counters import PolicyCounterStore
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ class PolicyServices:
         self._kept: Kept[tuple[type, Hashable], object] = Kept()
         self.counters = PolicyCounterStore()
         """Of policies and their caches, for metrics."""
+        self.key_requests = KeyRequests()
+        """For keys that tokens need and that are not there."""
         self.in_flight: InFlightTable | None = None
         """RPCs that run in all workers; set as `limiter`. None: each worker counts its own."""
 

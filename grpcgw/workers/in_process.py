@@ -42,10 +42,11 @@ class InProcessWorker:
         self._thread = ThreadPoolExecutor(1, "grpcgw worker")
         self._drained = False
 
-    async def run(self, changed: Callable[[], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
         """As `Carrier.run`."""
         self._ports.on_change = changed
         loop, defects = asyncio.get_running_loop(), DefectLog(log)
+        self._worker.ask_for_keys_by(lambda key_set: loop.call_soon_threadsafe(want_keys, key_set))
         retrying = asyncio.create_task(self._retry_ports(), name="retry of ports")
         try:
             while True:

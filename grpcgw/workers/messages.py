@@ -126,12 +126,19 @@ class Report:
     report: WorkerReport
 
 
+@dataclass(frozen=True, slots=True)
+class WantKeys:
+    """A token has a key that this key set lacks (`JwtSettings.key_set`)."""
+
+    key_set: str
+
+
 _FREQUENT = (Route, PathMatch, Destination, WeightedCluster, Balancing, LoadBalancer, HeaderEdits, HeaderAdd, PodReport)
 """Those of which a snapshot or a report has thousands: at least two fields each, all of them in the constructor."""
 
 
 Command = Configure | ApplySnapshot | SetEndpoints | Collect | Drain
-Answer = Listening | Behind | Report
+Answer = Listening | Behind | Report | WantKeys
 
 
 def encode(message: Command | Answer) -> bytes:

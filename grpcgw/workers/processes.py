@@ -65,12 +65,12 @@ class WorkerProcesses:
             for number in range(count)
         ]
 
-    async def run(self, changed: Callable[[], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
         """As `Carrier.run`."""
         self._ports.on_change = changed
         async with asyncio.TaskGroup() as tasks:
             for slot in self._slots:
-                tasks.create_task(slot.run(), name=f"worker {slot.number}")
+                tasks.create_task(slot.run(want_keys), name=f"worker {slot.number}")
             tasks.create_task(self._collect_regularly(), name="worker reports")
             tasks.create_task(self._retry_ports(), name="retry of ports")
 

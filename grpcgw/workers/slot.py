@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from grpcgw.logs import DefectLog
@@ -29,6 +29,7 @@ from grpcgw.workers.messages import (
     Drain,
     Listening,
     Report,
+    WantKeys,
     WorkerPlan,
     decode,
     encode,
@@ -77,11 +78,14 @@ class WorkerSlot:
         """Becomes `_former` if the process dies now; it also has pods that left since its start."""
         self.draining = False
         self.restarts = 0
+        self._want_keys: Callable[[str], None] = lambda _: None
+        """Set by `run`."""
         self._stderr = WorkerStderr(number)
         self._defects = DefectLog(log)
 
-    async def run(self) -> None:
-        """Keep one process running until drained."""
+    async def run(self, want_keys: Callable[[str], None]) -> None:
+        """Keep one process running until drained. `want_keys`: as of `Carrier.run`."""
+        self._want_keys = want_keys
         pause_s = FIRST_PAUSE_S
         async with asyncio.TaskGroup() as processes:
             while not self.draining:
@@ -185,6 +189,8 @@ class WorkerSlot:
         match message:
             case Listening():
                 self._ports.note(self.number, self.delivery.on_answer(message))
+            case WantKeys(key_set):
+                self._want_keys(key_set)
             case Behind():
                 log.warning("worker %d lacks the base of a difference, and gets the whole configuration", self.number)
                 self.delivery.start_over()

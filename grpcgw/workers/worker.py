@@ -35,6 +35,7 @@ from grpcgw.telemetry.log_writer import AccessLog
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.telemetry.resource_usage import measure_process
 from grpcgw.workers import gc_tuning
+from grpcgw.workers.answer_sender import AnswerSender
 from grpcgw.workers.heap_trimming import keep_freed_memory, make_trimmer
 from grpcgw.workers.messages import (
     FRAME,
@@ -48,9 +49,9 @@ from grpcgw.workers.messages import (
     Refused,
     Report,
     SetEndpoints,
+    WantKeys,
     WorkerPlan,
     decode,
-    encode,
 )
 from grpcgw.workers.scheduling import arrange_threads
 from grpcgw.workers.shared_limits import map_tables
@@ -175,6 +176,10 @@ class Worker:
             self._engine.serving.rpc_log = RpcLog(self._access_log.put, plan.settings.access_log_sample_percent)
         self._keeper = make_keeper(plan, self._engine.serving)
         self._started_at_s = time.time()
+
+    def ask_for_keys_by(self, send: Callable[[str], object]) -> None:
+        """`send` gets the id of each key set that lacks the key of a token, in the thread of an RPC."""
+        self._engine.serving.policy_services.key_requests.send = send
 
     def try_to_apply(self, snapshot: Snapshot, listeners: Listeners) -> Listening:
         """As `apply`. Where a defect prevents that, the snapshot before stays served and the answer says why."""
@@ -323,17 +328,18 @@ def main() -> None:
     keep_freed_memory()
     arrange_threads(configure.plan.settings.engine is EngineName.GENERIC_HANDLER, configure.core)
     with contextlib.suppress(ConnectionError):  # the control process is gone: nobody reads the answers
-        run_worker(configure, commands, lambda message: connection.sendall(encode(message)))
+        run_worker(configure, commands, AnswerSender(connection))
 
 
-def run_worker(configure: Configure, commands: Iterator[object], answer: Callable[[Answer], None]) -> None:
+def run_worker(configure: Configure, commands: Iterator[object], answers: AnswerSender) -> None:
     """Serve until `Drain` or until the socket is closed; then let running RPCs finish, and return."""
     worker = Worker(configure.worker, configure.plan)
+    worker.ask_for_keys_by(lambda key_set: answers.send_beside(WantKeys(key_set)))
     gc.collect()
     gc_tuning.freeze()
     drain = None
     with contextlib.suppress(ConnectionError):
-        drain = handle_messages(worker, commands, answer)
+        drain = handle_messages(worker, commands, answers.send)
     worker.drain(configure.plan.settings.drain_time_s if drain is None else drain.limit_s)
 
 

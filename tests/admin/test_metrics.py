@@ -47,7 +47,7 @@ def make_state(**changes) -> GatewayState:
         "configured_at_s": NOW_S - 30,
         "configuration_errors_total": 5,
         "key_sets": (
-            KeySetStatus("https://issuer.example/jwks", keys_of(make_signer()), NOW_S - 40, failures=2),
+            KeySetStatus("https://issuer.example/jwks", keys_of(make_signer()), NOW_S - 40, failures=2, early=3),
             KeySetStatus("https://away.example/jwks", failures=7, fault="its answer is 503"),
         ),
         "sources": (SourceStatus("kubernetes Mapping", True, NOW_S - 12), SourceStatus("directory x", False, 0.0)),
@@ -343,6 +343,7 @@ def test_key_sets_are_counted_by_their_url() -> None:
     assert value_of(parse(state), "key_set_age_seconds", **good) == 40
     assert [value_of(parse(state), "key_set_keys", **one) for one in (good, away)] == [1, 0]
     assert [value_of(parse(state), "key_set_fetch_failures_total", **one) for one in (good, away)] == [2, 7]
+    assert [value_of(parse(state), "key_set_early_fetches_total", **one) for one in (good, away)] == [3, 0]
     assert "key_set" not in render_metrics(make_state(key_sets=())).decode()
 
 

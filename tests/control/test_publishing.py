@@ -95,7 +95,7 @@ class Bench:
 @asynccontextmanager
 async def publishing_to(*carriers: RecordingCarrier) -> AsyncIterator[Bench]:
     bench = Bench(*carriers)
-    running = asyncio.create_task(bench.publisher.run(TaskRestarter(), bench.note_change))
+    running = asyncio.create_task(bench.publisher.run(TaskRestarter(), bench.note_change, lambda _: None))
     yield bench
     await bench.publisher.drain(0.0)
     running.cancel()
@@ -206,7 +206,7 @@ def test_a_snapshot_that_cannot_be_served_because_of_a_mapping_is_a_problem_of_t
 class CrashingCarrier(RecordingCarrier):
     """Its `run` raises."""
 
-    async def run(self, changed: Callable[[], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
         raise ZeroDivisionError("why")
 
 

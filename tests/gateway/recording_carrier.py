@@ -28,8 +28,8 @@ class RecordingCarrier:
     def __post_init__(self) -> None:
         self.changed: Callable[[], None] = lambda: None
 
-    async def run(self, changed: Callable[[], None]) -> None:
-        self.changed = changed
+    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
+        self.changed, self.want_keys = changed, want_keys
         await asyncio.Event().wait()
 
     async def apply(self, snapshot: Snapshot) -> None:

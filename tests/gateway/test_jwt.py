@@ -61,10 +61,10 @@ def issuer() -> Iterator[Issuer]:
     made.close()
 
 
-def put_filter(folder: Path, pods: list[Pod], issuer: Issuer) -> None:
+def put_filter(folder: Path, pods: list[Pod], issuer: Issuer, max_stale: str = "1s") -> None:
     objects = Directory(folder)
     put_greet(objects, [pod.port for pod in pods])
-    spec = {"jwksURI": issuer.url, "maxStale": "1s", "leewayForIssuedAt": "1m"}
+    spec = {"jwksURI": issuer.url, "maxStale": max_stale, "leewayForIssuedAt": "1m"}
     for obj in (custom("Filter", "jwt", {"JWT": spec}), POLICY):
         objects.put(obj)
 
@@ -129,6 +129,23 @@ def test_keys_are_rotated_under_load_and_no_valid_token_is_refused(
         eventually(lambda: code_with(channel, token_of(OLD)) is grpc.StatusCode.UNAUTHENTICATED, gateway.log)
         caller.end()
         assert set(caller.codes) == {grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize(("engine", "workers"), [("http2", 2), ("http2", 0), ("generic-handler", 1)])
+def test_a_token_with_a_key_that_is_new_has_the_keys_fetched_before_their_time(
+    pods: list[Pod], tmp_path: Path, issuer: Issuer, engine: str, workers: int
+) -> None:
+    put_filter(tmp_path / "config", pods, issuer, max_stale="5m")
+    arguments = ("--config", str(tmp_path / "config"), "--engine", engine)
+    with running_gateway(*arguments, folder=tmp_path, workers=workers) as gateway, gateway.channel() as channel:
+        assert code_with(channel, token_of(OLD)) is grpc.StatusCode.OK
+        issuer.signers = (OLD, NEW)
+        token = token_of(NEW)
+        assert code_with(channel, token) is grpc.StatusCode.UNAUTHENTICATED
+        eventually(lambda: code_with(channel, token) is grpc.StatusCode.OK, gateway.log)
+        assert gateway.metric("key_set_early_fetches_total", url=issuer.url) == 1
+        (shown,) = gateway.diagnostics("key_sets")
+        assert shown["early_fetches"] == 1
 
 
 def test_an_issuer_that_is_down_at_start_and_later(pods: list[Pod], tmp_path: Path, issuer: Issuer) -> None:

@@ -25,7 +25,7 @@ def serving(number: int, name: str) -> Snapshot:
 def test_a_cluster_that_is_dropped_and_comes_back_at_once_keeps_the_pods_it_came_back_with() -> None:
     async def scenario() -> None:
         (carrier,) = make_carriers(Settings(address="127.0.0.1", port=0, tls_port=0, workers=0))
-        running = asyncio.create_task(carrier.run(lambda: None))
+        running = asyncio.create_task(carrier.run(lambda: None, lambda _: None))
         for number, name in enumerate("aba", 1):
             carrier.set_endpoints(name, POD)
             await carrier.apply(serving(number, name))

@@ -32,10 +32,12 @@ def compile_jwt(
     keys, no_keys = _find_keys(spec, filter_key, secrets, findings, *path)
     if findings.rejected:
         return None
+    source = spec.key_set()
     return JwtSettings(
         name=str(filter_key),
         keys=keys,
         no_keys=no_keys,
+        key_set="" if source is None else source.id,
         algorithms=algorithms,
         issuers=tuple(spec.issuer or ()),
         issuer_required=bool(spec.requireIssuer),

@@ -1,8 +1,8 @@
 """Key sets (JWKS) as a source of objects: fetches the URLs that Filters name, again and again, one task for each.
 
-Owns when a set is fetched, and that the keys of the last fetch that succeeded stay while later ones fail. Workers
-cannot ask for a fetch when a token has a key that they do not know, so sets are fetched often: a new key is known at
-most `KeySetPace.longest_s` after the issuer has published it. Runs in the control process's event loop.
+Owns when a set is fetched, and that the keys of the last fetch that succeeded stay while later ones fail. A new key is
+known at most `KeySetPace.longest_s` after the issuer has published it, or when a token has it: workers then ask for a
+fetch (`fetch_early`). Runs in the control process's event loop.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class KeySetPace:
     first_retry_s: float = 1.0
     shortest_retry_s: float = 0.2
     longest_retry_s: float = 60.0
+    early_every_s: float = 10.0
+    """From one fetch that a token asked for to the next: anybody can send tokens."""
     first_wait_s: float = 3.0
     """How long a compilation waits for the first fetch of a set."""
 
@@ -65,6 +67,8 @@ class KeySetStatus:
     """Seconds since the epoch of the last fetch that succeeded; 0.0: none has."""
     failures: int = 0
     """Fetches that failed, since the set was named first."""
+    early: int = 0
+    """Fetches before their time, since a token had a key that is not in the set."""
     fault: str = ""
     """Why the last fetch failed; empty: it succeeded, or none has ended yet."""
 
@@ -120,6 +124,8 @@ class KeySets:
         self._sources_changed = asyncio.Event()
         self._tried: dict[ObjectKey, asyncio.Event] = {}
         """By set: whether its first fetch has ended."""
+        self._wanted_early: dict[str, asyncio.Event] = {}
+        """By id of the set: whether a token has asked for it since its last fetch began."""
         self._statuses: dict[ObjectKey, KeySetStatus] = {}
 
     def statuses(self) -> tuple[KeySetStatus, ...]:
@@ -133,6 +139,7 @@ class KeySets:
             return
         self._sources = wanted
         for key in former.keys() - wanted.keys():
+            self._wanted_early.pop(former[key].id, None)
             self._forget(key)
         untried = [self._tried.setdefault(key, asyncio.Event()) for key in wanted.keys() - former.keys()]
         self._sources_changed.set()
@@ -140,6 +147,13 @@ class KeySets:
             async with asyncio.timeout(self._pace.first_wait_s):
                 for event in untried:
                     await event.wait()
+
+    def fetch_early(self, key_set: str) -> None:
+        """A token has a key that the set with this id lacks: fetch it now, or `early_every_s` after the last such
+        fetch."""
+        wanted = self._wanted_early.get(key_set)
+        if wanted is not None:  # else nothing names it any more
+            wanted.set()
 
     async def run(self) -> None:
         """Fetch until cancelled."""
@@ -160,7 +174,10 @@ class KeySets:
     async def _keep_fetching(self, source: KeySetSource) -> None:
         pace = self._pace
         retry = Backoff(pace.first_retry_s, pace.longest_retry_s, self._random)
+        wanted = self._wanted_early[source.id] = asyncio.Event()
+        earliest_s = -math.inf
         while True:
+            wanted.clear()
             try:
                 fetched = await self._fetch(source)
             except FetchFailed as error:
@@ -170,7 +187,19 @@ class KeySets:
                 self._note_success(source.key, fetched)
                 retry.reset()
                 pause_s = pace.choose(source, fetched.max_age_s) * self._random.uniform(0.9, 1.0)
-            await asyncio.sleep(pause_s)
+            if await self._wait_until_wanted(wanted, earliest_s, pause_s):
+                earliest_s = asyncio.get_running_loop().time() + pace.early_every_s
+                former = self._status_of(source.key)
+                self._statuses[source.key] = replace(former, early=former.early + 1)
+
+    async def _wait_until_wanted(self, wanted: asyncio.Event, earliest_s: float, longest_s: float) -> bool:
+        """False: for `longest_s` nobody wanted the set before its time, or not yet at `earliest_s` (of the loop)."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await wanted.wait()
+                await asyncio.sleep(earliest_s - asyncio.get_running_loop().time())
+                return True
+        return False
 
     def _note_success(self, key: ObjectKey, fetched: FetchedJwks) -> None:
         former = self._status_of(key)

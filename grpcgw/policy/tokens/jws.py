@@ -34,6 +34,10 @@ class InvalidToken(Exception):
     """Why a token is refused; the text holds no part of it."""
 
 
+class UnknownKey(InvalidToken):
+    """None of the keys has the token's `kid`: the issuer may have a new one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verified:
     """A token whose signature is right. Its claims are not checked yet."""
@@ -104,7 +108,7 @@ def _find_keys(header: Mapping[str, object], algorithm: str, keys: Sequence[Publ
         raise InvalidToken("its kid is no text")
     named = [key for key in keys if not kid or not key.kid or key.kid == kid]
     if not named:
-        raise InvalidToken("its key (kid) is unknown")
+        raise UnknownKey("its key (kid) is unknown")
     fitting = [key for key in named if algorithm in key.algorithms]
     if not fitting:
         raise InvalidToken("its key is for another algorithm")

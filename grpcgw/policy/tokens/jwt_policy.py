@@ -1,6 +1,7 @@
 """The policy `jwt`: who calls, by a JSON Web Token (RFC 7519, 8725; Edge Stack's Filter of type JWT). Pure.
 
-A token that was seen before costs its digest and a look-up (`token_cache`); only its times are checked again.
+A token that was seen before costs its digest and a look-up (`token_cache`, `refused_tokens`); only its times are
+checked again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from grpcgw.model.status import Reason
 from grpcgw.policy.contract import Policy, PolicyRequest
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.tokens.header_templates import header_of, render_header
-from grpcgw.policy.tokens.jws import InvalidToken, verify
+from grpcgw.policy.tokens.jws import InvalidToken, UnknownKey, verify
 from grpcgw.policy.tokens.jwt_refusals import Refusals
+from grpcgw.policy.tokens.key_requests import KeyRequests
+from grpcgw.policy.tokens.refused_tokens import RefusedTokens
 from grpcgw.policy.tokens.token_cache import Accepted, TokenCache, make_key
 from grpcgw.policy.tokens.token_claims import TokenFault, find_fault, read_lifetime
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny, Facts
@@ -35,16 +38,21 @@ def build_jwt(key: ObjectKey, settings: PolicySettings, services: PolicyServices
         message = f"{key}: {settings.name} has no keys to verify tokens with: {settings.no_keys}"
         return Deny(Reason.NO_TOKEN_KEYS, message)
     tokens = services.keep(TokenCache, None, lambda: TokenCache(counters=services.counters.of_cache("tokens")))
-    return JwtPolicy(key, settings, tokens)
+    refused = services.keep(RefusedTokens, None, lambda: RefusedTokens(services.counters.of_cache("refused-tokens")))
+    return JwtPolicy(key, settings, tokens, refused, services.key_requests)
 
 
 class JwtPolicy:
-    def __init__(self, key: ObjectKey, settings: JwtSettings, tokens: TokenCache) -> None:
+    def __init__(
+        self, key: ObjectKey, settings: JwtSettings, tokens: TokenCache, refused: RefusedTokens, requests: KeyRequests
+    ) -> None:
         """Raises TemplateError for a template that cannot be parsed."""
         self._settings = settings
-        self._tokens = tokens
+        self._tokens, self._refused, self._key_requests = tokens, refused, requests
         self._identity = digest(replace(settings, keys=()))
         """Of what an entry of the cache depends on beside the token and its key."""
+        self._refusing = digest(settings)
+        """Of what a refusal depends on beside the token."""
         self._keys = frozenset(one.jwk for one in settings.keys)
         self._removed = settings.owned_keys
         templates = [parse_template(one.value) for one in settings.inject]
@@ -65,7 +73,7 @@ class JwtPolicy:
         cache_key = make_key(self._identity, token)
         accepted = self._tokens.find(cache_key)
         if accepted is None or accepted.key not in self._keys:
-            verified = self._verify(token)
+            verified = self._judge(token, request)
             if isinstance(verified, TokenFault):
                 return self._refusals.refuse(verified, request)
             accepted = verified
@@ -86,12 +94,26 @@ class JwtPolicy:
             return None
         return value[len(prefix) :].strip(" ")
 
+    def _judge(self, token: str, request: PolicyRequest) -> Accepted | TokenFault:
+        """A token that is not among the verified ones."""
+        key, now_s = make_key(self._refusing, token), request.request.received_at_s
+        known = self._refused.find(key, now_s)
+        judged = known or self._verify(token)
+        fault = judged if isinstance(judged, TokenFault) else judged.lifetime.find_fault(now_s)
+        if fault is None:
+            return judged
+        if known is None:
+            self._refused.put(key, judged if isinstance(judged, TokenFault) else judged.lifetime)
+        if fault.unknown_key and self._settings.key_set:
+            self._key_requests.ask(self._settings.key_set, request.now_s)
+        return fault
+
     def _verify(self, token: str) -> Accepted | TokenFault:
         settings = self._settings
         try:
             verified = verify(token, settings.keys, settings.algorithms)
         except InvalidToken as error:
-            return TokenFault(str(error))
+            return TokenFault(str(error), unknown_key=isinstance(error, UnknownKey))
         claims, header = MappingProxyType(verified.claims), verified.header
         lifetime = read_lifetime(claims, settings)
         fault = lifetime if isinstance(lifetime, TokenFault) else find_fault(claims, settings)

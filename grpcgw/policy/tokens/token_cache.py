@@ -1,7 +1,7 @@
 """Cache of verified tokens: a token that was seen costs a digest and a look-up instead of a verification. Pure.
 
 One per worker, for all policies; it survives reloads. Its key is the SHA-256 digest of the token with the policy's own
-settings, never the token. Tokens that were refused are not kept: whoever sends wrong ones makes them all different.
+settings, never the token. Refused tokens are remembered elsewhere (`refused_tokens`).
 """
 
 from __future__ import annotations

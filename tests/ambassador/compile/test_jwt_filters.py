@@ -56,7 +56,12 @@ def test_the_defaults_are_edge_stacks() -> None:
     compiled = compiled_with(jwt_filter(), FETCHED)
     assert said(compiled) == []
     assert settings_of(compiled) == JwtSettings(
-        name="Filter jwt.shop", keys=KEYS, algorithms=ALGORITHMS, realm="jwt.shop", header="authorization"
+        name="Filter jwt.shop",
+        keys=KEYS,
+        key_set=KeySetSource(URL).id,
+        algorithms=ALGORITHMS,
+        realm="jwt.shop",
+        header="authorization",
     )
 
 
@@ -78,7 +83,8 @@ def test_every_field() -> None:
     )  # fmt: skip
     assert errors(compiled) == ""
     assert settings_of(compiled) == JwtSettings(
-        name="Filter jwt.shop", keys=KEYS, algorithms=("RS256", "ES256"), audiences=("greet",), audience_required=True,
+        name="Filter jwt.shop", keys=KEYS, key_set=KeySetSource(URL).id,
+        algorithms=("RS256", "ES256"), audiences=("greet",), audience_required=True,
         issuers=("a", "b"), issuer_required=True, expires=TimeRule(True, 90.0), not_before=TimeRule(True, 0.5),
         issued=TimeRule(True, 2.0), required_claims=(RequiredClaim("tenant"), RequiredClaim("role", ("a", "b"))),
         header="x-token", scheme="", token_optional=True,
@@ -218,7 +224,7 @@ def test_keys_may_be_in_a_secret() -> None:
     assert KINDS.find_secrets(given) == {secret(b"").key}
     assert KINDS.find_key_sets(given) == frozenset()
     compiled = compiled_with(given, secret(write_jwks(make_signer())))
-    assert (errors(compiled), settings_of(compiled).keys) == ("", KEYS)
+    assert (errors(compiled), settings_of(compiled).keys, settings_of(compiled).key_set) == ("", KEYS, "")
     other = jwt_filter(jwksURI=None, jwksSecret={"name": "k", "namespace": "shop", "key": "public.json"})
     assert settings_of(compiled_with(other, secret(write_jwks(make_signer()), "public.json", "k"))).keys == KEYS
 

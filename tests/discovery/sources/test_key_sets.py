@@ -216,6 +216,71 @@ def test_filters_of_other_gateways_name_nothing() -> None:
     run(test)
 
 
+SLOW = replace(PACE, shortest_s=1000.0, usual_s=1000.0, longest_s=1000.0, first_retry_s=1000.0, longest_retry_s=1000.0)
+ID = KeySetSource(URL).id
+
+
+def test_a_token_with_a_new_key_has_its_set_fetched_at_once() -> None:
+    async def test(fetching: Fetching) -> None:
+        await fetching.put(jwt_filter())
+        fetching.issuer.answers[URL] = FetchedJwks(NEW, None)
+        fetching.sets.fetch_early(ID)
+        await fetching.until(lambda: fetching.held() == {URL: FetchedKeySet(NEW)})
+        assert [one.early for one in fetching.sets.statuses()] == [1]
+
+    run(test, SLOW)
+
+
+def test_also_while_fetches_fail_and_the_next_one_is_far_away() -> None:
+    async def test(fetching: Fetching) -> None:
+        fetching.issuer.answers[URL] = "its answer is 503"
+        await fetching.put(jwt_filter())
+        fetching.issuer.answers.clear()
+        fetching.sets.fetch_early(ID)
+        await fetching.until(lambda: fetching.held() == {URL: FetchedKeySet(OLD)})
+
+    run(test, replace(SLOW, shortest_retry_s=1000.0))
+
+
+def test_tokens_have_a_set_fetched_once_in_an_interval_however_many_ask() -> None:
+    async def test(fetching: Fetching) -> None:
+        await fetching.put(jwt_filter())
+        for _ in range(100):
+            fetching.sets.fetch_early(ID)
+            await asyncio.sleep(0)
+        await fetching.until(lambda: len(fetching.issuer.asked) == 2)
+        for _ in range(100):
+            fetching.sets.fetch_early(ID)
+            await asyncio.sleep(0)
+        assert len(fetching.issuer.asked) == 2
+
+    run(test, replace(SLOW, early_every_s=1000.0))
+
+
+def test_who_asks_within_the_interval_is_not_forgotten() -> None:
+    async def test(fetching: Fetching) -> None:
+        await fetching.put(jwt_filter())
+        for fetches in (2, 3, 4):
+            fetching.sets.fetch_early(ID)
+            await fetching.until(lambda fetches=fetches: len(fetching.issuer.asked) == fetches)  # type: ignore[misc]
+        assert fetching.sets.statuses()[0].early == 3
+
+    run(test, replace(SLOW, early_every_s=0.02))
+
+
+def test_asking_for_a_set_that_nothing_names_does_nothing() -> None:
+    async def test(fetching: Fetching) -> None:
+        await fetching.put(jwt_filter())
+        fetching.sets.fetch_early("other")
+        await fetching.put()
+        fetching.sets.fetch_early(ID)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert fetching.issuer.asked == [URL]
+
+    run(test, SLOW)
+
+
 def test_times_between_fetches_are_bounded() -> None:
     pace = KeySetPace()
     source = KeySetSource(URL)

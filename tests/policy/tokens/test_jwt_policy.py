@@ -404,13 +404,6 @@ def test_a_token_that_one_filter_takes_is_not_taken_by_another() -> None:
     assert_refused(worker.check(TOKEN, replace(SETTINGS, algorithms=("PS256",))), "algorithm")
 
 
-def test_refused_tokens_are_not_remembered() -> None:
-    worker = Remembering()
-    for token, _ in ATTACKS.values():
-        worker.check(token)
-    assert len(worker.tokens) <= 3  # those that only the time refuses
-
-
 def test_the_memory_of_tokens_is_bounded() -> None:
     worker = Remembering(max_bytes=100_000)
     tokens = [EC.sign(claims(jti=str(index))) for index in range(200)]
