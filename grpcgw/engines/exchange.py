@@ -14,9 +14,9 @@ from grpcgw.services.health_service import HEALTH_PREFIX, HealthExchange
 from grpcgw.services.local import LocalExchange, ServiceCall
 from grpcgw.services.rate_limit_server import COUNT_PATH, RateLimitExchange
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
-from grpcgw.session.admission import admit
+from grpcgw.session.admission import admit, is_too_large
 from grpcgw.session.call import Call, Timer
-from grpcgw.session.forwarding import drop_own_keys, is_too_large
+from grpcgw.session.forwarding import drop_own_keys
 from grpcgw.session.serving import Serving
 from grpcgw.session.session import Session
 
@@ -65,7 +65,7 @@ def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float)
 
 def _begin_counting(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
     """On the port of the rate limit service nothing is routed."""
-    if request.refusal is None and not is_too_large(request.metadata, serving.max_metadata_bytes):
+    if request.refusal is None and not is_too_large(request, serving.max_metadata_bytes):
         if request.path == COUNT_PATH:
             return _begin_service(call, request, lambda own: RateLimitExchange(serving, own, request, now_s))
         if request.path.startswith(HEALTH_PREFIX):
@@ -80,6 +80,6 @@ def _begin_service(call: Call, request: Request, make: Callable[[ServiceCall], L
 
 def _is_local(serving: Serving, request: Request) -> bool:
     """No Mapping matches, and the request is not refused (the session refuses it)."""
-    if request.refusal is not None or is_too_large(request.metadata, serving.max_metadata_bytes):
+    if request.refusal is not None or is_too_large(request, serving.max_metadata_bytes):
         return False
     return not serving.has_route(request.path, request.authority, request.metadata)

@@ -61,7 +61,8 @@ class Request:
     has_own_keys: bool = False
     """Whether the client sent keys that the gateway alone sets (`x-grpcgw-*`). Set by the engine."""
     metadata_bytes: int = 0
-    """Size of the metadata, once the session has measured it."""
+    """Size of the header list, as the engine decoded it or, where it hides some of it, of the metadata, once the
+    session has measured that; what policies make of it, if that is more."""
     refusal: Deny | None = None
     """Why the request is refused before routing; None: it is routed."""
 

@@ -111,15 +111,6 @@ def forward_status(status: Status) -> Status:
     return status if trailers is status.trailers else replace(status, trailers=trailers)
 
 
-def is_too_large(metadata: Metadata, limit_bytes: int) -> bool:
-    """Whether a header list is over the limit, counted as RFC 9113, 6.5.2 has it: 32 bytes beside each name and value.
-
-    grpc core holds the limit as well, but not before a client has acknowledged its settings: one that never does may
-    send 16 MB in each RPC, a few kilobytes on the wire (docs/hardening.md).
-    """
-    return size_of(metadata) > limit_bytes
-
-
 def size_of(metadata: Metadata) -> int:
     """Bytes of a header list, counted as RFC 9113, 6.5.2 has it."""
     return sum([len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in metadata])

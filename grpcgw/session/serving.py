@@ -60,7 +60,7 @@ class Serving:
         catalogue: Catalogue = CATALOGUE,
     ) -> None:
         """`first_turn`, `drain_time_s`: see ClusterSet. `max_metadata_bytes`: of a request, counted as
-        `forwarding.is_too_large` does. `catalogue`: of the policies that Mappings may have."""
+        `admission.is_too_large` does. `catalogue`: of the policies that Mappings may have."""
         self.max_metadata_bytes = self._largest_metadata_bytes = max_metadata_bytes
         self.held = HeldMessages(DEFAULT_MAX_MESSAGE_BYTES)
         """Replaced by engines before the first RPC, where other sizes are allowed."""

@@ -38,7 +38,7 @@ from grpcgw.routing.targets import Target
 from grpcgw.session import ending
 from grpcgw.session.admission import limit_metadata
 from grpcgw.session.call import NO_CALL, Call, Timer
-from grpcgw.session.forwarding import forward_request, forward_status
+from grpcgw.session.forwarding import forward_request, forward_status, size_of
 from grpcgw.session.further_tries import Again, FurtherTries
 from grpcgw.session.pod_try import Try, end_on_pod
 from grpcgw.session.policy_stage import Outcome, PolicyStage, run_chain
@@ -201,6 +201,7 @@ class Session(Relay):
         metadata = forward_request(request.metadata, request.peer, request.port.tls)
         if self._policies is not None:
             metadata = self._policies.edit(metadata)
+            request.metadata_bytes = max(request.metadata_bytes, size_of(metadata))
         if self._copy is not None:
             self._copy.metadata = metadata
         edit = target.edit_request

@@ -91,6 +91,17 @@ def test_a_header_bomb_costs_neither_memory_nor_the_others_their_turn(gateway: G
         assert wire.wait_closed()
 
 
+def test_a_bomb_above_the_limit_counts_as_what_it_unfolds_to(gateway: Gateway) -> None:
+    """Some 200 bytes on the wire, 118 KB decoded: that RPC is refused, and its connection goes on."""
+    filler, index = table_filler(3_900)
+    with connected(gateway.port) as (wire,):
+        wire.send(headers_frame(1, filler))
+        wire.send(headers_frame(3, bomb(index, 30)) + data(3, message(), end=True))
+        assert wire.wait(lambda: 3 in wire.ended())
+        assert RESOURCE_EXHAUSTED in wire.headers(3)
+        assert wire.ping()
+
+
 @pytest.mark.memory_mb(150)
 def test_bombs_just_below_the_limit_are_ordinary_rpcs(gateway: Gateway) -> None:
     filler, index = table_filler(3_900)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from dataplane.lab import Lab
-from dataplane.scripted_pod import Stream
+from dataplane.lab import Lab, on_http2
+from dataplane.raw_client import request_headers
+from dataplane.scripted_pod import Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -28,6 +29,21 @@ def test_metadata_above_the_limit_is_refused_and_the_connection_stands(lab: Lab)
     assert refused.value.code() is RESOURCE_EXHAUSTED
     assert call(b"x") == b"a:x"
     assert len(pod.calls) == 1
+
+
+@on_http2
+def test_whatever_is_in_the_header_list_counts(lab: Lab) -> None:
+    """RFC 9113, 6.5.2: each name and value as it was sent, and 32 bytes. No metadata, but it goes to the pod."""
+    pod = lab.scripted_pod(refusing(0))
+    client = lab.raw_client(lab.gateway(pod, max_metadata_bytes=8192))
+    for field in (("grpc-accept-encoding", "x" * 9000), ("content-type", "application/grpc+" + "x" * 9000)):
+        answer = client.call("Unary", field)
+        assert (answer.status, answer.header("x-grpcgw-reason")) == (8, "metadata-too-large"), field[0]
+    sent = sum(len(name) + len(value) + 32 for name, value in request_headers())
+    quartets = (8192 - sent - len("x-bin") - 32) // 4
+    assert client.call("Unary", ("x-bin", "AAAA" * (quartets + 1))).status == 8
+    assert client.call("Unary", ("x-bin", "AAAA" * quartets)).status == 0
+    assert len(pod.streams) == 1
 
 
 def test_metadata_of_a_pod_above_the_limit_is_refused(lab: Lab) -> None:

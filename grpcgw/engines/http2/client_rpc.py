@@ -36,7 +36,6 @@ from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.contract import CoroutineWork, RunningWork
 from grpcgw.policy.request import Peer, Request
 from grpcgw.session.call import Attempt, Opening, PolicyRpcEvents, Timer, TryEvents
-from grpcgw.session.forwarding import size_of
 from grpcgw.session.message_reader import frame
 from grpcgw.session.serving import Serving
 from grpcgw.upstream.pod import Pod
@@ -46,7 +45,7 @@ log = logging.getLogger(__name__)
 # A global, because access to a member of an enum costs ten times as much: 0.1 us.
 COALESCE = Timer.COALESCE
 LARGE_BYTES = 4096
-"""Metadata of a client that some pod may refuse for its size, with what a Mapping adds: grpc-java takes 8 KiB."""
+"""Header lists that some pod may refuse for their size, with what a Mapping adds: grpc-java takes 8 KiB."""
 
 
 class RpcEngine(Protocol):
@@ -141,7 +140,7 @@ class ClientRpc:
 
     def header_bytes(self) -> int:
         """Of the request, as limits count them."""
-        return size_of(self._head.metadata)
+        return self._head.size_bytes
 
     def on_written(self) -> None:
         self._sent = True
@@ -186,7 +185,7 @@ class ClientRpc:
         deadline_s = None if head.timeout_s is None else now_s + head.timeout_s
         request = Request(head.path, head.authority, head.metadata, deadline_s, client.peer, time.time(), client.view)
         request.refusal, request.message_encoding = head.refusal, head.encoding
-        request.has_own_keys = head.has_own_keys
+        request.has_own_keys, request.metadata_bytes = head.has_own_keys, head.size_bytes
         self._request = request
         if serving.wants_certificate(client.view):
             request.certificate = client.certificate()

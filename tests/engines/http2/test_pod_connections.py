@@ -19,6 +19,7 @@ from dataplane.waiting import PATIENCE_S, eventually, settled
 from grpcgw.engines.http2.pod_connection import MAX_LINKS
 from grpcgw.engines.http2.pod_dialer import BACKOFF_FACTOR, BACKOFF_JITTER, FIRST_BACKOFF_S
 from grpcgw.model.endpoints import Endpoint, EndpointSet
+from grpcgw.model.plugins import make_plugin
 from grpcgw.upstream.cluster_state import MOST_KEPT_CONNECTED
 
 DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 4, 8, 14
@@ -161,9 +162,26 @@ def test_a_request_with_larger_headers_than_a_pod_takes_ends_alone(http2: Lab) -
     assert (large.status, large.header("x-grpcgw-reason")) == (RESOURCE_EXHAUSTED, "metadata-too-large")
     held.release()
     assert client.finish(running).status == 0
+    assert client.call("Unary", ("grpc-accept-encoding", "a" * 9000)).header("x-grpcgw-reason") == "metadata-too-large"
     held.release()
     assert client.call("Unary", ("x-large", "a" * 7000)).status == 0
     assert (len(pod.streams), pod.connects) == (2, 1)
+
+
+def test_headers_that_a_policy_makes_larger_than_a_pod_takes_end_the_rpc_alone(http2: Lab) -> None:
+    held = Held(http2)
+    pod = http2.scripted_pod(held)
+    text = "metadata: {name: test}\nspec: {prefix: /test.Pod/, service: pods}"
+    signed = make_plugin("--policy Signs", "dataplane.own_policies:Signs", {"value": "a" * 9000})
+    client = http2.raw_client(configured(http2, text, signed, pods=pod))
+    running = client.request("Unary")
+    eventually(lambda: len(pod.streams) == 1)
+    pod.connections[0].allow_headers(8192)
+    pod.connections[0].ping()
+    assert pod.connections[0].ping_answered.wait(PATIENCE_S), "its settings have been taken before"
+    assert client.call("Unary").header("x-grpcgw-reason") == "metadata-too-large"
+    held.release()
+    assert (client.finish(running).status, pod.connects) == (0, 1)
 
 
 def test_rpcs_that_wait_for_a_pod_that_leaves_go_to_another(http2: Lab) -> None:
