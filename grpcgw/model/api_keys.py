@@ -26,6 +26,10 @@ class ApiKeySettings(PolicySettings):
     forward: bool = False
     """Whether pods get the header."""
 
+    @property
+    def credential_keys(self) -> tuple[str, ...]:
+        return (self.header,)
+
 
 def make_api_keys(name: str, header: str, keys: Mapping[str, Sequence[bytes]], forward: bool) -> ApiKeySettings:
     """`keys`: by name in a Secret. A key with several names has the first."""

@@ -107,3 +107,7 @@ class JwtSettings(PolicySettings):
     @property
     def owned_keys(self) -> tuple[str, ...]:
         return tuple(one.name for one in self.inject)
+
+    @property
+    def credential_keys(self) -> tuple[str, ...]:
+        return (self.header,)

@@ -85,6 +85,11 @@ class PolicySettings:
         return ()
 
     @property
+    def credential_keys(self) -> tuple[str, ...]:
+        """Metadata keys that tell the policy who calls."""
+        return ()
+
+    @property
     def reads_certificate(self) -> bool:
         """Whether the policy looks at the client's certificate (`Request.certificate`)."""
         return False

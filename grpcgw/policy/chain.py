@@ -119,7 +119,7 @@ class Chain:
     def edit(self, metadata: Metadata) -> Metadata:
         """`metadata` with what the policies remove and add, in their order."""
         for allowed in self._edits:
-            metadata = _edit(metadata, allowed)
+            metadata = _edit(metadata, allowed, (*allowed.remove, *allowed.withhold))
         return metadata
 
     def end(self, status: Status) -> None:
@@ -186,9 +186,9 @@ class Chain:
 
     def _apply(self, allowed: Allow, by: BuiltPolicy) -> None:
         request = self.request
-        if allowed.add or allowed.remove:
+        if allowed.add or allowed.remove or allowed.withhold:
             self._edits.append(allowed)
-            request.metadata = _edit(request.metadata, allowed)
+            request.metadata = _edit(request.metadata, allowed, allowed.remove)
         if allowed.add_response:
             self.add_response += allowed.add_response
         if allowed.facts:
@@ -199,7 +199,6 @@ class Chain:
             request.claims = allowed.claims
 
 
-def _edit(metadata: Metadata, allowed: Allow) -> Metadata:
-    removed = allowed.remove
+def _edit(metadata: Metadata, allowed: Allow, removed: tuple[str, ...]) -> Metadata:
     kept = [item for item in metadata if item[0] not in removed] if removed else metadata
     return (*kept, *allowed.add)

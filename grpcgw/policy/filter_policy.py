@@ -58,8 +58,10 @@ class _Rule:
     """None: any."""
     is_path: Callable[[str], bool]
     filters: tuple[_Filter, ...]
-    owned_keys: tuple[str, ...]
+    owned_keys: frozenset[str]
     """Of all its filters (`PolicySettings`)."""
+    cleans: Allow
+    """Takes them from what the client sent. A filter may know who calls by one of them: only pods do not get that."""
 
 
 def build_filter_policy(settings: PolicySettings, build: Callable[[PolicySettings], Policy | Deny]) -> FilterPolicy:
@@ -89,7 +91,7 @@ class FilterPolicy:
             return rule
         if rule.owned_keys and any(name in rule.owned_keys for name, _ in request.metadata):
             # At once: not each filter needs to run and allow (`ifRequestHeader`, `onAllow: break`, `onDeny: continue`).
-            return PartialAllow(Allow(remove=rule.owned_keys), partial(_run, rule.filters))
+            return PartialAllow(rule.cleans, partial(_run, rule.filters))
         return _run(rule.filters, request)
 
     def _find_rule(self, request: PolicyRequest) -> _Rule | Deny | None:
@@ -172,13 +174,20 @@ def _compile_host(glob: str) -> Callable[[str], bool]:
 
 
 def _make_rule(rule: FilterRule, settings: FilterPolicySettings, policies: Sequence[Policy | Deny]) -> _Rule:
+    applied = [settings.filters[one.filter] for one in rule.filters]
+    owned = dict.fromkeys(key for one in applied for key in one.owned_keys)
+    credentials = {key for one in applied for key in one.credential_keys}
     return _Rule(
         rule.by,
         rule.host,
         None if rule.host == ANYTHING else _compile_host(rule.host),
         _compile_path(rule.path, rule.ignore_case),
         tuple([_make_filter(one, settings, policies) for one in rule.filters]),
-        tuple(dict.fromkeys(key for one in rule.filters for key in settings.filters[one.filter].owned_keys)),
+        frozenset(owned),
+        Allow(
+            remove=tuple([key for key in owned if key not in credentials]),
+            withhold=tuple([key for key in owned if key in credentials]),
+        ),
     )
 
 

@@ -77,11 +77,13 @@ class Allow:
     answer."""
     claims: Mapping[str, object] | None = field(default=None, repr=False)
     """Of a verified token, for later policies; None: those that an earlier one found stay."""
+    withhold: tuple[str, ...] = ()
+    """Keys (lower case) whose values pods do not get, though later policies still see them; what those add, pods get."""
 
     def __post_init__(self) -> None:
         check_metadata(self.add)
         check_metadata(self.add_response)
-        for key in self.remove:
+        for key in (*self.remove, *self.withhold):
             if not _is_key(key):
                 raise ValueError(f"{key!r} is no metadata key in lower case")
         for name, value in self.facts:

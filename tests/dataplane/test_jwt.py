@@ -92,6 +92,27 @@ def test_where_the_filter_does_not_decide_a_forged_identity_is_removed_too(
     assert seen.values("x-user") == []
 
 
+@pytest.mark.parametrize(
+    ("applied", "given", "gets"),
+    [
+        (AppliedFilter(0), token(exp=4e9), ["Basic ann"]),
+        (AppliedFilter(0, HeaderCondition(HeaderMatch("x-none"))), ("authorization", "Basic root"), []),
+        (AppliedFilter(0, breaks_on_deny=False), ("authorization", "Basic root"), []),
+    ],
+    ids=["allowed", "not applied", "denied"],
+)
+def test_the_header_of_the_token_may_be_set_for_the_pod(
+    lab: Lab, applied: AppliedFilter, given: tuple[str, str], gets: list[str]
+) -> None:
+    """Pods get it only from the Filter, which reads the client's own."""
+    settings = replace(SETTINGS, inject=(HeaderTemplate("authorization", "Basic {{ .token.Claims.sub }}"),))
+    rules = (FilterRule("FilterPolicy p.default", "*", "*", (applied,)),)
+    gateway, pod = gateway_with(lab, make_filter_policy("FilterPolicy p.default", (settings,), rules))
+    assert lab.raw_client(gateway).call("Unary", given).status == Code.OK
+    (seen,) = pod.calls
+    assert seen.values("authorization") == gets
+
+
 def test_many_different_tokens_are_served_and_refused(lab: Lab) -> None:
     gateway, _ = gateway_with(lab, SETTINGS)
     client = lab.raw_client(gateway)
