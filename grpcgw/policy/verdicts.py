@@ -78,7 +78,7 @@ class Allow:
     claims: Mapping[str, object] | None = field(default=None, repr=False)
     """Of a verified token, for later policies; None: those that an earlier one found stay."""
     withhold: tuple[str, ...] = ()
-    """Keys (lower case) whose values pods do not get, though later policies still see them; what those add, pods get."""
+    """Keys (lower case) that pods do not get, though later policies still see them; what those add, pods get."""
 
     def __post_init__(self) -> None:
         check_metadata(self.add)
