@@ -31,7 +31,8 @@ from grpcgw.engines.http2.h2 import (
     WindowUpdated,
     open_server,
 )
-from grpcgw.engines.http2.headers import NOT_SHOWN, RequestHead, is_grpc, parse_request, refuse_http
+from grpcgw.engines.http2.headers import NOT_SHOWN, RequestHead, is_grpc, parse_request
+from grpcgw.engines.http2.http_answers import answer_http
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
@@ -326,11 +327,12 @@ class ClientConnection(ClientSide):
 
     def _answer_http(self, stream_id: int, head: RequestHead) -> None:
         """A request that is no gRPC."""
-        status, fields = refuse_http(head)
-        self._engine.clients.http_requests[status] += 1
+        answer = answer_http(head, is_healthy=not (self._engine.serving.draining or self.view.closing))
+        self._engine.clients.http_requests[int(answer.status)] += 1
         try:
-            self.http.send_response(stream_id, fields)
-            self.http.send_data(stream_id, b"This port serves gRPC.\n", end_stream=True)
+            self.http.send_response(stream_id, answer.fields, end_stream=not answer.body)
+            if answer.body:
+                self.http.send_data(stream_id, answer.body, end_stream=True)
         except Http2Error:  # the client has reset it meanwhile, which is among the events that follow
             return
         self.reset_when_sent(stream_id)

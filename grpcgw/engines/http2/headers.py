@@ -245,16 +245,6 @@ NOT_SHOWN = Deny(
 )
 
 
-def refuse_http(head: RequestHead) -> tuple[int, list[Field]]:
-    """Status and fields of the answer to a request that is no gRPC: 405 for another method, 415 for another
-    content-type (grpc `PROTOCOL-HTTP2`)."""
-    status = 405 if head.method != b"POST" else 415
-    fields = [(b":status", b"%d" % status), (b"content-type", b"text/plain; charset=utf-8")]
-    if status == 405:
-        fields.append((b"allow", b"POST"))
-    return status, fields
-
-
 # --- responses
 
 

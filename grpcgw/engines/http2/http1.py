@@ -74,7 +74,7 @@ class Http1Answerer:
     __slots__ = ("_closed", "_held", "_is_healthy", "_searched")
 
     def __init__(self, is_healthy: Callable[[], bool]) -> None:
-        """`is_healthy`: whether load balancers should send RPCs here, asked for each `check_ready`."""
+        """`is_healthy`: whether load balancers should send RPCs here, asked for each request."""
         self._is_healthy = is_healthy
         self._held = bytearray()
         self._searched = 0
@@ -123,14 +123,22 @@ class Http1Answerer:
         return make_answer(status, sentence, close=self._closed, with_body=head.method != b"HEAD")
 
     def _choose(self, head: _Head) -> tuple[HTTPStatus, str]:
-        if head.method in (b"GET", b"HEAD"):
-            if head.path == ALIVE_PATH:
-                return HTTPStatus.OK, "alive"
-            if head.path == READY_PATH:
-                return (HTTPStatus.OK, "ready") if self._is_healthy() else (HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
-        elif head.method == b"POST" and any(map(_is_other_encoding, head.list_values(b"content-type"))):
+        if head.method == b"POST" and any(map(_is_other_encoding, head.list_values(b"content-type"))):
             return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _UNSUPPORTED_TYPE
-        return HTTPStatus.UPGRADE_REQUIRED, _UPGRADE_REQUIRED
+        checked = check_health(head.method, head.path, self._is_healthy())
+        return checked or (HTTPStatus.UPGRADE_REQUIRED, _UPGRADE_REQUIRED)
+
+
+def check_health(method: bytes, path: bytes, is_healthy: bool) -> tuple[HTTPStatus, str] | None:
+    """Status and sentence for a load balancer's probe; None: the request is none. `is_healthy`: it should send RPCs
+    here."""
+    if method not in (b"GET", b"HEAD"):
+        return None
+    if path == ALIVE_PATH:
+        return HTTPStatus.OK, "alive"
+    if path == READY_PATH:
+        return (HTTPStatus.OK, "ready") if is_healthy else (HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
+    return None
 
 
 def make_answer(status: HTTPStatus, sentence: str, *, close: bool, with_body: bool = True) -> bytes:

@@ -123,9 +123,14 @@ def test_a_client_that_resets_a_stream_with_that_code_sent_nothing_malformed(eng
 
 def test_requests_that_are_no_grpc_are_counted_by_the_status_of_their_answer(engine: Http2Engine) -> None:
     with raw_client(engine) as client:
-        for method, content_type in (("GET", "text/html"), ("POST", "application/json"), ("POST", "text/html")):
+        for method, path, content_type in (
+            ("GET", "/", "text/html"),
+            ("POST", "/", "application/json"),
+            ("POST", "/", "text/html"),
+            ("GET", "/ambassador/v0/check_ready", "text/html"),
+        ):
             stream = client.h2.get_next_available_stream_id()
-            fields = (":method", method), (":scheme", "http"), (":path", "/"), (":authority", "x")
+            fields = (":method", method), (":scheme", "http"), (":path", path), (":authority", "x")
             client.h2.send_headers(stream, [*fields, ("content-type", content_type)], end_stream=True)
         client.flush()
-        eventually(lambda: report(engine).http_requests == {405: 1, 415: 2}, lambda: report(engine))
+        eventually(lambda: report(engine).http_requests == {405: 1, 415: 2, 200: 1}, lambda: report(engine))

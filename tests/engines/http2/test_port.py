@@ -294,6 +294,25 @@ def test_while_the_gateway_drains_it_is_not_ready(http2: Lab) -> None:
         assert read_all(connection) == b""
 
 
+def test_load_balancers_may_check_by_http2(http2: Lab) -> None:
+    """Those that forward HTTP/2 check by it: Google's, Amazon's."""
+    gateway = http2.gateway(http2.pod("a"))
+    client = http2.raw_client(gateway)
+
+    def check(path: bytes, method: str = "GET") -> tuple[str | None, bytes]:
+        fields = (":method", method), (":scheme", "http"), (":path", path.decode()), (":authority", "10.0.0.1")
+        answer = client.call_with(fields)
+        return answer.header(":status"), answer.data
+
+    assert check(READY_PATH) == check(READY_PATH + b"?from=lb") == ("200", b"ready\n")
+    assert check(ALIVE_PATH) == ("200", b"alive\n")
+    assert check(READY_PATH, "HEAD") == ("200", b"")
+    gateway.serving.begin_drain(0.0)
+    assert check(READY_PATH) == ("503", b"not ready\n")
+    assert check(ALIVE_PATH)[0] == "200"
+    gateway.engine.drain(0.0)
+
+
 def test_a_port_that_closes_closes_health_checks_and_lets_handshakes_end(http2: Lab) -> None:
     gateway = http2.gateway(http2.pod("a"), ports=(clear_port(transport=Transport.BOTH, certificates=(CERTIFICATE,)),))
     (port,) = gateway.engine.ports.numbers()
