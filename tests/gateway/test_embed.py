@@ -185,11 +185,11 @@ async def main():
     await carrier.apply(Snapshot("1"))
     for _ in range(2):
         try:
-            await carrier.run(fail)
+            await carrier.run(fail, print)
         except ZeroDivisionError:
             print("crashed")
     changed = asyncio.Event()
-    running = asyncio.create_task(carrier.run(changed.set))
+    running = asyncio.create_task(carrier.run(changed.set, print))
     await changed.wait()
     report = carrier.report()
     print("started", report.started, "ready", report.ready)

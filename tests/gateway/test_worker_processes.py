@@ -62,7 +62,7 @@ class RunningWorkers:
 @asynccontextmanager
 async def running_workers() -> AsyncIterator[RunningWorkers]:
     workers = RunningWorkers()
-    running = asyncio.create_task(workers.carrier.run(workers.changed.set))
+    running = asyncio.create_task(workers.carrier.run(workers.changed.set, lambda _: None))
     try:
         yield workers
         await workers.carrier.drain(0.0)
