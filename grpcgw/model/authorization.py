@@ -24,6 +24,8 @@ class Action(StrEnum):
     """It goes on; an RPC that none matches is denied."""
     DENY = "DENY"
     """It is denied."""
+    LOG = "LOG"
+    """It goes on, as one that none matches, and is in the access log whatever share of RPCs is (`access_log_hint`)."""
 
 
 class TextKind(StrEnum):

@@ -31,6 +31,8 @@ FAILED_OPEN = "failed-open"
 """The fact that names the policy which allowed an RPC because its server gave no verdict."""
 DENIED_BY = "policy"
 """The fact that names the policy which denied an RPC."""
+LOGGED = "logged"
+"""The fact of an RPC that is in the access log whatever share of RPCs is: the rule that says so."""
 _ERRORS: dict[str, str] = {
     Reason.POLICY_DEFECT: PolicyError.DEFECT,
     Reason.POLICY_UNAVAILABLE: PolicyError.FAILED_CLOSED,

@@ -1,6 +1,7 @@
 """The policy of authorization: rules of who may call what, in Envoy's RBAC semantics. Pure.
 
-An Rbac that denies is passed by an RPC that none of its policies matches, one that allows by an RPC that one matches.
+An Rbac that denies is passed by an RPC that none of its policies matches, one that allows by an RPC that one matches;
+one that logs by every RPC.
 What cannot be evaluated denies, whatever the action is: a condition, the address of a client that has none, the name in
 a certificate that cannot be read.
 """
@@ -15,6 +16,7 @@ from grpcgw.model.cel import CelExpression, NotEvaluated
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
+from grpcgw.policy.chain import LOGGED
 from grpcgw.policy.contract import PolicyRequest
 from grpcgw.policy.rpc_matchers import Test, all_of, any_of, as_text, compile_matcher
 from grpcgw.policy.services import PolicyServices
@@ -31,7 +33,9 @@ def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) ->
     """Raises InvalidRegex, InvalidGlob, InvalidExpression, and ValueError for a network that is none."""
     assert isinstance(settings, AuthorizationSettings)
     shadow = services.counters.of_policy(key.label, f"{settings.name} (dry run)") if settings.shadow_rules else None
-    return AuthorizationPolicy(settings, key, shadow)
+    logs = any(rbac.action is Action.LOG for rbac in settings.rules)
+    logged = services.counters.of_policy(key.label, f"{settings.name} (log)") if logs else None
+    return AuthorizationPolicy(settings, key, shadow, logged)
 
 
 _Step = tuple[tuple[tuple[Test, Allow | Deny], ...], Allow | Deny]
@@ -39,15 +43,35 @@ _Step = tuple[tuple[tuple[Test, Allow | Deny], ...], Allow | Deny]
 
 
 class AuthorizationPolicy:
-    def __init__(self, settings: AuthorizationSettings, key: ObjectKey, shadow: PolicyCounters | None = None) -> None:
-        """`key`: the Mapping. `shadow`: counts what the rules decide that only record. Raises as `build`."""
-        self._steps = tuple([_compile_step(rbac, key) for rbac in settings.rules])
+    def __init__(
+        self,
+        settings: AuthorizationSettings,
+        key: ObjectKey,
+        shadow: PolicyCounters | None = None,
+        logged: PolicyCounters | None = None,
+    ) -> None:
+        """`key`: the Mapping. `shadow`: counts what the rules decide that only record; `logged`: RPCs that rules have
+        logged. Raises as `build`."""
+        logs = [one for rbac in settings.rules if rbac.action is Action.LOG for one in rbac.policies]
+        self._logs = tuple([(_compile_policy(one, if_unsure=True), one.name) for one in logs])
+        self._logged = logged or PolicyCounters()
+        self._steps = tuple([_compile_step(rbac, key) for rbac in settings.rules if rbac.action is not Action.LOG])
         self._shadows = tuple([_compile_step(rbac, key) for rbac in settings.shadow_rules])
         self._counters = shadow or PolicyCounters()
 
     def check(self, request: PolicyRequest) -> Allow | Deny:
         verdict = _decide(self._steps, request)
+        if self._logs:
+            verdict = self._mark(verdict, request)
         return self._record(verdict, _decide(self._shadows, request)) if self._shadows else verdict
+
+    def _mark(self, verdict: Allow | Deny, request: PolicyRequest) -> Allow | Deny:
+        """`verdict`, with the fact of the rule that has the RPC logged, if there is one."""
+        for matches, name in self._logs:
+            if matches(request):
+                self._logged.allowed += 1
+                return replace(verdict, facts=(*verdict.facts, (LOGGED, name)))
+        return verdict
 
     def _record(self, verdict: Allow | Deny, shadow: Allow | Deny) -> Allow | Deny:
         """`verdict`, with the fact of what the rules that only record decide."""
@@ -79,15 +103,16 @@ def _decide(steps: tuple[_Step, ...], request: PolicyRequest) -> Allow | Deny:
 
 def _compile_step(rbac: Rbac, key: ObjectKey) -> _Step:
     denies = rbac.action is Action.DENY
-    rules = tuple([(_compile_policy(one, denies), _make_verdict(one, denies, key)) for one in rbac.policies])
+    rules = tuple([(_compile_policy(one, if_unsure=denies), _make_verdict(one, denies, key)) for one in rbac.policies])
     return rules, ALLOW if denies else _make_deny(key, NO_RULE)
 
 
-def _compile_policy(policy: RbacPolicy, denies: bool) -> Test:
+def _compile_policy(policy: RbacPolicy, if_unsure: bool) -> Test:
+    """`if_unsure`: the answer where what a matcher or the condition asks for is not known."""
     given = [matchers for matchers in (policy.permissions, policy.principals) if ANYTHING not in matchers]
-    tests = [any_of([compile_matcher(one, if_unsure=denies) for one in matchers]) for matchers in given]
+    tests = [any_of([compile_matcher(one, if_unsure) for one in matchers]) for matchers in given]
     if policy.condition:
-        tests.append(_compile_condition(policy.condition, if_unknown=denies))
+        tests.append(_compile_condition(policy.condition, if_unsure))
     return all_of(tests)
 
 

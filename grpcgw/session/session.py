@@ -28,7 +28,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status, make_status, reason_of
 from grpcgw.policy.breakers import Breaker, Overflow
-from grpcgw.policy.chain import Chain
+from grpcgw.policy.chain import LOGGED, Chain
 from grpcgw.policy.contract import Wait
 from grpcgw.policy.request import Request
 from grpcgw.policy.retry import add_previous_attempts
@@ -369,10 +369,14 @@ class Session(Relay):
         if self._copy is not None:
             self._copy.leave(status_from is _NOBODY, now_s)
         rpc_log = self._serving.rpc_log
-        if self._logged and rpc_log is not None:
+        if rpc_log is not None and (self._logged or self._is_marked()):
             rpc_log.put(self._sum_up(status, status_from, reason, now_s))
         if self._try is not None and self._try.status is not None:
             self._try = None
+
+    def _is_marked(self) -> bool:
+        """Whether a policy has it logged, whatever share of RPCs is."""
+        return self._policies is not None and LOGGED in self._policies.facts
 
     def _release(self) -> None:
         self._requests.release(self._request, self._serving.held)

@@ -255,9 +255,9 @@ def test_a_mapping_whatever_the_case_has_rules_whatever_the_case(lab: Lab) -> No
 # --- what is refused, and recorded
 
 
-def records_of(gateway: Gateway) -> list[RpcRecord]:
+def records_of(gateway: Gateway, share_percent: float = 100.0) -> list[RpcRecord]:
     records: list[RpcRecord] = []
-    gateway.serving.rpc_log = RpcLog(records.append, 100.0)
+    gateway.serving.rpc_log = RpcLog(records.append, share_percent)
     return records
 
 
@@ -292,6 +292,22 @@ def test_the_client_learns_nothing_of_the_rules_and_the_access_log_all(lab: Lab)
 def test_a_dry_run_refuses_nothing_and_records_what_it_would(lab: Lab) -> None:
     dry = "action: DENY\ndryRun: true\nrules: [{name: later, permissions: [{method: /test.Pod/Unary}]}]"
     assert facts_of(lab, policies(dry)) == (PASSES, {"dry-run": "deny p0.default/later"})
+
+
+def test_calls_that_a_rule_marks_are_logged_whatever_share_of_calls_is(lab: Lab) -> None:
+    log = "action: LOG\nrules: [{name: tenants, permissions: [{header: {name: x-tenant}}]}]"
+    snapshot = compile_yaml(policies(log), lab.engine).snapshot
+    gateway = lab.gateway(routes=[], clusters={})
+    records = records_of(gateway, share_percent=0.0)
+    gateway.serving.apply(snapshot, time.monotonic())
+    (cluster,) = snapshot.clusters
+    gateway.set_pods(lab.pod(), cluster=cluster)
+    gateway.wait_for_ready_pods(1)
+    client = lab.raw_client(gateway)
+    for metadata in ((), (("x-tenant", "acme"),), ()):
+        assert client.call("Unary", *metadata).status == Code.OK
+    eventually(lambda: bool(records), "the record")
+    assert [dict(one.facts or {}) for one in records] == [{"logged": "p0.default/tenants"}]
 
 
 def test_a_policy_that_is_broken_refuses_its_mapping_alone(lab: Lab) -> None:

@@ -28,6 +28,8 @@ from grpcgw.policy.contract import PolicyRequest
 
 def allows(rules: tuple[Rbac, ...], request: PolicyRequest) -> bool:
     for rbac in rules:
+        if rbac.action is Action.LOG:
+            continue
         denies = rbac.action is Action.DENY
         hit = any(
             any(holds(one, request, denies) for one in policy.permissions)

@@ -35,6 +35,7 @@ from grpcgw.model.regex import InvalidRegex
 from grpcgw.model.route import Destination
 from grpcgw.model.status import REASON_KEY, Reason
 from grpcgw.policy.catalogue import CATALOGUE
+from grpcgw.policy.chain import LOGGED
 from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.contract import PolicyRequest
 from grpcgw.policy.rbac_policy import build
@@ -273,6 +274,33 @@ def test_what_is_only_recorded_is_counted_apart() -> None:
     assert (report.allowed, report.denied) == (1, 2)
 
 
+def test_rules_that_log_refuse_nothing_and_mark_what_they_match() -> None:
+    log = Rbac(Action.LOG, (policy("tenants", HasHeader("x-tenant")), policy("writes", HasHeader("x-write"))))
+    allow, deny = Rbac(Action.ALLOW, (policy("all"),)), Rbac(Action.DENY, (policy("no"),))
+    assert decide(rpc(), log) == Allow()
+    assert decide(rpc(TENANT, ("x-write", "1")), log) == Allow(facts=((LOGGED, "a.default/tenants"),))
+    assert dict(decide(rpc(("x-write", "1")), log, allow).facts) == {
+        "rule": "a.default/all",
+        LOGGED: "a.default/writes",
+    }
+    refused = decide(rpc(TENANT), log, deny, shadow=(allow,))
+    assert isinstance(refused, Deny)
+    assert dict(refused.facts) == {
+        "rule": "a.default/no", LOGGED: "a.default/tenants", "dry-run": "allow a.default/all"
+    }  # fmt: skip
+
+
+def test_calls_that_are_marked_are_counted_apart() -> None:
+    services = PolicyServices()
+    rules = (Rbac(Action.LOG, (policy("tenants", HasHeader("x-tenant")),)), Rbac(Action.DENY, (policy("no"),)))
+    settings = AuthorizationSettings(name="AuthorizationPolicy a.default", rules=rules)
+    built = build(KEY, settings, services)
+    for request in (rpc(TENANT), rpc(TENANT), rpc()):
+        assert isinstance(built.check(request), Deny)
+    (report,) = services.counters.policy_reports()
+    assert (report.policy, report.allowed, report.denied) == ("AuthorizationPolicy a.default (log)", 2, 0)
+
+
 # --- conditions
 
 
@@ -309,8 +337,9 @@ def test_what_a_condition_says(condition: str, request_: PolicyRequest, expected
 )
 def test_a_condition_that_cannot_be_evaluated_denies(condition: str) -> None:
     odd = rpc(("x-odd", "\ud800"), claims={"sub": "ann"})
-    for action in Action:
+    for action in (Action.ALLOW, Action.DENY):
         assert isinstance(decide(odd, Rbac(action, (policy("r", condition=condition),))), Deny)
+    assert decide(odd, Rbac(Action.LOG, (policy("r", condition=condition),))).facts == ((LOGGED, "a.default/r"),)
 
 
 # --- against the reference

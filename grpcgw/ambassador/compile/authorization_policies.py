@@ -1,6 +1,7 @@
 """Compiles AuthorizationPolicies: all that select a Mapping decide together, those that deny first.
 
-One with an error serves on in its last good version; without one, the calls of what it selects are refused.
+One with an error serves on in its last good version; without one, the calls of what it selects are refused, unless it
+only logs.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ OUTSIDE = "outside"
 _REFUSED = "the calls of what it selects are refused"
 _NOT_AUTHORIZED = "calls are not authorized by it"
 _CANNOT_BE_READ = "cannot be read"
+_NOT_LOGGED = "no call is logged by it"
 _HOST_HIDDEN = "is for hosts, and the engine does not know the :authority of calls"
 
 
@@ -103,14 +105,15 @@ class AuthorizationGuard:
         mine = [one for one in self.policies if one.selection.may_be_for(mapping)]
         if not mine:
             return None
-        for one in mine if self.authority_hidden else ():
+        deciding = [one for one in mine if one.action is not Action.LOG]
+        for one in deciding if self.authority_hidden else ():
             if one.selection.needs_host(mapping):
                 return Unenforced(name=one.by, why=_HOST_HIDDEN)
         enforced = [one for one in mine if not one.dry_run]
         return AuthorizationSettings(
             name=", ".join(one.by for one in mine),
             rules=_combine(enforced, mapping),
-            shadow_rules=_combine(mine, mapping) if len(enforced) < len(mine) else (),
+            shadow_rules=_combine(deciding, mapping) if len(enforced) < len(mine) else (),
         )
 
 
@@ -130,11 +133,12 @@ def compile_authorization(objects: Sequence[KubeObject], context: GuardContext) 
     policies: list[_Policy] = []
     guards: list[Guard] = []
     for obj in objects:
-        left_out = _NOT_AUTHORIZED if context.serve_without else _REFUSED
+        passes = context.serve_without or _only_logs(obj)
+        left_out = _NOT_LOGGED if _only_logs(obj) else _NOT_AUTHORIZED if passes else _REFUSED
         compiled = context.generations.serve(obj, _Compiler(context).compile, left_out)
         if compiled is not None:
             policies.append(compiled)
-        elif not context.serve_without:
+        elif not passes:
             guards.append(BrokenPolicyGuard(str(obj.key), _guess_selection(obj)))
     if policies:
         guards.append(AuthorizationGuard(tuple(policies), bool(context.authority_hidden_by)))
@@ -145,10 +149,11 @@ def compile_authorization(objects: Sequence[KubeObject], context: GuardContext) 
 
 
 def _combine(policies: Iterable[_Policy], mapping: GuardedMapping) -> tuple[Rbac, ...]:
-    """What denies stands first. A call that policies which allow are for has to be allowed by one of them."""
+    """What logs stands first, then what denies. A call that policies which allow are for has to be allowed by one of
+    them."""
     targets = [(one, one.selection.find_target(mapping)) for one in policies]
     made = []
-    for action in (Action.DENY, Action.ALLOW):
+    for action in (Action.LOG, Action.DENY, Action.ALLOW):
         given = [(one, target) for one, target in targets if one.action is action]
         rules = [_fit(rule, target, mapping) for one, target in given for rule in one.rules]
         narrowed = [target for _, target in given if target is not None]
@@ -191,10 +196,14 @@ class _Compiler:
         if spec is None:
             return None
         selection = _read_selection(spec.selector or SelectorSpec(), obj.key.namespace)
-        self._check_globs(spec.selector or SelectorSpec(), findings)
+        self._check_globs(spec.selector or SelectorSpec(), spec.action == Action.LOG, findings)
         rules = [self._compile_rule(obj, index, rule, findings) for index, rule in enumerate(spec.rules)]
         self._check_names(spec.rules, findings)
-        return _Policy(str(obj.key), Action(spec.action or "ALLOW"), bool(spec.dryRun), selection, tuple(rules))
+        action = Action(spec.action or "ALLOW")
+        if spec.dryRun and action is Action.LOG:
+            findings.notice("has no effect on a policy that only logs", "dryRun")
+        dry_run = bool(spec.dryRun) and action is not Action.LOG
+        return _Policy(str(obj.key), action, dry_run, selection, tuple(rules))
 
     def _compile_rule(self, obj: KubeObject, index: int, rule: AuthorizationRuleSpec, findings: Findings) -> RbacPolicy:
         hidden_by = self._context.authority_hidden_by
@@ -211,7 +220,7 @@ class _Compiler:
             rule.condition or "",
         )
 
-    def _check_globs(self, selector: SelectorSpec, findings: Findings) -> None:
+    def _check_globs(self, selector: SelectorSpec, only_logs: bool, findings: Findings) -> None:
         for field, globs in (("hosts", selector.hosts), ("paths", selector.paths)):
             for index, glob in enumerate(globs or ()):
                 try:
@@ -219,8 +228,9 @@ class _Compiler:
                 except InvalidGlob as error:
                     findings.error(str(error), "selector", field, index)
         if selector.hosts and self._context.authority_hidden_by:
+            outcome = "are not logged" if only_logs else "are refused"
             findings.fault(
-                f"the calls of the Mappings it selects that have no such host of their own are refused: the"
+                f"the calls of the Mappings it selects that have no such host of their own {outcome}: the"
                 f" {self._context.authority_hidden_by} engine does not know the :authority of calls; run grpcgw with"
                 " --engine http2, or leave hosts out",
                 *("selector", "hosts"),
@@ -244,6 +254,12 @@ def _read_selection(selector: SelectorSpec, namespace: str) -> Selection:
         tuple(sorted((selector.matchLabels or {}).items())),
         () if everything else tuple(RuleReach(host, path) for host, path in product(hosts, paths)),
     )
+
+
+def _only_logs(obj: KubeObject) -> bool:
+    """Also of a policy with an error: it keeps nobody out."""
+    raw = raw_spec(obj)
+    return isinstance(raw, dict) and raw.get("action") == Action.LOG
 
 
 def _guess_selection(obj: KubeObject) -> Selection:

@@ -121,8 +121,11 @@ class AuthorizationRuleSpec(Resource):
 class AuthorizationPolicySpec(Resource):
     ambassador_id: AmbassadorId = None
     action: Annotated[
-        Literal["ALLOW", "DENY"] | None,
-        served("`ALLOW` (default): calls that no rule matches are refused; `DENY`: calls that a rule matches are"),
+        Literal["ALLOW", "DENY", "LOG"] | None,
+        served(
+            "`ALLOW` (default): calls that no rule matches are refused; `DENY`: calls that a rule matches are; `LOG`:"
+            " calls that a rule matches are in the access log, and none is refused"
+        ),
     ] = None
     selector: Annotated[
         SelectorSpec | None,

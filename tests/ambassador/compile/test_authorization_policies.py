@@ -236,6 +236,28 @@ def test_what_denies_comes_first_and_a_dry_run_is_added_to_what_is_enforced() ->
     assert (only_dry.rules, len(only_dry.shadow_rules)) == ((), 1)
 
 
+def test_what_logs_comes_first_allows_nobody_and_is_in_no_dry_run() -> None:
+    log = policy("log", action="LOG", selector={"paths": ["/greet.GrpcService/Get*"]})
+    (only,) = settings(compile_objects(log, mapping())).rules
+    assert (only.action, [one.name for one in only.policies]) == (Action.LOG, ["log.shop/0"])
+    found = settings(compile_objects(log, policy("allow"), policy("later", action="DENY", dryRun=True), mapping()))
+    assert [one.action for one in found.rules] == [Action.LOG, Action.ALLOW]
+    assert [one.action for one in found.shadow_rules] == [Action.DENY, Action.ALLOW]
+
+
+def test_a_dry_run_of_what_only_logs_is_no_dry_run() -> None:
+    compiled = compile_objects(policy(action="LOG", dryRun=True), mapping())
+    assert "has no effect on a policy that only logs" in said(compiled, Severity.NOTICE)[0]
+    assert (len(settings(compiled).rules), settings(compiled).shadow_rules) == (1, ())
+
+
+@pytest.mark.parametrize("broken", [{"rules": 5}, {"rules": [{"condition": "("}]}, {"selector": 5}])
+def test_what_only_logs_refuses_nothing_when_it_is_broken(broken: dict[str, object]) -> None:
+    compiled = compile_objects(policy(action="LOG", **broken), mapping())
+    assert "no call is logged by it" in said(compiled, Severity.ERROR)[0]
+    assert not refused(compiled)
+
+
 def test_no_rule_allows_nothing() -> None:
     assert settings(compile_objects(policy(rules=[]), mapping())).rules == (Rbac(Action.ALLOW, ()),)
 
@@ -321,5 +343,8 @@ def test_hosts_on_an_engine_that_does_not_know_them() -> None:
     compiled = compile_objects(selecting, mapping(), options=options)
     assert refused(compiled) == {"greet.shop"}
     assert not refused(compile_objects(selecting, own, options=options)), "the Mapping's own host covers it"
+    logging = policy(action="LOG", selector={"hosts": ["a.example"]})
+    logged = compile_objects(logging, mapping(), options=options)
+    assert (refused(logged), "are not logged" in said(logged)[0]) == (set(), True)
     in_rule = policy(rules=[{"permissions": [{"host": "a.example"}]}])
     assert refused(compile_objects(in_rule, mapping(), options=options)) == {"greet.shop"}
