@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from base64 import b64decode
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from grpcgw.settings import CompileSettings
 if TYPE_CHECKING:  # loaded when a directory is compiled, not for --help
     from grpcgw.model.metadata import MetadataValue
     from grpcgw.policy.request import Request
-    from grpcgw.routing.explanation import Explanation, MappingOutcome
+    from grpcgw.session.explanation import Explanation, MappingOutcome
 
 
 @takes(CompileSettings, PANEL)
@@ -36,11 +37,11 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Show which Mapping serves a call, and which policies would allow or refuse it, and why. Sends nothing."""
-    from grpcgw.routing.explanation import explain_rpc
+    from grpcgw.session.explanation import explain_rpc
 
     request = make_request(method, header or [], token, authority, peer, tls)
     compiled = compile_directory(config, settings)
-    found = explain_rpc(compiled.snapshot, request, time.monotonic())
+    found = add_own_answer(explain_rpc(compiled.snapshot, request, time.monotonic()), request.path)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
@@ -54,22 +55,45 @@ def make_request(method: str, headers: list[str], token: str, authority: str, pe
     """Raises UserError for a header that is no `key=value`."""
     from grpcgw.listeners.open_ports import PortView
     from grpcgw.policy.request import Peer, Request
+    from grpcgw.session.forwarding import has_own_keys
 
     metadata: list[tuple[str, MetadataValue]] = []
     for text in headers:
         key, sign, value = text.partition("=")
         if not key or not sign:
             raise UserError("--header should be key=value")
-        metadata.append((key.lower(), value))
+        metadata.append((key.lower(), _read_bytes(value) if key.lower().endswith("-bin") else value.strip()))
     if token:
         metadata.append(("authorization", f"Bearer {token}"))
     path = method if method.startswith("/") else f"/{method}"
-    return Request(path, authority, tuple(metadata), None, Peer(peer), time.time(), PortView(tls=tls))
+    request = Request(path, authority, tuple(metadata), None, Peer(peer), time.time(), PortView(tls=tls))
+    request.has_own_keys = has_own_keys(request.metadata)
+    return request
+
+
+def _read_bytes(value: str) -> bytes:
+    try:
+        return b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except ValueError:
+        raise UserError("--header: the value of a -bin key should be base64") from None
+
+
+def add_own_answer(found: Explanation, path: str) -> Explanation:
+    """With what the gateway answers itself where no Mapping matches."""
+    from grpcgw.services.health_service import HEALTH_PREFIX
+    from grpcgw.services.reflection import REFLECTION_PATHS
+
+    answers = "the gateway answers the call itself, without any policy"
+    if found.unmatched and path.startswith(HEALTH_PREFIX):
+        return replace(found, refused="", own=answers)
+    if found.unmatched and path in REFLECTION_PATHS:
+        return replace(found, own=f"with --reflection {answers}")
+    return found
 
 
 def render(found: Explanation) -> list[str]:
-    if found.refused:
-        return [f"refused: {found.refused}"]
+    if found.refused or found.own:
+        return [*([f"refused: {found.refused}"] if found.refused else []), *([found.own] if found.own else [])]
     return [line for one in found.mappings for line in _render_mapping(one)]
 
 

@@ -16,7 +16,6 @@ from grpcgw.services.rate_limit_server import COUNT_PATH, RateLimitExchange
 from grpcgw.services.reflection import REFLECTION_PATHS, ReflectionExchange
 from grpcgw.session.admission import admit, is_too_large
 from grpcgw.session.call import Call, Timer
-from grpcgw.session.forwarding import drop_own_keys
 from grpcgw.session.serving import Serving
 from grpcgw.session.session import Session
 
@@ -42,12 +41,7 @@ class Exchange(Protocol):
 
 def begin_exchange(serving: Serving, call: Call, request: Request, now_s: float) -> Exchange:
     """The gateway's own services, unless a Mapping replaces them; every other RPC is forwarded."""
-    admit(request)
-    reception = serving.reception
-    if reception is not None:
-        reception.receive(request)
-    if request.has_own_keys and not request.peer.keeps_proto:
-        request.metadata = drop_own_keys(request.metadata)
+    admit(request, serving.reception)
     if request.port.counts_for_others:
         return _begin_counting(serving, call, request, now_s)
     path, index = request.path, serving.reflection

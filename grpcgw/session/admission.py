@@ -12,9 +12,10 @@ from functools import lru_cache
 
 from grpcgw.model.request_path import PATH_CHARACTER
 from grpcgw.model.status import Reason
+from grpcgw.policy.client_rules import Reception
 from grpcgw.policy.request import Request
 from grpcgw.policy.verdicts import Deny
-from grpcgw.session.forwarding import size_of
+from grpcgw.session.forwarding import drop_own_keys, size_of
 
 MAX_PATH_CHARACTERS = 1024
 MAX_AUTHORITY_CHARACTERS = 512
@@ -34,13 +35,18 @@ _BAD_PATH = Deny(
 _BAD_AUTHORITY = Deny(Reason.BAD_AUTHORITY, "the :authority is no host with an optional port")
 
 
-def admit(request: Request) -> None:
-    """Set `refusal` of `request` if it is refused, and reduce its path to printable text."""
+def admit(request: Request, reception: Reception | None) -> None:
+    """Set `refusal` of `request` if it is refused, and reduce its path to printable text. Apply the client rules
+    (`reception`), and drop the keys that only the gateway may set, unless a trusted proxy sends them."""
     refusal = find_fault(request.path, request.authority)
     if refusal is not None:
         request.refusal = refusal
         request.path = _show(request.path)
         request.authority = _show(request.authority)
+    if reception is not None:
+        reception.receive(request)
+    if request.has_own_keys and not request.peer.keeps_proto:
+        request.metadata = drop_own_keys(request.metadata)
 
 
 def find_fault(path: str, authority: str) -> Deny | None:

@@ -31,7 +31,7 @@ from grpcgw.routing.routing_snapshot import NO_ROUTES, RoutingSnapshot
 from grpcgw.routing.targets import Target, explain_nowhere
 from grpcgw.session.policy_http import NO_HTTP, HttpTransport
 from grpcgw.session.shadow_copy import Copies
-from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES
+from grpcgw.settings import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_METADATA_BYTES
 from grpcgw.telemetry.access_log import RpcRecord
 from grpcgw.telemetry.counters import Counters
 from grpcgw.telemetry.report import ShadowReport
@@ -56,7 +56,7 @@ class Serving:
         connect: Connect,
         first_turn: int = 0,
         drain_time_s: float = 30.0,
-        max_metadata_bytes: int = 65_536,
+        max_metadata_bytes: int = DEFAULT_MAX_METADATA_BYTES,
         catalogue: Catalogue = CATALOGUE,
     ) -> None:
         """`first_turn`, `drain_time_s`: see ClusterSet. `max_metadata_bytes`: of a request, counted as

@@ -32,6 +32,7 @@ from grpcgw.settings.redis_url import RedisUrl, parse_redis_url
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
+    "DEFAULT_MAX_METADATA_BYTES",
     "PANELS",
     "AccessLogMode",
     "CompileSettings",
@@ -45,6 +46,7 @@ __all__ = [
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 """gRPC libraries accept 4 MiB unless they are configured otherwise."""
+DEFAULT_MAX_METADATA_BYTES = 65_536
 
 
 class EngineName(StrEnum):
@@ -334,7 +336,7 @@ class Settings(CompileSettings):
         ),
     ] = 1000
     """HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, 6.5.2)."""
-    max_metadata_bytes: int = 65_536
+    max_metadata_bytes: int = DEFAULT_MAX_METADATA_BYTES
     rate_limit_redis: Annotated[
         RedisUrl | None,
         Flag(

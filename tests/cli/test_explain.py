@@ -59,6 +59,68 @@ def test_a_call_that_no_mapping_matches_is_refused(capsys: pytest.CaptureFixture
     assert "no Mapping matches /a.B/C" in str(explained(capsys, "a.B/C", "--config", str(JWT))["refused"])
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "refused"),
+    [
+        ("//greet.GrpcService/Greet", (), "bad-path"),
+        ("greet.GrpcService/Gr%65et", (), "bad-path"),
+        (GREET, ("--authority", "greet/x"), "bad-authority"),
+        (GREET, ("--header", f"x-a={'a' * 2000}"), "metadata-too-large"),
+        ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", (), "no-mapping"),
+    ],
+)
+def test_what_is_refused_before_any_mapping_is_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, options: tuple[str, ...], refused: str
+) -> None:
+    (tmp_path / "one.yaml").write_text("""
+apiVersion: getambassador.io/v3alpha1
+kind: Module
+metadata: {name: ambassador}
+spec: {config: {max_request_headers_kb: 1}}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Mapping
+metadata: {name: greet}
+spec: {hostname: "*", prefix: /greet.GrpcService/, service: "greet:50051"}
+""")
+    assert f"({refused})" in str(explained(capsys, method, "--config", str(tmp_path), *options)["refused"])
+
+
+def test_what_the_gateway_answers_itself_is_not_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["explain", "grpc.health.v1.Health/Check", "--config", str(JWT)]) == 0
+    assert capsys.readouterr().out == "the gateway answers the call itself, without any policy\n"
+
+
+def test_a_binary_header_is_given_in_base64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.yaml").write_text("""
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+data: {ann: /wA=}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Filter
+metadata: {name: keys}
+spec: {APIKey: {httpHeader: x-key-bin, keys: [{secretName: keys}]}}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: FilterPolicy
+metadata: {name: greet}
+spec: {rules: [{filters: [{name: keys}]}]}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Mapping
+metadata: {name: greet}
+spec: {hostname: "*", prefix: /greet.GrpcService/, service: "greet:50051"}
+""")
+    config = ("--config", str(tmp_path))
+    for given, verdict in (("/wA", "allows"), ("/wE=", "refuses")):
+        found = explained(capsys, GREET, *config, "--header", f"X-Key-Bin={given}")
+        assert verdicts(found) == [("FilterPolicy greet.default", verdict)]
+    assert execute(["explain", GREET, *config, "--header", "x-key-bin=/w!"]) == 1
+    assert "base64" in capsys.readouterr().err
+
+
 def test_services_and_own_policies_are_named_and_not_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "one.yaml").write_text("""
 apiVersion: getambassador.io/v3alpha1

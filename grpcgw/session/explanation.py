@@ -17,7 +17,7 @@ from grpcgw.model.objects import ObjectKey
 from grpcgw.model.reach import Reach
 from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.model.status import Status
+from grpcgw.model.status import Reason, Status
 from grpcgw.policy.api_key import IDENTITY
 from grpcgw.policy.catalogue import CATALOGUE, Catalogue, PolicyKind
 from grpcgw.policy.chain import BuiltPolicy, Chain
@@ -38,6 +38,8 @@ from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 from grpcgw.routing.binding import MatchTables
 from grpcgw.routing.host_rules import Entry, compile_rules
+from grpcgw.session.admission import admit, limit_metadata
+from grpcgw.settings import DEFAULT_MAX_METADATA_BYTES
 
 ALLOWS, REFUSES, DEPENDS, NOT_REACHED = "allows", "refuses", "depends", "not reached"
 MOST_WAITS = 100
@@ -78,18 +80,22 @@ class Explanation:
     refused: str
     """Why no Mapping gets the RPC; empty: one does."""
     mappings: tuple[MappingOutcome, ...] = ()
+    unmatched: bool = False
+    """No Mapping matches; the RPC is not refused for anything else."""
+    own: str = ""
+    """What the gateway itself answers to such an RPC; empty: nothing."""
 
 
 def explain_rpc(snapshot: Snapshot, request: Request, now_s: float) -> Explanation:
     """`request`: as an engine would make it. `now_s`: any clock's."""
-    reception = make_reception(snapshot.clients, snapshot.listeners or ())
-    if reception is not None:
-        reception.receive(request)
-    if request.refusal is not None:
-        return Explanation(_tell(request.refusal))
+    admit(request, make_reception(snapshot.clients, snapshot.listeners or ()))
+    limit_bytes = min(DEFAULT_MAX_METADATA_BYTES, snapshot.clients.max_metadata_bytes or DEFAULT_MAX_METADATA_BYTES)
+    refusal = request.refusal or limit_metadata(request, limit_bytes)
+    if refusal is not None:
+        return Explanation(_tell(refusal))
     found = _find_route(snapshot, request)
     if isinstance(found, Deny):
-        return Explanation(_tell(found))
+        return Explanation(_tell(found), unmatched=found.reason == Reason.NO_MAPPING)
     if found.redirect or found.left_out:
         return Explanation(found.left_out or f"Mapping {found.redirect} is an HTTP redirect")
     return Explanation("", tuple(_explain_mappings(snapshot, found, request, now_s)))
@@ -106,7 +112,7 @@ def _find_route(snapshot: Snapshot, request: Request) -> Route | Deny:
         selectors = admitted
     table = MatchTables(snapshot).by_selection[selectors]
     found = table.match(request.path, request.authority, request.metadata)
-    return found or Deny("no-mapping", f"no Mapping matches {request.path}")
+    return found or Deny(Reason.NO_MAPPING, f"no Mapping matches {request.path}")
 
 
 def _explain_mappings(snapshot: Snapshot, route: Route, request: Request, now_s: float) -> Iterator[MappingOutcome]:
