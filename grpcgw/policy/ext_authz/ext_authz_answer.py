@@ -6,6 +6,8 @@ OK status, allows nothing; the code of a denial is the gRPC status that the serv
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -17,6 +19,9 @@ from grpcgw.policy.ext_authz.ext_authz_pb2 import CheckResponse, DeniedHttpRespo
 from grpcgw.policy.ext_authz.service_verdicts import permit, refuse
 from grpcgw.policy.verdicts import Allow, Deny, Facts
 
+_REFUSALS = ("denied_response", "error_response")
+MOST_KNOWN, LONGEST_KNOWN_BYTES = 1024, 1024
+"""Answers that services repeat are read once: most RPCs of a user get the same one."""
 MAX_DETAILS_BYTES = 2048
 """Longer details of a denial are left out: with them, its trailers would be more than clients take (8 KiB)."""
 
@@ -35,21 +40,31 @@ class ServiceError(GrpcgwError):
 
 def read_answer(message: bytes, who: str) -> Allow | Deny:
     """The verdict of a serialized CheckResponse. `who` names the service to clients. Raises NoVerdict, ServiceError."""
+    answer = (_read_known if len(message) <= LONGEST_KNOWN_BYTES else _read)(message)
+    if isinstance(answer, Allow):
+        return answer
+    if answer.WhichOneof("http_response") == "error_response":
+        raise ServiceError(_read_refusal(answer, answer.error_response, who, Code.UNAVAILABLE))
+    return _read_refusal(answer, answer.denied_response, who, Code.PERMISSION_DENIED)
+
+
+def _read(message: bytes) -> Allow | CheckResponse:
+    """The permission that it is, or the whole answer where it is a refusal. Raises NoVerdict."""
     try:
         answer = CheckResponse.FromString(message)
     except DecodeError as error:
         raise NoVerdict("its answer is no CheckResponse") from error
     kind = answer.WhichOneof("http_response")
-    if kind == "error_response":
-        raise ServiceError(_read_refusal(answer, answer.error_response, who, Code.UNAVAILABLE))
-    if kind == "denied_response" or answer.status.code:
-        denied = answer.denied_response
-        return _read_refusal(answer, denied, who, Code.PERMISSION_DENIED)
+    if kind in _REFUSALS or answer.status.code:
+        return answer
     if kind is None and UnknownFieldSet(answer):  # perhaps a kind of http_response that later versions have
         raise NoVerdict("its answer has fields that are not known")
     if kind is None and not answer.HasField("status"):
         raise NoVerdict("its answer is empty")
     return _read_permission(answer)
+
+
+_read_known = lru_cache(MOST_KNOWN)(_read)
 
 
 def _read_permission(answer: CheckResponse) -> Allow:

@@ -12,7 +12,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.policy.answer_headers import MAX_TRAILER_BYTES
 from grpcgw.policy.dynamic_metadata import MAX_FACTS
-from grpcgw.policy.ext_authz.ext_authz_answer import NoVerdict, ServiceError, read_answer
+from grpcgw.policy.ext_authz.ext_authz_answer import LONGEST_KNOWN_BYTES, NoVerdict, ServiceError, read_answer
 from grpcgw.policy.ext_authz.ext_authz_pb2 import (
     CheckResponse,
     DeniedHttpResponse,
@@ -234,3 +234,20 @@ def test_no_answer_raises_anything_else(message: bytes) -> None:
     except (NoVerdict, ServiceError):
         return
     assert isinstance(verdict, Allow | Deny)
+
+
+@pytest.mark.parametrize("size", [10, LONGEST_KNOWN_BYTES])
+def test_an_answer_that_comes_again_decides_as_before(size: int) -> None:
+    """It is read once; a refusal names the service that gave it this time."""
+    permission = allowed(headers=[option("x-user", "u" * size)]).SerializeToString()
+    for _ in range(2):
+        assert read_answer(permission, WHO) == Allow((("x-user", "u" * size),), ("x-user",))
+    refusal = denied(403, 0, "", ("x-why", "w" * size)).SerializeToString()
+    for who in ("one", "two"):
+        verdict = read_answer(refusal, who)
+        assert isinstance(verdict, Deny)
+        assert (verdict.message, verdict.metadata) == (f"{who} refuses the call", (("x-why", "w" * size),))
+    with pytest.raises(NoVerdict):
+        read_answer(b"", WHO)
+    with pytest.raises(NoVerdict):
+        read_answer(b"", WHO)
