@@ -144,7 +144,7 @@ class LimitCounter:
             self.left += tokens
             self._leased_s, self.ends_s = now_s, now_s + LEASE_S
         self._refused_until_s = now_s + wait_s
-        self._remembered_until_s = now_s + min(wait_s, MOST_REMEMBERED_S)
+        self._remembered_until_s = now_s + min(wait_s - self.shape.early_s, MOST_REMEMBERED_S)
         self._refuses = 1 if tokens else least
 
 
@@ -171,7 +171,8 @@ class RemoteBuckets(Protocol):
         ...
 
     def lease(self, counters: Sequence[LimitCounter], hits: int) -> Callable[[], Coroutine[Any, Any, Allow]]:
-        """A coroutine that gets a lease for each counter, or finds that the buckets are away. It raises nothing."""
+        """A coroutine that gets a lease for each counter, or finds that the buckets are away. It raises nothing, and
+        may run in another thread: counters are touched by this call and when leases are collected, at no other time."""
         ...
 
 

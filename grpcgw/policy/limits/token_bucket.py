@@ -6,6 +6,10 @@ are seconds on the monotonic clock, which all processes of a machine share.
 Without a burst of its own a limit holds back: a bucket that was full refills so late that the first new token is there
 one unit after the first one was taken. So each unit from then on allows exactly the rate, and not twice as much, as a
 full bucket that refills would, or two windows of a clock side by side; and who calls at the rate is never refused.
+
+Nobody calls exactly at a rate: a call that comes a little early takes its token on credit (`BucketShape.credit`), and
+the next one waits so much longer. Without that a client that calls once per second would be refused by a limit of 1 per
+second whenever two calls come less than a second apart: every third time.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from grpcgw.model.rate_limits import Rate
 
 NEVER_S = 86_400.0
 """What a client should wait that no rate will ever allow."""
+EARLY_S = 0.05
+"""So early a call may come that the rate allows, as it is delayed by less than the one before; at most half the time
+between two calls at the rate."""
 _ROUNDING = 1e-6
 """A token that lacks no more than this is there: times are rounded."""
 
@@ -27,6 +34,16 @@ class BucketShape:
     per_s: float
     hold_s: float
     """How long a bucket that was full waits with its refill."""
+
+    @property
+    def credit(self) -> float:
+        """The part of a token that may lack: less than one, so that a full bucket never gives more than it holds."""
+        return min(EARLY_S * self.per_s, 0.5) + _ROUNDING
+
+    @property
+    def early_s(self) -> float:
+        """How long before there is a token it may be taken."""
+        return self.credit / self.per_s if self.per_s else 0.0
 
     @property
     def refill_s(self) -> float:
@@ -66,7 +83,7 @@ class Taken:
     """How many were taken; 0: there are fewer than were asked for at least."""
     wait_s: float
     """0.0: as many as were asked for at most were taken. Else until there is one more or, where none was taken, until
-    there are as many as were asked for at least."""
+    there are as many as were asked for at least, without credit."""
 
 
 def take(shape: BucketShape, state: BucketState, least: int, most: int, now_s: float) -> Taken:
@@ -76,10 +93,10 @@ def take(shape: BucketShape, state: BucketState, least: int, most: int, now_s: f
     state = _fit(shape, state, now_s)
     available, is_full = _available(shape, state, now_s)
     refills_from_s = now_s + shape.hold_s if is_full else max(state.refills_from_s, now_s)
-    if available + _ROUNDING < least:
+    if available + shape.credit < least:
         return Taken(state, 0, refills_from_s - now_s + (least - available) / shape.per_s)
-    tokens = min(most, math.floor(available + _ROUNDING))
-    left = max(0.0, available - tokens)
+    tokens = min(most, math.floor(available + shape.credit))
+    left = available - tokens
     full_at_s = refills_from_s + (shape.capacity - left) / shape.per_s
     wait_s = 0.0 if tokens == most else refills_from_s - now_s + (1.0 - left) / shape.per_s
     return Taken(BucketState(full_at_s, refills_from_s), tokens, wait_s)
@@ -96,7 +113,7 @@ class Level:
 def look(shape: BucketShape, state: BucketState, now_s: float) -> Level:
     state = _fit(shape, state, now_s)
     available, _ = _available(shape, state, now_s)
-    return Level(math.floor(available + _ROUNDING), max(0.0, state.full_at_s - now_s))
+    return Level(max(0, math.floor(available + shape.credit)), max(0.0, state.full_at_s - now_s))
 
 
 def give_back(shape: BucketShape, state: BucketState, tokens: int) -> BucketState:
@@ -107,18 +124,18 @@ def give_back(shape: BucketShape, state: BucketState, tokens: int) -> BucketStat
 
 
 def _fit(shape: BucketShape, state: BucketState, now_s: float) -> BucketState:
-    """The state of a bucket whose rate has changed: no emptier than an empty one of this shape can be. Else a client
-    would wait as long as the rate before would have made it wait."""
+    """The state of a bucket whose rate has changed: no emptier than one of this shape can be. Else a client would wait
+    as long as the rate before would have made it wait."""
     if not shape.per_s:
         return state
     refills_from_s = min(state.refills_from_s, now_s + shape.hold_s)
-    empty_s = max(refills_from_s, now_s) + shape.refill_s
+    empty_s = max(refills_from_s, now_s) + shape.refill_s + shape.early_s
     return BucketState(min(state.full_at_s, empty_s), refills_from_s)
 
 
 def _available(shape: BucketShape, state: BucketState, now_s: float) -> tuple[float, bool]:
-    """Tokens that are there, and whether the bucket is full."""
+    """Tokens that are there, negative where one was taken on credit, and whether the bucket is full."""
     if state.full_at_s <= now_s:
         return float(shape.capacity), True
     since_s = max(state.refills_from_s, now_s)
-    return max(0.0, shape.capacity - (state.full_at_s - since_s) * shape.per_s), False
+    return shape.capacity - (state.full_at_s - since_s) * shape.per_s, False
