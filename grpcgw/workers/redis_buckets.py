@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -44,26 +46,26 @@ SCRIPT = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local capacity, per_s, hold = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local least, most, back = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local least, most, back, credit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local full_at, refills_from = 0, 0
 local stored = redis.call('GET', KEYS[1])
 if stored then
   local first, second = string.match(stored, '(%S+) (%S+)')
   refills_from = math.min(tonumber(second), now + hold)
-  full_at = math.min(tonumber(first), math.max(refills_from, now) + capacity / per_s)
+  full_at = math.min(tonumber(first), math.max(refills_from, now) + (capacity + credit) / per_s)
 end
 if back > 0 and full_at > now then full_at = math.max(refills_from, full_at - back / per_s) end
 local full = full_at <= now
 local from = math.max(refills_from, now)
 local available = capacity
-if full then from = now + hold else available = math.max(0, capacity - (full_at - from) * per_s) end
-local tokens = math.min(most, math.floor(available + 0.000001))
+if full then from = now + hold else available = capacity - (full_at - from) * per_s end
+local tokens = math.min(most, math.floor(available + credit))
 local wait = 0
 if tokens < least then
   tokens = 0
   wait = from - now + (least - available) / per_s
 else
-  local left = math.max(0, available - tokens)
+  local left = available - tokens
   full_at, refills_from = from + (capacity - left) / per_s, from
   if tokens < most then wait = from - now + (1 - left) / per_s end
 end
@@ -77,8 +79,42 @@ return {tokens, math.ceil(wait * 1000000)}
 is "full_at refills_from"; returns the tokens and the wait in microseconds."""
 
 
+@dataclass(slots=True)
+class _Wish:
+    """What a trip is to get for a counter. Made in the thread that counts, which alone may change the counter."""
+
+    tokens: int
+    """That RPCs wait for."""
+    lease: int
+    """That the counter would like."""
+    back: int
+    """That it has left of its last lease, and gives back."""
+
+
+class _Trip:
+    """One round trip: it waits for the one before to land, and takes the wishes of all RPCs that come until then."""
+
+    def __init__(self) -> None:
+        self.wishes: dict[LimitCounter, _Wish] = {}
+        self._landed = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        if not self._landed:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+    def land(self) -> None:
+        self._landed = True
+        for future in self._waiting:
+            if not future.done():  # as that of a cancelled RPC is
+                future.set_result(None)
+
+
 class RedisBuckets:
-    """A `RemoteBuckets`. Its coroutines run on one loop; the other methods may be called by another thread."""
+    """A `RemoteBuckets`. Its coroutines run on one loop; the other methods may be called by another thread, the one
+    that counts: so only these touch counters."""
 
     def __init__(self, url: RedisUrl, password: str | None = None, answer_s: float = ANSWER_S) -> None:
         """`password`: instead of that in the URL. Raises ValueError for a URL that redis-py cannot read."""
@@ -92,10 +128,8 @@ class RedisBuckets:
             self._redis.connection_pool.connection_kwargs["password"] = password
         self._script_hash = ""
         self._away = False
-        self._wanted: dict[LimitCounter, int] = {}
-        """Counters that the next trip gets leases for, and the tokens that RPCs wait for."""
-        self._landing: asyncio.Future[None] | None = None
-        """Done when that trip is over."""
+        self._next, self._next_lock = _Trip(), threading.Lock()
+        """The lock: a wish is either in the trip that begins, or in the one after it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._flying = False
         self._leased: deque[Leased] = deque()
@@ -111,21 +145,29 @@ class RedisBuckets:
 
     def lease(self, counters: Sequence[LimitCounter], hits: int) -> Callable[[], Coroutine[Any, Any, Allow]]:
         """As `RemoteBuckets.lease`. RPCs that wait at the same time share a trip."""
-        return lambda: self._wait(counters, hits)
+        now_s = time.monotonic()
+        with self._next_lock:
+            trip = self._next
+            for counter in counters:
+                wish = trip.wishes.get(counter)
+                if wish is None:
+                    lease = counter.plan_lease(now_s)
+                    wish = trip.wishes[counter] = _Wish(0, lease, counter.hand_over())
+                wish.tokens += hits
+        return lambda: self._wait(trip)
 
-    async def _wait(self, counters: Sequence[LimitCounter], hits: int) -> Allow:
-        if self._away:
-            return ALLOW
-        for counter in counters:
-            self._wanted[counter] = self._wanted.get(counter, 0) + hits
-        if self._landing is None:
-            self._landing = asyncio.get_running_loop().create_future()
-        landing = self._landing
-        if not self._flying:
-            self._flying = True
-            self._start(self._fly())
-        await asyncio.shield(landing)  # a cancelled RPC does not end the trip of others
+    async def _wait(self, trip: _Trip) -> Allow:
+        if not self._away:
+            if not self._flying:
+                self._flying = True
+                self._start(self._fly())
+            await trip.wait()
         return ALLOW
+
+    def _begin_trip(self) -> _Trip:
+        with self._next_lock:
+            trip, self._next = self._next, _Trip()
+        return trip
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -135,12 +177,11 @@ class RedisBuckets:
     async def _fly(self) -> None:
         """One trip after the other, while there is something to lease."""
         try:
-            while self._wanted:
-                wanted, self._wanted = self._wanted, {}
-                landing, self._landing = self._landing, None
+            while self._next.wishes:
+                trip = self._begin_trip()
                 try:
                     async with asyncio.timeout(self._answer_s if self._script_hash else FIRST_ANSWER_S):
-                        await self._exchange(wanted)
+                        await self._exchange(trip.wishes)
                     self._late = 0
                 except TimeoutError as error:
                     self._late += 1
@@ -149,30 +190,30 @@ class RedisBuckets:
                 except Exception as error:  # whatever it is: the buckets of this machine count, and no RPC waits
                     self._go_away(error)
                 finally:
-                    if landing is not None and not landing.done():
-                        landing.set_result(None)
+                    trip.land()
         finally:
             self._flying = False
 
-    async def _exchange(self, wanted: dict[LimitCounter, int]) -> None:
-        now_s = time.monotonic()
-        plans = [(counter, tokens, max(tokens, counter.plan_lease(now_s))) for counter, tokens in wanted.items()]
+    async def _exchange(self, wishes: dict[LimitCounter, _Wish]) -> None:
         try:
-            answers = await self._run_scripts(plans)
+            answers = await self._run_scripts(wishes)
         except NoScriptError:
             self._script_hash = ""
-            answers = await self._run_scripts(plans)
-        for (counter, _, _), (tokens, wait_us) in zip(plans, answers, strict=True):
+            answers = await self._run_scripts(wishes)
+        for counter, (tokens, wait_us) in zip(wishes, answers, strict=True):
             self._leased.append(Leased(counter, int(tokens), int(wait_us) / 1e6))
 
-    async def _run_scripts(self, plans: list[tuple[LimitCounter, int, int]]) -> list[list[int]]:
+    async def _run_scripts(self, wishes: dict[LimitCounter, _Wish]) -> list[list[int]]:
         if not self._script_hash:
             await self._load_script()
         pipeline = self._redis.pipeline(transaction=False)
-        for counter, _, most in plans:
+        for counter, wish in wishes.items():
             shape = counter.shape
             # At least one token: where some are left, the RPCs that come first get them.
-            numbers = (shape.capacity, repr(shape.per_s), shape.hold_s, 1, most, counter.hand_over())
+            numbers = (
+                *(shape.capacity, repr(shape.per_s), shape.hold_s),
+                *(1, max(wish.tokens, wish.lease), wish.back, repr(shape.credit)),
+            )
             pipeline.evalsha(self._script_hash, 1, _key_of(counter), *map(str, numbers))
         return await pipeline.execute()
 
@@ -182,7 +223,7 @@ class RedisBuckets:
 
     async def _try_script(self) -> None:
         """A replica and a server without memory load a script, but do not run one that writes. Raises RedisError."""
-        await self._redis.evalsha(self._script_hash, 1, PROBE_KEY, *map(str, (1, 1.0, 0.0, 1, 1, 0)))
+        await self._redis.evalsha(self._script_hash, 1, PROBE_KEY, *map(str, (1, 1.0, 0.0, 1, 1, 0, 0)))
 
     def _go_away(self, error: BaseException) -> None:
         if not self._away:

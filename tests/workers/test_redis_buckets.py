@@ -18,7 +18,7 @@ from grpcgw.policy.limits.limiter import Limiter, LimitRules
 from grpcgw.policy.limits.token_bucket import NEVER_S
 from grpcgw.settings import RedisUrl
 from grpcgw.settings.redis_url import parse_redis_url
-from grpcgw.workers.redis_buckets import ANSWER_S, RedisBuckets
+from grpcgw.workers.redis_buckets import ANSWER_S, SCRIPT, RedisBuckets
 from tests.redis_server import RedisServer
 
 FOO = ((("k", "foo"),),)
@@ -43,8 +43,8 @@ class Gateway:
 
     def __init__(self, url: str, rate: Rate, password: str | None = None, answer_s: float = ANSWER_S) -> None:
         self.remote = RedisBuckets(parse_redis_url(url), password, answer_s)
-        self._limiter = Limiter(BucketTable(memoryview(bytearray(TABLE_BYTES)), NoLock()), self.remote)
-        self._rules = LimitRules("d", [LabelLimit("one", ((("k", ""),),), rate)])
+        self.limiter = Limiter(BucketTable(memoryview(bytearray(TABLE_BYTES)), NoLock()), self.remote)
+        self.rules = LimitRules("d", [LabelLimit("one", ((("k", ""),),), rate)])
         self.trips = 0
         self.slowest_s = 0.0
         self.wait_s = 0.0
@@ -52,7 +52,7 @@ class Gateway:
     async def allows(self, descriptors: tuple[Descriptor, ...] = FOO) -> bool:
         began_s = time.monotonic()
         while True:
-            decision = self._limiter.decide(self._rules, descriptors, 1, time.monotonic())
+            decision = self.limiter.decide(self.rules, descriptors, 1, time.monotonic())
             if not decision.pending:
                 break
             self.trips += 1
@@ -97,6 +97,24 @@ def test_the_script_is_the_bucket(server: RedisServer) -> None:
             else:
                 first_s = 3600 if rate.burst is None else 1200
                 assert gateway.wait_s == pytest.approx(first_s, abs=5)
+
+    asyncio.run(run())
+
+
+def test_the_script_gives_credit_as_the_bucket_does(server: RedisServer) -> None:
+    """With a rate so slow that this machine's speed does not matter: a token in 100 s, and credit for 50 s."""
+
+    async def run() -> None:
+        redis = Gateway(server.url, Rate(1, Unit.SECOND)).remote._redis
+
+        async def take(full_in_s: float) -> tuple[int, float]:
+            now_s = time.time()
+            await redis.set("bucket", f"{now_s + full_in_s} {now_s}")
+            tokens, _ = await redis.eval(SCRIPT, 1, "bucket", *map(str, (1, 0.01, 0, 1, 1, 0, 0.5)))  # type: ignore[misc]
+            return tokens, float((await redis.get("bucket")).split()[0]) - now_s
+
+        assert await take(70) == (0, pytest.approx(70, abs=0.1))
+        assert await take(30) == (1, pytest.approx(130, abs=5)), "the next call waits so much longer"
 
     asyncio.run(run())
 
@@ -165,6 +183,30 @@ def test_a_server_that_was_never_there_costs_one_wait(tmp_path: Path) -> None:
         assert gateway.trips == 1
 
     asyncio.run(run())
+
+
+def test_what_a_lease_has_left_is_handed_over_before_another_thread_gets_the_next_one(server: RedisServer) -> None:
+    """Else the thread that counts spends tokens that the coroutine, in the other engine's second thread, gives back."""
+    gateway = Gateway(server.url, Rate(1000, Unit.HOUR, 10))
+    counter = gateway.rules.make_counter(FOO[0])
+    assert counter is not None
+
+    async def read_full_at() -> float:
+        (key,) = await gateway.remote._redis.keys("*")
+        return float((await gateway.remote._redis.get(key)).split()[0])
+
+    async def run() -> tuple[float, float]:
+        await gateway.remote.lease((counter,), 6)()
+        (leased,) = gateway.remote.collect()
+        before_s = await read_full_at()
+        counter.note_lease(leased.tokens, 1, leased.wait_s, time.monotonic())
+        begin = gateway.remote.lease((counter,), 1)
+        assert counter.left == 0, "no RPC gets tokens that the trip gives back"
+        await begin()
+        return before_s, await read_full_at()
+
+    before_s, after_s = asyncio.run(run())
+    assert after_s - before_s == pytest.approx(-5 * 3.6, abs=0.1), "of six tokens five are there again"
 
 
 def test_a_cancelled_rpc_leaves_others_their_lease(server: RedisServer) -> None:
