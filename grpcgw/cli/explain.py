@@ -20,6 +20,8 @@ from grpcgw.settings import CompileSettings
 
 if TYPE_CHECKING:  # loaded when a directory is compiled, not for --help
     from grpcgw.model.metadata import MetadataValue
+    from grpcgw.model.snapshot import Snapshot
+    from grpcgw.policy.client_certificates import ClientCertificate
     from grpcgw.policy.request import Request
     from grpcgw.session.explanation import Explanation, MappingOutcome
 
@@ -34,21 +36,60 @@ def explain(
     authority: Annotated[str, typer.Option("--authority", help="The name that is called.")] = "localhost",
     peer: Annotated[str, typer.Option("--peer", help="IP address of the client.")] = "127.0.0.1",
     tls: Annotated[bool, typer.Option("--tls", help="The call comes over TLS.")] = False,
+    client_certificate: Annotated[
+        Path | None,
+        typer.Option("--client-certificate", exists=True, dir_okay=False, help="PEM file: what the client shows."),
+    ] = None,
+    client_san: Annotated[
+        list[str] | None,
+        typer.Option("--client-san", help="In place of a file: a URI (SPIFFE ID) or DNS name in the certificate."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Show which Mapping serves a call, and which policies would allow or refuse it, and why. Sends nothing."""
     from grpcgw.session.explanation import explain_rpc
 
-    request = make_request(method, header or [], token, authority, peer, tls)
+    certificate = make_certificate(client_certificate, client_san or [])
+    request = make_request(method, header or [], token, authority, peer, tls or certificate is not None)
+    request.certificate = certificate
     compiled = compile_directory(config, settings)
     found = add_own_answer(explain_rpc(compiled.snapshot, request, time.monotonic()), request.path)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
         typer.echo("\n".join(render(found)))
+    if certificate is not None and not asks_for_certificates(compiled.snapshot):
+        complain("no TLSContext or Host asks clients for a certificate: a gateway with this configuration sees none")
     if compiled.problems:
         complain(f"{count(len(compiled.problems), 'problem')} found: see `grpcgw check {config}`")
     return 0
+
+
+def make_certificate(file: Path | None, names: list[str]) -> ClientCertificate | None:
+    """What a client shows, taken as verified; None: nothing. Raises UserError for a file without a certificate."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from grpcgw.engines.http2.peer_certificates import describe_certificate
+    from grpcgw.policy.client_certificates import ClientCertificate
+
+    if file is None:
+        uris, hosts = [one for one in names if ":" in one], [one for one in names if ":" not in one]
+        return ClientCertificate(b"", b"", "", tuple(uris), tuple(hosts)) if names else None
+    if names:
+        raise UserError("--client-certificate or --client-san, not both: the file has the names")
+    try:
+        own, *chain = x509.load_pem_x509_certificates(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} has no certificate as PEM") from error
+    return describe_certificate(
+        own.public_bytes(Encoding.DER), b"".join(one.public_bytes(Encoding.PEM) for one in chain)
+    )
+
+
+def asks_for_certificates(snapshot: Snapshot) -> bool:
+    listeners = [one for listener in snapshot.listeners or () for one in listener.certificates]
+    return any(one.client_ca for one in (*snapshot.certificates, *listeners))
 
 
 def make_request(method: str, headers: list[str], token: str, authority: str, peer: str, tls: bool) -> Request:

@@ -10,6 +10,7 @@ import pytest
 
 from grpcgw.cli.demo_processes import ROOT
 from grpcgw.cli.main import execute
+from tests.pems import key_pair
 
 JWT = ROOT / "examples" / "filters" / "jwt.yaml"
 LIMITS = ROOT / "examples" / "rate-limits" / "mapping.yaml"
@@ -143,6 +144,65 @@ spec: {hostname: "*", prefix: /greet.GrpcService/, service: "greet:50051"}
     why = found["mappings"][0]["policies"][0]["why"]  # type: ignore[index]
     assert "auth.default:50051" in why
     assert "fails closed" in why
+
+
+SPIFFE = "spiffe://cluster.local/ns/shop/sa/web"
+RULES = f"""
+apiVersion: grpcgw.io/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: shop}}
+spec: {{rules: [{{principals: [{{uri: "{SPIFFE}"}}, {{dns: web.shop}}, {{subject: "CN=web"}}]}}]}}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Mapping
+metadata: {{name: greet}}
+spec: {{hostname: "*", prefix: /greet.GrpcService/, service: "greet:50051"}}
+"""
+
+
+def verdict_for(folder: Path, capsys: pytest.CaptureFixture[str], *identity: str) -> str:
+    (folder / "rules.yaml").write_text(RULES)
+    ((_, verdict),) = verdicts(explained(capsys, GREET, "--config", str(folder / "rules.yaml"), *identity))
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("names", "verdict"),
+    [((), "refuses"), ((SPIFFE,), "allows"), (("urn:x", "web.shop"), "allows"), (("other.shop",), "refuses")],
+)
+def test_a_client_with_these_names_in_its_certificate(
+    names: tuple[str, ...], verdict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [text for name in names for text in ("--client-san", name)]
+    assert verdict_for(tmp_path, capsys, *options) == verdict
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("web", "allows"), ("other", "refuses")])
+def test_a_client_with_the_certificate_of_a_file(
+    name: str, verdict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "client.pem"
+    file.write_bytes(b"".join(reversed(key_pair(name))))
+    assert verdict_for(tmp_path, capsys, "--client-certificate", str(file)) == verdict
+
+
+def test_a_certificate_that_no_port_asks_for_is_said_to_be_unseen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rules.yaml").write_text(RULES)
+    assert execute(["explain", GREET, "--config", str(tmp_path / "rules.yaml"), "--client-san", SPIFFE]) == 0
+    assert "asks clients for a certificate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("--client-san", SPIFFE)])
+def test_a_file_without_a_certificate_is_a_line_on_stderr(
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "client.pem"
+    file.write_bytes(key_pair("web")[1])
+    assert execute(["explain", GREET, "--config", str(JWT), "--client-certificate", str(file), *more]) == 1
+    said = capsys.readouterr().err
+    assert "not both" in said if more else f"{file} has no certificate" in said
 
 
 def test_a_header_without_a_value_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,15 +24,18 @@ _UNREADABLE = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameT
 def describe_peer(connection: ssl.SSLObject) -> ClientCertificate | None:
     """None: it has shown none, or it was not verified."""
     der = connection.getpeercert(binary_form=True)
-    if der is None:
-        return None
+    return None if der is None else describe_certificate(der, _read_chain(connection))
+
+
+def describe_certificate(der: bytes, chain: bytes) -> ClientCertificate:
+    """`chain`: what came with it, as PEM."""
     try:
         certificate = x509.load_der_x509_certificate(der)
         subject = certificate.subject.rfc4514_string(_SHORT_NAMES)
         uris, names = _read_alternative_names(certificate)
     except _UNREADABLE:  # OpenSSL accepts some that `cryptography` does not; the hash alone identifies them
-        return ClientCertificate(_pem(der), _read_chain(connection), "", (), (), readable=False)
-    return ClientCertificate(_pem(der), _read_chain(connection), subject, uris, names)
+        return ClientCertificate(_pem(der), chain, "", (), (), readable=False)
+    return ClientCertificate(_pem(der), chain, subject, uris, names)
 
 
 def _read_alternative_names(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[str, ...]]:
