@@ -22,6 +22,7 @@ from grpcgw.engines.http2.tls_layer import CLIENT_LEFT, HTTP, NO_TLS, TlsClosed,
 from grpcgw.engines.http2.turn import Turn
 from grpcgw.logs import DefectLog
 from grpcgw.model.listener import ALPN_HTTP1, ALPN_HTTP2, ServerCertificate
+from grpcgw.policy.addresses import parse_address
 from grpcgw.policy.request import Peer
 from grpcgw.telemetry.client_counters import CloseCause
 
@@ -278,4 +279,6 @@ class Arrival(asyncio.Protocol):
 
 
 def _peer(address: str, port: int) -> Peer:
-    return Peer(address.partition("%")[0], port)
+    """A client that comes by IPv4 has an IPv4 address, also on a port for both, which maps it into IPv6."""
+    found = parse_address(address.partition("%")[0])
+    return Peer("" if found is None else str(found), port)

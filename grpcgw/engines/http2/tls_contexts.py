@@ -44,7 +44,7 @@ class ServerContexts:
     def certificate_for(self, name: str | None) -> ServerCertificate:
         """Of the server name: the exact one, else that of the longest glob (`*.x` before `x.*`), else `*`, else the
         first."""
-        return self._names.find(name or "")
+        return self._names.find((name or "").removesuffix("."))
 
     def may_call(self, shown: ServerCertificate, authority: str) -> bool:
         """Whether an RPC to `authority` may come over a connection whose handshake was that of `shown`: the handshake
@@ -91,7 +91,8 @@ class _Names:
             self._exact[host] = certificate
 
     def find(self, name: str) -> ServerCertificate:
-        wanted = name.lower().removesuffix(".")
+        """`name`: as calls are matched with Hosts, or a call would need the handshake of another Host than its own."""
+        wanted = name.lower()
         return self._exact.get(wanted) or self._find_glob(wanted) or self._other
 
     def _find_glob(self, name: str) -> ServerCertificate | None:

@@ -162,6 +162,16 @@ def test_failed_handshakes_are_counted_by_cause(http2: Lab) -> None:
     eventually(lambda: failures == {"no-tls": 2, "http": 2, "own-certificate-refused": 1}, lambda: str(failures))
 
 
+@pytest.mark.parametrize("header", [b"", b"PROXY TCP6 ::ffff:127.0.0.1 ::1 4711 443\r\n"], ids=["TCP", "PROXY"])
+def test_who_comes_by_ipv4_to_a_port_of_ipv6_has_an_ipv4_address(http2: Lab, header: bytes) -> None:
+    """As Envoy and grpc core tell it to pods."""
+    pod = http2.pod("a")
+    port = clear_port(address="::", proxy_protocol=bool(header))
+    number = http2.gateway(pod, ports=(port,)).engine.ports.numbers()[0]
+    assert call(connect(number, header)) == "a:x"
+    assert pod.calls[0].values("x-forwarded-for") == ["127.0.0.1"]
+
+
 # --- PROXY
 
 
