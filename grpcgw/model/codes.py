@@ -39,6 +39,13 @@ _OF_HTTP = {
     504: Code.UNAVAILABLE,
 }
 
+_OF_RESET = {
+    7: Code.UNAVAILABLE,  # REFUSED_STREAM
+    8: Code.CANCELLED,  # CANCEL
+    11: Code.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
+    12: Code.PERMISSION_DENIED,  # INADEQUATE_SECURITY
+}
+
 _NAMES = tuple(code.name for code in Code)
 
 OTHER_CODE = -1
@@ -60,3 +67,8 @@ def status_name(code: int) -> str:
 def code_of_http(status: int) -> Code:
     """The gRPC code of an HTTP status (grpc/grpc doc/http-grpc-status-mapping.md)."""
     return _OF_HTTP.get(status, Code.UNKNOWN)
+
+
+def code_of_reset(error: int) -> Code:
+    """The gRPC code of an HTTP/2 error with which a pod resets a stream (grpc `PROTOCOL-HTTP2`, Errors)."""
+    return _OF_RESET.get(error, Code.INTERNAL)

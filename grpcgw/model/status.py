@@ -139,4 +139,6 @@ def safe_to_retry(reason: Reason) -> bool:
 
 def counts_against_pod(status: Status) -> bool:
     """Whether the status is a sign of the pod's health rather than of the request."""
+    if status.cause is Reason.STREAM_RESET:  # with whatever error
+        return True
     return status.code in POD_FAILURES and status.cause is not Reason.BAD_METADATA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from grpcgw.model.codes import Code
 from grpcgw.model.objects import ObjectKey
@@ -86,5 +87,7 @@ def _waiting(pod: Pod | None) -> str:
     return "" if pod is None else f" while waiting for pod {pod.endpoint}"
 
 
-def try_failed(reason: Reason, key: ObjectKey, pod: Pod, cause: str) -> Status:
-    return make_status(reason, f"{key}: pod {pod.endpoint}: {cause}")
+def try_failed(reason: Reason, key: ObjectKey, pod: Pod, cause: str, code: int | None = None) -> Status:
+    """`code`: None: that of the reason."""
+    status = make_status(reason, f"{key}: pod {pod.endpoint}: {cause}")
+    return status if code is None else replace(status, code=code)

@@ -72,11 +72,11 @@ class FurtherTries:
             return status
         if not replies.count and safe_to_retry(cause) and requests.replayable and self.repeat(failed.pod):
             return Again(None)
-        return ending.try_failed(cause, target.key, failed.pod, status.details)
+        return ending.try_failed(cause, target.key, failed.pod, status.details, _final_code(status, cause))
 
     def _describe(self, status: Status, cause: Reason | None, expired: bool, committed: bool, now_s: float) -> Failure:
         return Failure(
-            code=status.code if cause is None or expired else make_status(cause, "").code,  # what the client would get
+            code=status.code if cause is None or expired else _final_code(status, cause),
             trailers=status.trailers,
             never_reached=cause is not None and safe_to_retry(cause),
             timed_out=expired,
@@ -116,3 +116,8 @@ class FurtherTries:
         """The RPC is over: give the retry budget back."""
         if self._retries is not None:
             self._retries.close()
+
+
+def _final_code(status: Status, cause: Reason) -> int:
+    """The code that the client would get. Of a reset it depends on HTTP/2's error, which the engine has translated."""
+    return status.code if cause is Reason.STREAM_RESET else make_status(cause, "").code

@@ -18,7 +18,8 @@ from grpcgw.engines.generic_handler.pod_attempt import LOST_STATUS_S, WRITE_FAIL
 from grpcgw.model.route import Unenforced
 
 NO_ERROR, REFUSED_STREAM = 0, 7
-UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 2, 4, 12, 13, 14
+CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 1, 2, 4, 7, 8
+UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 12, 13, 14
 DETAILS = b"\x08\x05\x12\x03abc\xff\x00"
 
 
@@ -257,6 +258,9 @@ def broken_message(stream: Stream) -> None:
     [
         pytest.param(reset(2), INTERNAL, "stream-reset", id="reset with INTERNAL_ERROR"),
         pytest.param(reset(0), INTERNAL, "stream-reset", id="reset with NO_ERROR"),
+        pytest.param(reset(8), CANCELLED, "stream-reset", id="reset with CANCEL"),
+        pytest.param(reset(11), RESOURCE_EXHAUSTED, "stream-reset", id="reset with ENHANCE_YOUR_CALM"),
+        pytest.param(reset(12), PERMISSION_DENIED, "stream-reset", id="reset with INADEQUATE_SECURITY"),
         pytest.param(close_connection, UNAVAILABLE, "connection-lost", id="connection closed"),
         pytest.param(garbage, None, None, id="garbage"),
     ],
@@ -377,6 +381,8 @@ def test_bytes_that_are_no_message_end_with_the_idle_timeout(lab: Lab) -> None:
     ("failure", "code", "reason"),
     [
         pytest.param(reset(2), grpc.StatusCode.INTERNAL, "stream-reset", id="reset"),
+        pytest.param(reset(7), grpc.StatusCode.UNAVAILABLE, "stream-reset", id="reset with REFUSED_STREAM"),
+        pytest.param(reset(8), grpc.StatusCode.CANCELLED, "stream-reset", id="reset with CANCEL"),
         pytest.param(close_connection, grpc.StatusCode.UNAVAILABLE, "connection-lost", id="connection closed"),
         pytest.param(garbage, grpc.StatusCode.UNAVAILABLE, "connection-lost", id="garbage"),
     ],

@@ -47,6 +47,7 @@ def test_codes_that_speak_of_the_request_do_not_count_against_the_pod() -> None:
     assert {code for code in Code if counts_against_pod(Status(code, "words"))} == failures
     assert counts_against_pod(Status(Code.INTERNAL, "Invalid metadata"))
     assert not counts_against_pod(Status(Code.INTERNAL, "Invalid metadata", cause=Reason.BAD_METADATA))
+    assert counts_against_pod(Status(Code.CANCELLED, "", cause=Reason.STREAM_RESET))
 
 
 def test_a_code_grpc_does_not_define_does_not_count_against_the_pod() -> None:

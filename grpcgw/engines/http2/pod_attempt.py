@@ -24,7 +24,7 @@ from grpcgw.engines.http2.h2 import (
 from grpcgw.engines.http2.headers import BadField, Field, parse_response, parse_trailers
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.turn import Flushed, Pumped, Turn
-from grpcgw.model.codes import Code
+from grpcgw.model.codes import Code, code_of_reset
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
 from grpcgw.session.call import Opening, TryEvents
@@ -268,7 +268,7 @@ class PodAttempt:
             self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT), reset=False)
         elif by_pod:
             what = f"the pod reset the stream (HTTP/2 error {code})"
-            self._end(Status(Code.INTERNAL, what, cause=Reason.STREAM_RESET), reset=False)
+            self._end(Status(code_of_reset(code), what, cause=Reason.STREAM_RESET), reset=False)
         else:
             what = f"the pod's response breaks HTTP/2 (error {code})"
             self._end(Status(Code.INTERNAL, what, cause=Reason.BAD_RESPONSE), reset=False)
