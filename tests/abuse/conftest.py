@@ -60,7 +60,7 @@ def gateway(request: pytest.FixtureRequest, served: Gateway, ordinary: OrdinaryC
     lines = request.node.get_closest_marker("log_lines")
     most_lines = len(served.complaints()) + (lines.args[0] if lines else 0)
     descriptors = served.worker.num_fds()
-    ordinary.report()
+    ordinary.begin()
     yield served
     calls = ordinary.report()
     assert calls.faults == []

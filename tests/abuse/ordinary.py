@@ -1,7 +1,8 @@
 """An ordinary client in a process of its own, so that what it measures is the gateway and not a bad client's work.
 
-`python -m tests.abuse.ordinary PORT` calls again and again on one connection. For each line it reads it prints one:
-JSON with what happened since the line before (`Calls`). It ends with its standard input.
+`python -m tests.abuse.ordinary PORT` reads a line, calls again and again on one connection until it reads the next, and
+prints one: JSON with what happened in between (`Calls`). Then it rests until the next line: between the tests of abuse
+others run. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 
 import grpc
 
@@ -27,21 +29,22 @@ GIVE_UP_S = 20.0
 
 @dataclass(slots=True)
 class Calls:
-    count: int = 0
     slowest_s: float = 0.0
-    p50_s: float = 0.0
-    p99_s: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
 class OrdinaryClient:
-    """The other end: asks the process how it went."""
+    """The other end: lets the process call, and asks it how it went."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
+    def begin(self) -> None:
+        assert self._process.stdin is not None
+        print(flush=True, file=self._process.stdin)
+
     def report(self) -> Calls:
-        """The calls since the last report, at least one of them begun after this was asked."""
+        """The calls since `begin`, at least one of them begun after this was asked; there are no more."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(flush=True, file=self._process.stdin)
@@ -53,27 +56,28 @@ def running_client(root: str, port: int) -> Iterator[OrdinaryClient]:
     command = [sys.executable, "-m", "tests.abuse.ordinary", str(port)]
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         client = OrdinaryClient(process)
+        client.begin()
         client.report()
         yield client
         process.communicate()
 
 
 def main(port: int) -> None:
-    with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+    # Without a buffer, so that `select` sees each line.
+    with grpc.insecure_channel(f"{HOST}:{port}") as channel, open(0, "rb", buffering=0) as asked:
         method = channel.unary_unary(METHOD)
-        calls, took_s = Calls(), list[float]()
-        while True:
-            asked = select.select([sys.stdin], [], [], PAUSE_S)[0]
-            if asked and not sys.stdin.readline():
-                return
-            took_s.append(call(method, calls))
-            if asked:
-                took_s.sort()
-                calls.count, calls.slowest_s = len(took_s), took_s[-1]
-                calls.p50_s, calls.p99_s = took_s[len(took_s) // 2], took_s[len(took_s) * 99 // 100]
-                sys.stdout.write(json.dumps(asdict(calls)) + "\n")
-                sys.stdout.flush()
-                calls, took_s = Calls(), []
+        while asked.readline():
+            sys.stdout.write(json.dumps(asdict(call_until(asked, method))) + "\n")
+            sys.stdout.flush()
+
+
+def call_until(asked: FileIO, method: grpc.UnaryUnaryMultiCallable) -> Calls:
+    calls, over = Calls(), False
+    while not over:
+        over = bool(select.select([asked], [], [], PAUSE_S)[0])
+        calls.slowest_s = max(calls.slowest_s, call(method, calls))
+    asked.readline()
+    return calls
 
 
 def call(method: grpc.UnaryUnaryMultiCallable, calls: Calls) -> float:

@@ -29,6 +29,7 @@ def unlimited(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_a_message_of_1_gib_is_not_held(unlimited: Gateway) -> None:
     with running_client(str(ROOT), unlimited.port) as ordinary:
+        ordinary.begin()
         most_mb = before_mb = unlimited.memory_mb()
         with attacking(ATTACKS["one message of 1 GiB"], unlimited.port, unlimited.tls_port) as attacker:
 
