@@ -10,13 +10,13 @@ from grpcgw.engines.http2.http1 import check_health
 
 
 @dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class PlainAnswer:
     status: HTTPStatus
     fields: list[Field]
     body: bytes
 
 
-def answer_http(head: RequestHead, is_healthy: bool) -> HttpAnswer:
+def answer_http(head: RequestHead, is_healthy: bool) -> PlainAnswer:
     """405 for another method than POST, 415 for another content-type (grpc `PROTOCOL-HTTP2`); a health check, which
     load balancers send by the protocol that they forward, is answered as in HTTP/1.1."""
     method, path = head.method, head.path.partition("?")[0].encode("latin-1")
@@ -29,7 +29,7 @@ def answer_http(head: RequestHead, is_healthy: bool) -> HttpAnswer:
     ]
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         fields.append((b"allow", b"POST"))
-    return HttpAnswer(status, fields, b"" if method == b"HEAD" else body)
+    return PlainAnswer(status, fields, b"" if method == b"HEAD" else body)
 
 
 def _refuse(method: bytes) -> tuple[HTTPStatus, str]:
