@@ -24,7 +24,8 @@ CONFIGURATION = f"""
     ---
     kind: Module
     metadata: {{name: ambassador}}
-    spec: {{config: {{max_request_headers_kb: 1, headers_with_underscores_action: DROP_HEADER, xff_num_trusted_hops: 1}}}}
+    spec:
+      config: {{max_request_headers_kb: 1, headers_with_underscores_action: DROP_HEADER, xff_num_trusted_hops: 1}}
     ---
     apiVersion: v1
     kind: Secret
