@@ -5,19 +5,22 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.codes import Code
 from grpcgw.model.header_values import is_reserved
 from grpcgw.model.metadata import Metadata, MetadataValue
-from grpcgw.model.status import REASON_KEY
-from grpcgw.policy.verdicts import check_metadata
+from grpcgw.model.status import PUSHBACK_KEY, REASON_KEY
+from grpcgw.policy.verdicts import DETAILS_KEY, check_metadata
 
 MAX_TRAILER_BYTES = 4096
 """Of the headers of a denial, so many bytes get to the client: clients take 8 KiB of trailers in all."""
 _OVERHEAD_BYTES = 32
-MAX_CODE_DIGITS = 2
+MAX_CODE_DIGITS, MAX_PUSHBACK_DIGITS = 2, 9
+MAX_DETAILS_BYTES = 2048
+"""Longer details of a denial are left out: with them, its trailers would be more than clients take (8 KiB)."""
 
 
 class BadHeader(GrpcgwError):
@@ -57,13 +60,39 @@ def keep_sendable(headers: Iterable[tuple[str, str]]) -> Metadata:
     return tuple(kept)
 
 
-def explicit_status(headers: Iterable[tuple[str, str]]) -> tuple[int | None, str]:
-    """`grpc-status`, if it refuses, and `grpc-message` (percent-encoded, as gRPC has it) among the headers of a
-    denial."""
+@dataclass(frozen=True, slots=True)
+class ExplicitStatus:
+    """A status of gRPC among the headers of a denial."""
+
+    code: int | None
+    """None: there is none that refuses, and so no details."""
+    message: str
+    details: bytes = b""
+    retry_after_ms: int | None = None
+
+
+def explicit_status(headers: Iterable[tuple[str, str]]) -> ExplicitStatus:
+    """`grpc-status`, `grpc-message` (percent-encoded, as gRPC has it), `grpc-status-details-bin` and
+    `grpc-retry-pushback-ms`, as far as they can be used."""
     found = {name.lower(): value for name, value in headers}
-    given = found.get("grpc-status", "")
-    code = int(given) if len(given) <= MAX_CODE_DIGITS and given.isascii() and given.isdecimal() else 0
-    return code if 0 < code <= Code.UNAUTHENTICATED else None, unquote(found.get("grpc-message", ""))
+    code = _read_number(found.get("grpc-status", ""), MAX_CODE_DIGITS)
+    message = unquote(found.get("grpc-message", ""))
+    if code is None or not 0 < code <= Code.UNAUTHENTICATED:
+        return ExplicitStatus(None, message)
+    details = _read_details(found.get(DETAILS_KEY, ""))
+    return ExplicitStatus(code, message, details, _read_number(found.get(PUSHBACK_KEY, ""), MAX_PUSHBACK_DIGITS))
+
+
+def _read_number(text: str, most_digits: int) -> int | None:
+    return int(text) if len(text) <= most_digits and text.isascii() and text.isdecimal() else None
+
+
+def _read_details(value: str) -> bytes:
+    try:
+        details = _decode(value)
+    except (ValueError, binascii.Error):
+        return b""
+    return details if len(details) <= MAX_DETAILS_BYTES else b""
 
 
 def _decode(value: str) -> bytes:

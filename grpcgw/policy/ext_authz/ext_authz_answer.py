@@ -13,7 +13,14 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.codes import Code, code_of_http
-from grpcgw.policy.answer_headers import BadHeader, explicit_status, is_dropped, keep_sendable, read_header
+from grpcgw.policy.answer_headers import (
+    MAX_DETAILS_BYTES,
+    BadHeader,
+    explicit_status,
+    is_dropped,
+    keep_sendable,
+    read_header,
+)
 from grpcgw.policy.dynamic_metadata import read_facts
 from grpcgw.policy.ext_authz.ext_authz_pb2 import CheckResponse, DeniedHttpResponse, HeaderValueOption
 from grpcgw.policy.ext_authz.service_verdicts import permit, refuse
@@ -22,8 +29,6 @@ from grpcgw.policy.verdicts import Allow, Deny, Facts
 _REFUSALS = ("denied_response", "error_response")
 MOST_KNOWN, LONGEST_KNOWN_BYTES = 1024, 1024
 """Answers that services repeat are read once: most RPCs of a user get the same one."""
-MAX_DETAILS_BYTES = 2048
-"""Longer details of a denial are left out: with them, its trailers would be more than clients take (8 KiB)."""
 
 
 class NoVerdict(GrpcgwError):
@@ -106,13 +111,14 @@ def _read_facts(answer: CheckResponse) -> Facts:
 def _read_refusal(answer: CheckResponse, denied: DeniedHttpResponse, who: str, default: Code) -> Deny:
     headers = [(one.header.key, one.header.value or one.header.raw_value.decode("latin-1")) for one in denied.headers]
     status = answer.status
-    code, said = explicit_status(headers)
+    explicit = explicit_status(headers)
+    code = explicit.code
     if code is None and denied.status.code:
         code = code_of_http(denied.status.code)
     if code is None:
         code = status.code if 0 < status.code <= Code.UNAUTHENTICATED else default
-    message = denied.body or said or status.message
-    details = status.SerializeToString() if status.details and code == status.code else b""
-    if len(details) > MAX_DETAILS_BYTES:
-        details = b""
-    return refuse(who, code, message, keep_sendable(headers), details, _read_facts(answer))
+    message = denied.body or explicit.message or status.message
+    own = status.SerializeToString() if status.details and code == status.code else b""
+    details = explicit.details or (own if len(own) <= MAX_DETAILS_BYTES else b"")
+    kept, facts = keep_sendable(headers), _read_facts(answer)
+    return refuse(who, code, message, kept, details, explicit.retry_after_ms, facts)

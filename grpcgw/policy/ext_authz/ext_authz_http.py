@@ -61,9 +61,10 @@ class HttpExchange:
         return self._refuse(answer, kept, code_of_http(answer.status))
 
     def _refuse(self, answer: HttpAnswer, kept: Iterable[tuple[str, str]], code: int) -> Deny:
-        explicit, message = explicit_status(answer.headers)
-        text = answer.body.decode("utf-8", "replace").strip() or message
-        return refuse(self._who, code if explicit is None else explicit, text, keep_sendable(kept))
+        explicit = explicit_status(answer.headers)
+        text = answer.body.decode("utf-8", "replace").strip() or explicit.message
+        code = code if explicit.code is None else explicit.code
+        return refuse(self._who, code, text, keep_sendable(kept), explicit.details, explicit.retry_after_ms)
 
 
 def _allow(kept: Iterable[tuple[str, str]]) -> Allow:

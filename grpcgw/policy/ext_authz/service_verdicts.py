@@ -23,7 +23,15 @@ def permit(
     return Allow((*replaced, *appended), without, facts, for_client)
 
 
-def refuse(who: str, code: int, message: str, metadata: Metadata = (), details: bytes = b"", facts: Facts = ()) -> Deny:
+def refuse(
+    who: str,
+    code: int,
+    message: str,
+    metadata: Metadata = (),
+    details: bytes = b"",
+    retry_after_ms: int | None = None,
+    facts: Facts = (),
+) -> Deny:
     """The refusal of an RPC by a service; `who` names it where it gives no message."""
     reason = Reason.UNAUTHENTICATED if code == Code.UNAUTHENTICATED else Reason.FORBIDDEN
-    return Deny(reason, message or f"{who} refuses the call", code, details, metadata, facts=facts)
+    return Deny(reason, message or f"{who} refuses the call", code, details, metadata, retry_after_ms, facts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.struct_pb2 import Struct
@@ -101,6 +103,21 @@ def test_a_status_that_is_not_ok_denies_whatever_else_is_said(code: int) -> None
 def test_a_grpc_status_among_the_headers_wins() -> None:
     verdict = deny(denied(403, 7, "", ("Grpc-Status", "5"), ("grpc-message", "no such tenant"), ("x-a", "1")))
     assert (verdict.code, verdict.message, verdict.metadata) == (Code.NOT_FOUND, "no such tenant", (("x-a", "1"),))
+
+
+def test_details_and_pushback_of_a_grpc_status_among_the_headers_reach_the_client() -> None:
+    packed = Status(code=8, details=[Packed(type_url="t/x", value=b"1")]).SerializeToString()
+    details = ("grpc-status-details-bin", b64encode(packed).decode().rstrip("="))
+    verdict = deny(denied(403, 7, "", ("grpc-status", "8"), details, ("Grpc-Retry-Pushback-Ms", "250")))
+    assert (verdict.code, verdict.details, verdict.retry_after_ms) == (Code.RESOURCE_EXHAUSTED, packed, 250)
+
+
+@pytest.mark.parametrize("pushback", ["-1", "soon", "99999999999", ""])
+@pytest.mark.parametrize("details", ["!", "A" * 5000])
+def test_what_a_grpc_status_cannot_have_is_left_out(details: str, pushback: str) -> None:
+    headers = ("grpc-status", "8"), ("grpc-status-details-bin", details), ("grpc-retry-pushback-ms", pushback)
+    verdict = deny(denied(403, 7, "", *headers))
+    assert (verdict.code, verdict.details, verdict.retry_after_ms) == (Code.RESOURCE_EXHAUSTED, b"", None)
 
 
 @pytest.mark.parametrize("given", ["0", "17", "-1", "seven", "", "²"])
