@@ -6,6 +6,7 @@ never was, refuses what it protects (Ambassador answers 500 then).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.policy_upstreams import compile_policy_upstream
 from grpcgw.ambassador.compile.resilience import compile_breakers
 from grpcgw.ambassador.compile.unenforced_guards import AuthScope, UnenforcedGuard
+from grpcgw.ambassador.spec.asked_service import limit_ms
 from grpcgw.ambassador.spec.auth_specs import AuthModuleSpec, AuthServiceSpec, IncludeBodySpec
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
 from grpcgw.model.cluster import Cluster
@@ -33,6 +35,7 @@ from grpcgw.model.route import Destination, PolicySettings
 
 _LEFT_OUT = "the calls of the Mappings without bypass_auth are refused"
 _LEFT_OUT_OPEN = "left out: calls are not authenticated (--serve-without-auth)"
+_PREFIX = re.compile(r"[!-\"$-~]*")
 _WHOLE_BODY = IncludeBodySpec(max_bytes=4096, allow_partial=True)
 """`allow_request_body: true`."""
 
@@ -125,14 +128,14 @@ def compile_auth_service(
         upstreams=(upstream.destination,),
         protocol=AuthProtocol(spec.proto or "http"),
         api_version=spec.protocol_version or "v3",
-        timeout_ms=spec.timeout_ms or 5000,
+        timeout_ms=limit_ms(spec.timeout_ms, 5000),
         failure_mode_allow=bool(spec.failure_mode_allow),
         code_on_error=code_of_http(spec.status_on_error.code) if spec.status_on_error else None,
         message=message,
         added_metadata=added,
         allowed_request_headers=_lower(*either, *(spec.allowed_request_headers or ())),
         allowed_authorization_headers=_lower(*either, *(spec.allowed_authorization_headers or ())),
-        path_prefix=spec.path_prefix or "",
+        path_prefix=_compile_prefix(spec, findings),
         caching=_compile_caching(spec, message, findings),
     )
     return None if findings.rejected else CompiledAuthService(settings, upstream.cluster)
@@ -171,6 +174,14 @@ def _compile_message(spec: AuthServiceSpec, findings: Findings) -> IncludedMessa
             f"the service gets at most {MAX_INCLUDED_BYTES} bytes of a message", "include_body", "max_bytes"
         )
     return IncludedMessage(min(body.max_bytes, MAX_INCLUDED_BYTES), body.allow_partial)
+
+
+def _compile_prefix(spec: AuthServiceSpec, findings: Findings) -> str:
+    """Begins with a slash, as the path of a request does."""
+    prefix = spec.path_prefix or ""
+    if spec.proto != "grpc" and not _PREFIX.fullmatch(prefix):
+        findings.error("should be a path in visible ASCII characters without '#', such as /check", "path_prefix")
+    return f"/{prefix}" if prefix and not prefix.startswith("/") else prefix
 
 
 def _compile_added(spec: AuthServiceSpec, findings: Findings) -> tuple[tuple[str, HiddenText], ...]:

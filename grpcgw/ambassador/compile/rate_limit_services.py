@@ -13,6 +13,7 @@ from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.labels import compile_default_labels, find_groups, ignore
 from grpcgw.ambassador.compile.policy_upstreams import compile_policy_upstream
 from grpcgw.ambassador.compile.unenforced_guards import UnenforcedGuard, fails_open, read_limit_scope
+from grpcgw.ambassador.spec.asked_service import limit_ms
 from grpcgw.ambassador.spec.parse import Findings, parse_spec
 from grpcgw.ambassador.spec.rate_limit_service_spec import RateLimitServiceSpec
 from grpcgw.model.cluster import Cluster
@@ -79,7 +80,7 @@ def _compile(obj: KubeObject, context: GuardContext, findings: Findings) -> Rate
         upstreams=(upstream.destination,),
         domain=spec.domain or context.default_domain,
         api_version=spec.protocol_version or "v3",
-        timeout_ms=spec.timeout_ms or 20,
+        timeout_ms=limit_ms(spec.timeout_ms, 20),
         failure_mode_deny=bool(spec.failure_mode_deny),
         code=Code.UNAVAILABLE if spec.grpc is not None and spec.grpc.is_unavailable else Code.RESOURCE_EXHAUSTED,
     )

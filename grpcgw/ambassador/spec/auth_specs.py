@@ -10,6 +10,7 @@ from grpcgw.ambassador.spec.asked_service import AskedResolver, AskedTls
 from grpcgw.ambassador.spec.fields import (
     AmbassadorId,
     Count,
+    Milliseconds,
     PositiveCount,
     PositiveMilliseconds,
     Resource,
@@ -52,7 +53,7 @@ class AuthServiceSpec(Resource):
     ] = None
     tls: AskedTls = None
     resolver: AskedResolver = None
-    timeout_ms: Annotated[PositiveMilliseconds | None, served("for the answer; default 5000")] = None
+    timeout_ms: Annotated[Milliseconds | None, served("for the answer; default 5000; 0: 5 minutes")] = None
     path_prefix: Annotated[str | None, served("of `http`: stands before the call's path")] = None
     allowed_request_headers: Annotated[
         StringOrList | None, served("of `http`: further headers for the service; a `grpc` service gets all")

@@ -85,7 +85,7 @@ class NewExternalSpec(Resource):
                 "auth_service": self.authServiceURL,
                 "proto": self.protocol,
                 "protocol_version": "v3" if self.protocol == "grpc" else None,
-                "timeout_ms": None if self.timeout is None else max(1, round(parse_duration_ms(self.timeout))),
+                "timeout_ms": None if self.timeout is None else parse_duration_ms(self.timeout),
                 "failure_mode_allow": self.failureModeAllow,
                 "status_on_error": None if self.statusOnError is None else {"code": self.statusOnError},
                 "path_prefix": http.pathPrefix,

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, model_validator
 from grpcgw.ambassador.spec.asked_service import AskedResolver, AskedTls
 from grpcgw.ambassador.spec.fields import (
     AmbassadorId,
-    PositiveMilliseconds,
+    Milliseconds,
     Resource,
     Table,
     Text,
@@ -56,7 +56,7 @@ class RateLimitServiceSpec(Resource):
     ] = None
     tls: AskedTls = None
     resolver: AskedResolver = None
-    timeout_ms: Annotated[PositiveMilliseconds | None, served("for the answer; default 20")] = None
+    timeout_ms: Annotated[Milliseconds | None, served("for the answer; default 20; 0: 5 minutes")] = None
     failure_mode_deny: Annotated[
         bool | None,
         served("`true`: calls are refused (UNAVAILABLE) where the service does not answer; default: served"),

@@ -119,6 +119,19 @@ def test_http_is_the_default_protocol() -> None:
     assert settings.allowed_authorization_headers == ("x-user",)
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("check", "/check"), ("/check?call=", "/check?call="), ("check/", "/check/"), ("", ""), ("/", "/")],
+)
+def test_the_path_begins_with_a_slash(given: str, taken: str) -> None:
+    assert only_policy(auth(proto=None, protocol_version=None, path_prefix=given)).path_prefix == taken
+
+
+def test_without_a_limit_an_answer_may_take_five_minutes() -> None:
+    """Envoy, which Ambassador gives it to, waits for ever."""
+    assert only_policy(auth(timeout_ms=0)).timeout_ms == 300_000
+
+
 def test_what_a_grpc_service_does_not_need_is_a_notice() -> None:
     compiled = compile_objects(auth(allowed_request_headers=["x-a"], path_prefix="/x", add_linkerd_headers=True))
     assert [one.partition(" has no effect")[0].rpartition("spec.")[2] for one in said(compiled, Severity.NOTICE)] == [
@@ -179,6 +192,8 @@ BAD: list[dict[str, object]] = [
     {"add_auth_headers": {"x-a": "two\nlines"}},
     {"add_auth_headers": {"x-bin": "AAE"}},
     {"typo": 1},
+    {"proto": "http", "protocol_version": None, "path_prefix": "/a b"},
+    {"proto": "http", "protocol_version": None, "path_prefix": "/a#b"},
 ]
 
 

@@ -102,6 +102,13 @@ def test_without_a_version_a_notice_says_which_is_called() -> None:
     assert "calls envoy.service.ratelimit.v3" in notice
 
 
+def test_without_a_limit_an_answer_may_take_five_minutes() -> None:
+    compiled = compile_objects(service(timeout_ms=0), mapping(labels=LABELS))
+    (settings,) = destinations(compiled)["greet.shop"].policies
+    assert isinstance(settings, RateLimitServiceSettings)
+    assert settings.timeout_ms == 300_000
+
+
 def test_a_second_one_is_an_error_at_its_source_and_the_first_serves() -> None:
     compiled = compile_objects(service("b", domain="shop"), service("a"), mapping(labels=LABELS))
     (error,) = said(compiled, Severity.ERROR)
@@ -110,7 +117,7 @@ def test_a_second_one_is_an_error_at_its_source_and_the_first_serves() -> None:
     assert settings.name == "RateLimitService a.shop"
 
 
-@pytest.mark.parametrize("wrong", [{"service": "http://:x"}, {"timeout_ms": 0}, {"tls": "missing"}, {"domain": 5}])
+@pytest.mark.parametrize("wrong", [{"service": "http://:x"}, {"timeout_ms": -1}, {"tls": "missing"}, {"domain": 5}])
 def test_one_with_errors_limits_nothing_unless_it_fails_closed(wrong: dict[str, object]) -> None:
     compiled = compile_objects(service(**wrong), mapping(labels=LABELS))
     (error,) = said(compiled, Severity.ERROR)
@@ -126,7 +133,7 @@ def test_one_with_errors_limits_nothing_unless_it_fails_closed(wrong: dict[str, 
 
 def test_the_last_good_version_serves_on() -> None:
     before = compile_objects(service(timeout_ms=30), mapping(labels=LABELS))
-    after = compile_objects(service(timeout_ms=0), mapping(labels=LABELS), last=before)
+    after = compile_objects(service(timeout_ms=-1), mapping(labels=LABELS), last=before)
     (settings,) = destinations(after)["greet.shop"].policies
     assert isinstance(settings, RateLimitServiceSettings)
     assert settings.timeout_ms == 30
