@@ -192,10 +192,13 @@ def _key_sets(view: GatewayView) -> list[Json]:
         {
             "url": one.name,
             "keys": [key.kid for key in one.keys],
+            "fetched_at": _iso(one.fetched_at_s),
             "age_s": _age_s(view.state.now_s, one.fetched_at_s),
             "failures": one.failures,
             "early_fetches": one.early,
             "error": one.fault,
+            "last_error": one.last_fault,
+            "failed_at": _iso(one.failed_at_s),
         }
         for one in view.state.key_sets
     ]

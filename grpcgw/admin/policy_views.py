@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from grpcgw.admin.cluster_views import ClusterView
+from grpcgw.model.filters import FilterPolicySettings
+from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.rate_limits import RateLimitSettings
 from grpcgw.model.route import Destination, PolicySettings
 from grpcgw.policy.catalogue import CATALOGUE
@@ -56,6 +58,12 @@ class PolicyStates:
     def _find_trouble(self, settings: PolicySettings) -> str:
         if isinstance(settings, RateLimitSettings) and self._redis_away:
             return "Redis is away: the limits hold on this machine alone"
+        parts = settings.filters if isinstance(settings, FilterPolicySettings) else (settings,)
+        keyless = [
+            f"{one.name} has no keys: {one.no_keys}" for one in parts if isinstance(one, JwtSettings) and one.no_keys
+        ]
+        if keyless:
+            return "; ".join(keyless)
         used = (self._clusters.get(part.cluster) for one in settings.upstreams for part in one.clusters)
         dead = [str(one.cluster.service) for one in used if one is not None and one.is_dead]
         return f"no pod of {', '.join(dict.fromkeys(dead))} is ready" if dead else ""

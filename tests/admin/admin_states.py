@@ -13,6 +13,7 @@ from grpcgw.admin.allowed_hosts import USUAL_HOSTS, KnownHosts
 from grpcgw.admin.http_connections import USUAL_LIMITS, Limits
 from grpcgw.admin.server import AdminServer
 from grpcgw.admin.state import GatewayState, ListenerState
+from grpcgw.discovery.sources.key_sets import KeySetStatus
 from grpcgw.discovery.store import SourceStatus
 from grpcgw.model.cluster import Cluster, ResolverKind, ServiceRef
 from grpcgw.model.endpoints import Endpoint, EndpointSet, PodState
@@ -22,6 +23,7 @@ from grpcgw.model.objects import ObjectKey, Problem, Severity
 from grpcgw.model.route import Destination, Route, WeightedCluster
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.telemetry.report import LATENCY_BUCKETS_S, MethodReport, PodReport, WorkerReport
+from tests.jwts import keys_of, make_signer
 
 NOW_S = 1_760_000_000.0
 GREET = "greet-endpoint"
@@ -184,6 +186,24 @@ def problem_state() -> GatewayState:
             ),
             "gone": EndpointSet((), "Service gone does not exist in namespace gone"),
         },
+        key_sets=(
+            KeySetStatus(
+                "https://issuer.example/jwks",
+                keys_of(make_signer()),
+                NOW_S - 40,
+                failures=2,
+                early=3,
+                last_fault="its answer is 503",
+                failed_at_s=NOW_S - 300,
+            ),
+            KeySetStatus(
+                "https://away.example/jwks",
+                failures=7,
+                fault="no answer",
+                last_fault="no answer",
+                failed_at_s=NOW_S - 1,
+            ),
+        ),
         sources=(
             SourceStatus("kubernetes EndpointSlice", True, NOW_S - 95, False, "connection lost; trying again in 4 s"),
             SourceStatus("kubernetes Mapping", True, NOW_S - 3),

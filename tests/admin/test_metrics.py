@@ -19,7 +19,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from admin.admin_states import GREET, NOW_S, empty_state, greet_state, make_method, make_worker, problem_state
 from grpcgw.admin.metrics import NO_READINGS, HostReadings, render_metrics
 from grpcgw.admin.state import GatewayState
-from grpcgw.discovery.sources.key_sets import KeySetStatus
 from grpcgw.discovery.store import SourceStatus
 from grpcgw.model.codes import status_name
 from grpcgw.model.endpoints import PodState
@@ -35,7 +34,6 @@ from grpcgw.telemetry.report import (
     ShadowReport,
 )
 from grpcgw.telemetry.resource_usage import ProcessUse, measure_process
-from tests.jwts import keys_of, make_signer
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -46,10 +44,6 @@ def make_state(**changes) -> GatewayState:
         "ready": True,
         "configured_at_s": NOW_S - 30,
         "configuration_errors_total": 5,
-        "key_sets": (
-            KeySetStatus("https://issuer.example/jwks", keys_of(make_signer()), NOW_S - 40, failures=2, early=3),
-            KeySetStatus("https://away.example/jwks", failures=7, fault="its answer is 503"),
-        ),
         "sources": (SourceStatus("kubernetes Mapping", True, NOW_S - 12), SourceStatus("directory x", False, 0.0)),
         "worker_restarts_total": 2,
     }

@@ -214,6 +214,8 @@ def test_canary_weights_health_precedence_and_missing_services_are_told(page: Pa
     expect(dns.locator(".chip")).to_have_text("service")
     expect(page.get_by_role("region", name="Sources")).to_contain_text("connection lost; trying again in 4 s")
     expect(page.get_by_role("region", name="Workers")).to_contain_text("behind")
+    for text in ("first", "40 s ago", "failed 5 min ago: its answer is 503", "none: calls", "no answer", "never"):
+        expect(page.get_by_role("region", name="Key sets")).to_contain_text(text)
 
 
 def test_hostile_names_stay_text(page: Page, admin: RunningAdmin) -> None:

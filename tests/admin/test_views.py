@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -34,6 +35,8 @@ from grpcgw.admin.views import (
 from grpcgw.model.balancing import Balancing, LoadBalancer, OutlierDetection
 from grpcgw.model.edits import HeaderAdd, HeaderEdits, RegexRewrite
 from grpcgw.model.endpoints import EndpointSet, PodState
+from grpcgw.model.filters import make_filter_policy
+from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.match import HeaderMatch, HostKind, HostMatch
 from grpcgw.model.resilience import CircuitBreaker, Priority, RetryPolicy
 from grpcgw.model.route import WeightedCluster
@@ -390,6 +393,26 @@ def test_what_a_mapping_does_about_bad_pods_is_shown() -> None:
         "max_requests 100",
         "ejects a pod after 5 failures in a row",
     ]
+
+
+def test_key_sets_are_shown_with_their_age_and_the_last_failure() -> None:
+    good, away = render_diagnostics(view_gateway(problem_state()))["key_sets"]
+    assert (good["keys"], good["age_s"], good["error"], good["last_error"]) == (["first"], 40, "", "its answer is 503")
+    assert datetime.fromisoformat(good["fetched_at"]) - datetime.fromisoformat(good["failed_at"]) == timedelta(
+        seconds=260
+    )
+    assert (away["fetched_at"], away["age_s"], away["error"], away["failures"]) == (None, None, "no answer", 7)
+
+
+def test_a_route_whose_tokens_cannot_be_verified_says_so() -> None:
+    jwt = JwtSettings(name="Filter jwt.default", no_keys="those at https://away.example/jwks cannot be fetched")
+    policies = (make_filter_policy("FilterPolicy p.default", (jwt,), ()),)
+    state = greet_state()
+    routes = (make_route("/greet.GrpcService/", make_destination("grpcserver", GREET, policies=policies)),)
+    (shown,) = render_diagnostics(view_gateway(replace(state, snapshot=replace(state.snapshot, routes=routes))))[
+        "route_info"
+    ]
+    assert shown["clusters"][0]["decided_by"][0]["trouble"] == f"Filter jwt.default has no keys: {jwt.no_keys}"
 
 
 def shadow_state() -> GatewayState:

@@ -71,6 +71,10 @@ class KeySetStatus:
     """Fetches before their time, since a token had a key that is not in the set."""
     fault: str = ""
     """Why the last fetch failed; empty: it succeeded, or none has ended yet."""
+    last_fault: str = ""
+    """Why a fetch failed last, though others may have succeeded since; empty: none has failed."""
+    failed_at_s: float = 0.0
+    """When that was, in seconds since the epoch; 0.0: never."""
 
 
 class FetchFailed(GrpcgwError):
@@ -207,7 +211,8 @@ class KeySets:
 
     def _note_failure(self, key: ObjectKey, fault: str) -> None:
         former = self._status_of(key)
-        self._note(key, replace(former, failures=former.failures + 1, fault=fault))
+        failed = replace(former, fault=fault, last_fault=fault, failed_at_s=time.time())
+        self._note(key, replace(failed, failures=former.failures + 1))
 
     def _status_of(self, key: ObjectKey) -> KeySetStatus:
         return self._statuses.get(key, KeySetStatus(show_url(key)))

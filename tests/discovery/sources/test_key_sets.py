@@ -153,6 +153,11 @@ def test_the_last_good_keys_stay_while_later_fetches_fail() -> None:
         await fetching.until(lambda: fetching.held() == {URL: FetchedKeySet(OLD, "its answer is 503")})
         await fetching.until(lambda: fetching.sets.statuses()[0].failures > 3)
         assert fetching.held() == {URL: FetchedKeySet(OLD, "its answer is 503")}
+        fetching.issuer.answers.clear()
+        await fetching.until(lambda: fetching.held() == {URL: FetchedKeySet(OLD)})
+        (status,) = fetching.sets.statuses()
+        assert (status.fault, status.last_fault) == ("", "its answer is 503")
+        assert 0 < status.failed_at_s <= status.fetched_at_s
 
     run(test)
 
