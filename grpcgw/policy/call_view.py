@@ -69,9 +69,9 @@ class CallView:
 
     @property
     def claims(self) -> Mapping[str, object]:
-        """Of the token that a JWT Filter verified; empty: there is none."""
+        """Of the token that a JWT Filter verified; empty: there is none. A copy: other calls have the same token."""
         claims = self._request.claims
-        return _NO_CLAIMS if claims is None else MappingProxyType(claims)
+        return _NO_CLAIMS if claims is None else MappingProxyType({name: _copy(claims[name]) for name in claims})
 
     @property
     def facts(self) -> Mapping[str, str]:
@@ -91,3 +91,10 @@ class CallView:
 
     def __repr__(self) -> str:
         return f"<call of {self.path}>"
+
+
+def _copy(value: object) -> object:
+    """Of a value of JSON."""
+    if isinstance(value, dict):
+        return {name: _copy(one) for name, one in value.items()}
+    return [_copy(one) for one in value] if isinstance(value, list) else value

@@ -81,6 +81,14 @@ def test_a_policy_cannot_change_the_call_by_its_view() -> None:
             exec(change, {"call": call})
 
 
+def test_what_a_policy_does_to_claims_no_other_call_of_the_token_sees() -> None:
+    claims = {"roles": ["reader"], "realm": {"roles": ["reader"]}, "sub": "ann"}
+    call = FakeCall(claims=claims).view()
+    for roles in (call.claims["roles"], call.claims["realm"]["roles"]):  # type: ignore[index]  # it is an object
+        roles.append("admin")  # type: ignore[attr-defined]  # it is a list
+    assert call.claims == claims == {"roles": ["reader"], "realm": {"roles": ["reader"]}, "sub": "ann"}
+
+
 def test_the_view_shows_no_metadata_in_its_repr() -> None:
     assert repr(FakeCall("/a.B/C", {"authorization": "secret"}).view()) == "<call of /a.B/C>"
 
