@@ -109,6 +109,7 @@ def scripted(name: str = "a", verdict: Allow | Deny = ALLOW, late: bool = False)
         ("*", "*", "gateway.example", True),
         ("gateway.example", "*", "gateway.example", True),
         ("gateway.example", "*", "GateWay.Example:8443", True),
+        ("gateway.example", "*", "gateway.example:", True),
         ("gateway.example:8443", "*", "gateway.example:8443", True),
         ("gateway.example:8443", "*", "gateway.example", False),
         ("*.example", "/greet.*", "gateway.example", True),
