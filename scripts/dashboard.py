@@ -112,6 +112,11 @@ ROWS: tuple[tuple[str, tuple[tuple[str, str, tuple[Query, ...]], ...]], ...] = (
                     ),
                 ),
             ),
+            (
+                "Slow checks of own policies",
+                "reqps",
+                ((f"sum by (policy) (rate(grpcgw_policy_slow_checks_total{RATE}))", "{{policy}}"),),
+            ),
             ("Age of key sets", "s", (("max by (url) (grpcgw_key_set_age_seconds)", "{{url}}"),)),
             ("Redis of the rate limits reached", "short", (("min(grpcgw_rate_limit_redis_up)", "up"),)),
         ),

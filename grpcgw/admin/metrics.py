@@ -9,26 +9,24 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from grpcgw import __version__
+from grpcgw.admin.metric_families import counter, gauge, histogram
+from grpcgw.admin.policy_metrics import collect_key_sets, collect_policies
 from grpcgw.admin.state import GatewayState
 from grpcgw.model.codes import status_name
 from grpcgw.model.expiry import list_expiries
 from grpcgw.model.objects import Severity
 from grpcgw.model.snapshot import Snapshot
-from grpcgw.telemetry.merge import merge_caches, merge_clients, merge_events, merge_policies
-from grpcgw.telemetry.report import LATENCY_BUCKETS_S, ClientReport, MethodReport, WorkerReport
+from grpcgw.telemetry.merge import merge_clients, merge_events
+from grpcgw.telemetry.report import ClientReport, MethodReport, WorkerReport
 from grpcgw.telemetry.resource_usage import NOT_MEASURED, ProcessUse
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
-
-_Labels = TypeVar("_Labels", bound=tuple[str, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,41 +60,41 @@ class _GatewayCollector(Collector):
         yield from _collect_process(state)
         yield from _collect_configuration(state)
         yield from _collect_sources(state)
-        yield from _collect_key_sets(state)
+        yield from collect_key_sets(state.key_sets, state.now_s)
         yield from _collect_certificates(state)
         yield from _collect_workers(state)
         yield from _collect_processes(state.workers, self._host)
         yield from _collect_clients(state.workers, self._host.client_connections or {})
         yield from _collect_rpcs(state.workers)
         yield from _collect_events(state.workers, names)
-        yield from _collect_policies(state.workers)
+        yield from collect_policies(state.workers)
         yield from _collect_shadows(state.workers)
         yield from _collect_pods(state.workers, names)
 
 
 def _collect_process(state: GatewayState) -> Iterator[Metric]:
-    yield _gauge("build_info", "Always 1; the version of grpcgw is a label.", ["version"], [((__version__,), 1)])
-    yield _gauge("start_time_seconds", "When the gateway started, since the epoch.", [], [((), state.started_at_s)])
-    yield _gauge("ready", "1 while the readiness probe succeeds, else 0.", [], [((), state.ready)])
+    yield gauge("build_info", "Always 1; the version of grpcgw is a label.", ["version"], [((__version__,), 1)])
+    yield gauge("start_time_seconds", "When the gateway started, since the epoch.", [], [((), state.started_at_s)])
+    yield gauge("ready", "1 while the readiness probe succeeds, else 0.", [], [((), state.ready)])
 
 
 def _collect_configuration(state: GatewayState) -> Iterator[Metric]:
     version = state.snapshot.version
-    yield _gauge("configuration_info", "Always 1; the version served is a label.", ["version"], [((version,), 1)])
-    yield _gauge(
+    yield gauge("configuration_info", "Always 1; the version served is a label.", ["version"], [((version,), 1)])
+    yield gauge(
         "configuration_age_seconds",
         "Time since the served configuration went live; absent before the first.",
         [],
         [((), max(0.0, state.now_s - state.configured_at_s))] if state.configured_at_s else [],
     )
     found = Counter(problem.severity for problem in state.problems)
-    yield _gauge(
+    yield gauge(
         "configuration_errors",
         "Problems in the configuration now, by severity: error or notice.",
         ["severity"],
         [((str(severity),), found[severity]) for severity in Severity],
     )
-    yield _counter(
+    yield counter(
         "configuration_errors_total",
         "Compilations of the configuration that found at least one error.",
         [],
@@ -106,7 +104,7 @@ def _collect_configuration(state: GatewayState) -> Iterator[Metric]:
     endpoints: Counter[tuple[str, ...]] = Counter()
     for name, known in state.endpoints.items():
         endpoints[(names.get(name, name),)] += len(known.endpoints)
-    yield _gauge(
+    yield gauge(
         "cluster_endpoints",
         "Ready pods known behind each cluster (a service through a resolver).",
         ["cluster"],
@@ -115,13 +113,13 @@ def _collect_configuration(state: GatewayState) -> Iterator[Metric]:
 
 
 def _collect_sources(state: GatewayState) -> Iterator[Metric]:
-    yield _gauge(
+    yield gauge(
         "source_age_seconds",
         "Time since a source of configuration or pods last showed a sign of life; absent before the first.",
         ["source"],
         [((s.name,), max(0.0, state.now_s - s.last_contact_s)) for s in state.sources if s.last_contact_s],
     )
-    yield _gauge(
+    yield gauge(
         "source_synced",
         "1 once a source has been read completely, else 0.",
         ["source"],
@@ -129,37 +127,8 @@ def _collect_sources(state: GatewayState) -> Iterator[Metric]:
     )
 
 
-def _collect_key_sets(state: GatewayState) -> Iterator[Metric]:
-    if not state.key_sets:
-        return
-    yield _gauge(
-        "key_set_age_seconds",
-        "Time since the keys that verify tokens were last fetched from this URL; absent before the first time.",
-        ["url"],
-        [((one.name,), max(0.0, state.now_s - one.fetched_at_s)) for one in state.key_sets if one.fetched_at_s],
-    )
-    yield _gauge(
-        "key_set_keys",
-        "Keys in use that were fetched from this URL; without any, tokens are refused.",
-        ["url"],
-        [((one.name,), len(one.keys)) for one in state.key_sets],
-    )
-    yield _counter(
-        "key_set_fetch_failures_total",
-        "Fetches of the keys at this URL that failed.",
-        ["url"],
-        {(one.name,): one.failures for one in state.key_sets},
-    )
-    yield _counter(
-        "key_set_early_fetches_total",
-        "Fetches of the keys at this URL before their time, since a token had a key that was not known.",
-        ["url"],
-        {(one.name,): one.early for one in state.key_sets},
-    )
-
-
 def _collect_certificates(state: GatewayState) -> Iterator[Metric]:
-    yield _gauge(
+    yield gauge(
         "certificate_expiry_seconds",
         "Time until a certificate in use expires; negative once it has.",
         ["certificate", "use"],
@@ -168,20 +137,18 @@ def _collect_certificates(state: GatewayState) -> Iterator[Metric]:
 
 
 def _collect_workers(state: GatewayState) -> Iterator[Metric]:
-    yield _gauge("workers", "Data-plane workers that report.", [], [((), len(state.workers))])
-    yield _counter(
-        "worker_restarts_total", "Workers replaced because they died.", [], {(): state.worker_restarts_total}
-    )
+    yield gauge("workers", "Data-plane workers that report.", [], [((), len(state.workers))])
+    yield counter("worker_restarts_total", "Workers replaced because they died.", [], {(): state.worker_restarts_total})
     dropped = sum(worker.access_log_dropped for worker in state.workers)
     redis = [worker.redis_away for worker in state.workers if worker.redis_away is not None]
     if redis:
-        yield _gauge(
+        yield gauge(
             "rate_limit_redis_up",
             "Whether every worker reaches the Redis that rate limits share; else they hold on this machine alone.",
             [],
             [((), int(not any(redis)))],
         )
-    yield _counter(
+    yield counter(
         "access_log_dropped_total", "RPCs missing in the access log: its reader was too slow.", [], {(): dropped}
     )
 
@@ -195,9 +162,9 @@ def _collect_processes(workers: Iterable[WorkerReport], host: HostReadings) -> I
             cpu_s[(f"worker-{worker.worker}",)] = worker.cpu_s
             memory_bytes[(f"worker-{worker.worker}",)] = worker.memory_bytes
     by = ["process"]
-    yield _counter("process_cpu_seconds_total", "Processor time taken by a process.", by, cpu_s)
+    yield counter("process_cpu_seconds_total", "Processor time taken by a process.", by, cpu_s)
     known = [(labels, number) for labels, number in sorted(memory_bytes.items()) if number]
-    yield _gauge("process_resident_memory_bytes", "Resident memory of a process.", by, known)
+    yield gauge("process_resident_memory_bytes", "Resident memory of a process.", by, known)
 
 
 def _collect_clients(workers: Iterable[WorkerReport], connections: Mapping[int, int]) -> Iterator[Metric]:
@@ -206,34 +173,34 @@ def _collect_clients(workers: Iterable[WorkerReport], connections: Mapping[int, 
     if counted is not None:
         connections = counted.open
     by_port = [((str(port),), count) for port, count in sorted(connections.items())]
-    yield _gauge("client_connections", "Open connections of clients.", ["port"], by_port)
+    yield gauge("client_connections", "Open connections of clients.", ["port"], by_port)
     yield from _collect_connections(counted or NOT_COUNTED)
     failures: Counter[tuple[str, ...]] = Counter()
     for worker in workers:
         failures.update({(cause,): count for cause, count in worker.handshake_failures.items()})
-    yield _counter("tls_handshake_failures_total", "TLS handshakes that failed.", ["cause"], failures)
+    yield counter("tls_handshake_failures_total", "TLS handshakes that failed.", ["cause"], failures)
 
 
 def _collect_connections(clients: ClientReport) -> Iterator[Metric]:
-    yield _counter(
+    yield counter(
         "client_connections_accepted_total",
         "Connections of clients, open and closed.",
         ["port"],
         {(str(port),): count for port, count in clients.accepted.items()},
     )
-    yield _counter(
+    yield counter(
         "client_connections_closed_total",
         "Connections of clients that ended.",
         ["cause"],
         {(cause,): count for cause, count in clients.closed.items()},
     )
-    yield _counter(
+    yield counter(
         "malformed_requests_total",
         "Requests reset because they break HTTP/2.",
         [],
         {} if clients is NOT_COUNTED else {(): clients.malformed_requests},
     )
-    yield _counter(
+    yield counter(
         "http_requests_total",
         "Requests that are no gRPC, by the status of their answer.",
         ["http_status"],
@@ -258,11 +225,11 @@ def _collect_rpcs(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
         request_bytes[labels] += report.request_bytes
         response_bytes[labels] += report.response_bytes
     names = ["mapping", "service", "method"]
-    yield _counter("rpcs_total", "RPCs ended, by gRPC status.", [*names, "grpc_status", "reason"], by_status)
-    yield _histogram("rpc_duration_seconds", "Time from an RPC's arrival to its status.", names, buckets, latency_s)
-    yield _gauge("rpcs_in_flight", "RPCs running now.", ["mapping"], sorted(in_flight.items()))
-    yield _counter("rpc_request_bytes_total", "Bytes of messages from clients.", names, request_bytes)
-    yield _counter("rpc_response_bytes_total", "Bytes of messages from pods.", names, response_bytes)
+    yield counter("rpcs_total", "RPCs ended, by gRPC status.", [*names, "grpc_status", "reason"], by_status)
+    yield histogram("rpc_duration_seconds", "Time from an RPC's arrival to its status.", names, buckets, latency_s)
+    yield gauge("rpcs_in_flight", "RPCs running now.", ["mapping"], sorted(in_flight.items()))
+    yield counter("rpc_request_bytes_total", "Bytes of messages from clients.", names, request_bytes)
+    yield counter("rpc_response_bytes_total", "Bytes of messages from pods.", names, response_bytes)
 
 
 def _list_statuses(report: MethodReport) -> Iterator[tuple[tuple[str, str], int]]:
@@ -278,13 +245,13 @@ def _list_statuses(report: MethodReport) -> Iterator[tuple[tuple[str, str], int]
 
 def _collect_events(workers: Iterable[WorkerReport], names: Mapping[str, str]) -> Iterator[Metric]:
     events = merge_events(worker.events for worker in workers)
-    yield _counter(
+    yield counter(
         "retries_total",
         "Further tries of RPCs on pods.",
         ["mapping"],
         {(mapping,): count for mapping, count in events.retries.items()},
     )
-    yield _counter(
+    yield counter(
         "circuit_breaker_refusals_total",
         "RPCs and retries that a circuit breaker refused.",
         ["mapping", "limit"],
@@ -293,37 +260,7 @@ def _collect_events(workers: Iterable[WorkerReport], names: Mapping[str, str]) -
     ejections: Counter[tuple[str, ...]] = Counter()
     for cluster, count in events.ejections.items():
         ejections[(names.get(cluster, cluster),)] += count
-    yield _counter("pod_ejections_total", "Times that a pod of a cluster was ejected.", ["cluster"], ejections)
-
-
-def _collect_policies(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
-    reports = merge_policies(one for worker in workers for one in worker.policies)
-    by = ["mapping", "policy"]
-    verdicts = {(one.mapping, one.policy, "allowed"): one.allowed for one in reports}
-    verdicts |= {(one.mapping, one.policy, "denied"): one.denied for one in reports}
-    yield _counter("policy_verdicts_total", "RPCs that a policy decided on.", [*by, "verdict"], verdicts)
-    yield _counter(
-        "policy_errors_total",
-        "RPCs on which a policy gave no verdict; they are among the allowed and denied ones.",
-        [*by, "error"],
-        {(one.mapping, one.policy, kind): count for one in reports for kind, count in one.errors.items()},
-    )
-    waited = [one for one in reports if any(one.wait_counts)]
-    yield _histogram(
-        "policy_wait_seconds",
-        "Time that a policy waited for its server, or for its own coroutine.",
-        by,
-        {(one.mapping, one.policy): Counter(dict(enumerate(one.wait_counts))) for one in waited},
-        {(one.mapping, one.policy): one.wait_sum_s for one in waited},
-    )
-    yield from _collect_caches(workers)
-
-
-def _collect_caches(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
-    caches = merge_caches(one for worker in workers for one in worker.caches)
-    hits, misses = {(one.cache,): one.hits for one in caches}, {(one.cache,): one.misses for one in caches}
-    yield _counter("policy_cache_hits_total", "Look-ups that a cache of policies answered.", ["cache"], hits)
-    yield _counter("policy_cache_misses_total", "Look-ups that a cache did not answer.", ["cache"], misses)
+    yield counter("pod_ejections_total", "Times that a pod of a cluster was ejected.", ["cluster"], ejections)
 
 
 def _collect_shadows(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
@@ -336,19 +273,19 @@ def _collect_shadows(workers: Iterable[WorkerReport]) -> Iterator[Metric]:
         for reason, count in report.dropped.items():
             dropped[report.mapping, reason] += count
         in_flight[(report.mapping,)] += report.in_flight
-    yield _counter(
+    yield counter(
         "shadow_rpcs_total",
         "Copies of RPCs ended, by the gRPC status that was dropped.",
         ["mapping", "grpc_status"],
         by_status,
     )
-    yield _counter(
+    yield counter(
         "shadow_dropped_total",
         "Copies of RPCs not sent, or not to their end.",
         ["mapping", "reason"],
         dropped,
     )
-    yield _gauge("shadow_rpcs_in_flight", "Copies running now.", ["mapping"], sorted(in_flight.items()))
+    yield gauge("shadow_rpcs_in_flight", "Copies running now.", ["mapping"], sorted(in_flight.items()))
 
 
 def name_upstreams(snapshot: Snapshot) -> dict[str, str]:
@@ -385,43 +322,7 @@ def _collect_pods(workers: Iterable[WorkerReport], names: Mapping[str, str]) -> 
         if count < len(reports):
             del total[labels], failures[labels]
     by = ["cluster", "pod"]
-    yield _counter("pod_rpcs_total", "RPCs sent to a pod (tries, not client calls).", by, total)
-    yield _counter("pod_failures_total", "RPCs a pod or its connection failed.", by, failures)
-    yield _gauge("pod_rpcs_in_flight", "RPCs running on a pod now.", by, sorted(in_flight.items()))
-    yield _gauge("pod_state", "Workers that see the pod in this state.", [*by, "state"], sorted(states.items()))
-
-
-def _gauge(
-    name: str, text: str, labels: list[str], samples: Iterable[tuple[tuple[str, ...], float]]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"grpcgw_{name}", text, labels=labels)
-    for values, number in samples:
-        family.add_metric(values, float(number))
-    return family
-
-
-def _counter(name: str, text: str, labels: list[str], samples: Mapping[_Labels, float]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"grpcgw_{name}", text, labels=labels)
-    for values, number in sorted(samples.items()):
-        family.add_metric(values, number)
-    return family
-
-
-def _histogram(
-    name: str,
-    text: str,
-    labels: list[str],
-    buckets: Mapping[tuple[str, ...], Counter[int]],
-    sums_s: Mapping[tuple[str, ...], float],
-) -> HistogramMetricFamily:
-    """`buckets` holds counts per bucket; Prometheus wants them cumulative."""
-    family = HistogramMetricFamily(f"grpcgw_{name}", text, labels=labels)
-    borders = [*map(floatToGoString, LATENCY_BUCKETS_S), "+Inf"]
-    for values, counts in sorted(buckets.items()):
-        so_far = 0
-        cumulative = []
-        for index, border in enumerate(borders):
-            so_far += counts[index]
-            cumulative.append((border, float(so_far)))
-        family.add_metric(values, cumulative, sums_s[values])
-    return family
+    yield counter("pod_rpcs_total", "RPCs sent to a pod (tries, not client calls).", by, total)
+    yield counter("pod_failures_total", "RPCs a pod or its connection failed.", by, failures)
+    yield gauge("pod_rpcs_in_flight", "RPCs running on a pod now.", by, sorted(in_flight.items()))
+    yield gauge("pod_state", "Workers that see the pod in this state.", [*by, "state"], sorted(states.items()))

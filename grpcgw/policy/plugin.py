@@ -22,12 +22,13 @@ from grpcgw.policy.call_view import CallView
 from grpcgw.policy.contract import CoroutineWork, FailMode, OnEnd, Policy, PolicyRequest, Verdict, Wait
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
+from grpcgw.telemetry.policy_counters import SlowChecks
 
 _log = logging.getLogger(__name__)
 _defects, _blocks = DefectLog(_log), BlockLog(_log)
 _clock = _blocks.clock
 BLOCKS_S = 0.05
-"""A synchronous check that takes longer is in the log: it holds up the other calls of its worker."""
+"""A synchronous check that takes longer is counted and in the log: it holds up the other calls of its worker."""
 ENTRY_POINTS = "grpcgw.policies"
 """The group of entry points that names own policies."""
 
@@ -59,19 +60,19 @@ def build_plugin(key: ObjectKey, settings: PolicySettings, services: PolicyServi
     identity = (settings.name, settings.plugin, settings.config)
     try:
         instance = services.keep(loaded, identity, partial(_make_instance, loaded, settings.config))
-        return wrap(instance, settings.timeout_ms)
+        return wrap(instance, settings.timeout_ms, services.counters.of_slow_checks(settings.name))
     except PluginFault as fault:
         return _refuse(key, settings, fault)
 
 
-def wrap(instance: UserPolicy, timeout_ms: int | None = None) -> Policy:
-    """The policy that checks with `instance`. Raises PluginFault."""
+def wrap(instance: UserPolicy, timeout_ms: int | None = None, slow: SlowChecks | None = None) -> Policy:
+    """The policy that checks with `instance`; `slow` counts its slow checks. Raises PluginFault."""
     check: Callable[[CallView], Any] = instance.check
     on_end = getattr(instance, "on_end", None)
     if iscoroutinefunction(on_end):
         raise PluginFault("its on_end is asynchronous: nothing would wait for it")
     if not iscoroutinefunction(unwrap(check)):
-        return PluginPolicy(check, on_end)
+        return PluginPolicy(check, on_end, slow or SlowChecks())
     if not iscoroutinefunction(check):  # a decorator's, which returns what the coroutine function does
         check = partial(_await, check)
     limit_ms = instance.timeout_ms if timeout_ms is None else timeout_ms
@@ -83,8 +84,13 @@ def wrap(instance: UserPolicy, timeout_ms: int | None = None) -> Policy:
 class PluginPolicy:
     """Checks at once."""
 
-    def __init__(self, check: Callable[[CallView], Any], on_end: Callable[[CallView, Status], None] | None) -> None:
-        self._check = check
+    def __init__(
+        self,
+        check: Callable[[CallView], Any],
+        on_end: Callable[[CallView, Status], None] | None,
+        slow: SlowChecks,
+    ) -> None:
+        self._check, self._slow = check, slow
         self._name = getattr(check, "__qualname__", type(check).__qualname__)
         self.on_end: OnEnd | None = None if on_end is None else partial(_end, on_end)
 
@@ -95,11 +101,12 @@ class PluginPolicy:
         finally:
             took_s = _clock() - since_s
             if took_s > BLOCKS_S:
+                self._slow.count += 1
                 _blocks.note(f"{self._name} of an own policy", took_s)
         return verdict
 
 
-class AsyncPluginPolicy(PluginPolicy):
+class AsyncPluginPolicy:
     """Waits for a coroutine; without a verdict in time the RPC is refused."""
 
     def __init__(
@@ -108,8 +115,8 @@ class AsyncPluginPolicy(PluginPolicy):
         on_end: Callable[[CallView, Status], None] | None,
         timeout_s: float,
     ) -> None:
-        super().__init__(check, on_end)
-        self._timeout_s = timeout_s
+        self._check, self._timeout_s = check, timeout_s
+        self.on_end: OnEnd | None = None if on_end is None else partial(_end, on_end)
 
     def check(self, request: PolicyRequest) -> Wait:
         work = CoroutineWork(partial(self._check, CallView(request)))

@@ -70,6 +70,7 @@ def carry_on(report: WorkerReport, former: WorkerReport | None) -> WorkerReport:
         shadows=merge_shadows((*former.shadows, *report.shadows)),
         policies=merge_policies((*former.policies, *report.policies)),
         caches=merge_caches((*former.caches, *report.caches)),
+        slow_checks=_add(report.slow_checks, former.slow_checks),
         access_log_dropped=report.access_log_dropped + former.access_log_dropped,
         cpu_s=report.cpu_s + former.cpu_s,
         handshake_failures=_add(report.handshake_failures, former.handshake_failures),

@@ -1,4 +1,4 @@
-"""Counters of policies: verdicts, errors and waits by Mapping and policy, and the hits of their caches.
+"""Counters of policies: verdicts, errors and waits by Mapping and policy, the hits of their caches, and slow checks.
 
 Both labels come from the configuration, so clients cannot add any. A snapshot finds its counters once, an RPC writes
 them. They survive reloads, and a policy that is gone and comes back goes on with its own.
@@ -81,12 +81,23 @@ class CacheCounters:
         self.hits = self.misses = 0
 
 
+class SlowChecks:
+    """Synchronous checks of an own policy that took too long; the event loop alone counts them."""
+
+    __slots__ = ("__weakref__", "count", "name")
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.count = 0
+
+
 class PolicyCounterStore:
     """The counters of a worker's policies, by key."""
 
     def __init__(self) -> None:
         self._policies: Kept[tuple[str, str], PolicyCounters] = Kept(MOST_GONE)
         self._caches: Kept[str, CacheCounters] = Kept(MOST_GONE)
+        self._slow_checks: Kept[str, SlowChecks] = Kept(MOST_GONE)
 
     def of_policy(self, mapping: str, policy: str) -> PolicyCounters:
         counters = self._policies.get_or_make((mapping, policy), lambda: PolicyCounters(mapping, policy))
@@ -97,6 +108,14 @@ class PolicyCounterStore:
         counters = self._caches.get_or_make(name, lambda: CacheCounters(name))
         self._caches.remember(name)
         return counters
+
+    def of_slow_checks(self, policy: str) -> SlowChecks:
+        counted = self._slow_checks.get_or_make(policy, lambda: SlowChecks(policy))
+        self._slow_checks.remember(policy)
+        return counted
+
+    def slow_check_reports(self) -> dict[str, int]:
+        return {one.name: one.count for one in self._slow_checks.values()}
 
     def policy_reports(self) -> tuple[PolicyReport, ...]:
         """Of all that have counted something, or are in use."""

@@ -145,6 +145,8 @@ class WorkerReport:
     shadows: tuple[ShadowReport, ...] = ()
     policies: tuple[PolicyReport, ...] = ()
     caches: tuple[CacheReport, ...] = ()
+    slow_checks: dict[str, int] = field(default_factory=dict)
+    """Own policy → synchronous checks that held the worker up."""
     access_log_dropped: int = 0
     """RPCs missing in the access log because its reader is too slow or gone."""
     cpu_s: float = 0.0

@@ -120,6 +120,7 @@ def make_report(worker: int, engine: str, serving: Serving, started_at_s: float)
         serving.shadow_reports(),
         serving.policy_services.counters.policy_reports(),
         serving.policy_services.counters.cache_reports(),
+        serving.policy_services.counters.slow_check_reports(),
         handshake_failures=dict(serving.counters.handshake_failures.by_cause),
         cpu_s=used.cpu_s,
         memory_bytes=used.memory_bytes,

@@ -288,6 +288,7 @@ def everything() -> tuple[GatewayState, HostReadings]:
         events=EventReport({"m": 1}, {("m", "max_requests"): 1}, {GREET: 1}),
         policies=(PolicyReport("m", "p", 1, 1, {"defect": 1}, (1,) * (len(LATENCY_BUCKETS_S) + 1), 1.0),),
         caches=(CacheReport("tokens", 1, 1),),
+        slow_checks={"Filter own.default": 1},
         redis_away=False,
         memory_bytes=1,
         handshake_failures={"no-tls": 1},
@@ -299,6 +300,7 @@ def everything() -> tuple[GatewayState, HostReadings]:
 def test_policies_are_summed_over_the_workers() -> None:
     one = PolicyReport("m", "AuthService a", 3, 1, {"failed-closed": 1}, (2, *[0] * len(LATENCY_BUCKETS_S)), 0.5)
     worker = replace(problem_state().workers[0], policies=(one,), caches=(CacheReport("tokens", 5, 2),))
+    worker = replace(worker, slow_checks={"Filter own.default": 3})
     samples = parse(make_state(workers=(worker, worker)))
     labels = {"mapping": "m", "policy": "AuthService a"}
     assert value_of(samples, "policy_verdicts_total", verdict="allowed", **labels) == 6
@@ -307,6 +309,7 @@ def test_policies_are_summed_over_the_workers() -> None:
     assert value_of(samples, "policy_wait_seconds_count", **labels) == 4
     assert value_of(samples, "policy_wait_seconds_sum", **labels) == 1.0
     assert value_of(samples, "policy_cache_hits_total", cache="tokens") == 10
+    assert value_of(samples, "policy_slow_checks_total", policy="Filter own.default") == 6
 
 
 def test_promtool_has_nothing_against_the_metrics() -> None:

@@ -184,8 +184,11 @@ def test_a_check_may_be_asynchronous_under_a_decorator(module: str) -> None:
     assert asyncio.run(wait.work.start()) == Allow(facts=(("traced", "yes"),))
 
 
-def test_a_check_that_blocks_is_in_the_log_once_a_minute(module: str, caplog: pytest.LogCaptureFixture) -> None:
-    policies = [build(make_plugin("f", f"{module}:{name}", {})) for name in ("Counting", "Blocking")]
+def test_a_check_that_blocks_is_counted_and_in_the_log_once_a_minute(
+    module: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    services = PolicyServices()
+    policies = [build(make_plugin(name, f"{module}:{name}", {}), services) for name in ("Counting", "Blocking")]
     for policy in policies:
         assert not isinstance(policy, Deny)
         for _ in range(2):
@@ -193,6 +196,7 @@ def test_a_check_that_blocks_is_in_the_log_once_a_minute(module: str, caplog: py
                 policy.check(None)  # type: ignore[arg-type]  # they do not look at the call
     (line,) = caplog.messages
     assert line.startswith("Blocking.check of an own policy took ")
+    assert services.counters.slow_check_reports() == {"Counting": 0, "Blocking": 2}
 
 
 # --- what cannot be built

@@ -170,10 +170,14 @@ def test_verdicts_of_every_life_are_in_the_sum() -> None:
     waits = (0,) * len(LATENCY_BUCKETS_S)
     first = replace(worker(), policies=(PolicyReport("m", "p", 3, 1, {"defect": 1}, (1, *waits), 0.5),))
     second = replace(worker(), policies=(PolicyReport("m", "p", 1, 0, {}, (2, *waits), 0.5),))
-    cached = [replace(one, caches=(CacheReport("tokens", 1, 2),)) for one in (first, second)]
+    cached = [
+        replace(one, caches=(CacheReport("tokens", 1, 2),), slow_checks={"Filter own.default": 3})
+        for one in (first, second)
+    ]
     total = carry_on(cached[1], leave_behind(cached[0]))
     assert total.policies == (PolicyReport("m", "p", 4, 1, {"defect": 1}, (3, *waits), 1.0),)
     assert total.caches == (CacheReport("tokens", 2, 4),)
+    assert total.slow_checks == {"Filter own.default": 6}
 
 
 def test_connections_of_a_dead_worker_are_closed_and_no_counter_of_clients_falls() -> None:
