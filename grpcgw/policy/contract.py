@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Protocol
 
 from grpcgw.model.codes import Code
@@ -22,6 +23,13 @@ from grpcgw.policy.request import Request
 from grpcgw.policy.verdicts import Allow, Deny, check_metadata
 
 _PATH = re.compile(f"/{PATH_CHARACTER}+/{PATH_CHARACTER}+")
+_HIGHEST_CODE, _INFINITE = Code.UNAUTHENTICATED, math.inf
+
+
+@lru_cache(maxsize=1024)
+def _is_path(path: str) -> bool:
+    """Remembered: policies call few methods, and for each RPC."""
+    return _PATH.fullmatch(path) is not None
 
 
 @dataclass(slots=True)
@@ -102,11 +110,12 @@ class UnaryRpc:
     it: the connection was lost, or the pod reset or cancelled it, as pods do that stop."""
 
     def __post_init__(self) -> None:
-        if not _PATH.fullmatch(self.path):
+        if not _is_path(self.path):
             raise ValueError(f"{self.path!r} is no path of a method: it should be /service/method")
         if not isinstance(self.message, bytes):
             raise ValueError(f"the message should be bytes, not {type(self.message).__name__}")
-        check_metadata(self.metadata)
+        if self.metadata != ():  # as of most
+            check_metadata(self.metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +179,9 @@ class Wait:
     None: that verdict is the policy's."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout_s < math.inf:
+        if not 0 < self.timeout_s < _INFINITE:
             raise ValueError(f"{self.timeout_s} is no time-out: it should be a number of seconds above 0")
-        if not 0 < self.closed_code <= Code.UNAUTHENTICATED:
+        if not 0 < self.closed_code <= _HIGHEST_CODE:
             raise ValueError(f"{self.closed_code} is no code to refuse an RPC with")
 
 

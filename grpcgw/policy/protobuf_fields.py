@@ -16,6 +16,8 @@ def bytes_field(field: int, value: bytes) -> bytes:
     size = len(value)
     if size < 0x80:  # as of most
         return bytes((field << 3 | 2, size)) + value
+    if size < 0x4000:
+        return bytes((field << 3 | 2, size & 0x7F | 0x80, size >> 7)) + value
     return bytes([field << 3 | 2]) + _varint(size) + value
 
 

@@ -56,6 +56,13 @@ class MessageReader:
         return unpacked
 
 
+def find_whole(chunk: bytes) -> bytes | None:
+    """The message of a chunk that is one frame, uncompressed; None: it is anything else."""
+    if chunk[:1] == b"\0" and int.from_bytes(chunk[1:PREFIX_BYTES], "big") == len(chunk) - PREFIX_BYTES:
+        return chunk[PREFIX_BYTES:]
+    return None
+
+
 def frame(message: bytes) -> bytes:
     """The message as a gRPC frame, uncompressed."""
     return bytes(1) + len(message).to_bytes(4, "big") + message

@@ -219,10 +219,11 @@ class ClientRpc:
                 return
 
     def _deliver_asks(self, asks: list[PodAttempt], now_s: float) -> bool:
-        self._asks = [ask for ask in asks if not ask.is_over] or None
         due = [ask for ask in asks if ask.is_due]
         for ask in due:
             ask.deliver(now_s)
+        if due and self._asks is not None:  # what was delivered may have asked again
+            self._asks = [ask for ask in self._asks if not ask.is_over] or None
         return bool(due)
 
     def _deliver_message(self, now_s: float) -> None:

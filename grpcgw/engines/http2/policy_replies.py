@@ -7,7 +7,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
 from grpcgw.session.call import PolicyRpcEvents
-from grpcgw.session.message_reader import BadMessage, MessageReader
+from grpcgw.session.message_reader import BadMessage, MessageReader, find_whole
 
 MAX_ANSWER_BYTES = 64 << 20
 """Far above the limit of any destination, which the policy's RPC enforces itself."""
@@ -19,6 +19,7 @@ class PolicyReplies:
     def __init__(self, events: PolicyRpcEvents) -> None:
         self._events = events
         self._reader: MessageReader | None = None
+        """None: nothing of the message is here yet."""
         self._answered = False
         self.attempt: PodAttempt | None = None
         """Set before the first event."""
@@ -27,8 +28,6 @@ class PolicyReplies:
         self._events.on_pod_sent(ok, now_s)
 
     def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None:
-        encoding = "identity" if self.attempt is None else self.attempt.message_encoding()
-        self._reader = MessageReader(MAX_ANSWER_BYTES, encoding)
         self._events.on_pod_headers(headers, now_s)
 
     def on_pod_message(self, message: bytes | None, now_s: float) -> None:
@@ -37,13 +36,24 @@ class PolicyReplies:
         if message is None:
             self._answer(None, now_s)
             return
+        whole = find_whole(message) if self._reader is None else None  # as of most
+        if whole is not None:
+            self._answer(whole, now_s)
+        else:
+            self._read(message, now_s)
+
+    def _read(self, chunk: bytes, now_s: float) -> None:
+        """A part of the message, or a compressed one."""
+        if self._reader is None:
+            encoding = "identity" if self.attempt is None else self.attempt.message_encoding()
+            self._reader = MessageReader(MAX_ANSWER_BYTES, encoding)
         try:
-            whole = self._reader.feed(message) if self._reader is not None else []
+            messages = self._reader.feed(chunk)
         except BadMessage as bad:
             self._fail(str(bad), now_s)
             return
-        if whole:
-            self._answer(whole[0], now_s)
+        if messages:
+            self._answer(messages[0], now_s)
         elif self.attempt is not None:
             self.attempt.read()
 

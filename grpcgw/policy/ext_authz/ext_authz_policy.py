@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
+from typing import TypeVar
 
 from grpcgw.model.codes import Code
 from grpcgw.model.ext_authz import AuthProtocol, ExtAuthzSettings
@@ -32,9 +33,11 @@ from grpcgw.policy.contract import (
 from grpcgw.policy.ext_authz.answer_cache import AnswerCache, make_key
 from grpcgw.policy.ext_authz.ext_authz_answer import NoVerdict, ServiceError, read_answer
 from grpcgw.policy.ext_authz.ext_authz_http import HttpExchange
-from grpcgw.policy.ext_authz.ext_authz_request import encode_question
+from grpcgw.policy.ext_authz.ext_authz_request import QuestionWriter
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import Allow, Deny
+
+AnyAnswer = TypeVar("AnyAnswer", Answer, HttpAnswer)
 
 FIRST_MESSAGE_S = 300.0
 """A client that sends no message for so long is refused, where the service needs its first one."""
@@ -53,7 +56,7 @@ class ExtAuthz:
         self._timeout_s = settings.timeout_ms / 1000
         self._fail_mode = FailMode.OPEN if settings.failure_mode_allow else FailMode.CLOSED
         self._closed_code = settings.code_on_error or Code.UNAVAILABLE
-        self._extensions = dict(settings.context_extensions)
+        self._question = QuestionWriter(settings.context_extensions)
         self._next_upstream = cycle(range(len(settings.upstreams))).__next__
         self._http = HttpExchange(settings, self._who)
         is_http = settings.protocol is AuthProtocol.HTTP
@@ -87,21 +90,22 @@ class ExtAuthz:
         return Wait(self._ask(request, key), self._timeout_s, self._fail_mode, self._closed_code)
 
     def _ask_grpc(self, request: PolicyRequest, key: bytes) -> UnaryRpc:
-        def judge(answer: Answer) -> Allow | Deny:
-            return self._judge(request, key, lambda: read_answer(answer.message, self._who))
-
-        question = encode_question(request, self._extensions)
+        judge = partial(self._judge, request, key, self._read_grpc)
+        question = self._question.write(request)
         return UnaryRpc(self._path, question, judge, self._settings.added_metadata, self._next_upstream(), True)
 
-    def _ask_http(self, request: PolicyRequest, key: bytes) -> HttpCall:
-        def judge(answer: HttpAnswer) -> Allow | Deny:
-            return self._judge(request, key, lambda: self._http.read(answer))
+    def _read_grpc(self, answer: Answer) -> Allow | Deny:
+        return read_answer(answer.message, self._who)
 
+    def _ask_http(self, request: PolicyRequest, key: bytes) -> HttpCall:
+        judge = partial(self._judge, request, key, self._http.read)
         return HttpCall(*self._http.request(request), judge, self._next_upstream())
 
-    def _judge(self, request: PolicyRequest, key: bytes, read: Callable[[], Allow | Deny]) -> Allow | Deny:
+    def _judge(
+        self, request: PolicyRequest, key: bytes, read: Callable[[AnyAnswer], Allow | Deny], answer: AnyAnswer
+    ) -> Allow | Deny:
         try:
-            verdict = read()
+            verdict = read(answer)
         except ServiceError as error:
             is_open = self._fail_mode is FailMode.OPEN
             return Allow(facts=((FAILED_OPEN, self._settings.name),)) if is_open else self._refuse_for(error)

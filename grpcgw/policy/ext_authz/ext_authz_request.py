@@ -7,38 +7,87 @@ out.
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Iterable
+from functools import lru_cache
 
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
 from grpcgw.policy.contract import PolicyRequest
-from grpcgw.policy.ext_authz.ext_authz_pb2 import CheckRequest
+from grpcgw.policy.ext_authz.ext_authz_pb2 import Address, AttributeContext, HttpRequest, Peer, SocketAddress
+from grpcgw.policy.protobuf_fields import bytes_field, number_field
 from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO
 
 PARTIAL_BODY = "x-envoy-auth-partial-body"
+MOST_KNOWN, LONGEST_KNOWN_BYTES = 1024, 2048
+"""What RPCs with equal metadata have in common is written once. Bounded, since strangers choose it."""
+_KNOWN: dict[tuple[object, ...], bytes] = {}
+
+# Fields that are written by hand: of CheckRequest, AttributeContext, AttributeContext.Request and Timestamp.
+_ATTRIBUTES = 1
+_SOURCE, _REQUEST = 1, 4
+_TIME, _HTTP = 1, 2
+_SECONDS, _NANOS = 1, 2
 
 
-def encode_question(request: PolicyRequest, extensions: dict[str, str]) -> bytes:
-    """A serialized CheckRequest. `extensions`: the Mapping's `auth_context_extensions`."""
-    asked = CheckRequest()
-    attributes, client = asked.attributes, request.request
-    peer, at_s = client.peer, client.received_at_s
-    address = attributes.source.address.socket_address
-    address.address, address.port_value = peer.address, peer.port
-    attributes.source.principal = find_principal(request)
-    time, http = attributes.request.time, attributes.request.http
-    time.seconds = int(at_s)
-    time.nanos = int((at_s - int(at_s)) * 1e9)
-    headers = list_headers(request)
-    http.method, http.protocol = "POST", "HTTP/2"
-    http.path, http.host, http.scheme = client.path, headers[":authority"], headers[":scheme"]
-    http.id = headers.get("x-request-id", "")
-    message = request.first_message
+class QuestionWriter:
+    """Writes the questions about the RPCs of one Mapping: serialized CheckRequests."""
+
+    def __init__(self, extensions: Iterable[tuple[str, str]]) -> None:
+        """`extensions`: the Mapping's `auth_context_extensions`."""
+        self._extensions = AttributeContext(context_extensions=dict(extensions)).SerializeToString()
+
+    def write(self, request: PolicyRequest) -> bytes:
+        client = request.request
+        peer, at_s = client.peer, client.received_at_s
+        asked = _write_time(int(at_s), int(at_s % 1 * 1e9)) + bytes_field(_HTTP, _find_http(request))
+        source = _write_source(peer.address, peer.port, find_principal(request))
+        return bytes_field(_ATTRIBUTES, source + bytes_field(_REQUEST, asked) + self._extensions)
+
+
+def _write_time(seconds: int, nanos: int) -> bytes:
+    return bytes_field(_TIME, _write_seconds(seconds) + number_field(_NANOS, nanos))
+
+
+@lru_cache(16)
+def _write_seconds(seconds: int) -> bytes:
+    return number_field(_SECONDS, seconds)
+
+
+@lru_cache(1024)
+def _write_source(address: str, port: int, principal: str) -> bytes:
+    """Of all RPCs on a connection."""
+    where = SocketAddress(address=address, port_value=port)
+    source = Peer(address=Address(socket_address=where), principal=principal)
+    return bytes_field(_SOURCE, source.SerializeToString())
+
+
+def _find_http(request: PolicyRequest) -> bytes:
+    """A serialized HttpRequest: the same for all RPCs that a client begins with the same metadata."""
+    client, peer = request.request, request.request.peer
+    if request.first_message is not None or client.metadata_bytes > LONGEST_KNOWN_BYTES:
+        return _write_http(request)
+    vouched_for = client.port.tls, peer.hop, peer.keeps_proto, peer.certificate
+    same = client.path, client.authority, request.metadata, vouched_for
+    known = _KNOWN.get(same)
+    return _remember(same, _write_http(request)) if known is None else known
+
+
+def _remember(same: tuple[object, ...], http: bytes) -> bytes:
+    if len(http) <= LONGEST_KNOWN_BYTES:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[same] = http
+    return http
+
+
+def _write_http(request: PolicyRequest) -> bytes:
+    headers, message = list_headers(request), request.first_message
+    http = HttpRequest(method="POST", protocol="HTTP/2", path=request.request.path, host=headers[":authority"])
+    http.scheme, http.id = headers[":scheme"], headers.get("x-request-id", "")
     if message is not None:
         http.raw_body, http.size = message.frame, len(message.frame)
         headers[PARTIAL_BODY] = "false" if message.complete else "true"
     http.headers.update(headers)
-    if extensions:
-        attributes.context_extensions.update(extensions)
-    serialized: bytes = asked.SerializeToString()
+    serialized: bytes = http.SerializeToString()
     return serialized
 
 

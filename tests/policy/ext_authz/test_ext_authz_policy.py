@@ -117,6 +117,34 @@ def test_any_bytes_of_a_client_can_be_asked_about() -> None:
     assert (headers["x-a"], headers["x-b"]) == ("caf?", "?")
 
 
+def test_questions_with_equal_metadata_differ_where_their_rpcs_do() -> None:
+    """What such RPCs have in common is written once."""
+    chosen, metadata = policy(), (("x-a", "1"), ("x-request-id", "r1"))
+    first = question(chosen.check(request(*metadata)))
+    assert question(chosen.check(request(*metadata))) == first
+    other = request(*metadata)
+    other.request.received_at_s = 1_700_000_001.5
+    other.request.peer = Peer("10.0.0.9", 5124)
+    attributes = question(chosen.check(other)).attributes
+    assert (attributes.request.time.seconds, attributes.request.time.nanos) == (1_700_000_001, 500_000_000)
+    assert attributes.source.address.socket_address.port_value == 5124
+    assert attributes.request.http == first.attributes.request.http
+    changed = [request(*metadata) for _ in range(7)]
+    changed[0].request.path = "/a.S/N"
+    changed[1].request.authority = "other.test"
+    changed[2].request.port = PortView(tls=True)
+    changed[3].metadata = (("x-a", "2"),)
+    changed[4].first_message = MessageStart(b"\0\0\0\0\0", True)
+    changed[5].request.peer.hop = ""
+    changed[6].request.peer.certificate = "Hash=1"
+    for one in changed:
+        assert question(chosen.check(one)).attributes.request.http != first.attributes.request.http
+    trusted, sent = request(("x-forwarded-proto", "https")), request(("x-forwarded-proto", "https"))
+    trusted.request.peer.keeps_proto = True
+    kept = [question(chosen.check(one)).attributes.request.http.headers["x-forwarded-proto"] for one in (sent, trusted)]
+    assert kept == ["http", "https"]
+
+
 def test_several_services_take_turns() -> None:
     chosen = policy(replace(SETTINGS, upstreams=SERVICES))
     assert [rpc_of(chosen.check(request())).upstream for _ in range(4)] == [0, 1, 0, 1]
