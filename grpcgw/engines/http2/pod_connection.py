@@ -188,22 +188,24 @@ class PodConnection:
 
     def _find_room(self) -> PodLink | None:
         for link in self._links:
-            if not link.is_worn and link.has_room():
+            if len(link.streams) < link.most_streams and link.has_room():
                 return link
-        return self._find_worn()
+        return self._find_crowded()
 
-    def _find_worn(self) -> PodLink | None:
-        """A connection that has sent many resets: one that has rested since then, or else, while another is being
-        opened, the one that may send most."""
-        worn = [link for link in self._links if link.is_worn and link.has_room()]
-        if not worn:
+    def _find_crowded(self) -> PodLink | None:
+        """A connection with many RPCs or resets: one that has rested since then, or else, while another is being
+        opened, the one that may send most. Rather one that others may leave soon than one that they have left, where
+        resets that wait would wait for the last RPC."""
+        crowded = [link for link in self._links if link.has_room()]
+        if not crowded:
             return None
         now_s = time.monotonic()
-        for link in worn:
-            if link.rest(now_s):
+        for link in crowded:
+            link.rest(now_s)
+            if len(link.streams) < link.most_streams:
                 return link
         self._extend()
-        return max(worn, key=lambda link: link.resets_left(now_s))
+        return max(crowded, key=lambda link: (not link.is_worn, link.resets_left(now_s)))
 
     def on_room(self) -> None:
         while self._waiting:

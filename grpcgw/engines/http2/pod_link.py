@@ -33,7 +33,7 @@ from grpcgw.engines.http2.h2 import (
 from grpcgw.engines.http2.handshake import Handshake
 from grpcgw.engines.http2.headers import format_timeout, size_of
 from grpcgw.engines.http2.pod_attempt import PodAttempt
-from grpcgw.engines.http2.reset_budget import ResetBudget
+from grpcgw.engines.http2.reset_budget import BURST, ResetBudget
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
@@ -88,8 +88,9 @@ class PodLink(PeerConnection):
         self._newest_id = self._written_id = 0
         """The last stream that was opened, and the last one that may be written."""
         self._budget = ResetBudget(time.monotonic())
-        self.is_worn = False
-        """It has sent so many resets that new RPCs should go to another connection."""
+        self.most_streams = BURST
+        """New RPCs should go to another connection where as many run on this one: as each may be reset, its pod might
+        end it. As of the last reset, or `rest`."""
         self._owed: dict[int, int] = {}
         """Streams whose reset waits for the budget → bytes that came on them meanwhile."""
         self._owed_timer: LoopTimer | None = None
@@ -275,7 +276,7 @@ class PodLink(PeerConnection):
 
     def _take_reset(self, now_s: float) -> bool:
         may = not self._owed and self._budget.take(now_s)
-        self.is_worn = self._budget.is_low(now_s)
+        self.rest(now_s)
         return may
 
     def _pay_later(self) -> None:
@@ -296,13 +297,24 @@ class PodLink(PeerConnection):
             self._pay_later()
         self._events.on_room()
 
-    def rest(self, now_s: float) -> bool:
-        """Whether a worn connection may take new RPCs again."""
-        self.is_worn = not self._budget.is_rested(now_s)
-        return not self.is_worn
+    def _note_reset(self, now_s: float) -> None:
+        """libnghttp2 has sent one by itself."""
+        self._budget.count(now_s)
+        self.rest(now_s)
+
+    def rest(self, now_s: float) -> None:
+        """Find out how many RPCs should run on it now."""
+        opened = (self._newest_id + 1) // 2
+        self.most_streams = self._budget.room(now_s, opened - len(self.streams))
+
+    @property
+    def is_worn(self) -> bool:
+        """It has sent so many resets that another should take its place."""
+        return not self.most_streams
 
     def resets_left(self, now_s: float) -> float:
-        return self._budget.left(now_s)
+        """Beyond these the resets of RPCs that run on it now would have to wait. May be negative."""
+        return self._budget.left(now_s) - len(self.streams) - len(self._owed)
 
     def ping(self, now_s: float) -> None:
         self.pinged_at_s = now_s
@@ -349,7 +361,7 @@ class PodLink(PeerConnection):
             self.acknowledge(event.stream_id, size_bytes)
         if attempt is not None:
             if not by_pod and event.error_code:  # libnghttp2 resets it, over what the pod sent
-                self._take_reset(time.monotonic())
+                self._note_reset(time.monotonic())
             attempt.on_closed(event.error_code, by_pod)
 
     def _on_goaway(self, event: GoAwayReceived) -> None:
