@@ -1,14 +1,17 @@
 """Who may read the admin port: whoever has the bearer token or a client certificate, where one is demanded.
 
-Probes stay open: they say whether the gateway is ready, and kubelets have neither.
+Probes stay open: they say whether the gateway is ready, and kubelets have neither. Token and certificates are files,
+which may be replaced while the gateway runs (`access_files.py` notices): they are in force as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import hmac
+import ssl
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from grpcgw.errors import UserError
 
@@ -24,23 +27,71 @@ class AdminTls:
     client_ca: Path | None = None
     """Clients with a certificate of this CA may read; None: no certificate lets anybody in."""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(one for one in (self.certificate, self.key, self.client_ca) if one is not None)
+
+
+class LoadedTls(ssl.SSLContext):
+    """What the files of TLS held when they were read."""
+
+    authority: bytes | None = None
+    """The CA whose certificates let clients in."""
+
 
 class AdminAccess:
     """What a request needs beside an address that reaches the port. Without token and `client_ca` it needs nothing."""
 
-    def __init__(self, token: str = "", tls: AdminTls | None = None) -> None:
-        self._digest = sha256(token.encode()).digest() if token else b""
-        self.tls = tls
+    def __init__(self, token_file: Path | None = None, tls: AdminTls | None = None) -> None:
+        """Raises UserError for files that cannot be used."""
+        self._token_file, self._tls = token_file, tls
         self._takes_certificates = tls is not None and tls.client_ca is not None
-        self.is_open = not self._digest and not self._takes_certificates
+        self.is_open = token_file is None and not self._takes_certificates
+        self.load()
 
-    def admits(self, authorization: str, has_certificate: bool) -> bool:
-        """`authorization`: value of the header. `has_certificate`: TLS has verified one of the client."""
-        if self.is_open or (self._takes_certificates and has_certificate):
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that it is made of."""
+        token = () if self._token_file is None else (self._token_file,)
+        return token if self._tls is None else (*token, *self._tls.paths)
+
+    def load(self) -> None:
+        """Read the files, and use them from now on. Raises UserError, and then what was in force stays so."""
+        digest = b"" if self._token_file is None else sha256(_read_token(self._token_file).encode()).digest()
+        tls = None if self._tls is None else _load_tls(self._tls)
+        self._digest, self.tls = digest, tls
+
+    def admits(self, authorization: str, verified_by: ssl.SSLContext | None) -> bool:
+        """`authorization`: value of the header. `verified_by`: has verified a certificate of the client; None: there is
+        none. One that a CA before the one in force let in is no longer enough."""
+        if self.is_open or self._has_verified(verified_by):
             return True
         scheme, _, given = authorization.partition(" ")
         digest = sha256(given.strip().encode("utf-8", "surrogatepass")).digest()
         return bool(self._digest) and scheme.lower() == "bearer" and hmac.compare_digest(digest, self._digest)
+
+    def _has_verified(self, context: ssl.SSLContext | None) -> bool:
+        if not self._takes_certificates or self.tls is None or not isinstance(context, LoadedTls):
+            return False
+        return context.authority == self.tls.authority
+
+    def make_context(self) -> ssl.SSLContext | None:
+        """What the port serves TLS with, whatever is loaded later; None: it speaks clear text."""
+        if self.tls is None:
+            return None
+        context = _CurrentTls(ssl.PROTOCOL_TLS_SERVER)
+        context.access = self
+        return context
+
+
+class _CurrentTls(ssl.SSLContext):
+    """Each handshake is made with what is in force when it begins. (A context that is changed keeps its former CAs.)"""
+
+    access: AdminAccess
+
+    def wrap_bio(self, *args: Any, **named: Any) -> ssl.SSLObject:
+        assert self.access.tls is not None
+        return self.access.tls.wrap_bio(*args, **named)
 
 
 OPEN = AdminAccess()
@@ -55,7 +106,7 @@ def read_access(
     if client_ca is not None and certificate is None:
         raise UserError("--admin-tls-client-ca needs --admin-tls-cert and --admin-tls-key")
     tls = None if certificate is None or key is None else AdminTls(certificate, key, client_ca)
-    return AdminAccess("" if token_file is None else _read_token(token_file), tls)
+    return AdminAccess(token_file, tls)
 
 
 def _read_token(file: Path) -> str:
@@ -66,3 +117,17 @@ def _read_token(file: Path) -> str:
     if len(token) < MIN_TOKEN_CHARACTERS:
         raise UserError(f"the token of the admin port in {file} should have {MIN_TOKEN_CHARACTERS} characters or more")
     return token
+
+
+def _load_tls(tls: AdminTls) -> LoadedTls:
+    """Certificates of clients are asked for, and checked where they are shown: probes have none."""
+    context = LoadedTls(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password="")
+        if tls.client_ca is not None:
+            context.authority = tls.client_ca.read_bytes()
+            context.load_verify_locations(tls.client_ca)
+            context.verify_mode = ssl.CERT_OPTIONAL
+    except (OSError, ValueError) as error:
+        raise UserError(f"the admin port cannot serve TLS with {', '.join(map(str, tls.paths))}: {error}") from error
+    return context

@@ -8,6 +8,7 @@ are open, the oldest closes for the new one; a connection without a request clos
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -65,10 +66,13 @@ class Connections:
         """The answer is complete."""
         self._turn(client, False, self._limits.request_s)
 
-    def has_certificate(self, client: Client) -> bool:
-        """Whether TLS has verified a certificate of the client on this connection."""
+    def verified_by(self, client: Client) -> ssl.SSLContext | None:
+        """The TLS context that has verified a certificate of the client on this connection; None: there is none."""
         connection = self._open.get(client)
-        return connection is not None and bool(connection.transport.get_extra_info("peercert"))
+        if connection is None or not connection.transport.get_extra_info("peercert"):
+            return None
+        tls: ssl.SSLObject = connection.transport.get_extra_info("ssl_object")
+        return tls.context
 
     def _turn(self, client: Client, busy: bool, limit_s: float) -> None:
         connection = self._open.get(client)

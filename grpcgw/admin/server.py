@@ -12,7 +12,6 @@ import errno
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from grpcgw.admin.access import OPEN, AdminAccess, AdminTls
+from grpcgw.admin.access import OPEN, AdminAccess
 from grpcgw.admin.allowed_hosts import USUAL_HOSTS, KnownHosts
 from grpcgw.admin.diagnostics import DIAGNOSTICS_KEYS, render_diagnostics, render_part
 from grpcgw.admin.http_connections import USUAL_LIMITS, Connections, Limits, make_protocol
@@ -98,8 +97,7 @@ class AdminServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Returns the bound port (the one the system picked, for port 0). UserError when it cannot be bound, or the
-        files of its certificate cannot be used."""
+        """Returns the bound port (the one the system picked, for port 0). UserError when it cannot be bound."""
         listener = _listen(self._address, self._port)
         config = uvicorn.Config(
             create_app(self._provider, self._connections, self._hosts, self._access),
@@ -114,8 +112,7 @@ class AdminServer:
             timeout_graceful_shutdown=_STOP_TIMEOUT_S,
         )
         config.load()
-        if self._access.tls is not None:
-            config.ssl = _make_context(self._access.tls)
+        config.ssl = self._access.make_context()
         self._server = _Server(config)
         # Clients that connect before the task runs wait in the socket's backlog.
         self._serving = asyncio.create_task(self._server.serve_on(listener), name="admin server")
@@ -142,20 +139,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_BACKLOG)
-
-
-def _make_context(tls: AdminTls) -> ssl.SSLContext:
-    """Certificates of clients are asked for, and checked where they are shown: probes have none."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(tls.certificate, tls.key, password="")
-        if tls.client_ca is not None:
-            context.load_verify_locations(tls.client_ca)
-            context.verify_mode = ssl.CERT_OPTIONAL
-    except (OSError, ValueError) as error:
-        files = ", ".join(str(one) for one in (tls.certificate, tls.key, tls.client_ca) if one is not None)
-        raise UserError(f"the admin port cannot serve TLS with {files}: {error}") from error
-    return context
 
 
 def create_app(
@@ -277,9 +260,9 @@ class _AccessCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = Headers(scope=scope).get("authorization", "")
-        verified = self._connections.has_certificate(scope["client"])
+        verified_by = self._connections.verified_by(scope["client"])
         app = self._app
-        if scope["path"] not in _PROBES and not self._access.admits(given, verified):
+        if scope["path"] not in _PROBES and not self._access.admits(given, verified_by):
             headers = {"www-authenticate": "Bearer"}
             app = PlainTextResponse("the admin port demands a token or a client certificate\n", 401, headers)
         await app(scope, receive, send)

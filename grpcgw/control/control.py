@@ -14,6 +14,7 @@ import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
 from grpcgw.admin.access import read_access
+from grpcgw.admin.access_files import AccessFiles
 from grpcgw.admin.allowed_hosts import KnownHosts
 from grpcgw.admin.recent import RecentTraffic
 from grpcgw.admin.server import AdminServer
@@ -86,6 +87,7 @@ class Control:
             settings.admin_token_file, settings.admin_tls_cert, settings.admin_tls_key, settings.admin_tls_client_ca
         )
         self._admin = AdminServer(self, settings.admin_address, settings.admin_port, hosts, access=access)
+        self._access_files = AccessFiles(access)
         self._admin_scheme = "http" if access.tls is None else "https"
         self._compile_loop = CompileLoop(
             self._store, self._certificate_files, self._key_sets, settings, self._on_compiled
@@ -144,6 +146,7 @@ class Control:
         work = {
             "source": keep_running("the source", self._source.run),
             "certificate files": keep_running("the reading of certificate files", self._certificate_files.run),
+            "files of the admin port": keep_running("the reading of the admin port's files", self._access_files.run),
             "key sets": keep_running("the fetching of key sets", self._key_sets.run),
             "endpoints": self._watches.run(),
             "carriers": self._publisher.run(self._restarter, self._carriers_changed.set, self._key_sets.fetch_early),
@@ -294,6 +297,7 @@ class Control:
 
     def _problems(self) -> Iterable[Problem]:
         yield from self._restarter.problems()
+        yield from self._access_files.problems
         yield from self._store.problems()
         yield from self._compile_loop.problems
         yield from self._carrier_problems

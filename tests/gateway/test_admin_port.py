@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from examples.greet.server import Pod
-from gateway.harness import BASE, HOST, greet, running_gateway
+from gateway.harness import BASE, HOST, eventually, greet, running_gateway
 from gateway.objects import Directory
 
 PROBE_S = 4.0
@@ -56,3 +56,34 @@ def test_a_gateway_with_few_descriptors_answers_its_probes_whoever_holds_connect
             answer = httpx.get(f"http://{HOST}:{gateway.admin_port}{BASE}/{path}", timeout=PROBE_S)
             assert answer.status_code == 200
         assert "out of system resource" not in gateway.log()
+
+
+def test_the_token_is_replaced_as_kubelets_replace_a_mounted_secret(directory: Directory, tmp_path: Path) -> None:
+    """The file is a link through `..data`, which is swapped. What is no token is refused and said."""
+    volume = tmp_path / "secret"
+    volume.mkdir()
+
+    def write(version: str, token: str) -> None:
+        (volume / version).mkdir()
+        (volume / version / "token").write_text(token)
+        (volume / "..next").symlink_to(version)
+        (volume / "..next").rename(volume / "..data")
+
+    write("1", "first-0123456789")
+    (volume / "token").symlink_to("..data/token")
+    flags = ("--config", str(directory.path), "--admin-token-file", str(volume / "token"))
+    with running_gateway(*flags, folder=tmp_path, ready=False) as gateway:
+        gateway.wait_for_admin()
+
+        def ask(token: str) -> httpx.Response:
+            url = f"http://{HOST}:{gateway.admin_port}{BASE}/diag/?json=true&filter=errors"
+            return httpx.get(url, headers={"authorization": f"Bearer {token}"})
+
+        assert ask("first-0123456789").status_code == 200
+        write("2", "second-0123456789")
+        eventually(lambda: ask("second-0123456789").status_code == 200, gateway.log)
+        assert ask("first-0123456789").status_code == 401
+        write("3", "short")
+        eventually(lambda: "what was there before stays in use" in ask("second-0123456789").text, gateway.log)
+        assert ask("short").status_code == 401
+        assert "second" not in gateway.log()

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from grpcgw.discovery.sources.followed_files import FileContent, read_followed, reject
+from grpcgw.discovery.sources.followed_files import FollowedFile, read_followed, reject, settle
 from grpcgw.discovery.sources.named_by_objects import NamedByObjects
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.model.certificate_objects import CERTIFICATE_FILES, list_paths, make_object
@@ -32,16 +31,7 @@ SETTLE_S = 0.2
 _PEM = b"-----BEGIN "
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateFile:
-    """One file at its last reading."""
-
-    read: FileContent
-    settled: bool = False
-    """It was the same at the reading before."""
-
-
-Files = Mapping[str, CertificateFile]
+Files = Mapping[str, FollowedFile]
 
 
 def read_certificate_files(objects: Iterable[KubeObject], dialect: DialectObjects) -> list[KubeObject]:
@@ -116,10 +106,9 @@ def read_files(keys: Iterable[ObjectKey], former: Files) -> Files:
     return {path: read_file(path, former.get(path)) for path in paths}
 
 
-def read_file(path: str, former: CertificateFile | None) -> CertificateFile:
-    """The state of a file after `former`, which is settled when two readings in a row were the same."""
-    known = former.read if former is not None else None
-    read = read_followed(Path(path), known, MAX_FILE_BYTES)
+def read_file(path: str, former: FollowedFile | None) -> FollowedFile:
+    """As `follow`, of a file in PEM."""
+    read = read_followed(Path(path), None if former is None else former.read, MAX_FILE_BYTES)
     if read.content is not None and _PEM not in read.content:
         read = reject(read, "it holds no PEM")
-    return CertificateFile(read, settled=read == known)
+    return settle(read, former)

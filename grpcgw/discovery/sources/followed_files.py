@@ -1,7 +1,7 @@
 """Reads a followed file: bounded, regular files only, and only when its stamp shows that it may have changed.
 
-For configuration and certificate files alike. Blocks, so call it in a thread: a hung mount then holds a thread, not the
-event loop. Links are followed, so the swap of `..data` in a mounted ConfigMap or Secret shows in the stamp.
+For configuration, certificates and tokens alike. Blocks, so call it in a thread: a hung mount then holds a thread, not
+the event loop. Links are followed, so the swap of `..data` in a mounted ConfigMap or Secret shows in the stamp.
 """
 
 from __future__ import annotations
@@ -46,6 +46,25 @@ class FileContent:
     unreadable: str = ""
     stamp: Stamp | None = field(default=None, compare=False)
     """While the file has this stamp it has this content; None: it must be read to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedFile:
+    """One file at its last reading."""
+
+    read: FileContent
+    settled: bool = False
+    """It was the same at the reading before."""
+
+
+def follow(path: Path, former: FollowedFile | None, max_bytes: int) -> FollowedFile:
+    """The state of a file after `former`."""
+    return settle(read_followed(path, None if former is None else former.read, max_bytes), former)
+
+
+def settle(read: FileContent, former: FollowedFile | None) -> FollowedFile:
+    """`read` after `former`: settled when two readings in a row were the same."""
+    return FollowedFile(read, settled=former is not None and read == former.read)
 
 
 def read_followed(path: Path, former: FileContent | None, max_bytes: int) -> FileContent:
