@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pytest
 
-from dataplane.lab import Lab
+from dataplane.lab import Lab, on_http2
 from dataplane.raw_client import lenient, request_headers
 from dataplane.scripted_pod import Header, Stream, refusing
 from dataplane.test_metadata import answer_ok
+from dataplane.waiting import eventually
 from grpcgw.model.codes import Code
 
-PROTOCOL_ERROR = 1
+PROTOCOL_ERROR, CANCEL = 1, 8
 FORBIDDEN_FIELDS = (
     ("x-a", " a"),
     ("x-a", "a\t"),
@@ -30,8 +31,11 @@ FORBIDDEN_FIELDS = (
     ("transfer-encoding", "chunked"),
     ("upgrade", "h2c"),
     ("te", "gzip"),
+    ("te", "trailers, deflate"),
+    ("x:a", "a"),
+    ("content-length", "x"),
 )
-"""RFC 9113, 8.2.1 and 8.2.2."""
+"""RFC 9113, 8.1.1, 8.2.1 and 8.2.2."""
 
 
 def test_a_request_with_fields_that_http2_forbids_is_reset(lab: Lab) -> None:
@@ -49,6 +53,17 @@ PSEUDO_HEADERS: dict[str, list[Header]] = {
     "a second method": [(":method", "GET"), *request_headers()],
     "no path": [field for field in request_headers() if field[0] != ":path"],
     "an empty path": request_headers(path=""),
+    "a path without a slash before it": request_headers(path="test.Pod/Unary"),
+    "a whole URL as path": request_headers(path="http://gateway.test/test.Pod/Unary"),
+    "a space in the path": request_headers(path="/test.Pod/a b"),
+    "no authority and no host": [field for field in request_headers() if field[0] != ":authority"],
+    "an empty authority": request_headers(authority=""),
+    "an authority with a user": request_headers(authority="user@gateway.test"),
+    "an authority with a slash": request_headers(authority="gateway.test/a"),
+    "two hosts": [*request_headers(), ("host", "gateway.test"), ("host", "gateway.test")],
+    "an empty method": [(":method", ""), *request_headers()[1:]],
+    "CONNECT": [(":method", "CONNECT"), *request_headers()[1:]],
+    "a scheme that is none": [(":method", "POST"), (":scheme", "1x"), *request_headers()[2:]],
     "no scheme": [field for field in request_headers() if field[0] != ":scheme"],
     "no method": [field for field in request_headers() if field[0] != ":method"],
     "a status": [(":status", "200"), *request_headers()],
@@ -65,6 +80,50 @@ def test_a_request_with_wrong_pseudo_headers_is_reset(lab: Lab) -> None:
         assert client.call_with(headers).reset == PROTOCOL_ERROR, what
     assert pod.calls == []
     assert client.call("Unary").status == Code.OK
+
+
+@on_http2
+def test_a_body_of_another_length_than_its_content_length_is_reset(lab: Lab) -> None:
+    """RFC 9113, 8.1.1. Its RPC has begun: the pod gets a cancel, and no half-close."""
+    gone: list[int | None] = []
+    pod = lab.scripted_pod(lambda stream: gone.append(stream.wait_gone()))
+    client = lab.raw_client(lab.gateway(pod))
+    stream = client.request("Unary", ("content-length", "99"), end=False)
+    eventually(lambda: len(pod.streams) == 1, "the RPC reaches the pod")
+    client.h2.end_stream(stream)
+    client.flush()
+    assert client.finish(stream).reset == PROTOCOL_ERROR
+    eventually(lambda: gone == [CANCEL], "the pod gets a cancel")
+
+
+BAD_PATH, BAD_AUTHORITY, BAD_METADATA = (
+    (Code.UNIMPLEMENTED, "bad-path"),
+    (Code.INVALID_ARGUMENT, "bad-authority"),
+    (Code.INVALID_ARGUMENT, "bad-metadata"),
+)
+ANSWERED: dict[str, tuple[list[Header], tuple[Code, str | None]]] = {
+    "a path that is no method": (request_headers(path="/"), BAD_PATH),
+    "a path of two readings": (request_headers(path="//a/b"), BAD_PATH),
+    "a path with a query": (request_headers(path="/a/b?x"), BAD_PATH),
+    "a path of other bytes": (request_headers(path="/a\xff/b"), BAD_PATH),
+    "an authority of characters for other parts of a URL": (request_headers(authority="a,b"), BAD_AUTHORITY),
+    "a host that is not the authority": ([*request_headers(), ("host", "other.test")], BAD_METADATA),
+    "a name that gRPC does not allow": ([*request_headers(), ("x!", "a")], BAD_METADATA),
+    "a value of other bytes": ([*request_headers(), ("x-a", "\xe9")], BAD_METADATA),
+    "a tab in a value": ([*request_headers(), ("x-a", "a\tb")], BAD_METADATA),
+    "a timeout that is none": ([*request_headers(), ("grpc-timeout", "-1S")], BAD_METADATA),
+    "no base64": ([*request_headers(), ("x-bin", "!")], BAD_METADATA),
+    "no te": ([field for field in request_headers() if field[0] != "te"], (Code.OK, None)),
+    "another scheme": ([(":method", "POST"), (":scheme", "ftp"), *request_headers()[2:]], (Code.OK, None)),
+}
+
+
+@on_http2
+def test_what_http2_allows_and_grpc_does_not_is_answered_as_grpc(lab: Lab) -> None:
+    client = lenient(lab.raw_client(lab.gateway(lab.scripted_pod(refusing(0)))))
+    for what, (headers, expected) in ANSWERED.items():
+        answer = client.call_with(headers)
+        assert (answer.status, answer.header("x-grpcgw-reason")) == expected, what
 
 
 @pytest.mark.parametrize("where", ["headers", "trailers", "trailers-only"])
