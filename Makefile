@@ -12,7 +12,7 @@ LOCKED := $(PIP) --require-hashes --only-binary :all: -r
 # Without byte code, each of the hundreds of processes that the tests start would compile the libraries again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-latest fuzz run lint types imports check bench against-envoy proto crds lock upgrade clean
+.PHONY: help demo test test-latest fuzz run lint types imports check compiled test-compiled bench bench-compiled against-envoy proto crds lock upgrade clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,16 @@ check: lint types imports test ## everything CI runs
 
 bench: $(VENV)/.bench-ready $(VENV)/.system ## the cost of an RPC, compared with Envoy and others (docs/performance.md); PART=tls,streams ENGINE=…
 	@$(BIN)/python -m bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
+
+# The tests and benchmarks of a folder run the modules that lie in it.
+compiled: $(VENV)/.dev-ready ## a copy in .compiled whose modules on the path of an RPC are machine code (docs/decisions/040); needs a C compiler
+	@PYTHON="$(abspath $(BIN)/python)" scripts/compiled
+
+test-compiled: compiled $(VENV)/.system ## all tests, of the compiled modules
+	@cd .compiled && ../$(BIN)/python -m pytest -n 3 --dist loadfile
+
+bench-compiled: compiled $(VENV)/.bench-ready $(VENV)/.system ## as bench, of the compiled modules
+	@cd .compiled && ../$(BIN)/python -m bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
 
 against-envoy: $(VENV)/.bench-ready ## tests beside a real Envoy: rate limits, AuthServices
 	@$(BIN)/python -m pytest -o pythonpath=". protos tests" bench/against_envoy
@@ -93,4 +103,4 @@ $(VENV)/.system: scripts/install-system-packages | $(VENV)/bin/python
 	@scripts/install-system-packages && touch $@
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* .compiled build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -33,6 +33,7 @@ WANTED: Mapping[str, Sequence[str]] = {
     "dev": [*PROJECT["project"]["dependencies"], *GROUPS["demo"], *GROUPS["test"], *GROUPS["lint"]],
     "demo": GROUPS["demo"],
     "bench": GROUPS["bench"],
+    "compile": GROUPS["lint"],
     "install": [*GROUPS["install"], *PROJECT["build-system"]["requires"]],
     "lock": GROUPS["lock"],
 }
@@ -107,7 +108,7 @@ def test_every_version_has_hashes_and_no_address(name: str) -> None:
     assert "://" not in lock_text(name)
 
 
-@pytest.mark.parametrize("name", ["runtime", "demo"])
+@pytest.mark.parametrize("name", ["runtime", "demo", "compile"])
 def test_what_is_served_is_what_was_tested(name: str) -> None:
     tested = read_lock("dev")
     for package, entry in all_entries(name):

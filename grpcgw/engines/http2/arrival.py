@@ -260,7 +260,7 @@ class Arrival(asyncio.Protocol):
 
     def _serve_http2(self, tls: TlsLayer | None, plain: bytes) -> None:
         connection = self._port.make_connection(tls, self._handshake.shown)
-        self.transport.set_protocol(connection)
+        self.transport.set_protocol(connection.as_protocol())
         connection.connection_made(self.transport)
         connection.begin_http2(self._peer)
         if plain:

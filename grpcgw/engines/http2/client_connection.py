@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Protocol
 
 from grpcgw.engines.contract import ASK_CLIENTS_MS, CLIENT_ANSWERS_MS, REFUSING_S
 from grpcgw.engines.http2.client_limits import ClientLimits, ControlBudget, count_reset
@@ -390,17 +390,18 @@ class ClientConnection(ClientSide):
         self.flush()
         self._hang_up(CloseCause.PROTOCOL_ERROR if event.error_code else CloseCause.GATEWAY)
 
-    HANDLERS: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
-        RequestReceived: _on_request,
-        DataReceived: _on_data,
-        TrailersReceived: _on_trailers,
-        StreamReset: _on_reset,
-        StreamClosed: _on_closed,
-        SettingsAcknowledged: _on_settings_acknowledged,
-        PingAcknowledged: _on_ping_answered,
-        PingReceived: _on_control,
-        SettingsReceived: _on_control,
-        WindowUpdated: _on_control,
-        PriorityUpdateReceived: _on_control,
-        ConnectionClosed: _on_connection_closed,
-    }
+
+ClientConnection.HANDLERS = {
+    RequestReceived: ClientConnection._on_request,
+    DataReceived: ClientConnection._on_data,
+    TrailersReceived: ClientConnection._on_trailers,
+    StreamReset: ClientConnection._on_reset,
+    StreamClosed: ClientConnection._on_closed,
+    SettingsAcknowledged: ClientConnection._on_settings_acknowledged,
+    PingAcknowledged: ClientConnection._on_ping_answered,
+    PingReceived: ClientConnection._on_control,
+    SettingsReceived: ClientConnection._on_control,
+    WindowUpdated: ClientConnection._on_control,
+    PriorityUpdateReceived: ClientConnection._on_control,
+    ConnectionClosed: ClientConnection._on_connection_closed,
+}

@@ -59,8 +59,11 @@ def close_when_sent(transport: asyncio.Transport) -> None:
         asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
 
 
-class PeerConnection(asyncio.Protocol):
-    """Subclasses say what events mean (`HANDLERS`) and what the end of the connection does (`on_lost`)."""
+class PeerConnection:
+    """Subclasses say what events mean (`HANDLERS`) and what the end of the connection does (`on_lost`).
+
+    An `asyncio.Protocol` by its methods, not by its base: mypyc compiles no class with a base that is not compiled.
+    """
 
     HANDLERS: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {}
 
@@ -87,9 +90,15 @@ class PeerConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(FLUSH_BYTES)
         self.received_at_s = time.monotonic()
 
+    def as_protocol(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, self)
+
     def data_received(self, data: bytes) -> None:
         self.received_at_s = time.monotonic()
         self.receive(data)
+
+    def eof_received(self) -> None:
+        """The transport closes itself."""
 
     def receive(self, data: bytes | memoryview) -> None:
         """HTTP/2 bytes, after TLS."""

@@ -87,7 +87,7 @@ class Dialer:
         link = self._events.make_link()
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
-                await self._loop.create_connection(lambda: link, *self._address)
+                await self._loop.create_connection(link.as_protocol, *self._address)
                 await link.ready
         except asyncio.CancelledError:
             link.abandon("the gateway closed it")

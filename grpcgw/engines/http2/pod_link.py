@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Any, ClassVar, Protocol
+from typing import Protocol
 
 from grpcgw.engines.http2.connection import PeerConnection
 from grpcgw.engines.http2.h2 import (
@@ -16,7 +16,6 @@ from grpcgw.engines.http2.h2 import (
     NO_ERROR,
     ConnectionClosed,
     DataReceived,
-    Event,
     GoAwayReceived,
     Http2Error,
     NeverIndexed,
@@ -379,14 +378,15 @@ class PodLink(PeerConnection):
             self.is_leaving = True
             self._events.on_change(self)
 
-    HANDLERS: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
-        ResponseReceived: _on_response,
-        DataReceived: _on_data,
-        TrailersReceived: _on_trailers,
-        StreamReset: _on_reset,
-        StreamClosed: _on_closed,
-        GoAwayReceived: _on_goaway,
-        SettingsReceived: _on_settings,
-        PingAcknowledged: _on_ping_answered,
-        ConnectionClosed: _on_connection_closed,
-    }
+
+PodLink.HANDLERS = {
+    ResponseReceived: PodLink._on_response,
+    DataReceived: PodLink._on_data,
+    TrailersReceived: PodLink._on_trailers,
+    StreamReset: PodLink._on_reset,
+    StreamClosed: PodLink._on_closed,
+    GoAwayReceived: PodLink._on_goaway,
+    SettingsReceived: PodLink._on_settings,
+    PingAcknowledged: PodLink._on_ping_answered,
+    ConnectionClosed: PodLink._on_connection_closed,
+}
