@@ -57,7 +57,7 @@ class Reception:
         """The client, as far as the trusted proxies before the gateway name it."""
         address = (hops and _forwarded(metadata, hops)) or peer.address
         client = Peer(address, peer.port if address == peer.address else 0)
-        client.connected = peer.connected
+        client.connected, client.dialled = peer.connected, peer.dialled
         client.hop = peer.address if self._rules.use_remote_address else ""
         client.keeps_id = self._keeps_ids or client.keeps_id
         client.keeps_proto = hops > 0

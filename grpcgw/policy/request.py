@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -13,18 +14,21 @@ from grpcgw.policy.verdicts import Deny
 
 FORWARDED_FOR = "x-forwarded-for"
 FORWARDED_PROTO = "x-forwarded-proto"
+REQUEST_ID = "x-request-id"
 
 
 class Peer:
     """The client of an RPC: the other end of the connection, or the client that trusted proxies name."""
 
-    __slots__ = ("address", "certificate", "connected", "hop", "keeps_id", "keeps_proto", "port")
+    __slots__ = ("address", "certificate", "connected", "dialled", "hop", "keeps_id", "keeps_proto", "port")
 
     def __init__(self, address: str, port: int = 0) -> None:
         """`address`: IP address without port, or empty where the transport has none (a Unix socket)."""
         self.address, self.port = address, port
         self.connected = address
         """Address of the other end of the connection: a load balancer's, where a PROXY header names the client."""
+        self.dialled = ("", 0)
+        """Address and port of the gateway that the connection came to; empty: the engine does not know."""
         self.hop = address
         """Appended to `x-forwarded-for`; empty: nothing is."""
         self.keeps_id = _is_internal(address)
@@ -65,6 +69,14 @@ class Request:
     session has measured that; what policies make of it, if that is more."""
     refusal: Deny | None = None
     """Why the request is refused before routing; None: it is routed."""
+    own_id: str = ""
+    """The gateway's `x-request-id`, once a policy has told a service of it; empty: it is made with the first try."""
+
+    def give_id(self) -> str:
+        """`own_id`, made now if it is not yet: for a request whose client gives it none that counts."""
+        if not self.own_id:
+            self.own_id = make_request_id()
+        return self.own_id
 
 
 def parse_peer(peer: str) -> Peer:
@@ -74,6 +86,12 @@ def parse_peer(peer: str) -> Peer:
         return Peer("")
     host, _, port = unquote(rest).rpartition(":")
     return Peer(host.strip("[]").partition("%")[0], int(port) if port.isdecimal() else 0)
+
+
+def make_request_id() -> str:
+    """A random UUID (version 4) as text. It is an identifier, not a secret: the fast generator does."""
+    bits = f"{random.getrandbits(128):032x}"
+    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"
 
 
 def _is_internal(address: str) -> bool:

@@ -5,14 +5,13 @@ Keys arrive in lower case, without pseudo-headers (grpc core keeps those); order
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 from grpcgw.model.header_values import CONNECTION_HEADERS
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
-from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, Peer
+from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID, Peer, make_request_id
 
 # user-agent is listed because grpc core always sends its own; the others describe this hop alone.
 HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
@@ -31,19 +30,18 @@ HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
         FORWARDED_CERTIFICATE,
     }
 )
-REQUEST_ID = "x-request-id"
 OWN_PREFIX = "x-grpcgw-"
 """Of keys that the gateway alone sets."""
 _HANDLED = HOP_BY_HOP | {FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID}
 FIELD_OVERHEAD_BYTES = 32
 
 
-def forward_request(metadata: Metadata, peer: Peer, tls: bool) -> Metadata:
+def forward_request(metadata: Metadata, peer: Peer, tls: bool, own_id: str = "") -> Metadata:
     """The client's metadata as the pod gets it, with what Envoy sets by default. `tls`: it came in over TLS.
 
-    The address of the connection is appended to `x-forwarded-for`. A request id is made where there is none; one that
-    comes from an external client is replaced. `x-forwarded-proto` says how the RPC arrived, unless a trusted proxy
-    before the gateway set it. The Module may change all three (`clients`).
+    The address of the connection is appended to `x-forwarded-for`. An RPC without a request id, or with one of an
+    external client, gets `own_id` (`Request.own_id`), or a new one where that is empty. `x-forwarded-proto` says how
+    the RPC arrived, unless a trusted proxy before the gateway set it. The Module may change all three (`clients`).
     """
     kept = []
     forwarded_for = proto = ""
@@ -66,7 +64,7 @@ def forward_request(metadata: Metadata, peer: Peer, tls: bool) -> Metadata:
         kept.append((FORWARDED_FOR, forwarded_for))
     kept.append((FORWARDED_PROTO, proto if proto and peer.keeps_proto else "https" if tls else "http"))
     if not has_id:
-        kept.append((REQUEST_ID, make_request_id()))
+        kept.append((REQUEST_ID, own_id or make_request_id()))
     if peer.certificate:
         kept.append((FORWARDED_CERTIFICATE, peer.certificate))
     return tuple(kept)
@@ -119,9 +117,3 @@ def size_of(metadata: Metadata) -> int:
 def is_sendable(metadata: Metadata) -> bool:
     """Whether grpc core sends it: values are printable ASCII, but for those of `-bin` keys."""
     return all(isinstance(value, bytes) or (value.isascii() and value.isprintable()) for _, value in metadata)
-
-
-def make_request_id() -> str:
-    """A random UUID (version 4) as text. It is an identifier, not a secret: the fast generator does."""
-    bits = f"{random.getrandbits(128):032x}"
-    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"

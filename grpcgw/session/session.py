@@ -198,7 +198,7 @@ class Session(Relay):
 
     def _make_metadata(self, target: Target) -> Metadata:
         request = self._request
-        metadata = forward_request(request.metadata, request.peer, request.port.tls)
+        metadata = forward_request(request.metadata, request.peer, request.port.tls, request.own_id)
         if self._policies is not None:
             metadata = self._policies.edit(metadata)
             request.metadata_bytes = max(request.metadata_bytes, size_of(metadata))

@@ -16,6 +16,7 @@ from dataplane.lab import Gateway, Lab, tls_port
 from dataplane.pods import Pod
 from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.session.serving import RpcLog
+from grpcgw.settings import EngineName
 from grpcgw.telemetry.access_log import RpcRecord
 
 GOOD = (("authorization", "Bearer good"),)
@@ -67,6 +68,10 @@ def test_an_allowed_call_reaches_the_pod_with_the_services_headers(lab: Lab) -> 
     assert (http.path, http.method, http.protocol) == ("/test.Pod/Unary", "POST", "HTTP/2")
     assert (http.headers["x-user"], http.headers["b-bin"]) == ("mallory", "AAE")
     assert http.headers["x-forwarded-for"] == "127.0.0.1"
+    assert pod.calls[0].values("x-request-id") == [http.id]
+    if lab.engine == EngineName.HTTP2:
+        where = asked.attributes.destination.address.socket_address
+        assert f"{where.address}:{where.port_value}" == gateway.address
 
 
 def test_a_denied_call_gets_the_services_status_and_headers(lab: Lab) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.model.metadata import Metadata
-from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, Peer, parse_peer
-from grpcgw.session.forwarding import HOP_BY_HOP, REQUEST_ID, forward_request, make_request_id, trim
+from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID, Peer, make_request_id, parse_peer
+from grpcgw.session.forwarding import HOP_BY_HOP, forward_request, trim
 
 EXTERNAL, INTERNAL, SOCKET = Peer("8.8.8.8"), Peer("10.1.2.3"), Peer("")
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

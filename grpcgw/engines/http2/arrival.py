@@ -84,7 +84,7 @@ class Arrival(asyncio.Protocol):
         self._port.note_accepted()
         address = self.transport.get_extra_info("peername")
         if isinstance(address, tuple):
-            self._peer = _peer(address[0], address[1])
+            self._peer = _peer(address[0], address[1], self.transport.get_extra_info("sockname"))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -153,8 +153,8 @@ class Arrival(asyncio.Protocol):
 
     def _decide(self, decision: Decision) -> None:
         if decision.source is not None:
-            connected, self._peer = self._peer.address, _peer(*decision.source)
-            self._peer.connected = connected
+            before, self._peer = self._peer, _peer(*decision.source)
+            self._peer.connected, self._peer.dialled = before.address, before.dialled
         if decision.protocol is ClientProtocol.TLS:
             self._feed = self._feed_handshake
             self._feed_handshake(decision.rest)
@@ -278,7 +278,15 @@ class Arrival(asyncio.Protocol):
         connection.receive(plain)
 
 
-def _peer(address: str, port: int) -> Peer:
+def _peer(address: str, port: int, dialled: object = None) -> Peer:
+    """`dialled`: the connection's own address, as sockets have it."""
+    peer = Peer(_read_address(address), port)
+    if isinstance(dialled, tuple):
+        peer.dialled = _read_address(dialled[0]), dialled[1]
+    return peer
+
+
+def _read_address(address: str) -> str:
     """A client that comes by IPv4 has an IPv4 address, also on a port for both, which maps it into IPv6."""
     found = parse_address(address.partition("%")[0])
-    return Peer("" if found is None else str(found), port)
+    return "" if found is None else str(found)

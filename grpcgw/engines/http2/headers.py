@@ -18,8 +18,9 @@ from grpcgw.engines.http2.h2 import FIELD_OVERHEAD_BYTES, NeverIndexed
 from grpcgw.model.codes import Code, code_of_http
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.status import Reason, Status
+from grpcgw.policy.request import REQUEST_ID
 from grpcgw.policy.verdicts import Deny
-from grpcgw.session.forwarding import OWN_PREFIX, REQUEST_ID
+from grpcgw.session.forwarding import OWN_PREFIX
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]

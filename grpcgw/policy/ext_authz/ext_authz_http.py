@@ -14,6 +14,7 @@ from grpcgw.policy.contract import HttpAnswer, PolicyRequest
 from grpcgw.policy.ext_authz.ext_authz_answer import NoVerdict, ServiceError
 from grpcgw.policy.ext_authz.ext_authz_request import PARTIAL_BODY, list_headers
 from grpcgw.policy.ext_authz.service_verdicts import permit, refuse
+from grpcgw.policy.request import REQUEST_ID
 from grpcgw.policy.verdicts import Allow, Deny
 
 OK = 200
@@ -43,6 +44,8 @@ class HttpExchange:
     def request(self, request: PolicyRequest) -> tuple[str, Headers, bytes]:
         """Path, headers and body. The `host` is the client's `:authority`."""
         headers = list_headers(request)
+        if REQUEST_ID in self._asked and REQUEST_ID not in headers:
+            headers[REQUEST_ID] = request.request.give_id()
         sent = [("host", headers[":authority"])]
         sent += [(key, headers[key]) for key in headers if key in self._asked and not key.startswith(":")]
         message = request.first_message

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'grpcgw/policy/ext_authz/ext_authz.proto\x12\x10grpcgw.ext_authz\x1a\x19google/protobuf/any.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"4\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nport_value\x18\x03 \x01(\r\"B\n\x07\x41\x64\x64ress\x12\x37\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1f.grpcgw.ext_authz.SocketAddress\"E\n\x04Peer\x12*\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x19.grpcgw.ext_authz.Address\x12\x11\n\tprincipal\x18\x04 \x01(\t\"\xf4\x01\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12;\n\x07headers\x18\x03 \x03(\x0b\x32*.grpcgw.ext_authz.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x0e\n\x06scheme\x18\x06 \x01(\t\x12\x0c\n\x04size\x18\t \x01(\x03\x12\x10\n\x08protocol\x18\n \x01(\t\x12\x10\n\x08raw_body\x18\x0c \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"`\n\x07Request\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x04http\x18\x02 \x01(\x0b\x32\x1d.grpcgw.ext_authz.HttpRequest\"\xf7\x01\n\x10\x41ttributeContext\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.grpcgw.ext_authz.Peer\x12*\n\x07request\x18\x04 \x01(\x0b\x32\x19.grpcgw.ext_authz.Request\x12U\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x39.grpcgw.ext_authz.AttributeContext.ContextExtensionsEntry\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x0c\x43heckRequest\x12\x36\n\nattributes\x18\x01 \x01(\x0b\x32\".grpcgw.ext_authz.AttributeContext\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x85\x01\n\x11HeaderValueOption\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.grpcgw.ext_authz.HeaderValue\x12*\n\x06\x61ppend\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12\x15\n\rappend_action\x18\x03 \x01(\x05\"\x86\x01\n\x12\x44\x65niedHttpResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x1c.grpcgw.ext_authz.HttpStatus\x12\x34\n\x07headers\x18\x02 \x03(\x0b\x32#.grpcgw.ext_authz.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"\xda\x01\n\x0eOkHttpResponse\x12\x34\n\x07headers\x18\x02 \x03(\x0b\x32#.grpcgw.ext_authz.HeaderValueOption\x12\x31\n\x10\x64ynamic_metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\x12\x44\n\x17response_headers_to_add\x18\x06 \x03(\x0b\x32#.grpcgw.ext_authz.HeaderValueOption\"\xb7\x02\n\rCheckResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.grpcgw.ext_authz.Status\x12?\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32$.grpcgw.ext_authz.DeniedHttpResponseH\x00\x12\x37\n\x0bok_response\x18\x03 \x01(\x0b\x32 .grpcgw.ext_authz.OkHttpResponseH\x00\x12>\n\x0e\x65rror_response\x18\x05 \x01(\x0b\x32$.grpcgw.ext_authz.DeniedHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_responseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'grpcgw/policy/ext_authz/ext_authz.proto\x12\x10grpcgw.ext_authz\x1a\x19google/protobuf/any.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"4\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nport_value\x18\x03 \x01(\r\"B\n\x07\x41\x64\x64ress\x12\x37\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1f.grpcgw.ext_authz.SocketAddress\"E\n\x04Peer\x12*\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x19.grpcgw.ext_authz.Address\x12\x11\n\tprincipal\x18\x04 \x01(\t\"\xf4\x01\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12;\n\x07headers\x18\x03 \x03(\x0b\x32*.grpcgw.ext_authz.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x0e\n\x06scheme\x18\x06 \x01(\t\x12\x0c\n\x04size\x18\t \x01(\x03\x12\x10\n\x08protocol\x18\n \x01(\t\x12\x10\n\x08raw_body\x18\x0c \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"`\n\x07Request\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x04http\x18\x02 \x01(\x0b\x32\x1d.grpcgw.ext_authz.HttpRequest\"\xa4\x02\n\x10\x41ttributeContext\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.grpcgw.ext_authz.Peer\x12+\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32\x16.grpcgw.ext_authz.Peer\x12*\n\x07request\x18\x04 \x01(\x0b\x32\x19.grpcgw.ext_authz.Request\x12U\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32\x39.grpcgw.ext_authz.AttributeContext.ContextExtensionsEntry\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x0c\x43heckRequest\x12\x36\n\nattributes\x18\x01 \x01(\x0b\x32\".grpcgw.ext_authz.AttributeContext\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x85\x01\n\x11HeaderValueOption\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.grpcgw.ext_authz.HeaderValue\x12*\n\x06\x61ppend\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12\x15\n\rappend_action\x18\x03 \x01(\x05\"\x86\x01\n\x12\x44\x65niedHttpResponse\x12,\n\x06status\x18\x01 \x01(\x0b\x32\x1c.grpcgw.ext_authz.HttpStatus\x12\x34\n\x07headers\x18\x02 \x03(\x0b\x32#.grpcgw.ext_authz.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"\xda\x01\n\x0eOkHttpResponse\x12\x34\n\x07headers\x18\x02 \x03(\x0b\x32#.grpcgw.ext_authz.HeaderValueOption\x12\x31\n\x10\x64ynamic_metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\x12\x44\n\x17response_headers_to_add\x18\x06 \x03(\x0b\x32#.grpcgw.ext_authz.HeaderValueOption\"\xb7\x02\n\rCheckResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.grpcgw.ext_authz.Status\x12?\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32$.grpcgw.ext_authz.DeniedHttpResponseH\x00\x12\x37\n\x0bok_response\x18\x03 \x01(\x0b\x32 .grpcgw.ext_authz.OkHttpResponseH\x00\x12>\n\x0e\x65rror_response\x18\x05 \x01(\x0b\x32$.grpcgw.ext_authz.DeniedHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_responseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,23 +52,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUEST']._serialized_start=623
   _globals['_REQUEST']._serialized_end=719
   _globals['_ATTRIBUTECONTEXT']._serialized_start=722
-  _globals['_ATTRIBUTECONTEXT']._serialized_end=969
-  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=913
-  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=969
-  _globals['_CHECKREQUEST']._serialized_start=971
-  _globals['_CHECKREQUEST']._serialized_end=1041
-  _globals['_STATUS']._serialized_start=1043
-  _globals['_STATUS']._serialized_end=1121
-  _globals['_HTTPSTATUS']._serialized_start=1123
-  _globals['_HTTPSTATUS']._serialized_end=1149
-  _globals['_HEADERVALUE']._serialized_start=1151
-  _globals['_HEADERVALUE']._serialized_end=1211
-  _globals['_HEADERVALUEOPTION']._serialized_start=1214
-  _globals['_HEADERVALUEOPTION']._serialized_end=1347
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1350
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1484
-  _globals['_OKHTTPRESPONSE']._serialized_start=1487
-  _globals['_OKHTTPRESPONSE']._serialized_end=1705
-  _globals['_CHECKRESPONSE']._serialized_start=1708
-  _globals['_CHECKRESPONSE']._serialized_end=2019
+  _globals['_ATTRIBUTECONTEXT']._serialized_end=1014
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=958
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=1014
+  _globals['_CHECKREQUEST']._serialized_start=1016
+  _globals['_CHECKREQUEST']._serialized_end=1086
+  _globals['_STATUS']._serialized_start=1088
+  _globals['_STATUS']._serialized_end=1166
+  _globals['_HTTPSTATUS']._serialized_start=1168
+  _globals['_HTTPSTATUS']._serialized_end=1194
+  _globals['_HEADERVALUE']._serialized_start=1196
+  _globals['_HEADERVALUE']._serialized_end=1256
+  _globals['_HEADERVALUEOPTION']._serialized_start=1259
+  _globals['_HEADERVALUEOPTION']._serialized_end=1392
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1395
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1529
+  _globals['_OKHTTPRESPONSE']._serialized_start=1532
+  _globals['_OKHTTPRESPONSE']._serialized_end=1750
+  _globals['_CHECKRESPONSE']._serialized_start=1753
+  _globals['_CHECKRESPONSE']._serialized_end=2064
 # @@protoc_insertion_point(module_scope)

@@ -1,7 +1,6 @@
 """The question to an ext_authz service: `CheckRequest` of an RPC, with the fields that Envoy sets. Pure.
 
-Differences from Envoy: the message is in `raw_body`, as it is no text; the address that the client connected to is left
-out.
+Difference from Envoy: the message is in `raw_body`, as it is no text.
 """
 
 from __future__ import annotations
@@ -14,18 +13,24 @@ from grpcgw.policy.client_certificates import FORWARDED_CERTIFICATE
 from grpcgw.policy.contract import PolicyRequest
 from grpcgw.policy.ext_authz.ext_authz_pb2 import Address, AttributeContext, HttpRequest, Peer, SocketAddress
 from grpcgw.policy.protobuf_fields import bytes_field, number_field
-from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO
+from grpcgw.policy.request import FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID
 
+_Http = tuple[bytes, bool]
+"""An HttpRequest, serialized, and whether it has an id of the client's."""
 PARTIAL_BODY = "x-envoy-auth-partial-body"
 MOST_KNOWN, LONGEST_KNOWN_BYTES = 1024, 2048
 """What RPCs with equal metadata have in common is written once. Bounded, since strangers choose it."""
-_KNOWN: dict[tuple[object, ...], bytes] = {}
+_KNOWN: dict[tuple[object, ...], _Http] = {}
 
-# Fields that are written by hand: of CheckRequest, AttributeContext, AttributeContext.Request and Timestamp.
+# Fields that are written by hand: of CheckRequest, AttributeContext, AttributeContext.Request, Timestamp, HttpRequest,
+# and one of its headers.
 _ATTRIBUTES = 1
-_SOURCE, _REQUEST = 1, 4
+_SOURCE, _DESTINATION, _REQUEST = 1, 2, 4
 _TIME, _HTTP = 1, 2
 _SECONDS, _NANOS = 1, 2
+_ID, _HEADERS = 1, 3
+_KEY, _VALUE = 1, 2
+_ID_KEY = bytes_field(_KEY, REQUEST_ID.encode())
 
 
 class QuestionWriter:
@@ -38,9 +43,12 @@ class QuestionWriter:
     def write(self, request: PolicyRequest) -> bytes:
         client = request.request
         peer, at_s = client.peer, client.received_at_s
-        asked = _write_time(int(at_s), int(at_s % 1 * 1e9)) + bytes_field(_HTTP, _find_http(request))
-        source = _write_source(peer.address, peer.port, find_principal(request))
-        return bytes_field(_ATTRIBUTES, source + bytes_field(_REQUEST, asked) + self._extensions)
+        http, has_id = _find_http(request)
+        if not has_id:
+            http += _write_id(client.give_id().encode())
+        asked = _write_time(int(at_s), int(at_s % 1 * 1e9)) + bytes_field(_HTTP, http)
+        ends = _write_source(peer.address, peer.port, find_principal(request)) + _write_destination(*peer.dialled)
+        return bytes_field(_ATTRIBUTES, ends + bytes_field(_REQUEST, asked) + self._extensions)
 
 
 def _write_time(seconds: int, nanos: int) -> bytes:
@@ -60,35 +68,48 @@ def _write_source(address: str, port: int, principal: str) -> bytes:
     return bytes_field(_SOURCE, source.SerializeToString())
 
 
-def _find_http(request: PolicyRequest) -> bytes:
-    """A serialized HttpRequest: the same for all RPCs that a client begins with the same metadata."""
+@lru_cache(64)
+def _write_destination(address: str, port: int) -> bytes:
+    """Of all RPCs on a port of the gateway."""
+    if not address:
+        return b""
+    where = SocketAddress(address=address, port_value=port)
+    return bytes_field(_DESTINATION, Peer(address=Address(socket_address=where)).SerializeToString())
+
+
+def _write_id(request_id: bytes) -> bytes:
+    """Fields of an HttpRequest without an id."""
+    return bytes_field(_ID, request_id) + bytes_field(_HEADERS, _ID_KEY + bytes_field(_VALUE, request_id))
+
+
+def _find_http(request: PolicyRequest) -> _Http:
+    """The same for all RPCs that a client begins with the same metadata."""
     client, peer = request.request, request.request.peer
     if request.first_message is not None or client.metadata_bytes > LONGEST_KNOWN_BYTES:
         return _write_http(request)
-    vouched_for = client.port.tls, peer.hop, peer.keeps_proto, peer.certificate
+    vouched_for = client.port.tls, peer.hop, peer.keeps_proto, peer.keeps_id, peer.certificate
     same = client.path, client.authority, request.metadata, vouched_for
     known = _KNOWN.get(same)
     return _remember(same, _write_http(request)) if known is None else known
 
 
-def _remember(same: tuple[object, ...], http: bytes) -> bytes:
-    if len(http) <= LONGEST_KNOWN_BYTES:
+def _remember(same: tuple[object, ...], http: _Http) -> _Http:
+    if len(http[0]) <= LONGEST_KNOWN_BYTES:
         if len(_KNOWN) >= MOST_KNOWN:
             _KNOWN.clear()
         _KNOWN[same] = http
     return http
 
 
-def _write_http(request: PolicyRequest) -> bytes:
+def _write_http(request: PolicyRequest) -> _Http:
     headers, message = list_headers(request), request.first_message
     http = HttpRequest(method="POST", protocol="HTTP/2", path=request.request.path, host=headers[":authority"])
-    http.scheme, http.id = headers[":scheme"], headers.get("x-request-id", "")
+    http.scheme, http.id = headers[":scheme"], headers.get(REQUEST_ID, "")
     if message is not None:
         http.raw_body, http.size = message.frame, len(message.frame)
         headers[PARTIAL_BODY] = "false" if message.complete else "true"
     http.headers.update(headers)
-    serialized: bytes = http.SerializeToString()
-    return serialized
+    return http.SerializeToString(), REQUEST_ID in headers
 
 
 def find_principal(request: PolicyRequest) -> str:
@@ -103,7 +124,8 @@ def list_headers(request: PolicyRequest) -> dict[str, str]:
     """The RPC's headers as one HTTP/2 request has them, values of equal keys joined by commas, cookies by
     semicolons (RFC 9113, 8.2.3).
 
-    What the gateway vouches for (`x-forwarded-*`) is as pods get it, not as the client sent it.
+    What the gateway vouches for (`x-forwarded-*`) is as pods get it, not as the client sent it. `x-request-id` is the
+    client's, where pods get it; else there is none.
     """
     client = request.request
     scheme = "https" if client.port.tls else "http"
@@ -121,6 +143,9 @@ def list_headers(request: PolicyRequest) -> dict[str, str]:
     if peer.certificate:
         headers[FORWARDED_CERTIFICATE] = peer.certificate
     headers.pop(PARTIAL_BODY, None)
+    given = headers.pop(REQUEST_ID, None)
+    if given is not None and peer.keeps_id:
+        headers[REQUEST_ID] = _text(str(request.get(REQUEST_ID)))  # the first of several, as pods get it
     return headers
 
 

@@ -11,6 +11,7 @@ from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.codes import Code
 from grpcgw.model.ext_authz import AnswerCaching, AuthProtocol, ExtAuthzSettings, IncludedMessage
 from grpcgw.model.hidden_text import HiddenText
+from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import Destination, WeightedCluster
 from grpcgw.policy.chain import FAILED_OPEN
@@ -31,6 +32,7 @@ from grpcgw.policy.ext_authz.ext_authz_policy import ExtAuthz
 from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
+from grpcgw.session.forwarding import forward_request
 
 KEY = ObjectKey("Mapping", "default", "greet")
 SERVICES = tuple(Destination(ObjectKey("AuthService", "default", n), (WeightedCluster(n),)) for n in ("one", "two"))
@@ -109,6 +111,44 @@ def test_the_certificate_of_the_client_is_its_principal() -> None:
     asked.request.certificate = ClientCertificate(b"", b"", "CN=ann", ("spiffe://a/b",), ("ann.test",))
     attributes = question(policy().check(asked)).attributes
     assert (attributes.source.principal, attributes.request.http.scheme) == ("spiffe://a/b", "https")
+
+
+def test_the_address_that_the_client_connected_to_is_the_destination() -> None:
+    asked = request()
+    assert not question(policy().check(asked)).attributes.HasField("destination"), "the engine does not know it"
+    asked.request.peer.dialled = ("10.0.0.1", 8443)
+    where = question(policy().check(asked)).attributes.destination.address.socket_address
+    assert (where.address, where.port_value) == ("10.0.0.1", 8443)
+
+
+@pytest.mark.parametrize(("address", "given"), [("10.0.0.9", ()), ("8.8.8.8", (("x-request-id", "mine"),))])
+def test_the_service_gets_the_id_that_the_pod_will_get(address: str, given: Metadata) -> None:
+    """Also where what RPCs have in common is known already."""
+    ids = []
+    for _ in range(2):
+        asked = request(*given)
+        asked.request.peer = Peer(address, 5123)
+        http = question(policy().check(asked)).attributes.request.http
+        assert http.id == http.headers["x-request-id"] == asked.request.own_id
+        assert dict(forward_request(given, asked.request.peer, False, asked.request.own_id))["x-request-id"] == http.id
+        ids.append(http.id)
+    assert len({*ids, "", "mine"}) == 4
+
+
+def test_of_several_ids_of_an_internal_client_the_first_counts() -> None:
+    http = question(policy().check(request(("x-request-id", "r1"), ("x-request-id", "r2")))).attributes.request.http
+    assert (http.id, http.headers["x-request-id"]) == ("r1", "r1")
+
+
+def test_over_http_a_service_gets_the_id_where_it_asks_for_it() -> None:
+    over_http = replace(SETTINGS, protocol=AuthProtocol.HTTP)
+    for settings, given in ((over_http, False), (replace(over_http, allowed_request_headers=("x-request-id",)), True)):
+        asked = request()
+        waiting = policy(settings).check(asked)
+        assert isinstance(waiting, Wait)
+        assert isinstance(waiting.work, HttpCall)
+        assert dict(waiting.work.headers).get("x-request-id", "") == asked.request.own_id
+        assert bool(asked.request.own_id) is given
 
 
 def test_any_bytes_of_a_client_can_be_asked_about() -> None:
