@@ -139,6 +139,6 @@ def test_nothing_is_installed_but_from_the_locks() -> None:
     free = [step.strip() for step in installing_steps() if not locked.search(step)]
     assert free == [
         "@$(EDITABLE) .",
-        "RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist .",
+        "RUN GRPCGW_COMPILE=1 pip wheel --no-deps --no-build-isolation --wheel-dir dist .",
         "pip --python /opt/grpcgw install --no-deps dist/*.whl",
     ]
