@@ -90,9 +90,19 @@ def test_filters_in_order_with_conditions_that_see_earlier_changes(lab: Lab) -> 
     assert len(pod.calls) == 3
 
 
-def test_a_broken_filter_refuses_the_calls_that_need_it_and_the_others_are_served(lab: Lab) -> None:
-    compiled = compile_yaml(GUARDED.replace("secretName: keys", "secretName: absent"), lab.engine)
-    assert any("none of its Secrets has a key" in str(one) for one in compiled.problems)
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ("{APIKey: {keys: [{secretName: absent}]}}", "none of its Secrets has a key"),
+        ("{OAuth2: {authorizationURL: 'https://a.example', clientID: me}}", "by a Filter of type JWT"),
+    ],
+    ids=["API keys", "OAuth2"],
+)
+def test_a_broken_filter_refuses_the_calls_that_need_it_and_the_others_are_served(
+    lab: Lab, spec: str, problem: str
+) -> None:
+    compiled = compile_yaml(GUARDED.replace("{APIKey: {keys: [{secretName: keys}]}}", spec), lab.engine)
+    assert any(problem in str(one) for one in compiled.problems)
     (cluster,) = compiled.snapshot.clusters
     pod = lab.pod("pods", {"Open": lambda requests, _: iter(list(requests))})
     gateway = lab.gateway(configuration=compiled.snapshot, clusters={cluster: (pod,)})

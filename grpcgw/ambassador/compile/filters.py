@@ -157,8 +157,9 @@ _COMPILERS: dict[FilterType, FilterCompiler] = {
     "Plugin": _compile_plugin,
     "APIKey": _compile_api_key,
     "OAuth2": _refuse(
-        "OAuth2 is a browser's flow of redirects and cookies, which no gRPC client can go through; have clients send"
-        " their tokens, and verify them by a Filter of type JWT"
+        "OAuth2 is a browser's flow of redirects and cookies, which no gRPC client can go through; have clients fetch"
+        " their tokens themselves (also those of grantType ClientCredentials and Password) and send them as"
+        " authorization: Bearer, and verify them by a Filter of type JWT with the issuer's jwksURI"
     ),
     "Internal": _refuse("Internal is for Edge Stack's own filters, which are not here"),
 }

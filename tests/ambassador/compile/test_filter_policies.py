@@ -352,7 +352,11 @@ def test_a_secret_that_cannot_be_read_serves_in_its_last_good_version() -> None:
         ({"APIKey": {"keys": []}}, "should have at least 1 entry"),
         ({"APIKey": {"keys": [{"secretName": "keys"}], "httpHeader": "x key"}}, "is no metadata key"),
         ({"APIKey": {"keys": [{"secretName": "absent"}]}}, "none of its Secrets has a key"),
-        ({"OAuth2": {"authorizationURL": "https://a"}}, "OAuth2 is a browser's flow"),
+        ({"OAuth2": {"authorizationURL": "https://a"}}, "verify them by a Filter of type JWT"),
+        (
+            {"type": "oauth2", "oauth2": {"grantType": "ClientCredentials"}},
+            "a Filter of type JWT with the issuer's jwksURI",
+        ),
         ({"Internal": {}}, "Edge Stack's own"),
         ({"JWT": {}}, "one of jwksURI and jwksSecret is required"),
         ({"JWT": {"jwksURI": "https://a", "issuer": []}}, "JWT.issuer: should have at least 1 entry"),
