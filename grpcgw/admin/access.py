@@ -62,12 +62,13 @@ class AdminAccess:
         self._digest, self.tls = digest, tls
 
     def admits(self, authorization: str, verified_by: ssl.SSLContext | None) -> bool:
-        """`authorization`: value of the header. `verified_by`: has verified a certificate of the client; None: there is
-        none. One that a CA before the one in force let in is no longer enough."""
+        """`authorization`: value of the header, whose bytes are its characters. `verified_by`: has verified a
+        certificate of the client; None: there is none. One that a CA before the one in force let in is no longer
+        enough."""
         if self.is_open or self._has_verified(verified_by):
             return True
         scheme, _, given = authorization.partition(" ")
-        digest = sha256(given.strip().encode("utf-8", "surrogatepass")).digest()
+        digest = sha256(given.strip(" \t").encode("latin-1", "replace")).digest()
         return bool(self._digest) and scheme.lower() == "bearer" and hmac.compare_digest(digest, self._digest)
 
     def _has_verified(self, context: ssl.SSLContext | None) -> bool:

@@ -89,6 +89,16 @@ def test_what_would_leave_the_port_open_is_an_error(tmp_path: Path) -> None:
         read_access(None, certificate, key, None)
 
 
+def test_a_token_may_have_any_characters(tmp_path: Path) -> None:
+    """The last byte of the last one is a space to who reads bytes as characters."""
+    text = "pass phrase of caf\N{LATIN SMALL LETTER E WITH ACUTE} voil\N{LATIN SMALL LETTER A WITH GRAVE}"
+    access = read_access(write_token(tmp_path, text), None, None, None)
+    with run_admin(greet_state(), access=access) as admin, httpx.Client(base_url=admin.url) as client:
+        for given, status in ((text, 200), (f"{text}a", 401)):
+            headers = {b"authorization": f"Bearer {given}".encode()}
+            assert client.get("/metrics", headers=headers).status_code == status
+
+
 def test_neither_repr_nor_an_error_shows_the_token(tmp_path: Path) -> None:
     assert TOKEN not in repr(vars(read_access(write_token(tmp_path), None, None, None)))
     with pytest.raises(UserError) as refused:
