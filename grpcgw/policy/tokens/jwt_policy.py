@@ -146,7 +146,10 @@ class JwtPolicy:
                 add += render_header(template, data)
             except TemplateError as error:
                 return TokenFault(f"{template.name} cannot be made of it: {error}")
-        return Allow(add=tuple(add), remove=self._removed, facts=_make_facts(claims), claims=claims)
+        try:
+            return Allow(add=tuple(add), remove=self._removed, facts=_make_facts(claims), claims=claims)
+        except ValueError as error:
+            return TokenFault(f"what is made of it cannot be sent: {error}")
 
 
 def _make_facts(claims: Mapping[str, object]) -> Facts:

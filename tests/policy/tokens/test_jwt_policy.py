@@ -482,6 +482,13 @@ def test_a_template_that_does_not_fit_the_token_refuses_it() -> None:
     assert_refused(check(TOKEN, inject("{{ .token.Claims.sub.name }}")), "x-out cannot be made of it")
 
 
+def test_a_token_whose_headers_no_request_can_have_is_refused() -> None:
+    """It is no defect of the gateway: percent-encoded, a claim is three times as long."""
+    long = tuple(HeaderTemplate(f"x-{number}", "{{ .token.Claims.name }}") for number in range(5))
+    token = RSA.sign(claims(name="\N{SNOWMAN}" * 1500))
+    assert_refused(check(token, replace(SETTINGS, inject=long)), "too long")
+
+
 # --- refusals
 
 
