@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from inspect import iscoroutinefunction, unwrap
@@ -71,26 +71,27 @@ def wrap(instance: UserPolicy, timeout_ms: int | None = None, slow: SlowChecks |
     on_end = getattr(instance, "on_end", None)
     if iscoroutinefunction(on_end):
         raise PluginFault("its on_end is asynchronous: nothing would wait for it")
-    if not iscoroutinefunction(unwrap(check)):
-        return PluginPolicy(check, on_end, slow or SlowChecks())
-    if not iscoroutinefunction(check):  # a decorator's, which returns what the coroutine function does
-        check = partial(_await, check)
     limit_ms = instance.timeout_ms if timeout_ms is None else timeout_ms
     if not isinstance(limit_ms, int) or limit_ms <= 0:
         raise PluginFault("its timeout_ms is no number of milliseconds above 0")
+    if not iscoroutinefunction(unwrap(check)):
+        return PluginPolicy(check, on_end, limit_ms / 1000, slow or SlowChecks())
+    if not iscoroutinefunction(check):  # a decorator's, which returns what the coroutine function does
+        check = partial(_await, check)
     return AsyncPluginPolicy(check, on_end, limit_ms / 1000)
 
 
 class PluginPolicy:
-    """Checks at once."""
+    """Checks at once, unless it returns an awaitable of its verdict."""
 
     def __init__(
         self,
         check: Callable[[CallView], Any],
         on_end: Callable[[CallView, Status], None] | None,
+        timeout_s: float,
         slow: SlowChecks,
     ) -> None:
-        self._check, self._slow = check, slow
+        self._check, self._timeout_s, self._slow = check, timeout_s, slow
         self._name = getattr(check, "__qualname__", type(check).__qualname__)
         self.on_end: OnEnd | None = None if on_end is None else partial(_end, on_end)
 
@@ -103,6 +104,8 @@ class PluginPolicy:
             if took_s > BLOCKS_S:
                 self._slow.count += 1
                 _blocks.note(f"{self._name} of an own policy", took_s)
+        if hasattr(verdict, "__await__"):
+            return Wait(CoroutineWork(partial(_resolve, verdict)), self._timeout_s, FailMode.CLOSED)
         return verdict
 
 
@@ -121,6 +124,10 @@ class AsyncPluginPolicy:
     def check(self, request: PolicyRequest) -> Wait:
         work = CoroutineWork(partial(self._check, CallView(request)))
         return Wait(work, self._timeout_s, FailMode.CLOSED)
+
+
+async def _resolve(later: Awaitable[Allow | Deny]) -> Allow | Deny:
+    return await later
 
 
 async def _await(check: Callable[[CallView], Any], call: CallView) -> Allow | Deny:

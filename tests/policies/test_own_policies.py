@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 from pydantic import BaseModel, SecretStr
@@ -116,6 +117,25 @@ def test_a_defect_denies_with_internal_and_names_no_internals(policy: OwnPolicy)
     denied = check_call(policy)
     assert (denied.code, denied.reason) == (Code.INTERNAL, "policy-defect")
     assert "password" not in denied.message
+
+
+class Deferring(OwnPolicy):
+    """Not `async` itself: its type says that it may return what is waited for."""
+
+    def check(self, call: CallView) -> Awaitable[Allow | Deny]:
+        return self._later(call)
+
+    async def _later(self, call: CallView) -> Allow | Deny:
+        if call.method == "Hang":
+            await asyncio.Event().wait()
+        return deny(Code.ABORTED, "later")
+
+
+def test_a_check_may_return_what_is_waited_for() -> None:
+    assert check_call(Deferring()).code is Code.ABORTED
+    hasty = Deferring()
+    hasty.timeout_ms = 10
+    assert check_call(hasty, FakeCall("/a.B/Hang")).reason == "policy-unavailable"
 
 
 class Slow(OwnPolicy):
