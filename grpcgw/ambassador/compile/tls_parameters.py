@@ -69,7 +69,8 @@ def _compile_curve(spec: TlsSettings, findings: Findings, *path: str) -> str:
         if name not in _CURVES:
             findings.error(f"{name!r} is unknown; known are {', '.join(_CURVES)}", *path, "ecdh_curves")
     if len(given) > 1:
-        findings.notice(f"Python's ssl takes one curve: {given[0]} is offered alone", *path, "ecdh_curves")
+        only = f"Python's ssl takes one curve: {given[0]} is offered alone, and peers without it are refused"
+        findings.notice(only, *path, "ecdh_curves")
     return _CURVES.get(given[0], "") if given else ""
 
 

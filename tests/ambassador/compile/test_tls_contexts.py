@@ -501,7 +501,10 @@ def test_revocation_lists_are_of_clients_and_of_pods(name: str) -> None:
 def test_of_several_curves_the_first_is_used_and_a_notice_says_so() -> None:
     compiled = compile_objects(tls_context(ecdh_curves=["X25519", "P-256"]), secret(CHAIN, PRIVATE))
     assert compiled.snapshot.certificates[0].parameters.curve == "X25519"
-    assert "spec.ecdh_curves: Python's ssl takes one curve: X25519 is offered alone" in said(compiled)[0]
+    assert (
+        "spec.ecdh_curves: Python's ssl takes one curve: X25519 is offered alone, and peers without it are refused"
+        in said(compiled)[0]
+    )
 
 
 BOTH = ("h2", "http/1.1")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from dataplane.authorities import Authority, Identity
 from pems import key_pair
 
-from engines.http2.tls_pairs import client_context, connect
+from engines.http2.tls_pairs import client_context, connect, visit
 from grpcgw.engines.http2.tls_contexts import ServerContexts, make_client_context, make_server_context
 from grpcgw.engines.http2.tls_layer import TlsFailed, TlsLayer
 from grpcgw.errors import UserError
@@ -215,6 +220,48 @@ def test_the_curve_is_that_of_the_host(curve: str, version: ssl.TLSVersion) -> N
     client = only(version)
     client.set_ecdh_curve("secp384r1" if curve != "secp384r1" else "secp521r1")
     assert refusal(client, certificate) in ("no-shared-cipher", "other")
+
+
+GROUPS = """openssl_conf = main
+[main]
+ssl_conf = ssl
+[ssl]
+system_default = all
+[all]
+Groups = X25519:P-384
+"""
+
+
+def test_a_configuration_of_openssl_gives_all_contexts_several_curves_unless_a_host_has_its_own(tmp_path: Path) -> None:
+    """As docs/ambassador.md says."""
+    configuration = tmp_path / "openssl.cnf"
+    configuration.write_text(GROUPS)
+    script = "from engines.http2 import test_tls_contexts; test_tls_contexts.show_curves()"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "OPENSSL_CONF": str(configuration), "PYTHONPATH": paths}
+    shown = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
+    assert shown.stdout.split() == ["X25519", "secp384r1", "/", "prime256v1"]
+
+
+def show_curves() -> None:
+    """Print those that a server takes without curves of its own, and with one."""
+    for parameters in (TlsParameters(), TlsParameters(curve="prime256v1")):
+        for curve in ("X25519", "prime256v1", "secp384r1"):
+            client = client_context()
+            client.set_ecdh_curve(curve)
+            with suppress(TlsFailed):
+                connect(client, make_server_context(replace(A, parameters=parameters)))
+                print(curve)
+        print("/" if not parameters.curve else "")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_ticket_of_another_worker_leads_to_a_full_handshake(version: ssl.TLSVersion) -> None:
+    """Two contexts of one certificate, as two workers have them."""
+    client, (one, other) = only(version), (make_server_context(A), make_server_context(A))
+    ticket = visit(client, one).session
+    assert visit(client, one, ticket).session_reused
+    assert not visit(client, other, ticket).session_reused
 
 
 def test_only_the_protocols_of_the_host_are_offered() -> None:

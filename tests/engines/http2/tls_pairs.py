@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 
 from grpcgw.engines.http2.tls_layer import TlsLayer
 
@@ -36,3 +37,22 @@ def connect(
         part, to_near = to_near[:chunk], to_near[chunk:]
         assert near.receive(part) == b""
     return near, far
+
+
+def visit(client: ssl.SSLContext, server: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLObject:
+    """A client after its handshake, which may resume a session, and with the tickets that the server sent."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near, far = (
+        client.wrap_bio(incoming, outgoing, server_hostname="localhost", session=session),
+        TlsLayer(server, True),
+    )
+    done = False
+    while not (done and far.established):
+        with suppress(ssl.SSLWantReadError):
+            near.do_handshake()
+            done = True
+        if sent := outgoing.read():
+            incoming.write(far.handshake(sent))
+    with suppress(ssl.SSLWantReadError):
+        near.read()  # tickets of TLS 1.3 follow the handshake
+    return near
