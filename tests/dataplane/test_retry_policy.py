@@ -70,7 +70,11 @@ def test_http_503_of_a_hop_before_the_pod_is_tried_again(lab: Lab, condition: st
     away, there = lab.scripted_pod(refuse), lab.pod("a")
     gateway = configured(lab, retrying(f"retry_on: {condition}, num_retries: 2"), pods=[away, there])
     gateway.wait_for_ready_pods(2)
-    assert [lab.raw_client(gateway).call("Unary").status for _ in range(4)] == [0] * 4
+    call = lab.raw_client(gateway).call
+    if lab.on_grpc_core:  # now and then the answer's headers come so long before its status that they are passed on
+        eventually(lambda: call("Unary").status == 0 and gateway.serving.counters.retries, "an RPC is tried again")
+    else:
+        assert [call("Unary").status for _ in range(4)] == [0] * 4
     assert away.streams
 
 

@@ -37,6 +37,20 @@ class Recorder:
         stream.end()
 
 
+def patient_pod(lab: Lab, name: str = "pod") -> Pod:
+    """One that answers when it has the whole request. A busy grpc core may tell the gateway of a half-close after the
+    pod's answer to the first message, and the copy of a request that was not over when its original was is cancelled.
+    """
+
+    def answer(requests: Iterator[bytes], _: Context) -> Iterator[bytes]:
+        yield f"{name}:".encode() + b"".join(requests)
+
+    def split(requests: Iterator[bytes], _: Context) -> Iterator[bytes]:
+        yield from b"".join(requests).split(b",")
+
+    return lab.pod(name, methods={"Unary": answer, "Split": split})
+
+
 def shadowed(weight_percent: int = 100, timeout_ms: int | None = None) -> Route:
     """The Mapping `test` over `pods`, and its shadow over `shadows`."""
     (shadow,) = mapping(name="shadow", cluster="shadows", timeout_ms=timeout_ms).destinations
@@ -71,7 +85,7 @@ def wait_for_copies(gateway: Gateway, count: int) -> ShadowReport:
     [("Unary", [b"hi"]), ("Join", [b"a", b"", b"c"]), ("Split", [b"a,b"]), ("Chat", [b"x" * 30_000, b"y", b"z"])],
 )
 def test_every_kind_of_rpc_is_copied_with_all_its_messages(lab: Lab, method: str, messages: list[bytes]) -> None:
-    recorder, pod = Recorder(), lab.pod()
+    recorder, pod = Recorder(), patient_pod(lab)
     shadow = lab.scripted_pod(recorder)
     gateway = gateway_with(lab, pod, shadow)
     client = lab.raw_client(gateway)
@@ -100,7 +114,7 @@ def test_authority_of_a_copy_says_that_it_is_one(lab: Lab) -> None:
 @pytest.mark.parametrize(("weight_percent", "expected"), [(0, 0), (25, 5), (50, 10), (100, 20)])
 def test_weight_is_the_exact_share_that_is_copied(lab: Lab, weight_percent: int, expected: int) -> None:
     shadow = lab.pod("shadow")
-    gateway = gateway_with(lab, lab.pod(), shadow, route=shadowed(weight_percent))
+    gateway = gateway_with(lab, patient_pod(lab), shadow, route=shadowed(weight_percent))
     greet = lab.channel(gateway).unary_unary("/test.Pod/Unary")
     for _ in range(20):
         assert greet(b"hi") == b"pod:hi"
@@ -110,7 +124,7 @@ def test_weight_is_the_exact_share_that_is_copied(lab: Lab, weight_percent: int,
 
 def test_copies_are_balanced_over_the_shadows_own_pods(lab: Lab) -> None:
     one, two = lab.pod("one"), lab.pod("two")
-    gateway = gateway_with(lab, lab.pod(), one, two)
+    gateway = gateway_with(lab, patient_pod(lab), one, two)
     gateway.wait_for_ready_pods(3)
     greet = lab.channel(gateway).unary_unary("/test.Pod/Unary")
     for _ in range(10):
@@ -285,7 +299,7 @@ def test_a_copy_may_answer_after_its_original(lab: Lab) -> None:
         stream.send_headers()
         stream.end()
 
-    gateway = gateway_with(lab, lab.pod(), lab.scripted_pod(answer_late))
+    gateway = gateway_with(lab, patient_pod(lab), lab.scripted_pod(answer_late))
     assert lab.raw_client(gateway).call("Unary").status == 0
     eventually(lambda: gateway.codes("Unary") == {0: 1})
     assert copies(gateway).in_flight == 1
@@ -338,7 +352,9 @@ def test_a_gateway_stops_with_copies_that_hang(lab: Lab) -> None:
 
 def test_pods_of_a_shadow_may_leave_under_copies(lab: Lab) -> None:
     shadow = lab.scripted_pod()
-    gateway = lab.gateway(routes=[shadowed()], clusters={"pods": (lab.pod(),), "shadows": (shadow,)}, drain_time_s=0.1)
+    gateway = lab.gateway(
+        routes=[shadowed()], clusters={"pods": (patient_pod(lab),), "shadows": (shadow,)}, drain_time_s=0.1
+    )
     client = lab.raw_client(gateway)
     assert client.call("Unary").status == 0
     eventually(lambda: shadow.streams)
@@ -350,7 +366,7 @@ def test_pods_of_a_shadow_may_leave_under_copies(lab: Lab) -> None:
 
 def test_a_shadow_comes_and_goes_by_configuration(lab: Lab) -> None:
     shadow = lab.pod("shadow")
-    gateway = gateway_with(lab, lab.pod(), shadow)
+    gateway = gateway_with(lab, patient_pod(lab), shadow)
     client = lab.raw_client(gateway)
     assert client.call("Unary").status == 0
     wait_for_copies(gateway, 1)
@@ -380,7 +396,7 @@ def test_a_shadow_of_ambassadors_yaml_gets_its_share_with_settings_of_its_own(la
           rewrite: /other.Service/
           add_request_headers: {x-shadow: "yes"}
         """,
-        real=lab.pod("real"),
+        real=patient_pod(lab, "real"),
         copies=copied,
     )
     client = lab.raw_client(gateway)
