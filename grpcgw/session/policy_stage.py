@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from grpcgw.model.metadata import Metadata
-from grpcgw.model.status import Status
 from grpcgw.policy.chain import Chain
 from grpcgw.policy.contract import (
     Answer,
@@ -88,24 +86,6 @@ class PolicyStage:
         """When that began, and when it has to be there."""
         self._work: RunningWork | PolicyRpc | PolicyHttp | None = None
 
-    @property
-    def metadata(self) -> Metadata:
-        """The client's, as the policies left it."""
-        return self._chain.request.metadata
-
-    @property
-    def add_response(self) -> Metadata:
-        """What the policies add to the metadata that the client gets first."""
-        return self._chain.add_response
-
-    @property
-    def facts(self) -> dict[str, str]:
-        return self._chain.request.facts
-
-    def edit(self, metadata: Metadata) -> Metadata:
-        """`metadata` with what the policies remove and add."""
-        return self._chain.edit(metadata)
-
     def start(self, outcome: Outcome, now_s: float) -> Outcome:
         """`outcome`: that of `run_chain`. After a Wait, `on_outcome` follows, or `on_timer`."""
         return self._advance(outcome, now_s)
@@ -125,10 +105,9 @@ class PolicyStage:
         if wait is not None and isinstance(wait.work, FirstMessage) and self._find_message(wait.work):
             self._resume(wait, ALLOW, now_s)
 
-    def end(self, status: Status) -> None:
-        """The RPC is over: stop what is waited for, and tell the policies that allowed it. Called once."""
+    def end(self) -> None:
+        """The RPC is over: stop what is waited for. Called once."""
         self._stop_work()
-        self._chain.end(status)
         # Both lead back to this object: the RPC's objects would stay until the garbage collector runs.
         del self._call, self._on_outcome
 

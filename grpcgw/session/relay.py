@@ -21,6 +21,7 @@ from __future__ import annotations
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
 from grpcgw.policy.breakers import Permit
+from grpcgw.policy.chain import Chain
 from grpcgw.policy.request import Request
 from grpcgw.routing.targets import Target
 from grpcgw.session import ending
@@ -54,6 +55,7 @@ class Relay:
         "_request",
         "_requests",
         "_serving",
+        "_stage",
         "_target",
         "_try",
         "_unchecked_bytes",
@@ -77,8 +79,10 @@ class Relay:
         self._copy: Copy | None = None
         """For the Mapping's shadow; None: the RPC is not copied."""
         self._permit: Permit | None = None
-        self._policies: PolicyStage | None = None
-        """None: the Mapping has no policies."""
+        self._policies: Chain | None = None
+        """None: the Mapping has no policies, or they only allowed the RPC."""
+        self._stage: PolicyStage | None = None
+        """What a policy waits for; None: none had to wait."""
         self._on_hold: Timer | None = None
         """What must come before the next try is opened; None: nothing."""
         self._try: Try | None = None
@@ -140,8 +144,8 @@ class Relay:
         """A part of the request was read, and is held until the policies allow the RPC."""
         if not self._requests.lend(self._request, self._serving.held):
             self._end_early(ending.too_much_held(), now_s)
-        elif self._policies is not None:
-            self._policies.on_message(now_s)
+        elif self._stage is not None:
+            self._stage.on_message(now_s)
 
     def _copy_taken(self, copy: Copy, message: bytes | None, now_s: float) -> None:
         """Give the copy what was just read."""

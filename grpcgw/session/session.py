@@ -106,13 +106,21 @@ class Session(Relay):
         self._finish_own(refusal.status(), now_s)
 
     def _run_policies(self, chain: Chain, outcome: Outcome, target: Target, now_s: float) -> None:
-        """Go on with the policies of the Mapping. While one waits, the first message is read and held, and no more."""
+        """Go on with what the policies of the Mapping made of the RPC."""
+        self._policies = chain
+        if isinstance(outcome, Wait):
+            self._begin_wait(chain, outcome, target, now_s)
+        else:
+            self._decide(outcome, now_s)
+
+    def _begin_wait(self, chain: Chain, outcome: Outcome, target: Target, now_s: float) -> None:
+        """While a policy waits, the first message is read and held, and no more."""
         http, note_failure = self._serving.http, self._serving.clusters.note_failure
-        self._policies = PolicyStage(
+        self._stage = PolicyStage(
             chain, target, self._call, self._requests, self._deadline_s, http, note_failure, self._decide
         )
         self._on_hold = POLICY
-        outcome = self._policies.start(outcome, now_s)
+        outcome = self._stage.start(outcome, now_s)
         self._decide(outcome, now_s)
         if isinstance(outcome, Wait):
             self._requests.read(self._call)
@@ -193,7 +201,7 @@ class Session(Relay):
             self._copy.open(now_s)
 
     def _hash_key(self, make_key: MakeKey) -> int | None:
-        metadata = self._request.metadata if self._policies is None else self._policies.metadata
+        metadata = self._request.metadata if self._policies is None else self._policies.request.metadata
         return make_key(metadata, self._request.peer.address)
 
     def _make_metadata(self, target: Target) -> Metadata:
@@ -230,8 +238,8 @@ class Session(Relay):
         if timer is Timer.RETRY:
             self._on_hold = None
             self._open(now_s, avoid=self._pod)
-        elif timer is Timer.POLICY and self._policies is not None:
-            self._policy_timed_out(self._policies, now_s)
+        elif timer is Timer.POLICY and self._stage is not None:
+            self._policy_timed_out(self._stage, now_s)
         elif timer is Timer.COALESCE and self._on_hold is None:
             self._coalescing_ended(now_s)
 
@@ -364,7 +372,9 @@ class Session(Relay):
         reason = reason_of(status) if own else ""
         sizes = self._requests.uncounted_bytes(), self._replies.uncounted_bytes()
         self._counters.end(status.code, now_s - self._since_s, reason or (CLIENT_CANCELLED if own else ""), *sizes)
-        if self._policies is not None:  # after the RPC is counted, which a defect in these must not prevent
+        if self._stage is not None:  # after the RPC is counted, which a defect in these must not prevent
+            self._stage.end()
+        if self._policies is not None:
             self._policies.end(status)
         if self._copy is not None:
             self._copy.leave(status_from is _NOBODY, now_s)
@@ -376,7 +386,7 @@ class Session(Relay):
 
     def _is_marked(self) -> bool:
         """Whether a policy has it logged, whatever share of RPCs is."""
-        return self._policies is not None and LOGGED in self._policies.facts
+        return self._policies is not None and LOGGED in self._policies.request.facts
 
     def _release(self) -> None:
         self._requests.release(self._request, self._serving.held)
@@ -401,5 +411,5 @@ class Session(Relay):
             deadline_s=self._deadline_s,
             further_tries=self._further.count if self._further is not None else 0,
             forwarded=self._metadata,
-            facts=None if self._policies is None else self._policies.facts,
+            facts=None if self._policies is None else self._policies.request.facts,
         )
