@@ -85,6 +85,8 @@ CUSTOM_KINDS = (
     Kind("Filter.gateway.getambassador.io", "filters", "gateway.getambassador.io", ("v1alpha1",)),
     Kind("FilterPolicy.gateway.getambassador.io", "filterpolicies", "gateway.getambassador.io", ("v1alpha1",)),
     Kind("RateLimit", "ratelimits", "getambassador.io", CUSTOM_VERSIONS),
+    Kind("WebApplicationFirewall", "webapplicationfirewalls", "gateway.getambassador.io", ("v1alpha1",)),
+    Kind("WebApplicationFirewallPolicy", "webapplicationfirewallpolicies", "gateway.getambassador.io", ("v1alpha1",)),
     Kind("AuthorizationPolicy", "authorizationpolicies", "grpcgw.io", ("v1alpha1",)),
 )
 BUILT_IN_KINDS = (

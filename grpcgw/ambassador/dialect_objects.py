@@ -34,6 +34,10 @@ def _watch_guard(kind: str, plural: str) -> WatchedKind:
     return replace(_watch(kind, plural), rare=True)
 
 
+def _watch_firewall(kind: str, plural: str) -> WatchedKind:
+    return WatchedKind((ApiResource(EDGE_STACK_GROUP, "v1alpha1", kind, plural),), rare=True)
+
+
 def _watch_second(kind: str, plural: str) -> WatchedKind:
     """Edge Stack has its Filters in a group of its own, too: whoever writes them there expects them to decide."""
     resource = ApiResource(EDGE_STACK_GROUP, "v1alpha1", kind, plural, is_second=True)
@@ -56,6 +60,8 @@ WATCHED = (
     _watch_second("Filter", "filters"),
     _watch_second("FilterPolicy", "filterpolicies"),
     _watch_guard("RateLimit", "ratelimits"),
+    _watch_firewall("WebApplicationFirewall", "webapplicationfirewalls"),
+    _watch_firewall("WebApplicationFirewallPolicy", "webapplicationfirewallpolicies"),
     WatchedKind((ApiResource(OWN_GROUP, "v1alpha1", "AuthorizationPolicy", "authorizationpolicies"),), rare=True),
 )
 

@@ -122,7 +122,7 @@ def _find_scope(obj: KubeObject, module: ModuleConfig) -> Scope | None:
         case "AuthService" | "Module":
             return AuthScope()
         case "WebApplicationFirewallPolicy":
-            return FilterScope(None)
+            return read_firewall_scope(obj)
         case _:
             return None  # a firewall: it protects what a policy says
 
@@ -154,8 +154,23 @@ def read_filter_scope(obj: KubeObject) -> FilterScope:
     return FilterScope(read if len(read) == len(rules) else None)
 
 
+def read_firewall_scope(obj: KubeObject) -> FilterScope:
+    """Which Mappings a WebApplicationFirewallPolicy protects: those that any of its rules may match."""
+    given = _fields(obj).get("rules")
+    reaches = [_read_reach(rule) for rule in given] if isinstance(given, list) else [None]
+    read = tuple([(reach, True) for reach in reaches if reach is not None])
+    return FilterScope(read if len(read) == len(reaches) else None)
+
+
 def _read_rule(rule: object) -> tuple[RuleReach, bool] | None:
     if not isinstance(rule, Mapping) or "precedence" in rule:  # which changes the order of rules
+        return None
+    reach = _read_reach(rule)
+    return None if reach is None else (reach, bool(rule.get("filters")) or not _PASSING.issuperset(rule))
+
+
+def _read_reach(rule: object) -> RuleReach | None:
+    if not isinstance(rule, Mapping):
         return None
     host, path = rule.get("host", ANYTHING), rule.get("path", ANYTHING)
     if not isinstance(host, str) or not isinstance(path, str):
@@ -166,4 +181,4 @@ def _read_rule(rule: object) -> tuple[RuleReach, bool] | None:
         compile_glob(reach.path)
     except InvalidGlob:
         return None
-    return reach, bool(rule.get("filters")) or not _PASSING.issuperset(rule)
+    return reach

@@ -130,6 +130,15 @@ Table = dict[str, object]
 Anything = object
 """For fields without effect, and for those whose parts are checked one by one."""
 
+
+class AmbassadorSelectorSpec(Resource):
+    ambassadorIds: list[str] | None = None  # noqa: N815
+
+
+AmbassadorSelector = Annotated[
+    AmbassadorSelectorSpec | None,
+    served("`ambassadorIds`: stands for `ambassador_id`, in `gateway.getambassador.io/v1alpha1`"),
+]
 AmbassadorId = Annotated[
     StringOrList | None,
     served("which gateways own the object (`--ambassador-id`); default `default`; `_automatic_` is owned by all"),

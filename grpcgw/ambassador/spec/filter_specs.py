@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from grpcgw.ambassador.spec.external_specs import ExternalSpec, NewExternalSpec
-from grpcgw.ambassador.spec.fields import AmbassadorId, Resource, Table, Text, served
+from grpcgw.ambassador.spec.fields import AmbassadorId, AmbassadorSelector, Resource, Table, Text, served
 from grpcgw.ambassador.spec.jwt_spec import JwtSpec
 
 FilterType = Literal["JWT", "OAuth2", "Plugin", "External", "Internal", "APIKey"]
@@ -47,6 +47,7 @@ _INTERNAL = f"Edge Stack's own: {_REFUSED}"
 
 class FilterSpec(Resource):
     ambassador_id: AmbassadorId = None
+    ambassadorSelector: AmbassadorSelector = None  # noqa: N815
     JWT: Annotated[JwtSpec | None, served(_JWT)] = None
     External: Annotated[
         ExternalSpec | None,
@@ -144,6 +145,7 @@ class FilterRuleSpec(Resource):
 
 class FilterPolicySpec(Resource):
     ambassador_id: AmbassadorId = None
+    ambassadorSelector: AmbassadorSelector = None  # noqa: N815
     rules: Annotated[
         list[FilterRuleSpec],
         served(

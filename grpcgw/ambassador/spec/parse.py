@@ -115,6 +115,11 @@ def is_meant_for(obj: KubeObject, ambassador_id: str) -> bool:
         return True
     fields = spec or {}
     names = ("ambassador_id", "ambassadorId") if obj.key.kind == "Host" else ("ambassador_id",)
+    selector = fields.get("ambassadorSelector")  # of the kinds in `gateway.getambassador.io`
+    if isinstance(selector, Mapping):
+        fields, names = selector, ("ambassadorIds",)
+    elif selector is not None:
+        return True
     given = [value for name in names if (value := fields.get(name)) is not None] or ["default"]
     return any(_names_gateway(value, ambassador_id) for value in given)
 

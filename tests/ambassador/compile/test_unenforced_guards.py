@@ -46,6 +46,47 @@ def test_the_newer_objects_of_edge_stack_protect_too(kind: str, spec: dict[str, 
     assert said(compiled, Severity.ERROR) != []
 
 
+EDGE_STACK = "gateway.getambassador.io/v1alpha1"
+
+
+def firewall(rules: object, **fields: object) -> KubeObject:
+    return obj("WebApplicationFirewallPolicy", "waf", {"rules": rules, **fields}, api=EDGE_STACK)
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_guarded"),
+    [
+        ([{"wafRef": {"name": "waf"}}], True),
+        ([{"path": "/greet.GrpcService/*", "wafRef": {"name": "waf"}}], True),
+        ([{"path": "/login/*", "wafRef": {"name": "waf"}}], False),
+        ([{"path": "/login/*"}, {"path": "*", "precedence": 3}], True),
+        ([{"ifRequestHeader": {"name": "x-from", "value": "outside"}}], True),
+        ([{"path": 5}], True),
+        (["*"], True),
+        ("none", True),
+        (None, True),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_a_firewall_policy_refuses_the_calls_that_its_rules_may_match(rules: object, is_guarded: bool) -> None:
+    """It is unclear what a firewall would let pass, so nothing does."""
+    compiled = compile_objects(firewall(rules), mapping())
+    assert bool(guarded(compiled)["greet.shop"]) is is_guarded
+    assert "the calls of the Mappings that it protects are refused" in said(compiled, Severity.ERROR)[0]
+    assert guarded(compile_objects(firewall(rules), mapping(), options=WITHOUT)) == {"greet.shop": ""}
+
+
+@pytest.mark.parametrize(
+    ("selector", "is_guarded"),
+    [({"ambassadorIds": ["other"]}, False), ({"ambassadorIds": ["default", "other"]}, True), ({}, True), ("x", True)],
+    ids=str,
+)
+def test_a_selector_says_for_which_gateway_an_object_of_edge_stack_is(selector: object, is_guarded: bool) -> None:
+    compiled = compile_objects(firewall([{}], ambassadorSelector=selector), mapping())
+    assert bool(guarded(compiled)["greet.shop"]) is is_guarded
+
+
 def test_one_that_comes_and_goes_protects_while_it_is_there() -> None:
     without = compile_objects(mapping())
     within = compile_objects(mapping(), limit(), mapping("limited", prefix="/l.S/", labels=LABELS), last=without)

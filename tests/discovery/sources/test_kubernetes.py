@@ -216,6 +216,26 @@ def test_objects_of_one_name_in_two_groups_are_two_objects(api: KubeApi, access:
     run(scenario())
 
 
+def test_firewalls_of_edge_stack_are_read(api: KubeApi, access: ClusterAccess) -> None:
+    """One that was passed over would leave open what it protects."""
+    kinds = ("WebApplicationFirewall", "WebApplicationFirewallPolicy")
+
+    async def scenario() -> None:
+        for kind in kinds:
+            api.put(
+                {
+                    "apiVersion": "gateway.getambassador.io/v1alpha1",
+                    "kind": kind,
+                    "metadata": {"name": "waf"},
+                    "spec": {},
+                }
+            )
+        async with reading(access) as store:
+            await until(lambda: all(names(store, kind) == {"waf"} for kind in kinds), "both")
+
+    run(scenario())
+
+
 def test_endpoint_slices_are_read_and_endpoints_left_alone_where_both_exist(cluster: Cluster) -> None:
     space = cluster.namespace
     cluster.put(endpoints("EndpointSlice", "slice", space))
