@@ -119,6 +119,7 @@ def client_hello() -> bytes:
 
 
 _OPENING = block(request(ECHO))
+_MALFORMED = block([*request(ECHO), ("content-length", "1")])
 
 ATTACKS = {
     "replies that nobody reads": Attack(floods(300, WIDE_WINDOW), connections=10, reads=False),
@@ -157,6 +158,9 @@ ATTACKS = {
         by_stream(lambda s: headers_frame(s, _OPENING) + data(s, message(), end=True) + reset(s)),
         connections=4,
         reads=False,
+    ),
+    "requests that break HTTP/2": Attack(
+        by_stream(lambda s: headers_frame(s, _MALFORMED) + data(s, message())), connections=4
     ),
     "half a preface": Attack(once(PREFACE[:10]), connections=500),
     "half a TLS hello": Attack(once(client_hello()[:100]), connections=500, tls=True),

@@ -6,11 +6,13 @@ gateway does about that is in test_admission.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from dataplane.lab import Lab, on_http2
-from dataplane.raw_client import lenient, request_headers
-from dataplane.scripted_pod import Header, Stream, refusing
+from dataplane.raw_client import RawClient, lenient, request_headers
+from dataplane.scripted_pod import Header, Stream, frame, refusing
 from dataplane.test_metadata import answer_ok
 from dataplane.waiting import eventually
 from grpcgw.model.codes import Code
@@ -189,6 +191,37 @@ def test_a_request_that_is_no_grpc_gets_an_answer_of_http(lab: Lab) -> None:
         assert answer.header("allow") == ("POST" if status == "405" else None)
     assert pod.calls == []
     assert client.call("Unary").status == Code.OK
+
+
+MALFORMED_LATER: dict[str, Callable[[RawClient], int]] = {
+    "longer than declared": lambda client: client.request("Unary", ("content-length", "1"), messages=[b"more"]),
+    "shorter than declared": lambda client: client.request("Unary", ("content-length", "99"), messages=[b"less"]),
+    "trailers that end nothing": lambda client: _trail(client, [("x-a", "1")], end=False),
+    "a pseudo-header among trailers": lambda client: _trail(client, [(":path", "/test.Pod/Other")], end=True),
+}
+
+
+def _trail(client: RawClient, trailers: list[Header], end: bool) -> int:
+    stream = client.begin(request_headers())
+    client.h2.send_data(stream, frame(b"x"))
+    client.h2.send_headers(stream, trailers, end_stream=True)
+    sent = bytearray(client.h2.data_to_send())
+    if not end:
+        sent[sent.rindex(b"\x01\x05" + stream.to_bytes(4)) + 1] = 4
+    client.socket.sendall(sent)
+    return stream
+
+
+@on_http2
+@pytest.mark.parametrize("case", MALFORMED_LATER)
+def test_a_request_that_is_found_malformed_after_its_headers_reaches_no_pod(lab: Lab, case: str) -> None:
+    """RFC 9113, 8.1.1. Where it comes in one piece: floods of them cost the pods nothing."""
+    pod = lab.scripted_pod(refusing(0))
+    client = lenient(lab.raw_client(lab.gateway(pod)))
+    assert client.call("Unary").status == Code.OK
+    assert client.finish(MALFORMED_LATER[case](client)).reset == PROTOCOL_ERROR
+    assert client.call("Unary").status == Code.OK
+    assert len(pod.streams) == 2
 
 
 def test_trailers_of_a_client_end_its_request(lab: Lab) -> None:

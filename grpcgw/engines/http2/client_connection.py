@@ -103,6 +103,8 @@ class ClientConnection(ClientSide):
         self._control = ControlBudget(self._born_s)
         self._answers = 0
         """RPCs that are over."""
+        self._has_new = False
+        """An RPC has come since something was written at once."""
 
     def begin_http2(self, peer: Peer) -> None:
         """HTTP/2 begins on the connection."""
@@ -136,6 +138,15 @@ class ClientConnection(ClientSide):
         else:
             self.turn.small_at_s = self.received_at_s
             self.receive(data)
+
+    def on_queued(self) -> None:
+        """With new RPCs it is written before they begin: libnghttp2 reports that it resets a malformed request when the
+        reset is written, and such a request must reach no pod (RFC 9113, 8.1.1)."""
+        if self._has_new:
+            self._has_new = False
+            self.flush()
+        else:
+            self.turn.mark(self)
 
     # --- much at once
 
@@ -323,6 +334,7 @@ class ClientConnection(ClientSide):
         rpc = ClientRpc(self._engine, self, event.stream_id, head, event.end_stream)
         self.streams[event.stream_id] = rpc
         self._engine.active.add(rpc)
+        self._has_new = True
         self.turn.touch(rpc)
 
     def _answer_http(self, stream_id: int, head: RequestHead) -> None:

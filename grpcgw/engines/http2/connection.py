@@ -109,7 +109,11 @@ class PeerConnection:
             return
         self._handle_events()
         if self.http.want_write:
-            self.turn.mark(self)
+            self.on_queued()
+
+    def on_queued(self) -> None:
+        """libnghttp2 has an answer of its own to what was received."""
+        self.turn.mark(self)
 
     def _handle_events(self) -> None:
         handlers = self.HANDLERS
