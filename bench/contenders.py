@@ -9,6 +9,7 @@ from grpcgw.settings import EngineName
 
 ENVOY, EMISSARY = "Envoy", "Envoy as Emissary"
 AIO = "bare grpc.aio"
+BUSY = "http2 --busy-poll 200"
 TLS_ENVOY, TLS_EMISSARY = f"{ENVOY} with TLS", f"{EMISSARY} with TLS"
 OPTIONAL: dict[str, Start] = {"nginx": nginx, "HAProxy": haproxy}
 
@@ -19,7 +20,8 @@ def engine_rows() -> dict[str, Start]:
 
 def clear_text_rows() -> dict[str, Start]:
     """nginx and HAProxy if they are installed."""
-    others = {AIO: bare_aio, ENVOY: envoy(ENVOY), EMISSARY: envoy(EMISSARY, as_emissary=True)}
+    busy = {BUSY: grpcgw(EngineName.HTTP2, f"grpcgw, {BUSY}", options=("--busy-poll", "200"))}
+    others = busy | {AIO: bare_aio, ENVOY: envoy(ENVOY), EMISSARY: envoy(EMISSARY, as_emissary=True)}
     return engine_rows() | others | {name: start for name, start in OPTIONAL.items() if find_program(name.lower())}
 
 

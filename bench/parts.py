@@ -11,7 +11,7 @@ from bench import messages, policies
 from bench.abuse import Outcome, measure_attacks
 from bench.changes import measure_file_changes, measure_pod_changes
 from bench.children import thread_count
-from bench.contenders import AIO, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, engine_rows, missing, tls_rows
+from bench.contenders import AIO, BUSY, EMISSARY, ENVOY, TLS_ENVOY, clear_text_rows, engine_rows, missing, tls_rows
 from bench.distinct_keys import COUNT, LIMIT_BOUND_BYTES, TOKEN_BOUND_BYTES, grow_by_limit_keys, grow_by_tokens
 from bench.envoy import envoy
 from bench.handshakes import measure_storm
@@ -87,10 +87,11 @@ def compare_proxies(plan: Plan) -> Findings:
         rows = start_rows(stack, clear_text_rows(), pods)
         floor = straight_to(pods[0])
         measure([floor, *rows.values()], plan.effort(6, 1.2))
-    gateway, aio, envoy, emissary = (rows[name] for name in (plan.engine, AIO, ENVOY, EMISSARY))
+    gateway, busy, aio, envoy, emissary = (rows[name] for name in (plan.engine, BUSY, AIO, ENVOY, EMISSARY))
     figures = (
         at_most("CPU per unary RPC, x Envoy as Emissary sets it up", cpu_ratio(gateway, emissary), 1.25),
         at_most("mean latency, one call at a time, x Envoy", latency_ratio(gateway, envoy), 0.85),
+        at_most("mean latency, one call at a time, with --busy-poll 200, x Envoy", latency_ratio(busy, envoy), 0.85),
         at_most("p99 under load, x Envoy", p99_ratio(gateway, envoy), 1),
         at_most("CPU per unary RPC, x bare grpc.aio", cpu_ratio(gateway, aio), 0.35),
         for_information("CPU per unary RPC, x Envoy", f"{cpu_ratio(gateway, envoy):.2f}"),

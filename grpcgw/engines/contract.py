@@ -46,6 +46,8 @@ class ServerOptions:
     """RPCs still running on such a connection are cut off after this time; None: never."""
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     """Limit of a client's message, uncompressed, on ports without a limit of their own."""
+    busy_poll_s: float = 0.0
+    """How long to poll for the next event after one; only the http2 engine does."""
 
     def target(self, port: int, address: str = "") -> str:
         """`host:port` to listen on. `address`: of a port that has its own."""

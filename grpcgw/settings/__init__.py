@@ -393,6 +393,18 @@ class Settings(CompileSettings):
             unset="for ever",
         ),
     ] = None
+    busy_poll_us: Annotated[
+        int,
+        Flag(
+            "--busy-poll",
+            DATA_PLANE,
+            "While RPCs follow each other within this time, a worker polls for the next instead of letting its core "
+            "sleep: shorter latency for up to a whole core per worker. Of the http2 engine.",
+            "MICROSECONDS",
+            whole("microseconds"),
+            unset="off",
+        ),
+    ] = 0
     access_log: Annotated[
         AccessLogMode, Flag("--access-log", LOG, "One line per RPC on stdout: `json` or `text`.", "off|json|text")
     ] = AccessLogMode.OFF

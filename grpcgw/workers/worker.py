@@ -82,6 +82,7 @@ def make_engine(plan: WorkerPlan, worker: int) -> Engine:
         plan.settings.max_connection_age_s,
         plan.settings.max_connection_age_grace_s,
         plan.settings.max_message_bytes,
+        plan.settings.busy_poll_us / 1e6,
     )
     if plan.settings.engine is EngineName.HTTP2:
         try:

@@ -64,7 +64,7 @@ class Http2Engine:
         self._options, self._drain_time_s = options, drain_time_s
         self.max_metadata_bytes = options.max_metadata_bytes
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-        self.turn, self.timers = Turn(self.loop), Timers(self.loop)
+        self.turn, self.timers = Turn(self.loop, options.busy_poll_s), Timers(self.loop)
         self.serving = Serving(self._connect, first_turn, drain_time_s, options.max_metadata_bytes, catalogue)
         self._http = self.serving.http = LateHttpClient()
         self.clients = self.serving.counters.clients = ClientCounters()

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import Protocol
 
+from grpcgw.engines.http2.busy_poll import BusyPoll
 from grpcgw.engines.http2.memory_bound import MemoryBound
 from grpcgw.logs import DefectLog
 
@@ -63,8 +64,9 @@ class Backlogged(Protocol):
 class Turn:
     """In the loop's thread only."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, busy_poll_s: float = 0.0) -> None:
         self._loop = loop
+        self._busy_poll = BusyPoll(loop, busy_poll_s) if busy_poll_s else None
         self.memory = MemoryBound(loop)
         self._ready: list[Pumped] = []
         self._dirty: list[Flushed] = []
@@ -115,6 +117,8 @@ class Turn:
                 connection.fail("a defect of the gateway")
         if self._backlogs and not self._scheduled:
             self._schedule()
+        if self._busy_poll is not None:
+            self._busy_poll.note(time.monotonic())
 
     def _pump(self) -> None:
         now_s = time.monotonic()
