@@ -34,8 +34,8 @@ class Peer:
         self.keeps_id = _is_internal(address)
         """Whether the `x-request-id` that it sends is kept: an internal client's is."""
         self.keeps_proto = False
-        """Whether the `x-forwarded-proto` and `x-grpcgw-*` that it sends are kept: a trusted proxy knows how the client
-        connected."""
+        """Whether the `x-forwarded-proto` and the keys of `OWN_PREFIXES` that it sends are kept: a trusted proxy knows
+        how the client connected."""
         self.certificate = ""
         """Value of `x-forwarded-client-cert` towards the pod; empty: the header is not sent."""
 
@@ -63,7 +63,7 @@ class Request:
     message_encoding: str = "identity"
     """The client's `grpc-encoding`, where the engine passes frames."""
     has_own_keys: bool = False
-    """Whether the client sent keys that the gateway alone sets (`x-grpcgw-*`). Set by the engine."""
+    """Whether the client sent keys that gateways alone set (`forwarding.OWN_PREFIXES`). Set by the engine."""
     metadata_bytes: int = 0
     """Size of the header list, as the engine decoded it or, where it hides some of it, of the metadata, once the
     session has measured that; what policies make of it, if that is more."""

@@ -30,8 +30,8 @@ HOP_BY_HOP = CONNECTION_HEADERS | frozenset(
         FORWARDED_CERTIFICATE,
     }
 )
-OWN_PREFIX = "x-grpcgw-"
-"""Of keys that the gateway alone sets."""
+OWN_PREFIXES = ("x-grpcgw-", "x-envoy-")
+"""Of keys that the gateway alone sets, and of Envoy's own: pods believe these, as an Envoy takes them from clients."""
 _HANDLED = HOP_BY_HOP | {FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID}
 FIELD_OVERHEAD_BYTES = 32
 
@@ -71,12 +71,12 @@ def forward_request(metadata: Metadata, peer: Peer, tls: bool, own_id: str = "")
 
 
 def has_own_keys(metadata: Metadata) -> bool:
-    return any(key.startswith(OWN_PREFIX) for key, _ in metadata)
+    return any(key.startswith(OWN_PREFIXES) for key, _ in metadata)
 
 
 def drop_own_keys(metadata: Metadata) -> Metadata:
-    """Without the keys that only the gateway may set."""
-    return tuple(item for item in metadata if not item[0].startswith(OWN_PREFIX))
+    """Without the keys that only a gateway may set."""
+    return tuple(item for item in metadata if not item[0].startswith(OWN_PREFIXES))
 
 
 def trim(metadata: Metadata) -> Metadata:

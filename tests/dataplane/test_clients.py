@@ -90,6 +90,9 @@ def test_keys_of_the_gateways_own_are_believed_of_trusted_proxies_alone(lab: Lab
     gateway.wait_for_ready_pods(1)
     client = lab.raw_client(gateway)
     for _ in range(2):  # the second time the engine knows the field
-        assert client.call("Unary", ("x-grpcgw-identity", "ann"), ("x-grpcgwen", "a")).status == 0
+        sent = ("x-grpcgw-identity", "ann"), ("x-grpcgwen", "a"), ("x-envoy-internal", "true"), ("x-envoyen", "a")
+        assert client.call("Unary", *sent).status == 0
     assert [call.values("x-grpcgw-identity") for call in pod.calls] == [kept, kept]
+    assert [call.values("x-envoy-internal") for call in pod.calls] == [["true"] if kept else []] * 2
+    assert [call.values("x-envoyen") for call in pod.calls] == [["a"], ["a"]]
     assert [call.values("x-grpcgwen") for call in pod.calls] == [["a"], ["a"]]

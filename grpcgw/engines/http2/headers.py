@@ -20,7 +20,7 @@ from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.status import Reason, Status
 from grpcgw.policy.request import REQUEST_ID
 from grpcgw.policy.verdicts import Deny
-from grpcgw.session.forwarding import OWN_PREFIX
+from grpcgw.session.forwarding import OWN_PREFIXES
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
@@ -52,7 +52,7 @@ _MOST_DIGITS = 100_000_000
 
 _NAME = re.compile(rb"[0-9a-z_.-]+")
 _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
-_OWN_PREFIX = OWN_PREFIX.encode()
+_OWN_PREFIXES = tuple([prefix.encode() for prefix in OWN_PREFIXES])
 _GRPCS_PREFIX = "grpc-"
 """Of keys that libraries of gRPC read themselves."""
 _KNOWN: dict[Field, tuple[str, MetadataValue]] = {}
@@ -109,7 +109,7 @@ def parse_request(fields: Fields) -> RequestHead:
                 item = known.get(field)
                 if item is None:
                     metadata += _decode(field)
-                    head.has_own_keys |= name.startswith(_OWN_PREFIX)
+                    head.has_own_keys |= name.startswith(_OWN_PREFIXES)
                 else:
                     metadata.append(item)
                 if name == b"user-agent":
@@ -186,7 +186,7 @@ def _decode(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
         raise BadField(f"header {text} has characters that are not ASCII") from None
     if b"\t" in value:
         raise BadField(f"header {text} has a tab in its value")
-    if len(value) <= LONGEST_KNOWN_BYTES and text != REQUEST_ID and not name.startswith(_OWN_PREFIX):
+    if len(value) <= LONGEST_KNOWN_BYTES and text != REQUEST_ID and not name.startswith(_OWN_PREFIXES):
         if len(_KNOWN) >= MOST_KNOWN:
             _KNOWN.clear()
         _KNOWN[field] = item
