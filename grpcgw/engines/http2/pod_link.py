@@ -46,6 +46,9 @@ STUCK_BYTES, MOST_UNSENT = 16 << 20, 256
 """A connection takes no new streams while its pod reads nothing and so many bytes, or requests, wait for it: not
 even the resets of RPCs that ended get through, so libnghttp2 keeps their headers and data."""
 
+LITTLE_BYTES = 8192
+"""Below this a pod's limit may refuse headers that are not large to other pods: grpc-java takes so much."""
+
 
 class LinkEvents(Protocol):
     """What a connection calls."""
@@ -102,6 +105,8 @@ class PodLink(PeerConnection):
         """When a ping went out that is not answered yet."""
         self.lost_why = ""
         self._max_streams = self._max_fields_bytes = 0
+        self._takes_little = False
+        """Of headers: those of each RPC must be measured."""
         self._unsent = 0
         """Requests since the pod stopped reading."""
 
@@ -226,12 +231,12 @@ class PodLink(PeerConnection):
         stream any more."""
         left_s, first = attempt.left_s(now_s), attempt.first
         fields = attempt.fields
-        if attempt.is_large and size_of(fields) > self._max_fields_bytes:
-            attempt.on_too_large(self._max_fields_bytes)
-            return True
         if left_s is not None:
             timeout = format_timeout(max(left_s, 1e-6))
             fields = [*fields, NeverIndexed(b"grpc-timeout", timeout)]  # none is the same as another
+        if (attempt.is_large or self._takes_little) and size_of(fields) > self._max_fields_bytes:
+            attempt.on_too_large(self._max_fields_bytes)
+            return True
         try:
             stream_id = self.http.send_request(fields, end_stream=first.half_close and not first.message)
         except Http2Error:
@@ -324,6 +329,7 @@ class PodLink(PeerConnection):
 
     def _on_settings(self, event: SettingsReceived) -> None:
         self._max_streams, self._max_fields_bytes = max_streams(self.http), max_fields_bytes(self.http)
+        self._takes_little = self._max_fields_bytes < LITTLE_BYTES
         if not self.ready.done():
             self.ready.set_result(None)
         self._events.on_room()

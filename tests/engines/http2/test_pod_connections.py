@@ -13,7 +13,7 @@ import pytest
 from dataplane.configured import compile_yaml, configured
 from dataplane.lab import Gateway, Lab
 from dataplane.raw_client import RawClient, request_headers
-from dataplane.scripted_pod import ScriptedPod, Stream
+from dataplane.scripted_pod import ScriptedPod, Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually, settled
 
 from grpcgw.engines.http2.pod_connection import MAX_LINKS
@@ -165,6 +165,23 @@ def test_a_request_with_larger_headers_than_a_pod_takes_ends_alone(http2: Lab) -
     assert client.call("Unary", ("grpc-accept-encoding", "a" * 9000)).header("x-grpcgw-reason") == "metadata-too-large"
     held.release()
     assert client.call("Unary", ("x-large", "a" * 7000)).status == 0
+    assert (len(pod.streams), pod.connects) == (2, 1)
+
+
+def test_a_pod_that_takes_few_headers_gets_no_more(http2: Lab) -> None:
+    """Fewer than an ordinary client may send."""
+    pod = http2.scripted_pod(refusing(0))
+    client = http2.raw_client(http2.gateway(pod))
+    assert client.call("Unary").status == 0
+    pod.connections[0].allow_headers(1000)
+    pod.connections[0].ping()
+    assert pod.connections[0].ping_answered.wait(PATIENCE_S), "its settings have been taken before"
+    assert client.call("Unary", ("x-large", "a" * 1000)).header("x-grpcgw-reason") == "metadata-too-large"
+    most = 1000 - sum(len(name) + len(value) + 32 for name, value in (*pod.streams[0].headers, ("x-large", "")))
+    assert client.call("Unary", ("x-large", "a" * (most + 1))).header("x-grpcgw-reason") == "metadata-too-large"
+    timed = client.call("Unary", ("x-large", "a" * most), ("grpc-timeout", "9S"))
+    assert timed.header("x-grpcgw-reason") == "metadata-too-large"
+    assert client.call("Unary", ("x-large", "a" * most)).status == 0
     assert (len(pod.streams), pod.connects) == (2, 1)
 
 
