@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from grpcgw.model.plugins import make_plugin
 from grpcgw.model.route import PolicySettings, Unenforced
 
 _REFUSED = "the calls that need it are refused"
+_TEXT = re.compile(rb"[\x20-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def _compile_api_key(
     assert settings is not None
     header = (settings.httpHeader or DEFAULT_HEADER).lower()
     check_key(header, findings, spec.field, "httpHeader")
-    keys = _read_keys(obj, spec.field, settings, context, findings)
+    keys = _read_keys(obj, spec.field, settings, header, context, findings)
     if not keys:
         findings.error("none of its Secrets has a key", spec.field, "keys")
         return None
@@ -99,17 +101,22 @@ def _compile_api_key(
 
 
 def _read_keys(
-    obj: KubeObject, field: str, settings: ApiKeySpec, context: GuardContext, findings: Findings
+    obj: KubeObject, field: str, settings: ApiKeySpec, header: str, context: GuardContext, findings: Findings
 ) -> dict[str, list[bytes]]:
-    """The keys of all Secrets, by their names in them."""
+    """The keys of all Secrets, by their names in them, as `header` has them."""
     keys: dict[str, list[bytes]] = {}
     for index, secret in enumerate(name_api_key_secrets(settings, obj.key.namespace)):
         for name, value in context.secrets.find_api_keys(secret, findings, field, "keys", index).items():
-            key = value.rstrip(b"\r\n")  # which no header has, and many a file does
-            if key:
-                keys.setdefault(name, []).append(key)
-            else:
+            is_text = not header.endswith("-bin")
+            key = value.strip(b" \t\r\n") if is_text else value  # spaces are in many a file, and around no header
+            if not key:
                 findings.fault(f"{name} in {secret} is empty, and no key", field, "keys", index)
+            elif is_text and not _TEXT.fullmatch(key):
+                findings.fault(
+                    f"{name} in {secret} has characters that no header can have, and is no key", field, "keys", index
+                )
+            else:
+                keys.setdefault(name, []).append(key)
     return keys
 
 

@@ -318,6 +318,37 @@ def test_all_values_of_the_secrets_are_keys_named_as_they_are_there() -> None:
     assert (settings.header, settings.forward, said(compiled)) == ("x-api-key", False, [])
 
 
+def bytes_of_keys(header: str, **keys: bytes) -> tuple[dict[bytes, str], list[str]]:
+    """What a Filter takes of the keys, and what is said of them."""
+    held = secret()
+    held = replace(
+        held, body={**held.body, "data": {name: base64.b64encode(key).decode() for name, key in keys.items()}}
+    )
+    compiled = compile_objects(policy({**ALL, **REFERENCE}), api_key(httpHeader=header), held, mapping())
+    (settings,) = settings_of(compiled).filters
+    assert isinstance(settings, ApiKeySettings)
+    return dict(settings.identities), said(compiled)
+
+
+def test_spaces_around_a_key_do_not_count_as_in_a_header() -> None:
+    assert bytes_of_keys("x-api-key", ann=b" \tfirst key \r\n") == ({digest_key(b"first key"): "ann"}, [])
+
+
+def test_bytes_of_a_binary_header_all_count() -> None:
+    assert bytes_of_keys("x-key-bin", ann=b" \xff\n") == ({digest_key(b" \xff\n"): "ann"}, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "why"), [(b" \n", "is empty"), (b"caf\xc3\xa9", "no header can have"), (b"a\nb", "no header can have")]
+)
+def test_what_no_header_can_have_is_no_key_and_the_others_are(key: bytes, why: str) -> None:
+    keys, problems = bytes_of_keys("x-api-key", ann=key, bob=b"b")
+    assert list(keys.values()) == ["bob"]
+    (error,) = problems
+    assert "spec.APIKey.keys.0: ann in Secret keys.shop" in error
+    assert why in error
+
+
 def test_a_secret_that_is_gone_takes_its_keys_with_it_and_the_others_stay() -> None:
     keys = [{"secretName": "keys"}, {"secretName": "more"}]
     objects = (policy({**ALL, **REFERENCE}), api_key(keys=keys), secret(ann="a"), mapping())
