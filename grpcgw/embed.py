@@ -114,7 +114,7 @@ class EmbeddedCarrier:
 
     async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
         """As `Carrier.run`."""
-        self._proxy.serving.policy_services.key_requests.send = want_keys
+        self._proxy.serving.policy_services.key_requests.connect(want_keys, asyncio.sleep)
         await self._configured.wait()
         if not self._started:
             await self._proxy.start(SETTLE_S)

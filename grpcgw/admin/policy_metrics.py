@@ -28,7 +28,7 @@ def collect_policies(workers: Sequence[WorkerReport]) -> Iterator[Metric]:
     waited = [one for one in reports if any(one.wait_counts)]
     yield histogram(
         "policy_wait_seconds",
-        "Time that a policy waited for its server, or for its own coroutine.",
+        "Time that a policy waited for its server, for its own coroutine, or for new keys of tokens.",
         by,
         {(one.mapping, one.policy): Counter(dict(enumerate(one.wait_counts))) for one in waited},
         {(one.mapping, one.policy): one.wait_sum_s for one in waited},

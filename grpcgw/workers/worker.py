@@ -7,6 +7,7 @@ object exists before the process does.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -181,7 +182,7 @@ class Worker:
 
     def ask_for_keys_by(self, send: Callable[[str], object]) -> None:
         """`send` gets the id of each key set that lacks the key of a token, in the thread of an RPC."""
-        self._engine.serving.policy_services.key_requests.send = send
+        self._engine.serving.policy_services.key_requests.connect(send, asyncio.sleep)
 
     def try_to_apply(self, snapshot: Snapshot, listeners: Listeners) -> Listening:
         """As `apply`. Where a defect prevents that, the snapshot before stays served and the answer says why."""

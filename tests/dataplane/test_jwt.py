@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from dataclasses import replace
 
@@ -111,6 +113,35 @@ def test_the_header_of_the_token_may_be_set_for_the_pod(
     assert lab.raw_client(gateway).call("Unary", given).status == Code.OK
     (seen,) = pod.calls
     assert seen.values("authorization") == gets
+
+
+def test_a_call_whose_key_is_new_waits_until_the_gateway_has_it(lab: Lab) -> None:
+    new, settings = make_signer("new", "ES256"), replace(SETTINGS, key_set="0123")
+    gateway, _ = gateway_with(lab, settings)
+    fetched = threading.Event()
+
+    def fetch() -> None:
+        gateway.route(guarded(replace(settings, keys=keys_of(SIGNER, new))))
+        fetched.set()
+
+    async def sleep(_: float) -> None:
+        await asyncio.to_thread(fetched.wait)
+
+    fetching = threading.Thread(target=fetch)
+    gateway.serving.policy_services.key_requests.connect(lambda _: fetching.start(), sleep)
+    signed = new.sign({"iss": ISSUER, "sub": "ann", "exp": time.time() + 600})
+    assert lab.raw_client(gateway).call("Unary", ("authorization", f"Bearer {signed}")).status == Code.OK
+    fetching.join()
+
+
+def test_a_call_whose_key_never_comes_is_refused_as_one_that_does_not_wait(lab: Lab) -> None:
+    gateway, pod = gateway_with(lab, replace(SETTINGS, key_set="0123"))
+    gateway.serving.policy_services.key_requests.connect(lambda _: None, lambda _: asyncio.sleep(0))
+    signed = make_signer("new", "ES256").sign({"iss": ISSUER, "exp": time.time() + 600})
+    answer = lab.raw_client(gateway).call("Unary", ("authorization", f"Bearer {signed}"))
+    assert (answer.status, answer.header("x-grpcgw-reason")) == (Code.UNAUTHENTICATED, "unauthenticated")
+    assert "its key (kid) is unknown" in answer.message
+    assert not pod.calls
 
 
 def test_many_different_tokens_are_served_and_refused(lab: Lab) -> None:

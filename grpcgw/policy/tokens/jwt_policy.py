@@ -1,27 +1,29 @@
 """The policy `jwt`: who calls, by a JSON Web Token (RFC 7519, 8725; Edge Stack's Filter of type JWT). Pure.
 
 A token that was seen before costs its digest and a look-up (`token_cache`, `refused_tokens`); only its times are
-checked again.
+checked again. Where the key of a token is not known, the RPC may wait a moment for new keys (`key_requests`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
+from grpcgw.model.codes import Code
 from grpcgw.model.content_hash import digest
 from grpcgw.model.go_template import TemplateError, parse_template
-from grpcgw.model.jwt import JwtSettings
+from grpcgw.model.jwt import JwtSettings, PublicKey
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
-from grpcgw.policy.contract import Policy, PolicyRequest
+from grpcgw.policy.contract import CoroutineWork, FailMode, Policy, PolicyRequest, Wait
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.tokens.header_templates import header_of, render_header
 from grpcgw.policy.tokens.jws import InvalidToken, UnknownKey, verify
 from grpcgw.policy.tokens.jwt_refusals import Refusals
-from grpcgw.policy.tokens.key_requests import KeyRequests
+from grpcgw.policy.tokens.key_requests import WAIT_S, KeyRequests, KeyRing
 from grpcgw.policy.tokens.refused_tokens import RefusedTokens
 from grpcgw.policy.tokens.token_cache import Accepted, TokenCache, make_key
 from grpcgw.policy.tokens.token_claims import TokenFault, find_fault, read_lifetime
@@ -39,16 +41,25 @@ def build_jwt(key: ObjectKey, settings: PolicySettings, services: PolicyServices
         return Deny(Reason.NO_TOKEN_KEYS, message)
     tokens = services.keep(TokenCache, None, lambda: TokenCache(counters=services.counters.of_cache("tokens")))
     refused = services.keep(RefusedTokens, None, lambda: RefusedTokens(services.counters.of_cache("refused-tokens")))
-    return JwtPolicy(key, settings, tokens, refused, services.key_requests)
+    ring = services.keep(KeyRing, settings.key_set, KeyRing)
+    ring.keys = settings.keys
+    return JwtPolicy(key, settings, tokens, refused, services.key_requests, ring)
 
 
 class JwtPolicy:
     def __init__(
-        self, key: ObjectKey, settings: JwtSettings, tokens: TokenCache, refused: RefusedTokens, requests: KeyRequests
+        self,
+        key: ObjectKey,
+        settings: JwtSettings,
+        tokens: TokenCache,
+        refused: RefusedTokens,
+        requests: KeyRequests,
+        ring: KeyRing,
     ) -> None:
         """Raises TemplateError for a template that cannot be parsed."""
         self._settings = settings
-        self._tokens, self._refused, self._key_requests = tokens, refused, requests
+        self._tokens, self._refused = tokens, refused
+        self._key_requests, self._ring = requests, ring
         self._identity = digest(replace(settings, keys=()))
         """Of what an entry of the cache depends on beside the token and its key."""
         self._refusing = digest(settings)
@@ -61,7 +72,7 @@ class JwtPolicy:
         self._prefix = f"{settings.scheme} ".lower() if settings.scheme else ""
         self._refusals = Refusals(key, settings)
 
-    def check(self, request: PolicyRequest) -> Allow | Deny:
+    def check(self, request: PolicyRequest) -> Allow | Deny | Wait:
         header = self._settings.header
         given = [value for name, value in request.metadata if name == header]
         if not given:
@@ -75,7 +86,7 @@ class JwtPolicy:
         if accepted is None or accepted.key not in self._keys:
             verified = self._judge(token, request)
             if isinstance(verified, TokenFault):
-                return self._refusals.refuse(verified, request)
+                return self._refuse_or_wait(token, verified, request)
             accepted = verified
             self._tokens.put(cache_key, accepted)
         fault = accepted.lifetime.find_fault(request.request.received_at_s)
@@ -98,20 +109,37 @@ class JwtPolicy:
         """A token that is not among the verified ones."""
         key, now_s = make_key(self._refusing, token), request.request.received_at_s
         known = self._refused.find(key, now_s)
-        judged = known or self._verify(token)
+        judged = known or self._verify(token, self._settings.keys)
         fault = judged if isinstance(judged, TokenFault) else judged.lifetime.find_fault(now_s)
         if fault is None:
             return judged
         if known is None:
             self._refused.put(key, judged if isinstance(judged, TokenFault) else judged.lifetime)
-        if fault.unknown_key and self._settings.key_set:
-            self._key_requests.ask(self._settings.key_set, request.now_s)
         return fault
 
-    def _verify(self, token: str) -> Accepted | TokenFault:
+    def _refuse_or_wait(self, token: str, fault: TokenFault, request: PolicyRequest) -> Deny | Wait:
+        """The key of the token may be a new one."""
+        key_set, keys = self._settings.key_set, self._settings.keys
+        if not (fault.unknown_key and key_set and self._key_requests.ask(key_set, request.now_s)):
+            return self._refusals.refuse(fault, request)
+        work = CoroutineWork(partial(self._key_requests.wait, self._ring, keys))
+        then = partial(self._check_again, token, request)
+        return Wait(work, 2 * WAIT_S, FailMode.CLOSED, Code.UNAUTHENTICATED, then)
+
+    def _check_again(self, token: str, request: PolicyRequest, _: Allow | Deny) -> Allow | Deny:
+        """With the keys of now, whether new ones came or not."""
+        judged = self._verify(token, self._ring.keys)
+        now_s = request.request.received_at_s
+        fault = judged if isinstance(judged, TokenFault) else judged.lifetime.find_fault(now_s)
+        if fault is not None or isinstance(judged, TokenFault):
+            return self._refusals.refuse(fault, request)
+        self._tokens.put(make_key(self._identity, token), judged)
+        return judged.allow or self._allow_rpc(token, judged, request)
+
+    def _verify(self, token: str, keys: tuple[PublicKey, ...]) -> Accepted | TokenFault:
         settings = self._settings
         try:
-            verified = verify(token, settings.keys, settings.algorithms)
+            verified = verify(token, keys, settings.algorithms)
         except InvalidToken as error:
             return TokenFault(str(error), unknown_key=isinstance(error, UnknownKey))
         claims, header = MappingProxyType(verified.claims), verified.header

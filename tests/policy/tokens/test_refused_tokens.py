@@ -1,4 +1,4 @@
-"""Tokens that are refused: what is remembered of them, how long, and when their key is asked for."""
+"""Tokens that are refused: what is remembered of them, and how long."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from grpcgw.model.codes import Code
 from grpcgw.model.jwt import JwtSettings
 from grpcgw.policy.services import PolicyServices
-from grpcgw.policy.tokens.key_requests import ASK_EVERY_S, KeyRequests
 from grpcgw.policy.tokens.refused_tokens import MAX_ENTRIES, RefusedTokens
 from grpcgw.policy.tokens.token_cache import TokenCache
 from grpcgw.policy.tokens.token_claims import TokenFault
@@ -24,7 +23,6 @@ from tests.policy.tokens.test_jwt_policy import (
     assert_refused,
     bearer,
     build,
-    request_of,
 )
 
 EC = make_signer("ec", "ES256")
@@ -38,8 +36,6 @@ class Worker:
         self.services = PolicyServices()
         self.refused = self.services.keep(RefusedTokens, None, RefusedTokens)
         self.tokens = self.services.keep(TokenCache, None, TokenCache)
-        self.wanted: list[str] = []
-        self.services.key_requests.send = self.wanted.append
 
     def check(self, token: str, settings: JwtSettings = SETTINGS, at_s: float = NOW_S) -> Allow | Deny:
         return ask(build(settings, self.services), bearer(token), at_s=at_s)
@@ -116,36 +112,3 @@ def test_the_longest_unused_refusals_go_first() -> None:
     assert refused.find(b"a", NOW_S) == TokenFault("a")
     refused.put(b"c", TokenFault("c"))
     assert [refused.find(key, NOW_S) is None for key in (b"a", b"b", b"c")] == [False, True, False]
-
-
-# --- keys that are asked for
-
-
-FETCHED = replace(SETTINGS, key_set="0123")
-
-
-def test_an_unknown_kid_asks_for_the_key_set_and_nothing_else_does() -> None:
-    worker = Worker()
-    for token in (TOKEN, FORGED, RSA.sign(claims(exp=NOW_S - 1)), RSA.sign(claims(), alg="HS256")):
-        worker.check(token, FETCHED)
-    worker.check(OTHER.sign(claims()))  # with keys of a Secret
-    assert worker.wanted == []
-    assert_refused(worker.check(OTHER.sign(claims()), FETCHED), "kid")
-    assert worker.wanted == ["0123"]
-
-
-def test_each_set_is_asked_for_once_a_second_also_by_a_token_that_is_remembered() -> None:
-    worker = Worker()
-    policy = build(FETCHED, worker.services)
-    for now_s in (0.0, ASK_EVERY_S - 0.01, ASK_EVERY_S, ASK_EVERY_S + 0.01):
-        policy.check(replace(request_of(bearer(OTHER.sign(claims()))), now_s=now_s))
-    assert worker.wanted == ["0123"] * 2
-    assert worker.remembered == 3
-
-
-def test_one_set_does_not_keep_another_from_being_asked_for() -> None:
-    requests, sent = KeyRequests(), list[str]()
-    requests.send = sent.append
-    for key_set in ("a", "b", "a"):
-        requests.ask(key_set, 1.0)
-    assert sent == ["a", "b"]
