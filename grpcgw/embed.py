@@ -23,6 +23,7 @@ from grpcgw.engines.generic_handler.lasting_server import LastingServer, MakeSer
 from grpcgw.engines.generic_handler.loop_proxy import LoopProxy
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.settings import EngineName, Settings
 from grpcgw.workers.shared_turns import FIRST_TURNS
@@ -112,9 +113,9 @@ class EmbeddedCarrier:
         self._started_at_s = time.time()
         self.servers: list[LastingServer] = []
 
-    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_key: Callable[[MissingKey], None]) -> None:
         """As `Carrier.run`."""
-        self._proxy.serving.policy_services.key_requests.connect(want_keys, asyncio.sleep)
+        self._proxy.serving.policy_services.key_requests.connect(want_key, asyncio.sleep)
         await self._configured.wait()
         if not self._started:
             await self._proxy.start(SETTLE_S)

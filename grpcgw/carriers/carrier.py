@@ -12,6 +12,7 @@ from typing import Protocol
 
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.listener import Transport
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.snapshot import Snapshot
@@ -97,10 +98,10 @@ class Carrier(Protocol):
         """What problems and logs call it; unique among the carriers of a gateway."""
         ...
 
-    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_key: Callable[[MissingKey], None]) -> None:
         """Serve until cancelled. Calls `changed` whenever `report` says something new about versions, ports or faults;
-        new counters alone are no change. Calls `want_keys` with the id of a key set (`JwtSettings.key_set`) when a
-        token has a key that is not in it. May be called again after it raised."""
+        new counters alone are no change. Calls `want_key` when a token has a key that is not known, so that its
+        key set is fetched. May be called again after it raised."""
         ...
 
     async def apply(self, snapshot: Snapshot) -> None:

@@ -12,6 +12,7 @@ from grpcgw.carriers.carrier import Carrier, CarrierReport, RefusedSnapshot
 from grpcgw.control.task_restarts import TaskRestarter
 from grpcgw.logs import DefectLog
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.routing.binding import CannotServe
 
@@ -40,16 +41,16 @@ class Publisher:
         self._feeds = [_Feed(carrier, endpoints, self._note_taken) for carrier in carriers]
 
     async def run(
-        self, restarter: TaskRestarter, changed: Callable[[], None], want_keys: Callable[[str], None]
+        self, restarter: TaskRestarter, changed: Callable[[], None], want_key: Callable[[MissingKey], None]
     ) -> None:
         """Run the carriers and publish to them until cancelled. `changed`: a carrier has something new to report.
-        `want_keys`: one lacks the key of a token, in the set with this id.
+        `want_key`: one lacks the key of a token.
 
         Raises the UserError of a carrier that cannot start.
         """
         async with asyncio.TaskGroup() as tasks:
             for feed in self._feeds:
-                run = partial(feed.run_carrier, changed, want_keys)
+                run = partial(feed.run_carrier, changed, want_key)
                 what = f"the carrier {feed.carrier.name}"
                 tasks.create_task(restarter.keep_running(what, run), name=f"carrier {feed.carrier.name}")
                 tasks.create_task(feed.run(changed), name=f"snapshots for {feed.carrier.name}")
@@ -130,9 +131,9 @@ class _Feed:
         """Whether the carrier did not take the newest snapshot, or its `run` has raised before."""
         return self._run_failed or self._refused is not None
 
-    async def run_carrier(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
+    async def run_carrier(self, changed: Callable[[], None], want_key: Callable[[MissingKey], None]) -> None:
         try:
-            await self.carrier.run(changed, want_keys)
+            await self.carrier.run(changed, want_key)
         except Exception:
             self._run_failed = True
             changed()

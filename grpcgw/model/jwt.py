@@ -33,6 +33,15 @@ class PublicKey:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingKey:
+    """A token has a key that its key set, as far as it is known, lacks."""
+
+    key_set: str
+    """`JwtSettings.key_set`."""
+    kid: str
+
+
+@dataclass(frozen=True, slots=True)
 class TimeRule:
     """How `exp`, `nbf` or `iat` is checked."""
 

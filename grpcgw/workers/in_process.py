@@ -12,6 +12,7 @@ from grpcgw.carriers.carrier import CarrierReport
 from grpcgw.listeners.data_ports import DataPorts
 from grpcgw.logs import DefectLog
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.listener import Listener
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.workers.messages import SetEndpoints, WorkerPlan
@@ -42,11 +43,11 @@ class InProcessWorker:
         self._thread = ThreadPoolExecutor(1, "grpcgw worker")
         self._drained = False
 
-    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_key: Callable[[MissingKey], None]) -> None:
         """As `Carrier.run`."""
         self._ports.on_change = changed
         loop, defects = asyncio.get_running_loop(), DefectLog(log)
-        self._worker.ask_for_keys_by(lambda key_set: loop.call_soon_threadsafe(want_keys, key_set))
+        self._worker.ask_for_keys_by(lambda missing: loop.call_soon_threadsafe(want_key, missing))
         retrying = asyncio.create_task(self._retry_ports(), name="retry of ports")
         try:
             while True:

@@ -19,6 +19,7 @@ from grpcgw.model.balancing import Balancing, LoadBalancer
 from grpcgw.model.difference import Difference
 from grpcgw.model.edits import HeaderAdd, HeaderEdits
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.listener import Listener
 from grpcgw.model.match import PathMatch
 from grpcgw.model.objects import ObjectKey
@@ -127,10 +128,10 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class WantKeys:
-    """A token has a key that this key set lacks (`JwtSettings.key_set`)."""
+class WantKey:
+    """A token has a key that is not known."""
 
-    key_set: str
+    missing: MissingKey
 
 
 _FREQUENT = (Route, PathMatch, Destination, WeightedCluster, Balancing, LoadBalancer, HeaderEdits, HeaderAdd, PodReport)
@@ -138,7 +139,7 @@ _FREQUENT = (Route, PathMatch, Destination, WeightedCluster, Balancing, LoadBala
 
 
 Command = Configure | ApplySnapshot | SetEndpoints | Collect | Drain
-Answer = Listening | Behind | Report | WantKeys
+Answer = Listening | Behind | Report | WantKey
 
 
 def encode(message: Command | Answer) -> bytes:

@@ -12,6 +12,7 @@ from grpcgw.carriers.carrier import CarrierReport
 from grpcgw.listeners.data_ports import DataPorts
 from grpcgw.logs import DefectLog
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.listener import Listener
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
 from grpcgw.workers.delivery import Delivery
@@ -65,12 +66,12 @@ class WorkerProcesses:
             for number in range(count)
         ]
 
-    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_key: Callable[[MissingKey], None]) -> None:
         """As `Carrier.run`."""
         self._ports.on_change = changed
         async with asyncio.TaskGroup() as tasks:
             for slot in self._slots:
-                tasks.create_task(slot.run(want_keys), name=f"worker {slot.number}")
+                tasks.create_task(slot.run(want_key), name=f"worker {slot.number}")
             tasks.create_task(self._collect_regularly(), name="worker reports")
             tasks.create_task(self._retry_ports(), name="retry of ports")
 

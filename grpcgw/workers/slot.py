@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from grpcgw.logs import DefectLog
+from grpcgw.model.jwt import MissingKey
 from grpcgw.telemetry.merge import carry_on, leave_behind
 from grpcgw.telemetry.report import WorkerReport
 from grpcgw.workers.delivery import Delivery
@@ -29,7 +30,7 @@ from grpcgw.workers.messages import (
     Drain,
     Listening,
     Report,
-    WantKeys,
+    WantKey,
     WorkerPlan,
     decode,
     encode,
@@ -78,14 +79,14 @@ class WorkerSlot:
         """Becomes `_former` if the process dies now; it also has pods that left since its start."""
         self.draining = False
         self.restarts = 0
-        self._want_keys: Callable[[str], None] = lambda _: None
+        self._want_key: Callable[[MissingKey], None] = lambda _: None
         """Set by `run`."""
         self._stderr = WorkerStderr(number)
         self._defects = DefectLog(log)
 
-    async def run(self, want_keys: Callable[[str], None]) -> None:
-        """Keep one process running until drained. `want_keys`: as of `Carrier.run`."""
-        self._want_keys = want_keys
+    async def run(self, want_key: Callable[[MissingKey], None]) -> None:
+        """Keep one process running until drained. `want_key`: as of `Carrier.run`."""
+        self._want_key = want_key
         pause_s = FIRST_PAUSE_S
         async with asyncio.TaskGroup() as processes:
             while not self.draining:
@@ -189,8 +190,8 @@ class WorkerSlot:
         match message:
             case Listening():
                 self._ports.note(self.number, self.delivery.on_answer(message))
-            case WantKeys(key_set):
-                self._want_keys(key_set)
+            case WantKey(missing):
+                self._want_key(missing)
             case Behind():
                 log.warning("worker %d lacks the base of a difference, and gets the whole configuration", self.number)
                 self.delivery.start_over()

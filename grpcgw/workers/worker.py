@@ -25,6 +25,7 @@ from grpcgw.errors import UserError
 from grpcgw.listeners.open_ports import PortFault
 from grpcgw.logs import DefectLog, set_up_logging
 from grpcgw.model.difference import WrongBase, apply_difference
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.listener import Listener
 from grpcgw.model.log_format import LogFormat, LogType
 from grpcgw.model.snapshot import Snapshot
@@ -50,7 +51,7 @@ from grpcgw.workers.messages import (
     Refused,
     Report,
     SetEndpoints,
-    WantKeys,
+    WantKey,
     WorkerPlan,
     decode,
 )
@@ -180,8 +181,8 @@ class Worker:
         self._keeper = make_keeper(plan, self._engine.serving)
         self._started_at_s = time.time()
 
-    def ask_for_keys_by(self, send: Callable[[str], object]) -> None:
-        """`send` gets the id of each key set that lacks the key of a token, in the thread of an RPC."""
+    def ask_for_keys_by(self, send: Callable[[MissingKey], object]) -> None:
+        """`send` gets keys that tokens have and that are not known, in the thread of an RPC."""
         self._engine.serving.policy_services.key_requests.connect(send, asyncio.sleep)
 
     def try_to_apply(self, snapshot: Snapshot, listeners: Listeners) -> Listening:
@@ -337,7 +338,7 @@ def main() -> None:
 def run_worker(configure: Configure, commands: Iterator[object], answers: AnswerSender) -> None:
     """Serve until `Drain` or until the socket is closed; then let running RPCs finish, and return."""
     worker = Worker(configure.worker, configure.plan)
-    worker.ask_for_keys_by(lambda key_set: answers.send_beside(WantKeys(key_set)))
+    worker.ask_for_keys_by(lambda missing: answers.send_beside(WantKey(missing)))
     gc.collect()
     gc_tuning.freeze()
     drain = None

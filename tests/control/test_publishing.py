@@ -17,6 +17,7 @@ from grpcgw.carriers.carrier import CarrierReport, RefusedSnapshot
 from grpcgw.control.publishing import Publisher
 from grpcgw.control.task_restarts import TaskRestarter
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.snapshot import Snapshot
 from grpcgw.routing.binding import CannotServe
 from tests.scenarios import run
@@ -206,7 +207,7 @@ def test_a_snapshot_that_cannot_be_served_because_of_a_mapping_is_a_problem_of_t
 class CrashingCarrier(RecordingCarrier):
     """Its `run` raises."""
 
-    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
+    async def run(self, changed: Callable[[], None], want_key: Callable[[MissingKey], None]) -> None:
         raise ZeroDivisionError("why")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from grpcgw.carriers.carrier import CarrierReport
 from grpcgw.model.endpoints import EndpointSet
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.snapshot import Snapshot
 
 Event = tuple[str, EndpointSet] | Snapshot
@@ -28,8 +29,8 @@ class RecordingCarrier:
     def __post_init__(self) -> None:
         self.changed: Callable[[], None] = lambda: None
 
-    async def run(self, changed: Callable[[], None], want_keys: Callable[[str], None]) -> None:
-        self.changed, self.want_keys = changed, want_keys
+    async def run(self, changed: Callable[[], None], want_key: Callable[[MissingKey], None]) -> None:
+        self.changed, self.want_key = changed, want_key
         await asyncio.Event().wait()
 
     async def apply(self, snapshot: Snapshot) -> None:

@@ -20,7 +20,7 @@ from grpcgw.discovery.sources.named_by_objects import NamedByObjects
 from grpcgw.discovery.store import ObjectStore
 from grpcgw.errors import GrpcgwError
 from grpcgw.model.dialect import DialectObjects
-from grpcgw.model.jwt import PublicKey
+from grpcgw.model.jwt import MissingKey, PublicKey
 from grpcgw.model.key_set_objects import FetchedKeySet, KeySetSource, make_key_set, show_url
 from grpcgw.model.objects import KubeObject, ObjectKey
 
@@ -128,8 +128,8 @@ class KeySets:
         self._sources_changed = asyncio.Event()
         self._tried: dict[ObjectKey, asyncio.Event] = {}
         """By set: whether its first fetch has ended."""
-        self._wanted_early: dict[str, asyncio.Event] = {}
-        """By id of the set: whether a token has asked for it since its last fetch began."""
+        self._wanted_early: dict[ObjectKey, asyncio.Event] = {}
+        """By set: whether a token has asked for it since its last fetch began."""
         self._statuses: dict[ObjectKey, KeySetStatus] = {}
 
     def statuses(self) -> tuple[KeySetStatus, ...]:
@@ -143,7 +143,6 @@ class KeySets:
             return
         self._sources = wanted
         for key in former.keys() - wanted.keys():
-            self._wanted_early.pop(former[key].id, None)
             self._forget(key)
         untried = [self._tried.setdefault(key, asyncio.Event()) for key in wanted.keys() - former.keys()]
         self._sources_changed.set()
@@ -152,12 +151,12 @@ class KeySets:
                 for event in untried:
                     await event.wait()
 
-    def fetch_early(self, key_set: str) -> None:
-        """A token has a key that the set with this id lacks: fetch it now, or `early_every_s` after the last such
-        fetch."""
-        wanted = self._wanted_early.get(key_set)
-        if wanted is not None:  # else nothing names it any more
-            wanted.set()
+    def fetch_early(self, missing: MissingKey) -> None:
+        """Fetch the set now, or `early_every_s` after the last time; unless it has the key by now, which a worker may
+        not know yet."""
+        key = next((key for key, source in self._sources.items() if source.id == missing.key_set), None)
+        if key in self._wanted_early and missing.kid not in [one.kid for one in self._status_of(key).keys]:
+            self._wanted_early[key].set()
 
     async def run(self) -> None:
         """Fetch until cancelled."""
@@ -178,7 +177,7 @@ class KeySets:
     async def _keep_fetching(self, source: KeySetSource) -> None:
         pace = self._pace
         retry = Backoff(pace.first_retry_s, pace.longest_retry_s, self._random)
-        wanted = self._wanted_early[source.id] = asyncio.Event()
+        wanted = self._wanted_early[source.key] = asyncio.Event()
         earliest_s = -math.inf
         while True:
             wanted.clear()
@@ -188,6 +187,8 @@ class KeySets:
                 self._note_failure(source.key, str(error))
                 pause_s = pace.choose_retry(source, retry.next_s())
             else:
+                if fetched.keys != self._status_of(source.key).keys:
+                    wanted.clear()  # who asked meanwhile asks again, if these are not what is missing
                 self._note_success(source.key, fetched)
                 retry.reset()
                 pause_s = pace.choose(source, fetched.max_age_s) * self._random.uniform(0.9, 1.0)
@@ -228,6 +229,7 @@ class KeySets:
         self._store.remove(PARTITION, key)
         self._statuses.pop(key, None)
         self._tried.pop(key, None)
+        self._wanted_early.pop(key, None)
 
 
 def _merge(sources: Iterable[KeySetSource]) -> dict[ObjectKey, KeySetSource]:

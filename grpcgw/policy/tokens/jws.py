@@ -17,6 +17,7 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import JWKRegistry, Key
 
+from grpcgw.model.jwks import MAX_KID_CHARACTERS
 from grpcgw.model.jwt import PublicKey
 from grpcgw.model.strict_json import parse_object
 
@@ -36,6 +37,10 @@ class InvalidToken(Exception):
 
 class UnknownKey(InvalidToken):
     """None of the keys has the token's `kid`: the issuer may have a new one."""
+
+    def __init__(self, kid: str) -> None:
+        super().__init__("its key (kid) is unknown")
+        self.kid = kid
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +111,11 @@ def _find_keys(header: Mapping[str, object], algorithm: str, keys: Sequence[Publ
     kid = header.get("kid")
     if kid is not None and not isinstance(kid, str):
         raise InvalidToken("its kid is no text")
+    if kid is not None and len(kid) > MAX_KID_CHARACTERS:
+        raise InvalidToken("its kid is too long")
     named = [key for key in keys if not kid or not key.kid or key.kid == kid]
     if not named:
-        raise UnknownKey("its key (kid) is unknown")
+        raise UnknownKey(kid or "")
     fitting = [key for key in named if algorithm in key.algorithms]
     if not fitting:
         raise InvalidToken("its key is for another algorithm")

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from grpcgw.model.codes import Code
 from grpcgw.model.content_hash import digest
 from grpcgw.model.go_template import TemplateError, parse_template
-from grpcgw.model.jwt import JwtSettings, PublicKey
+from grpcgw.model.jwt import JwtSettings, MissingKey, PublicKey
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
@@ -119,10 +119,11 @@ class JwtPolicy:
 
     def _refuse_or_wait(self, token: str, fault: TokenFault, request: PolicyRequest) -> Deny | Wait:
         """The key of the token may be a new one."""
-        key_set, keys = self._settings.key_set, self._settings.keys
-        if not (fault.unknown_key and key_set and self._key_requests.ask(key_set, request.now_s)):
+        settings, requests = self._settings, self._key_requests
+        missing = MissingKey(settings.key_set, fault.unknown_kid)
+        if not (missing.kid and missing.key_set and requests.ask(missing, request.now_s)):
             return self._refusals.refuse(fault, request)
-        work = CoroutineWork(partial(self._key_requests.wait, self._ring, keys))
+        work = CoroutineWork(partial(requests.wait, self._ring, settings.keys))
         then = partial(self._check_again, token, request)
         return Wait(work, 2 * WAIT_S, FailMode.CLOSED, Code.UNAUTHENTICATED, then)
 
@@ -141,7 +142,7 @@ class JwtPolicy:
         try:
             verified = verify(token, keys, settings.algorithms)
         except InvalidToken as error:
-            return TokenFault(str(error), unknown_key=isinstance(error, UnknownKey))
+            return TokenFault(str(error), unknown_kid=error.kid if isinstance(error, UnknownKey) else "")
         claims, header = MappingProxyType(verified.claims), verified.header
         lifetime = read_lifetime(claims, settings)
         fault = lifetime if isinstance(lifetime, TokenFault) else find_fault(claims, settings)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from grpcgw.model.jwt import PublicKey
+from grpcgw.model.jwt import MissingKey, PublicKey
 from grpcgw.policy.verdicts import ALLOW, Allow
 
 ASK_EVERY_S = 1.0
@@ -44,23 +44,23 @@ class KeyRequests:
     """Those of one worker."""
 
     def __init__(self) -> None:
-        self._send: Callable[[str], object] | None = None
+        self._send: Callable[[MissingKey], object] | None = None
         self._sleep: Callable[[float], Awaitable[object]] | None = None
         self._asked: dict[str, _Asked] = {}
         """By set: as many as Filters have named."""
 
-    def connect(self, send: Callable[[str], object], sleep: Callable[[float], Awaitable[object]]) -> None:
-        """`send` passes an id on (`JwtSettings.key_set`) and must not block. Before, nobody is asked."""
+    def connect(self, send: Callable[[MissingKey], object], sleep: Callable[[float], Awaitable[object]]) -> None:
+        """`send` passes a request on and must not block. Before, nobody is asked."""
         self._send, self._sleep = send, sleep
 
-    def ask(self, key_set: str, now_s: float) -> bool:
+    def ask(self, missing: MissingKey, now_s: float) -> bool:
         """Whether the RPC should `wait`. `now_s`: of a clock that never goes back."""
         if self._send is None:
             return False
-        asked = self._asked.setdefault(key_set, _Asked())
+        asked = self._asked.setdefault(missing.key_set, _Asked())
         if now_s - asked.at_s >= ASK_EVERY_S:
             asked.at_s = now_s
-            self._send(key_set)
+            self._send(missing)
         if now_s - asked.window_at_s >= WINDOW_S:
             asked.window_at_s, asked.waiting = now_s, 0
         if now_s - asked.window_at_s >= WAIT_S or asked.waiting >= MOST_WAITING:

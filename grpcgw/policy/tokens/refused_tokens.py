@@ -15,7 +15,7 @@ from grpcgw.policy.tokens.token_claims import Lifetime, TokenFault
 from grpcgw.telemetry.policy_counters import CacheCounters
 
 MAX_ENTRIES = 10_000
-"""Some 3 MiB. The longest unused go first."""
+"""Some 5 MiB. The longest unused go first."""
 
 
 class RefusedTokens:

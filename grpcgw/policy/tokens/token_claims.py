@@ -26,8 +26,8 @@ class TokenFault:
     """The token is good, and not for this: PERMISSION_DENIED. Else the caller is not known: UNAUTHENTICATED."""
     scope: str = ""
     """Scopes that are needed, for `insufficient_scope` (RFC 6750, 3.1)."""
-    unknown_key: bool = False
-    """Its key may be a new one of the issuer."""
+    unknown_kid: str = ""
+    """Of its key, which may be a new one of the issuer; empty: that is not why. Not in any message."""
     errors: int = 4
     """As templates of Edge Stack's Filters know it: a bit of jwt-go's ValidationError, 4 for any other fault."""
 

@@ -16,6 +16,7 @@ from grpcgw.discovery.sources.key_sets import (
     make_not_fetched,
 )
 from grpcgw.discovery.store import ObjectStore
+from grpcgw.model.jwt import MissingKey
 from grpcgw.model.key_set_objects import KEY_SET, FetchedKeySet, KeySetSource, read_key_set
 from grpcgw.model.objects import KubeObject
 from tests.compiling import obj
@@ -229,7 +230,7 @@ def test_a_token_with_a_new_key_has_its_set_fetched_at_once() -> None:
     async def test(fetching: Fetching) -> None:
         await fetching.put(jwt_filter())
         fetching.issuer.answers[URL] = FetchedJwks(NEW, None)
-        fetching.sets.fetch_early(ID)
+        fetching.sets.fetch_early(MissingKey(ID, "newest"))
         await fetching.until(lambda: fetching.held() == {URL: FetchedKeySet(NEW)})
         assert [one.early for one in fetching.sets.statuses()] == [1]
 
@@ -241,7 +242,7 @@ def test_also_while_fetches_fail_and_the_next_one_is_far_away() -> None:
         fetching.issuer.answers[URL] = "its answer is 503"
         await fetching.put(jwt_filter())
         fetching.issuer.answers.clear()
-        fetching.sets.fetch_early(ID)
+        fetching.sets.fetch_early(MissingKey(ID, "newest"))
         await fetching.until(lambda: fetching.held() == {URL: FetchedKeySet(OLD)})
 
     run(test, replace(SLOW, shortest_retry_s=1000.0))
@@ -251,11 +252,11 @@ def test_tokens_have_a_set_fetched_once_in_an_interval_however_many_ask() -> Non
     async def test(fetching: Fetching) -> None:
         await fetching.put(jwt_filter())
         for _ in range(100):
-            fetching.sets.fetch_early(ID)
+            fetching.sets.fetch_early(MissingKey(ID, "newest"))
             await asyncio.sleep(0)
         await fetching.until(lambda: len(fetching.issuer.asked) == 2)
         for _ in range(100):
-            fetching.sets.fetch_early(ID)
+            fetching.sets.fetch_early(MissingKey(ID, "newest"))
             await asyncio.sleep(0)
         assert len(fetching.issuer.asked) == 2
 
@@ -266,19 +267,48 @@ def test_who_asks_within_the_interval_is_not_forgotten() -> None:
     async def test(fetching: Fetching) -> None:
         await fetching.put(jwt_filter())
         for fetches in (2, 3, 4):
-            fetching.sets.fetch_early(ID)
+            fetching.sets.fetch_early(MissingKey(ID, "newest"))
             await fetching.until(lambda fetches=fetches: len(fetching.issuer.asked) == fetches)  # type: ignore[misc]
         assert fetching.sets.statuses()[0].early == 3
 
     run(test, replace(SLOW, early_every_s=0.02))
 
 
+def test_asking_for_a_key_that_is_there_by_now_fetches_nothing() -> None:
+    async def test(fetching: Fetching) -> None:
+        await fetching.put(jwt_filter())
+        fetching.sets.fetch_early(MissingKey(ID, OLD[0].kid))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert fetching.issuer.asked == [URL]
+
+    run(test, SLOW)
+
+
+def test_who_asks_during_a_fetch_that_brings_keys_has_no_other_fetched() -> None:
+    async def test(fetching: Fetching) -> None:
+        await fetching.put(jwt_filter())
+        fetching.issuer.answers[URL], fetching.issuer.held = FetchedJwks(NEW, None), asyncio.Event()
+        fetching.sets.fetch_early(MissingKey(ID, NEW[0].kid))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert fetching.issuer.running == 1
+        fetching.sets.fetch_early(MissingKey(ID, NEW[0].kid))
+        fetching.issuer.held.set()
+        await fetching.until(lambda: fetching.held() == {URL: FetchedKeySet(NEW)})
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert fetching.issuer.asked == [URL] * 2
+
+    run(test, replace(SLOW, early_every_s=0.0))
+
+
 def test_asking_for_a_set_that_nothing_names_does_nothing() -> None:
     async def test(fetching: Fetching) -> None:
         await fetching.put(jwt_filter())
-        fetching.sets.fetch_early("other")
+        fetching.sets.fetch_early(MissingKey("other", "other"))
         await fetching.put()
-        fetching.sets.fetch_early(ID)
+        fetching.sets.fetch_early(MissingKey(ID, "newest"))
         for _ in range(10):
             await asyncio.sleep(0)
         assert fetching.issuer.asked == [URL]

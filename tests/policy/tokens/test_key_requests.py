@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from grpcgw.model.jwt import JwtSettings
+from grpcgw.model.jwt import JwtSettings, MissingKey
 from grpcgw.policy.contract import CoroutineWork, Policy, Wait
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.tokens.key_requests import ASK_EVERY_S, CHECK_EVERY_S, MOST_WAITING, WAIT_S, WINDOW_S, KeyRequests
@@ -29,6 +29,7 @@ from tests.policy.tokens.test_jwt_policy import (
 FETCHED = replace(SETTINGS, key_set="0123")
 ROTATED = replace(FETCHED, keys=keys_of(RSA, OTHER))
 NEW = OTHER.sign(claims())
+WANTED = MissingKey("0123", "other")
 FORGED = f"{TOKEN[:-8]}AAAAAAAA"
 
 
@@ -37,7 +38,7 @@ class Worker:
 
     def __init__(self, *pauses: Callable[[], object]) -> None:
         self.services = PolicyServices()
-        self.wanted: list[str] = []
+        self.wanted: list[MissingKey] = []
         self.slept_s = 0.0
         self._pauses = list(pauses)
         self.services.key_requests.connect(self.wanted.append, self.sleep)
@@ -81,12 +82,18 @@ async def as_coroutine(work: Awaitable[object]) -> object:
 
 def test_an_unknown_kid_asks_for_the_key_set_and_nothing_else_does() -> None:
     worker = Worker()
-    for token in (TOKEN, FORGED, RSA.sign(claims(exp=NOW_S - 1)), RSA.sign(claims(), alg="HS256")):
+    for token in (
+        TOKEN,
+        FORGED,
+        RSA.sign(claims(exp=NOW_S - 1)),
+        RSA.sign(claims(), alg="HS256"),
+        RSA.sign(claims(), kid="k" * 257),
+    ):
         check(worker.build(), token)
     refuse(worker.build(SETTINGS), NEW)  # with keys of a Secret
     assert worker.wanted == []
     assert isinstance(check(worker.build(), NEW), Wait)
-    assert worker.wanted == ["0123"]
+    assert worker.wanted == [WANTED]
 
 
 def test_each_set_is_asked_for_once_a_second_also_by_a_token_that_is_remembered() -> None:
@@ -94,14 +101,14 @@ def test_each_set_is_asked_for_once_a_second_also_by_a_token_that_is_remembered(
     policy = worker.build()
     for now_s in (0.0, ASK_EVERY_S - 0.01, ASK_EVERY_S, ASK_EVERY_S + 0.01):
         check(policy, NEW, now_s)
-    assert worker.wanted == ["0123"] * 2
+    assert worker.wanted == [WANTED] * 2
 
 
 def test_one_set_does_not_keep_another_from_being_asked_for() -> None:
-    requests, sent = KeyRequests(), list[str]()
+    requests, sent = KeyRequests(), list[MissingKey]()
     requests.connect(sent.append, asyncio.sleep)
-    assert [requests.ask(key_set, 1.0) for key_set in ("a", "b", "a")] == [True] * 3
-    assert sent == ["a", "b"]
+    assert [requests.ask(MissingKey(key_set, "k"), 1.0) for key_set in ("a", "b", "a")] == [True] * 3
+    assert [one.key_set for one in sent] == ["a", "b"]
 
 
 def test_a_token_whose_key_comes_meanwhile_passes() -> None:
