@@ -19,9 +19,14 @@ settings.register_profile("fuzz", max_examples=2_000, deadline=None, print_blob=
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+def pytest_collection() -> None:
+    """Modules and collected tests are hundreds of thousands of objects that stay."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Modules and collected tests are hundreds of thousands of objects, which the collections between tests need not
-    walk again and again to find what one test left."""
+    """The collections between tests need not walk them again and again to find what one test left."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import files
 from pathlib import Path
 
@@ -17,6 +18,11 @@ DEPENDENCIES = [
 ]
 
 
+@cache
+def imported() -> frozenset[str]:
+    return frozenset(list_imports())
+
+
 def list_imports() -> Iterator[str]:
     for path in (ROOT / "grpcgw").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -25,9 +31,6 @@ def list_imports() -> Iterator[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 yield node.module
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-IMPORTS = frozenset(list_imports())
 
 
 def list_modules(dependency: str) -> set[str]:
@@ -39,4 +42,4 @@ def list_modules(dependency: str) -> set[str]:
 
 @pytest.mark.parametrize("dependency", sorted(DEPENDENCIES))
 def test_dependency_is_imported(dependency: str) -> None:
-    assert list_modules(dependency) & IMPORTS
+    assert list_modules(dependency) & imported()

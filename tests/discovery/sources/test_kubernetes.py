@@ -25,6 +25,7 @@ from grpcgw.discovery.store import ObjectStore, SourceStatus
 from grpcgw.errors import UserError
 from grpcgw.model.dialect import ApiResource
 from grpcgw.model.objects import KubeObject, ObjectKey, Severity
+from tests.crd_schemas import read_crds
 from tests.kube_api import BUILT_IN_KINDS, CUSTOM_KINDS, KubeApi, Request
 from tests.kube_cluster import Body, Cluster
 from tests.parsing import KINDS, WATCHED_KINDS
@@ -812,7 +813,7 @@ def test_the_rights_are_bound_to_the_gateway_s_service_account() -> None:
 def test_every_custom_kind_that_is_read_has_a_crd_in_every_version() -> None:
     served = {
         (crd["spec"]["group"], version["name"], crd["spec"]["names"]["kind"], crd["spec"]["names"]["plural"])
-        for crd in documents("crds.yaml")
+        for crd in read_crds().values()
         for version in crd["spec"]["versions"]
         if version["served"]
     }
@@ -821,7 +822,7 @@ def test_every_custom_kind_that_is_read_has_a_crd_in_every_version() -> None:
     assert served == {(each.group, each.version, each.kind, each.plural) for each in custom if not each.is_second}
 
 
-@pytest.mark.parametrize("crd", documents("crds.yaml"), ids=lambda crd: str(crd["metadata"]["name"]))
+@pytest.mark.parametrize("crd", read_crds().values(), ids=lambda crd: str(crd["metadata"]["name"]))
 def test_a_crd_keeps_unknown_fields_and_stores_one_version(crd: Body) -> None:
     spec = crd["spec"]
     assert crd["metadata"]["name"] == f"{spec['names']['plural']}.{spec['group']}"
