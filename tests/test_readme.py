@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from itertools import dropwhile
 from pathlib import Path
 
@@ -48,8 +49,9 @@ def sessions() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("command", "shown"), sessions())
-def test_console_blocks_show_what_is_printed(command: str, shown: str) -> None:
+@cache
+def printed_by(command: str) -> str:
+    """Several pages show the same commands."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["sh", "-c", command],
@@ -60,8 +62,13 @@ def test_console_blocks_show_what_is_printed(command: str, shown: str) -> None:
         timeout=DEADLINE_S,
         check=True,
     )
+    return done.stdout
+
+
+@pytest.mark.parametrize(("command", "shown"), sessions())
+def test_console_blocks_show_what_is_printed(command: str, shown: str) -> None:
     pattern = re.escape(shown.rstrip()).replace("…", ".*")
-    printed = "\n".join(line.rstrip() for line in done.stdout.rstrip().splitlines())
+    printed = "\n".join(line.rstrip() for line in printed_by(command).rstrip().splitlines())
     assert re.fullmatch(pattern, printed, re.DOTALL), printed
 
 
@@ -81,14 +88,15 @@ def test_commands_that_need_more_than_a_checkout_name_what_is_there(page: str) -
             case ["kubectl", "-n", namespace, *arguments]:
                 assert_deployed(namespace, next(word for word in arguments if "/" in word))
             case [".venv/bin/python", "-m", *arguments]:
-                run([sys.executable, "-m", *arguments, "--help"])
+                run(sys.executable, "-m", *arguments, "--help")
             case [".venv/bin/grpcgw", *arguments]:
                 assert execute([*arguments, "--help"]) == 0
             case _:
                 pytest.fail(f"{page}: nobody checks `{shlex.join(words)}`")
 
 
-def run(command: list[str]) -> None:
+@cache
+def run(*command: str) -> None:
     subprocess.run(command, cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=True)
 
 

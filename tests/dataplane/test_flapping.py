@@ -20,6 +20,12 @@ POLICIES = [
     "policy: maglev, header: x-user",
     "policy: weighted_round_robin",
 ]
+ON_ENGINES = pytest.mark.parametrize(
+    ("lab", "policy"),
+    [*(("http2", policy) for policy in POLICIES), ("generic-handler", POLICIES[0])],
+    indirect=["lab"],
+)
+"""The policies know no engine: the other shows with one of them that its connections come and go as well."""
 CLIENTS = 3
 
 
@@ -55,7 +61,7 @@ def wait_for_more(count: Callable[[], int]) -> None:
     eventually(lambda: count() >= before + CLIENTS)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@ON_ENGINES
 def test_pods_that_flap_fail_no_rpc(lab: Lab, policy: str) -> None:
     """One pod after the other leaves and comes back, as fast as a few RPCs are done in between."""
     pods = [lab.pod(name) for name in "abc"]
@@ -69,7 +75,7 @@ def test_pods_that_flap_fail_no_rpc(lab: Lab, policy: str) -> None:
             wait_for_more(count)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@ON_ENGINES
 def test_rolling_restart_fails_no_rpc(lab: Lab, policy: str) -> None:
     """As Kubernetes does it: a new pod joins, then an old one leaves, finishes its RPCs and ends."""
     old = [lab.pod("old"), lab.pod("old")]

@@ -248,8 +248,9 @@ class Stream:
 
 @dataclass
 class Traffic:
-    """Clients that greet one after the other until told to end; what came of it."""
+    """Clients that greet one after the other until told to end, with a pause or without; what came of it."""
 
+    pause_s: float
     answers: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -276,6 +277,8 @@ class Traffic:
             with open_channel() as channel:
                 while not self._over.is_set():
                     self._call(channel)
+                    if self.pause_s:
+                        self._over.wait(self.pause_s)
                     if reconnect:
                         break
 
@@ -291,9 +294,9 @@ class Traffic:
 
 
 @contextlib.contextmanager
-def traffic(gateway: Gateway, clients: int = 4, reconnect: bool = False) -> Iterator[Traffic]:
+def traffic(gateway: Gateway, clients: int = 4, reconnect: bool = False, pause_s: float = 0.0) -> Iterator[Traffic]:
     """`clients` threads, each on a connection of its own (`reconnect`: a new one for each RPC)."""
-    running = Traffic()
+    running = Traffic(pause_s)
     try:
         running.start(clients, gateway.channel, reconnect)
         eventually(lambda: running.calls >= 2 * clients, "traffic flows")

@@ -8,14 +8,12 @@ import threading
 from pathlib import Path
 
 import grpc
-import pytest
 from dataplane.waiting import PATIENCE_S, eventually
 
 from examples.greet.server import Pod
 from gateway.harness import Gateway, running_gateway
 from gateway.objects import Body, put_greet
 from greet import greet_pb2, greet_pb2_grpc
-from grpcgw.settings import EngineName
 from tests.kube_api import KubeApi
 
 
@@ -62,14 +60,13 @@ class Caller(threading.Thread):
         self.join()
 
 
-@pytest.mark.parametrize("engine", [EngineName.HTTP2, EngineName.GENERIC_HANDLER])
 def test_keys_are_rotated_in_their_secret_and_no_valid_call_fails(
-    api: KubeApi, pods: list[Pod], tmp_path: Path, engine: EngineName
+    api: KubeApi, pods: list[Pod], tmp_path: Path
 ) -> None:
     put_greet(api, [pod.port for pod in pods])
     for obj in (FILTER, POLICY, keys(ann="key-1")):
         api.put(obj)
-    arguments = ("--kubernetes", "--kubeconfig", str(api.kubeconfig(tmp_path / "kubeconfig")), "--engine", engine)
+    arguments = ("--kubernetes", "--kubeconfig", str(api.kubeconfig(tmp_path / "kubeconfig")))
     with running_gateway(*arguments, folder=tmp_path, workers=1) as gateway, gateway.channel() as channel:
         assert gateway.errors() == []
         assert code_with(channel, "wrong") is grpc.StatusCode.UNAUTHENTICATED

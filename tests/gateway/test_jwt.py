@@ -18,12 +18,10 @@ from gateway.harness import Gateway, running_gateway
 from gateway.objects import Directory, put_greet
 from gateway.test_api_keys import custom
 from greet import greet_pb2, greet_pb2_grpc
-from grpcgw.settings import EngineName
 from tests.jwts import Signer, make_signer, write_jwks
 
 OLD, NEW = make_signer("old", "ES256"), make_signer("new", "ES256")
 POLICY = custom("FilterPolicy", "all", {"rules": [{"host": "*", "path": "*", "filters": [{"name": "jwt"}]}]})
-ENGINES = pytest.mark.parametrize("engine", [EngineName.HTTP2, EngineName.GENERIC_HANDLER])
 
 
 class Issuer:
@@ -108,12 +106,11 @@ class Caller(threading.Thread):
         self.join()
 
 
-@ENGINES
 def test_keys_are_rotated_under_load_and_no_valid_token_is_refused(
-    pods: list[Pod], tmp_path: Path, issuer: Issuer, engine: EngineName
+    pods: list[Pod], tmp_path: Path, issuer: Issuer
 ) -> None:
     put_filter(tmp_path / "config", pods, issuer)
-    arguments = ("--config", str(tmp_path / "config"), "--engine", engine)
+    arguments = ("--config", str(tmp_path / "config"))
     with running_gateway(*arguments, folder=tmp_path, workers=1) as gateway, gateway.channel() as channel:
         assert gateway.errors() == []
         assert code_with(channel, token_of(OLD)) is grpc.StatusCode.OK, "keys are there with the first configuration"

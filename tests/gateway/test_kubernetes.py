@@ -27,9 +27,17 @@ def gateway(api: KubeApi, pods: list[Pod], tmp_path: Path) -> Iterator[Gateway]:
         yield gateway
 
 
-def gateway_on(api: KubeApi, folder: Path, ready: bool = True) -> AbstractContextManager[Gateway]:
+@pytest.fixture
+def alone(api: KubeApi, pods: list[Pod], tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway of one process on the same."""
+    put_greet(api, [pod.port for pod in pods])
+    with gateway_on(api, tmp_path, workers=0) as gateway:
+        yield gateway
+
+
+def gateway_on(api: KubeApi, folder: Path, ready: bool = True, workers: int = 1) -> AbstractContextManager[Gateway]:
     kubeconfig = api.kubeconfig(folder / "kubeconfig")
-    return running_gateway("--kubernetes", "--kubeconfig", str(kubeconfig), folder=folder, workers=1, ready=ready)
+    return running_gateway("--kubernetes", "--kubeconfig", str(kubeconfig), folder=folder, workers=workers, ready=ready)
 
 
 @pytest.fixture
@@ -162,6 +170,8 @@ def fall_silent(api: KubeApi) -> None:
     api.silent_watches = api.hang_lists = True
 
 
+PAUSE_S = 0.01
+"""Such a day lasts for seconds, which RPCs without a pause would fill with work."""
 BAD_DAYS = {
     "500": refuse_everything(500),
     "403": refuse_everything(403),
@@ -172,39 +182,43 @@ BAD_DAYS = {
 
 @pytest.mark.parametrize("day", BAD_DAYS)
 def test_rpcs_go_on_while_the_api_server_does_not_answer_and_its_age_is_told(
-    day: str, gateway: Gateway, api: KubeApi
+    day: str, alone: Gateway, api: KubeApi
 ) -> None:
-    with traffic(gateway, clients=2) as load:
+    with traffic(alone, clients=2, pause_s=PAUSE_S) as load:
         BAD_DAYS[day](api)
-        eventually(lambda: gateway.metric("source_age_seconds", source="kubernetes Mapping") > 1, gateway.log)
-        assert gateway.is_ready()
-        assert "last contact" in gateway.get("/ambassador/v0/check_ready")[1]
-        assert "kubernetes Mapping" in gateway.get("/ambassador/v0/diag/")[1]
+        eventually(lambda: alone.metric("source_age_seconds", source="kubernetes Mapping") > 1, alone.log)
+        assert alone.is_ready()
+        assert "last contact" in alone.get("/ambassador/v0/check_ready")[1]
+        assert "kubernetes Mapping" in alone.get("/ambassador/v0/diag/")[1]
         load.end()
     assert load.faults == []
 
 
 @pytest.mark.parametrize("day", ["500", "403", "down"])
 def test_when_the_api_server_is_back_what_happened_meanwhile_is_known(
-    day: str, gateway: Gateway, api: KubeApi, pods: list[Pod]
+    day: str, alone: Gateway, api: KubeApi, pods: list[Pod]
 ) -> None:
-    with traffic(gateway, clients=1) as load:
+    with traffic(alone, clients=1, pause_s=PAUSE_S) as load:
         BAD_DAYS[day](api)
         remove_pod(api, pods[0].port)
         api.put(mapping("late", "/late.S/"))
         api.compact()
         api.accept()
         api.start()
-        eventually(lambda: gateway.pod_ports() == {pods[1].port}, gateway.log)
-        eventually(lambda: len(gateway.diagnostics("route_info")) == 2, gateway.log)
+        eventually(lambda: alone.pod_ports() == {pods[1].port}, alone.log)
+        eventually(lambda: len(alone.diagnostics("route_info")) == 2, alone.log)
         load.end()
     assert load.faults == []
 
 
 def test_a_server_that_forgets_history_and_closes_every_watch_is_followed(
-    gateway: Gateway, api: KubeApi, pods: list[Pod], channel: grpc.Channel
+    alone: Gateway, api: KubeApi, pods: list[Pod]
 ) -> None:
-    with traffic(gateway, clients=1) as load, running_pods("pod-3") as (third,):
+    with (
+        alone.channel() as channel,
+        traffic(alone, clients=1, pause_s=PAUSE_S) as load,
+        running_pods("pod-3") as (third,),
+    ):
         api.close_watches_after_s = 1.0
         api.drop_connections()
         for number in range(3):
@@ -212,7 +226,7 @@ def test_a_server_that_forgets_history_and_closes_every_watch_is_followed(
             api.compact()
             (api.put(endpoint_slice(third.port)) if number % 2 == 0 else remove_pod(api, third.port))
             wanted = {pod.port for pod in pods} | ({third.port} if number % 2 == 0 else set())
-            eventually(lambda: gateway.pod_ports() == wanted, gateway.log)  # noqa: B023
+            eventually(lambda: alone.pod_ports() == wanted, alone.log)  # noqa: B023
         eventually(lambda: "pod-3" in {greet(channel) for _ in range(3)}, "served")
         load.end()
     assert load.faults == []

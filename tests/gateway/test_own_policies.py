@@ -14,7 +14,6 @@ from gateway.objects import Directory
 from greet import greet_pb2
 
 GREET = "/greet.GrpcService/Greet"
-ENGINES = pytest.mark.parametrize("engine", ["http2", "generic-handler"])
 PACKAGE = """
 from pydantic import BaseModel
 from grpcgw.policies import Allow, CallView, Code, Deny, OwnPolicy, allow, deny
@@ -56,8 +55,7 @@ def code_of(channel: grpc.Channel, **metadata: str) -> grpc.StatusCode:
     return call.code()
 
 
-@ENGINES
-@pytest.mark.parametrize("policy", ["tenants:Tenants", "tenants-late"])
+@pytest.mark.parametrize(("engine", "policy"), [("http2", "tenants-late"), ("generic-handler", "tenants:Tenants")])
 def test_a_policy_of_the_command_line_decides_in_every_worker(
     package: None, directory: Directory, tmp_path: Path, engine: str, policy: str
 ) -> None:

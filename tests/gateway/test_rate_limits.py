@@ -57,11 +57,9 @@ def load(
     return allowed / took_s, allowed / seconds
 
 
-@pytest.mark.parametrize("engine", ["http2", "generic-handler"])
-def test_four_workers_together_allow_the_rate(directory: Directory, tmp_path: Path, engine: str) -> None:
+def test_four_workers_together_allow_the_rate(directory: Directory, tmp_path: Path) -> None:
     directory.put(mapping(rate_limit={"rate": RATE, "burst": RATE}))
-    arguments = ("--config", str(directory.path), "--engine", engine)
-    with running_gateway(*arguments, folder=tmp_path, workers=4) as gateway:
+    with running_gateway("--config", str(directory.path), folder=tmp_path, workers=4) as gateway:
         least, most = load([gateway], 2 * RATE, 4.0)
         assert least <= 1.05 * RATE + RATE / 4.0, BURST
         assert most >= 0.95 * RATE

@@ -224,22 +224,30 @@ FLOOD = [(("user", str(number)),) for number in range(2 * MOST_KEYS)]
 HOURLY = LimitRules("d", [limit("users", Rate(100, Unit.HOUR), (("user", ""),))])
 
 
-def test_a_flood_of_keys_does_not_touch_limits_whose_keys_no_client_chooses() -> None:
-    fixed, limiter = LimitRules("d", [limit("all", Rate(100, Unit.HOUR), (("generic_key", "foo"),))]), Limiter(table())
-    assert sum(allows(limiter, fixed, FOO) for _ in range(40)) == 40
+FIXED = LimitRules("d", [limit("all", Rate(100, Unit.HOUR), (("generic_key", "foo"),))])
+
+
+@pytest.fixture(scope="module")
+def flooded() -> Limiter:
+    """After 40 calls of one key that no client chooses, and a flood of others. The two tests that get it use keys of
+    their own: a flood takes two seconds."""
+    limiter = Limiter(table())
+    assert sum(allows(limiter, FIXED, FOO) for _ in range(40)) == 40
     for number, user in enumerate(FLOOD):
         limiter.decide(HOURLY, [user], 1, 1000.0 + number / 1e6)
-    assert sum(allows(limiter, fixed, FOO, now_s=1001.0) for _ in range(80)) == 60
+    return limiter
+
+
+def test_a_flood_of_keys_does_not_touch_limits_whose_keys_no_client_chooses(flooded: Limiter) -> None:
+    assert sum(allows(flooded, FIXED, FOO, now_s=1001.0) for _ in range(80)) == 60
     fast = LimitRules("d", [limit("fast", Rate(1000, Unit.SECOND), (("generic_key", "foo"),))])
-    assert sum(allows(limiter, fast, FOO, now_s=1001.0) for _ in range(1010)) == 1000
+    assert sum(allows(flooded, fast, FOO, now_s=1001.0) for _ in range(1010)) == 1000
 
 
-def test_a_flood_of_keys_that_last_for_hours_does_not_starve_those_that_last_for_seconds() -> None:
-    rules, limiter = LimitRules("d", [limit("ip", Rate(10, Unit.SECOND), (("ip", ""),))]), Limiter(table())
-    for number, user in enumerate(FLOOD):
-        limiter.decide(HOURLY, [user], 1, 1000.0 + number / 1e6)
+def test_a_flood_of_keys_that_last_for_hours_does_not_starve_those_that_last_for_seconds(flooded: Limiter) -> None:
+    rules = LimitRules("d", [limit("ip", Rate(10, Unit.SECOND), (("ip", ""),))])
     for second in range(1001, 1100, 3):
-        assert sum(allows(limiter, rules, (("ip", "10.0.0.1"),), now_s=second) for _ in range(11)) == 10
+        assert sum(allows(flooded, rules, (("ip", "10.0.0.1"),), now_s=second) for _ in range(11)) == 10
 
 
 def test_a_rate_that_was_raised_holds_from_the_first_call_on() -> None:
