@@ -36,6 +36,9 @@ class EndpointSet:
 
     Not part of Endpoint: hints change while the pods stay the same.
     """
+    other_addresses: tuple[str, ...] = ()
+    """The address of each pod in its other IP family ("": it has none), in the order of `endpoints`; empty unless some
+    pod has one. Not part of Endpoint, for the same reason."""
 
 
 class PodState(StrEnum):

@@ -37,7 +37,7 @@ UNUSED_MS = 60_000
 class ClusterState:
     """A cluster of the snapshot in force."""
 
-    __slots__ = ("_open_connection", "balancing", "cluster", "endpoints", "hints", "pool", "settled")
+    __slots__ = ("_open_connection", "_others", "balancing", "cluster", "endpoints", "hints", "pool", "settled")
 
     def __init__(self, cluster: Cluster, open_connection: OpenConnection) -> None:
         self.cluster = cluster
@@ -46,6 +46,8 @@ class ClusterState:
         self.endpoints: EndpointSet | None = None
         """The newest set from discovery; None before the first."""
         self.hints: ZoneHints = {}
+        self._others: dict[Endpoint, str] = {}
+        """Addresses of pods in their other IP family."""
         self.balancing: Kept[Balancing, BalancingState] = Kept()
         self.settled = True
         """Every pod is connected or has failed to once."""
@@ -61,7 +63,11 @@ class ClusterState:
         if endpoints != self.endpoints:
             self.endpoints = endpoints
             self.hints = dict(zip(endpoints.endpoints, endpoints.zone_hints, strict=False))  # there may be none
+            before, self._others = self._others, dict(zip(endpoints.endpoints, endpoints.other_addresses, strict=False))
             self.pool.replace(endpoints.endpoints, self._opener(now_s), drain_until_s)
+            if self._others != before:
+                for pod in self.pool.pods():
+                    pod.connection.set_other_address(self._others.get(pod.endpoint, ""))
 
     def _opener(self, now_s: float) -> OpenPod:
         cluster, open_connection = self.cluster, self._open_connection
@@ -72,7 +78,10 @@ class ClusterState:
 
         def open_pod(endpoint: Endpoint, former: Pod | None) -> Pod:
             is_used = former is not None and former.state is PodState.READY
-            return open_connection(cluster, endpoint, rests if is_used else wakes, now_s)
+            pod = open_connection(cluster, endpoint, rests if is_used else wakes, now_s)
+            if other := self._others.get(endpoint):
+                pod.connection.set_other_address(other)
+            return pod
 
         return open_pod
 

@@ -42,6 +42,11 @@ class Connection(Protocol):
         """
         ...
 
+    def set_other_address(self, address: str) -> None:
+        """The pod's address in its other IP family; "": it has none. For connections that are opened from now on, where
+        the engine tries both."""
+        ...
+
     def close(self) -> None:
         """Cancel what still runs and free everything. Called once, from the housekeeping thread."""
         ...

@@ -305,7 +305,8 @@ class ScriptedPod:
         self._script, self._deaf, self._most_streams = script, deaf, most_streams
         self._silent: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family)
         self.port = self._listener.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, name="scripted pod")
         self._accepting.start()

@@ -38,6 +38,8 @@ class FakeConnection:
         assert not self.closed, "a closed connection was looked at"
         return self.connectivity
 
+    def set_other_address(self, address: str) -> None: ...
+
     def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
         assert not self.closed, "a closed connection was checked"
         self.checks.append((check, report))

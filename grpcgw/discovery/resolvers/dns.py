@@ -75,7 +75,21 @@ def make_set(addresses: Sequence[str], watch: Watch) -> EndpointSet:
         return EndpointSet(error=explain_disabled(f"{hostname_of(service)} has addresses", addressing))
     found = [Endpoint(address, service.port) for address in enabled]
     known = watch.last.endpoints if watch.last is not None else ()
-    return EndpointSet(choose_one(found, known) if addressing.logical_dns else tuple(sorted(set(found))))
+    if not addressing.logical_dns and not is_one_host(found):
+        return EndpointSet(tuple(sorted(set(found))))
+    chosen = choose_one(found, known)
+    other = next((each.address for each in found if _is_ipv6(each) is not _is_ipv6(chosen[0])), "") if chosen else ""
+    return EndpointSet(chosen, other_addresses=(other,) if other else ())
+
+
+def is_one_host(found: Sequence[Endpoint]) -> bool:
+    """Whether there is one address of each IP family: both of one host. Of more, DNS does not say which belong
+    together."""
+    return sorted(_is_ipv6(endpoint) for endpoint in set(found)) == [False, True]
+
+
+def _is_ipv6(endpoint: Endpoint) -> bool:
+    return ":" in endpoint.address
 
 
 def choose_one(found: Sequence[Endpoint], known: Sequence[Endpoint]) -> tuple[Endpoint, ...]:

@@ -74,13 +74,15 @@ def endpoints_of(
     if port is None:
         return EndpointSet(error=f"Service {label} has no TCP port {service.port}; it has {_describe_ports(spec)}")
     given = sorted(slices, key=lambda found: found.key)
-    families = _families(spec, addressing)
+    families, others = _families(spec, addressing)
     every = tuple(_slice_groups(given, families, _is_ready) if given else _subset_groups(endpoints_object))
     groups = tuple(group.enabled(addressing) for group in every)
-    found = _merge(port, groups)
+    found = _merge(port, groups, _slice_groups(given, others, _is_ready))
     if not found.endpoints:
         ending = _slice_groups(given, families, _serves_while_ending)
-        found = _merge(port, (group.enabled(addressing) for group in ending))
+        found = _merge(
+            port, (group.enabled(addressing) for group in ending), _slice_groups(given, others, _serves_while_ending)
+        )
     unusable = [found.key.name for found in given if _address_type(found) not in _IP_TYPES]
     if unusable:
         error = f"EndpointSlice {', '.join(unusable)} of Service {label} is left out: its addresses are no IP addresses"
@@ -97,6 +99,8 @@ def endpoints_of(
 class _ReadyPod:
     address: str
     name: str
+    uid: str = ""
+    """Of the object behind the address, where the slice has it: the same in slices of both families."""
     zone: str = ""
     for_zones: frozenset[str] = frozenset()
     """The zones it is assigned to; empty: no hint."""
@@ -114,16 +118,29 @@ class _Group:
         return _Group(self.ports, tuple(pod for pod in self.pods if is_enabled(pod.address, addressing)))
 
 
-def _merge(port: ServicePort, groups: Iterable[_Group]) -> EndpointSet:
-    found: dict[Endpoint, tuple[Endpoint, frozenset[str]]] = {}
+def _merge(port: ServicePort, groups: Iterable[_Group], others: Iterable[_Group]) -> EndpointSet:
+    """`others`: the same pods by the Service's second address family."""
+    found: dict[Endpoint, tuple[Endpoint, _ReadyPod]] = {}
+    for number, pod in _pods_at(port, groups):
+        endpoint = Endpoint(pod.address, number, pod.name, pod.zone)
+        found.setdefault(endpoint, (endpoint, pod))
+    chosen = [found[endpoint] for endpoint in sorted(found)]
+    hints = tuple(pod.for_zones for _, pod in chosen)
+    second = {(pod.uid, number): pod.address for number, pod in _pods_at(port, others) if pod.uid}
+    other_addresses = tuple(second.get((pod.uid, endpoint.port), "") for endpoint, pod in chosen)
+    return EndpointSet(
+        tuple(endpoint for endpoint, _ in chosen),
+        zone_hints=hints if all(hints) else (),
+        other_addresses=other_addresses if any(other_addresses) else (),
+    )
+
+
+def _pods_at(port: ServicePort, groups: Iterable[_Group]) -> Iterator[tuple[int, _ReadyPod]]:
+    """The pods that have the port, and its number there."""
     for group in groups:
         number = port.pod_port(group.ports)
         for pod in group.pods if number is not None else ():
-            endpoint = Endpoint(pod.address, number or 0, pod.name, pod.zone)
-            found.setdefault(endpoint, (endpoint, pod.for_zones))
-    chosen = [found[endpoint] for endpoint in sorted(found)]
-    hints = tuple(for_zones for _, for_zones in chosen)
-    return EndpointSet(tuple(endpoint for endpoint, _ in chosen), zone_hints=hints if all(hints) else ())
+            yield number or 0, pod
 
 
 def _find_port(number: int, spec: Mapping[str, object]) -> ServicePort | None:
@@ -140,13 +157,15 @@ def _describe_ports(spec: Mapping[str, object]) -> str:
     return ", ".join(f"{port.get('port')} ({_text(port.get('name')) or 'unnamed'})" for port in ports) or "none"
 
 
-def _families(spec: Mapping[str, object], addressing: Addressing) -> tuple[object, ...]:
-    """The address types to read: of a dual-stack Service, which has each pod in slices of both, the first enabled."""
+def _families(spec: Mapping[str, object], addressing: Addressing) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """The address types to read, and those of the pods' other addresses: of a dual-stack Service, which has each pod in
+    slices of both, the first enabled and the second."""
     families = _list(spec.get("ipFamilies"))
     if len(families) < 2:
-        return _IP_TYPES
+        return _IP_TYPES, ()
     enabled = {"IPv4": addressing.ipv4, "IPv6": addressing.ipv6}
-    return tuple([family for family in families if enabled.get(_text(family))][:1])
+    used = tuple(family for family in families if enabled.get(_text(family)))
+    return used[:1], used[1:]
 
 
 Accepts = Callable[[Mapping[str, object]], bool]
@@ -159,7 +178,7 @@ def _slice_groups(slices: Iterable[KubeObject], families: tuple[object, ...], ac
             endpoints = _mappings(found.body.get("endpoints"))
             accepted = (item for item in endpoints if accepts(_mapping(item.get("conditions"))))
             pods = (
-                _ReadyPod(address, _pod_name(item), _text(item.get("zone")), _zones(item.get("hints")))
+                _ReadyPod(address, *_target_of(item), _text(item.get("zone")), _zones(item.get("hints")))
                 for item in accepted
                 for address in _addresses(item.get("addresses"))
             )
@@ -171,7 +190,7 @@ def _subset_groups(endpoints_object: KubeObject | None) -> Iterator[_Group]:
     body = endpoints_object.body if endpoints_object is not None else {}
     for subset in _mappings(body.get("subsets")):
         pods = (
-            _ReadyPod(address, _pod_name(item))
+            _ReadyPod(address, *_target_of(item))
             for item in _mappings(subset.get("addresses"))
             for address in _addresses([item.get("ip")])
         )
@@ -199,8 +218,10 @@ def _zones(hints: object) -> frozenset[str]:
     return frozenset(name for name in named if name)
 
 
-def _pod_name(item: Mapping[str, object]) -> str:
-    return _text(_mapping(item.get("targetRef")).get("name"))
+def _target_of(item: Mapping[str, object]) -> tuple[str, str]:
+    """Name and uid of the pod behind an address; "" where the slice does not say."""
+    target = _mapping(item.get("targetRef"))
+    return _text(target.get("name")), _text(target.get("uid"))
 
 
 def _addresses(values: object) -> Iterator[str]:

@@ -75,6 +75,9 @@ class PodConnection:
         self._woken |= state is PodState.READY
         return state
 
+    def set_other_address(self, address: str) -> None:
+        """grpc core takes addresses of one family for a channel: the first one alone is used."""
+
     def check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
         self._spawn(self._check_health(check, report))
 

@@ -67,7 +67,8 @@ class ConnectionsEngine(Protocol):
 
 
 class PodConnection:
-    """`state`, `check_health` and `close` may be called from any thread, the rest from the loop's alone."""
+    """`state`, `check_health`, `set_other_address` and `close` may be called from any thread, the rest from the loop's
+    alone."""
 
     def __init__(self, engine: ConnectionsEngine, address: str, settings: ConnectionSettings) -> None:
         host, _, port = address.rpartition(":")
@@ -118,6 +119,9 @@ class PodConnection:
         fields += [CONTENT_TYPE, (b"user-agent", f"grpcgw/{__version__}".encode())]
         deadline_s = time.monotonic() + check.timeout_ms / 1000
         probe.attempt = self.begin(None, probe, fields, Opening(probe.request(), True), deadline_s)
+
+    def set_other_address(self, address: str) -> None:
+        self._engine.loop.call_soon_threadsafe(self._dialer.set_other_address, address)
 
     def close(self) -> None:
         self._closed = True

@@ -8,6 +8,7 @@ import random
 import time
 from typing import Protocol
 
+from grpcgw.engines.http2.happy_eyeballs import connect_first
 from grpcgw.engines.http2.pod_link import PodLink
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.logs import DefectLog
@@ -46,9 +47,14 @@ class Dialer:
         """`address`: host and port. `timeout_ms`: until the pod's settings are here."""
         self._loop, self._timers, self._events = loop, timers, events
         self._address, self._timeout_ms = address, timeout_ms
+        self._other_address = ""
         self._task: asyncio.Task[None] | None = None
         self._pause: LoopTimer | None = None
         self._backoff_s = FIRST_BACKOFF_S
+
+    def set_other_address(self, address: str) -> None:
+        """The pod's address in its other IP family; "": it has none."""
+        self._other_address = address
 
     def dial(self) -> bool:
         """Begin to connect. False: a connection is being opened, or a pause is not over."""
@@ -87,7 +93,7 @@ class Dialer:
         link = self._events.make_link()
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
-                await self._loop.create_connection(link.as_protocol, *self._address)
+                await self._connect_link(link)
                 await link.ready
         except asyncio.CancelledError:
             link.abandon("the gateway closed it")
@@ -102,6 +108,14 @@ class Dialer:
         else:
             self._task = None
             self._events.on_connected(link)
+
+    async def _connect_link(self, link: PodLink) -> None:
+        host, port = self._address
+        if self._other_address:
+            connected = await connect_first(self._loop, (host, self._other_address), port)
+            await self._loop.create_connection(link.as_protocol, sock=connected)
+        else:
+            await self._loop.create_connection(link.as_protocol, host, port)
 
     def _failed(self, link: PodLink, why: str) -> None:
         self._task = None

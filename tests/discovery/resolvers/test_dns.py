@@ -102,6 +102,21 @@ def test_all_addresses_of_both_families_are_published_sorted_once() -> None:
     run_with(resolver, scenario)
 
 
+def test_a_name_with_one_address_of_each_family_is_one_host() -> None:
+    """Which family comes first in an answer may change."""
+    four, six = "10.0.0.1", "fd00::1"
+    resolver = DnsResolver(interval_s=0.001, lookup=ScriptedLookup([six, four], [four, six], [four, six, "fd00::2"]))
+
+    async def scenario() -> None:
+        published = Published()
+        resolver.watch(NAME, published)
+        one, several = await published.wait_for(2)
+        assert (shown(one), one.other_addresses) == (["[fd00::1]:443"], (four,))
+        assert (len(several.endpoints), several.other_addresses) == (3, ())
+
+    run_with(resolver, scenario)
+
+
 def test_a_changed_answer_is_published_and_an_equal_one_is_not() -> None:
     first, second, third = "10.0.0.1", "10.0.0.2", "10.0.0.3"
     lookup = ScriptedLookup([first], [first], [first, second], [third])
@@ -285,13 +300,13 @@ def first_published(resolver: DnsResolver, cluster: Cluster, count: int = 1) -> 
 @pytest.mark.parametrize(
     ("addressing", "addresses"),
     [
-        (Addressing(ipv6=False), ["10.0.0.1:443"]),
+        (Addressing(ipv6=False), ["10.0.0.1:443", "10.0.0.2:443"]),
         (Addressing(ipv4=False), ["[fd00::1]:443"]),
-        (Addressing(), ["10.0.0.1:443", "[fd00::1]:443"]),
+        (Addressing(), ["10.0.0.1:443", "10.0.0.2:443", "[fd00::1]:443"]),
     ],
 )
 def test_only_addresses_of_the_enabled_families_are_used(addressing: Addressing, addresses: list[str]) -> None:
-    resolver = DnsResolver(lookup=ScriptedLookup(["fd00::1", "10.0.0.1"]))
+    resolver = DnsResolver(lookup=ScriptedLookup(["fd00::1", "10.0.0.2", "10.0.0.1"]))
     assert shown(first_published(resolver, cluster_of(API, addressing))[0]) == addresses
 
 

@@ -212,6 +212,37 @@ def test_a_dual_stack_service_has_each_pod_once_by_its_first_family() -> None:
     assert shown(endpoints_of(SERVICE, service, slices, None)) == ["[fd00::1]:8000"]
 
 
+def of_pods(family: str, *pods: tuple[str, str], port: int = 8000, ready: bool = True) -> KubeObject:
+    """A slice of pods, each with its uid and address."""
+    endpoints: list[object] = [
+        {"addresses": [address], "conditions": {"ready": ready}, "targetRef": {"kind": "Pod", "name": uid, "uid": uid}}
+        for uid, address in pods
+    ]
+    labels, ports = {"kubernetes.io/service-name": "grpcserver"}, [{"name": "", "port": port}]
+    body = {"metadata": {"labels": labels}, "addressType": family, "endpoints": endpoints, "ports": ports}
+    return an_object("EndpointSlice", body, f"{family.lower()}-{port}")
+
+
+def test_a_pod_of_a_dual_stack_service_has_its_other_address() -> None:
+    """By its uid: neither the order of slices nor names tell which addresses are one pod's."""
+    slices = [
+        of_pods("IPv6", ("b", "fd00::1"), ("c", "fd00::3"), ("a", "fd00::2")),
+        of_pods("IPv4", ("a", "10.0.0.1"), ("b", "10.0.0.2"), ("d", "10.0.0.4")),
+    ]
+    service = a_service(ipFamilies=["IPv4", "IPv6"])
+    found = endpoints_of(SERVICE, service, slices, None)
+    assert shown(found) == ["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.4:8000"]
+    assert found.other_addresses == ("fd00::2", "fd00::1", "")
+    assert endpoints_of(SERVICE, service, slices, None, Addressing(ipv6=False)).other_addresses == ()
+    assert endpoints_of(SERVICE, a_service(), slices, None).other_addresses == ()
+
+
+def test_an_address_of_another_port_or_of_a_pod_that_is_not_ready_is_no_other_address() -> None:
+    service = a_service(ipFamilies=["IPv4", "IPv6"])
+    for other in (of_pods("IPv6", ("a", "fd00::1"), port=9), of_pods("IPv6", ("a", "fd00::1"), ready=False)):
+        assert endpoints_of(SERVICE, service, [of_pods("IPv4", ("a", "10.0.0.1")), other], None).other_addresses == ()
+
+
 @pytest.mark.parametrize(
     ("addressing", "addresses"),
     [
@@ -283,7 +314,7 @@ def test_clusters_of_one_service_have_the_families_they_enable() -> None:
 
 FIELDS = (
     "spec ports port name protocol addressType endpoints addresses conditions ready targetRef subsets ip zone "
-    "ipFamilies metadata labels hints forZones"
+    "ipFamilies metadata labels hints forZones uid"
 )
 odd = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 70_000) | st.sampled_from(["", "grpc", "10.0.0.1", "::1", "IPv4", "x"]),
