@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from grpcgw.ambassador.compile.metadata_edits import HIDDEN_KEYS, check_key
+from grpcgw.ambassador.compile.rule_reach import complete_host
 from grpcgw.ambassador.spec.authorization_spec import MatcherSpec, NamedTextsSpec, TextSpec
 from grpcgw.ambassador.spec.parse import Findings, parse_value
 from grpcgw.model.authorization import (
@@ -46,6 +47,17 @@ def read_matchers(
         spec = parse_value(raw, MatcherSpec, findings, *at, index)
         found += [] if spec is None else [reader.read(spec, (*at, index))]
     return tuple(found)
+
+
+def _complete_host(text: TextMatch) -> TextMatch:
+    """As names of calls are made."""
+    match text.kind:
+        case TextKind.REGEX:  # whose letters may be classes of characters
+            return replace(text, ignore_case=True)
+        case TextKind.PREFIX | TextKind.CONTAINS:  # a dot may be inside the name
+            return replace(text, value=text.value.lower(), ignore_case=True)
+        case _:
+            return replace(text, value=complete_host(text.value) if text.value else "", ignore_case=True)
 
 
 def ignore_method_case(matcher: Matcher) -> Matcher:
@@ -100,7 +112,7 @@ class _Reader:
             if self._hidden_by:
                 self._findings.error(f"the {self._hidden_by} engine does not know the :authority of calls", *at, "host")
             texts = self._texts(spec.host, (*at, "host"))
-            yield IsAuthority(tuple(replace(one, value=one.value.lower(), ignore_case=True) for one in texts))
+            yield IsAuthority(tuple([_complete_host(one) for one in texts]))
         if spec.header is not None:
             yield self._header(spec.header, (*at, "header"))
 

@@ -6,13 +6,21 @@ only logs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from grpcgw.ambassador.compile.authorization_matchers import ignore_method_case, read_matchers
 from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
-from grpcgw.ambassador.compile.rule_reach import RuleReach, complete_path
+from grpcgw.ambassador.compile.rule_reach import (
+    NO_AUTHORITY,
+    NO_CALL,
+    RuleReach,
+    complete_host,
+    complete_path,
+    may_be_authority,
+    may_be_call,
+)
 from grpcgw.ambassador.spec.authorization_spec import (
     AuthorizationPolicySpec,
     AuthorizationRuleSpec,
@@ -221,12 +229,10 @@ class _Compiler:
         )
 
     def _check_globs(self, selector: SelectorSpec, only_logs: bool, findings: Findings) -> None:
-        for field, globs in (("hosts", selector.hosts), ("paths", selector.paths)):
-            for index, glob in enumerate(globs or ()):
-                try:
-                    compile_glob(complete_path(glob) if field == "paths" else glob.lower())
-                except InvalidGlob as error:
-                    findings.error(str(error), "selector", field, index)
+        for index, glob in enumerate(selector.hosts or ()):
+            self._check_glob(complete_host(glob), may_be_authority, NO_AUTHORITY, findings, "hosts", index)
+        for index, glob in enumerate(selector.paths or ()):
+            self._check_glob(complete_path(glob), may_be_call, NO_CALL, findings, "paths", index)
         if selector.hosts and self._context.authority_hidden_by:
             outcome = "are not logged" if only_logs else "are refused"
             findings.fault(
@@ -235,6 +241,16 @@ class _Compiler:
                 " --engine http2, or leave hosts out",
                 *("selector", "hosts"),
             )
+
+    def _check_glob(
+        self, glob: str, may_match: Callable[[str], bool], otherwise: str, findings: Findings, *at: str | int
+    ) -> None:
+        try:
+            compile_glob(glob)
+        except InvalidGlob as error:
+            findings.error(str(error), "selector", *at)
+        if not may_match(glob):
+            findings.error(otherwise, "selector", *at)
 
     def _check_names(self, rules: list[AuthorizationRuleSpec], findings: Findings) -> None:
         seen: set[str] = set()
@@ -246,7 +262,7 @@ class _Compiler:
 
 
 def _read_selection(selector: SelectorSpec, namespace: str) -> Selection:
-    hosts = [glob.lower() for glob in selector.hosts or ()] or [ANY_TEXT]
+    hosts = [complete_host(glob) for glob in selector.hosts or ()] or [ANY_TEXT]
     paths = [complete_path(glob) for glob in selector.paths or ()] or [ANY_TEXT]
     everything = hosts == paths == [ANY_TEXT]
     return Selection(

@@ -13,6 +13,8 @@ from grpcgw.ambassador.compile.filters import CompiledFilter, apply_arguments, c
 from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.metadata_edits import HIDDEN_KEYS, check_key
 from grpcgw.ambassador.compile.rule_reach import (
+    NO_AUTHORITY,
+    NO_CALL,
     RuleReach,
     complete_host,
     complete_path,
@@ -209,14 +211,9 @@ class _PolicyCompiler:
 def _note_unmatched(host: str, path: str, findings: Findings, *at: str | int) -> None:
     """Not an error: a FilterPolicy may have rules for HTTP beside those for gRPC."""
     if not may_be_authority(host):
-        findings.notice("matches no call: it is no host name; the rule's filters decide on none", *at, "host")
+        findings.notice(f"{NO_AUTHORITY}: the rule's filters decide on none", *at, "host")
     if not may_be_call(path):
-        findings.notice(
-            "matches no gRPC call, whose path is /service/method: the rule's filters decide on none; for all methods of"
-            " a service write /service/*",
-            *at,
-            "path",
-        )
+        findings.notice(f"{NO_CALL}: the rule's filters decide on none", *at, "path")
 
 
 def _compile_condition(spec: HeaderConditionSpec | None, findings: Findings, *at: str | int) -> HeaderCondition | None:

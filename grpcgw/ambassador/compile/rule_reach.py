@@ -19,6 +19,8 @@ _LITERAL = re.compile(r"[^*?\[{\\]*")
 _PATTERN = re.compile(r"/\.[*+]")
 """No method begins with a dot, and no service."""
 _NO_HOST = re.compile(r"[/\s@]")
+NO_AUTHORITY = "matches no call: it is no host name"
+NO_CALL = "matches no gRPC call, whose path is /service/method; for all methods of a service write /service/*"
 _compile = lru_cache(1024)(compile_glob)
 
 
@@ -54,8 +56,9 @@ def may_be_authority(glob: str) -> bool:
 
 
 def complete_host(glob: str) -> str:
-    """The glob as `split_authority` makes names: in lower case, without the trailing dot of a fully qualified name."""
-    name, colon, port = glob.lower().rpartition(":")
+    """The glob as `split_authority` makes names: in lower case, without the trailing dot of a fully qualified name, or
+    a colon without a port."""
+    name, colon, port = glob.lower().removesuffix(":").rpartition(":")
     return f"{name.removesuffix('.')}:{port}" if colon else port.removesuffix(".") or ANYTHING
 
 

@@ -69,6 +69,10 @@ def texts(*values: str, kind: TextKind = TextKind.EXACT, ignore_case: bool = Fal
         ({"method": "*/C"}, IsMethod(texts("/C", kind=TextKind.SUFFIX))),
         ({"method": {"glob": "/a.*/Get*"}}, IsMethod(texts("/a.*/Get*", kind=TextKind.GLOB))),
         ({"host": "A.Example"}, IsAuthority(texts("a.example", ignore_case=True))),
+        ({"host": "a.example."}, IsAuthority(texts("a.example", ignore_case=True))),
+        ({"host": "*.example.:443"}, IsAuthority(texts(".example:443", kind=TextKind.SUFFIX, ignore_case=True))),
+        ({"host": "api.*"}, IsAuthority(texts("api.", kind=TextKind.PREFIX, ignore_case=True))),
+        ({"host": {"regex": r"\D+"}}, IsAuthority(texts(r"\D+", kind=TextKind.REGEX, ignore_case=True))),
         ({"header": {"name": "X-Tenant"}}, HasHeader("x-tenant")),
         ({"header": {"name": "x-tenant", "value": "*"}}, HasHeader("x-tenant", texts("", kind=TextKind.PREFIX))),
         (
@@ -178,6 +182,7 @@ def test_two_rules_of_one_name_are_an_error() -> None:
         ({"paths": ["greet.GrpcService/Greet"]}, {"greet.shop"}),
         ({"hosts": ["plain.example"]}, {"greet.shop", "plain.shop"}),
         ({"hosts": ["x.example"]}, {"greet.shop"}),
+        ({"hosts": ["PLAIN.example."]}, {"greet.shop", "plain.shop"}),
     ],
 )
 def test_what_is_selected(selector: dict[str, object] | None, expected: set[str]) -> None:
@@ -191,6 +196,21 @@ def test_what_is_selected(selector: dict[str, object] | None, expected: set[str]
     assert {label for label, one in destinations(compiled).items() if one.policies} == expected
     broken = compile_objects(policy(selector=selector, rules=[{"condition": "("}]), *mappings)
     assert refused(broken) == expected, "also where the policy has an error"
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ({"paths": ["/greet.GrpcService/"]}, "selector.paths.0: matches no gRPC call"),
+        ({"hosts": ["https://a.example"]}, "selector.hosts.0: matches no call"),
+    ],
+)
+def test_what_no_call_can_match_is_an_error(selector: dict[str, object], expected: str) -> None:
+    """A policy would decide on nothing, and nobody would see it."""
+    compiled = compile_objects(policy(selector=selector), mapping())
+    (problem,) = said(compiled, Severity.ERROR)
+    assert expected in problem
+    assert refused(compiled) == {"greet.shop"}
 
 
 def test_of_a_mapping_with_more_calls_only_those_are_meant() -> None:
