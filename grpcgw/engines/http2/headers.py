@@ -15,6 +15,7 @@ from typing import TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from grpcgw.engines.http2.h2 import FIELD_OVERHEAD_BYTES, NeverIndexed
+from grpcgw.engines.http2.known_fields import KnownFields
 from grpcgw.model.codes import Code, code_of_http
 from grpcgw.model.metadata import Metadata, MetadataValue
 from grpcgw.model.status import Reason, Status
@@ -55,11 +56,9 @@ _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 _OWN_PREFIXES = tuple([prefix.encode() for prefix in OWN_PREFIXES])
 _GRPCS_PREFIX = "grpc-"
 """Of keys that libraries of gRPC read themselves."""
-_KNOWN: dict[Field, tuple[str, MetadataValue]] = {}
+_KNOWN: KnownFields[Field, tuple[str, MetadataValue]] = KnownFields()
 """Without the gateway's own keys: that a request has them is found out when they are decoded."""
-_ENCODED: dict[tuple[str, MetadataValue], Field] = {}
-MOST_KNOWN, LONGEST_KNOWN_BYTES = 2048, 64
-"""Fields that RPCs repeat are decoded and encoded once. Bounded, since strangers choose them."""
+_ENCODED: KnownFields[tuple[str, MetadataValue], Field] = KnownFields()
 MOST_JOINED = 100
 """Limit of the binary values that commas join in one field: a byte more of the client is an item more here."""
 
@@ -186,10 +185,8 @@ def _decode(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
         raise BadField(f"header {text} has characters that are not ASCII") from None
     if b"\t" in value:
         raise BadField(f"header {text} has a tab in its value")
-    if len(value) <= LONGEST_KNOWN_BYTES and text != REQUEST_ID and not name.startswith(_OWN_PREFIXES):
-        if len(_KNOWN) >= MOST_KNOWN:
-            _KNOWN.clear()
-        _KNOWN[field] = item
+    if text != REQUEST_ID and not name.startswith(_OWN_PREFIXES):
+        _KNOWN.keep(field, item, len(value))
     return (item,)
 
 
@@ -232,10 +229,7 @@ def _encode(item: tuple[str, MetadataValue]) -> Field:
     if name == REQUEST_ID or name.startswith(_GRPCS_PREFIX):
         return NeverIndexed(name.encode("ascii"), value.encode("ascii"))
     field = name.encode("ascii"), value.encode("ascii")
-    if len(value) <= LONGEST_KNOWN_BYTES:
-        if len(_ENCODED) >= MOST_KNOWN:
-            _ENCODED.clear()
-        _ENCODED[item] = field
+    _ENCODED.keep(item, field, len(value))
     return field
 
 
