@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from grpcgw.engines.http2.http_answers import answer_http
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
-from grpcgw.engines.http2.turn import Turn
+from grpcgw.engines.http2.turn import QUIET_S, Turn
 from grpcgw.listeners.open_ports import PortView
 from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.request import Peer
@@ -90,6 +91,8 @@ class ClientConnection(ClientSide):
         """What the client has sent and has not been handled."""
         self._part_bytes = AT_ONCE_BYTES
         """How much of it is handled in one turn: less where that takes long."""
+        self._much_at_s = -math.inf
+        """Monotonic time when the client sent much at once."""
         self._reads = True
         self._leaving = False
         self.close_cause = CloseCause.CLIENT
@@ -134,9 +137,11 @@ class ClientConnection(ClientSide):
     def accept(self, data: bytes) -> None:
         """HTTP/2 bytes, after TLS: handle them now or, where they are many, in parts."""
         if len(data) > AT_ONCE_BYTES or self._backlog:
+            self._much_at_s = self.received_at_s
             self._postpone(data)
         else:
-            self.turn.small_at_s = self.received_at_s
+            if self.received_at_s >= self._much_at_s + QUIET_S:
+                self.turn.small_at_s = self.received_at_s
             self.receive(data)
 
     def on_queued(self) -> None:

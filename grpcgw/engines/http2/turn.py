@@ -23,7 +23,8 @@ BACKLOG_S = 0.0002
 """Time for backlogs in one turn, give or take a part: an RPC of another client takes four turns or so, and waits as
 often."""
 ALONE_S, QUIET_S = 0.002, 0.1
-"""The same while no client sent little for QUIET_S: there is nobody to wait, and small parts cost a third more."""
+"""The same while no client that sends little sent anything for QUIET_S: there is nobody to wait, and small parts cost a
+third more. One that has sent much within QUIET_S is none of them."""
 
 
 class Pumped(Protocol):
@@ -72,7 +73,7 @@ class Turn:
         self._dirty: list[Flushed] = []
         self._backlogs: deque[Backlogged] = deque()
         self.small_at_s = 0.0
-        """Monotonic time when a client sent little: such clients do not wait long for those with a backlog."""
+        """Monotonic time when a client that sends little sent something: such clients do not wait long for backlogs."""
         self._scheduled = False
         self._defects = DefectLog(log)
 

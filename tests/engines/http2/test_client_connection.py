@@ -1,4 +1,4 @@
-"""A client's connection that ends: nothing that was answered is lost with it."""
+"""A client's connection: nothing that was answered is lost with it, and what it sends says whom others wait for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from grpcgw.engines.http2.client_connection import ClientConnection
 from grpcgw.engines.http2.client_limits import ClientLimits
-from grpcgw.engines.http2.h2 import open_client
+from grpcgw.engines.http2.h2 import Http2, open_client
 from grpcgw.engines.http2.timers import Timers
-from grpcgw.engines.http2.turn import Turn
+from grpcgw.engines.http2.turn import QUIET_S, Turn
 from grpcgw.policy.request import Peer
 
 LIMITS = ClientLimits(100, 65_536, None, None, None)
@@ -44,16 +44,47 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
+def open_connection() -> tuple[ClientConnection, Transport, Http2, Timers]:
+    """With its client's end."""
+    loop = asyncio.get_running_loop()
+    timers, transport, client = Timers(loop), Transport(), open_client(65_536)
+    engine = types.SimpleNamespace(turn=Turn(loop), timers=timers, active=set())
+    connection = ClientConnection(cast(Any, engine), cast(Any, None), LIMITS, None, None, lambda _: None)
+    connection.connection_made(transport)
+    connection.begin_http2(Peer(""))
+    return connection, transport, client, timers
+
+
+def test_a_client_that_has_just_sent_much_is_none_of_those_that_send_little() -> None:
+    """Else a client whose requests are large would have its own and others' handled in small parts."""
+
+    async def run() -> None:
+        connection, _, client, timers = open_connection()
+
+        def send(at_s: float, pings: int) -> float:
+            """Returns when a client that sends little was last seen."""
+            for _ in range(pings):
+                client.ping(b"12345678")
+            connection.received_at_s = at_s
+            connection.accept(client.data_to_send())
+            return connection.turn.small_at_s
+
+        assert send(100.0, 1) == 100.0
+        assert send(200.0, 200) == 100.0
+        for _ in range(50):  # turns of the loop, more than the parts need
+            await asyncio.sleep(0)
+        assert send(200.0 + QUIET_S / 2, 1) == 100.0
+        assert send(200.0 + 2 * QUIET_S, 1) == 200.0 + 2 * QUIET_S
+        timers.close()
+
+    asyncio.run(run())
+
+
 def test_a_connection_that_leaves_waits_until_its_client_reads_the_last_answer() -> None:
     """An answer of trailers alone has no body that waits."""
 
     async def run() -> None:
-        loop = asyncio.get_running_loop()
-        timers, transport, client = Timers(loop), Transport(), open_client(65_536)
-        engine = types.SimpleNamespace(turn=Turn(loop), timers=timers, active=set())
-        connection = ClientConnection(cast(Any, engine), cast(Any, None), LIMITS, None, None, lambda _: None)
-        connection.connection_made(transport)
-        connection.begin_http2(Peer(""))
+        connection, transport, client, timers = open_connection()
         stream_id = client.send_request(REQUEST, end_stream=True)
         connection.receive(client.data_to_send())
         connection.pause_writing()
