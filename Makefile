@@ -24,7 +24,7 @@ run: $(VENV)/.ready ## keep the gateway up on examples/greet (Ctrl-C ends it)
 	@$(BIN)/grpcgw run --config examples/greet --workers 1
 
 test: $(VENV)/.dev-ready $(VENV)/.system ## all tests
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 4 --dist loadfile
 
 test-latest: $(VENV)/.lock-ready $(VENV)/.system ## all tests, with the newest versions, then the lowest ones that pyproject.toml allows
 	@scripts/test-versions highest
@@ -52,7 +52,7 @@ compiled: $(VENV)/.dev-ready ## a copy in .compiled whose modules on the path of
 	@PYTHON="$(abspath $(BIN)/python)" scripts/compiled
 
 test-compiled: compiled $(VENV)/.system ## all tests, of the compiled modules
-	@cd .compiled && ../$(BIN)/python -m pytest -n 3 --dist loadfile
+	@cd .compiled && ../$(BIN)/python -m pytest -n 4 --dist loadfile
 
 bench-compiled: compiled $(VENV)/.bench-ready $(VENV)/.system ## as bench, of the compiled modules
 	@cd .compiled && ../$(BIN)/python -m bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))

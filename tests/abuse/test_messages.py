@@ -73,12 +73,12 @@ def test_a_message_that_announces_too_much_is_refused_and_not_waited_for(
 
 
 def test_a_gzip_bomb_is_not_unfolded(gateway: Gateway) -> None:
-    """200 KB on the wire, within a window, for 200 MiB, on ten streams at once: compressed messages pass as they are,
+    """200 KB on the wire, within a window, for 200 MiB, on four streams at once: compressed messages pass as they are,
     and the pod refuses what it unfolds beyond its own limit."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
     body = b"\1" + len(bomb).to_bytes(4, "big") + bomb
-    streams = range(1, 21, 2)
+    streams = range(1, 9, 2)
     opening = block(request(ECHO, grpc_encoding="gzip"))
     with connected(gateway.port) as (wire,):
         wire.send(b"".join(headers_frame(stream, opening) for stream in streams))

@@ -16,7 +16,8 @@ from dataplane.scripted_pod import Gone, ScriptedPod, Stream
 from dataplane.waiting import eventually
 from grpcgw.model.resilience import RetryPolicy
 
-CUTS = 60
+CUTS = 40
+"""Each number of messages with each pause, once."""
 NO_ERROR, UNAVAILABLE = 0, 14
 
 

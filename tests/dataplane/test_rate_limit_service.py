@@ -282,7 +282,9 @@ def test_many_rpcs_at_once_are_each_counted_once(lab: Lab) -> None:
     assert len(counter.asked) == 300
 
 
-@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize(
+    ("lab", "closed"), [("http2", False), ("http2", True), ("generic-handler", True)], indirect=["lab"]
+)
 def test_a_service_that_goes_down_under_1000_rpcs_leaves_none_without_a_status(lab: Lab, closed: bool) -> None:
     held: list[Stream] = []
 

@@ -85,7 +85,7 @@ def test_two_gateways_share_a_rate_by_redis_and_go_on_without_it(
         *("--rate-limit-redis-password-file", str(password)),
     )
     with ExitStack() as stack:
-        gateways = [stack.enter_context(running_gateway(*arguments, folder=tmp_path, workers=2)) for _ in range(2)]
+        gateways = [stack.enter_context(running_gateway(*arguments, folder=tmp_path, workers=1)) for _ in range(2)]
         for one in gateways:
             with one.channel() as channel:
                 greet(channel)
