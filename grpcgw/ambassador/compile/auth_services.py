@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from grpcgw.ambassador.compile.edge_stack import leave_out_own
 from grpcgw.ambassador.compile.generations import Generations
 from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.policy_upstreams import compile_policy_upstream
@@ -72,7 +73,7 @@ def compile_auth_services(objects: Sequence[KubeObject], context: GuardContext) 
     left_out = _LEFT_OUT_OPEN if context.serve_without else _LEFT_OUT
     serving: list[tuple[KubeObject, CompiledAuthService]] = []
     refusing: list[Guard] = []
-    for obj in objects:
+    for obj in leave_out_own(objects, "auth_service", "Filters", context):
         compiled = context.generations.serve(obj, lambda one, findings: _build(one, context, findings), left_out)
         if compiled is not None:
             serving.append((obj, compiled))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from grpcgw.ambassador.compile.edge_stack import leave_out_own
 from grpcgw.ambassador.compile.guards import Guard, GuardContext, GuardedMapping
 from grpcgw.ambassador.compile.labels import compile_default_labels, find_groups, ignore
 from grpcgw.ambassador.compile.policy_upstreams import compile_policy_upstream
@@ -42,7 +43,10 @@ class RateLimitServiceGuard:
 
 def compile_rate_limit_services(objects: Sequence[KubeObject], context: GuardContext) -> tuple[Guard, ...]:
     guards: list[Guard] = []
-    first, others = objects[0], objects[1:]
+    called = leave_out_own(objects, "service", "RateLimits", context)
+    if not called:
+        return ()
+    first, others = called[0], called[1:]
     refuses = not (fails_open(first) or context.serve_without)
     compiled = context.generations.serve(
         first, lambda obj, findings: _compile(obj, context, findings), _LEFT_OUT if refuses else _LEFT_OUT_OPEN

@@ -61,6 +61,29 @@ def test_an_auth_service_of_another_gateway_protects_nothing() -> None:
     assert said(compiled) == []
 
 
+EDGE_STACKS = {"auth_service": "127.0.0.1:8500", "status_on_error": {"code": 503}, "allow_request_body": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"), [("ambassador-edge-stack-auth", {}), ("edge-stack-auth", {}), ("auth", {"product": "aes"})]
+)
+def test_the_one_that_edge_stack_installs_for_its_filters_is_not_asked(name: str, labels: dict[str, str]) -> None:
+    given = obj("AuthService", name, {**EDGE_STACKS, **GRPC}, metadata={"labels": labels})
+    compiled = compile_objects(given, mapping())
+    assert policies(compiled) == {"greet.shop": None}
+    (notice,) = said(compiled)
+    assert (
+        f"notice: AuthService {name}.shop spec.auth_service: has no effect: it is the service of Edge Stack" in notice
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [auth("sidecar", **EDGE_STACKS), auth("edge-stack-auth", **{**EDGE_STACKS, "auth_service": "auth:8500"})]
+)
+def test_another_one_at_its_address_or_of_its_name_is_asked(given: KubeObject) -> None:
+    assert only_policy(given).name == str(given.key)
+
+
 def test_its_fields_become_settings() -> None:
     settings = only_policy(
         auth(

@@ -109,6 +109,18 @@ def test_without_a_limit_an_answer_may_take_five_minutes() -> None:
     assert settings.timeout_ms == 300_000
 
 
+def test_the_one_that_edge_stack_installs_for_its_limits_is_not_called() -> None:
+    own = service("ambassador-edge-stack-ratelimit", service="127.0.0.1:8500", failure_mode_deny=True)
+    compiled = compile_objects(own, mapping(labels=LABELS))
+    assert not is_limited(compiled)
+    (notice,) = said(compiled)
+    assert "spec.service: has no effect: it is the service of Edge Stack itself, whose RateLimits" in notice
+    compiled = compile_objects(own, service("limits"), mapping(labels=LABELS))
+    assert said(compiled, Severity.ERROR) == []
+    (settings,) = destinations(compiled)["greet.shop"].policies
+    assert settings.name == "RateLimitService limits.shop"
+
+
 def test_a_second_one_is_an_error_at_its_source_and_the_first_serves() -> None:
     compiled = compile_objects(service("b", domain="shop"), service("a"), mapping(labels=LABELS))
     (error,) = said(compiled, Severity.ERROR)
