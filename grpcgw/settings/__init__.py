@@ -8,12 +8,18 @@ heavy may be imported here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+from grpcgw.settings.choices import AccessLogMode, EngineName, LogLevel
+from grpcgw.settings.compile_settings import CompileSettings
 from grpcgw.settings.flag import (
+    DATA_PLANE,
+    LISTEN,
+    LOG,
     LONGEST_S,
+    PANELS,
+    SOURCE,
     Flag,
     GivenPolicy,
     cores,
@@ -22,7 +28,6 @@ from grpcgw.settings.flag import (
     parse_directory,
     parse_file,
     parse_names,
-    parse_policies,
     parse_port,
     parse_port_or_off,
     parse_workers,
@@ -47,97 +52,6 @@ __all__ = [
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 """gRPC libraries accept 4 MiB unless they are configured otherwise."""
 DEFAULT_MAX_METADATA_BYTES = 65_536
-
-
-class EngineName(StrEnum):
-    HTTP2 = "http2"
-    GENERIC_HANDLER = "generic-handler"
-
-    @property
-    def shows_authority(self) -> bool:
-        """Whether it knows the client's `:authority`, which grpcio's public API does not show."""
-        return self is EngineName.HTTP2
-
-    @property
-    def reads_first_bytes(self) -> bool:
-        """Whether its ports recognise TLS, clear text and PROXY headers per connection, which grpc cannot do."""
-        return self is EngineName.HTTP2
-
-    @property
-    def counts_handshakes(self) -> bool:
-        """Whether it counts failed TLS handshakes itself; else they are in the log of grpc core alone."""
-        return self is EngineName.HTTP2
-
-
-class LogLevel(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class AccessLogMode(StrEnum):
-    OFF = "off"
-    JSON = "json"
-    TEXT = "text"
-
-
-SOURCE = "Where configuration and pods come from: one of --config and --kubernetes"
-LISTEN = "Where to listen"
-DATA_PLANE = "Data plane"
-LOG = "Log"
-PANELS = (SOURCE, LISTEN, DATA_PLANE, LOG)
-"""The headings of the flags in help, in order."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompileSettings:
-    """What routes depend on besides the resources: `grpcgw check` and `grpcgw routes` take these settings alone."""
-
-    ambassador_id: Annotated[
-        str,
-        Flag(
-            "--ambassador-id", SOURCE, "Read only objects with this `ambassador_id`.", "ID", ambassador="AMBASSADOR_ID"
-        ),
-    ] = "default"
-    ambassador_namespace: Annotated[
-        str,
-        Flag("--ambassador-namespace", SOURCE, "The gateway's own namespace.", "NS", ambassador="AMBASSADOR_NAMESPACE"),
-    ] = "default"
-    """A Module may make short service names relative to it."""
-    serve_without_auth: Annotated[
-        bool,
-        Flag(
-            "--serve-without-auth",
-            SOURCE,
-            "Serve calls without an AuthService, Filter, FilterPolicy or RateLimit that has an error or is not "
-            "supported. Otherwise grpcgw refuses the calls that it protects.",
-        ),
-    ] = False
-    engine: Annotated[
-        EngineName,
-        Flag(
-            "--engine",
-            DATA_PLANE,
-            "Data-plane engine: `http2`, on libnghttp2, or `generic-handler`, on grpcio's public API, which costs "
-            "several times as much.",
-            "NAME",
-        ),
-    ] = EngineName.HTTP2
-
-    policies: Annotated[
-        tuple[GivenPolicy, ...],
-        Flag(
-            "--policy",
-            DATA_PLANE,
-            "Own policy for all calls: a class, or the name of an entry point, with a configuration in JSON where it "
-            "takes one. May be given several times; in the variable they are one a line.",
-            "MODULE:CLASS[={…}]",
-            parse_policies,
-            repeated=True,
-        ),
-    ] = ()
-    """They run in this order, after the policies of the Mapping."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

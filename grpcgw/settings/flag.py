@@ -16,6 +16,13 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+SOURCE = "Where configuration and pods come from: one of --config and --kubernetes"
+LISTEN = "Where to listen"
+DATA_PLANE = "Data plane"
+LOG = "Log"
+PANELS = (SOURCE, LISTEN, DATA_PLANE, LOG)
+"""The headings of the flags in help, in order."""
+
 LONGEST_S = 86_400
 """A day: longer than any sensible setting, and short enough for the clocks of grpc core, which overflow."""
 MOST = 2**31 - 1
