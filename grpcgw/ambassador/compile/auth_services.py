@@ -188,7 +188,8 @@ def _compile_prefix(spec: AuthServiceSpec, findings: Findings) -> str:
 def _compile_added(spec: AuthServiceSpec, findings: Findings) -> tuple[tuple[str, HiddenText], ...]:
     """No message quotes a value: it may be the service's password."""
     added = []
-    for name, value in (spec.add_auth_headers or {}).items():
+    for name, given in (spec.add_auth_headers or {}).items():
+        value = given if isinstance(given, str) else str(given).lower()
         try:
             key = check_header_name(name)
         except InvalidHeader as error:

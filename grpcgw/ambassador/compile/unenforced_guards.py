@@ -130,7 +130,7 @@ def _find_scope(obj: KubeObject, module: ModuleConfig) -> Scope | None:
 def read_limit_scope(obj: KubeObject, module: ModuleConfig) -> LimitScope:
     """Which Mappings a RateLimit or RateLimitService protects that may be wrong."""
     given = _fields(obj).get("domain")
-    domain = (module.default_label_domain or _DEFAULT_DOMAIN) if given is None else given
+    domain = (module.default_label_domain or _DEFAULT_DOMAIN) if given in (None, "") else given
     read = domain if isinstance(domain, str) and domain else None
     defaults = module.default_labels or {}
     return LimitScope(read, bool(defaults if read is None else defaults.get(read)))

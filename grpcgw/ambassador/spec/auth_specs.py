@@ -31,7 +31,7 @@ class IncludeBodySpec(Resource):
 
 
 class StatusOnErrorSpec(Resource):
-    code: Annotated[int, Field(ge=100, le=599)]
+    code: Annotated[int, Field(ge=100, le=599)] = 403
 
 
 class AnswerCacheSpec(Resource):
@@ -63,7 +63,9 @@ class AuthServiceSpec(Resource):
         served("of `http`: further headers of the answer that go to the pod, or to a client that is refused"),
     ] = None
     allowed_headers: Annotated[StringOrList | None, served("of Ambassador 0.x: both of the above")] = None
-    add_auth_headers: Annotated[dict[str, str] | None, served("further headers for the service, `name: value`")] = None
+    add_auth_headers: Annotated[
+        dict[str, bool | str] | None, served("further headers for the service, `name: value`")
+    ] = None
     include_body: Annotated[
         IncludeBodySpec | None,
         served("`max_bytes`, `allow_partial`: the first message is sent along, as a gRPC frame; at most 1 MiB"),

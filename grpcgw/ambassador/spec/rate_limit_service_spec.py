@@ -12,7 +12,6 @@ from grpcgw.ambassador.spec.fields import (
     Milliseconds,
     Resource,
     Table,
-    Text,
     no_meaning,
     served,
 )
@@ -47,7 +46,7 @@ class RateLimitServiceSpec(Resource):
         served("required; the service that counts, written as a Mapping's `service`"),
     ]
     domain: Annotated[
-        Text | None,
+        str | None,
         served("calls are counted by their labels of this domain; default: the Module's `default_label_domain`"),
     ] = None
     protocol_version: Annotated[

@@ -57,7 +57,7 @@ class LimitSpec(Resource):
 
 class RateLimitSpec(Resource):
     ambassador_id: AmbassadorId = None
-    domain: Annotated[Text | None, served("of the labels; default: the Module's `default_label_domain`")] = None
+    domain: Annotated[str | None, served("of the labels; default: the Module's `default_label_domain`")] = None
     limits: Annotated[list[LimitSpec], Field(min_length=1), served("any of them may refuse a call")]
     redis: Annotated[Table | None, no_meaning("`--rate-limit-redis` names the server, for all limits")] = None
 

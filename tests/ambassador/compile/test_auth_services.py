@@ -91,14 +91,14 @@ def test_its_fields_become_settings() -> None:
             failure_mode_allow=True,
             status_on_error={"code": 503},
             include_body={"max_bytes": 100, "allow_partial": True},
-            add_auth_headers={"X-Gateway": "a"},
+            add_auth_headers={"X-Gateway": "a", "x-internal": True},
             circuit_breakers=[{"max_requests": 5}],
             stats_name="who",
         )
     )
     assert (settings.timeout_ms, settings.failure_mode_allow, settings.code_on_error) == (250, True, Code.UNAVAILABLE)
     assert settings.message == IncludedMessage(100, True)
-    assert settings.added_metadata == (("x-gateway", "a"),)
+    assert settings.added_metadata == (("x-gateway", "a"), ("x-internal", "true"))
     assert settings.upstreams[0].circuit_breakers == (CircuitBreaker(max_requests=5),)
     assert settings.upstreams[0].stats_name == "who"
 
@@ -148,6 +148,10 @@ def test_http_is_the_default_protocol() -> None:
 )
 def test_the_path_begins_with_a_slash(given: str, taken: str) -> None:
     assert only_policy(auth(proto=None, protocol_version=None, path_prefix=given)).path_prefix == taken
+
+
+def test_the_code_on_error_is_ambassadors_where_none_is_given() -> None:
+    assert only_policy(auth(status_on_error={})).code_on_error == Code.PERMISSION_DENIED
 
 
 def test_without_a_limit_an_answer_may_take_five_minutes() -> None:

@@ -109,6 +109,13 @@ def test_without_a_limit_an_answer_may_take_five_minutes() -> None:
     assert settings.timeout_ms == 300_000
 
 
+def test_an_empty_domain_is_the_default() -> None:
+    compiled = compile_objects(service(domain=""), mapping(labels=LABELS))
+    (settings,) = destinations(compiled)["greet.shop"].policies
+    assert isinstance(settings, RateLimitServiceSettings)
+    assert settings.domain == "ambassador"
+
+
 def test_the_one_that_edge_stack_installs_for_its_limits_is_not_called() -> None:
     own = service("ambassador-edge-stack-ratelimit", service="127.0.0.1:8500", failure_mode_deny=True)
     compiled = compile_objects(own, mapping(labels=LABELS))
