@@ -195,8 +195,9 @@ class Chain:
             self.add_response += allowed.add_response
         if allowed.facts:
             request.facts.update(allowed.facts)
-            if any(name == FAILED_OPEN for name, _ in allowed.facts):
-                by.counters.count_error(PolicyError.FAILED_OPEN)
+            for name, _ in allowed.facts:  # `any` of a generator takes four times as long
+                if name == FAILED_OPEN:
+                    by.counters.count_error(PolicyError.FAILED_OPEN)
         if allowed.claims is not None:
             request.claims = allowed.claims
 

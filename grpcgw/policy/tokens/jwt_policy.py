@@ -6,7 +6,7 @@ checked again. Where the key of a token is not known, the RPC may wait a moment 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.content_hash import digest
 from grpcgw.model.go_template import TemplateError, parse_template
 from grpcgw.model.jwt import JwtSettings, MissingKey, PublicKey
+from grpcgw.model.metadata import MetadataValue
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
@@ -77,10 +78,17 @@ class JwtPolicy:
         given = [value for name, value in request.metadata if name == header]
         if not given:
             return self._without_token(request)
+        recent = self._tokens.recall(self._identity, given[0]) if len(given) == 1 else None
+        if recent is not None and recent.key in self._keys:  # as of most
+            return self._allow(given[0], recent, request)
+        return self._check_header(given, request)
+
+    def _check_header(self, given: Sequence[MetadataValue], request: PolicyRequest) -> Allow | Deny | Wait:
+        """`given`: the values of the header, one at least."""
         token = self._read(given[0]) if len(given) == 1 else None
         if token is None:
             what = "it should be given once" if len(given) > 1 else f"it is not {self._settings.scheme} and a token"
-            return self._refusals.refuse(TokenFault(f"{header}: {what}"), request)
+            return self._refusals.refuse(TokenFault(f"{self._settings.header}: {what}"), request)
         cache_key = make_key(self._identity, token)
         accepted = self._tokens.find(cache_key)
         if accepted is None or accepted.key not in self._keys:
@@ -89,17 +97,22 @@ class JwtPolicy:
                 return self._refuse_or_wait(token, verified, request)
             accepted = verified
             self._tokens.put(cache_key, accepted)
+        self._tokens.note(self._identity, given[0], accepted)
+        return self._allow(given[0], accepted, request)
+
+    def _allow(self, value: MetadataValue, accepted: Accepted, request: PolicyRequest) -> Allow | Deny:
+        """`accepted`: the token in the header's `value`. Only its times are still to be checked."""
         fault = accepted.lifetime.find_fault(request.request.received_at_s)
         if fault is not None:
             return self._refusals.refuse(fault, request)
-        return accepted.allow or self._allow_rpc(token, accepted, request)
+        return accepted.allow or self._allow_rpc(self._read(value) or "", accepted, request)
 
     def _without_token(self, request: PolicyRequest) -> Allow | Deny:
         if not self._settings.token_optional:
             return self._refusals.refuse(None, request)
         return Allow(remove=self._removed) if self._removed else ALLOW
 
-    def _read(self, value: str | bytes) -> str | None:
+    def _read(self, value: MetadataValue) -> str | None:
         prefix = self._prefix
         if not isinstance(value, str) or value[: len(prefix)].lower() != prefix:
             return None

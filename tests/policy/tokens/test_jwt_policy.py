@@ -20,7 +20,7 @@ from grpcgw.policy.request import Peer, Request
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.tokens.jws import MAX_TOKEN_CHARACTERS
 from grpcgw.policy.tokens.jwt_policy import build_jwt
-from grpcgw.policy.tokens.token_cache import MAX_BYTES, TokenCache
+from grpcgw.policy.tokens.token_cache import LONGEST_RECENT, MAX_BYTES, MOST_RECENT, Accepted, TokenCache
 from grpcgw.policy.verdicts import Allow, Deny
 from tests import jwts
 from tests.jwts import ISSUER, NOW_S, Signer, claims, keys_of, make_signer
@@ -416,6 +416,20 @@ def test_the_memory_of_tokens_is_bounded() -> None:
     assert worker.tokens.counters.hits == 0
     assert_allowed(ask(policy, bearer(tokens[-1])))
     assert worker.tokens.counters.hits == 1
+
+
+def test_what_is_found_without_a_digest_is_bounded() -> None:
+    worker, policy = Remembering(), build(replace(SETTINGS, keys=keys_of(EC)), PolicyServices())
+    token = EC.sign(claims())
+    accepted = policy._verify(token, keys_of(EC))
+    assert isinstance(accepted, Accepted)
+    for number in range(2 * MOST_RECENT):
+        worker.tokens.note(b"", f"{number}", accepted)
+    assert (
+        0 < sum(worker.tokens.recall(b"", f"{number}") is not None for number in range(2 * MOST_RECENT)) <= MOST_RECENT
+    )
+    worker.tokens.note(b"", "t" * (LONGEST_RECENT + 1), accepted)
+    assert worker.tokens.recall(b"", "t" * (LONGEST_RECENT + 1)) is None
 
 
 # --- metadata
