@@ -13,13 +13,15 @@ from functools import partial
 from typing import Protocol, cast
 
 from grpcgw.engines.http2.client_connection import ClientConnection
-from grpcgw.engines.http2.client_handshakes import ClientHandshake, ClientHandshakes, HandshakeStep
+from grpcgw.engines.http2.client_handshake import ClientHandshake
 from grpcgw.engines.http2.first_bytes import ClientProtocol, Decision, FirstBytes, NotServed
+from grpcgw.engines.http2.handshake import Handshake, HandshakeQueue
 from grpcgw.engines.http2.http1_connection import Http1Connection, LastAnswer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_contexts import ServerContexts
 from grpcgw.engines.http2.tls_layer import CLIENT_LEFT, HTTP, NO_TLS, TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
+from grpcgw.errors import GrpcgwError
 from grpcgw.logs import DefectLog
 from grpcgw.model.listener import ALPN_HTTP1, ALPN_HTTP2, ServerCertificate
 from grpcgw.policy.addresses import parse_address
@@ -62,16 +64,14 @@ class Arrival(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, port: ArrivalPort, timers: Timers, turn: Turn, handshakes: ClientHandshakes) -> None:
-        self._port, self._timers, self._turn, self._handshakes = port, timers, turn, handshakes
+    def __init__(self, port: ArrivalPort, timers: Timers, turn: Turn, handshakes: HandshakeQueue) -> None:
+        self._port, self._timers, self._turn = port, timers, turn
         self._first = FirstBytes(port.allows_tls, port.allows_clear, port.expects_proxy)
         self._feed: Callable[[bytes], None] = self._feed_first
         self._deadline: LoopTimer | None = None
         self._peer = Peer("")
-        self._handshake = ClientHandshake(lambda: port.contexts)
-        self._held = b""
-        """Bytes that came while a step of the handshake waits or runs."""
-        self._step: HandshakeStep | None = None
+        self._client = ClientHandshake(lambda: port.contexts)
+        self._handshake = Handshake(handshakes, self._client, self)
         self._cause = CloseCause.CLIENT
         """Why it ends, unless it is handed over."""
         self._is_gone = False
@@ -93,8 +93,8 @@ class Arrival(asyncio.Protocol):
             self._fail()
 
     def connection_lost(self, error: Exception | None) -> None:
-        tls = self._handshake.tls
-        if tls is not None and not tls.established and self._step is None and not self._is_gone:
+        tls = self._client.tls
+        if tls is not None and not tls.established and not self._handshake.is_running and not self._is_gone:
             self._cause = CloseCause.TLS_HANDSHAKE
             self._port.note_failure(CLIENT_LEFT, "the client left during the handshake")
         self._leave()
@@ -120,8 +120,7 @@ class Arrival(asyncio.Protocol):
         self._port.others.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
-        if self._step is not None:
-            self._handshakes.cancel(self._step)
+        self._handshake.cancel()
 
     def _refuse(self, answer: bytes, cause: CloseCause) -> None:
         if not answer:
@@ -164,61 +163,42 @@ class Arrival(asyncio.Protocol):
     # --- TLS
 
     def _feed_handshake(self, data: bytes) -> None:
-        self._held += data
-        if self._step is None:
-            self._shake()
-
-    def _shake(self) -> None:
         """Nothing more is read meanwhile: a client has nothing to send but what belongs to the step."""
-        data, self._held = self._held, b""
         self.transport.pause_reading()
-        self._step = HandshakeStep(self._handshake, data, self._on_step)
-        if not self._handshakes.add(self._step):
-            self.close()
+        self._handshake.feed(data)
 
-    def _on_step(self, future: asyncio.Future[bytes]) -> None:
-        self._step = None
+    def on_answer(self, data: bytes) -> None:
+        if data:
+            self.transport.write(data)
+        self.transport.resume_reading()
+
+    def on_failed(self, error: GrpcgwError) -> None:
+        if not isinstance(error, TlsFailed):
+            self.close()
+            return
+        self._port.note_failure(error.cause, str(error))
+        if not self._is_gone:
+            self._refuse(error.to_send, CloseCause.TLS_HANDSHAKE)
+
+    def on_established(self, tls: TlsLayer, held: bytes) -> None:
         try:
-            self._take_result(future)
+            self._enter(tls, held)
         except Exception:
             self._fail()
 
-    def _take_result(self, step: asyncio.Future[bytes]) -> None:
-        try:
-            answer = step.result()
-        except TlsFailed as error:
-            self._port.note_failure(error.cause, str(error))
-            if not self._is_gone:
-                self._refuse(error.to_send, CloseCause.TLS_HANDSHAKE)
-            return
-        self._go_on(answer)
-
-    def _go_on(self, answer: bytes) -> None:
-        if self._is_gone:
-            return
-        if answer:
-            self.transport.write(answer)
-        self.transport.resume_reading()
-        tls = self._handshake.tls
-        if tls is not None and tls.established:
-            self._enter(tls)
-        elif self._held:
-            self._shake()
-
-    def _enter(self, tls: TlsLayer) -> None:
+    def _enter(self, tls: TlsLayer, held: bytes) -> None:
         """The handshake is over. Clients that name no protocol by ALPN, as some health checks do, are recognised by
         their first bytes again."""
         try:
             plain = tls.receive(b"")
-            if self._held:
-                plain += tls.receive(self._held)
+            if held:
+                plain += tls.receive(held)
         except TlsClosed:
             self._abort(CloseCause.CLIENT)
             return
         except TlsFailed:
             self._abort(CloseCause.PROTOCOL_ERROR)
             return
-        self._held = b""
         if tls.alpn == ALPN_HTTP1:
             self._serve(ClientProtocol.HTTP1, tls, plain)
         elif tls.alpn == ALPN_HTTP2:
@@ -259,7 +239,7 @@ class Arrival(asyncio.Protocol):
             self._serve_http1(tls, plain)
 
     def _serve_http2(self, tls: TlsLayer | None, plain: bytes) -> None:
-        connection = self._port.make_connection(tls, self._handshake.shown)
+        connection = self._port.make_connection(tls, self._client.shown)
         self.transport.set_protocol(connection.as_protocol())
         connection.connection_made(self.transport)
         connection.begin_http2(self._peer)

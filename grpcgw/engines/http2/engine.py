@@ -12,15 +12,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvloop
 
 from grpcgw.engines.contract import REFUSING_S, ServerOptions, sweep_interval_s
-from grpcgw.engines.http2.client_handshakes import ClientHandshakes
 from grpcgw.engines.http2.client_rpc import ClientRpc
 from grpcgw.engines.http2.coroutines import LoopCoroutine
+from grpcgw.engines.http2.handshake import HandshakeQueue
 from grpcgw.engines.http2.pod_connection import PodConnection
 from grpcgw.engines.http2.port import Http2Port
 from grpcgw.engines.http2.timers import Timers
@@ -70,8 +69,8 @@ class Http2Engine:
         self.clients = self.serving.counters.clients = ClientCounters()
         self.ports = Ports(self._open_port)
         self.active: set[ClientRpc] = set()
-        self.handshakes = ClientHandshakes(self.loop)
-        self.pod_handshakes = ThreadPoolExecutor(1, thread_name_prefix="grpcgw pod handshakes")
+        self.handshakes = HandshakeQueue(self.loop, "grpcgw handshakes")
+        self.pod_handshakes = HandshakeQueue(self.loop, "grpcgw pod handshakes")
         """A thread of its own: a storm of clients must not delay connections to pods until they time out."""
         self._closing_ports: dict[Http2Port, float] = {}
         self._coroutines: set[LoopCoroutine] = set()
@@ -107,7 +106,7 @@ class Http2Engine:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
         self.handshakes.close()
-        self.pod_handshakes.shutdown()
+        self.pod_handshakes.close()
         self.loop.close()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:

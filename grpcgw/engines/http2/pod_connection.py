@@ -12,29 +12,24 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
 from typing import Protocol
 
 from grpcgw import __version__
 from grpcgw.engines.health_probe import CHECK_METHOD
+from grpcgw.engines.http2.handshake import HandshakeQueue
 from grpcgw.engines.http2.headers import CONTENT_TYPE, TE, Field
 from grpcgw.engines.http2.health_probe import HealthProbe
 from grpcgw.engines.http2.pod_attempt import OwnRpc, PodAttempt
 from grpcgw.engines.http2.pod_dialer import Dialer
+from grpcgw.engines.http2.pod_handshake import PodHandshake
 from grpcgw.engines.http2.pod_link import PodLink
 from grpcgw.engines.http2.timers import LoopTimer, Timers
-from grpcgw.engines.http2.tls_contexts import make_client_context
-from grpcgw.engines.http2.tls_layer import TlsLayer
 from grpcgw.engines.http2.turn import Turn
 from grpcgw.model.balancing import HealthCheck
-from grpcgw.model.cluster import ConnectionSettings, UpstreamTls
+from grpcgw.model.cluster import ConnectionSettings
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.status import POD_LEFT
 from grpcgw.session.call import Opening, TryEvents
-
-_context_of = lru_cache(256)(make_client_context)
-"""It takes milliseconds, and the pods of a cluster share it."""
 
 _RESTS_OR_NOT = {PodState.IDLE, PodState.READY}
 """Between these a connection that may rest changes without effect on picking."""
@@ -58,7 +53,7 @@ class ConnectionsEngine(Protocol):
     loop: asyncio.AbstractEventLoop
     turn: Turn
     timers: Timers
-    pod_handshakes: ThreadPoolExecutor
+    pod_handshakes: HandshakeQueue
     max_metadata_bytes: int
 
     def note_change(self, decides: bool) -> None:
@@ -242,7 +237,7 @@ class PodConnection:
         tls, engine = self._settings.tls, self._engine
         secure = None
         if tls is not None:
-            secure = engine.pod_handshakes, partial(_make_tls, tls, tls.server_name or self._host)
+            secure = engine.pod_handshakes, PodHandshake(tls, tls.server_name or self._host)
         return PodLink(self.turn, engine.max_metadata_bytes, secure, self)
 
     def on_connected(self, link: PodLink) -> None:
@@ -381,11 +376,6 @@ class PodConnection:
             link.ping(now_s)
         else:
             link.fail("keepalive: the pod does not answer pings")
-
-
-def _make_tls(tls: UpstreamTls, server_name: str) -> TlsLayer:
-    """In the thread for handshakes. Raises UserError for settings that `ssl` does not take."""
-    return TlsLayer(_context_of(tls), server_side=False, server_name=server_name)
 
 
 def _authority(address: str, settings: ConnectionSettings) -> bytes:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Protocol
 
@@ -29,14 +28,15 @@ from grpcgw.engines.http2.h2 import (
     max_streams,
     open_client,
 )
-from grpcgw.engines.http2.handshake import Handshake
+from grpcgw.engines.http2.handshake import Handshake, HandshakeQueue
 from grpcgw.engines.http2.headers import format_timeout, size_of
 from grpcgw.engines.http2.pod_attempt import PodAttempt
+from grpcgw.engines.http2.pod_handshake import PodHandshake
 from grpcgw.engines.http2.reset_budget import BURST, ResetBudget
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
-from grpcgw.errors import UserError
+from grpcgw.errors import GrpcgwError
 from grpcgw.logs import DefectLog
 
 _defects = DefectLog(logging.getLogger(__name__))
@@ -71,14 +71,14 @@ class PodLink(PeerConnection):
         self,
         turn: Turn,
         max_metadata_bytes: int,
-        tls: tuple[Executor, Callable[[], TlsLayer]] | None,
+        secure: tuple[HandshakeQueue, PodHandshake] | None,
         events: LinkEvents,
     ) -> None:
-        """`tls`: the thread for handshakes, and what makes the layer in it; None: clear text."""
+        """`secure`: who runs the handshake, and what begins it; None: clear text."""
         super().__init__(turn)
         self.http = open_client(max_metadata_bytes)
         self._events = events
-        self._handshake = None if tls is None else Handshake(tls[0], tls[1], self)
+        self._handshake = None if secure is None else Handshake(*secure, self)
         """None: it is over, or there is none."""
         self._tls: TlsLayer | None = None
         self._feed: Callable[[bytes], object] = self.receive if self._handshake is None else self._handshake.feed
@@ -139,7 +139,8 @@ class PodLink(PeerConnection):
     # --- TLS
 
     def on_answer(self, data: bytes) -> None:
-        self.transport.write(data)
+        if data:
+            self.transport.write(data)
 
     def on_established(self, tls: TlsLayer, held: bytes) -> None:
         if tls.alpn not in ("h2", None):
@@ -152,17 +153,10 @@ class PodLink(PeerConnection):
         if held and not self.is_lost:
             self._receive_tls(held)
 
-    def on_failed(self, error: BaseException) -> None:
-        if isinstance(error, TlsFailed) and error.to_send:
+    def on_failed(self, error: GrpcgwError) -> None:
+        if isinstance(error, TlsFailed) and error.to_send and not self.is_lost:
             self.transport.write(error.to_send)
-        if isinstance(error, TlsFailed | TlsClosed | UserError | ValueError):
-            self.fail(str(error))
-            return
-        try:
-            raise error
-        except Exception:
-            _defects.note("the TLS handshake with a pod could not be handled")
-        self.fail("a defect in the gateway, see its log")
+        self.fail(str(error))
 
     def _receive_tls(self, data: bytes) -> None:
         assert self._tls is not None

@@ -13,8 +13,8 @@ from grpcgw.engines.contract import ServerOptions, max_message_bytes
 from grpcgw.engines.http2.acceptor import Acceptor
 from grpcgw.engines.http2.arrival import Arrival, Closing
 from grpcgw.engines.http2.client_connection import ClientConnection, ConnectionEngine
-from grpcgw.engines.http2.client_handshakes import ClientHandshakes
 from grpcgw.engines.http2.client_limits import ClientLimits
+from grpcgw.engines.http2.handshake import HandshakeQueue
 from grpcgw.engines.http2.tls_contexts import ServerContexts
 from grpcgw.engines.http2.tls_layer import TlsLayer
 from grpcgw.errors import UserError
@@ -29,7 +29,7 @@ class PortEngine(ConnectionEngine, Protocol):
     """What a port uses of its engine."""
 
     loop: asyncio.AbstractEventLoop
-    handshakes: ClientHandshakes
+    handshakes: HandshakeQueue
 
 
 class Http2Port:

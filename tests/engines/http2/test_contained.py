@@ -12,7 +12,7 @@ from dataplane.waiting import PATIENCE_S
 from engines.http2.port_clients import PREFACE
 from grpcgw.engines.http2.arrival import Arrival, Closing
 from grpcgw.engines.http2.client_connection import ClientConnection
-from grpcgw.engines.http2.client_handshakes import ClientHandshakes
+from grpcgw.engines.http2.handshake import HandshakeQueue
 from grpcgw.engines.http2.timers import Timers
 from grpcgw.engines.http2.tls_contexts import ServerContexts
 from grpcgw.engines.http2.tls_layer import TlsLayer
@@ -115,7 +115,7 @@ class BrokenPort:
 def test_a_connection_that_cannot_be_handed_over_is_closed(first: bytes) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        timers, handshakes, port = Timers(loop), ClientHandshakes(loop), BrokenPort()
+        timers, handshakes, port = Timers(loop), HandshakeQueue(loop, "handshakes"), BrokenPort()
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.setblocking(False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import select
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +13,11 @@ from typing import IO
 import pytest
 from dataplane.authorities import Authority
 from dataplane.lab import Lab, clear_port, tls_port
-from dataplane.waiting import PATIENCE_S, eventually
+from dataplane.waiting import eventually
 
 from bench.handshakes import running_storm, show, write_pair
-from engines.http2.port_clients import call, call_again, calling, connect, connect_tls, make_context
-from grpcgw.engines.http2.client_handshakes import (
-    CLIENT_BYTES,
-    MANY_WAITING,
-    MOST_WAITING_BYTES,
-    ClientHandshake,
-    ClientHandshakes,
-    HandshakeStep,
-)
-from grpcgw.engines.http2.tls_contexts import ServerContexts
-from grpcgw.engines.http2.tls_layer import TlsFailed
+from engines.http2.port_clients import call, call_again, calling, connect, connect_tls
+from engines.http2.tls_pairs import client_hello
 from grpcgw.model.listener import ServerCertificate
 
 STOPPED_S = 0.5
@@ -103,79 +93,13 @@ def has_said(stream: IO[str] | None) -> bool:
     return bool(select.select([stream], [], [], 0)[0])
 
 
-# --- the queue
-
-
 CERTIFICATE = Authority().certificate("localhost")
-
-
-def test_what_waits_is_bounded_and_who_leaves_frees_its_place() -> None:
-    async def fill() -> None:
-        loop = asyncio.get_running_loop()
-        queue = ClientHandshakes(loop)
-        contexts = ServerContexts((CERTIFICATE,))
-        done: list[asyncio.Future[bytes]] = []
-        all_done = asyncio.Event()
-
-        def on_done(future: asyncio.Future[bytes]) -> None:
-            done.append(future)
-            if len(done) == MANY_WAITING + 2:
-                all_done.set()
-
-        def step(data: bytes = b"") -> HandshakeStep:
-            return HandshakeStep(ClientHandshake(lambda: contexts), data, on_done)
-
-        try:
-            assert queue.add(step(b"\x16"))  # it runs, from now on others wait
-            waiting = [step(1_000_000 * b"x") for _ in range(40)]
-            taken = [one for one in waiting if queue.add(one)]
-            assert len(taken) == MOST_WAITING_BYTES // (1_000_000 + CLIENT_BYTES)
-            assert not queue.are_many
-            for one in taken:
-                queue.cancel(one)
-                queue.cancel(one)
-            small = [step(b"\x16") for _ in range(MANY_WAITING + 1)]
-            assert all(queue.add(one) for one in small)
-            assert queue.are_many
-            async with asyncio.timeout(PATIENCE_S):
-                await all_done.wait()
-            assert not queue.are_many
-            assert [future.result() for future in done] == (len(small) + 1) * [b""]
-        finally:
-            queue.close()
-
-    asyncio.run(fill())
-
-
-def test_a_handshake_takes_the_certificates_of_the_time_when_it_begins() -> None:
-    """A client may wait in the queue; what it is shown, and what it must show, is of now."""
-    before, after = (Authority().certificate("localhost") for _ in range(2))
-    contexts = ServerContexts((before,))
-    handshake = ClientHandshake(lambda: contexts)
-    hello = make_hello()
-    assert handshake.feed(hello[:50]) == b""
-    contexts = ServerContexts((after,), contexts)
-    assert handshake.feed(hello[50:])
-    assert handshake.shown is after
-
-
-def test_without_a_certificate_a_handshake_is_refused() -> None:
-    with pytest.raises(TlsFailed, match="no certificate"):
-        ClientHandshake(lambda: None).feed(make_hello())
-
-
-def make_hello() -> bytes:
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = make_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
-    with pytest.raises(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
 
 
 def test_clients_that_leave_while_they_wait_are_forgotten(http2: Lab) -> None:
     gateway = http2.gateway(http2.pod("a"), ports=(tls_port(CERTIFICATE),))
     (port,) = gateway.engine.ports.numbers()
-    hello = make_hello()
+    hello = client_hello()
     for connection in [connect(port, hello) for _ in range(200)]:
         connection.close()
     assert call(connect_tls(port, None, "localhost")) == "a:x"

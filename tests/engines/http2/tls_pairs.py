@@ -56,3 +56,8 @@ def visit(client: ssl.SSLContext, server: ssl.SSLContext, session: ssl.SSLSessio
     with suppress(ssl.SSLWantReadError):
         near.read()  # tickets of TLS 1.3 follow the handshake
     return near
+
+
+def client_hello() -> bytes:
+    """The first bytes of a client that calls `localhost`."""
+    return TlsLayer(client_context(), False, "localhost").handshake(b"")
