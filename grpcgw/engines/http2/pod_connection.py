@@ -317,7 +317,7 @@ class PodConnection:
             link.has_answered or link.is_worn or link.streams or time.monotonic() >= self._connected_at_s + SETTLED_S
         )
         if not was_of_use:
-            why = link.lost_why or "the pod sent GOAWAY"
+            why = "the pod sent GOAWAY" if link.is_leaving else link.lost_why
             self._fail(f"the connection to {self._address} ended as soon as it was established: {why}")
             return
         self._dialer.forget_failures()

@@ -373,6 +373,12 @@ def test_why_a_pod_cannot_be_connected_to_is_said(http2: Lab) -> None:
         assert why in answer.message
 
 
+def test_a_pod_that_sends_goaway_at_once_is_said_to(http2: Lab, hasty: Callable[[bytes], HastyPod]) -> None:
+    gateway = http2.gateway(hasty(GREETINGS["settings and GOAWAY"]))  # type: ignore[arg-type]
+    eventually(lambda: states(gateway) == ["failing"])
+    assert "the pod sent GOAWAY" in http2.raw_client(gateway).call("Unary").message
+
+
 def configured_without_waiting(http2: Lab, text: str, *pods: ScriptedPod) -> Gateway:
     snapshot = compile_yaml(text, http2.engine).snapshot
     return http2.gateway(configuration=snapshot, clusters=dict.fromkeys(snapshot.clusters, pods))
