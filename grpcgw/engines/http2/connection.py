@@ -170,8 +170,9 @@ class PeerConnection:
             self.transport.write(data if self._encrypt is None else self._encrypt(data))
             if is_last:
                 break
-        if sent:
-            self._handle_events()  # streams that libnghttp2 ends itself are closed when that is sent
+        self._handle_events()  # libnghttp2 ends streams when it sends, or finds that it cannot: after GOAWAY
+        if self.is_lost:
+            return
         if self._reset_when_sent:
             self._reset_sent()
         if sent and self._blocked:

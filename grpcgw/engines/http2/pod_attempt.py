@@ -183,6 +183,8 @@ class PodAttempt:
         """End the try with `status`, unless it is over. What it has read is of no use any more."""
         self._end(status)
         self._drop_inbox()
+        if not self.is_over:  # a status that was here already has waited for the messages
+            self.touch()
 
     def message_encoding(self) -> str:
         """The pod's `grpc-encoding`."""

@@ -322,6 +322,8 @@ class PodLink(PeerConnection):
     # --- events
 
     def _on_settings(self, event: SettingsReceived) -> None:
+        if self.is_lost:  # by an event before it
+            return
         self._max_streams, self._max_fields_bytes = max_streams(self.http), max_fields_bytes(self.http)
         self._takes_little = self._max_fields_bytes < LITTLE_BYTES
         if not self.ready.done():

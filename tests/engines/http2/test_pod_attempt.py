@@ -126,6 +126,21 @@ def test_what_was_read_is_given_back_with_the_status() -> None:
     assert connection.acknowledged_bytes == 100
 
 
+def test_a_try_that_is_cancelled_reports_the_status_that_waited_for_its_messages() -> None:
+    """Else the pod would count the RPC as running for ever."""
+    events = Events()
+    play(
+        lambda attempt: attempt.on_response(HEAD),
+        data(100),
+        data(200),
+        lambda attempt: attempt.on_trailers(OK),
+        lambda attempt: attempt.cancel(),
+        lambda attempt: attempt.cancel(),
+        events=events,
+    )
+    assert (len(events.messages), [status.code for status in events.statuses]) == (1, [0])
+
+
 def test_a_try_that_a_defect_ends_still_reports_its_status(caplog: pytest.LogCaptureFixture) -> None:
     events = Events()
     events.fails = True
