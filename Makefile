@@ -47,15 +47,16 @@ check: lint types imports test ## everything CI runs
 bench: $(VENV)/.bench-ready $(VENV)/.system ## the cost of an RPC, compared with Envoy and others (docs/performance.md); PART=tls,streams ENGINE=…
 	@$(BIN)/python -m bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
 
-# The tests and benchmarks of a folder run the modules that lie in it.
+COMPILED := cd .compiled && PYTHONPATH=$(abspath .compiled) ../$(BIN)/python -m
+
 compiled: $(VENV)/.dev-ready ## a copy in .compiled whose modules on the path of an RPC are machine code (docs/decisions/040); needs a C compiler
 	@PYTHON="$(abspath $(BIN)/python)" scripts/compiled
 
 test-compiled: compiled $(VENV)/.system ## all tests, of the compiled modules
-	@cd .compiled && ../$(BIN)/python -m pytest -n 4 --dist loadfile
+	@$(COMPILED) pytest -n 4 --dist loadfile
 
 bench-compiled: compiled $(VENV)/.bench-ready $(VENV)/.system ## as bench, of the compiled modules
-	@cd .compiled && ../$(BIN)/python -m bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
+	@$(COMPILED) bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
 
 against-envoy: $(VENV)/.bench-ready ## tests beside a real Envoy: rate limits, AuthServices
 	@$(BIN)/python -m pytest -o pythonpath=". protos tests" bench/against_envoy
