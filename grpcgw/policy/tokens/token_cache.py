@@ -1,7 +1,8 @@
 """Cache of verified tokens: a token that was seen costs a digest and a look-up instead of a verification. Pure.
 
 One per worker, for all policies; it survives reloads. Its key is the SHA-256 digest of the token with the policy's own
-settings. A few hundred that came last are found by the value of their header as well, at a quarter of the cost. Refused tokens are remembered elsewhere (`refused_tokens`).
+settings. A few hundred that came last are found by the value of their header as well, at a quarter of the cost. Refused
+tokens are remembered elsewhere (`refused_tokens`).
 """
 
 from __future__ import annotations
