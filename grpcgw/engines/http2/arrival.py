@@ -173,6 +173,12 @@ class Arrival(asyncio.Protocol):
         self.transport.resume_reading()
 
     def on_failed(self, error: GrpcgwError) -> None:
+        try:
+            self._take_failure(error)
+        except Exception:
+            self._fail()
+
+    def _take_failure(self, error: GrpcgwError) -> None:
         if not isinstance(error, TlsFailed):
             self.close()
             return

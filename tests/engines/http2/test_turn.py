@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from grpcgw.engines.http2.turn import BACKLOG_S, Turn
 
 PARTS = 4
@@ -54,3 +56,48 @@ def test_parts_that_take_long_are_handled_one_in_a_turn_and_in_turns() -> None:
 
 def test_parts_that_cost_little_are_handled_together() -> None:
     assert len(asyncio.run(count_parts(0.0))) < PARTS
+
+
+class Connection:
+    is_dirty = False
+
+    def __init__(self, fails: bool) -> None:
+        self._fails = fails
+        self.flushed = self.handled = 0
+        self.failed = ""
+
+    def flush(self) -> None:
+        self.flushed += 1
+        if self._fails:
+            raise ValueError("a defect")
+
+    def handle_part(self) -> None:
+        self.handled += 1
+        if self._fails:
+            raise ValueError("a defect")
+
+    def fit_part(self, took_s: float, limit_s: float) -> None: ...
+
+    def fail(self, why: str) -> None:
+        self.failed = why
+
+
+def test_a_connection_that_cannot_be_flushed_is_closed_and_the_others_are_flushed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def run() -> None:
+        turn = Turn(asyncio.get_running_loop())
+        connections = [Connection(fails=False), Connection(fails=True), Connection(fails=False)]
+        for _ in range(2):
+            for connection in connections:
+                turn.postpone(connection)
+                turn.mark(connection)
+            for _ in connections:  # a turn may have time for one part only
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert [one.flushed for one in connections] == [2, 2, 2]
+        assert [one.handled for one in connections] == [2, 2, 2]
+        assert [bool(one.failed) for one in connections] == [False, True, False]
+
+    asyncio.run(run())
+    assert caplog.text.count("defect: a connection could not be written to") == 1
