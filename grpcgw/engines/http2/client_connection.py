@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from grpcgw.engines.contract import ASK_CLIENTS_MS, CLIENT_ANSWERS_MS, REFUSING_S
+from grpcgw.engines.contract import REFUSING_S
+from grpcgw.engines.http2.client_life import ClientLife, Due
 from grpcgw.engines.http2.client_limits import ClientLimits, ControlBudget, count_reset
 from grpcgw.engines.http2.client_rpc import ClientRpc, ClientSide, RpcEngine
 from grpcgw.engines.http2.connection import close_when_sent
@@ -45,16 +46,12 @@ from grpcgw.telemetry.client_counters import ClientCounters, CloseCause
 
 PING = b"grpcgw!!"
 NOTHING = memoryview(b"")
-SETTINGS_S = 10.0
-"""Time for a client's preface, its TLS handshake, and its acknowledgement of the settings."""
 UNREAD_S = 30.0
 """Time for a client to read the rest of an answer after its RPC is over."""
 AT_ONCE_BYTES = 2048
 """More than this is handled in parts."""
 LEAST_PART_BYTES, MOST_PART_BYTES = 128, 65_536
 """128 bytes may be five RPCs, or stand for 400 KB of header fields (HPACK)."""
-MOST_WAIT_S = 10.0
-"""Interval of the checks of a connection, at most."""
 
 
 class ConnectionEngine(RpcEngine, Protocol):
@@ -98,12 +95,9 @@ class ClientConnection(ClientSide):
         self.close_cause = CloseCause.CLIENT
         """Why it ended, once it is lost."""
         self._check_timer: LoopTimer | None = None
-        self._pinged_at_s: float | None = None
-        self._confirmed = False
-        """The client has acknowledged the settings."""
-        self._born_s = self._idle_since_s = time.monotonic()
-        self._ends_s = self._cut_s = float("inf")
-        self._control = ControlBudget(self._born_s)
+        now_s = time.monotonic()
+        self._life = ClientLife(limits, now_s, random.uniform(0.9, 1.1))
+        self._control = ControlBudget(now_s)
         self._answers = 0
         """RPCs that are over."""
         self._has_new = False
@@ -114,8 +108,6 @@ class ClientConnection(ClientSide):
         limits = self._limits
         self.peer = peer
         self.http = open_server(limits.max_concurrent_streams, limits.max_metadata_bytes)
-        if limits.max_age_s is not None:
-            self._ends_s = self._born_s + limits.max_age_s * random.uniform(0.9, 1.1)
         self.turn.mark(self)
         self._check_later()
 
@@ -227,7 +219,7 @@ class ClientConnection(ClientSide):
             if size_bytes > SMALL_BYTES:
                 rpc.note_held()
         if not self.streams:
-            self._idle_since_s = now_s
+            self._life.idle_since_s = now_s
             if self._leaving:
                 self.turn.mark(self)
 
@@ -279,53 +271,36 @@ class ClientConnection(ClientSide):
             self.transport.abort()
 
     def _check_later(self) -> None:
-        """Look again when the next limit may have been reached. The end of an RPC changes no timer: a connection may be
-        closed up to an idle time too late."""
-        limits, now_s = self._limits, time.monotonic()
-        pause_s = MOST_WAIT_S
-        if limits.idle_s is not None:
-            idle_since_s = now_s if self.streams else self._idle_since_s
-            pause_s = min(pause_s, idle_since_s + limits.idle_s - now_s)
-        pause_s = min(pause_s, self._ends_s - now_s, self._cut_s - now_s)
-        self._check_timer = self._engine.timers.at(now_s + max(0.01, pause_s), self._check)
+        now_s = time.monotonic()
+        pause_s = self._life.wait_s(now_s, bool(self.streams))
+        self._check_timer = self._engine.timers.at(now_s + pause_s, self._check)
 
     def _check(self) -> None:
         now_s = time.monotonic()
         self._check_timer = None
-        if not self._confirmed and now_s - self._born_s >= SETTINGS_S:
-            self.fail("the client does not acknowledge the settings", CloseCause.SILENT)
-            return
-        self._check_age(now_s)
-        self._check_silence(now_s)
+        for due in self._life.look(now_s, bool(self.streams), self.received_at_s):
+            self._do(due)
         for stream_id, since_s in tuple(self._unread.items()):
             if now_s - since_s >= UNREAD_S:
                 self.reset(stream_id, NO_ERROR)
         if not self.is_lost:
             self._check_later()
 
-    def _check_age(self, now_s: float) -> None:
-        limits = self._limits
-        if limits.idle_s is not None and not self.streams and now_s - self._idle_since_s >= limits.idle_s:
-            self._go_away()
-        if now_s >= self._ends_s:
-            self._ends_s = float("inf")
-            self.drain()
-            if limits.max_age_grace_s is not None:
-                self._cut_s = now_s + limits.max_age_grace_s
-        if now_s >= self._cut_s:
-            self.cut_off()
-
-    def _check_silence(self, now_s: float) -> None:
-        """Ask a silent client whether it is there; close the connection of one that does not answer."""
+    def _do(self, due: Due) -> None:
         if self.is_lost:
             return
-        if self._pinged_at_s is not None and self.received_at_s < self._pinged_at_s:
-            if now_s - self._pinged_at_s >= CLIENT_ANSWERS_MS / 1000:
-                self.fail("the client does not answer pings", CloseCause.SILENT)
-        elif now_s - self.received_at_s >= ASK_CLIENTS_MS / 1000:
-            self._pinged_at_s = now_s
+        if due is Due.PING:
             self.http.ping(PING)
             self.turn.mark(self)
+        elif due is Due.IDLE:
+            self._go_away()
+        elif due is Due.OLD:
+            self.drain()
+        elif due is Due.TOO_OLD:
+            self.cut_off()
+        else:
+            asked = "acknowledge the settings" if due is Due.NO_SETTINGS else "answer pings"
+            self.fail(f"the client does not {asked}", CloseCause.SILENT)
 
     # --- events
 
@@ -385,10 +360,10 @@ class ClientConnection(ClientSide):
             self._on_control(event, count_reset(rpc.header_bytes()))
 
     def _on_settings_acknowledged(self, event: SettingsAcknowledged) -> None:
-        self._confirmed = True
+        self._life.is_confirmed = True
 
     def _on_ping_answered(self, event: PingAcknowledged) -> None:
-        self._pinged_at_s = None
+        self._life.note_answer()
         self._on_control(event)
 
     def _on_control(self, event: Event, frames: int = 1) -> None:
