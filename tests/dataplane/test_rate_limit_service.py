@@ -296,8 +296,9 @@ def test_a_service_that_goes_down_under_1000_rpcs_leaves_none_without_a_status(l
     service = lab.scripted_pod(hold, most_streams=2000)
     gateway = limited_by(lab, service, CLOSED if closed else SLOW)
     call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
-    running = [call.future(b"hi", timeout=PATIENCE_S) for _ in range(1000)]
-    eventually(lambda: len(held) == 1000, lambda: f"{len(held)} held")
+    patience_s = 3 * PATIENCE_S  # a thread of the service for each: a busy machine takes a minute
+    running = [call.future(b"hi", timeout=patience_s) for _ in range(1000)]
+    eventually(lambda: len(held) == 1000, lambda: f"{len(held)} held", patience_s)
     service.stop()
     expected = grpc.StatusCode.UNAVAILABLE if closed else grpc.StatusCode.OK
     assert {one.code() for one in running} == {expected}
