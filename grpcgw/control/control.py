@@ -18,7 +18,7 @@ from grpcgw.admin.access_files import AccessFiles
 from grpcgw.admin.allowed_hosts import KnownHosts
 from grpcgw.admin.recent import RecentTraffic
 from grpcgw.admin.server import AdminServer
-from grpcgw.admin.state import GatewayState, ListenerState
+from grpcgw.admin.state import GatewayState
 from grpcgw.ambassador.dialect_objects import make_dialect_objects
 from grpcgw.carriers.carrier import Carrier, CarrierReport, ServedPort
 from grpcgw.control.carrier_problems import find_carrier_problems
@@ -28,6 +28,7 @@ from grpcgw.control.dead_routes import find_dead_routes
 from grpcgw.control.factories import make_carriers, make_source, make_status_writer
 from grpcgw.control.problem_log import log_new_problems
 from grpcgw.control.publishing import Publisher
+from grpcgw.control.shown_ports import describe_protocol, show_port
 from grpcgw.control.task_restarts import TaskRestarter, find_user_error
 from grpcgw.discovery.sources.certificate_files import CertificateFiles
 from grpcgw.discovery.sources.key_sets import KeySets
@@ -35,7 +36,6 @@ from grpcgw.discovery.store import ObjectStore
 from grpcgw.logs import DefectLog, count, set_up_logging
 from grpcgw.model.endpoints import EndpointSet
 from grpcgw.model.expiry import find_expiring
-from grpcgw.model.listener import Transport
 from grpcgw.model.objects import Problem
 from grpcgw.model.route_source import Compiled
 from grpcgw.model.snapshot import EMPTY_SNAPSHOT, Snapshot
@@ -62,9 +62,6 @@ async def _run_until_signal(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, control.shut_down)
     await control.run()
-
-
-_PROTOCOLS = {Transport.CLEAR: "h2c", Transport.TLS: "tls", Transport.BOTH: "tls, h2c"}
 
 
 class Control:
@@ -244,12 +241,12 @@ class Control:
     def _note_carriers(self, reports: Mapping[str, CarrierReport]) -> None:
         """Log which ports open and close, and new problems."""
         before, self._ports = self._ports, tuple(port for report in reports.values() for port in report.ports)
-        known = {(str(port), port.transport) for port in before}
-        now = {(str(port), port.transport) for port in self._ports}
+        known = {(str(port), describe_protocol(port)) for port in before}
+        now = {(str(port), describe_protocol(port)) for port in self._ports}
         for address, _ in sorted(known - now):
             log.info("no longer listening on %s", address)
-        for address, transport in sorted(now - known):
-            log.info("listening on %s (%s)", address, _PROTOCOLS[transport])
+        for address, protocol in sorted(now - known):
+            log.info("listening on %s (%s)", address, protocol)
         found = find_carrier_problems(reports, self._compile_loop.last_good)
         if found != self._carrier_problems:
             log_new_problems(found, self._carrier_problems)
@@ -289,7 +286,7 @@ class Control:
             sources=self._store.statuses(),
             key_sets=self._key_sets.statuses(),
             workers=workers,
-            listeners=tuple(_show_listener(port) for port in self._ports),
+            listeners=tuple(show_port(port, self._snapshot.rate_limits) for port in self._ports),
             configuration_errors_total=self._compile_loop.errors_total,
             worker_restarts_total=sum(report.restarts for report in reports.values()),
             recent=self._recent.note(workers, now_s),
@@ -302,9 +299,3 @@ class Control:
         yield from self._compile_loop.problems
         yield from self._carrier_problems
         yield from self._dead_routes
-
-
-def _show_listener(port: ServedPort) -> ListenerState:
-    """With the name of the Listener, unless it is a flag, and those of its certificates."""
-    names = [] if port.listener.startswith("--") else [port.listener]
-    return ListenerState(str(port), _PROTOCOLS[port.transport], ", ".join([*names, *port.certificates]))

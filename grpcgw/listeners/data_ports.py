@@ -111,10 +111,14 @@ class DataPorts:
             self._held_service.release()
 
 
+LIMIT_SERVICE = "rate limit service"
+"""Name of its Listener."""
+
+
 def make_limit_listener(address: str, port: int) -> Listener:
     """Of the gateway's own rate limit service, in clear text."""
     return Listener(
-        "rate limit service",
+        LIMIT_SERVICE,
         port,
         Transport.CLEAR,
         SecurityModel.XFP,

@@ -36,10 +36,11 @@ def test_all_workers_count_together_on_a_port_that_only_this_machine_reaches(tmp
     (folder / "limits.yaml").write_text(LIMITS)
     arguments = ("--config", str(folder), "--rate-limit-service", "0")
     with running_gateway(*arguments, workers=2, folder=tmp_path) as gateway:
-        (address,) = [
-            one["address"] for one in gateway.diagnostics("listeners") if one["detail"] == "rate limit service"
-        ]
+        (listener,) = [one for one in gateway.diagnostics("listeners") if "rate limit service" in one["detail"]]
+        address = listener["address"]
         assert address.startswith(f"{HOST}:")
+        assert listener["detail"] == "rate limit service: domain shop (1 limit); all else is allowed"
+        assert f"listening on {address} (h2c, rate limit service)" in gateway.log()
         codes = []
         for _ in range(4):  # connections, which the workers share
             with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
