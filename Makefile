@@ -58,6 +58,9 @@ test-compiled: compiled $(VENV)/.system ## all tests, of the compiled modules
 bench-compiled: compiled $(VENV)/.bench-ready $(VENV)/.system ## as bench, of the compiled modules
 	@$(COMPILED) bench $(if $(PART),--only $(PART)) $(if $(ENGINE),--engine $(ENGINE))
 
+soak: $(VENV)/.bench-ready $(VENV)/.system ## bad days under load: what policies depend on is slow, down or wrong; then leaks (three minutes) ENGINE=… CYCLES=…
+	@$(BIN)/python -m bench.soak $(if $(ENGINE),--engine $(ENGINE)) $(if $(CYCLES),--cycles $(CYCLES))
+
 against-envoy: $(VENV)/.bench-ready ## tests beside a real Envoy: rate limits, AuthServices
 	@$(BIN)/python -m pytest -o pythonpath=". protos tests" bench/against_envoy
 
