@@ -30,6 +30,11 @@ class MessageScanner:
         self._prefix = b""
         """What was read of a prefix that is not complete."""
 
+    @property
+    def is_inside(self) -> bool:
+        """The stream ends within a message, after its prefix."""
+        return self._left > 0
+
     def feed(self, chunk: bytes) -> int:
         """The largest declared length of the messages that begin in `chunk`, in bytes; 0 also where none begins."""
         declared = len(chunk) - PREFIX_BYTES

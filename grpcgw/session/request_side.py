@@ -209,11 +209,12 @@ class FramedRequestSide(RequestSide):
     def peek(self, max_bytes: int) -> MessageStart | None:
         if not self.count:
             return NO_MESSAGE if self.half_closed else None
-        if self.count == 1 and self.cut_off and self.size_bytes + PREFIX_BYTES < max_bytes:
+        whole = self.count > 1 or not self._scanner.is_inside
+        if not whole and self.size_bytes + PREFIX_BYTES < max_bytes:
             return None
         held = self.held() or b""
         message = held[: PREFIX_BYTES + int.from_bytes(held[1:PREFIX_BYTES], "big")]
-        return _cut(message, max_bytes, whole=self.count > 1 or not self.cut_off)
+        return _cut(message, max_bytes, whole)
 
     def await_first(self, max_bytes: int) -> None:
         self._opening_bytes = max(self._opening_bytes, max_bytes)

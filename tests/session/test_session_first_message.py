@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grpcgw.model.codes import Code
@@ -113,6 +113,7 @@ def test_what_was_held_reaches_the_pod_in_order_before_the_rest() -> None:
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=4), st.lists(st.integers(1, 200)), st.integers(1, 60))
+@example([b"", b""], [86], 5)  # within the prefix of the second one
 def test_wherever_the_stream_is_cut_the_policy_sees_the_same(
     messages: list[bytes], places: list[int], max_bytes: int
 ) -> None:
