@@ -26,7 +26,7 @@ from grpcgw.policy.request import Request
 from grpcgw.policy.timeouts import may_have_passed
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
 from grpcgw.routing.targets import Target
-from grpcgw.session.call import Call, Timer
+from grpcgw.session.call import NO_CALL, Call, Timer
 from grpcgw.session.policy_http import HttpTransport, PolicyHttp
 from grpcgw.session.policy_rpc import PolicyRpc
 from grpcgw.session.request_side import RequestSide
@@ -46,6 +46,10 @@ def run_chain(target: Target, request: Request, now_s: float) -> tuple[Chain, Ou
     chain = Chain(policies, PolicyRequest(request, target.key, request.metadata, now_s=now_s))
     outcome = chain.run()
     return None if outcome is None and chain.is_plain() else (chain, outcome)
+
+
+def _ignore(outcome: Outcome, now_s: float) -> None:
+    """Of an RPC that is over."""
 
 
 class PolicyStage:
@@ -109,7 +113,7 @@ class PolicyStage:
         """The RPC is over: stop what is waited for. Called once."""
         self._stop_work()
         # Both lead back to this object: the RPC's objects would stay until the garbage collector runs.
-        del self._call, self._on_outcome
+        self._call, self._on_outcome = NO_CALL, _ignore
 
     def _advance(self, outcome: Outcome, now_s: float) -> Outcome:
         while isinstance(outcome, Wait):
