@@ -25,6 +25,10 @@ from gateway.objects import Directory, mapping
 PAGE = Path(__file__).parents[2] / "docs" / "embedding.md"
 
 
+_HEEDS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""As in a terminal: what a shell runs in the background, these tests perhaps, ignores SIGINT."""
+
+
 def example(directory: Directory, port: int) -> str:
     """The program on the page, with the test's directory, a free port, and a servicer of its own."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -39,7 +43,7 @@ def example(directory: Directory, port: int) -> str:
     ):
         assert there in code
         code = code.replace(there, here)
-    return str(code)
+    return _HEEDS_CTRL_C + str(code)
 
 
 @contextmanager
