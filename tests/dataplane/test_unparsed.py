@@ -6,6 +6,8 @@ import gzip
 import struct
 
 import pytest
+from h2.events import Event, ResponseReceived
+from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
 from dataplane.lab import Lab, on_http2
 from dataplane.raw_client import Answer, RawClient, request_headers
@@ -111,3 +113,32 @@ def test_binary_values_joined_by_commas_cross_as_several(lab: Lab) -> None:
     sent = [value for name, value in pod.streams[0].headers if name == "x-id-bin"]
     returned = [value for block in got.blocks for name, value in block if name.endswith("-bin")]
     assert (got.status, sent, returned) == (Code.NOT_FOUND, ["AAE", "AgM"], ["AAE", "AgM", "YQ", "", "Yg"])
+
+
+@on_http2
+def test_what_either_side_keeps_out_of_header_tables_stays_out_of_them(lab: Lab) -> None:
+    """RFC 7541, 6.2.3: an intermediary has no choice."""
+    told: list[list[str]] = []
+
+    def answer(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers(NeverIndexedHeaderTuple("x-told", "secret"), ("x-free", "2"))
+        stream.end()
+
+    class Client(RawClient):
+        def _on(self, event: Event) -> None:
+            if isinstance(event, ResponseReceived):
+                told.append(kept_out(event.headers))
+            super()._on(event)
+
+    pod = lab.scripted_pod(answer)
+    with Client(lab.gateway(pod).address) as client:
+        for _ in range(2):
+            assert client.call("Unary", NeverIndexedHeaderTuple("x-key", "secret"), ("x-free", "1")).status == Code.OK
+    asked = [kept_out(stream.headers) for stream in pod.streams]
+    assert [("x-key" in names, "x-free" in names) for names in asked] == [(True, False)] * 2
+    assert [("x-told" in names, "x-free" in names) for names in told] == [(True, False)] * 2
+
+
+def kept_out(headers: list[HeaderTuple]) -> list[str]:
+    return [str(each[0]) for each in headers if not each.indexable]

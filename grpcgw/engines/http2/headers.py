@@ -63,6 +63,13 @@ MOST_JOINED = 100
 """Limit of the binary values that commas join in one field: a byte more of the client is an item more here."""
 
 
+class Sensitive(str):
+    """A value that its sender keeps out of header tables (HPACK), so that nobody finds it out by the size of headers.
+    No further hop may put it into one either (RFC 7541, 6.2.3), unless others send the same in the open."""
+
+    __slots__ = ()
+
+
 class BadField(Exception):
     """A header field that gRPC does not allow. The text names it."""
 
@@ -185,6 +192,8 @@ def _decode(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
         raise BadField(f"header {text} has characters that are not ASCII") from None
     if b"\t" in value:
         raise BadField(f"header {text} has a tab in its value")
+    if isinstance(field, NeverIndexed):
+        return ((text, Sensitive(item[1])),)
     if text != REQUEST_ID and not name.startswith(_OWN_PREFIXES):
         _KNOWN.keep(field, item, len(value))
     return (item,)
@@ -226,7 +235,7 @@ def _encode(item: tuple[str, MetadataValue]) -> Field:
     name, value = item
     if isinstance(value, bytes):
         return NeverIndexed(name.encode("ascii"), binascii.b2a_base64(value, newline=False).rstrip(b"="))
-    if name == REQUEST_ID or name.startswith(_GRPCS_PREFIX):
+    if name == REQUEST_ID or name.startswith(_GRPCS_PREFIX) or isinstance(value, Sensitive):
         return NeverIndexed(name.encode("ascii"), value.encode("ascii"))
     field = name.encode("ascii"), value.encode("ascii")
     _ENCODED.keep(item, field, len(value))
