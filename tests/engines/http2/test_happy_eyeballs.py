@@ -60,6 +60,14 @@ def listening(host: str, port: int = 0, backlog: int = 8) -> Iterator[socket.soc
 
 
 @contextmanager
+def refused() -> Iterator[int]:
+    """A port of 127.0.0.1 that refuses connections, and that nobody else gets."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
+
+
+@contextmanager
 def black_hole() -> Iterator[tuple[str, int]]:
     """An address that takes no further connections, and refuses none: its queue is full."""
     with listening("127.0.0.1", backlog=0) as listener:
@@ -84,8 +92,8 @@ def test_the_first_address_is_taken_where_it_answers() -> None:
 
 
 def test_the_second_address_is_taken_at_once_where_the_first_refuses() -> None:
-    with listening(SIX) as listener:
-        address, took_s = connect("127.0.0.1", SIX, port=listener.getsockname()[1])
+    with refused() as port, listening(SIX, port):
+        address, took_s = connect("127.0.0.1", SIX, port=port)
     assert address == SIX
     assert took_s < DELAY_S
 
@@ -98,9 +106,7 @@ def test_the_second_address_is_taken_after_a_moment_where_the_first_is_silent() 
 
 
 def test_where_no_address_answers_the_error_names_each() -> None:
-    with listening("127.0.0.1") as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(OSError, match=r"127\.0\.0\.1: .*; ::1: "):
+    with refused() as port, pytest.raises(OSError, match=r"127\.0\.0\.1: .*; ::1: "):
         connect("127.0.0.1", SIX, port=port)
 
 
@@ -126,12 +132,13 @@ def test_an_attempt_that_is_given_up_leaves_nothing_behind(recwarn: pytest.Warni
 
 
 @pytest.fixture
-def six_only(http2: Lab) -> ScriptedPod:
-    return http2.scripted_pod(refusing(0), host=SIX)
+def six_only(http2: Lab) -> Iterator[ScriptedPod]:
+    """Its port refuses connections at 127.0.0.1."""
+    with refused() as port:
+        yield http2.scripted_pod(refusing(0), port, host=SIX)
 
 
 def test_a_pod_is_served_by_its_other_address_and_counts_once(http2: Lab, six_only: ScriptedPod) -> None:
-    """Its first one is refused."""
     pod = http2.scripted_pod(refusing(0))
     gateway = http2.gateway(pod)
     name = next(iter(gateway.serving.snapshot.clusters))

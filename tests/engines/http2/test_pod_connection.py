@@ -18,6 +18,7 @@ from dataplane.waiting import PATIENCE_S, eventually, settled
 
 from grpcgw.engines.http2.pod_connection import MAX_LINKS
 from grpcgw.engines.http2.pod_dialer import BACKOFF_FACTOR, BACKOFF_JITTER, FIRST_BACKOFF_S
+from grpcgw.engines.http2.reset_budget import BURST
 from grpcgw.model.endpoints import Endpoint, EndpointSet
 from grpcgw.model.plugins import make_plugin
 from grpcgw.upstream.cluster_state import MOST_KEPT_CONNECTED
@@ -116,6 +117,27 @@ def test_one_connection_is_enough_while_it_has_streams(http2: Lab) -> None:
     held.release(20)
     assert finish(client, streams) == [0] * 20
     assert pod.connects == 1
+
+
+def test_a_pod_with_more_rpcs_than_a_connection_may_reset_gets_another(http2: Lab) -> None:
+    held = Held(http2)
+    pod = http2.scripted_pod(held, most_streams=1000)
+    client = http2.raw_client(http2.gateway(pod))
+    streams = begin(client, BURST)
+
+    def all_came() -> bool:
+        return len(pod.streams) == len(streams)
+
+    eventually(all_came)
+    assert pod.connects == 1
+    while len({stream.connection for stream in pod.streams}) == 1:  # none waits for the second connection
+        streams.extend(begin(client, 1))
+        eventually(all_came)
+    streams.extend(begin(client, 10))
+    eventually(all_came)
+    assert {stream.connection for stream in pod.streams[-10:]} == {pod.connections[1]}
+    held.release(len(streams))
+    assert finish(client, streams) == [0] * len(streams)
 
 
 def test_a_pod_may_lower_its_limit(http2: Lab) -> None:
