@@ -16,6 +16,7 @@ COMPILED = (
     "engines/exchange.py",
     "engines/http2/client_connection.py",
     "engines/http2/client_rpc.py",
+    "engines/http2/client_side.py",
     "engines/http2/connection.py",
     "engines/http2/memory_bound.py",
     "engines/http2/pod_attempt.py",

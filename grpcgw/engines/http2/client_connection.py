@@ -11,7 +11,8 @@ from typing import Protocol
 from grpcgw.engines.contract import REFUSING_S
 from grpcgw.engines.http2.client_life import ClientLife, Due
 from grpcgw.engines.http2.client_limits import ClientLimits, ControlBudget, count_reset
-from grpcgw.engines.http2.client_rpc import ClientRpc, ClientSide, RpcEngine
+from grpcgw.engines.http2.client_rpc import ClientRpc, RpcEngine
+from grpcgw.engines.http2.client_side import ClientSide
 from grpcgw.engines.http2.connection import close_when_sent
 from grpcgw.engines.http2.h2 import (
     CANCEL,

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Protocol
 
 from grpcgw.engines.exchange import Exchange, begin_exchange
-from grpcgw.engines.http2.connection import PeerConnection, pile, take
+from grpcgw.engines.http2.client_side import ClientSide
+from grpcgw.engines.http2.connection import pile, take
 from grpcgw.engines.http2.h2 import ACKNOWLEDGE_BYTES, CANCEL, INTERNAL_ERROR
 from grpcgw.engines.http2.headers import (
     CONTENT_TYPE,
@@ -29,12 +30,10 @@ from grpcgw.engines.http2.pod_attempt import PodAttempt
 from grpcgw.engines.http2.pod_connection import PodConnection
 from grpcgw.engines.http2.policy_replies import PolicyReplies
 from grpcgw.engines.http2.timers import LoopTimer, Timers
-from grpcgw.listeners.open_ports import PortView
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
-from grpcgw.policy.client_certificates import ClientCertificate
 from grpcgw.policy.contract import CoroutineWork, RunningWork
-from grpcgw.policy.request import Peer, Request
+from grpcgw.policy.request import Request
 from grpcgw.session.call import Attempt, Opening, PolicyRpcEvents, Timer, TryEvents
 from grpcgw.session.message_reader import frame
 from grpcgw.session.serving import Serving
@@ -56,25 +55,6 @@ class RpcEngine(Protocol):
     active: set[ClientRpc]
 
     def run_coroutine(self, work: CoroutineWork, on_result: Callable[[object], None]) -> RunningWork: ...
-
-
-class ClientSide(PeerConnection):
-    """What an RPC uses of its client's connection."""
-
-    peer: Peer
-    view: PortView
-
-    def certificate(self) -> ClientCertificate | None:
-        """The client's, if it has shown one."""
-        raise NotImplementedError
-
-    def forget(self, stream_id: int) -> None:
-        """The answer to the RPC on this stream is queued."""
-        raise NotImplementedError
-
-    def drop(self, stream_id: int) -> None:
-        """The RPC on this stream is over, and the client does not read its answer: nothing more is kept for it."""
-        raise NotImplementedError
 
 
 class ClientRpc:
