@@ -1,4 +1,4 @@
-"""What an RPC knows of its client's connection: it ends streams there, and knows nothing of other RPCs, ages or floods."""
+"""What an RPC knows of its client's connection: where it ends streams, and nothing of other RPCs, ages or floods."""
 
 from __future__ import annotations
 
