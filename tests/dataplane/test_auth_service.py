@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import grpc
 import pytest
 
-from dataplane.auth_server import AuthServer, allow, by_token, deny
+from dataplane.auth_server import CHECK, AuthServer, allow, by_token, deny
 from dataplane.authorities import Authority
 from dataplane.configured import compile_yaml, configured
 from dataplane.lab import Gateway, Lab, tls_port
-from dataplane.pods import Pod
+from dataplane.pods import Context, Pod
 from dataplane.waiting import PATIENCE_S, eventually
 from grpcgw.session.serving import RpcLog
 from grpcgw.settings import EngineName
@@ -22,7 +24,9 @@ from grpcgw.telemetry.access_log import RpcRecord
 GOOD = (("authorization", "Bearer good"),)
 
 
-def gateway_for(lab: Lab, auth: AuthServer | None, *fields: str, pod: Pod | None = None, mapping: str = "") -> Gateway:
+def gateway_for(
+    lab: Lab, auth: AuthServer | Pod | None, *fields: str, pod: Pod | None = None, mapping: str = ""
+) -> Gateway:
     """A Mapping, and an AuthService with further fields, each as a line of YAML."""
     lines = "".join(f"            {one}\n" for one in fields)
     text = f"""
@@ -39,7 +43,9 @@ def gateway_for(lab: Lab, auth: AuthServer | None, *fields: str, pod: Pod | None
             resolver: endpoint
 {lines}"""
     pods = {"pods": pod or lab.pod()}
-    return configured(lab, text, **pods) if auth is None else configured(lab, text, auth=auth.pod, **pods)
+    if auth is None:
+        return configured(lab, text, **pods)
+    return configured(lab, text, auth=auth if isinstance(auth, Pod) else auth.pod, **pods)
 
 
 def begin(
@@ -176,6 +182,22 @@ def test_an_answer_without_sense_refuses_even_where_failures_are_allowed(lab: La
     gateway = gateway_for(lab, AuthServer(lab, lambda asked: nonsense), "failure_mode_allow: true")
     call = begin(lab, gateway, *GOOD)
     assert (call.code(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "policy-unavailable")
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1])
+def test_a_service_that_answers_twice_gives_no_verdict_and_leaves_nothing(lab: Lab, pause_s: float) -> None:
+    def answer(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        next(requests)
+        yield allow().SerializeToString()
+        time.sleep(pause_s)
+        yield deny().SerializeToString()
+
+    auth, pod = lab.pod("auth", {CHECK: answer}), lab.pod()
+    call = begin(lab, gateway_for(lab, auth, "timeout_ms: 1000", pod=pod), *GOOD)
+    assert (call.code(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "policy-unavailable")
+    if not lab.on_grpc_core:
+        assert "more than one message" in (call.details() or "")
+    assert not pod.calls
 
 
 def test_a_slow_service_meets_its_time_out(lab: Lab) -> None:

@@ -145,6 +145,28 @@ def test_client_that_disappears_while_the_pod_pours_is_a_cancel_to_the_pod(lab: 
     assert pod.streams[0].wait_gone() == CANCEL
 
 
+def test_client_that_leaves_what_the_pod_has_sent_unread_leaves_nothing(lab: Lab) -> None:
+    """The pod has ended the RPC before: the gateway had its status, behind what the client did not take."""
+    go_on, ended = threading.Event(), threading.Event()
+
+    def answer(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        context.add_callback(ended.set)
+        yield b"a" * 100_000
+        go_on.wait(PATIENCE_S)
+        yield b"b"
+
+    gateway = lab.gateway(lab.pod(methods={"Answer": answer}))
+    client = lab.raw_client(gateway, initial_window=10)
+    stream = client.request("Answer")
+    while not client.answers[stream].data:
+        assert client.receive()
+    go_on.set()
+    assert ended.wait(PATIENCE_S)
+    assert client.call("Unary").status == 0, "so the end of the first RPC has come, over the same connection"
+    client.cancel(stream)
+    eventually(lambda: not gateway.pod_in_flight(), "no RPC in flight to a pod")
+
+
 def test_pods_own_cancelled_passes_as_its_status(lab: Lab) -> None:
     answer = lab.raw_client(lab.gateway(lab.scripted_pod(refusing(1, "changed my mind")))).call("Unary")
     assert (answer.status, answer.message, answer.header("x-grpcgw-reason")) == (1, "changed my mind", None)

@@ -180,7 +180,7 @@ class PodAttempt:
         self.fail(Status(Code.CANCELLED, "the RPC ended on the client's side"))
 
     def fail(self, status: Status) -> None:
-        """End the try with `status`, unless it is over. What it has read is of no use any more."""
+        """End the try with `status`, unless the pod has ended it. What it has read is of no use any more."""
         self._end(status)
         self._drop_inbox()
         if not self.is_over:  # a status that was here already has waited for the messages

@@ -9,6 +9,7 @@ from grpcgw.model.status import Reason, Status
 from grpcgw.session.call import PolicyRpcEvents
 from grpcgw.session.message_reader import BadMessage, MessageReader, find_whole
 
+_SEVERAL = Status(Code.INTERNAL, "it sent more than one message", cause=Reason.BAD_RESPONSE)
 MAX_ANSWER_BYTES = 64 << 20
 """Far above the limit of any destination, which the policy's RPC enforces itself."""
 
@@ -20,7 +21,7 @@ class PolicyReplies:
         self._events = events
         self._reader: MessageReader | None = None
         """None: nothing of the message is here yet."""
-        self._answered = False
+        self._answered = self._several = False
         self.attempt: PodAttempt | None = None
         """Set before the first event."""
 
@@ -32,6 +33,8 @@ class PolicyReplies:
 
     def on_pod_message(self, message: bytes | None, now_s: float) -> None:
         if self._answered:
+            if message is not None:
+                self._refuse_several()
             return
         if message is None:
             self._answer(None, now_s)
@@ -54,12 +57,21 @@ class PolicyReplies:
             return
         if messages:
             self._answer(messages[0], now_s)
+            if len(messages) > 1:
+                self._refuse_several()
         elif self.attempt is not None:
             self.attempt.read()
 
     def _answer(self, message: bytes | None, now_s: float) -> None:
         self._answered = True
         self._events.on_pod_message(message, now_s)
+        if message is not None and self.attempt is not None:  # another one would keep back the status
+            self.attempt.read()
+
+    def _refuse_several(self) -> None:
+        self._several = True
+        if self.attempt is not None:
+            self.attempt.fail(_SEVERAL)
 
     def _fail(self, why: str, now_s: float) -> None:
         if self.attempt is not None:
@@ -71,7 +83,7 @@ class PolicyReplies:
 
     def on_pod_status(self, status: Status, now_s: float) -> None:
         self.attempt = None  # it leads back here: both would wait for the garbage collector
-        self._events.on_pod_status(status, now_s)
+        self._events.on_pod_status(_SEVERAL if self._several and status.code == Code.OK else status, now_s)
 
     def on_defect(self, now_s: float) -> None:
         self._events.on_defect(now_s)
