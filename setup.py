@@ -53,6 +53,7 @@ COMPILED = (
     "session/response_side.py",
     "session/session.py",
     "telemetry/counters.py",
+    "upstream/pod.py",
 )
 """Not among them: classes that are held by weak references or stood in for by others, which mypyc does not allow, and
 `engines/http2/headers.py`, as mypyc makes a plain tuple of a field that must never be indexed."""

@@ -255,18 +255,21 @@ def count_limited(plan: Plan) -> Findings:
 
 
 def compare_pods(plan: Plan) -> Findings:
-    """an increasing number of pods"""
+    """an increasing number of pods, and Envoy before as many"""
     with ExitStack() as stack:
         pods = stack.enter_context(running_pods(max(POD_COUNTS)))
         starts = [(grpcgw(plan.engine, f"{count:,} pods"), pods[:count]) for count in POD_COUNTS]
+        starts += [(envoy(f"Envoy, {count:,} pods"), pods[:count]) for count in (min(POD_COUNTS), max(POD_COUNTS))]
         rows = stack.enter_context(running_rows(starts))
         measure(rows, plan.effort(6, 1.2))
-        threads = thread_count(rows[-1].proxy.pids[0])
-    few, more, most = rows
+        few, more, most, envoy_few, envoy_most = rows
+        threads = thread_count(most.proxy.pids[0])
     figures = (
         at_most("CPU per unary RPC at 64 pods, x at 2", cpu_ratio(more, few), 1.25),
         at_most("CPU per unary RPC at 1,000 pods, x at 2", cpu_ratio(most, few), 1.3),
         count_at_most("threads of a worker at 1,000 pods", threads, WORKER_THREADS),
+        for_information("CPU per unary RPC of Envoy at 1,000 pods, x at 2", f"{cpu_ratio(envoy_most, envoy_few):.2f}"),
+        for_information("CPU per unary RPC at 1,000 pods, x Envoy", f"{cpu_ratio(most, envoy_most):.2f}"),
     )
     return Findings(figures, (draw(rows, rows[:1]),))
 

@@ -24,7 +24,8 @@ from grpcgw.telemetry.report import PodReport
 from grpcgw.upstream.active_health import HealthChecker, PodHealth
 from grpcgw.upstream.cluster_state import ClusterState
 from grpcgw.upstream.load_balancing import BalancingState
-from grpcgw.upstream.pod import Connection, Pod, PodCounts
+from grpcgw.upstream.pod import Connection, Pod
+from grpcgw.upstream.pod_counts import PodCounts
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from grpcgw.model.balancing import HealthCheck
 from grpcgw.model.cluster import DEFAULT_CONNECTION, ConnectionSettings
 from grpcgw.model.endpoints import Endpoint, PodState
 from grpcgw.telemetry.report import PodReport
+from grpcgw.upstream.pod_counts import NOTHING_COUNTED, PodCounts
 
 _defects = DefectLog(logging.getLogger(__name__))
 
@@ -54,24 +54,6 @@ class Connection(Protocol):
 
 MAX_ERROR_CHARACTERS = 512
 """Limit on a pod's last error: the pod writes the text, and every report carries it."""
-
-
-class PodCounts:
-    """Counters of one address in one cluster, over all connections to it. They never fall.
-
-    Several threads count: the lock costs some 60 ns where an RPC costs 100 µs (docs/performance.md).
-    """
-
-    __slots__ = ("__weakref__", "failures", "finished", "last_error", "latency_sum_s", "lock", "total")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.total = self.finished = self.failures = 0
-        self.latency_sum_s = 0.0
-        self.last_error = ""
-
-
-NOTHING_COUNTED = PodCounts()
 
 
 class Pod:
