@@ -41,6 +41,10 @@ class RequestFacts(Protocol):
     def peer(self) -> ClientAddress: ...
 
 
+EditMetadata = Callable[[Metadata, RequestFacts], Metadata]
+"""What becomes of metadata: an `Edit`, as the session sees it."""
+
+
 def compile_edits(edits: HeaderEdits) -> Edit | None:
     """An editor for `edits`; None if there are none. Raises InvalidHeader for edits that the compiler refuses."""
     removed = frozenset(check_header_name(name) for name in edits.remove)

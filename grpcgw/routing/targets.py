@@ -15,7 +15,7 @@ from grpcgw.model.status import Reason
 from grpcgw.policy.breakers import Breaker
 from grpcgw.policy.chain import BuiltPolicy
 from grpcgw.policy.held_messages import UNCOUNTED_BYTES
-from grpcgw.policy.metadata_editor import compile_edits
+from grpcgw.policy.metadata_editor import EditMetadata, compile_edits
 from grpcgw.policy.retry import RetryBudget
 from grpcgw.policy.rewrite import compile_rewrite
 from grpcgw.policy.verdicts import Deny
@@ -87,8 +87,8 @@ class Target:
         grpc core refuses an RPC with another."""
         self.own_authority = self.authority or str(cluster.cluster.service)
         """`:authority` of RPCs that the gateway makes itself."""
-        self.edit_request = compile_edits(destination.request_headers)
-        self.edit_response = compile_edits(destination.response_headers)
+        self.edit_request: EditMetadata | None = compile_edits(destination.request_headers)
+        self.edit_response: EditMetadata | None = compile_edits(destination.response_headers)
         self.make_key = make_key(destination.balancing.load_balancer)
         """What the policy hashes of an RPC; None: nothing."""
         self.timeout_ms = destination.timeout_ms

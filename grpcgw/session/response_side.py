@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status
-from grpcgw.policy.metadata_editor import Edit
+from grpcgw.policy.metadata_editor import EditMetadata
 from grpcgw.policy.request import Request
 from grpcgw.session.call import Call
 from grpcgw.session.message_scanner import MessageScanner
@@ -36,7 +36,7 @@ class ResponseSide:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self.edit: Edit | None = None
+        self.edit: EditMetadata | None = None
         """The Mapping's changes to the pod's headers; None: it makes none."""
         self.added: Metadata = ()
         """What policies add after that, also to the trailers of an answer without headers."""

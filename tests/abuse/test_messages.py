@@ -11,6 +11,7 @@ from abuse.wire import (
     ECHO,
     PREFACE,
     SINK,
+    acknowledge,
     block,
     connected,
     data,
@@ -80,7 +81,7 @@ def test_a_gzip_bomb_is_not_unfolded(gateway: Gateway) -> None:
     body = b"\1" + len(bomb).to_bytes(4, "big") + bomb
     streams = range(1, 9, 2)
     opening = block(request(ECHO, grpc_encoding="gzip"))
-    with connected(gateway.port) as (wire,):
+    with connected(gateway.port, PREFACE + settings() + acknowledge()) as (wire,):  # else the window is 64 KiB
         wire.send(b"".join(headers_frame(stream, opening) for stream in streams))
         for at in range(0, len(body), 16_384):
             wire.send(b"".join(data(stream, body[at : at + 16_384]) for stream in streams))

@@ -71,7 +71,8 @@ def test_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["version"]) == 0
     assert re.match(
-        rf"grpcgw {re.escape(__version__)} \(ngh2 \d.*, grpcio \d.*, Python 3\.\d+", capsys.readouterr().out
+        rf"grpcgw {re.escape(__version__)} \((compiled, )?ngh2 \d.*, grpcio \d.*, Python 3\.\d+",
+        capsys.readouterr().out,
     )
 
 
