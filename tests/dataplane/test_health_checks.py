@@ -93,17 +93,18 @@ def test_pod_that_cannot_tell_is_bad(lab: Lab, behaviour: dict[str, object], why
 
 
 def test_pod_that_never_answers_is_bad_after_the_timeout(lab: Lab) -> None:
-    gate = Gate()
-    lab.defer(gate.open)
+    gates: list[Gate] = []
 
     def hang(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
+        gates.append(gate := Gate())  # one for each check: a gate stays open after its RPC was cancelled
+        lab.defer(gate.open)
         gate.hold(context)
         return iter(())
 
     pod = lab.pod("a", {CHECK: hang})
     gateway = configured(lab, CHECKED.replace("10s", "50ms"), pods=pod)
     eventually(lambda: notes(gateway)[str(pod.endpoint)] == "unhealthy: no answer within 50 ms")
-    assert gate.cancelled.wait(PATIENCE_S)
+    assert gates[0].cancelled.wait(PATIENCE_S)
 
 
 def test_pod_that_is_down_is_bad_until_it_is_up_again(lab: Lab) -> None:
