@@ -60,6 +60,10 @@ def test_a_new_timeout_is_for_new_connections_and_running_rpcs_go_on(lab: Lab) -
     gateway.listen(clear_port(port=number, idle_timeout_ms=IDLE_MS))
     while not before.goaway:
         assert before.receive(), "its client is told to connect anew"
-    wait_for_the_end(lab.raw_client(gateway))
+    first = lab.raw_client(gateway)
+    while first.receive():
+        pass
+    if not first.goaway:  # grpc core's old port had it in its backlog when it closed
+        wait_for_the_end(lab.raw_client(gateway))
     gate.open()
     assert before.finish(running).status == 0
