@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.route import PolicySettings
 
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -57,15 +58,6 @@ class RequiredClaim:
     """Of the claim; a dot goes into an object: `realm.tenant`. A claim whose own name has the dots goes first."""
     values: tuple[str, ...] = ()
     """The claim, or one of its elements, must be one of these; empty: it must be there."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeaderTemplate:
-    """A metadata key and the Go template (`model.go_template`) of its value."""
-
-    name: str
-    """In lower case."""
-    value: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

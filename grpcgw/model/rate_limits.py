@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from grpcgw.model.jwt import HeaderTemplate
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.labels import LabelGroup
 from grpcgw.model.route import PolicySettings
 

@@ -15,7 +15,8 @@ from dataplane.trial_policies import guarded
 from dataplane.waiting import eventually
 from grpcgw.model.codes import Code
 from grpcgw.model.filters import AppliedFilter, FilterRule, HeaderCondition, make_filter_policy
-from grpcgw.model.jwt import HeaderTemplate, JwtSettings
+from grpcgw.model.header_template import HeaderTemplate
+from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.match import HeaderMatch
 from grpcgw.model.route import PolicySettings
 from grpcgw.session.serving import RpcLog

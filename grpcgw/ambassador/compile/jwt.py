@@ -7,8 +7,9 @@ from grpcgw.ambassador.spec.durations import parse_duration_ms
 from grpcgw.ambassador.spec.jwt_spec import DEFAULT_SECRET_KEY, HeaderTemplateSpec, JwtErrorSpec, JwtSpec
 from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.model.go_template import TemplateError, parse_template
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.header_values import InvalidHeader, check_header_name, is_reserved
-from grpcgw.model.jwt import ALGORITHMS, HeaderTemplate, JwtSettings, PublicKey, RequiredClaim, TimeRule
+from grpcgw.model.jwt import ALGORITHMS, JwtSettings, PublicKey, RequiredClaim, TimeRule
 from grpcgw.model.key_set_objects import read_key_set, show_url
 from grpcgw.model.objects import ObjectKey
 

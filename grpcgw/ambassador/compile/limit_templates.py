@@ -9,8 +9,8 @@ from grpcgw.ambassador.spec.parse import Findings
 from grpcgw.ambassador.spec.rate_limit_specs import InjectedHeader
 from grpcgw.model.go_template import TemplateError, parse_template
 from grpcgw.model.go_values import Duration
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.header_values import InvalidHeader, check_header_name, is_reserved
-from grpcgw.model.jwt import HeaderTemplate
 
 OF_LIMIT = frozenset({"RateLimitResponse", "RetryAfter"})
 OF_REFUSAL = OF_LIMIT | {"status_code", "message", "request_id"}

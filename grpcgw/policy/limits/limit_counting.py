@@ -11,7 +11,7 @@ import math
 from google.protobuf.message import DecodeError
 
 from grpcgw.errors import GrpcgwError
-from grpcgw.model.jwt import HeaderTemplate
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.labels import Descriptor
 from grpcgw.model.rate_limits import DomainLimits, LabelLimit, Unit
 from grpcgw.policy.limits import rate_limit_service_pb2 as pb

@@ -11,11 +11,11 @@ from contextlib import suppress
 
 from grpcgw.model.go_template import TemplateError, parse_template
 from grpcgw.model.go_values import Duration, Integer
-from grpcgw.model.jwt import HeaderTemplate
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.rate_limits import LabelLimit
+from grpcgw.policy.header_templates import render_header
 from grpcgw.policy.limits.limiter import LimitDecision, LimitLevel
-from grpcgw.policy.tokens.header_templates import render_header
 
 OK, OVER_LIMIT = Integer(1), Integer(2)
 """Codes of `envoy.service.ratelimit.v3.RateLimitResponse`."""

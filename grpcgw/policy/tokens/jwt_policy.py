@@ -20,8 +20,8 @@ from grpcgw.model.objects import ObjectKey
 from grpcgw.model.route import PolicySettings
 from grpcgw.model.status import Reason
 from grpcgw.policy.contract import CoroutineWork, FailMode, Policy, PolicyRequest, Wait
+from grpcgw.policy.header_templates import header_of, render_header
 from grpcgw.policy.services import PolicyServices
-from grpcgw.policy.tokens.header_templates import header_of, render_header
 from grpcgw.policy.tokens.jws import InvalidToken, UnknownKey, verify
 from grpcgw.policy.tokens.jwt_refusals import Refusals
 from grpcgw.policy.tokens.key_requests import WAIT_S, KeyRequests, KeyRing

@@ -11,7 +11,7 @@ from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.status import Reason
 from grpcgw.policy.contract import PolicyRequest
-from grpcgw.policy.tokens.header_templates import escape, header_of, render_header
+from grpcgw.policy.header_templates import escape, header_of, render_header
 from grpcgw.policy.tokens.token_claims import TokenFault
 from grpcgw.policy.verdicts import Deny
 

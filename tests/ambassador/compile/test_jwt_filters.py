@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from grpcgw.model.filters import FilterPolicySettings
-from grpcgw.model.jwt import ALGORITHMS, HeaderTemplate, JwtSettings, RequiredClaim, TimeRule
+from grpcgw.model.header_template import HeaderTemplate
+from grpcgw.model.jwt import ALGORITHMS, JwtSettings, RequiredClaim, TimeRule
 from grpcgw.model.key_set_objects import FetchedKeySet, KeySetSource, make_key_set
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.route import Unenforced

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grpcgw.ambassador.compile.rate_limits import RateLimitsGuard
-from grpcgw.model.jwt import HeaderTemplate
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.labels import AddressLabel, FixedLabel, HeaderLabel
 from grpcgw.model.objects import KubeObject, Severity
 from grpcgw.model.rate_limits import ConcurrencyLimitSettings, LabelLimit, Rate, RateLimitSettings, Unit

@@ -9,7 +9,7 @@ from google.protobuf.wrappers_pb2 import UInt64Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpcgw.model.jwt import HeaderTemplate
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.labels import HeaderLabel
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.rate_limits import DomainLimits, LabelLimit, Rate, Unit

@@ -9,7 +9,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from grpcgw.model.codes import Code
-from grpcgw.model.jwt import HeaderTemplate
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.labels import FixedLabel, HeaderLabel
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.objects import ObjectKey

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpcgw.model.codes import Code
-from grpcgw.model.jwt import HeaderTemplate, JwtSettings, PublicKey, RequiredClaim, TimeRule
+from grpcgw.model.header_template import HeaderTemplate
+from grpcgw.model.jwt import JwtSettings, PublicKey, RequiredClaim, TimeRule
 from grpcgw.model.objects import ObjectKey
 from grpcgw.model.status import Reason
 from grpcgw.policy.contract import Policy, PolicyRequest

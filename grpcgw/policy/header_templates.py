@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grpcgw.model.go_template import HeaderOfRequest, parse_template
-from grpcgw.model.jwt import HeaderTemplate
+from grpcgw.model.header_template import HeaderTemplate
 from grpcgw.model.metadata import Metadata
 from grpcgw.policy.contract import PolicyRequest
 
