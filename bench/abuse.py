@@ -1,7 +1,8 @@
 """Measures an ordinary client beside each attack of `tests/abuse/attacks.py`, and alone just before and after it.
 
-The worker has a core for itself. Attacker and attacked pod share the other one with the ordinary client and its pod, at
-the lowest priority: the attack is as fast as it can be, and what the ordinary client notices is the gateway.
+The worker has a core for itself. Attacker and attacked pod share the other one with the ordinary client and its pod,
+and run when these do not (SCHED_IDLE): the attack is as fast as it can be, and what the ordinary client notices is the
+gateway. How far that is true is measured as well: calls straight to the pod, past the gateway, during the attack.
 
 `python -m bench.abuse PORT TLS_PORT ATTACK` is the attacker. It prints a line when it begins; when its standard input
 ends, it prints the connections it opened and the bytes it sent.
@@ -43,7 +44,6 @@ from grpcgw.errors import UserError
 from grpcgw.settings import EngineName
 from tests.abuse.attacks import ATTACKS, attacking
 
-LOWEST_PRIORITY = 19
 MEASURE_S = 1.0
 """For each p99: some 500 calls, one after the other."""
 PAUSE_S = 0.001
@@ -65,6 +65,8 @@ class Round:
     """p99 of the ordinary client, mean of before and after."""
     beside_ms: float
     """Its p99 during the attack."""
+    direct_ms: float
+    """The same straight to the pod, past the gateway: what the attack costs by its place on the machine."""
     connections: int
     sent_bytes: int
     worker_bytes: int
@@ -92,27 +94,32 @@ def measure_attacks(rounds: int, engine: EngineName, attacks: Sequence[str] = tu
         write_objects(Path(folder) / "bench.yaml", describe(pods[0], attacked))
         with running_gateway(("--config", folder, *ANY_MESSAGE), engine) as gateway:
             wait_for_answers(gateway.name, gateway.port, pods)
-            with grpc.insecure_channel(f"{HOST}:{gateway.port}") as channel:
-                client = OrdinaryClient(channel, pods[0])
+            with (
+                grpc.insecure_channel(f"{HOST}:{gateway.port}") as channel,
+                grpc.insecure_channel(pods[0].address) as straight,
+            ):
+                client, direct = OrdinaryClient(channel, pods[0]), OrdinaryClient(straight, pods[0])
                 for number in range(rounds):
                     say(f"round {number + 1} of {rounds}")
                     before_ms = client.p99_ms()
                     for attack, found in seen.items():
-                        one = attack_once(gateway, client, attack, before_ms)
+                        one = attack_once(gateway, client, direct, attack, before_ms)
                         found.append(one)
                         before_ms = 2 * one.alone_ms - before_ms
             wait_for_answers(gateway.name, gateway.port, pods)
     return [Outcome(attack, tuple(found)) for attack, found in seen.items()]
 
 
-def attack_once(gateway: Gateway, client: OrdinaryClient, attack: str, before_ms: float) -> Round:
+def attack_once(
+    gateway: Gateway, client: OrdinaryClient, direct: OrdinaryClient, attack: str, before_ms: float
+) -> Round:
     with running_attacker(gateway, attack) as attacker:
         client.call_for(SETTLE_S)
-        beside_ms = client.p99_ms()
+        beside_ms, direct_ms = client.p99_ms(), direct.p99_ms()
         worker_bytes = resident_bytes(gateway.worker_pid)
         connections, sent_bytes = finish(attacker, attack)
     client.call_for(SETTLE_S)
-    return Round(mean((before_ms, client.p99_ms())), beside_ms, connections, sent_bytes, worker_bytes)
+    return Round(mean((before_ms, client.p99_ms())), beside_ms, direct_ms, connections, sent_bytes, worker_bytes)
 
 
 class OrdinaryClient:
@@ -146,7 +153,7 @@ class OrdinaryClient:
 @contextmanager
 def running_attacked_pods() -> Iterator[dict[str, Pod]]:
     """By service."""
-    command = ["nice", "-n", str(LOWEST_PRIORITY), sys.executable, "-m", "tests.abuse.pod"]
+    command = ["chrt", "-i", "0", sys.executable, "-m", "tests.abuse.pod"]
     (abused, of_abused), (large, of_large) = ((name, arguments) for name, (_, arguments) in ATTACKED.items())
     with running([*command, *of_abused], says=True) as first, running([*command, *of_large], says=True) as second:
         assert first.stdout is not None
@@ -189,7 +196,7 @@ def finish(attacker: subprocess.Popen[str], attack: str) -> tuple[int, int]:
 
 
 def main(port: int, tls_port: int, attack: str) -> None:
-    os.nice(LOWEST_PRIORITY)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with attacking(ATTACKS[attack], port, tls_port) as attacker:
         print("begun", flush=True)
         sys.stdin.read()

@@ -300,7 +300,16 @@ def beside_attacks(plan: Plan) -> Findings:
         for_information("attacks beside which it is more", f"{beyond} of {len(outcomes)}"),
         for_information("memory of the worker, most", f"{most / 1e6:.0f} MB"),
     )
-    columns = ("attack", "p99, x alone", "alone", "beside", "sent", "connections", "memory of the worker")
+    columns = (
+        "attack",
+        "p99, x alone",
+        "alone",
+        "beside",
+        "straight to the pod",
+        "sent",
+        "connections",
+        "memory of the worker",
+    )
     return Findings(figures, (render_table(columns, [_describe_attack(one) for one in outcomes]),))
 
 
@@ -311,6 +320,7 @@ def _describe_attack(outcome: Outcome) -> tuple[str, ...]:
         f"{outcome.ratio:.2f}",
         f"{median(one.alone_ms for one in rounds):.1f} ms",
         f"{median(one.beside_ms for one in rounds):.1f} ms",
+        f"{median(one.direct_ms for one in rounds):.1f} ms",
         f"{median(one.sent_bytes for one in rounds) / 1e6:.1f} MB",
         f"{median(one.connections for one in rounds):.0f}",
         f"{max(one.worker_bytes for one in rounds) / 1e6:.0f} MB",

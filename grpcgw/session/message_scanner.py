@@ -45,26 +45,19 @@ class MessageScanner:
         return self._scan(chunk)
 
     def _scan(self, chunk: bytes) -> int:
-        at, end, largest = self._left, len(chunk), 0
-        self.size_bytes += end
-        while at < end:
-            begun = at
-            at, declared = self._read_prefix(chunk, at)
-            self.size_bytes -= at - begun
-            if declared is not None:
-                self.count += 1
-                largest = max(largest, declared)
-                at += declared
-        self._left = at - end
+        if self._prefix:
+            chunk = self._prefix + chunk
+        at, end, largest, begun = self._left, len(chunk), 0, 0
+        last = end - PREFIX_BYTES
+        while at <= last:  # in a frame of empty messages 13,000 times
+            declared = _unpack_length(chunk, at)[0]
+            begun += 1
+            at += PREFIX_BYTES + declared
+            if declared > largest:
+                largest = declared
+        self._prefix = chunk[at:] if at < end else b""
+        self._left = max(0, at - end)
+        self.count += begun
+        self.size_bytes += end - PREFIX_BYTES * begun - len(self._prefix)
         self.complete = not self._left and not self._prefix
         return largest
-
-    def _read_prefix(self, chunk: bytes, at: int) -> tuple[int, int | None]:
-        """Where the bytes after the prefix begin, and the length it declares; None: it goes on in the next chunk."""
-        after = at + PREFIX_BYTES - len(self._prefix)
-        prefix = self._prefix + chunk[at:after]
-        if len(prefix) < PREFIX_BYTES:
-            self._prefix = prefix
-            return len(chunk), None
-        self._prefix = b""
-        return after, int.from_bytes(prefix[1:], "big")

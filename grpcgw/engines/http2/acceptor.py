@@ -18,7 +18,7 @@ from grpcgw.logs import DefectLog
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 8
+MOST_AT_ONCE = 2
 """Connections in one turn of the loop; each takes about 0.1 ms."""
 BUSY_S = 0.02
 """Pause while `is_busy`."""

@@ -37,6 +37,7 @@ from grpcgw.engines.http2.h2 import (
 from grpcgw.engines.http2.headers import NOT_SHOWN, RequestHead, is_grpc, parse_request
 from grpcgw.engines.http2.http_answers import answer_http
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
+from grpcgw.engines.http2.part_cutter import PartCutter, PartLimits
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import QUIET_S, Turn
@@ -46,13 +47,13 @@ from grpcgw.policy.request import Peer
 from grpcgw.telemetry.client_counters import ClientCounters, CloseCause
 
 PING = b"grpcgw!!"
-NOTHING = memoryview(b"")
 UNREAD_S = 30.0
 """Time for a client to read the rest of an answer after its RPC is over."""
-AT_ONCE_BYTES = 2048
+AT_ONCE = PartLimits(2048, frames=64, rpcs=16)
 """More than this is handled in parts."""
-LEAST_PART_BYTES, MOST_PART_BYTES = 128, 65_536
-"""128 bytes may be five RPCs, or stand for 400 KB of header fields (HPACK)."""
+PARTS = tuple(PartLimits(size_bytes, frames=32, rpcs=1) for size_bytes in (4096, 8192, 16_384, 32_768, 65_536))
+"""An RPC takes as much time as parts have in one turn, and its header fields up to as much again. Few bytes where they
+take long: 64 KiB of DATA may be one message or 13,000."""
 
 
 class ConnectionEngine(RpcEngine, Protocol):
@@ -85,13 +86,11 @@ class ClientConnection(ClientSide):
         """The last stream that the client reset."""
         self._unread: dict[int, float] = {}
         """Streams whose RPC is over and whose answer the client has not read → when it ended."""
-        self._backlog = NOTHING
-        """What the client has sent and has not been handled."""
-        self._part_bytes = AT_ONCE_BYTES
-        """How much of it is handled in one turn: less where that takes long."""
+        self._cutter = PartCutter()
+        self._part = 0
+        """The index of its size in PARTS."""
         self._much_at_s = -math.inf
         """Monotonic time when the client sent much at once."""
-        self._reads = True
         self._leaving = False
         self.close_cause = CloseCause.CLIENT
         """Why it ended, once it is lost."""
@@ -129,13 +128,17 @@ class ClientConnection(ClientSide):
 
     def accept(self, data: bytes) -> None:
         """HTTP/2 bytes, after TLS: handle them now or, where they are many, in parts."""
-        if len(data) > AT_ONCE_BYTES or self._backlog:
-            self._much_at_s = self.received_at_s
-            self._postpone(data)
-        else:
-            if self.received_at_s >= self._much_at_s + QUIET_S:
-                self.turn.small_at_s = self.received_at_s
+        if self._backlog or len(data) > AT_ONCE.size_bytes:
+            self.postpone(data)
+            return
+        if self.received_at_s >= self._much_at_s + QUIET_S:
+            self.turn.small_at_s = self.received_at_s
+        size = self._cutter.cut(data, AT_ONCE)
+        if size == len(data):
             self.receive(data)
+        else:
+            self.receive(data[:size])
+            self.postpone(data[size:])
 
     def on_queued(self) -> None:
         """With new RPCs it is written before they begin: libnghttp2 reports that it resets a malformed request when the
@@ -146,48 +149,31 @@ class ClientConnection(ClientSide):
         else:
             self.turn.mark(self)
 
-    # --- much at once
+    def postpone(self, data: bytes) -> None:
+        self._much_at_s = self.received_at_s
+        super().postpone(data)
 
-    def _postpone(self, data: bytes) -> None:
-        if not self._backlog:
-            self._backlog = memoryview(data)
-            self.turn.postpone(self)
-        else:
-            self._backlog = memoryview(b"".join((self._backlog, data)))
-        self._steer_reading()
-
-    def handle_part(self) -> None:
-        part, self._backlog = self._backlog[: self._part_bytes], self._backlog[self._part_bytes :]
-        if not self.is_lost:
-            self.receive(part)
-        if self.is_lost or not self._backlog:
-            self._backlog = NOTHING  # an empty view would keep what it is a view of
-        else:
-            self.turn.postpone(self)
-        self._steer_reading()
+    def cut_part(self, waiting: memoryview) -> int:
+        return self._cutter.cut(waiting, PARTS[self._part])
 
     def fit_part(self, took_s: float, limit_s: float) -> None:
         if took_s > limit_s:
-            self._part_bytes = max(LEAST_PART_BYTES, self._part_bytes // 4)
+            self._part = max(0, self._part - 1)
         elif took_s < limit_s / 2:
-            self._part_bytes = min(MOST_PART_BYTES, 2 * self._part_bytes)
+            self._part = min(len(PARTS) - 1, self._part + 1)
 
-    def _steer_reading(self) -> None:
-        """Read nothing while much waits to be handled, or while the client does not read its answers: it could make
-        the gateway keep any number of them, as resets end streams whose answers are still to be sent."""
-        reads = not self._paused and len(self._backlog) < MOST_PART_BYTES
-        if self.is_lost or reads is self._reads:
-            return
-        self._reads = reads
-        (self.transport.resume_reading if reads else self.transport.pause_reading)()
+    def may_read(self) -> bool:
+        """Not while the client does not read its answers: it could make the gateway keep any number of them, as resets
+        end streams whose answers are still to be sent."""
+        return not self._paused and super().may_read()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._steer_reading()
+        self.steer_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._steer_reading()
+        self.steer_reading()
 
     def fail(self, why: str, cause: CloseCause = CloseCause.PROTOCOL_ERROR) -> None:
         self._note_cause(cause)

@@ -24,6 +24,10 @@ FLUSH_BYTES = 262_144
 """At most so much is taken from libnghttp2 at a time; the socket's buffer holds about as much before it says stop."""
 
 
+MUCH_BYTES = 65_536
+"""The other end is not read while more of what it sent waits to be handled."""
+NOTHING = memoryview(b"")
+
 FEW_CHUNKS, SMALL_CHUNK_BYTES = 16, 4096
 """Where more chunks wait, they are joined up to this size: a frame of one byte would occupy forty."""
 
@@ -78,6 +82,9 @@ class PeerConnection:
         self.sent_chunks = 0
         """Parts of messages that were sent."""
         self._paused = False
+        self._reads = True
+        self._backlog = NOTHING
+        """What came and has not been handled."""
         self._blocked: dict[int, Writer] = {}
         """By stream: who waits for its queue to become shorter."""
         self._reset_when_sent: list[int] = []
@@ -110,6 +117,52 @@ class PeerConnection:
         self._handle_events()
         if self.http.want_write:
             self.on_queued()
+
+    # --- much at once
+
+    def postpone(self, data: bytes) -> None:
+        """Handle `data` in parts, by turns with those of other connections, after what waits already."""
+        if self._backlog:
+            self._backlog = memoryview(b"".join((self._backlog, data)))
+        else:
+            self._backlog = memoryview(data)
+            self.turn.postpone(self)
+        self.steer_reading()
+
+    @property
+    def waits(self) -> bool:
+        """Something is left to be handled."""
+        return bool(self._backlog)
+
+    def handle_part(self) -> None:
+        size = self.cut_part(self._backlog)
+        part, self._backlog = self._backlog[:size], self._backlog[size:]
+        if not self.is_lost:
+            self.receive(part)
+        if self.is_lost or not self._backlog:
+            self._backlog = NOTHING  # an empty view would keep what it is a view of
+        else:
+            self.turn.postpone(self)
+        self.steer_reading()
+
+    def fit_part(self, took_s: float, limit_s: float) -> None:
+        """Of one size, unless a subclass says otherwise."""
+
+    def cut_part(self, waiting: memoryview) -> int:
+        """The size of the next part."""
+        raise NotImplementedError
+
+    def may_read(self) -> bool:
+        """Whether the other end should be read."""
+        return len(self._backlog) < MUCH_BYTES
+
+    def steer_reading(self) -> None:
+        reads = self.may_read()
+        if not self.is_lost and reads is not self._reads:
+            self._reads = reads
+            (self.transport.resume_reading if reads else self.transport.pause_reading)()
+
+    # --- events
 
     def on_queued(self) -> None:
         """libnghttp2 has an answer of its own to what was received."""

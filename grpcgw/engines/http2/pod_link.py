@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from grpcgw.engines.http2.connection import PeerConnection
+from grpcgw.engines.http2.connection import NOTHING, PeerConnection
 from grpcgw.engines.http2.h2 import (
     CANCEL,
     NO_ERROR,
@@ -46,6 +46,9 @@ STUCK_BYTES, MOST_UNSENT = 16 << 20, 256
 """A connection takes no new streams while its pod reads nothing and so many bytes, or requests, wait for it: not
 even the resets of RPCs that ended get through, so libnghttp2 keeps their headers and data."""
 
+PART_BYTES = 65_536
+"""More at once is handled in parts, if there are clients that should not wait long: this takes 0.1 ms."""
+
 LITTLE_BYTES = 8192
 """Below this a pod's limit may refuse headers that are not large to other pods: grpc-java takes so much."""
 
@@ -81,7 +84,7 @@ class PodLink(PeerConnection):
         self._handshake = None if secure is None else Handshake(*secure, self)
         """None: it is over, or there is none."""
         self._tls: TlsLayer | None = None
-        self._feed: Callable[[bytes], object] = self.receive if self._handshake is None else self._handshake.feed
+        self._feed: Callable[[bytes], object] = self._accept if self._handshake is None else self._handshake.feed
         self._is_connected = False
         self.streams: dict[int, PodAttempt] = {}
         self._resets: set[int] = set()
@@ -126,6 +129,25 @@ class PodLink(PeerConnection):
         self.received_at_s = time.monotonic()
         self._feed(data)
 
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._backlog and not self.is_lost:  # it came before the end
+            rest, self._backlog = self._backlog, NOTHING
+            self.receive(rest)
+        super().connection_lost(error)
+
+    def _accept(self, data: bytes) -> None:
+        if self._backlog or (len(data) > PART_BYTES and self.turn.must_hurry(self.received_at_s)):
+            self.postpone(data)
+        else:
+            self.receive(data)
+
+    def cut_part(self, waiting: memoryview) -> int:
+        return PART_BYTES
+
+    def may_read(self) -> bool:
+        """Not while anything waits, so that the end of the connection is not seen before it is handled."""
+        return not self._backlog
+
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unsent = 0
@@ -166,7 +188,7 @@ class PodLink(PeerConnection):
             self.on_failed(error)
             return
         if plain:
-            self.receive(plain)
+            self._accept(plain)
 
     # --- the end
 

@@ -1,8 +1,9 @@
-"""One turn of the engine: delivers what events changed to the RPCs, then writes what they queued, once a loop turn.
+"""One turn of the engine: delivers what events changed to the RPCs, and writes what they queued, once a loop turn.
 
 Events of connections only change the state of RPCs and `touch` them. So a request that arrives whole is handled whole,
 RPCs of several connections share a write, and no session is called from inside a port call. What a client sends in one
-piece is handled in parts over several turns, so that the RPCs of the others wait for a part, not for the whole.
+piece is handled in parts over several turns, after what the others queued is written: their RPCs wait for a part, not
+for the whole.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from grpcgw.logs import DefectLog
 
 log = logging.getLogger(__name__)
 
-BACKLOG_S = 0.0002
-"""Time for backlogs in one turn, give or take a part: an RPC of another client takes four turns or so, and waits as
-often."""
+BACKLOG_S = 0.0001
+"""Time for backlogs in one turn, give or take a part: an RPC of another client waits for the turn that runs when it
+comes, and for the one that runs when the pod's answer comes."""
 ALONE_S, QUIET_S = 0.002, 0.1
-"""The same while no client that sends little sent anything for QUIET_S: there is nobody to wait, and small parts cost a
-third more. One that has sent much within QUIET_S is none of them."""
+"""The same while no client that sends little sent anything for QUIET_S: there is nobody to wait, and turns cost time,
+too. One that has sent much within QUIET_S is none of them."""
 
 
 class Pumped(Protocol):
@@ -56,7 +57,7 @@ class Backlogged(Protocol):
         ...
 
     def fit_part(self, took_s: float, limit_s: float) -> None:
-        """`took_s`: time that the part took, with what it caused; `limit_s`: what one should take."""
+        """`took_s`: time that the part took, with what it caused; `limit_s`: what all parts may take of a turn."""
         ...
 
     def fail(self, why: str) -> None: ...
@@ -99,15 +100,26 @@ class Turn:
         if not self._scheduled:
             self._schedule()
 
+    def must_hurry(self, now_s: float) -> bool:
+        """Whether there are clients that send little: they should not wait long."""
+        return now_s - self.small_at_s < QUIET_S
+
     def _schedule(self) -> None:
         self._scheduled = True
         self._loop.call_soon(self._run)
 
     def _run(self) -> None:
         self._pump()
+        self._flush()
         if self._backlogs:
             self._handle_backlogs()
         self._scheduled = False
+        if self._backlogs or self._dirty or self._ready:
+            self._schedule()
+        if self._busy_poll is not None:
+            self._busy_poll.note(time.monotonic())
+
+    def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
             connection.is_dirty = False
@@ -116,10 +128,6 @@ class Turn:
             except Exception:  # the other connections are not lost with it
                 self._defects.note("a connection could not be written to")
                 connection.fail("a defect of the gateway")
-        if self._backlogs and not self._scheduled:
-            self._schedule()
-        if self._busy_poll is not None:
-            self._busy_poll.note(time.monotonic())
 
     def _pump(self) -> None:
         now_s = time.monotonic()
@@ -132,7 +140,7 @@ class Turn:
     def _handle_backlogs(self) -> None:
         # Not the thread's processor time: that clock is a system call, which was a fifth of what such a load costs.
         began_s = time.monotonic()
-        limit_s = BACKLOG_S if began_s - self.small_at_s < QUIET_S else ALONE_S
+        limit_s = BACKLOG_S if self.must_hurry(began_s) else ALONE_S
         ends_s = began_s + limit_s
         while self._backlogs and began_s < ends_s:
             connection = self._backlogs.popleft()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import types
+from itertools import pairwise
 from typing import Any, cast
+
+from abuse.wire import raw_frame
 
 from grpcgw.engines.http2.client_connection import ClientConnection
 from grpcgw.engines.http2.client_limits import ClientLimits
@@ -101,3 +105,26 @@ def test_a_connection_that_leaves_waits_until_its_client_reads_the_last_answer()
         timers.close()
 
     asyncio.run(run())
+
+
+def test_much_that_cost_little_does_not_let_many_rpcs_begin_at_once() -> None:
+    """Parts are cut by frames: bytes tell nothing of what they cause."""
+
+    async def run() -> list[int]:
+        connection, _, client, timers = open_connection()
+        connection.turn.small_at_s = time.monotonic()
+        connection.accept(client.data_to_send())
+        unknown = raw_frame(0xBB, 0, 0, bytes(16_000))
+        for _ in range(50):
+            client.send_request(REQUEST)
+        connection.postpone(20 * unknown + client.data_to_send())
+        running = [0]
+        while connection.waits:
+            connection.handle_part()
+            running.append(len(connection.streams))
+        timers.close()
+        return running
+
+    running = asyncio.run(run())
+    assert running[-1] == 50
+    assert max(after - before for before, after in pairwise(running)) == 1

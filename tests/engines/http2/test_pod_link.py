@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import pytest
-from abuse.wire import message, raw_frame, request, settings
+from abuse.wire import acknowledge, block, data, headers_frame, message, raw_frame, request, settings
 
 from grpcgw.engines.http2.pod_attempt import PodAttempt
-from grpcgw.engines.http2.pod_link import PodLink
+from grpcgw.engines.http2.pod_link import PART_BYTES, PodLink
 from grpcgw.engines.http2.timers import Timers
 from grpcgw.engines.http2.turn import Turn
+from grpcgw.model.codes import Code
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Reason, Status
 from grpcgw.session.call import Opening
@@ -31,6 +33,8 @@ class Transport:
 
     def close(self) -> None: ...
     def abort(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
 
 
 class Pod:
@@ -92,3 +96,27 @@ def test_frames_that_follow_goaway_mean_nothing_any_more(caplog: pytest.LogCaptu
 
     assert asyncio.run(run())
     assert not caplog.records
+
+
+ANSWER = headers_frame(1, block([(":status", "200"), ("content-type", "application/grpc")]))
+TRAILERS = headers_frame(1, block([("grpc-status", "0")]), end=True)
+
+
+def test_what_a_pod_sent_before_it_closed_is_handled_before_the_end() -> None:
+    """Of much at once only a part is handled where other clients wait."""
+
+    async def run() -> list[Status]:
+        loop = asyncio.get_running_loop()
+        pod, events = Pod(Turn(loop), Timers(loop)), Events()
+        pod.turn.small_at_s = time.monotonic()
+        assert pod.link.open(PodAttempt(pod, None, events, FIELDS, Opening(message(), True), None, False), 0.0)
+        pod.link.flush()
+        much = b"".join(data(1, bytes(16_000)) for _ in range(3 * PART_BYTES // 16_000))
+        pod.link.data_received(acknowledge() + ANSWER + much + TRAILERS)
+        assert not events.statuses
+        pod.link.connection_lost(None)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return events.statuses
+
+    assert [status.code for status in asyncio.run(run())] == [Code.OK]
