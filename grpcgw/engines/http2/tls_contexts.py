@@ -33,7 +33,7 @@ class ServerContexts:
         """
         if not certificates:
             raise UserError("a TLS port needs a certificate before it opens")
-        self._names = _Names(certificates)
+        self._names, self._authorities = _Names(certificates), _Names(certificates, with_ports=True)
         self.demanding = any(one.demands != NO_DEMANDS for one in certificates)
         """Whether `may_call` can be false."""
         made = {} if before is None else before._contexts
@@ -44,18 +44,16 @@ class ServerContexts:
     def certificate_for(self, name: str | None) -> ServerCertificate:
         """Of the server name: the exact one, else that of the longest glob (`*.x` before `x.*`), else `*`, else the
         first."""
-        return self._names.find((name or "").removesuffix("."))
+        return self._names.find((name or "").lower().removesuffix("."))
 
     def may_call(self, shown: ServerCertificate, authority: str) -> bool:
         """Whether an RPC to `authority` may come over a connection whose handshake was that of `shown`: the handshake
-        that `authority` asks for demands no more. A client chooses `authority` after the handshake.
-
-        What the same Host or TLSContext demanded at the time of the handshake is enough.
+        that `authority` asks for demands no more, nor does the Host that serves `authority`, which may be another: no
+        handshake knows the port. A client chooses `authority` after the handshake.
         """
-        wanted = self._names.find(split_authority(authority)[-1])
-        if wanted.name == shown.name:
-            return shown.requires_client or not wanted.requires_client
-        return wanted.demands in (NO_DEMANDS, shown.demands)
+        names = split_authority(authority)
+        wanted = self._names.find(names[-1]), self._authorities.find(*names)
+        return _shows_enough(shown, wanted[0]) and _shows_enough(shown, wanted[1])
 
     def for_name(self, name: str | None) -> ssl.SSLContext:
         """The context of `certificate_for(name)`. Raises UserError if `ssl` does not take the certificate."""
@@ -66,17 +64,25 @@ class ServerContexts:
         return context
 
 
+def _shows_enough(shown: ServerCertificate, wanted: ServerCertificate) -> bool:
+    """What the same Host or TLSContext demanded at the time of the handshake is enough."""
+    if wanted.name == shown.name:
+        return shown.requires_client or not wanted.requires_client
+    return wanted.demands in (NO_DEMANDS, shown.demands)
+
+
 class _Names:
     """Certificates by the names that Hosts and TLSContexts give them; of two with one name the first counts."""
 
-    def __init__(self, certificates: tuple[ServerCertificate, ...]) -> None:
+    def __init__(self, certificates: tuple[ServerCertificate, ...], with_ports: bool = False) -> None:
+        """`with_ports`: a port in a name counts."""
         self._exact: dict[str, ServerCertificate] = {}
         self._suffixes: dict[str, ServerCertificate] = {}
         self._prefixes: dict[str, ServerCertificate] = {}
         self._other = certificates[0]
         for certificate in reversed(certificates):
             for host in certificate.hosts:
-                self._add(split_authority(host.removesuffix(":*"))[-1], certificate)
+                self._add(split_authority(host.removesuffix(":*"))[0 if with_ports else -1], certificate)
         self._suffix_lengths = sorted({len(suffix) for suffix in self._suffixes}, reverse=True)
         self._prefix_lengths = sorted({len(prefix) for prefix in self._prefixes}, reverse=True)
 
@@ -90,19 +96,24 @@ class _Names:
         else:
             self._exact[host] = certificate
 
-    def find(self, name: str) -> ServerCertificate:
-        """`name`: as calls are matched with Hosts, or a call would need the handshake of another Host than its own."""
-        wanted = name.lower()
-        return self._exact.get(wanted) or self._find_glob(wanted) or self._other
+    def find(self, *names: str) -> ServerCertificate:
+        """`names`: of one call, the one with its port first. As calls are matched with Hosts, or a call would need the
+        handshake of another Host than its own."""
+        for name in names:
+            if name in self._exact:
+                return self._exact[name]
+        return self._find_glob(names) or self._other
 
-    def _find_glob(self, name: str) -> ServerCertificate | None:
+    def _find_glob(self, names: tuple[str, ...]) -> ServerCertificate | None:
         """A `*` stands for one character or more."""
         for length in self._suffix_lengths:
-            if length < len(name) and (found := self._suffixes.get(name[-length:])):
-                return found
+            for name in names:
+                if length < len(name) and (found := self._suffixes.get(name[-length:])):
+                    return found
         for length in self._prefix_lengths:
-            if length < len(name) and (found := self._prefixes.get(name[:length])):
-                return found
+            for name in names:
+                if length < len(name) and (found := self._prefixes.get(name[:length])):
+                    return found
         return None
 
 

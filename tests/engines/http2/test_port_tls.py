@@ -132,6 +132,23 @@ def test_a_connection_that_was_shown_to_one_host_may_not_call_one_that_demands_m
         assert call_again(client, "staff.example") == "client-certificate"
 
 
+@pytest.mark.parametrize(
+    ("open_host", "strict_host", "strict_call"),
+    [("a.example:8443", "*.example", "a.example:9000"), ("*", "f.*", "f..:9000"), ("*", "f*", "f:9000")],
+)
+def test_a_port_in_the_name_of_a_host_opens_no_other_host(
+    http2: Lab, open_host: str, strict_host: str, strict_call: str
+) -> None:
+    """Handshakes know no port, and calls do: each Host is asked for what its own calls need."""
+    fields = {open_host: certificate_of("own"), strict_host: certificate_of("own") + demanding("partners")}
+    objects = [ca_secret("partners", PARTNERS), tls_secret("own", SERVERS.sign("own"))]
+    objects += [host(name, more).replace("metadata: {name: ", "metadata: {name: h") for name, more in fields.items()]
+    port = serve(http2, TLS, *objects).ports["tls"]
+    with calling(connect_tls(port, make_context(), open_host.partition(":")[0].replace("*", "other"))) as client:
+        assert call_again(client, open_host.replace("*", "other")) == "a:x"
+        assert call_again(client, strict_call) == "client-certificate"
+
+
 @pytest.mark.parametrize("name", [None, "127.0.0.1", "elsewhere"])
 def test_clients_without_a_hosts_name_get_the_handshake_of_the_host_for_every_name(
     http2: Lab, name: str | None

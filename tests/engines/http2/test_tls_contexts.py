@@ -121,6 +121,29 @@ def test_a_name_that_no_host_has_needs_the_handshake_of_the_host_for_every_name(
     assert not contexts.may_call(A, authority)
 
 
+@pytest.mark.parametrize(
+    ("of_open", "of_strict", "called", "callable_"),
+    [
+        ("a.example:8443", "*.example", "a.example:8443", True),
+        ("a.example:8443", "*.example", "a.example:9000", False),
+        ("a.example:8443", "*.example", "a.example", False),
+        ("*.b.example:8443", "*.example", "x.b.example:8443", True),
+        ("*.b.example:8443", "*.example", "x.b.example:9000", False),
+        ("*", "*:8443", "a.example:8443", False),
+        ("*", "f.*", "f..:80", False),
+        ("*", "f*", "f:80", False),
+        ("*", "f*", "f", True),
+    ],
+)
+def test_a_call_with_a_port_needs_the_handshake_of_the_host_that_serves_it(
+    of_open: str, of_strict: str, called: str, callable_: bool
+) -> None:
+    """As calls are matched with Hosts: handshakes know no port."""
+    lax = replace(A, name="Host open", hosts=(of_open,))
+    contexts = ServerContexts((replace(STRICT, hosts=(of_strict,)), lax))
+    assert contexts.may_call(lax, called) is callable_
+
+
 def test_where_nothing_is_demanded_every_name_may_be_called() -> None:
     assert not ServerContexts((A, B, OPTIONAL)).demanding
 
