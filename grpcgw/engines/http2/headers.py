@@ -50,7 +50,6 @@ _OF_STATUS = _OF_RESPONSE | {b"grpc-status", b"grpc-message"}
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MOST_DIGITS = 100_000_000
-
 _NAME = re.compile(rb"[0-9a-z_.-]+")
 _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 _OWN_PREFIXES = tuple([prefix.encode() for prefix in OWN_PREFIXES])
@@ -59,6 +58,9 @@ _GRPCS_PREFIX = "grpc-"
 _KNOWN: KnownFields[Field, tuple[str, MetadataValue]] = KnownFields()
 """Without the gateway's own keys: that a request has them is found out when they are decoded."""
 _ENCODED: KnownFields[tuple[str, MetadataValue], Field] = KnownFields()
+_KNOWN_SENSITIVE: KnownFields[Field, tuple[str, MetadataValue]] = KnownFields()
+_ENCODED_SENSITIVE: KnownFields[tuple[str, MetadataValue], Field] = KnownFields()
+"""For `Sensitive` values: an equal one may come in the open."""
 MOST_JOINED = 100
 """Limit of the binary values that commas join in one field: a byte more of the client is an item more here."""
 
@@ -181,6 +183,8 @@ def format_timeout(left_s: float) -> bytes:
 def _decode(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
     """One item of metadata, or several where binary values are joined by commas. Raises BadField."""
     name, value = field
+    if (is_sensitive := isinstance(field, NeverIndexed)) and field in _KNOWN_SENSITIVE:
+        return (_KNOWN_SENSITIVE[field],)
     if not _NAME.fullmatch(name):
         raise BadField(f"a header has a name that gRPC does not allow: {name[:64]!a}")
     text = name.decode("ascii")
@@ -192,9 +196,10 @@ def _decode(field: Field) -> tuple[tuple[str, MetadataValue], ...]:
         raise BadField(f"header {text} has characters that are not ASCII") from None
     if b"\t" in value:
         raise BadField(f"header {text} has a tab in its value")
-    if isinstance(field, NeverIndexed):
-        return ((text, Sensitive(item[1])),)
-    if text != REQUEST_ID and not name.startswith(_OWN_PREFIXES):
+    if is_sensitive:
+        item = text, Sensitive(item[1])
+        _KNOWN_SENSITIVE.keep(field, item, len(value))
+    elif text != REQUEST_ID and not name.startswith(_OWN_PREFIXES):
         _KNOWN.keep(field, item, len(value))
     return (item,)
 
@@ -235,11 +240,12 @@ def _encode(item: tuple[str, MetadataValue]) -> Field:
     name, value = item
     if isinstance(value, bytes):
         return NeverIndexed(name.encode("ascii"), binascii.b2a_base64(value, newline=False).rstrip(b"="))
-    if name == REQUEST_ID or name.startswith(_GRPCS_PREFIX) or isinstance(value, Sensitive):
+    if isinstance(value, Sensitive):
+        known = _ENCODED_SENSITIVE.get(item)
+        return known or _ENCODED_SENSITIVE.keep(item, NeverIndexed(name.encode(), value.encode()), len(value))
+    if name == REQUEST_ID or name.startswith(_GRPCS_PREFIX):
         return NeverIndexed(name.encode("ascii"), value.encode("ascii"))
-    field = name.encode("ascii"), value.encode("ascii")
-    _ENCODED.keep(item, field, len(value))
-    return field
+    return _ENCODED.keep(item, (name.encode("ascii"), value.encode("ascii")), len(value))
 
 
 NOT_SHOWN = Deny(

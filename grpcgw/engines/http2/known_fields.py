@@ -18,12 +18,13 @@ class KnownFields(dict[_Key, _Made]):
 
     size_bytes = 0
 
-    def keep(self, key: _Key, made: _Made, size_bytes: int) -> None:
-        """`size_bytes`: of the value. Where one field more is too much, all others are forgotten."""
+    def keep(self, key: _Key, made: _Made, size_bytes: int) -> _Made:
+        """`size_bytes`: of the value. Where one field more is too much, all others are forgotten. Returns `made`."""
         if size_bytes > LONGEST_BYTES:
-            return
+            return made
         if len(self) >= MOST or self.size_bytes + size_bytes > MOST_BYTES:
             self.clear()
             self.size_bytes = 0
         self.size_bytes += size_bytes
         self[key] = made
+        return made
