@@ -193,6 +193,26 @@ def test_a_request_that_is_no_grpc_gets_an_answer_of_http(lab: Lab) -> None:
     assert client.call("Unary").status == Code.OK
 
 
+@on_http2
+@pytest.mark.parametrize(
+    "types",
+    [
+        ("application/json", "application/grpc"),
+        ("application/grpc", "application/json"),
+        ("\xff", "application/grpc"),
+        ("application/grpc+\xff", "application/grpc", "application/grpc"),
+        ("application/grpc", "application/grpc"),
+    ],
+)
+def test_a_request_of_several_content_types_reaches_no_pod(lab: Lab, types: tuple[str, ...]) -> None:
+    """RFC 9110, 8.3: there is one. A pod may read another one of them than the gateway, and not be able to."""
+    pod = lab.pod()
+    client = lenient(lab.raw_client(lab.gateway(pod)))
+    answer = client.call_with([*request_headers()[:5], *(("content-type", each) for each in types)])
+    assert (answer.header(":status"), answer.header("grpc-status")) == ("415", None)
+    assert pod.calls == []
+
+
 MALFORMED_LATER: dict[str, Callable[[RawClient], int]] = {
     "longer than declared": lambda client: client.request("Unary", ("content-length", "1"), messages=[b"more"]),
     "shorter than declared": lambda client: client.request("Unary", ("content-length", "99"), messages=[b"less"]),

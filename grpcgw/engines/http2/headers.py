@@ -28,6 +28,8 @@ Fields = tuple[Field, ...]
 
 GRPC = b"application/grpc"
 CONTENT_TYPE = (b"content-type", GRPC)
+_SEVERAL = b","
+"""Stands for several content types. There is one (RFC 9110, 8.3): which of them a pod would read is unknown."""
 STATUS_200 = (b":status", b"200")
 TE = (b"te", b"trailers")
 
@@ -123,7 +125,7 @@ def parse_request(fields: Fields) -> RequestHead:
                 if name == b"user-agent":
                     kept.append(field)
             elif name == b"content-type":
-                head.content_type = field[1]
+                head.content_type = _SEVERAL if head.content_type else field[1]
                 kept.append(field)
             elif name not in _UNUSED:
                 kept += _take_special(head, field)
