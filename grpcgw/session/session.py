@@ -53,6 +53,8 @@ _NOBODY, _GATEWAY, _TRAILERS, _HEADERS = StatusFrom.NOBODY, StatusFrom.GATEWAY, 
 
 TIMER_SLACK_S = 0.005
 """An engine's timer may expire so much before its time."""
+OVERDUE_S = 1.0
+"""An engine that watches the deadline has reported it by then."""
 
 
 class Session(Relay):
@@ -249,8 +251,9 @@ class Session(Relay):
         if self.finished or target is None:
             return
         self._counters.add_bytes(self._requests.uncounted_bytes(), self._replies.uncounted_bytes())
-        on_pod = attempt is not None and attempt.status is None  # then the engine watches the deadline
-        if self._deadline_s is not None and now_s >= self._deadline_s and not on_pod:
+        # On a pod the engine watches the deadline, unless it has a status that waits for messages that nobody takes.
+        on_pod = attempt is not None and attempt.status is None
+        if self._deadline_s is not None and now_s >= self._deadline_s + (OVERDUE_S if on_pod else 0.0):
             self._end_early(ending.deadline_passed(target, self._deadline_s, client_s, self._pod), now_s)
         elif self._on_hold is POLICY:
             pass  # a policy has a time-out of its own

@@ -90,6 +90,24 @@ def test_client_that_never_reads_is_bounded_and_ended_by_the_idle_timeout(lab: L
     eventually(lambda: gateway.codes("Pour") == {4: 1})
 
 
+@pytest.mark.parametrize("timeout", [None, "300m"])
+def test_an_answer_that_a_client_does_not_read_is_ended_by_the_deadline(lab: Lab, timeout: str | None) -> None:
+    """Though the pod has long ended the RPC: until its client has the answer it runs, and counts for limits."""
+
+    def answer(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers()
+        for _ in range(3):
+            stream.send_message(MESSAGE)
+        stream.end()
+
+    pod = lab.scripted_pod(answer)
+    gateway = lab.gateway(pod, routes=[mapping(timeout_ms=60_000 if timeout else 300)])
+    client = lab.raw_client(gateway, initial_window=1000)
+    client.request("Answer", *([("grpc-timeout", timeout)] if timeout else []))
+    eventually(lambda: gateway.codes("Answer") == {4: 1})
+
+
 def test_streams_of_one_connection_do_not_wait_for_each_other(lab: Lab) -> None:
     """One is full to its window; others on the same connections go on."""
     stop = threading.Event()

@@ -8,6 +8,7 @@ from grpcgw.model.codes import Code
 from grpcgw.model.endpoints import PodState
 from grpcgw.model.match import MatchKind
 from grpcgw.model.status import Status
+from grpcgw.session.session import OVERDUE_S
 from tests.session.gateway import LABEL, Gateway, destination, endpoints, route, snapshot
 from tests.session.playbook import (
     CANCEL_POD,
@@ -755,6 +756,19 @@ def test_a_client_that_does_not_read_is_ended_at_the_deadline() -> None:
     assert isinstance(asked[0], Abort)
     assert reason_of(asked) == "timeout"
     assert_over(rpc, Code.DEADLINE_EXCEEDED)
+
+
+def test_a_client_that_does_not_read_what_an_engine_holds_is_ended_after_the_deadline() -> None:
+    """The engine has the pod's status, and reports it only after messages that the client makes wait."""
+    rpc = Rpc(learned_stream(Gateway(timeout_ms=1_000)))
+    rpc.starts()
+    rpc.pod_headers(*POD_HEADERS)
+    rpc.now_s = 1.0
+    assert rpc.sweep() == [], "an engine that watches the deadline may be about to report it"
+    rpc.now_s = 1.0 + OVERDUE_S
+    abort, cancel = rpc.sweep()
+    assert isinstance(abort, Abort)
+    assert (reason_of([abort]), cancel) == ("timeout", CANCEL_POD)
 
 
 def test_a_quiet_rpc_is_ended_and_its_pod_told() -> None:
