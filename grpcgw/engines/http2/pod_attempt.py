@@ -35,6 +35,7 @@ DEADLINE_SLACK_S = 0.005
 """A pod that watches the same deadline may reset the stream so much before the gateway's timer expires."""
 
 
+_SENT = Opening(None, False)
 _NO_STATUS = Status(Code.UNKNOWN, "the pod ended the stream without a status", cause=Reason.NO_STATUS)
 """UNKNOWN: grpc `http-grpc-status-mapping` for HTTP 200, and `statuses` for one that cannot be read."""
 _TRAILERS_WITHOUT_STATUS = Status(Code.UNKNOWN, "the pod's trailers have no status", cause=Reason.NO_STATUS)
@@ -200,8 +201,8 @@ class PodAttempt:
     def on_open(self, link: Link, stream_id: int) -> None:
         """The opening was sent."""
         self._link, self._stream_id = link, stream_id
-        self.fields = []
         message = self.first.message
+        self.fields, self.first = [], _SENT
         if message is None or len(message) < QUEUE_BYTES or link.is_written(stream_id, self):
             self._sent = True
             if not self._half_closed or self.rpc is None:  # else nothing follows: it is reported with the answer

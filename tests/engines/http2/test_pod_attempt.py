@@ -86,7 +86,7 @@ def play(*steps: Callable[[PodAttempt], object], events: Events) -> Connection:
     async def run() -> Connection:
         loop = asyncio.get_running_loop()
         connection = Connection(Turn(loop), Timers(loop))
-        attempt = PodAttempt(connection, None, events, [], Opening(None, True), None, is_large=False)
+        attempt = PodAttempt(connection, None, events, [], Opening(b"sent", True), None, is_large=False)
         events.read, events.on_end = attempt.read, attempt.cancel  # type: ignore[method-assign]
         attempt.on_open(connection, STREAM)
         for step in steps:
@@ -115,6 +115,13 @@ def test_what_was_read_is_given_back_when_the_status_comes_later(most: int) -> N
     )
     assert len(events.messages) == 2
     assert connection.acknowledged_bytes == 300
+
+
+def test_what_was_sent_is_not_kept() -> None:
+    """A stream may last for days, and its first message have any length: whether it is sent again is the session's."""
+    kept: list[bytes | None] = []
+    play(lambda attempt: kept.append(attempt.first.message), events=Events())
+    assert kept == [None]
 
 
 def test_what_was_read_is_given_back_with_the_status() -> None:
