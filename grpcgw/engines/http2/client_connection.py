@@ -49,11 +49,13 @@ from grpcgw.telemetry.client_counters import ClientCounters, CloseCause
 PING = b"grpcgw!!"
 UNREAD_S = 30.0
 """Time for a client to read the rest of an answer after its RPC is over."""
-AT_ONCE = PartLimits(2048, frames=64, rpcs=16)
+AT_ONCE = PartLimits(8192, frames=64, rpcs=16)
 """More than this is handled in parts."""
 PARTS = tuple(PartLimits(size_bytes, frames=32, rpcs=1) for size_bytes in (4096, 8192, 16_384, 32_768, 65_536))
 """An RPC takes as much time as parts have in one turn, and its header fields up to as much again. Few bytes where they
 take long: 64 KiB of DATA may be one message or 13,000."""
+LARGE_PART = PartLimits(65_536, frames=512, rpcs=16)
+"""Where nobody waits: each part takes some time of its own."""
 
 
 class ConnectionEngine(RpcEngine, Protocol):
@@ -131,14 +133,14 @@ class ClientConnection(ClientSide):
         if self._backlog or len(data) > AT_ONCE.size_bytes:
             self.postpone(data)
             return
-        if self.received_at_s >= self._much_at_s + QUIET_S:
-            self.turn.small_at_s = self.received_at_s
         size = self._cutter.cut(data, AT_ONCE)
-        if size == len(data):
-            self.receive(data)
-        else:
+        if size < len(data):
             self.receive(data[:size])
             self.postpone(data[size:])
+            return
+        if self.received_at_s >= self._much_at_s + QUIET_S:
+            self.turn.small_at_s = self.received_at_s
+        self.receive(data)
 
     def on_queued(self) -> None:
         """With new RPCs it is written before they begin: libnghttp2 reports that it resets a malformed request when the
@@ -154,7 +156,7 @@ class ClientConnection(ClientSide):
         super().postpone(data)
 
     def cut_part(self, waiting: memoryview) -> int:
-        return self._cutter.cut(waiting, PARTS[self._part])
+        return self._cutter.cut(waiting, PARTS[self._part] if self.turn.hurries else LARGE_PART)
 
     def fit_part(self, took_s: float, limit_s: float) -> None:
         if took_s > limit_s:

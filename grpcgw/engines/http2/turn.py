@@ -75,6 +75,8 @@ class Turn:
         self._backlogs: deque[Backlogged] = deque()
         self.small_at_s = 0.0
         """Monotonic time when a client that sends little sent something: such clients do not wait long for backlogs."""
+        self.hurries = False
+        """There are clients that should not wait long, as of the last turn with a backlog."""
         self._scheduled = False
         self._defects = DefectLog(log)
 
@@ -140,7 +142,8 @@ class Turn:
     def _handle_backlogs(self) -> None:
         # Not the thread's processor time: that clock is a system call, which was a fifth of what such a load costs.
         began_s = time.monotonic()
-        limit_s = BACKLOG_S if self.must_hurry(began_s) else ALONE_S
+        self.hurries = self.must_hurry(began_s)
+        limit_s = BACKLOG_S if self.hurries else ALONE_S
         ends_s = began_s + limit_s
         while self._backlogs and began_s < ends_s:
             connection = self._backlogs.popleft()
