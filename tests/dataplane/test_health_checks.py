@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -9,9 +10,11 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from dataplane.configured import compile_yaml, configured
-from dataplane.lab import Gateway, Lab
+from dataplane.lab import Gateway, Lab, on_http2
 from dataplane.pods import Context, Gate, Pod
+from dataplane.scripted_pod import Stream
 from dataplane.waiting import PATIENCE_S, eventually
+from grpcgw.engines.http2.pod_connection import MAX_LINKS
 
 CHECK = "/grpc.health.v1.Health/Check"
 CHECKED = """
@@ -105,6 +108,34 @@ def test_pod_that_never_answers_is_bad_after_the_timeout(lab: Lab) -> None:
     gateway = configured(lab, CHECKED.replace("10s", "50ms"), pods=pod)
     eventually(lambda: notes(gateway)[str(pod.endpoint)] == "unhealthy: no answer within 50 ms")
     assert gates[0].cancelled.wait(PATIENCE_S)
+
+
+@on_http2
+def test_a_pod_whose_streams_are_used_up_is_not_bad_for_it(lab: Lab) -> None:
+    """Its RPCs wait for a stream, and so do its checks. That it sends something meanwhile shows that it is alive."""
+    ticks: list[float] = []
+
+    def script(stream: Stream) -> None:
+        stream.read_all()
+        stream.send_headers()
+        if stream.header(":path") == "/test.Pod/Talk":
+            while not stream.gone.wait(0.02):
+                ticks.append(time.monotonic())
+                stream.send_message(b"tick")
+        stream.send_message(HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString())
+        stream.end()
+
+    pod = lab.scripted_pod(script, most_streams=1)
+    gateway = configured(lab, CHECKED.replace("10s", "300ms"), pods=pod)
+    eventually(lambda: pod.streams, "it is checked")
+    client = lab.raw_client(gateway, initial_window=1 << 30)
+    talks = [client.request("Talk") for _ in range(MAX_LINKS)]
+    eventually(lambda: sum(stream.header(":path") == "/test.Pod/Talk" for stream in pod.streams) == MAX_LINKS)
+    began_s = time.monotonic()
+    eventually(lambda: ticks and ticks[-1] > began_s + 2, "several checks had the time to fail")
+    waiting = client.request("Unary")
+    client.cancel(talks[0])
+    assert client.finish(waiting).status == 0
 
 
 def test_pod_that_is_down_is_bad_until_it_is_up_again(lab: Lab) -> None:

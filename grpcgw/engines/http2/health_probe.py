@@ -17,10 +17,19 @@ PREFIX_BYTES = 5
 
 
 class HealthProbe:
-    def __init__(self, check: HealthCheck, report: Callable[[str], None], is_closed: Callable[[], bool]) -> None:
-        """`report` gets the verdict, unless `is_closed` by then."""
+    def __init__(
+        self,
+        check: HealthCheck,
+        report: Callable[[str], None],
+        is_closed: Callable[[], bool],
+        serves_others: Callable[[], bool],
+    ) -> None:
+        """`report` gets the verdict, unless `is_closed` by then, or the check had no stream in time while the pod
+        `serves_others`: such a pod has much to do, and is not excluded for it."""
         self._check, self._report, self._is_closed = check, report, is_closed
+        self._serves_others = serves_others
         self._answer = b""
+        self._unsent = False
         self.attempt: PodAttempt | None = None
 
     def request(self) -> bytes:
@@ -31,7 +40,7 @@ class HealthProbe:
         pass
 
     def on_pod_headers(self, headers: Metadata | None, now_s: float) -> None:
-        pass
+        self._unsent = headers is None
 
     def on_pod_message(self, message: bytes | None, now_s: float) -> None:
         if message is None or self.attempt is None:
@@ -48,6 +57,8 @@ class HealthProbe:
     def on_pod_status(self, status: Status, now_s: float) -> None:
         self.attempt = None  # it leads back here: both would wait for the garbage collector
         if self._is_closed():
+            return
+        if self._unsent and status.code == Code.DEADLINE_EXCEEDED and self._serves_others():
             return
         answer = self._answer
         reply = None

@@ -109,11 +109,17 @@ class PodConnection:
     def _check_health(self, check: HealthCheck, report: Callable[[str], None]) -> None:
         if self._closed:
             return
-        probe = HealthProbe(check, report, lambda: self._closed)
+        began_s = time.monotonic()
+        probe = HealthProbe(check, report, lambda: self._closed, lambda: self._is_heard_since(began_s))
         fields = self.request_fields(CHECK_METHOD, check.authority)
         fields += [CONTENT_TYPE, (b"user-agent", f"grpcgw/{__version__}".encode())]
-        deadline_s = time.monotonic() + check.timeout_ms / 1000
-        probe.attempt = self.begin(None, probe, fields, Opening(probe.request(), True), deadline_s)
+        deadline_s = began_s + check.timeout_ms / 1000
+        probe.attempt = attempt = self.begin(None, probe, fields, Opening(probe.request(), True), deadline_s)
+        if attempt in self._waiting:
+            self._waiting.move_to_end(attempt, last=False)
+
+    def _is_heard_since(self, since_s: float) -> bool:
+        return any(link.received_at_s >= since_s for link in self._links)
 
     def set_other_address(self, address: str) -> None:
         self._engine.loop.call_soon_threadsafe(self._dialer.set_other_address, address)
