@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from dataplane.lab import Lab, mapping
+from dataplane.lab import Lab, mapping, on_http2
 from dataplane.pods import Context, Gate
 from dataplane.scripted_pod import Stream, refusing
 from dataplane.waiting import PATIENCE_S, eventually
@@ -95,6 +95,16 @@ def test_timeout_of_a_client_that_says_nothing_is_noticed(lab: Lab) -> None:
     client = lab.raw_client(lab.gateway(lab.scripted_pod(), routes=[mapping(timeout_ms=150)]))
     answer = client.finish(client.request("Join", messages=(), end=False))
     assert (answer.status, answer.header("x-grpcgw-reason")) == (4, "timeout")
+
+
+@on_http2
+def test_an_rpc_whose_deadline_has_passed_reaches_no_pod(lab: Lab) -> None:
+    """Its client has given it up: what the pod did for it would be done for nobody."""
+    pod = lab.scripted_pod(refusing(0))
+    client = lab.raw_client(lab.gateway(pod))
+    answers = [client.call("Unary", ("grpc-timeout", "0m")) for _ in range(20)]
+    assert {(answer.status, answer.header("x-grpcgw-reason")) for answer in answers} == {(4, "client-deadline")}
+    assert pod.streams == []
 
 
 def test_client_deadline_ends_the_rpc_on_both_sides(lab: Lab) -> None:

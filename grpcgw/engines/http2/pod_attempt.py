@@ -284,6 +284,9 @@ class PodAttempt:
         """There is no connection: nothing was sent."""
         self._end(Status(Code.UNAVAILABLE, why, cause=Reason.CONNECT_FAILED))
 
+    def on_expired(self) -> None:
+        self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT))
+
     def on_too_large(self, limit_bytes: int) -> None:
         """Nothing was sent: over headers that are too large, pods end the connection with the RPCs of other clients."""
         what = f"the pod takes at most {limit_bytes} bytes of headers"
@@ -300,7 +303,7 @@ class PodAttempt:
 
     def _expire(self) -> None:
         self._timer = None
-        self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT))
+        self.on_expired()
 
     def _end(self, status: Status, reset: bool = True) -> None:
         """The try ends with `status`, the first of them. `reset`: unless the pod has closed the stream, reset it."""

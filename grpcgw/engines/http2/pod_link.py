@@ -243,11 +243,14 @@ class PodLink(PeerConnection):
         return not self.is_leaving and not self.is_lost and len(self.streams) + len(self._owed) < self._max_streams
 
     def open(self, attempt: PodAttempt, now_s: float) -> bool:
-        """Send the opening of a try, or end it if the pod does not take its headers; False: the connection takes no
-        stream any more."""
+        """Send the opening of a try, or end it if its deadline has passed or the pod does not take its headers; False:
+        the connection takes no stream any more."""
         left_s, first = attempt.left_s(now_s), attempt.first
         fields = attempt.fields
         if left_s is not None:
+            if left_s <= 0:
+                attempt.on_expired()
+                return True
             timeout = format_timeout(max(left_s, 1e-6))
             fields = [*fields, NeverIndexed(b"grpc-timeout", timeout)]  # none is the same as another
         if (attempt.is_large or self._takes_little) and size_of(fields) > self._max_fields_bytes:
