@@ -98,9 +98,11 @@ def assert_not_connected(lab: Lab, text: str, pod: Pod) -> None:
     assert pod.calls == []
 
 
-def test_pod_is_spoken_to_in_tls_by_the_name_it_proves(lab: Lab, of_pod: ServerCertificate) -> None:
+@pytest.mark.parametrize("sni", ["pod.test", "pod.test."])
+def test_pod_is_spoken_to_in_tls_by_the_name_it_proves(lab: Lab, of_pod: ServerCertificate, sni: str) -> None:
+    """Neither certificates nor SNI have the trailing dot of a fully qualified name (RFC 6066, 3)."""
     pod = tls_pod(lab, of_pod)
-    gateway = gateway_for(lab, speaking_tls(of_pod), pod)
+    gateway = gateway_for(lab, speaking_tls(of_pod, sni=sni), pod)
     call = lab.channel(gateway).unary_unary("/test.Pod/Unary")
     assert [call(b"1"), call(b"2")] == [b"a:1", b"a:2"]
     assert shown(lab, gateway) == b""

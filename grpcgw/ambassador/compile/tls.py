@@ -93,7 +93,7 @@ def _build(obj: KubeObject, secrets: Secrets, findings: Findings) -> TLSContext 
         rules=rules,
         upstream=UpstreamTls(
             name=f"{obj.key.name}.{obj.key.namespace}",
-            server_name=spec.sni or "",
+            server_name=(spec.sni or "").removesuffix("."),
             ca=rules.client_ca,
             certificate_chain=key_pair.chain if key_pair else b"",
             private_key=key_pair.private_key if key_pair else b"",
