@@ -48,7 +48,7 @@ def ask_for_flood(streams: range) -> bytes:
 def test_streams_beyond_the_limit_are_refused_and_the_others_go_on(gateway: Gateway) -> None:
     """Of a client that opened them before it knew the limit."""
     asked, allowed = range(1, 2 * (LIMIT + 500), 2), range(1, 2 * LIMIT, 2)
-    with connected(gateway.port) as (wire,):
+    with connected(gateway.port, PREFACE + settings()) as (wire,):
         assert wire.ping()
         wire.send(b"".join(open_rpc(stream, ECHO) for stream in asked))
         assert wire.wait(lambda: len(wire.resets()) >= len(asked) - len(allowed))

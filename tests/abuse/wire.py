@@ -111,10 +111,14 @@ def split_frames(received: bytes) -> tuple[list[Frame], bytes]:
     return frames, bytes(whole[at:])
 
 
+OPENING = PREFACE + settings() + acknowledge()
+"""Without the acknowledgement the gateway closes a connection after 10 s, which tests take on a busy machine."""
+
+
 class Wire:
     """One connection."""
 
-    def __init__(self, port: int, opening: bytes = PREFACE + settings()) -> None:
+    def __init__(self, port: int, opening: bytes = OPENING) -> None:
         self.received = b""
         """What came and is not part of `frames`: no frame, or not all of one yet."""
         self.frames: list[Frame] = []
@@ -201,7 +205,7 @@ class Wire:
 
 
 @contextmanager
-def connected(port: int, opening: bytes = PREFACE + settings(), count: int = 1) -> Iterator[list[Wire]]:
+def connected(port: int, opening: bytes = OPENING, count: int = 1) -> Iterator[list[Wire]]:
     wires: list[Wire] = []
     try:
         for _ in range(count):
