@@ -19,6 +19,7 @@ COMPILED = (
     "engines/http2/client_side.py",
     "engines/http2/connection.py",
     "engines/http2/memory_bound.py",
+    "engines/http2/owed_resets.py",
     "engines/http2/part_cutter.py",
     "engines/http2/pod_attempt.py",
     "engines/http2/pod_connection.py",

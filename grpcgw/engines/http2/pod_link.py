@@ -30,10 +30,11 @@ from grpcgw.engines.http2.h2 import (
 )
 from grpcgw.engines.http2.handshake import Handshake, HandshakeQueue
 from grpcgw.engines.http2.headers import format_timeout, size_of
+from grpcgw.engines.http2.owed_resets import OwedResets
 from grpcgw.engines.http2.pod_attempt import PodAttempt
 from grpcgw.engines.http2.pod_handshake import PodHandshake
 from grpcgw.engines.http2.reset_budget import BURST, ResetBudget
-from grpcgw.engines.http2.timers import LoopTimer, Timers
+from grpcgw.engines.http2.timers import Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
 from grpcgw.errors import GrpcgwError
@@ -96,9 +97,7 @@ class PodLink(PeerConnection):
         self.most_streams = BURST
         """New RPCs should go to another connection where as many run on this one: as each may be reset, its pod might
         end it. As of the last reset, or `rest`."""
-        self._owed: dict[int, int] = {}
-        """Streams whose reset waits for the budget → bytes that came on them meanwhile."""
-        self._owed_timer: LoopTimer | None = None
+        self._owed = OwedResets(self._budget, events.timers, self, events.on_room)
         self.is_leaving = False
         """It takes no new streams: the pod sent GOAWAY."""
         self.has_answered = False
@@ -209,8 +208,7 @@ class PodLink(PeerConnection):
             self.ready.set_exception(ConnectionError(why))
             self.ready.exception()  # it may be that nobody waits any more
         self.lost_why = why
-        if self._owed_timer is not None:
-            self._owed_timer.cancel()
+        self._owed.stop()
         for attempt in tuple(self.streams.values()):
             attempt.on_lost(f"connection lost: {why}")
         self.streams.clear()
@@ -240,7 +238,9 @@ class PodLink(PeerConnection):
     def has_room(self) -> bool:
         if self._paused and (self._unsent >= MOST_UNSENT or self.http.queued_body_size() > STUCK_BYTES):
             return False
-        return not self.is_leaving and not self.is_lost and len(self.streams) + len(self._owed) < self._max_streams
+        return (
+            not self.is_leaving and not self.is_lost and len(self.streams) + len(self._owed.streams) < self._max_streams
+        )
 
     def open(self, attempt: PodAttempt, now_s: float) -> bool:
         """Send the opening of a try, or end it if its deadline has passed or the pod does not take its headers; False:
@@ -280,7 +280,7 @@ class PodLink(PeerConnection):
             self._cancel(stream_id)
         if not self.streams:
             self.idle_since_s = time.monotonic()
-            if self._owed:
+            if self._owed.streams:
                 self.close()  # which cancels all of them
             elif self.is_leaving or self.is_worn:
                 self._events.on_change(self)
@@ -294,31 +294,12 @@ class PodLink(PeerConnection):
         if stream_id > self._written_id or self._take_reset(time.monotonic()):
             self.reset(stream_id, CANCEL)
         else:
-            self._owed[stream_id] = 0
-            self._pay_later()
+            self._owed.add(stream_id)
 
     def _take_reset(self, now_s: float) -> bool:
-        may = not self._owed and self._budget.take(now_s)
+        may = not self._owed.streams and self._budget.take(now_s)
         self.rest(now_s)
         return may
-
-    def _pay_later(self) -> None:
-        if self._owed_timer is None:
-            now_s = time.monotonic()
-            self._owed_timer = self._events.timers.at(now_s + self._budget.wait_s(now_s), self._pay)
-
-    def _pay(self) -> None:
-        """Send the resets that waited, as far as the budget allows it now."""
-        self._owed_timer, now_s = None, time.monotonic()
-        while self._owed and self._budget.take(now_s):
-            stream_id = next(iter(self._owed))
-            size_bytes = self._owed.pop(stream_id)
-            if size_bytes:
-                self.acknowledge(stream_id, size_bytes)
-            self.reset(stream_id, CANCEL)
-        if self._owed:
-            self._pay_later()
-        self._events.on_room()
 
     def _note_reset(self, now_s: float) -> None:
         """libnghttp2 has sent one by itself."""
@@ -337,7 +318,7 @@ class PodLink(PeerConnection):
 
     def resets_left(self, now_s: float) -> float:
         """Beyond these the resets of RPCs that run on it now would have to wait. May be negative."""
-        return self._budget.left(now_s) - len(self.streams) - len(self._owed)
+        return self._budget.left(now_s) - len(self.streams) - len(self._owed.streams)
 
     def ping(self, now_s: float) -> None:
         self.pinged_at_s = now_s
@@ -365,9 +346,7 @@ class PodLink(PeerConnection):
         attempt = self.streams.get(event.stream_id)
         if attempt is not None:
             attempt.on_data(event)
-        elif event.stream_id in self._owed:  # its window stays closed
-            self._owed[event.stream_id] += len(event.data)
-        elif event.data:
+        elif event.data and not self._owed.note_data(event.stream_id, len(event.data)):
             self.acknowledge(event.stream_id, len(event.data))
 
     def _on_trailers(self, event: TrailersReceived) -> None:
@@ -383,8 +362,8 @@ class PodLink(PeerConnection):
         attempt = self.streams.get(event.stream_id)
         by_pod = event.stream_id in self._resets
         self._resets.discard(event.stream_id)
-        if self._owed and (size_bytes := self._owed.pop(event.stream_id, 0)):
-            self.acknowledge(event.stream_id, size_bytes)
+        if self._owed.streams:
+            self._owed.forget(event.stream_id)
         if attempt is not None:
             if not by_pod and event.error_code:  # libnghttp2 resets it, over what the pod sent
                 self._note_reset(time.monotonic())
