@@ -31,7 +31,8 @@ def test_each_mood_is_what_it_says() -> None:
             answers = [await ask() for _ in range(RESETS_OF_A_CONNECTION + 1)]
             assert all(isinstance(one, grpc.StatusCode) for one in answers)
             await auth.be(Mood.SLOW)
-            assert await ask(0.2) is grpc.StatusCode.DEADLINE_EXCEEDED
+            slow = [await ask(0.2) for _ in range(2)]
+            assert slow[1] is grpc.StatusCode.DEADLINE_EXCEEDED, "the first may be on the connection that was reset"
             await auth.be(Mood.DOWN)
             assert await ask(0.2) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
             await auth.be(Mood.PROMPT)
