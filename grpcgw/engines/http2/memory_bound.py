@@ -16,11 +16,13 @@ from typing import Protocol
 WORKER_BYTES = 256 << 20
 """What the RPCs of one worker may hold beyond SMALL_BYTES each."""
 SMALL_BYTES = 32_768
-CHECK_S = 0.05
-STEP_S = 0.0001
-"""Measuring goes on for so long at a time: 10,000 RPCs take some 20 ms."""
-CHECK_SHARE, FULL_SHARE = 50, 4
-"""Measuring takes at most one fiftieth of the time, or a fourth where the limit is half reached."""
+CHECK_S, FULL_CHECK_S = 0.05, 0.005
+"""Where the limit is not half reached, and where it is."""
+STEP_S, ENDING_STEP_S = 0.0002, 0.004
+"""For so long at a time RPCs are measured (10,000 take some 20 ms), and are ended: slower, 3,000 whose pods send all
+they may would hold three times the limit meanwhile."""
+CHECK_SHARE, FULL_SHARE = 50, 1
+"""Measuring takes at most one fiftieth of the time, or half of it where the limit is half reached."""
 
 
 class Holder(Protocol):
@@ -43,7 +45,8 @@ class MemoryBound:
         self._holders: dict[Holder, None] = {}
         """In the order in which they were noted last."""
         self._timer: asyncio.TimerHandle | None = None
-        self._share = CHECK_SHARE
+        self._is_full = False
+        """The limit is half reached."""
         self._steps = self._bound()
         """What is left to be measured, or to be ended."""
 
@@ -62,11 +65,11 @@ class MemoryBound:
         began_s = time.monotonic()
         for hurries in self._steps:
             took_s = time.monotonic() - began_s
-            if took_s >= STEP_S:
-                self._check_later(0.0 if hurries else self._share * took_s)
+            if took_s >= (ENDING_STEP_S if hurries else STEP_S):
+                self._check_later(0.0 if hurries else took_s * (FULL_SHARE if self._is_full else CHECK_SHARE))
                 return
         self._steps = self._bound()
-        self._check_later(CHECK_S)
+        self._check_later(FULL_CHECK_S if self._is_full else CHECK_S)
 
     def _check_later(self, pause_s: float) -> None:
         if self._holders:
@@ -90,7 +93,7 @@ class MemoryBound:
                 self._holders.pop(holder, None)
             yield False
         held_bytes = sum(sizes.get(holder, 0) for holder in self._holders)
-        self._share = CHECK_SHARE if held_bytes < self._limit_bytes / 2 else FULL_SHARE
+        self._is_full = held_bytes > self._limit_bytes / 2
         excess_bytes = held_bytes - self._limit_bytes
         for holder in tuple(self._holders):
             if excess_bytes <= 0:
