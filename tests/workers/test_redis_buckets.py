@@ -341,12 +341,13 @@ def test_late_answers_are_not_taken_for_those_of_other_limits(server: RedisServe
             redis = gateway.remote._redis
             pausing = asyncio.create_task(redis.client_pause(80)) if number % 10 == 5 else None
             descriptor = ((("k", f"key-{number}"),),)
-            allowed = 0
+            allowed, was_away = 0, False
             for _ in range(9):
                 allowed += await gateway.allows(descriptor)
+                was_away |= gateway.remote.away
             if pausing is not None:
                 await pausing
-            assert allowed <= 7
+            assert was_away or allowed <= 7, "where Redis goes away in between, the gateway then counts for itself"
             until_s = time.monotonic() + 15
             while gateway.remote.away:
                 assert time.monotonic() < until_s
