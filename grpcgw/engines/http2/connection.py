@@ -22,8 +22,6 @@ LINGER_S = 5.0
 """Time for the other end to read the last bytes of a connection."""
 FLUSH_BYTES = 262_144
 """At most so much is taken from libnghttp2 at a time; the socket's buffer holds about as much before it says stop."""
-
-
 MUCH_BYTES = 65_536
 """The other end is not read while more of what it sent waits to be handled."""
 NOTHING = memoryview(b"")
@@ -129,11 +127,6 @@ class PeerConnection:
             self.turn.postpone(self)
         self.steer_reading()
 
-    @property
-    def waits(self) -> bool:
-        """Something is left to be handled."""
-        return bool(self._backlog)
-
     def handle_part(self) -> None:
         size = self.cut_part(self._backlog)
         part, self._backlog = self._backlog[:size], self._backlog[size:]
@@ -162,7 +155,7 @@ class PeerConnection:
             self._reads = reads
             (self.transport.resume_reading if reads else self.transport.pause_reading)()
 
-    # --- events
+    # --- what was received
 
     def on_queued(self) -> None:
         """libnghttp2 has an answer of its own to what was received."""

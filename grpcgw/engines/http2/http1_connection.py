@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from grpcgw.engines.http2.connection import NOTHING
 from grpcgw.engines.http2.http1 import Http1Answerer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
@@ -23,7 +24,6 @@ LINGER_S = 1.0
 """Time for a client to read the last answer: closing a socket with unread bytes would destroy it (RFC 9112, 9.6)."""
 PART_BYTES = 128
 """How much of a client's requests is answered in one step: some five requests, 0.1 ms."""
-NOTHING = memoryview(b"")
 ANSWER_BYTES = 16_384
 """While more of its answers wait, no further requests of a client are read."""
 

@@ -62,14 +62,21 @@ class MemoryBound:
         self._holders.pop(holder, None)
 
     def _check(self) -> None:
+        pause_s = CHECK_S
+        try:
+            pause_s = self._go_on()
+        finally:  # also after a defect: without checks there is no bound
+            self._check_later(pause_s)
+
+    def _go_on(self) -> float:
+        """Returns after which time to go on."""
         began_s = time.monotonic()
         for hurries in self._steps:
             took_s = time.monotonic() - began_s
             if took_s >= (ENDING_STEP_S if hurries else STEP_S):
-                self._check_later(0.0 if hurries else took_s * (FULL_SHARE if self._is_full else CHECK_SHARE))
-                return
+                return 0.0 if hurries else took_s * (FULL_SHARE if self._is_full else CHECK_SHARE)
         self._steps = self._bound()
-        self._check_later(FULL_CHECK_S if self._is_full else CHECK_S)
+        return FULL_CHECK_S if self._is_full else CHECK_S
 
     def _check_later(self, pause_s: float) -> None:
         if self._holders:

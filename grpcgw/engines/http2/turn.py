@@ -1,9 +1,9 @@
 """One turn of the engine: delivers what events changed to the RPCs, and writes what they queued, once a loop turn.
 
 Events of connections only change the state of RPCs and `touch` them. So a request that arrives whole is handled whole,
-RPCs of several connections share a write, and no session is called from inside a port call. What a client sends in one
-piece is handled in parts over several turns, after what the others queued is written: their RPCs wait for a part, not
-for the whole.
+RPCs of several connections share a write, and no session is called from inside a port call. What a client or a pod
+sends in one piece is handled in parts over several turns, after what the others queued is written: their RPCs wait for
+a part, not for the whole.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Flushed(Protocol):
 
 
 class Backlogged(Protocol):
-    """A connection whose client has sent much at once."""
+    """A connection whose other end has sent much at once."""
 
     def handle_part(self) -> None:
         """Handle a part of it, and postpone the rest."""
@@ -150,7 +150,7 @@ class Turn:
             try:
                 connection.handle_part()
             except Exception:
-                self._defects.note("what a client sent could not be handled")
+                self._defects.note("what came on a connection could not be handled")
                 connection.fail("a defect of the gateway")
             self._pump()
             over_s = time.monotonic()

@@ -113,3 +113,30 @@ def test_the_loop_goes_on_between_steps_and_what_is_over_is_let_go_of() -> None:
         return turns
 
     assert asyncio.run(run()) >= 10
+
+
+class ToldRpc(Rpc):
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.freed = asyncio.Event()
+
+    def free(self, now_s: float) -> None:
+        self.freed.set()
+
+
+class BrokenRpc(Rpc):
+    def held_bytes(self) -> int:
+        raise ValueError("a defect")
+
+
+def test_after_a_defect_the_bound_holds() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: bound.forget(broken))
+        bound, broken, rpc = MemoryBound(loop, LIMIT_BYTES), BrokenRpc(0), ToldRpc(2 * LIMIT_BYTES)
+        bound.note(broken)
+        bound.note(rpc)
+        await asyncio.wait_for(rpc.freed.wait(), 10)
+        bound.close()
+
+    asyncio.run(run())
