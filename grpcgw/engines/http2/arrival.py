@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol, cast
 
 from grpcgw.engines.http2.client_connection import ClientConnection
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 ARRIVAL_S = 10.0
 """Time for everything before HTTP: the PROXY header and the TLS handshake, with its wait for the thread."""
+
+KNOWN_ADDRESSES = 1024
+"""Addresses that are not parsed again: connections come from few load balancers, or from a client that comes back."""
 
 _defects = DefectLog(log)
 
@@ -272,6 +275,7 @@ def _peer(address: str, port: int, dialled: object = None) -> Peer:
     return peer
 
 
+@lru_cache(KNOWN_ADDRESSES)
 def _read_address(address: str) -> str:
     """A client that comes by IPv4 has an IPv4 address, also on a port for both, which maps it into IPv6."""
     found = parse_address(address.partition("%")[0])

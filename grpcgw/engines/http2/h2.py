@@ -8,6 +8,7 @@ fields that HTTP/2 forbids (8.2), and the rates of resets, pings, settings and e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Protocol
 
 from ngh2 import Connection, Role, Setting
@@ -87,6 +88,15 @@ PODS_FIELDS_BYTES = 16 << 20
 that the engine holds for each RPC."""
 
 
+CLIENT = Configuration(
+    auto_window_update=False,
+    max_send_header_block_length=MAX_SENT_FIELDS_BYTES,
+    glitch_rate_limit=(GLITCH_BURST, GLITCHES_PER_S),
+    max_continuations=PODS_FIELDS_BYTES // 16_384,
+    max_inbound_header_list_size=PODS_FIELDS_BYTES,
+    max_inbound_header_count=PODS_FIELDS_BYTES // 64,
+)
+
 GOAWAY_CALM = b"\0\0\x08\x07\0\0\0\0\0" + b"\x7f\xff\xff\xff" + ENHANCE_YOUR_CALM.to_bytes(4, "big")
 """GOAWAY with ENHANCE_YOUR_CALM, as a frame: where the peer exceeds a limit, libnghttp2 itself sends no more."""
 
@@ -124,18 +134,7 @@ def open_server(max_concurrent_streams: int, max_metadata_bytes: int) -> Http2:
 
     A header list above four times `max_metadata_bytes` ends the connection; up to there the session refuses the RPC.
     """
-    connection = Connection(
-        Role.SERVER,
-        Configuration(
-            auto_window_update=False,
-            max_send_header_block_length=MAX_SENT_FIELDS_BYTES,
-            stream_reset_rate_limit=(RESET_BURST, RESETS_PER_S),
-            glitch_rate_limit=(GLITCH_BURST, GLITCHES_PER_S),
-            max_continuations=MAX_CONTINUATIONS,
-            max_inbound_header_list_size=4 * max_metadata_bytes,
-            max_inbound_header_count=4 * max_metadata_bytes // FIELD_OVERHEAD_BYTES,
-        ),
-    )
+    connection = Connection(Role.SERVER, _configure_server(max_metadata_bytes))
     connection.initiate_connection(
         {
             Setting.MAX_CONCURRENT_STREAMS: max_concurrent_streams,
@@ -148,6 +147,19 @@ def open_server(max_concurrent_streams: int, max_metadata_bytes: int) -> Http2:
     return connection
 
 
+@cache
+def _configure_server(max_metadata_bytes: int) -> Configuration:
+    return Configuration(
+        auto_window_update=False,
+        max_send_header_block_length=MAX_SENT_FIELDS_BYTES,
+        stream_reset_rate_limit=(RESET_BURST, RESETS_PER_S),
+        glitch_rate_limit=(GLITCH_BURST, GLITCHES_PER_S),
+        max_continuations=MAX_CONTINUATIONS,
+        max_inbound_header_list_size=4 * max_metadata_bytes,
+        max_inbound_header_count=4 * max_metadata_bytes // FIELD_OVERHEAD_BYTES,
+    )
+
+
 def client_window_bytes(max_concurrent_streams: int) -> int:
     """The window of a client's connection: streams that are quiet before they reach ACKNOWLEDGE_BYTES leave half of it,
     however many there are."""
@@ -156,17 +168,7 @@ def client_window_bytes(max_concurrent_streams: int) -> int:
 
 def open_client(max_metadata_bytes: int) -> Http2:
     """The gateway's end of a connection to a pod; its settings are queued to be sent."""
-    connection = Connection(
-        Role.CLIENT,
-        Configuration(
-            auto_window_update=False,
-            max_send_header_block_length=MAX_SENT_FIELDS_BYTES,
-            glitch_rate_limit=(GLITCH_BURST, GLITCHES_PER_S),
-            max_continuations=PODS_FIELDS_BYTES // 16_384,
-            max_inbound_header_list_size=PODS_FIELDS_BYTES,
-            max_inbound_header_count=PODS_FIELDS_BYTES // 64,
-        ),
-    )
+    connection = Connection(Role.CLIENT, CLIENT)
     connection.initiate_connection(
         {
             Setting.ENABLE_PUSH: 0,
