@@ -49,12 +49,14 @@ from grpcgw.telemetry.client_counters import ClientCounters, CloseCause
 PING = b"grpcgw!!"
 UNREAD_S = 30.0
 """Time for a client to read the rest of an answer after its RPC is over."""
-AT_ONCE = PartLimits(8192, frames=64, rpcs=16)
+AT_ONCE = PartLimits(8192, frames=64, rpcs=16, block_bytes=8192)
 """More than this is handled in parts."""
-PARTS = tuple(PartLimits(size_bytes, frames=32, rpcs=1) for size_bytes in (4096, 8192, 16_384, 32_768, 65_536))
+PARTS = tuple(
+    PartLimits(size_bytes, frames=32, rpcs=1, block_bytes=2048) for size_bytes in (4096, 8192, 16_384, 32_768, 65_536)
+)
 """An RPC takes as much time as parts have in one turn, and its header fields up to as much again. Few bytes where they
 take long: 64 KiB of DATA may be one message or 13,000."""
-LARGE_PART = PartLimits(65_536, frames=512, rpcs=16)
+LARGE_PART = PartLimits(65_536, frames=512, rpcs=16, block_bytes=16_384)
 """Where nobody waits: each part takes some time of its own."""
 
 

@@ -11,7 +11,7 @@ PREFACE_BYTES = 24
 """RFC 9113, 3.4."""
 HEADER_BYTES = 9
 """Of a frame: length, type, flags, stream (RFC 9113, 4.1)."""
-_HEADERS = 1
+_HEADERS, _CONTINUATION = 1, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +22,30 @@ class PartLimits:
     frames: int
     rpcs: int
     """Frames that begin an RPC."""
+    block_bytes: int
+    """Of header blocks: a byte may be a field, which takes as long as some hundred bytes of DATA."""
 
 
 class PartCutter:
     """One direction of one connection. Must see all of its bytes."""
 
-    __slots__ = ("_begun", "_left")
+    __slots__ = ("_begun", "_in_block", "_left")
 
     def __init__(self) -> None:
         self._left = PREFACE_BYTES
         """Bytes of the current frame that are still to come."""
+        self._in_block = False
+        """They are of a header block."""
         self._begun = b""
         """The part of a frame's header."""
 
     def cut(self, data: bytes | memoryview, limits: PartLimits) -> int:
         """The size of the first part of `data`, in bytes; the next call is about what follows it."""
         at, end = self._left, min(len(data), limits.size_bytes)
-        frames, rpcs = limits.frames, limits.rpcs
+        frames, rpcs, block_bytes = limits.frames, limits.rpcs, limits.block_bytes
+        if self._in_block:
+            end = min(end, block_bytes) if at > block_bytes else end
+            block_bytes -= at
         while at < end:
             if not frames:
                 end = at
@@ -60,7 +67,12 @@ class PartCutter:
                     break
                 rpcs -= 1
             self._begun = b""
+            self._in_block = kind in (_HEADERS, _CONTINUATION)
             frames -= 1
             at = after + length
+            if self._in_block:
+                if length > block_bytes:
+                    end = min(end, after + block_bytes)
+                block_bytes -= length
         self._left = at - end
         return end
