@@ -269,8 +269,8 @@ class PodAttempt:
             self._end(Status(Code.UNAVAILABLE, "the pod refused the stream", cause=Reason.STREAM_REFUSED), reset=False)
         elif by_pod and code == CANCEL and self._is_due():
             self._end(Status(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", cause=Reason.TIMEOUT), reset=False)
-        elif by_pod:
-            what = f"the pod reset the stream (HTTP/2 error {code})"
+        elif by_pod or code == REFUSED_STREAM:
+            what = f"the pod reset the stream (HTTP/2 error {code})" if by_pod else "GOAWAY gave up an answered stream"
             self._end(Status(code_of_reset(code), what, cause=Reason.STREAM_RESET), reset=False)
         else:
             what = f"the pod's response breaks HTTP/2 (error {code})"

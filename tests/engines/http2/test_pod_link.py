@@ -120,3 +120,19 @@ def test_what_a_pod_sent_before_it_closed_is_handled_before_the_end() -> None:
         return events.statuses
 
     assert [status.code for status in asyncio.run(run())] == [Code.OK]
+
+
+def test_goaway_that_gives_up_an_answered_stream_is_no_defect_of_the_answer() -> None:
+    """Nor is it proof that the pod has not seen the RPC."""
+
+    async def run() -> list[Status]:
+        loop = asyncio.get_running_loop()
+        pod, events = Pod(Turn(loop), Timers(loop)), Events()
+        assert pod.link.open(PodAttempt(pod, None, events, FIELDS, Opening(message(), True), None, False), 0.0)
+        pod.link.flush()
+        pod.link.data_received(acknowledge() + ANSWER + GOAWAY)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return events.statuses
+
+    assert [(status.code, status.cause) for status in asyncio.run(run())] == [(Code.UNAVAILABLE, Reason.STREAM_RESET)]
