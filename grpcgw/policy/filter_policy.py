@@ -205,14 +205,23 @@ def _make_filter(one: AppliedFilter, settings: FilterPolicySettings, policies: S
 
 
 def compile_condition(condition: HeaderCondition) -> Test:
-    """Raises InvalidRegex."""
+    """Whether the filter is run. Of a header that is sent several times one value is enough to run it: a pod may read
+    that one. Raises InvalidRegex.
+    """
     holds, negate = _compile_match(condition.match), condition.negate
     name = condition.match.name
     constant = CONSTANT_HEADERS.get(name)
     if constant is not None:
         answer = holds(constant) is not negate
         return lambda metadata: answer
-    return lambda metadata: holds(_join(metadata, name)) is not negate
+
+    def applies(metadata: Metadata) -> bool:
+        values = [_to_text(value) for key, value in metadata if key == name]
+        if len(values) < 2:  # as of most
+            return holds(values[0] if values else "") is not negate
+        return any(holds(value) is not negate for value in (",".join(values), *values))
+
+    return applies
 
 
 def _compile_match(match: HeaderMatch) -> Callable[[str], bool]:
@@ -221,11 +230,6 @@ def _compile_match(match: HeaderMatch) -> Callable[[str], bool]:
     if match.regex is not None:
         return FullRegex(f"(?s:.*)(?:{match.regex})(?s:.*)").matches
     return bool
-
-
-def _join(metadata: Metadata, name: str) -> str:
-    """All values of a key, as `HeaderMatch` says; empty: there is none."""
-    return ",".join([_to_text(value) for key, value in metadata if key == name])
 
 
 def _to_text(value: str | bytes) -> str:

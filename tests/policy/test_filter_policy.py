@@ -268,6 +268,26 @@ def test_conditions_on_headers(condition: HeaderCondition, value: str | None, ho
     assert compile_condition(condition)(metadata) is holds
 
 
+@pytest.mark.parametrize(
+    ("condition", "values"),
+    [
+        (HeaderCondition(HeaderMatch("x", exact="a")), "a a"),
+        (HeaderCondition(HeaderMatch("x", exact="a")), "b a"),
+        (HeaderCondition(HeaderMatch("x", regex="^b$")), "a b"),
+        (HeaderCondition(HeaderMatch("x", regex="a"), negate=True), "a b"),
+        (HeaderCondition(HeaderMatch("x", exact="a"), negate=True), "a a"),
+    ],
+)
+def test_nobody_gets_round_a_filter_by_sending_a_header_twice(condition: HeaderCondition, values: str) -> None:
+    assert compile_condition(condition)(tuple([("x", value) for value in values.split()]))
+
+
+def test_a_filter_is_not_run_where_no_value_asks_for_it() -> None:
+    metadata: Metadata = (("x", "a"), ("x", "b"))
+    assert not compile_condition(HeaderCondition(HeaderMatch("x", exact="c")))(metadata)
+    assert not compile_condition(HeaderCondition(HeaderMatch("x", regex="a|b"), negate=True))(metadata)
+
+
 def test_several_values_are_compared_as_one_list_and_bytes_as_base64() -> None:
     metadata: Metadata = (("x", "a"), ("y", "b"), ("x", "c"), ("z-bin", b"\x01"))
     assert compile_condition(HeaderCondition(HeaderMatch("x", exact="a,c")))(metadata)
