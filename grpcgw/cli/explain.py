@@ -52,6 +52,8 @@ def explain(
     certificate = make_certificate(client_certificate, client_san or [])
     request = make_request(method, header or [], token, authority, peer, tls or certificate is not None)
     request.certificate = certificate
+    if not settings.engine.shows_authority:
+        request.authority = ""
     compiled = compile_directory(config, settings)
     found = add_own_answer(explain_rpc(compiled.snapshot, request, time.monotonic()), request.path)
     if as_json:

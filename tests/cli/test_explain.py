@@ -51,6 +51,17 @@ def test_the_text_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert "lacks a scope; needed: greet:write" in capsys.readouterr().out
 
 
+def test_an_engine_that_does_not_know_the_authority_refuses_what_a_rule_for_a_host_may_be_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "jwt.yaml"
+    config.write_text(JWT.read_text().replace("- path: /greet.GrpcService/*", "- host: other.test"))
+    asked = (GREET, "--config", str(config), "--authority", "greet.test")
+    assert verdicts(explained(capsys, *asked)) == [("FilterPolicy greet.default", "allows")]
+    found = explained(capsys, *asked, "--engine", "generic-handler")
+    assert verdicts(found) == [("FilterPolicy greet.default", "refuses")]
+
+
 def test_a_limit_depends_and_says_its_rule(capsys: pytest.CaptureFixture[str]) -> None:
     found = explained(capsys, GREET, "--config", str(LIMITS))
     assert {verdict for _, verdict in verdicts(found)} == {"depends"}

@@ -57,13 +57,22 @@ def test_a_pattern_larger_than_allowed_is_refused_with_its_size() -> None:
 
 @pytest.mark.parametrize(
     ("text", "duration_ms"),
-    [("3s", 3_000), ("1500ms", 1_500), ("0.5s", 500), ("1m30s", 90_000), ("2h", 7_200_000), ("0s", 0), ("0.1ms", 1)],
+    [
+        ("3s", 3_000),
+        ("1500ms", 1_500),
+        ("0.5s", 500),
+        ("1m30s", 90_000),
+        ("2h", 7_200_000),
+        ("0s", 0),
+        ("0", 0),
+        ("0.1ms", 1),
+    ],
 )
 def test_durations(text: str, duration_ms: int) -> None:
     assert parse_duration_ms(text) == duration_ms
 
 
-@pytest.mark.parametrize("text", ["", "3", "3 s", "s", "-1s", "1d", "1s!", "1e3s", "99999h", "\u0663s"])
+@pytest.mark.parametrize("text", ["", "3", "00", "3 s", "s", "-1s", "1d", "1s!", "1e3s", "99999h", "\u0663s"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InvalidDuration):
         parse_duration_ms(text)

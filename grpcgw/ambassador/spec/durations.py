@@ -8,7 +8,7 @@ from grpcgw.errors import GrpcgwError
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _PART = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|s|m|h)", re.ASCII)
-DURATION = r"^([0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h))+$"
+DURATION = r"^([0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h))+$|^0$"
 """A pattern of all durations, for the CRDs."""
 _MAX_MS = 2**31 - 1
 
@@ -18,10 +18,12 @@ class InvalidDuration(GrpcgwError):
 
 
 def parse_duration_ms(text: str) -> int:
-    """Whole milliseconds, rounded up, so that a short time never becomes 0.
+    """Whole milliseconds, rounded up, so that a short time never becomes 0. As in Go, `0` needs no unit.
 
     Raises InvalidDuration.
     """
+    if text == "0":
+        return 0
     parts = _PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise InvalidDuration(f"{text!r} is no duration: write a number with a unit, like 1500ms, 3s or 1m30s")
