@@ -58,7 +58,7 @@ COMPILED = (
     "upstream/pod.py",
 )
 """Not among them: classes that are held by weak references or stood in for by others, which mypyc does not allow, and
-`engines/http2/headers.py`, as mypyc makes a plain tuple of a field that must never be indexed."""
+`engines/http2/headers.py` and `responses.py`, as mypyc makes a plain tuple of a field that must never be indexed."""
 
 
 def find_extensions() -> Sequence[Extension]:

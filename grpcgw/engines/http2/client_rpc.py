@@ -17,18 +17,12 @@ from grpcgw.engines.exchange import Exchange, begin_exchange
 from grpcgw.engines.http2.client_side import ClientSide
 from grpcgw.engines.http2.connection import pile, take
 from grpcgw.engines.http2.h2 import ACKNOWLEDGE_BYTES, CANCEL, INTERNAL_ERROR
-from grpcgw.engines.http2.headers import (
-    CONTENT_TYPE,
-    STATUS_200,
-    Field,
-    RequestHead,
-    encode_metadata,
-    encode_status,
-)
+from grpcgw.engines.http2.headers import CONTENT_TYPE, Field, RequestHead, encode_metadata
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.pod_attempt import PodAttempt
 from grpcgw.engines.http2.pod_connection import PodConnection
 from grpcgw.engines.http2.policy_replies import PolicyReplies
+from grpcgw.engines.http2.responses import STATUS_200, encode_status
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.model.metadata import Metadata
 from grpcgw.model.status import Status

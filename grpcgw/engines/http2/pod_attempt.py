@@ -21,7 +21,8 @@ from grpcgw.engines.http2.h2 import (
     ResponseReceived,
     TrailersReceived,
 )
-from grpcgw.engines.http2.headers import BadField, Field, parse_response, parse_trailers
+from grpcgw.engines.http2.headers import BadField, Field
+from grpcgw.engines.http2.responses import parse_response, parse_trailers
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.turn import Flushed, Pumped, Turn
 from grpcgw.model.codes import Code, code_of_reset
