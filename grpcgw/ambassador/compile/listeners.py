@@ -177,7 +177,7 @@ def _bind(
     policies = order_policies(served, closed, others=bool(closed) and not hosts)
     if not should_open(transport, policies, certificates):
         out = ", ".join(sorted({policy.left_out for policy in policies if policy.left_out}))
-        findings.fault(f"the port is not opened: {out} is left out, and the port serves nothing else")
+        findings.fault(f"the port is not opened: it would serve only what is left out ({out})")
         return None
     listener = replace(unbound.listener, transport=transport, hosts=policies, certificates=certificates)
     return _Bound(listener, tls_alone, hosts, obj)
