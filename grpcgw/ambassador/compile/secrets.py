@@ -90,7 +90,12 @@ class Secrets:
     def find_token_keys(
         self, key: ObjectKey, entry: str, findings: Findings, *path: str | int
     ) -> tuple[PublicKey, ...]:
-        """The public keys in the Secret's `entry`; empty: an error is in `findings`."""
+        """The public keys in the Secret's `entry`; empty: an error is in `findings`. One that is gone has none: whoever
+        deletes it takes its keys back.
+        """
+        if key not in self._objects:
+            findings.error(f"{key} does not exist, so none of its keys verifies tokens", *path)
+            return ()
         return self._find(key, partial(read_token_keys, entry=entry), findings, *path) or ()
 
     def find_key_set(self, key: ObjectKey) -> KubeObject | None:

@@ -103,12 +103,19 @@ class JwtArgumentsSpec(Resource):
         return tuple(dict.fromkeys(one for text in given for one in text.split()))
 
 
+_OTHER_TYPES = frozenset({"APIKey", "External", "Plugin", "apikey", "external", "plugin"})
+"""Fields of Filters that can serve without tokens. A Filter with none of all these serves in its last good version."""
+
+
 def find_named_key_sets(obj: KubeObject) -> frozenset[KeySetSource] | None:
     """The key set that a Filter names; None: it is too broken to tell (its compilation says why)."""
-    spec = raw_spec(obj)
-    given = next((spec[name] for name in ("JWT", "jwt") if name in spec), None) if isinstance(spec, Mapping) else None
-    if obj.key.kind != "Filter" or given is None:
+    if obj.key.kind != "Filter":
         return frozenset()
+    spec = raw_spec(obj)
+    fields = spec if isinstance(spec, Mapping) else {}
+    given = next((fields[name] for name in ("JWT", "jwt") if name in fields), None)
+    if given is None:
+        return None if _OTHER_TYPES.isdisjoint(fields) else frozenset()
     try:
         source = JwtSpec.model_validate(given).key_set()
     except ValidationError:

@@ -230,6 +230,28 @@ def test_keys_may_be_in_a_secret() -> None:
     assert settings_of(compiled_with(other, secret(write_jwks(make_signer()), "public.json", "k"))).keys == KEYS
 
 
+@pytest.mark.parametrize("spec", [{"Jwt": {}}, {"OAuth2": {}}, {}, "JWT"])
+def test_a_filter_that_breaks_has_its_keys_fetched_as_its_last_good_version_serves(spec: object) -> None:
+    broken = obj("Filter", "jwt", spec)
+    assert KINDS.find_key_sets(broken) is None
+    good = compiled_with(jwt_filter(), FETCHED)
+    assert settings_of(compiled_with(broken, FETCHED, last=good)).keys == KEYS
+
+
+def test_a_filter_of_another_type_has_no_keys_fetched() -> None:
+    assert KINDS.find_key_sets(obj("Filter", "jwt", {"APIKey": {}})) == frozenset()
+
+
+def test_a_secret_that_is_deleted_takes_its_keys_back() -> None:
+    given = jwt_filter(jwksURI=None, jwksSecret={"name": "keys"})
+    good = compiled_with(given, secret(write_jwks(make_signer())))
+    gone = compiled_with(given, last=good)
+    assert is_refused(gone)
+    assert "Secret keys.shop does not exist, so none of its keys verifies tokens; the calls that need it" in errors(
+        gone
+    )
+
+
 def test_a_secret_that_breaks_leaves_its_last_good_keys_and_one_that_never_was_good_refuses() -> None:
     given = jwt_filter(jwksURI=None, jwksSecret={"name": "keys"})
     good = compiled_with(given, secret(write_jwks(make_signer())))
