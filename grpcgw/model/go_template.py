@@ -7,7 +7,8 @@
     {{ .RetryAfter }}, {{ .RetryAfter.Seconds }}                         a duration, and its methods
 
 Anything else of Go's language (range, with, variables, templates) is an error when the template is parsed. A field that
-a map does not have is written `<no value>`, as in Go; numbers are Go's float64, as its JSON reader makes them.
+a map does not have is written `<no value>`, as in Go, and so are the fields of one. Numbers are Go's float64, as its
+JSON reader makes them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from grpcgw.model.go_values import Duration, compare, is_true, printf, write
+from grpcgw.model.go_values import Duration, compare, is_true, printf, write, write_argument
 
 _ACTION = re.compile(
     r'\{\{(-(?=\s))?((?:"(?:\\.|[^"\\])*"|`[^`]*`|/\*.*?\*/|[^"`}]|\}(?!\}))*?)((?<=\s)-)?\}\}', re.DOTALL
@@ -301,6 +302,8 @@ def _walk(value: object, path: Sequence[str]) -> object:
         if isinstance(value, Duration):
             value = _call(value, name)
             continue
+        if value is None:  # of what a map does not have
+            return None
         if not isinstance(value, Mapping):
             raise TemplateError(f".{name} is asked of something that has no fields")
         value = value.get(name)
@@ -369,6 +372,6 @@ FUNCTIONS: Mapping[str, Callable[..., object]] = {
     "ne": lambda a, b: compare(a, b) != 0,
     "not": lambda value: not is_true(value),
     "or": _or,
-    "print": lambda *values: "".join(write(one) for one in values),
+    "print": lambda *values: "".join(write_argument(one) for one in values),
     "printf": printf,
 }

@@ -68,9 +68,9 @@ def write(value: object) -> str:
     if isinstance(value, int | float):
         return _write_number(float(value))
     if isinstance(value, Mapping):
-        return f"map[{' '.join(f'{name}:{_write_part(value[name])}' for name in sorted(value))}]"
+        return f"map[{' '.join(f'{name}:{write_argument(value[name])}' for name in sorted(value))}]"
     if isinstance(value, list | tuple):
-        return f"[{' '.join(_write_part(one) for one in value)}]"
+        return f"[{' '.join(write_argument(one) for one in value)}]"
     return str(value) if isinstance(value, str) else "<unknown>"
 
 
@@ -93,8 +93,8 @@ def compare(one: object, other: object) -> int:
 
 
 def printf(pattern: object, *values: object) -> str:
-    """The verbs s, v, d, q, f, g, e, t and %%, with a precision. Raises TypeError for others, and for values that do
-    not fit."""
+    """The verbs s, v, d, q, f, g, e, t and %%, with a precision. None is written as Go does. Raises TypeError for other
+    verbs, and for values that do not fit."""
     if not isinstance(pattern, str) or "%" in _VERB.sub("", pattern):
         raise TypeError
     left = list(values)
@@ -108,7 +108,8 @@ def printf(pattern: object, *values: object) -> str:
     return written
 
 
-def _write_part(value: object) -> str:
+def write_argument(value: object) -> str:
+    """Of a function, or a part of a value."""
     return "<nil>" if value is None else write(value)
 
 
@@ -124,6 +125,8 @@ def _write_number(number: float) -> str:
 
 
 def _write_by(verb: str, precision: str | None, value: object) -> str:
+    if value is None:  # a claim that a token does not have
+        return "<nil>" if verb == "v" else f"%!{verb}(<nil>)"
     if verb == "q" and isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if verb == "t" and isinstance(value, bool):

@@ -37,6 +37,12 @@ def render(text: str) -> str | None:
         ("{{.token.Claims.sub}}-{{.token.Header.alg}}", "ann-RS256"),
         ("{{ .token.Claims.absent }}", "<no value>"),
         ("{{ .token.Claims.null }}", "<no value>"),
+        ("{{ .token.Claims.absent.roles }}", "<no value>"),
+        (
+            '{{ printf "%.0f %q %v" .token.Claims.absent .token.Claims.absent .token.Claims.null }}',
+            "%!f(<nil>) %!q(<nil>) <nil>",
+        ),
+        ("{{ print .token.Claims.absent }}", "<nil>"),
         ("{{ .token.Claims.on }} {{ .token.Claims.off }}", "true false"),
         ("{{ .token.Claims.groups }}", "[dev ops]"),
         ("{{ .token.Claims.realm }}", "map[n:1 roles:[a]]"),
@@ -105,7 +111,7 @@ def test_what_is_no_template_or_needs_more_of_go_is_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "{{ .token.Claims.sub.x }}", "{{ .token.Claims.absent.x }}", '{{ index .token.Claims.sub "x" }}',
+        "{{ .token.Claims.sub.x }}", '{{ index .token.Claims.sub "x" }}',
         "{{ index .token.Claims.groups 9 }}", "{{ index .token.Claims.groups -1 }}", '{{ printf "%x" 1 }}',
         '{{ printf "%d" }}', '{{ printf "%d" "a" }}', '{{ printf "" 1 }}', "{{ len 1 }}", '{{ eq "a" 1 }}',
         "{{ not }}", "{{ not 1 2 }}", '{{ hasKey "a" "b" }}', '{{ .token.Get "a" }}', "{{ .httpRequestHeader.Get 1 }}",

@@ -513,7 +513,7 @@ def test_the_filters_own_refusal() -> None:
         realm='a "realm"',
         error_headers=(
             HeaderTemplate("x-correlation-id", '{{ .httpRequestHeader.Get "X-Correlation-ID" }}'),
-            HeaderTemplate("x-broken", "{{ .error.x.y }}"),
+            HeaderTemplate("x-broken", "{{ .message.x }}"),
         ),
         error_body='{"message": {{ .message | json "" }}, "expired": {{ if .error.ValidationError }}'
         '{{ eq .error.ValidationError.Errors 16 }}{{ end }}, "status": {{ .status_code }}, "id": "{{ .requestId }}"}',
