@@ -219,7 +219,7 @@ class PeerConnection:
         self._handle_events()  # libnghttp2 ends streams when it sends, or finds that it cannot: after GOAWAY
         if self.is_lost:
             return
-        if self._reset_when_sent:
+        if self._reset_when_sent and not self._paused:
             self._reset_sent()
         if sent and self._blocked:
             self._unblock()
@@ -232,7 +232,11 @@ class PeerConnection:
                 writer.on_written()
 
     def _reset_sent(self) -> None:
-        """End streams whose answer is out, but whose request is not: the rest of it is not wanted (RFC 9113, 8.1)."""
+        """End streams whose answer is out, but whose request is not: the rest of it is not wanted (RFC 9113, 8.1).
+
+        Not while the socket takes nothing: of an answer without a body nothing is known to wait, and libnghttp2 sends
+        no headers any more on a stream that it is to reset, so that the status would be lost.
+        """
         http, waiting = self.http, []
         for stream_id in self._reset_when_sent:
             if http.queued_body_size(stream_id):

@@ -7,11 +7,12 @@ import types
 from itertools import pairwise
 from typing import Any, cast
 
+import pytest
 from abuse.wire import raw_frame
 
 from grpcgw.engines.http2.client_connection import ClientConnection
 from grpcgw.engines.http2.client_limits import ClientLimits
-from grpcgw.engines.http2.h2 import Http2, open_client
+from grpcgw.engines.http2.h2 import NO_ERROR, Http2, StreamReset, open_client
 from grpcgw.engines.http2.timers import Timers
 from grpcgw.engines.http2.turn import QUIET_S, Turn
 from grpcgw.policy.request import Peer
@@ -101,6 +102,40 @@ def test_a_connection_that_leaves_waits_until_its_client_reads_the_last_answer()
         assert transport.closed
         client.receive_data(transport.written)
         assert any(getattr(event, "headers", ()) == tuple(ANSWER) for event in client.events())
+        timers.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("has_headers", [False, True])
+def test_a_status_that_comes_before_the_end_of_the_request_waits_for_a_client_that_does_not_read(
+    has_headers: bool,
+) -> None:
+    """The reset that follows it must not take its place."""
+
+    async def run() -> None:
+        connection, transport, client, timers = open_connection()
+        stream_id = client.send_request(REQUEST)
+        connection.receive(client.data_to_send())
+        connection.streams.clear()
+        if has_headers:
+            connection.http.send_response(stream_id, ANSWER[:2])
+            connection.flush()
+        connection.pause_writing()
+        if has_headers:
+            connection.http.send_trailers(stream_id, ANSWER[2:])
+        else:
+            connection.http.send_response(stream_id, ANSWER, end_stream=True)
+        connection.reset_when_sent(stream_id)
+        connection.flush()
+        connection.resume_writing()
+        connection.flush()
+        connection.flush()
+        client.receive_data(transport.written)
+        events = client.events()
+        sent = [field for event in events for field in getattr(event, "headers", ())]
+        assert sent == ANSWER
+        assert [event.error_code for event in events if isinstance(event, StreamReset)] == [NO_ERROR]
         timers.close()
 
     asyncio.run(run())
