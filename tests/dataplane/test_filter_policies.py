@@ -152,7 +152,8 @@ def test_an_engine_that_hides_the_host_refuses_the_calls_of_a_rule_for_one(lab: 
 
 
 def decide(name: str) -> Behaviour:
-    """A service that denies a call with the header `x-<name>: no`, and tells the pod that it allowed."""
+    """A service that denies a call with the header `x-<name>: no`, reports an error of its own for `broken`, and tells
+    the pod that it allowed."""
 
     def check(requests: Iterator[bytes], _: Context) -> Iterator[bytes]:
         asked = CheckRequest.FromString(next(requests))
@@ -161,6 +162,8 @@ def decide(name: str) -> Behaviour:
         if headers.get(f"x-{name}") == "no":
             answer.status.code = Code.PERMISSION_DENIED
             answer.denied_response.status.code = 403
+        elif headers.get(f"x-{name}") == "broken":
+            answer.error_response.status.code = 503
         else:
             added = answer.ok_response.headers.add()
             added.header.key, added.header.value = "x-by", ",".join(filter(None, [headers.get("x-by"), name]))
@@ -199,7 +202,7 @@ def test_filters_ask_services_of_their_own_one_after_the_other(lab: Lab) -> None
     assert len(pod.calls) == 1
 
 
-def test_a_service_that_is_away_ends_the_call_whatever_on_deny_says(lab: Lab) -> None:
+def test_a_service_that_fails_or_is_away_ends_the_call_whatever_on_deny_says(lab: Lab) -> None:
     text = """
         name: greet
         service: pods
@@ -215,6 +218,7 @@ def test_a_service_that_is_away_ends_the_call_whatever_on_deny_says(lab: Lab) ->
     pod, service = lab.pod(), lab.pod("first", {CHECK: decide("first")})
     gateway = configured(lab, text, pods=pod, first=service)
     assert how_it_ends(lab, gateway, ("x-first", "no")) == (Code.OK, "")
+    assert how_it_ends(lab, gateway, ("x-first", "broken")) == (Code.UNAVAILABLE, "policy-unavailable")
     service.stop()
     assert how_it_ends(lab, gateway) == (Code.UNAVAILABLE, "policy-unavailable")
     assert len(pod.calls) == 1

@@ -193,6 +193,8 @@ def test_only_200_allows(lab: Lab, status: int, headers: dict[str, str], code: g
 
 def test_an_error_of_the_service_is_a_failure(lab: Lab) -> None:
     auth = HttpAuth(lab, answer=lambda asked: (500, {}, b"oh"))
+    call = begin(lab, gateway_for(lab, auth))
+    assert (call.code(), call.details(), reason_of(call)) == (grpc.StatusCode.UNAVAILABLE, "oh", "policy-unavailable")
     assert begin(lab, gateway_for(lab, auth, "failure_mode_allow: true")).result() == b"pod:hi"
     assert (
         begin(lab, gateway_for(lab, auth, "status_on_error: {code: 403}")).code() is grpc.StatusCode.PERMISSION_DENIED

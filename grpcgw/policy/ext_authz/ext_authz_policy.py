@@ -116,9 +116,9 @@ class ExtAuthz:
         return verdict
 
     def _refuse_for(self, error: ServiceError) -> Deny:
-        """As the operator says, else as the service says."""
+        """As the operator says, else as the service says. It is no verdict: no `onDeny: continue` passes over it."""
         if self._settings.code_on_error is None:
-            return error.refusal
+            return replace(error.refusal, reason=Reason.POLICY_UNAVAILABLE)
         return Deny(Reason.POLICY_UNAVAILABLE, f"{self._who} gave no verdict: {error}", self._closed_code)
 
 

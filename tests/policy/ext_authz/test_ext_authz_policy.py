@@ -255,6 +255,7 @@ def test_an_error_that_the_service_reports_is_a_failure() -> None:
     message = b"\x2a\x05\x0a\x03\x08\xf7\x03"  # error_response { status { code: 503 } }
     verdict = answered(policy().check(request()), message)
     assert isinstance(verdict, Deny)
+    assert (verdict.reason, verdict.status().code) == ("policy-unavailable", Code.UNAVAILABLE)
     verdict = answered(policy(replace(SETTINGS, failure_mode_allow=True)).check(request()), message)
     assert verdict == Allow(facts=((FAILED_OPEN, SETTINGS.name),))
 
