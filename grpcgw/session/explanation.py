@@ -7,10 +7,11 @@ look at. What a server would decide is not known here; the policies after it are
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grpcgw.model.codes import Code
+from grpcgw.model.filters import FilterPolicySettings
 from grpcgw.model.host_policy import Selectors
 from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.objects import ObjectKey
@@ -27,6 +28,7 @@ from grpcgw.policy.contract import (
     FailMode,
     FirstMessage,
     MessageStart,
+    Policy,
     PolicyRequest,
     UnaryRpc,
     Verdict,
@@ -173,7 +175,17 @@ def _describe_wait(wait: Wait, settings: PolicySettings) -> str:
     if isinstance(work, CoroutineWork):
         return f"a coroutine decides within {wait.timeout_s:g} s; {fails}"
     what = "over gRPC" if isinstance(work, UnaryRpc) else "over HTTP"
-    return f"{name_services(settings)} decides, asked {what} at {work.path}, within {wait.timeout_s:g} s; {fails}"
+    services = name_services(_find_asking(settings, work.upstream))
+    return f"{services} decides, asked {what} at {work.path}, within {wait.timeout_s:g} s; {fails}"
+
+
+def _find_asking(settings: PolicySettings, upstream: int) -> PolicySettings:
+    """What asks the upstream with this index: of FilterPolicies, one of their Filters."""
+    for one in settings.filters if isinstance(settings, FilterPolicySettings) else ():
+        if upstream < len(one.upstreams):
+            return one
+        upstream -= len(one.upstreams)
+    return settings
 
 
 def _tell(denied: Deny) -> str:
@@ -199,6 +211,20 @@ class _Described:
         return Wait(self._work, 1.0, FailMode.CLOSED)
 
 
+class _Unverified:
+    """Stands for a policy of tokens whose keys are not known here. What becomes of a call without a token is known."""
+
+    def __init__(self, settings: JwtSettings, without_keys: Policy | Deny) -> None:
+        self._header, self._without_keys = settings.header, without_keys
+        self._unknown = _Described(f"the token is not verified here: {settings.no_keys}")
+
+    def check(self, request: PolicyRequest) -> Verdict:
+        if request.get(self._header) is not None:
+            return self._unknown.check(request)
+        judge = self._without_keys
+        return judge if isinstance(judge, Deny) else judge.check(request)
+
+
 async def _never() -> Allow | Deny:
     raise AssertionError("it is not started")
 
@@ -210,7 +236,8 @@ def _make_dry(kind: PolicyKind) -> PolicyKind:
             rule = describe_policy(settings).what
             return policy if isinstance(policy, Deny) else _Described(f"{rule}: {NOT_RUN[kind.kind]}")
         if isinstance(settings, JwtSettings) and settings.no_keys:
-            return _Described(f"the token is not verified here: {settings.no_keys}")
+            without_keys = kind.build(key, replace(settings, no_keys=""), services)
+            return _Unverified(settings, without_keys)
         return kind.build(key, settings, services)
 
     return PolicyKind(kind.kind, kind.stage, build)

@@ -16,6 +16,28 @@ JWT = ROOT / "examples" / "filters" / "jwt.yaml"
 LIMITS = ROOT / "examples" / "rate-limits" / "mapping.yaml"
 GREET, GREET_EACH = "greet.GrpcService/Greet", "greet.GrpcService/GreetEach"
 
+ASKING = """
+apiVersion: getambassador.io/v3alpha1
+kind: Mapping
+metadata: {name: a}
+spec: {hostname: "*", prefix: /a.B/, service: a}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Filter
+metadata: {name: one}
+spec: {External: {auth_service: one, proto: grpc, protocol_version: v3}}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Filter
+metadata: {name: two}
+spec: {External: {auth_service: two}}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: FilterPolicy
+metadata: {name: a}
+spec: {rules: [{path: /a.B/One, filters: [{name: one}]}, {path: /a.B/Two, filters: [{name: two}]}]}
+"""
+
 
 def token() -> str:
     found = re.search(r"TOKEN=(\S+)", JWT.read_text())
@@ -49,6 +71,24 @@ def test_a_token_with_keys_in_the_configuration_is_verified(capsys: pytest.Captu
 def test_the_text_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["explain", GREET_EACH, "--config", str(JWT), "--token", token()]) == 0
     assert "lacks a scope; needed: greet:write" in capsys.readouterr().out
+
+
+def test_a_call_without_a_token_is_refused_also_where_keys_are_not_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "jwt.yaml"
+    config.write_text(JWT.read_text().replace("jwksSecret: {name: jwks}", "jwksURI: https://issuer.example.com/jwks"))
+    asked = (GREET, "--config", str(config))
+    assert verdicts(explained(capsys, *asked)) == [("FilterPolicy greet.default", "refuses")]
+    assert verdicts(explained(capsys, *asked, "--token", token())) == [("FilterPolicy greet.default", "depends")]
+
+
+def test_of_several_services_the_one_that_is_asked_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mapping.yaml").write_text(ASKING)
+    for method, service in (("One", "one.default:80"), ("Two", "two.default:80")):
+        (mapping,) = explained(capsys, f"a.B/{method}", "--config", str(tmp_path))["mappings"]  # type: ignore[misc]
+        (policy,) = mapping["policies"]
+        assert policy["why"].startswith(f"{service}/")
 
 
 def test_an_engine_that_does_not_know_the_authority_refuses_what_a_rule_for_a_host_may_be_for(
