@@ -94,7 +94,8 @@ class RateLimitSettings(PolicySettings):
     domain: str
     groups: tuple[LabelGroup, ...]
     limits: tuple[LabelLimit, ...]
-    """For each descriptor the one with the longest pattern counts, of several the first."""
+    """For each descriptor the one with the longest pattern counts, of several the one that names
+    values, then the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

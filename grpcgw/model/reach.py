@@ -42,7 +42,7 @@ class Reach:
         """Why all calls of `destination` are refused; empty if they are not."""
         unenforced = next((one for one in destination.policies if isinstance(one, Unenforced)), None)
         if unenforced is not None:
-            return f"{unenforced.name} is not enforced yet"
+            return f"{unenforced.name} {unenforced.why}"
         if self._closed:
             return self._closed
         asked = (route.host, destination.selected_by)

@@ -109,9 +109,9 @@ def test_a_route_whose_calls_are_refused_says_so_and_makes_the_head_red() -> Non
         route, destinations=(replace(route.destinations[0], policies=(Unenforced(name="AuthService auth.default"),)),)
     )
     state = replace(state, snapshot=replace(state.snapshot, routes=(guarded,)))
-    assert trouble_of(state) == ["AuthService auth.default is not enforced yet"]
+    assert trouble_of(state) == ["AuthService auth.default is not supported yet"]
     page = render_page(view_gateway(state))
-    assert "AuthService auth.default is not enforced yet" in page
+    assert "AuthService auth.default is not supported yet" in page
     assert "1 of 1 route fails" in page
 
 

@@ -81,11 +81,11 @@ def test_routes_say_which_of_them_are_refused_and_why(tmp_path: Path, capsys: py
         )
     )
     assert execute(["routes", str(tmp_path)]) == 0
-    assert "not enforced" in capsys.readouterr().out
+    assert "auth.default cannot be asked" in capsys.readouterr().out
     assert execute(["routes", "--json", str(tmp_path)]) == 0
     rows = json.loads(capsys.readouterr().out)["routes"]
     assert {row["mapping"]: row["refused"] for row in rows} == {
-        "guarded.default": "AuthService auth.default is not enforced yet",
+        "guarded.default": "AuthService auth.default cannot be asked: it has errors",
         "open.default": "",
         "moved.default": "gRPC clients do not follow redirects",
     }

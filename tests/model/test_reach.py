@@ -108,7 +108,7 @@ def test_a_host_that_refuses_clear_text_needs_a_port_with_tls() -> None:
 def test_what_another_object_is_told_is_no_notice_of_the_mapping() -> None:
     auth = obj("AuthService", "auth", {"auth_service": 5})
     for objects, reason in (
-        ((auth,), "AuthService auth.shop is not enforced yet"),
+        ((auth,), "AuthService auth.shop cannot be asked: it has errors"),
         ((listener(), host("a.example.com", typo=1), host("*", "x")), "Host h.shop is left out"),
         ((listener(), host("a.example.com", typo=1)), "no port is open"),
         ((module(ip_allow=[{"remote": "nowhere"}]),), "the Module allows no client"),

@@ -22,6 +22,7 @@ from grpcgw.model.route import PolicySettings
 
 _REFUSED = "the calls that it limits are refused"
 _UNLIMITED = "calls are not limited by it"
+_HAS_ERRORS = "cannot be enforced: it has errors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +51,38 @@ class RateLimitsGuard:
 def compile_rate_limits(objects: Sequence[KubeObject], context: GuardContext) -> tuple[Guard, ...]:
     guards: list[Guard] = []
     by_domain: dict[str, list[tuple[ObjectKey, tuple[LabelLimit, ...]]]] = {}
+    first_of: FirstOfPattern = {}
     for obj in objects:
         left_out = _UNLIMITED if context.serve_without else _REFUSED
         compiled = context.generations.serve(obj, _make_build(context.default_domain), left_out)
         if compiled is not None:
             domain, limits = compiled
             by_domain.setdefault(domain, []).append((obj.key, limits))
+            context.generations.report(_find_repeated(obj, domain, limits, first_of))
         elif not context.serve_without:
-            guards.append(UnenforcedGuard(str(obj.key), read_limit_scope(obj, context.module)))
+            guards.append(UnenforcedGuard(str(obj.key), read_limit_scope(obj, context.module), why=_HAS_ERRORS))
     defaults = compile_default_labels(context.module.default_labels or {}, ignore)
     for domain, found in by_domain.items():
         names = ", ".join(str(key) for key, _ in found)
         limits = tuple(limit for _, several in found for limit in several)
         guards.append(RateLimitsGuard(names, domain, limits, defaults))
     return tuple(guards)
+
+
+FirstOfPattern = dict[tuple[str, tuple[PatternItem, ...]], str]
+"""The first limit of each domain and pattern."""
+
+
+def _find_repeated(obj: KubeObject, domain: str, limits: tuple[LabelLimit, ...], first_of: FirstOfPattern) -> Findings:
+    """A notice at each limit that never counts, as one before it has its pattern."""
+    findings = Findings(obj)
+    for index, limit in enumerate(limits):
+        key = domain, tuple(tuple(sorted(item)) for item in limit.pattern)
+        if key in first_of:
+            findings.notice(f"has no effect: {first_of[key]} has the same pattern", "limits", index)
+        else:
+            first_of[key] = f"{limit.name} of {obj.key}"
+    return findings
 
 
 _Compiled = tuple[str, tuple[LabelLimit, ...]]

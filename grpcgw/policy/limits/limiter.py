@@ -34,12 +34,13 @@ class LimitRules:
 
     def __init__(self, domain: str, limits: Iterable[LabelLimit]) -> None:
         self.domain = domain
-        self.limits = tuple(sorted(limits, key=lambda limit: -len(limit.pattern)))
+        self.limits = tuple(sorted(limits, key=_preference))
         self.known: dict[Descriptor, LimitCounter] = {}
         """Those of the limiter's counters that are of these rules, for policies that look at no other."""
 
     def find(self, descriptor: Descriptor) -> LabelLimit | None:
-        """The limit with the longest pattern with which the descriptor begins."""
+        """The limit with the longest pattern with which the descriptor begins; of several as long, the first that names
+        a value where the others take any."""
         return next((limit for limit in self.limits if matches(limit, descriptor)), None)
 
     def make_counter(self, descriptor: Descriptor) -> LimitCounter | None:
@@ -49,6 +50,11 @@ class LimitRules:
             return None
         labels = descriptor[: len(limit.pattern)]
         return LimitCounter(limit, repr((self.domain, limit.name, labels)))
+
+
+def _preference(limit: LabelLimit) -> tuple[int, tuple[bool, ...]]:
+    """Named values before any value, item by item, as Envoy's ratelimit looks them up."""
+    return -len(limit.pattern), tuple(not all(value for _, value in item) for item in limit.pattern)
 
 
 def matches(limit: LabelLimit, descriptor: Descriptor) -> bool:

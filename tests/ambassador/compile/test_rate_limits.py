@@ -161,7 +161,7 @@ def test_a_rate_limit_that_cannot_be_compiled_refuses_what_it_limits(fields: dic
     bad, free = limits({**ONE, **fields}), mapping("free", prefix="/free.S/")
     compiled = compile_objects(bad, mapping(labels=FOO), free)
     assert any(error in one and "the calls that it limits are refused" in one for one in said(compiled, Severity.ERROR))
-    assert policies(compiled) == (Unenforced(name="RateLimit limits.shop"),)
+    assert policies(compiled) == (Unenforced(name="RateLimit limits.shop", why="cannot be enforced: it has errors"),)
     assert policies(compiled, "free.shop") == ()
     without = compile_objects(bad, mapping(labels=FOO), options=CompileOptions(serve_without_auth=True))
     assert policies(without) == ()
@@ -245,3 +245,13 @@ def test_the_limits_of_all_domains_are_there_for_the_rate_limit_service() -> Non
         "ambassador": [2],
     }
     assert compiled.version != compile_objects(one).snapshot.version
+
+
+def test_a_limit_whose_pattern_another_has_before_it_has_a_notice() -> None:
+    other = {"domain": "other", "limits": [ONE]}
+    several = limits(ONE, {**ONE, "rate": 1}), limits(ONE, name="second"), obj("RateLimit", "third", other)
+    reason = "has no effect: limits.shop-0 of RateLimit limits.shop has the same pattern"
+    assert said(compile_objects(*several, mapping(labels=FOO))) == [
+        f"limits.yaml: notice: RateLimit limits.shop spec.limits.1: {reason}",
+        f"second.yaml: notice: RateLimit second.shop spec.limits.0: {reason}",
+    ]

@@ -60,6 +60,25 @@ def test_the_longest_pattern_counts() -> None:
     assert rules.find((("a", "1"), ("c", "2"))) is short
 
 
+A_NAMED, A_ANY = (("a", "1"),), (("a", ""),)
+B_NAMED, B_ANY = (("b", "2"),), (("b", ""),)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("preferred", "other"),
+    [((A_NAMED,), (A_ANY,)), ((A_NAMED, B_ANY), (A_ANY, B_NAMED)), ((A_ANY, B_NAMED), (A_ANY, B_ANY))],
+)
+def test_of_patterns_of_one_length_the_one_that_names_values_counts(
+    preferred: tuple[PatternItem, ...], other: tuple[PatternItem, ...], turned: bool
+) -> None:
+    """Whatever their order, as in Envoy's ratelimit, which looks up a value before any value."""
+    both = [limit("preferred", Rate(1, Unit.SECOND), *preferred), limit("other", Rate(1, Unit.SECOND), *other)]
+    found = LimitRules("d", both[::-1] if turned else both).find((("a", "1"), ("b", "2")))
+    assert found is not None
+    assert found.name == "preferred"
+
+
 def test_each_value_counts_apart() -> None:
     rules = LimitRules("d", [limit("one", Rate(1, Unit.MINUTE), (("ip", ""),))])
     limiter = Limiter(table())
