@@ -38,9 +38,10 @@ class InvalidToken(Exception):
 class UnknownKey(InvalidToken):
     """None of the keys has the token's `kid`: the issuer may have a new one."""
 
-    def __init__(self, kid: str) -> None:
+    def __init__(self, kid: str, claims: Mapping[str, object]) -> None:
+        """`claims`: what the token says, which nobody has verified."""
         super().__init__("its key (kid) is unknown")
-        self.kid = kid
+        self.kid, self.claims = kid, claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,10 @@ def verify(token: str, keys: Sequence[PublicKey], algorithms: Sequence[str]) -> 
     if not isinstance(algorithm, str) or algorithm not in algorithms:
         raise InvalidToken("its algorithm is not accepted")
     registry = _Registry(algorithm)
-    for key in _find_keys(header, algorithm, keys):
+    named = _find_named(header, keys)
+    if not named:
+        raise UnknownKey(str(header.get("kid", "")), _parse(payload, "claims"))
+    for key in _choose_keys(named, header, algorithm):
         if _has_signed(token, key, registry):
             return Verified(header, _parse(payload, "claims"), key)
     raise InvalidToken("its signature is wrong")
@@ -106,20 +110,22 @@ def _parse(data: bytes, part: str) -> dict[str, object]:
         raise InvalidToken(f"{part}: {error}") from None
 
 
-def _find_keys(header: Mapping[str, object], algorithm: str, keys: Sequence[PublicKey]) -> list[PublicKey]:
-    """The keys that may have signed it: by `kid`, if both have one, and by algorithm."""
+def _find_named(header: Mapping[str, object], keys: Sequence[PublicKey]) -> list[PublicKey]:
+    """The keys that may have signed it by `kid`, if both have one."""
     kid = header.get("kid")
     if kid is not None and not isinstance(kid, str):
         raise InvalidToken("its kid is no text")
     if kid is not None and len(kid) > MAX_KID_CHARACTERS:
         raise InvalidToken("its kid is too long")
-    named = [key for key in keys if not kid or not key.kid or key.kid == kid]
-    if not named:
-        raise UnknownKey(kid or "")
+    return [key for key in keys if not kid or not key.kid or key.kid == kid]
+
+
+def _choose_keys(named: Sequence[PublicKey], header: Mapping[str, object], algorithm: str) -> list[PublicKey]:
+    """Those of the algorithm, the most likely first."""
     fitting = [key for key in named if algorithm in key.algorithms]
     if not fitting:
         raise InvalidToken("its key is for another algorithm")
-    fitting.sort(key=lambda key: key.kid != kid)
+    fitting.sort(key=lambda key: key.kid != header.get("kid"))
     return fitting[:MAX_KEYS_TRIED]
 
 

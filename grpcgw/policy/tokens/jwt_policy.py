@@ -154,8 +154,12 @@ class JwtPolicy:
         settings = self._settings
         try:
             verified = verify(token, keys, settings.algorithms)
+        except UnknownKey as error:
+            # One that any key would leave refused, as another issuer's (`onDeny: continue`), waits for no new key.
+            hopeless = find_fault(error.claims, settings) is not None
+            return TokenFault(str(error), unknown_kid="" if hopeless else error.kid)
         except InvalidToken as error:
-            return TokenFault(str(error), unknown_kid=error.kid if isinstance(error, UnknownKey) else "")
+            return TokenFault(str(error))
         claims, header = MappingProxyType(verified.claims), verified.header
         lifetime = read_lifetime(claims, settings)
         fault = lifetime if isinstance(lifetime, TokenFault) else find_fault(claims, settings)
