@@ -12,15 +12,13 @@ from difflib import get_close_matches
 
 from grpcgw.ambassador.compile.generations import Generations
 from grpcgw.ambassador.compile.unenforced_guards import GUARDING_KINDS
-from grpcgw.ambassador.spec.parse import API_VERSIONS
+from grpcgw.ambassador.spec.parse import API_VERSIONS, STAND_IN_VERSION
 from grpcgw.ambassador.spec.resources import API_GROUPS, MODELS, PLANNED_KINDS
 from grpcgw.model.objects import KubeObject, ObjectKey
 
 RESTRICTING_KINDS = frozenset({"Host", "Listener", "Module", "TLSContext", *GUARDING_KINDS})
 _KINDS = (*MODELS, *GUARDING_KINDS, *PLANNED_KINDS)
 _BY_LOWER = {kind.lower(): kind for kind in _KINDS}
-_NO_VERSION = "getambassador.io/unknown"
-"""That of a stand-in."""
 
 
 def guess_kind(kind: str) -> str:
@@ -73,4 +71,4 @@ def _guess_lost_kind(api_version: str, kind: str) -> str:
 
 def _stand_in(obj: KubeObject, kind: str) -> KubeObject:
     key = ObjectKey(kind, obj.key.namespace, obj.key.name)
-    return replace(obj, api_version=_NO_VERSION, key=key)
+    return replace(obj, api_version=STAND_IN_VERSION, key=key)

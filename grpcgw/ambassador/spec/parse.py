@@ -24,6 +24,8 @@ OWN_GROUP = "grpcgw.io"
 """Of grpcgw's own kinds, which Ambassador does not have."""
 OWN_KINDS = {"AuthorizationPolicy": "v1alpha1"}
 """With their version."""
+STAND_IN_VERSION = "getambassador.io/unknown"
+"""apiVersion of what stands for an object whose kind or apiVersion is misspelt (`compile.misspelt`)."""
 _OLDEST = "ambassador/v0"
 """apiVersion of annotations of 2018. Its fields are in v1 too, except a Mapping's `rate_limits`."""
 _STORED_AS_V2 = "--apiVersion-v3alpha1-only--"
@@ -160,6 +162,9 @@ def parse_spec(
 
 
 def _check_version(obj: KubeObject, findings: Findings) -> bool:
+    if obj.api_version == STAND_IN_VERSION:
+        findings.error("its kind or apiVersion is misspelt, so it cannot be read")
+        return False
     group, _, version = obj.api_version.rpartition("/")
     own = OWN_KINDS.get(obj.key.kind)
     if own is not None:

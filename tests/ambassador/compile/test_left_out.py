@@ -350,7 +350,9 @@ def test_a_host_of_a_misspelt_kind_or_group_closes_its_name(reason: str) -> None
     compiled = compile_objects(CLEAR_PORT, misspelt, host("wide", "*"), *SECRETS)
     assert fault_of(compiled.snapshot, "partners.example.com", "Listener clear.shop", tls=False) is Reason.LEFT_OUT
     assert fault_of(compiled.snapshot, "other.example.com", "Listener clear.shop", tls=False) is None
-    assert any("did you mean" in one for one in said(compiled, Severity.ERROR))
+    errors = said(compiled, Severity.ERROR)
+    assert any("did you mean" in one for one in errors)
+    assert not any("unknown is not read" in one for one in errors)  # which nobody has written
 
 
 def test_a_listener_of_a_misspelt_kind_leaves_no_port_of_the_command_line_open() -> None:
