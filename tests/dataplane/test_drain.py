@@ -98,6 +98,7 @@ def test_clients_get_goaway_and_finish_what_they_have(lab: Lab) -> None:
     assert not client.answers[held].over
     gate.open()
     assert client.finish(held).status == 0
+    client.close()
     draining.wait()
 
 

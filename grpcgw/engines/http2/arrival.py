@@ -16,7 +16,8 @@ from grpcgw.engines.http2.client_connection import ClientConnection
 from grpcgw.engines.http2.client_handshake import ClientHandshake
 from grpcgw.engines.http2.first_bytes import ClientProtocol, Decision, FirstBytes, NotServed
 from grpcgw.engines.http2.handshake import Handshake, HandshakeQueue
-from grpcgw.engines.http2.http1_connection import Http1Connection, LastAnswer
+from grpcgw.engines.http2.http1_connection import LINGER_S, Http1Connection
+from grpcgw.engines.http2.last_answer import LastAnswer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_contexts import ServerContexts
 from grpcgw.engines.http2.tls_layer import CLIENT_LEFT, HTTP, NO_TLS, TlsClosed, TlsFailed, TlsLayer
@@ -136,7 +137,7 @@ class Arrival(asyncio.Protocol):
             others.discard(last)
             port.note_closed(cause)
 
-        last = LastAnswer(self.transport, self._timers, note_gone)
+        last = LastAnswer(self.transport, self._timers, LINGER_S, note_gone)
         others.add(last)
         last.send(answer)
 

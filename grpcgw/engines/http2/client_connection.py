@@ -6,6 +6,8 @@ import math
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from grpcgw.engines.contract import REFUSING_S
@@ -13,7 +15,7 @@ from grpcgw.engines.http2.client_life import ClientLife, Due
 from grpcgw.engines.http2.client_limits import ClientLimits, ControlBudget, count_reset
 from grpcgw.engines.http2.client_rpc import ClientRpc, RpcEngine
 from grpcgw.engines.http2.client_side import ClientSide
-from grpcgw.engines.http2.connection import close_when_sent
+from grpcgw.engines.http2.connection import LINGER_S, close_when_sent
 from grpcgw.engines.http2.h2 import (
     CANCEL,
     NO_ERROR,
@@ -36,6 +38,7 @@ from grpcgw.engines.http2.h2 import (
 )
 from grpcgw.engines.http2.headers import NOT_SHOWN, RequestHead, is_grpc, parse_request
 from grpcgw.engines.http2.http_answers import answer_http
+from grpcgw.engines.http2.last_answer import LastAnswer
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
 from grpcgw.engines.http2.part_cutter import PartCutter, PartLimits
 from grpcgw.engines.http2.timers import LoopTimer, Timers
@@ -95,7 +98,8 @@ class ClientConnection(ClientSide):
         """The index of its size in PARTS."""
         self._much_at_s = -math.inf
         """Monotonic time when the client sent much at once."""
-        self._leaving = False
+        self._leaving = self._lingers = False
+        """`_lingers`: its client has all answers, as far as the gateway knows, and may still read them."""
         self.close_cause = CloseCause.CLIENT
         """Why it ended, once it is lost."""
         self._check_timer: LoopTimer | None = None
@@ -197,7 +201,8 @@ class ClientConnection(ClientSide):
         for rpc in tuple(self.streams.values()):
             rpc.on_gone()
             self.turn.touch(rpc)
-        self._note_lost(self)
+        if not self._lingers:
+            self._note_lost(self)
 
     def forget(self, stream_id: int) -> None:
         rpc = self.streams.pop(stream_id, None)
@@ -240,26 +245,28 @@ class ClientConnection(ClientSide):
     def _go_away(self) -> None:
         if not self.is_lost and not self._leaving:
             self._leaving = True
-            self._send_goaway()
+            with suppress(Http2Error):  # it has ended already
+                self.http.send_goaway(NO_ERROR)
             self.turn.mark(self)
 
-    def _send_goaway(self) -> None:
-        try:
-            self.http.send_goaway(NO_ERROR)
-        except Http2Error:  # it has ended already
-            return
-
     def _hang_up(self, cause: CloseCause = CloseCause.GATEWAY) -> None:
-        self._note_cause(cause)
+        if self.is_lost:
+            return
+        self.close_cause = cause
+        self._lingers = cause is CloseCause.GATEWAY
         self.lose("")
-        close_when_sent(self.transport)
+        if self._lingers:
+            last = LastAnswer(self.transport, self._engine.timers, LINGER_S, partial(self._note_lost, self))
+            last.send(b"" if self._tls is None else self._tls.close())
+        else:
+            close_when_sent(self.transport)
 
     def cut_off(self) -> None:
         """Close the connection with whatever runs on it."""
         if not self.is_lost:
             self._note_cause(CloseCause.CUT_OFF if self.streams else CloseCause.GATEWAY)
             self.lose("")
-            self.transport.abort()
+        self.transport.abort()
 
     def _check_later(self) -> None:
         now_s = time.monotonic()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from grpcgw.engines.http2.connection import NOTHING
 from grpcgw.engines.http2.http1 import Http1Answerer
+from grpcgw.engines.http2.last_answer import LastAnswer
 from grpcgw.engines.http2.timers import LoopTimer, Timers
 from grpcgw.engines.http2.tls_layer import TlsClosed, TlsFailed, TlsLayer
 from grpcgw.engines.http2.turn import Turn
@@ -21,34 +22,11 @@ HEAD_S = 10.0
 KEEP_ALIVE_S = 75.0
 """Time between requests: longer than between the checks of most load balancers (5 to 60 s)."""
 LINGER_S = 1.0
-"""Time for a client to read the last answer: closing a socket with unread bytes would destroy it (RFC 9112, 9.6)."""
+"""Time for a client to read the last answer."""
 PART_BYTES = 128
 """How much of a client's requests is answered in one step: some five requests, 0.1 ms."""
 ANSWER_BYTES = 16_384
 """While more of its answers wait, no further requests of a client are read."""
-
-
-class LastAnswer(asyncio.Protocol):
-    """Sends the last bytes of a connection and closes it once the client has read them. It ignores what still comes."""
-
-    def __init__(self, transport: asyncio.Transport, timers: Timers, note_gone: Callable[[], None]) -> None:
-        """Takes `transport` over, which is open. `note_gone`: called once, when it is closed."""
-        self._transport, self._note_gone = transport, note_gone
-        self._deadline = timers.at(time.monotonic() + LINGER_S, transport.abort)
-        transport.set_protocol(self)
-        transport.resume_reading()
-
-    def send(self, answer: bytes) -> None:
-        if answer:
-            self._transport.write(answer)
-        self._transport.write_eof()
-
-    def close(self) -> None:
-        self._transport.abort()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._deadline.cancel()
-        self._note_gone()
 
 
 class Http1Connection(asyncio.Protocol):
@@ -129,7 +107,7 @@ class Http1Connection(asyncio.Protocol):
     def _end(self, sent: bytes) -> None:
         close_notify = b"" if self._tls is None else self._tls.close()
         self._deadline.cancel()
-        LastAnswer(self._transport, self._timers, self._note_gone).send(sent + close_notify)
+        LastAnswer(self._transport, self._timers, LINGER_S, self._note_gone).send(sent + close_notify)
 
     def _set_deadline(self) -> None:
         """A head that has begun keeps the deadline of its first byte, however slowly it comes."""

@@ -32,18 +32,22 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
-        self.closed = False
+        self.ended = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
 
-    def close(self) -> None:
-        self.closed = True
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def is_closing(self) -> bool:
+        return False
 
     def get_write_buffer_size(self) -> int:
         return 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
 
@@ -96,10 +100,10 @@ def test_a_connection_that_leaves_waits_until_its_client_reads_the_last_answer()
         connection.streams.clear()
         connection._go_away()
         connection.flush()
-        assert not transport.closed
+        assert not transport.ended
         connection.resume_writing()
         connection.flush()
-        assert transport.closed
+        assert transport.ended
         client.receive_data(transport.written)
         assert any(getattr(event, "headers", ()) == tuple(ANSWER) for event in client.events())
         timers.close()

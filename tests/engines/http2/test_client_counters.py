@@ -71,7 +71,7 @@ def test_connections_of_a_port_that_closes_are_closed_by_the_gateway(engine: Htt
         assert not engine.ports.update(())
         while client.receive():
             pass
-        eventually(lambda: report(engine).closed == {"gateway": 1}, lambda: report(engine))
+    eventually(lambda: report(engine).closed == {"gateway": 1}, lambda: report(engine))
 
 
 FIRST_BYTES = {
