@@ -50,9 +50,15 @@ local least, most, back, credit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber
 local full_at, refills_from = 0, 0
 local stored = redis.call('GET', KEYS[1])
 if stored then
-  local first, second = string.match(stored, '(%S+) (%S+)')
+  local first, second, third = string.match(stored, '(%S+) (%S+) ?(%S*)')
   refills_from = math.min(tonumber(second), now + hold)
-  full_at = math.min(tonumber(first), math.max(refills_from, now) + (capacity + credit) / per_s)
+  full_at = tonumber(first)
+  local since, before = math.max(refills_from, now), tonumber(third)
+  if before and before ~= per_s then
+    local lacks = full_at - math.max(tonumber(second), now)
+    if lacks > 0 then full_at = since + lacks * before / per_s else full_at = now end
+  end
+  full_at = math.min(full_at, since + (capacity + credit) / per_s)
 end
 if back > 0 and full_at > now then full_at = math.max(refills_from, full_at - back / per_s) end
 local full = full_at <= now
@@ -70,13 +76,13 @@ else
   if tokens < most then wait = from - now + (1 - left) / per_s end
 end
 if full_at > now then
-  local value = string.format('%.6f %.6f', full_at, refills_from)
+  local value = string.format('%.6f %.6f %.17g', full_at, refills_from, per_s)
   redis.call('SET', KEYS[1], value, 'PX', math.ceil((full_at - now) * 1000) + 1000)
 end
 return {tokens, math.ceil(wait * 1000000)}
 """
 """`policy.limits.token_bucket` in Redis, on its clock, which may be set back: no bucket is emptier than empty. KEYS[1]
-is "full_at refills_from"; returns the tokens and the wait in microseconds."""
+is "full_at refills_from per_s"; returns the tokens and the wait in microseconds."""
 
 
 @dataclass(slots=True)

@@ -101,6 +101,18 @@ def test_the_script_is_the_bucket(server: RedisServer) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("before", "after", "left"), [(3, 5, 2), (5, 3, 0)])
+def test_a_rate_that_changed_counts_the_calls_that_were_made_before(
+    server: RedisServer, before: int, after: int, left: int
+) -> None:
+    async def run() -> None:
+        one, other = Gateway(server.url, Rate(before, Unit.HOUR)), Gateway(server.url, Rate(after, Unit.HOUR))
+        assert [await one.allows() for _ in range(before)] == [True] * before
+        assert [await other.allows() for _ in range(left + 1)] == [True] * left + [False]
+
+    asyncio.run(run())
+
+
 def test_the_script_gives_credit_as_the_bucket_does(server: RedisServer) -> None:
     """With a rate so slow that this machine's speed does not matter: a token in 100 s, and credit for 50 s."""
 
@@ -246,12 +258,11 @@ def test_a_password_opens_the_server_and_is_shown_nowhere(tmp_path: Path, caplog
     assert secret not in str(refused.value)
 
 
-def test_a_bucket_of_a_slower_rate_or_of_a_clock_that_was_set_back_refills_as_an_empty_one(server: RedisServer) -> None:
+def test_a_bucket_of_a_clock_that_was_set_back_refills_as_an_empty_one(server: RedisServer) -> None:
     async def run() -> None:
         hourly, fast = Gateway(server.url, Rate(2, Unit.HOUR)), Gateway(server.url, Rate(200, Unit.SECOND))
         assert [await hourly.allows() for _ in range(3)] == [True, True, False]
-        assert not await fast.allows()
-        assert fast.wait_s <= 1.1
+        assert await fast.allows()
         (key,) = await fast.remote._redis.keys("*")
         far_s = time.time() + 1_000_000
         await fast.remote._redis.set(key, f"{far_s} {far_s}")

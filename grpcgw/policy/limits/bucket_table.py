@@ -27,12 +27,12 @@ SECTIONS = CONFIGURED + 1 + len(_LIMITS_S) + 1
 _SECTION_SETS = MOST_KEYS // WAYS
 SETS = SECTIONS * _SECTION_SETS
 SECRET_BYTES = 16
-_ENTRY = struct.Struct("=Qdd")
+_ENTRY = struct.Struct("=Qddd")
 """Fingerprint of the key (0: the entry is free), then BucketState."""
-_SET = struct.Struct("=" + "Qdd" * WAYS)
+_SET = struct.Struct("=" + "Qddd" * WAYS)
 _DIGEST = struct.Struct("=QQ")
 TABLE_BYTES = SECRET_BYTES + SETS * _SET.size
-"""1.5 MiB for each section, whatever clients send; what was never used takes no memory."""
+"""2 MiB for each section, whatever clients send; what was never used takes no memory."""
 
 TableKey = tuple[int, int]
 """The set of a key, and its fingerprint."""
@@ -80,7 +80,7 @@ class BucketTable:
             offset, state = self._find(number, fingerprint, shape, now_s)
             taken = take(shape, state, least, most, now_s)
             if taken.tokens or taken.state != state:  # or the rate has changed, and refills from now on
-                _ENTRY.pack_into(self._buffer, offset, fingerprint, taken.state.full_at_s, taken.state.refills_from_s)
+                self._write(offset, fingerprint, taken.state)
             return taken
         finally:
             self._lock.release(number)
@@ -101,20 +101,22 @@ class BucketTable:
         try:
             offset, state = self._find(number, fingerprint, shape, now_s)
             if state.full_at_s > now_s and _ENTRY.unpack_from(self._buffer, offset)[0] == fingerprint:
-                state = give_back(shape, state, tokens)
-                _ENTRY.pack_into(self._buffer, offset, fingerprint, state.full_at_s, state.refills_from_s)
+                self._write(offset, fingerprint, give_back(shape, state, tokens))
         finally:
             self._lock.release(number)
+
+    def _write(self, offset: int, fingerprint: int, state: BucketState) -> None:
+        _ENTRY.pack_into(self._buffer, offset, fingerprint, state.full_at_s, state.refills_from_s, state.per_s)
 
     def _find(self, number: int, fingerprint: int, shape: BucketShape, now_s: float) -> tuple[int, BucketState]:
         """The offset of the key's entry, or of the one that it takes over, and the state of its bucket."""
         base = SECRET_BYTES + number * _SET.size
         values = _SET.unpack_from(self._buffer, base)
-        fingerprints = values[::3]
+        fingerprints = values[::4]
         if fingerprint in fingerprints:
             way = fingerprints.index(fingerprint)
-            return base + way * _ENTRY.size, BucketState(values[3 * way + 1], values[3 * way + 2])
-        full_at_s = values[1::3]
+            return base + way * _ENTRY.size, BucketState(*values[4 * way + 1 : 4 * way + 4])
+        full_at_s = values[1::4]
         soonest_s = min(full_at_s)
         offset = base + full_at_s.index(soonest_s) * _ENTRY.size
         if soonest_s <= now_s:  # it is full, or free

@@ -15,7 +15,7 @@ second whenever two calls come less than a second apart: every third time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpcgw.model.rate_limits import Rate
 
@@ -71,6 +71,8 @@ def shape_of(rate: Rate) -> BucketShape:
 class BucketState:
     full_at_s: float
     refills_from_s: float
+    per_s: float = 0.0
+    """The rate that the times are of, so that the tokens it lacks are known when the rate has changed; 0.0: any."""
 
 
 FULL = BucketState(0.0, 0.0)
@@ -99,7 +101,7 @@ def take(shape: BucketShape, state: BucketState, least: int, most: int, now_s: f
     left = available - tokens
     full_at_s = refills_from_s + (shape.capacity - left) / shape.per_s
     wait_s = 0.0 if tokens == most else refills_from_s - now_s + (1.0 - left) / shape.per_s
-    return Taken(BucketState(full_at_s, refills_from_s), tokens, wait_s)
+    return Taken(BucketState(full_at_s, refills_from_s, shape.per_s), tokens, wait_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +120,23 @@ def look(shape: BucketShape, state: BucketState, now_s: float) -> Level:
 
 def give_back(shape: BucketShape, state: BucketState, tokens: int) -> BucketState:
     """Tokens that were taken and not used."""
-    if not shape.per_s:
+    per_s = state.per_s or shape.per_s
+    if not per_s:
         return state
-    return BucketState(max(state.refills_from_s, state.full_at_s - tokens / shape.per_s), state.refills_from_s)
+    return replace(state, full_at_s=max(state.refills_from_s, state.full_at_s - tokens / per_s))
 
 
 def _fit(shape: BucketShape, state: BucketState, now_s: float) -> BucketState:
-    """The state of a bucket whose rate has changed: no emptier than one of this shape can be. Else a client would wait
-    as long as the rate before would have made it wait."""
+    """The state of a bucket whose rate has changed: it lacks as many tokens as before, but is no emptier than one of
+    this shape can be. Else a client would wait as long as the rate before would have made it wait."""
     if not shape.per_s:
         return state
     refills_from_s = min(state.refills_from_s, now_s + shape.hold_s)
-    empty_s = max(refills_from_s, now_s) + shape.refill_s + shape.early_s
-    return BucketState(min(state.full_at_s, empty_s), refills_from_s)
+    since_s, full_at_s = max(refills_from_s, now_s), state.full_at_s
+    if state.per_s and state.per_s != shape.per_s:
+        lacks_s = max(0.0, full_at_s - max(state.refills_from_s, now_s))
+        full_at_s = since_s + lacks_s * state.per_s / shape.per_s if lacks_s else now_s
+    return BucketState(min(full_at_s, since_s + shape.refill_s + shape.early_s), refills_from_s, shape.per_s)
 
 
 def _available(shape: BucketShape, state: BucketState, now_s: float) -> tuple[float, bool]:

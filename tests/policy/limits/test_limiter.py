@@ -275,3 +275,22 @@ def test_a_rate_that_was_raised_holds_from_the_first_call_on() -> None:
     assert sum(allows(limiter, slow, FOO) for _ in range(6)) == 5
     allowed = [allows(limiter, fast, FOO, now_s=1001 + number / 20) for number in range(100)]
     assert sum(allowed) >= 30
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+@pytest.mark.parametrize(("before", "after", "left"), [(100, 1000, 900), (100, 101, 1), (1000, 100, 0), (100, 50, 0)])
+def test_a_rate_that_changed_counts_the_calls_that_were_made_before(
+    before: int, after: int, left: int, unit: Unit
+) -> None:
+    limiter, now_s = Limiter(table()), 1000.0
+    one, other = (LimitRules("d", [limit("one", Rate(rate, unit))]) for rate in (before, after))
+    assert sum(allows(limiter, one, FOO, now_s=now_s) for _ in range(before + 1)) == before
+    now_s += unit.seconds / 10_000
+    assert sum(allows(limiter, other, FOO, now_s=now_s) for _ in range(after + 1)) == left
+
+
+def test_a_rate_of_a_bucket_that_is_full_again_may_change() -> None:
+    limiter = Limiter(table())
+    one, other = (LimitRules("d", [limit("one", Rate(rate, Unit.SECOND))]) for rate in (5, 7))
+    assert allows(limiter, one, FOO)
+    assert sum(allows(limiter, other, FOO, now_s=1100.0) for _ in range(8)) == 7
