@@ -1,4 +1,5 @@
-"""Finds routes that cannot serve although their Mappings are valid: no such Service or port, no pod that answers.
+"""Finds routes that cannot serve although their Mappings are valid, and policies whose servers cannot: no such Service
+or port, no pod that answers.
 
 Pure: from the snapshot, the endpoint sets, and the connection states that workers report. The control process checks
 whenever one of these changes; `grpcgw check` checks what files alone can tell.
@@ -28,7 +29,8 @@ Objects = Mapping[ObjectKey, KubeObject]
 def find_dead_routes(
     snapshot: Snapshot, endpoints: Mapping[str, EndpointSet], workers: Iterable[WorkerReport], objects: Objects
 ) -> tuple[Problem, ...]:
-    """One problem for each Mapping without pods, or with pods that cannot be connected to, where the cause is known.
+    """One problem for each Mapping without pods, or with pods that cannot be connected to, where the cause is known;
+    and for each object whose policies ask such a service, as an AuthService.
 
     An error if no RPC gets through, a notice if fewer pods serve than should. Pods that are not ready yet are no
     problem. `endpoints`: by cluster. `objects`: where the Mappings are written.
@@ -74,8 +76,8 @@ def _resolve(clusters: Mapping[str, Cluster], files: Iterable[KubeObject]) -> di
 
 
 def _destinations(snapshot: Snapshot) -> Iterator[tuple[Destination, str]]:
-    """Each Mapping once with each of its clusters."""
-    every = (destination for route in snapshot.routes for destination in route.all_destinations())
+    """Each Mapping, and what its policies ask, once with each of its clusters."""
+    every = (each for route in snapshot.routes for each in (*route.all_destinations(), *route.policy_upstreams()))
     pairs = ((destination, one.cluster) for destination in every for one in destination.clusters)
     return iter({(destination.key, cluster): (destination, cluster) for destination, cluster in pairs}.values())
 
@@ -85,7 +87,7 @@ def _judge(known: EndpointSet, failing: Mapping[str, str]) -> list[tuple[Severit
     if known.error and known.endpoints:
         found.append((Severity.NOTICE, known.error))
     elif known.error:
-        found.append((Severity.ERROR, f"{known.error}; its RPCs end UNAVAILABLE"))
+        found.append((Severity.ERROR, known.error))
     bad = [address for address in map(str, known.endpoints) if address in failing] if failing else []
     if bad:
         named = ", ".join(f"{address} ({failing[address]})" for address in bad[:MOST_NAMED_PODS])
@@ -110,7 +112,18 @@ def _find_failing(workers: Iterable[WorkerReport]) -> dict[str, dict[str, str]]:
     return failing
 
 
+_SERVICE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "Mapping": ("spec", "service"),
+    "AuthService": ("spec", "auth_service"),
+    "RateLimitService": ("spec", "service"),
+}
+"""By kind; others have it in one of several places."""
+
+
 def _blame(destination: Destination, severity: Severity, message: str, objects: Objects) -> Problem:
-    obj = objects.get(destination.key)
-    where = destination.where if obj is None else obj.source.locate(("spec", "service"))
-    return Problem(severity, message, where, destination.key, "spec.service")
+    kind, obj = destination.key.kind, objects.get(destination.key)
+    field = _SERVICE_FIELDS.get(kind, ("spec",))
+    where = destination.where if obj is None else obj.source.locate(field)
+    if severity is Severity.ERROR:
+        message += "; its RPCs end UNAVAILABLE" if kind == "Mapping" else "; it gives no verdict on calls"
+    return Problem(severity, message, where, destination.key, ".".join(field))

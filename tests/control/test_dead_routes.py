@@ -10,6 +10,7 @@ from session.gateway import destination, endpoints, route, snapshot
 from grpcgw.control.dead_routes import find_dead_routes
 from grpcgw.model.endpoints import EndpointSet, PodState
 from grpcgw.model.objects import KubeObject, Severity, Source
+from grpcgw.model.route import Unenforced
 from grpcgw.telemetry.report import PodReport, WorkerReport
 
 ERROR, NOTICE = Severity.ERROR, Severity.NOTICE
@@ -36,6 +37,20 @@ def test_a_service_that_cannot_have_pods_is_an_error_of_the_mapping_with_its_lin
     assert find(EndpointSet(error="no Service greet in namespace default")) == [
         (ERROR, "no Service greet in namespace default; its RPCs end UNAVAILABLE")
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [("AuthService", "auth_service"), ("RateLimitService", "service"), ("Filter", "")]
+)
+def test_a_service_that_decides_on_calls_and_is_dead_is_an_error_where_it_is_named(kind: str, field: str) -> None:
+    path = ("spec", field) if field else ("spec",)
+    key = MAPPING._replace(kind=kind, name="auth")
+    asked = Unenforced(name="auth", upstreams=(destination(key=key, cluster="auth"),))
+    routes = (route(destination(policies=(asked,))), route(destination(policies=(asked,)), prefix="/other/"))
+    objects = {key: KubeObject("v2", key, {}, Source("auth.yaml", {(): 1, path: 5}))}
+    (found,) = find_dead_routes(snapshot(*routes), {"auth": EndpointSet(error="no Service auth")}, (), objects)
+    assert (found.severity, found.where, found.object, found.path) == (ERROR, "auth.yaml:5", key, ".".join(path))
+    assert found.message == "no Service auth; it gives no verdict on calls"
 
 
 def test_an_error_beside_pods_that_serve_is_a_notice() -> None:

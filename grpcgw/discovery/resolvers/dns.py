@@ -121,6 +121,6 @@ def _literal_address(hostname: str) -> str:
 
 def _explain(hostname: str, error: LookupFailed) -> str:
     return (
-        f"cannot look up {hostname}: {error}; correct the Mapping's service, or name a KubernetesEndpointResolver "
+        f"cannot look up {hostname}: {error}; correct the name of the service, or name a KubernetesEndpointResolver "
         "to take the pods from the Service's endpoints"
     )
