@@ -1,7 +1,8 @@
 """Explains what would happen to an RPC, without sending anything: its Mappings, and what each policy would decide.
 
 Policies are built and run as a worker does it, but those that count or run the user's code: they say what they would
-look at. What a server would decide is not known here; the policies after it are shown as if it allowed the RPC. Pure.
+look at, and of rate limits those that would count the RPC. What a server would decide is not known here; the policies
+after it are shown as if it allowed the RPC. Pure.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from grpcgw.model.filters import FilterPolicySettings
 from grpcgw.model.host_policy import Selectors
 from grpcgw.model.jwt import JwtSettings
 from grpcgw.model.objects import ObjectKey
+from grpcgw.model.rate_limits import RateLimitSettings
 from grpcgw.model.reach import Reach
 from grpcgw.model.route import Destination, PolicySettings, Route
 from grpcgw.model.snapshot import Snapshot
@@ -34,7 +36,9 @@ from grpcgw.policy.contract import (
     Verdict,
     Wait,
 )
-from grpcgw.policy.describe_policy import describe_policies, describe_policy, name_services
+from grpcgw.policy.describe_policy import describe_limit, describe_policies, describe_policy, name_services
+from grpcgw.policy.limits.limiter import LimitRules
+from grpcgw.policy.limits.rpc_labels import compile_group, describe_all
 from grpcgw.policy.request import Request
 from grpcgw.policy.services import PolicyServices
 from grpcgw.policy.verdicts import ALLOW, Allow, Deny
@@ -211,6 +215,24 @@ class _Described:
         return Wait(self._work, 1.0, FailMode.CLOSED)
 
 
+class _Counted:
+    """Stands for rate limits: which of them count an RPC is known here."""
+
+    def __init__(self, settings: RateLimitSettings, policy: Policy) -> None:
+        self._describe = [compile_group(group) for group in settings.groups]
+        self._rules, self._policy = LimitRules(settings.domain, settings.limits), policy
+
+    def check(self, request: PolicyRequest) -> Verdict:
+        found = [self._rules.find(one) for one in describe_all(self._describe, request)]
+        counting = dict.fromkeys(limit for limit in found if limit is not None)
+        if not counting:
+            return ALLOW
+        if any(not one.rate.amount for one in counting):  # it lets nothing through, or only logs it
+            return self._policy.check(request)
+        rules = "; ".join(map(describe_limit, counting))
+        return _Described(f"{rules}: {NOT_RUN[RateLimitSettings.kind]}").check(request)
+
+
 class _Unverified:
     """Stands for a policy of tokens whose keys are not known here. What becomes of a call without a token is known."""
 
@@ -231,6 +253,9 @@ async def _never() -> Allow | Deny:
 
 def _make_dry(kind: PolicyKind) -> PolicyKind:
     def build(key: ObjectKey, settings: PolicySettings, services: PolicyServices) -> Any:
+        if isinstance(settings, RateLimitSettings):
+            policy = kind.build(key, settings, services)
+            return policy if isinstance(policy, Deny) else _Counted(settings, policy)
         if kind.kind in NOT_RUN:
             policy = kind.build(key, settings, services)  # a Deny where it cannot be built
             rule = describe_policy(settings).what

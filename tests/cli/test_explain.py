@@ -259,3 +259,45 @@ def test_a_file_without_a_certificate_is_a_line_on_stderr(
 def test_a_header_without_a_value_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["explain", GREET, "--config", str(JWT), "--header", "secret"]) == 1
     assert "key=value" in capsys.readouterr().err
+
+
+COUNTED = """
+apiVersion: getambassador.io/v2
+kind: Mapping
+metadata: {name: a}
+spec:
+  prefix: /a.B/
+  service: a
+  labels: {ambassador: [{tenant: [{tenant: {header: x-tenant}}]}]}
+---
+apiVersion: getambassador.io/v2
+kind: RateLimit
+metadata: {name: a}
+spec:
+  limits:
+    - {name: others, pattern: [{tenant: "*"}], rate: 3, unit: minute}
+    - {name: gold, pattern: [{tenant: gold}], rate: 9, unit: minute}
+    - {name: none, pattern: [{tenant: none}], rate: 0, unit: minute}
+    - {name: quiet, pattern: [{tenant: quiet}], rate: 0, unit: minute, action: LogOnly}
+"""
+
+
+@pytest.mark.parametrize(
+    ("header", "verdict", "why"),
+    [
+        ("x-tenant=gold", "depends", "gold: 9 per minute: what other"),
+        ("x-tenant=iron", "depends", "others: 3 per minute: what other"),
+        ("x-tenant=none", "refuses", "rate limit none"),
+        ("x-tenant=quiet", "allows", ""),
+        ("x-other=gold", "allows", ""),
+    ],
+)
+def test_of_rate_limits_those_are_named_that_count_the_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], header: str, verdict: str, why: str
+) -> None:
+    (tmp_path / "all.yaml").write_text(COUNTED)
+    (mapping,) = explained(capsys, "a.B/C", "--config", str(tmp_path), "--header", header)["mappings"]  # type: ignore[misc]
+    (policy,) = mapping["policies"]
+    assert policy["verdict"] == verdict
+    assert why in policy["why"]
+    assert ("gold: 9" in policy["why"]) is (header == "x-tenant=gold")
