@@ -10,10 +10,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar, Protocol, cast
 
 from grpcgw.engines.http2.h2 import GOAWAY_CALM, Event, Http2, Http2Error
 from grpcgw.engines.http2.memory_bound import SMALL_BYTES
+from grpcgw.engines.http2.tls_layer import TlsFailed
 from grpcgw.engines.http2.turn import Turn
 
 QUEUE_BYTES = 65_536
@@ -171,7 +173,8 @@ class PeerConnection:
     def reject(self, why: str) -> None:
         """The other end exceeds a limit of HTTP/2: it gets GOAWAY, which libnghttp2 then no longer sends."""
         if not self.is_lost and not self._paused:
-            self.transport.write(GOAWAY_CALM if self._encrypt is None else self._encrypt(GOAWAY_CALM))
+            with suppress(TlsFailed):
+                self.transport.write(GOAWAY_CALM if self._encrypt is None else self._encrypt(GOAWAY_CALM))
         self.lose(why)
         close_when_sent(self.transport)
 
@@ -213,7 +216,11 @@ class PeerConnection:
             if not data:
                 break
             sent = True
-            self.transport.write(data if self._encrypt is None else self._encrypt(data))
+            try:
+                self.transport.write(data if self._encrypt is None else self._encrypt(data))
+            except TlsFailed as error:  # by a record after those that were read
+                self.fail(str(error))
+                return
             if is_last:
                 break
         self._handle_events()  # libnghttp2 ends streams when it sends, or finds that it cannot: after GOAWAY

@@ -72,6 +72,8 @@ class Http1Connection(asyncio.Protocol):
         if not self._is_stopped and not self._transport.is_closing():
             try:
                 self._answer_part()
+            except TlsFailed:  # by a record after those that were read
+                self._transport.abort()
             except Exception:
                 _defects.note("a request in HTTP/1.1 could not be answered")
                 self._transport.abort()

@@ -8,6 +8,7 @@ import struct
 from dataclasses import replace
 
 import pytest
+from abuse.wire import raw_frame
 from dataplane.authorities import Authority
 from dataplane.lab import Lab, clear_port, mapping, snapshot, tls_port
 from dataplane.waiting import eventually
@@ -262,6 +263,32 @@ def test_http1_is_answered_in_clear_text_and_over_tls(http2: Lab, case: str, ove
 def test_http2_over_tls_without_alpn_is_served(http2: Lab) -> None:
     port = open_port(http2, Transport.TLS)
     assert call(connect_tls(port, make_context(alpn=()), "localhost")) == "a:x"
+
+
+BROKEN_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)
+
+
+@pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
+def test_a_broken_record_after_a_whole_one_ends_the_connection_and_is_no_defect(
+    http2: Lab, alpn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What came before it is handled, and its answer can no longer be sent."""
+    port = open_port(http2, Transport.TLS)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = make_context(alpn=(alpn,)).wrap_bio(incoming, outgoing)
+    with connect(port) as connection:
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65_536))
+        client.write(PREFACE + raw_frame(4, 0, 0, b"") if alpn == "h2" else get(b"/"))
+        connection.sendall(outgoing.read() + BROKEN_RECORD)
+        read_all(connection)
+    assert "defect" not in caplog.text
+    assert call(connect_tls(port)) == "a:x"
 
 
 def test_health_checks_keep_their_connection(http2: Lab) -> None:
