@@ -55,15 +55,26 @@ class OwnPolicy(Generic[C]):
     UNAVAILABLE."""
     config_model: ClassVar[type[BaseModel]] = NoConfig
     """Set by `OwnPolicy[Config]`."""
+    _model_index: ClassVar[int | None] = 0
+    """Which type parameter of a generic subclass is its model; it may have others. None: its model is known."""
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
+        cls._model_index = None
         for base in cls.__dict__.get("__orig_bases__", ()):
             origin = get_origin(base)
-            if isinstance(origin, type) and issubclass(origin, OwnPolicy):
-                (model,) = get_args(base)
-                if isinstance(model, type):  # else it is a type variable of a generic subclass
-                    cls.config_model = model
+            if isinstance(origin, type) and issubclass(origin, OwnPolicy) and origin._model_index is not None:
+                cls._take_model(get_args(base)[origin._model_index])
+
+    @classmethod
+    def _take_model(cls, model: object) -> None:
+        parameters: tuple[object, ...] = getattr(cls, "__parameters__", ())
+        if model in parameters:
+            cls._model_index = parameters.index(model)
+        elif isinstance(model, type) and issubclass(model, BaseModel):
+            cls.config_model = model
+        elif "config_model" not in cls.__dict__:
+            raise TypeError(f"{cls.__qualname__}: its configuration should be a pydantic model, not {model!r}")
 
     def __init__(self, config: C | None = None) -> None:
         """`config`: None for the defaults of the model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Generic, TypeVar
 
 import pytest
 from pydantic import BaseModel, SecretStr
@@ -207,3 +208,45 @@ def test_a_policy_without_a_configuration_takes_none() -> None:
     assert NoDeletes.from_json("{}")
     with pytest.raises(ValueError, match="tenant: Extra inputs are not permitted"):
         NoDeletes.from_json('{"tenant": "acme"}')
+
+
+Answer = TypeVar("Answer")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Numbered(BaseModel):
+    number: int
+
+
+class Asking(OwnPolicy[Numbered], Generic[Answer]):
+    """A base whose own type parameter is not its model."""
+
+    def check(self, call: CallView) -> Allow:
+        return allow(facts={"number": str(self.config.number)})
+
+
+class AskingForText(Asking[str]):
+    pass
+
+
+class Either(OwnPolicy[Model], Generic[Answer, Model]):
+    """A base that leaves the model open, as the second of its parameters."""
+
+    def check(self, call: CallView) -> Allow:
+        return allow(facts={key: str(value) for key, value in self.config})
+
+
+class EitherForText(Either[str, Numbered]):
+    pass
+
+
+@pytest.mark.parametrize("policy", [AskingForText, EitherForText])
+def test_type_parameters_of_a_base_that_are_not_its_model_leave_the_model_alone(
+    policy: type[OwnPolicy[Numbered]],
+) -> None:
+    assert check_call(policy.from_json('{"number": 7}')).facts["number"] == "7"
+
+
+def test_a_configuration_that_is_no_model_is_refused_where_the_class_is_made() -> None:
+    with pytest.raises(TypeError, match="Wrong: its configuration should be a pydantic model"):
+        type("Wrong", (OwnPolicy,), {"__orig_bases__": (OwnPolicy["Numbered"],)})
