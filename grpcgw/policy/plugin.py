@@ -63,6 +63,9 @@ def build_plugin(key: ObjectKey, settings: PolicySettings, services: PolicyServi
         return wrap(instance, settings.timeout_ms, services.counters.of_slow_checks(settings.name))
     except PluginFault as fault:
         return _refuse(key, settings, fault)
+    except Exception as error:  # of an attribute that is a property, or of __getattr__
+        _defects.note("an own policy cannot be used:", settings.plugin)
+        return _refuse(key, settings, PluginFault(f"using it raised {type(error).__name__}; the log has more"))
 
 
 def wrap(instance: UserPolicy, timeout_ms: int | None = None, slow: SlowChecks | None = None) -> Policy:

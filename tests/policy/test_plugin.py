@@ -75,6 +75,11 @@ class Reading(OwnPolicy[Config]):
     def __init__(self, config):
         int("a password")
 
+class Unsettled(Late):
+    @property
+    def timeout_ms(self):
+        raise RuntimeError("a password")
+
 class LateEnding(Ending):
     async def on_end(self, call, status):
         pass
@@ -211,6 +216,7 @@ def test_a_check_that_blocks_is_counted_and_in_the_log_once_a_minute(
         (":Failing", "making it raised KeyError"),
         (":Exiting", "making it raised SystemExit"),
         (":Reading", "making it raised ValueError"),
+        (":Unsettled", "using it raised RuntimeError"),
         (":LateEnding", "its on_end is asynchronous"),
         (".missing:X", "ModuleNotFoundError"),
     ],
