@@ -88,7 +88,7 @@ PODS_FIELDS_BYTES = 16 << 20
 that the engine holds for each RPC."""
 
 
-CLIENT = Configuration(
+_CLIENT_CONFIGURATION = Configuration(
     auto_window_update=False,
     max_send_header_block_length=MAX_SENT_FIELDS_BYTES,
     glitch_rate_limit=(GLITCH_BURST, GLITCHES_PER_S),
@@ -168,7 +168,7 @@ def client_window_bytes(max_concurrent_streams: int) -> int:
 
 def open_client(max_metadata_bytes: int) -> Http2:
     """The gateway's end of a connection to a pod; its settings are queued to be sent."""
-    connection = Connection(Role.CLIENT, CLIENT)
+    connection = Connection(Role.CLIENT, _CLIENT_CONFIGURATION)
     connection.initiate_connection(
         {
             Setting.ENABLE_PUSH: 0,
