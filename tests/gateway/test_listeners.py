@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
 import socket
 from collections.abc import Callable
@@ -22,20 +23,28 @@ from grpcgw.admin.state import GatewayState
 from grpcgw.admin.views import not_ready_reason
 from grpcgw.control.control import Control
 from grpcgw.control.factories import make_plan, make_workers
+from grpcgw.errors import UserError
 from grpcgw.listeners.data_ports import HeldPorts
 from grpcgw.settings import Settings
 from tests.kube_api import KubeApi
 
 OTHER_HOST = "127.0.0.2"
+NOT_GIVEN = range(20_000, 32_000)
+"""Below the ports that Linux gives to whoever asks for any (`ip_local_port_range`)."""
 
 
 @pytest.fixture
 def free_ports() -> tuple[int, int]:
-    """Ports nobody has now."""
-    held = HeldPorts(HOST)
-    numbers = held.hold(0), held.hold(0)
+    """Ports that nobody has now, nor gets by asking for any, as the gateway does for its admin port."""
+    held, numbers = HeldPorts(HOST), list[int]()
+    for number in random.sample(NOT_GIVEN, 100):
+        with contextlib.suppress(UserError):
+            numbers.append(held.hold(number))
+        if len(numbers) == 2:
+            break
     held.release()
-    return numbers
+    first, second = numbers
+    return first, second
 
 
 def channel_to(port: int, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
